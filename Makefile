@@ -1,0 +1,54 @@
+# Needs Python 3.11, git and make; everything else is installed into .venv, pinned by constraints.txt.
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+READY := .venv/ready
+# One torch thread per process: more cost time at this size, and the results would depend on the machine.
+export OMP_NUM_THREADS := 1
+PYTEST := $(BIN)/python -m pytest -n 2
+
+.PHONY: help train test prove bench lint types clean
+
+help:
+	@echo "make train   set up, then train DQN on CartPole-v1"
+	@echo "make test    set up, then run the tests"
+	@echo "make prove   the long proofs and every experiment's claim (hours)"
+	@echo "make bench   the speed comparisons"
+	@echo "make lint    ruff"
+	@echo "make types   mypy, on the built package"
+	@echo "make clean   remove what was built; runs/ stays"
+
+train: $(READY)
+	$(BIN)/python -m rlab train dqn CartPole-v1
+
+test: $(READY)
+	$(PYTEST)
+
+prove: $(READY)
+	$(PYTEST) -m prove
+	$(BIN)/python -m rlab bench experiments/*.toml
+
+bench: $(READY)
+	$(BIN)/pip install -q -c constraints.txt -e ".[bench]" --no-build-isolation
+	for script in experiments/benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+types: $(READY)
+	rm -rf build/types
+	mkdir -p build/types/source
+	$(BIN)/python .ci/export build/types/source
+	$(BIN)/pip wheel -q --no-build-isolation --no-deps -w build/types build/types/source
+	$(BIN)/python -m zipfile -e build/types/*.whl build/types/package
+	cd build/types/package && ../../../$(BIN)/mypy --config-file ../../../pyproject.toml --cache-dir ../../../.mypy_cache -p rlab
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# setuptools comes first, pinned, so that the build of rlab itself fetches nothing of its own choice.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt setuptools
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[dev,box2d,video]"
+	touch $@

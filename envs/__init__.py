@@ -1,0 +1,30 @@
+"""Environments: specs, vector envs, wrappers by name, and probe worlds with values known on paper."""
+
+if __name__ != "rlab.envs":
+    raise ImportError(f"import this package as rlab.envs, not as {__name__}: its name inside the wheel is rlab.envs")
+
+from rlab.envs.adapter import GymVectorEnv
+from rlab.envs.episodes import NativeEpisodes, SingleEpisodes
+from rlab.envs.ids import EnvRow, list_envs
+from rlab.envs.make import make_env, make_episodes, make_vec
+from rlab.envs.probe import PROBES, Probe, ProbeValue
+from rlab.envs.spaces import space_from_gym
+from rlab.envs.specs import EnvSpec
+from rlab.envs.wrappers import WRAPPERS
+
+__all__ = [
+    "PROBES",
+    "WRAPPERS",
+    "EnvRow",
+    "EnvSpec",
+    "GymVectorEnv",
+    "NativeEpisodes",
+    "Probe",
+    "ProbeValue",
+    "SingleEpisodes",
+    "list_envs",
+    "make_env",
+    "make_episodes",
+    "make_vec",
+    "space_from_gym",
+]

@@ -1,0 +1,205 @@
+"""Any Gymnasium vector env as `rlab.experience.contract.VectorEnv`: the one place that knows autoreset modes.
+
+Inside, sub-env `s * N + n` is env n of member s. Outside, everything leads with `[S, N]`.
+"""
+
+from typing import Any, NoReturn
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from rlab.envs.spaces import space_from_gym
+from rlab.envs.workers import SubEnvError
+from rlab.errors import RlabError, UsageError
+from rlab.experience.contract import Step
+from rlab.networks.spaces import Discrete
+from rlab.randomness import env_seed
+
+
+class GymVectorEnv:
+    """S x N sub-envs of a Gymnasium vector env, in any autoreset mode, giving true successors.
+
+    Args:
+        env: S * N sub-envs in member-major order, whose `reset` takes a list of seeds.
+        seeds: the training seed of each member; S of them.
+        env_id: the name that errors use.
+
+    Raises:
+        UsageError: a space that rlab does not support, or an autoreset mode that the env does not state.
+    """
+
+    def __init__(self, env: gym.vector.VectorEnv, seeds: tuple[int, ...], env_id: str = "the env") -> None:
+        if not seeds or env.num_envs % len(seeds):
+            raise ValueError(f"{env.num_envs} sub-envs cannot be shared out among {len(seeds)} members")
+        self.env_id = env_id
+        self.seeds = tuple(seeds)
+        self.num_envs = env.num_envs // len(seeds)
+        self.obs_space = space_from_gym(env.single_observation_space, f"the observation space of {env_id}")
+        self.action_space = space_from_gym(env.single_action_space, f"the action space of {env_id}")
+        self._env = env
+        self._mode = autoreset_mode(env, env_id)
+        self._first_action = self.action_space.start if isinstance(self.action_space, Discrete) else 0
+        self._rows = (len(seeds), self.num_envs)  # [S, N]
+        self._obs_shape = self._rows + tuple(env.single_observation_space.shape or ())  # [S, N, *obs]
+        self._obs_is_float = np.issubdtype(env.single_observation_space.dtype, np.floating)
+        self._all_valid = np.ones(self._rows, dtype=bool)
+        self._all_valid.flags.writeable = False  # one array serves every step
+        self._restart = 0
+        self._vector_steps = 0
+        self._resetting: np.ndarray | None = None  # [S*N], NEXT_STEP: rows whose next step is a reset
+        self._first_obs: np.ndarray | None = None  # the env's own array, to see whether it uses it again
+        self._copies = False
+
+    def reset(self) -> np.ndarray:
+        """Start every env on its own stream; observations `[S, N, *obs]`."""
+        seeds = [env_seed(seed, n, self._restart) for seed in self.seeds for n in range(self.num_envs)]
+        self._env.action_space.seed(seeds[0])
+        self._vector_steps = 0
+        self._resetting = None
+        try:
+            obs, _ = self._env.reset(seed=seeds)  # type: ignore[arg-type]  # a list, as sync and async envs take it
+        except Exception as error:  # whatever an env may raise
+            self._fail(error)
+        self._check_layout(obs)
+        self._check_finite("observation", obs)
+        self._first_obs = obs
+        return obs.copy().reshape(self._obs_shape)
+
+    def step(self, action: np.ndarray) -> Step:
+        """Apply actions `[S, N]` (discrete, counted from 0) or `[S, N, *action]`.
+
+        Where no row was reset `next_obs` and `obs` are one array; `valid` is read-only.
+
+        Raises:
+            RlabError: the env raised, hung or died, or an observation or reward is not finite.
+        """
+        self._vector_steps += 1
+        flat = action.reshape(-1, *action.shape[2:])  # [S, N, ...] -> [S*N, ...]
+        if self._first_action:
+            flat = flat + self._first_action
+        try:
+            obs, reward, terminated, truncated, info = self._env.step(flat)
+        except Exception as error:  # whatever an env may raise
+            self._fail(error)
+        if self._first_obs is not None:  # the first step shows whether the env hands out one buffer again and again
+            self._copies = np.may_share_memory(self._first_obs, obs)
+            self._first_obs = None
+        if self._copies:
+            obs, terminated, truncated = obs.copy(), terminated.copy(), truncated.copy()
+        if self._obs_is_float:
+            self._check_finite("observation", obs)
+        reward = reward.astype(np.float64)  # a copy
+        self._check_finite("reward", reward)
+
+        valid = self._all_valid if self._resetting is None else self._valid_rows(terminated, truncated)
+        next_obs = obs
+        ended = terminated | truncated
+        if np.count_nonzero(ended):
+            truncated = truncated & ~terminated  # an ending outranks a time limit
+            obs, next_obs = self._autoreset(obs, ended, info)
+        else:
+            self._resetting = None
+        return Step(
+            obs=obs.reshape(self._obs_shape),
+            next_obs=next_obs.reshape(self._obs_shape),
+            reward=reward.reshape(self._rows),
+            terminated=terminated.reshape(self._rows),
+            truncated=truncated.reshape(self._rows),
+            valid=valid,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """How often the run was resumed: all that is needed to go on with fresh episodes."""
+        return {"restart": self._restart}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from a saved run: the next `reset` starts fresh episodes on seeds that were not used before."""
+        self._restart = int(state["restart"]) + 1
+
+    def close(self) -> None:
+        self._env.close()
+
+    def _autoreset(self, obs: np.ndarray, ended: np.ndarray, info: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """What to act on next and what the actions led to, both `[S*N, *obs]`, after a step that ended rows."""
+        if self._mode is AutoresetMode.NEXT_STEP:
+            self._resetting = ended  # their next step ignores the action and returns the reset observation
+            return obs, obs
+        if self._mode is AutoresetMode.SAME_STEP:
+            return obs, self._true_successors(obs, ended, info)
+        try:
+            fresh, _ = self._env.reset(options={"reset_mask": ended})
+        except Exception as error:  # whatever an env may raise
+            self._fail(error)
+        self._check_finite("observation", fresh)
+        acted_on = obs.copy()
+        acted_on[ended] = fresh[ended]
+        return acted_on, obs
+
+    def _true_successors(self, obs: np.ndarray, ended: np.ndarray, info: dict[str, Any]) -> np.ndarray:
+        """SAME_STEP has overwritten the ended rows with reset observations; the real ones are in `final_obs`."""
+        final_obs = info.get("final_obs")
+        next_obs = obs.copy()
+        for row in np.flatnonzero(ended):
+            if final_obs is None or final_obs[row] is None:
+                raise RlabError(
+                    f"{self.env_id} ended {self._name(row)} at vector step {self._vector_steps} without a final_obs, "
+                    f"though its autoreset mode is {self._mode.value}; is its metadata['autoreset_mode'] right?"
+                )
+            next_obs[row] = final_obs[row]
+        self._check_finite("observation", next_obs)
+        return next_obs
+
+    def _valid_rows(self, terminated: np.ndarray, truncated: np.ndarray) -> np.ndarray:
+        """NEXT_STEP, one step after an end: the rows that were just reset are no transitions."""
+        resetting = self._resetting
+        assert resetting is not None
+        for row in np.flatnonzero(resetting & (terminated | truncated)):
+            raise RlabError(
+                f"{self.env_id} ended {self._name(row)} in its reset row, at vector step {self._vector_steps}, "
+                f"though its autoreset mode is {self._mode.value}; is its metadata['autoreset_mode'] right?"
+            )
+        return ~resetting.reshape(self._rows)
+
+    def _check_layout(self, obs: Any) -> None:
+        space = self._env.single_observation_space
+        expected = (self._env.num_envs, *(space.shape or ()))
+        if not isinstance(obs, np.ndarray) or obs.shape != expected or obs.dtype != space.dtype:
+            found = f"{obs.dtype} {obs.shape}" if isinstance(obs, np.ndarray) else type(obs).__name__
+            raise RlabError(f"{self.env_id} gave observations {found}; its space says {space.dtype} {expected}")
+
+    def _check_finite(self, what: str, values: np.ndarray) -> None:
+        finite = np.isfinite(values)
+        if np.count_nonzero(finite) == finite.size:
+            return
+        row = int(np.argwhere(~finite)[0][0])
+        raise RlabError(
+            f"{self.env_id} gave a non-finite {what} in {self._name(row)} at vector step {self._vector_steps}: "
+            f"{values[row]}"
+        )
+
+    def _name(self, row: int) -> str:
+        """`env 3 of seed 7` for a row of `[S*N]`."""
+        member, env_index = divmod(int(row), self.num_envs)
+        return f"env {env_index} of seed {self.seeds[member]}"
+
+    def _fail(self, error: Exception) -> NoReturn:
+        where, message = "", f"{type(error).__name__}: {error}"
+        if isinstance(error, SubEnvError):
+            where, message = f" in {self._name(error.index)}", error.message
+        raise RlabError(f"{self.env_id} failed{where} at vector step {self._vector_steps}: {message}") from error
+
+
+def autoreset_mode(env: gym.vector.VectorEnv, env_id: str) -> AutoresetMode:
+    """The mode that a vector env states in `metadata["autoreset_mode"]`, as Gymnasium's enum or its value.
+
+    Raises:
+        UsageError: it states none, or one that is unknown; guessing would store wrong successors.
+    """
+    stated = (env.metadata or {}).get("autoreset_mode")
+    try:
+        return AutoresetMode(getattr(stated, "value", stated))
+    except ValueError:
+        known = ", ".join(repr(mode.value) for mode in AutoresetMode)
+        found = "states no autoreset mode" if stated is None else f"states the autoreset mode {stated!r}"
+        raise UsageError(f"{env_id}: the vector env {found} in metadata['autoreset_mode']; known: {known}") from None

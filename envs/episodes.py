@@ -1,0 +1,121 @@
+"""n envs for evaluation, one episode each, from a seed of its own and never reset by themselves."""
+
+from collections.abc import Sequence
+
+import gymnasium as gym
+import numpy as np
+
+from rlab.envs.native import SeededCartPole
+from rlab.envs.spaces import space_from_gym
+from rlab.errors import RlabError
+from rlab.networks.spaces import Discrete, Space
+
+Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # obs, reward, terminated, truncated
+
+
+class SingleEpisodes:
+    """n single Gymnasium envs; only those that are active are stepped."""
+
+    def __init__(self, envs: Sequence[gym.Env], env_id: str = "the env") -> None:
+        self.env_id = env_id
+        self.envs = tuple(envs)
+        self.num_envs = len(envs)
+        self.obs_space: Space = space_from_gym(envs[0].observation_space, f"the observation space of {env_id}")
+        self.action_space: Space = space_from_gym(envs[0].action_space, f"the action space of {env_id}")
+        self._first_action = self.action_space.start if isinstance(self.action_space, Discrete) else 0
+        space = envs[0].observation_space
+        self._obs = np.zeros((self.num_envs, *(space.shape or ())), dtype=space.dtype)  # [n, *obs]
+        self._seeds: tuple[int, ...] = ()
+        self._steps = 0
+
+    def reset(self, seeds: Sequence[int]) -> np.ndarray:
+        """Start env i with `seeds[i]`; observations `[n, *obs]`."""
+        _check_seeds(seeds, self.num_envs)
+        self._seeds, self._steps = tuple(int(seed) for seed in seeds), 0
+        for i, env in enumerate(self.envs):
+            try:
+                self._obs[i], _ = env.reset(seed=self._seeds[i])
+            except Exception as error:  # whatever an env may raise
+                raise self._failure(i, error) from error
+        _check_finite(self.env_id, "observation", self._obs, self._seeds, 0)
+        return self._obs.copy()
+
+    def step(self, action: np.ndarray, active: np.ndarray) -> Rows:
+        """Step the envs where `active [n]` is true with `action [n]` or `[n, *action]`; see the contract."""
+        self._steps += 1
+        reward = np.zeros(self.num_envs)
+        terminated, truncated = np.zeros((2, self.num_envs), dtype=bool)
+        if self._first_action:
+            action = action + self._first_action
+        for i in np.flatnonzero(active):
+            try:
+                self._obs[i], reward[i], terminated[i], truncated[i], _ = self.envs[i].step(action[i])
+            except Exception as error:  # whatever an env may raise
+                raise self._failure(int(i), error) from error
+        _check_finite(self.env_id, "observation", self._obs, self._seeds, self._steps)
+        _check_finite(self.env_id, "reward", reward, self._seeds, self._steps)
+        return self._obs.copy(), reward, terminated, truncated & ~terminated
+
+    def close(self) -> None:
+        for env in self.envs:
+            env.close()
+
+    def _failure(self, i: int, error: Exception) -> RlabError:
+        what = f"{type(error).__name__}: {error}"
+        return RlabError(f"{self.env_id} failed in the episode of seed {self._seeds[i]} at step {self._steps}: {what}")
+
+
+class NativeEpisodes:
+    """n CartPoles stepped at once: the same episodes as `SingleEpisodes` gives, many times as fast."""
+
+    def __init__(self, env: SeededCartPole, env_id: str = "the env") -> None:
+        self.env_id = env_id
+        self.num_envs = env.num_envs
+        self.obs_space: Space = space_from_gym(env.single_observation_space)
+        self.action_space: Space = space_from_gym(env.single_action_space)
+        self._env = env
+        self._obs = np.zeros((env.num_envs, 4), dtype=np.float32)
+        self._seeds: tuple[int, ...] = ()
+        self._steps = 0
+
+    def reset(self, seeds: Sequence[int]) -> np.ndarray:
+        """Start env i with `seeds[i]`; observations `[n, 4]`."""
+        _check_seeds(seeds, self.num_envs)
+        self._seeds, self._steps = tuple(int(seed) for seed in seeds), 0
+        self._obs, _ = self._env.reset(seed=self._seeds)
+        return self._obs.copy()
+
+    def step(self, action: np.ndarray, active: np.ndarray) -> Rows:
+        """Step the envs where `active [n]` is true with `action [n]`; the others are put back where they were."""
+        self._steps += 1
+        env, idle = self._env, ~active
+        state, steps = env.state, env.steps.copy()  # state [4, n] is a new array after every step
+        obs, reward, terminated, truncated, _ = env.step(action)
+        env.prev_done[:] = False  # no autoreset
+        if idle.any():
+            env.state[:, idle] = state[:, idle]
+            env.steps[idle] = steps[idle]
+            obs[idle] = self._obs[idle]
+            for rows in (reward, terminated, truncated):
+                rows[idle] = 0
+        self._obs = obs
+        _check_finite(self.env_id, "observation", obs, self._seeds, self._steps)
+        return obs.copy(), reward.astype(np.float64), terminated, truncated & ~terminated
+
+    def close(self) -> None:
+        self._env.close()
+
+
+def _check_seeds(seeds: Sequence[int], num_envs: int) -> None:
+    if len(seeds) != num_envs:
+        raise ValueError(f"{len(seeds)} seeds for {num_envs} envs")
+
+
+def _check_finite(env_id: str, what: str, values: np.ndarray, seeds: tuple[int, ...], step: int) -> None:
+    finite = np.isfinite(values)
+    if np.count_nonzero(finite) == finite.size:
+        return
+    row = int(np.argwhere(~finite)[0][0])
+    raise RlabError(
+        f"{env_id} gave a non-finite {what} in the episode of seed {seeds[row]} at step {step}: {values[row]}"
+    )

@@ -1,0 +1,175 @@
+"""Env ids: which exist, which package each needs, and what to say about one that does not exist."""
+
+import difflib
+import importlib
+import importlib.util
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec as Registered
+from gymnasium.envs.registration import parse_env_id
+
+from rlab.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that some envs need: the module that it installs, and the words that install it."""
+
+    name: str
+    module: str
+    install: str
+
+    @property
+    def installed(self) -> bool:
+        return importlib.util.find_spec(self.module) is not None
+
+
+# Id prefixes that register when they are asked for, since Gymnasium 1.0 loads no plugins by itself.
+ON_DEMAND = {
+    "ALE/": Package("ale-py", "ale_py", "rlab[atari]"),
+    "MinAtar/": Package("MinAtar", "minatar", "rlab[minatar]"),
+    "MiniGrid-": Package("minigrid", "minigrid", "rlab[minigrid]"),
+    "BabyAI-": Package("minigrid", "minigrid", "rlab[minigrid]"),
+}
+
+# Envs that Gymnasium registers although what they run on may be missing: start of the entry point -> package.
+ENTRY_POINTS = {
+    "gymnasium.envs.box2d": Package("Box2D", "Box2D", "rlab[box2d]"),
+    "gymnasium.envs.mujoco": Package("MuJoCo", "mujoco", "gymnasium[mujoco]"),
+    "gymnasium.envs.phys2d": Package("JAX", "jax", "gymnasium[jax]"),
+    "gymnasium.envs.tabular": Package("JAX", "jax", "gymnasium[jax]"),
+}
+
+
+@dataclass(frozen=True)
+class EnvRow:
+    """One line of `rlab list envs`. `install` is what pip must be given, None where nothing more is needed."""
+
+    env_id: str
+    install: str | None
+    installed: bool
+
+
+def registered(env_id: str) -> Registered:
+    """Gymnasium's own record of an id; `module:Env-v0` imports the module, known prefixes register on demand.
+
+    Raises:
+        UsageError: no such env (with the near miss), an outdated id (with the current one), or a missing package
+            (with the pip line).
+    """
+    name = _import_module_of(env_id)
+    for prefix, package in ON_DEMAND.items():
+        if name.startswith(prefix):
+            _require(name, package)
+            _register(prefix)
+    found = gym.registry.get(name)
+    if found is None or _is_relic(found):
+        raise _unknown_env(name)
+    package_needed = package_of(found)
+    if package_needed is not None:
+        _require(name, package_needed)
+    return found
+
+
+def package_of(found: Registered) -> Package | None:
+    """The optional package that a registered env needs, if any."""
+    for prefix, package in ON_DEMAND.items():
+        if found.id.startswith(prefix):
+            return package
+    entry_point = found.entry_point if isinstance(found.entry_point, str) else ""
+    return next((package for start, package in ENTRY_POINTS.items() if entry_point.startswith(start)), None)
+
+
+def list_envs() -> list[EnvRow]:
+    """All ids that Gymnasium knows here, sorted. A family whose package is missing is one row, as `ALE/*`."""
+    rows = []
+    for prefix, package in ON_DEMAND.items():
+        if package.installed:
+            _register(prefix)
+        else:
+            rows.append(EnvRow(f"{prefix}*", package.install, False))
+    for found in _listed():
+        package_needed = package_of(found)
+        if package_needed is None:
+            rows.append(EnvRow(found.id, None, True))
+        else:
+            rows.append(EnvRow(found.id, package_needed.install, package_needed.installed))
+    return sorted(rows, key=lambda row: row.env_id)
+
+
+def foreign_module(env_id: str) -> str | None:
+    """The module that a `module:Env-v0` id would import, or None."""
+    module, colon, _ = env_id.rpartition(":")
+    return module if colon else None
+
+
+def _import_module_of(env_id: str) -> str:
+    """Import the module that the id names, if it names one; the id without it."""
+    module = foreign_module(env_id)
+    if module is None:
+        return env_id
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # whatever a stranger's module raises while it is imported
+        raise UsageError(f"env {env_id!r}: cannot import the module {module!r}: {error}") from error
+    return env_id[len(module) + 1 :]
+
+
+def _require(env_id: str, package: Package) -> None:
+    if not package.installed:
+        raise UsageError(f'{env_id} needs {package.name}: pip install "{package.install}"')
+
+
+def _register(prefix: str) -> None:
+    """Let the installed package behind a prefix register its envs; a second call changes nothing."""
+    if any(env_id.startswith(prefix) for env_id in gym.registry):
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside other packages are not the user's doing
+        module = importlib.import_module(ON_DEMAND[prefix].module)
+        if prefix == "MinAtar/":
+            importlib.import_module("minatar.gym").register_envs()
+        else:
+            gym.register_envs(module)  # the import itself has registered them
+
+
+def _is_relic(found: Registered) -> bool:
+    """Ids that Gymnasium keeps only to say that they are gone: `Ant-v2` and its kind."""
+    return getattr(found.entry_point, "__name__", "").startswith("_raise_")
+
+
+def _listed() -> Iterator[Registered]:
+    return (found for found in gym.registry.values() if not _is_relic(found))
+
+
+def _unknown_env(env_id: str) -> UsageError:
+    """Says that an id does not exist: the version that does, else the near miss, else where to look."""
+    try:
+        namespace, name, version = parse_env_id(env_id)
+    except gym.error.Error:
+        return UsageError(f"{env_id!r} is no env id: expected Name-v0, namespace/Name-v0 or module:Name-v0")
+    siblings = [found for found in _listed() if (found.namespace, found.name) == (namespace, name)]
+    if siblings:
+        newest = max(siblings, key=lambda found: found.version or 0)
+        what = "has no version" if version is None else "does not exist (any more)"
+        return UsageError(f"env {env_id!r} {what}. Did you mean {newest.id!r}?")
+    near = _near(env_id)
+    hint = f"Did you mean {near!r}?" if near else "`rlab list envs` shows what there is."
+    return UsageError(f"unknown env {env_id!r}. {hint}")
+
+
+def _near(env_id: str) -> str | None:
+    """The id that was most likely meant: letter case and namespace may be wrong, letters swapped or missing."""
+    for prefix, package in ON_DEMAND.items():
+        if package.installed:
+            _register(prefix)
+    whole = {found.id.lower(): found.id for found in _listed()}
+    bare = {found.id.lower().rpartition("/")[2]: found.id for found in _listed() if "/" in found.id}
+    for known in (whole, bare):
+        near = difflib.get_close_matches(env_id.lower(), sorted(known), n=1, cutoff=0.75)
+        if near:
+            return known[near[0]]
+    return None

@@ -1,0 +1,131 @@
+"""From an `EnvSpec` to envs: vector envs to train in, episodes to judge by, one env to play."""
+
+import inspect
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec as Registered
+from gymnasium.envs.registration import load_env_creator
+from gymnasium.vector import AutoresetMode
+
+from rlab.envs.adapter import GymVectorEnv
+from rlab.envs.episodes import NativeEpisodes, SingleEpisodes
+from rlab.envs.native import SeededCartPole, make_native, why_not_native
+from rlab.envs.pool import PoolVectorEnv, check_same_spaces
+from rlab.envs.specs import EnvSpec
+from rlab.envs.workers import WatchedAsyncVectorEnv, sub_env_maker
+from rlab.envs.wrappers import apply_wrappers
+from rlab.errors import UsageError, unknown
+
+VECTOR = ("auto", "native", "sync", "async", "envpool")
+
+
+def make_vec(spec: EnvSpec, seeds: tuple[int, ...], num_envs: int, vector: str = "auto") -> GymVectorEnv:
+    """`num_envs` training envs for each of the members with these training seeds.
+
+    Args:
+        vector: `auto` takes the native vector env where its sub-envs can be seeded one by one and it takes what the
+            spec asks for, else sync; `async` is one process per env; `envpool` is another package's envs.
+
+    Raises:
+        UsageError: an env, keyword, wrapper or space that does not work, or a vector env that cannot be had.
+    """
+    if vector not in VECTOR:
+        raise unknown("kind of vector env", vector, VECTOR)
+    if not seeds or num_envs < 1:
+        raise UsageError(f"expected one member and one env or more, not {len(seeds)} and {num_envs}")
+    found = spec.check()
+    total = len(seeds) * num_envs
+    env: gym.vector.VectorEnv
+    if vector == "envpool":
+        env = _make_pool(spec, found, total)
+    elif _runs_natively(spec, found, vector):
+        env = make_native(found, total, spec.max_episode_steps, spec.kwargs)
+    else:
+        _check_kwargs(found, spec.kwargs)
+        makers = [sub_env_maker(partial(_make_single, spec, found), index) for index in range(total)]
+        vectorize = WatchedAsyncVectorEnv if vector == "async" else gym.vector.SyncVectorEnv
+        env = vectorize(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+    return GymVectorEnv(env, seeds, spec.env_id)
+
+
+def make_episodes(spec: EnvSpec, n: int, render_mode: str | None = None) -> SingleEpisodes | NativeEpisodes:
+    """n envs that play one seeded episode each: native ones where possible, else single Gymnasium envs.
+
+    Raises:
+        UsageError: an env, keyword, wrapper or render mode that does not work.
+    """
+    found = spec.check()
+    if render_mode is None and why_not_native(found, spec.kwargs, spec.wrappers) is None:
+        native = make_native(found, n, spec.max_episode_steps, spec.kwargs)
+        if isinstance(native, SeededCartPole):
+            return NativeEpisodes(native, spec.env_id)
+    return SingleEpisodes([make_env(spec, render_mode) for _ in range(n)], spec.env_id)
+
+
+def make_env(spec: EnvSpec, render_mode: str | None = None) -> gym.Env:
+    """One Gymnasium env with its time limit and wrappers.
+
+    Raises:
+        UsageError: an env, keyword, wrapper or render mode that does not work.
+    """
+    found = spec.check()
+    _check_kwargs(found, spec.kwargs)
+    if render_mode is not None:
+        _check_render_mode(found, render_mode)
+    return _make_single(spec, found, render_mode)
+
+
+def _make_single(spec: EnvSpec, found: Registered, render_mode: str | None = None) -> gym.Env:
+    # Gymnasium's own record instead of the id: no warnings about versions, and it reaches spawned workers whole.
+    drawing = {} if render_mode is None else {"render_mode": render_mode}
+    try:
+        env = gym.make(found, max_episode_steps=spec.max_episode_steps, **spec.kwargs, **drawing)
+    except Exception as error:  # a constructor may raise anything about its arguments or a missing package
+        raise UsageError(f"{spec.env_id} cannot be made: {error}") from error
+    return apply_wrappers(env, spec.wrappers)
+
+
+def _runs_natively(spec: EnvSpec, found: Registered, vector: str) -> bool:
+    obstacle = why_not_native(found, spec.kwargs, spec.wrappers)
+    if vector == "native" and obstacle is not None:
+        raise UsageError(f"--vector native: {obstacle}; use --vector sync")
+    return vector in ("auto", "native") and obstacle is None
+
+
+def _make_pool(spec: EnvSpec, found: Registered, total: int) -> PoolVectorEnv:
+    if spec.wrappers:
+        raise UsageError("--vector envpool takes no wrappers; use --vector sync or async")
+    limit = spec.max_episode_steps or found.max_episode_steps
+    limits = {} if limit is None else {"max_episode_steps": limit}
+    pool = PoolVectorEnv(found.id, total, {**spec.kwargs, **limits})
+    single = make_env(spec)
+    check_same_spaces(pool, single, found.id)
+    single.close()
+    return pool
+
+
+def _creator(found: Registered) -> Any:
+    """The env's class or function."""
+    if found.entry_point is None:
+        raise UsageError(f"{found.id} is registered without a single env")
+    return load_env_creator(found.entry_point) if isinstance(found.entry_point, str) else found.entry_point
+
+
+def _check_kwargs(found: Registered, kwargs: Mapping[str, Any]) -> None:
+    """A keyword that the constructor does not take is refused with the near miss."""
+    parameters = inspect.signature(_creator(found)).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for key in kwargs:
+        if key not in parameters:
+            raise unknown(f"keyword for {found.id}", key, parameters.keys() - {"render_mode", "self"})
+
+
+def _check_render_mode(found: Registered, render_mode: str) -> None:
+    modes = getattr(_creator(found), "metadata", {}).get("render_modes") or []
+    # Gymnasium shows a window for any env that draws arrays
+    if render_mode not in modes and not (render_mode == "human" and "rgb_array" in modes):
+        raise UsageError(f"{found.id} cannot be drawn as {render_mode!r}; it knows: {', '.join(modes) or 'nothing'}")

@@ -1,0 +1,76 @@
+"""Native vector envs with one random stream per sub-env, so that one sub-env's fate never depends on another's."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
+from gymnasium.envs.registration import EnvSpec as Registered
+from gymnasium.utils import seeding
+
+
+class SeededCartPole(CartPoleVectorEnv):
+    """Gymnasium's native CartPole; sub-env i draws from `seeds[i]`, as `gym.make("CartPole-v1").reset(seed=seeds[i])`.
+
+    The original draws all sub-envs from one stream, so what env 0 does decides where env 1 starts.
+    """
+
+    def reset(  # type: ignore[override]  # the base class takes one seed for all
+        self, *, seed: Sequence[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start every sub-env. `seed` holds one seed per sub-env; None goes on with the streams."""
+        if seed is not None:
+            if len(seed) != self.num_envs:
+                raise ValueError(f"{len(seed)} seeds for {self.num_envs} sub-envs")
+            self._np_random = _Streams(self, seed)  # type: ignore[assignment]
+        return super().reset(options=options)
+
+
+class _Streams:
+    """Stands in for the generator of a native env: every row is drawn from the stream of its own sub-env."""
+
+    def __init__(self, env: SeededCartPole, seeds: Sequence[int]) -> None:
+        self._env = env
+        self._streams = [seeding.np_random(int(seed))[0] for seed in seeds]
+
+    def uniform(self, low: float, high: float, size: tuple[int, int]) -> np.ndarray:
+        """`size` is (4, count): count sub-envs reset now, all of them or else those that ended one step ago."""
+        width, count = size
+        drawn = np.empty((width, count))
+        if count == 0:  # nearly every step
+            return drawn
+        rows = range(count) if count == self._env.num_envs else np.flatnonzero(self._env.prev_done)
+        for column, row in enumerate(rows):
+            drawn[:, column] = self._streams[row].uniform(low, high, size=width)
+        return drawn
+
+
+# Vector entry points that can be seeded per sub-env -> our class for them, and the env keywords that it takes.
+NATIVE: Mapping[str, tuple[Callable[..., gym.vector.VectorEnv], frozenset[str]]] = {
+    "gymnasium.envs.classic_control.cartpole:CartPoleVectorEnv": (SeededCartPole, frozenset({"sutton_barto_reward"})),
+}
+NO_LIMIT = int(np.iinfo(np.int32).max)  # native envs count their steps in int32
+
+
+def why_not_native(found: Registered, kwargs: Mapping[str, Any], wrappers: Sequence[Any]) -> str | None:
+    """Why a registered env, made with these keywords and wrappers, cannot run natively; None where it can."""
+    entry_point = found.vector_entry_point
+    if entry_point is None:
+        return f"{found.id} has no native vector env"
+    if entry_point not in NATIVE:
+        return f"the sub-envs of {found.id}'s native vector env share one random stream"
+    if wrappers or found.additional_wrappers:
+        return "a native vector env takes no wrappers"
+    strange = sorted(kwargs.keys() - NATIVE[entry_point][1])
+    return f"{found.id}'s native vector env does not take {', '.join(strange)}" if strange else None
+
+
+def make_native(
+    found: Registered, num_envs: int, max_episode_steps: int | None, kwargs: Mapping[str, Any]
+) -> gym.vector.VectorEnv:
+    """The native vector env of `num_envs` sub-envs; `max_episode_steps` None takes the registered time limit."""
+    limit = max_episode_steps or found.max_episode_steps or NO_LIMIT
+    assert isinstance(found.vector_entry_point, str)  # why_not_native has said so
+    native_class, _ = NATIVE[found.vector_entry_point]
+    return native_class(num_envs=num_envs, max_episode_steps=limit, **{**found.kwargs, **kwargs})

@@ -1,0 +1,93 @@
+"""EnvPool's vector envs, which take their seeds only when they are made, behind Gymnasium's `reset(seed=[...])`."""
+
+import importlib
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from rlab.envs.ids import Package
+from rlab.envs.spaces import space_from_gym
+from rlab.errors import UsageError
+
+ENVPOOL = Package("EnvPool", "envpool", "rlab[envpool]")
+
+
+class PoolVectorEnv(gym.vector.VectorEnv):
+    """One EnvPool of `num_envs` sub-envs; `reset` with seeds makes a new one, since EnvPool fixes seeds at birth.
+
+    Args:
+        env_id: EnvPool's name of the env, nearly always Gymnasium's.
+        num_envs: sub-envs.
+        kwargs: passed to EnvPool, with `max_episode_steps` where there is a limit.
+
+    Raises:
+        UsageError: EnvPool is missing, or does not know the env or a keyword.
+    """
+
+    def __init__(self, env_id: str, num_envs: int, kwargs: Mapping[str, Any]) -> None:
+        if not ENVPOOL.installed:
+            raise UsageError(f'--vector envpool needs {ENVPOOL.name}: pip install "{ENVPOOL.install}"')
+        self._env_id = env_id
+        self._kwargs = {"num_threads": min(num_envs, os.cpu_count() or 1), **kwargs}
+        self.num_envs = num_envs
+        self._pool = self._make([0] * num_envs)
+        self.metadata = self._pool.metadata
+        self.single_observation_space = self._pool.single_observation_space
+        self.single_action_space = self._pool.single_action_space
+        self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, num_envs)
+        self.action_space = gym.vector.utils.batch_space(self.single_action_space, num_envs)
+
+    def reset(  # type: ignore[override]  # the base class takes one seed for all
+        self, *, seed: Sequence[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start every sub-env, on a stream of its own where `seed` holds one seed per sub-env."""
+        if seed is not None:
+            self._pool.close()
+            self._pool = self._make(list(seed))
+        return self._pool.reset(options=options)
+
+    def step(self, actions: np.ndarray) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        return self._pool.step(actions)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        self._pool.close()
+
+    def _make(self, seeds: list[int]) -> gym.vector.VectorEnv:
+        envpool = importlib.import_module("envpool")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # EnvPool's spaces warn about their own float64 bounds
+            try:
+                return envpool.make(
+                    self._env_id, env_type="gymnasium", num_envs=self.num_envs, seed=seeds, **self._kwargs
+                )
+            except Exception as error:  # AssertionError for an unknown id, TypeError for an unknown keyword
+                raise UsageError(f"EnvPool cannot make {self._env_id}: {error}; use --vector sync or async") from error
+
+
+def check_same_spaces(pool: PoolVectorEnv, single: gym.Env, env_id: str) -> None:
+    """A policy trained in EnvPool is judged on Gymnasium's own env: refuse where their spaces differ.
+
+    Raises:
+        UsageError: naming the space that differs, as for EnvPool's Atari images, which have channels first.
+    """
+    pairs = {
+        "observations": (pool.single_observation_space, single.observation_space),
+        "actions": (pool.single_action_space, single.action_space),
+    }
+    for what, (ours, theirs) in pairs.items():
+        if not _same(space_from_gym(ours, f"EnvPool's {env_id}"), space_from_gym(theirs, env_id)):
+            raise UsageError(
+                f"EnvPool's {env_id} has {what} {ours}, Gymnasium's has {theirs}: a policy would not fit both. "
+                "Use --vector sync or async"
+            )
+
+
+def _same(ours: Any, theirs: Any) -> bool:
+    """Bounds of a Box may differ by rounding; all else must agree."""
+    if hasattr(ours, "shape") and hasattr(theirs, "shape"):
+        return (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+    return bool(ours == theirs)

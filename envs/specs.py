@@ -1,0 +1,149 @@
+"""`EnvSpec`: which env a run uses, as plain data for experiment files, `config.json`, policies and flags."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, TypeVar
+
+from gymnasium.envs.registration import EnvSpec as Registered
+
+from rlab.envs.ids import foreign_module, registered
+from rlab.envs.wrappers import check_wrapper, foreign_wrapper_module
+from rlab.errors import RlabError, UsageError
+from rlab.types import Json
+
+# What Gymnasium's `make` takes for itself, and where rlab sets it.
+RESERVED_KWARGS = {
+    "max_episode_steps": "use --max-episode-steps",
+    "render_mode": "rlab chooses it",
+    "disable_env_checker": "rlab chooses it",
+    "id": "it is the env's name",
+}
+PYTHON_WORDS = {"True": True, "False": False, "None": None}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """An env by id, with what it is made with. Nothing is imported and nothing looked up until it is made.
+
+    `wrappers` are applied from first to last, around Gymnasium's own time limit.
+    """
+
+    env_id: str
+    kwargs: dict[str, Any] = field(default_factory=dict)  # to the env's constructor; JSON values
+    wrappers: tuple[tuple[str, dict[str, Any]], ...] = ()  # (name or "module:Class", arguments)
+    max_episode_steps: int | None = None  # env steps; None: the registered time limit, if any
+
+    def __post_init__(self) -> None:
+        if self.max_episode_steps is not None and self.max_episode_steps < 1:
+            raise UsageError(f"max_episode_steps must be 1 or more, not {self.max_episode_steps}")
+        for key in RESERVED_KWARGS.keys() & self.kwargs.keys():
+            raise UsageError(f"{key} cannot be an env keyword: {RESERVED_KWARGS[key]}")
+
+    @classmethod
+    def parse(
+        cls,
+        env_id: str,
+        env_kwargs: Sequence[str] = (),
+        wrappers: Sequence[str] = (),
+        max_episode_steps: int | None = None,
+    ) -> "EnvSpec":
+        """From the words of a command line, checked: the env exists here, and so do the wrappers.
+
+        Args:
+            env_id: `CartPole-v1`, `ALE/Pong-v5` or `module:Env-v0`.
+            env_kwargs: `key=value` each; a value is a JSON literal (or True, False, None), else a string.
+            wrappers: `NAME` or `NAME:key=value,key=value` each; NAME may be `their.module:Class`.
+            max_episode_steps: replaces the registered time limit.
+
+        Raises:
+            UsageError: anything that does not exist or does not parse.
+        """
+        kwargs = dict(_key_value(word, "--env-kwargs") for word in env_kwargs)
+        spec = cls(env_id, kwargs, tuple(_parse_wrapper(word) for word in wrappers), max_episode_steps)
+        spec.check()
+        return spec
+
+    def check(self) -> Registered:
+        """Gymnasium's record of the env; raises UsageError where the env or a wrapper does not exist here."""
+        found = registered(self.env_id)
+        for name, _ in self.wrappers:
+            check_wrapper(name)
+        return found
+
+    @property
+    def foreign_modules(self) -> tuple[str, ...]:
+        """Modules that making this env imports by name: a spec read from a stranger's file needs trust for them."""
+        modules = [foreign_module(self.env_id), *(foreign_wrapper_module(name) for name, _ in self.wrappers)]
+        return tuple(module for module in modules if module is not None)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "env_id": self.env_id,
+            "kwargs": dict(self.kwargs),
+            "wrappers": [{"name": name, "args": dict(args)} for name, args in self.wrappers],
+            "max_episode_steps": self.max_episode_steps,
+        }
+
+    @classmethod
+    def from_json(cls, data: Json) -> "EnvSpec":
+        """The spec that `to_json` wrote; nothing is looked up, so the env need not be installed.
+
+        Raises:
+            RlabError: the data is not of that shape.
+        """
+        try:
+            wrappers = tuple((_typed(row["name"], str), dict(row["args"])) for row in data["wrappers"])
+            limit = data["max_episode_steps"]
+            limit = None if limit is None else _typed(limit, int)
+            return cls(_typed(data["env_id"], str), dict(data["kwargs"]), wrappers, limit)
+        except (KeyError, TypeError, ValueError) as error:
+            raise RlabError(f"this env spec cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _typed(value: Any, kind: type[T]) -> T:
+    if type(value) is not kind:
+        raise TypeError(f"expected {kind.__name__}, found {value!r}")
+    return value
+
+
+def _parse_wrapper(word: str) -> tuple[str, dict[str, Any]]:
+    """`NAME`, `NAME:key=value,...`, `module:Class` or `module:Class:key=value,...`."""
+    name, colon, rest = word.partition(":")
+    if colon and not re.match(r"\w+=", rest):  # the first colon belongs to module:Class
+        class_name, colon, rest = rest.partition(":")
+        name = f"{name}:{class_name}"
+    args = [_key_value(part, f"--wrapper {name}") for part in _split_commas(rest)] if colon else []
+    return name, dict(args)
+
+
+def _split_commas(text: str) -> list[str]:
+    """Split at the commas that stand outside brackets and quotes: `shape=[84,84],keep_dim=true`."""
+    parts, depth, quoted = [""], 0, False
+    for letter in text:
+        quoted ^= letter == '"'
+        depth += 0 if quoted else (letter in "[{") - (letter in "]}")
+        if letter == "," and depth == 0 and not quoted:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
+def _key_value(word: str, flag: str) -> tuple[str, Any]:
+    key, equals, text = word.partition("=")
+    if not equals or not key.isidentifier():
+        raise UsageError(f"{flag} expects key=value, not {word!r}")
+    if text in PYTHON_WORDS:  # "False" as a string would count as true
+        return key, PYTHON_WORDS[text]
+    try:
+        return key, json.loads(text, parse_constant=_no_json)
+    except ValueError:
+        return key, text
+
+
+def _no_json(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON")  # Python's reader would take NaN and Infinity

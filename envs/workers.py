@@ -1,0 +1,149 @@
+"""Sub-envs that say which of them failed, and an async vector env that never waits for ever for one."""
+
+import contextlib
+import multiprocessing
+import os
+import queue
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector.async_vector_env import AsyncState
+
+STEP_TIME_LIMIT = 120.0  # seconds; no env of the field takes a minute for one step or reset
+CLOSE_TIME_LIMIT = 5.0  # seconds that a worker has to close its env before it is killed
+
+
+class SubEnvError(Exception):
+    """One sub-env failed. `index` counts over all sub-envs of the vector env; it survives the way between processes."""
+
+    def __init__(self, index: int, message: str) -> None:
+        super().__init__(index, message)
+        self.index = index
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"sub-env {self.index}: {self.message}"
+
+
+class SubEnv(gym.Wrapper):
+    """Sub-env `index`: what it raises carries the index, and its last observation survives the reset.
+
+    An env that reuses one array for all its observations would overwrite the final one when it is reset at once.
+    """
+
+    def __init__(self, env: gym.Env, index: int) -> None:
+        super().__init__(env)
+        self._index = index
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        try:
+            obs, reward, terminated, truncated, info = self.env.step(action)
+        except Exception as error:  # whatever an env may raise
+            raise SubEnvError(self._index, f"{type(error).__name__}: {error}") from error
+        if terminated or truncated:
+            obs = np.array(obs)
+        return obs, reward, terminated, truncated, info
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        try:
+            return self.env.reset(seed=seed, options=options)
+        except Exception as error:
+            raise SubEnvError(self._index, f"{type(error).__name__}: {error}") from error
+
+
+def sub_env_maker(make: Callable[[], gym.Env], index: int) -> Callable[[], gym.Env]:
+    """What a vector env calls, here or in a worker process, to get its sub-env `index`."""
+    parent = os.getpid()
+
+    def make_sub_env() -> gym.Env:
+        if os.getpid() != parent:
+            # Ctrl+C reaches every process of the terminal; the parent alone decides when its workers stop.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return SubEnv(make(), index)
+
+    return make_sub_env
+
+
+class WatchedAsyncVectorEnv(gym.vector.AsyncVectorEnv):
+    """Gymnasium's async vector env, with a time limit and clear words for workers that die, hang or raise.
+
+    Without it a hung env blocks its parent for ever, a killed worker is a bare `EOFError`, and an env that raises
+    leaves the vector env half dead. Any of these ends all workers and raises `SubEnvError`.
+    """
+
+    def __init__(
+        self, env_fns: Sequence[Callable[[], gym.Env]], time_limit: float = STEP_TIME_LIMIT, **kwargs: Any
+    ) -> None:
+        self.time_limit = time_limit  # seconds, for one vector step or reset
+        super().__init__(env_fns, **kwargs)
+
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        with self._watched():
+            self.step_async(actions)
+            return self.step_wait(self.time_limit)
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        with self._watched():
+            self.reset_async(seed=seed, options=options)
+            return self.reset_wait(self.time_limit)
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except SubEnvError:
+            self._kill()
+            raise
+        except (EOFError, OSError, multiprocessing.TimeoutError) as error:  # OSError: a pipe that broke
+            failure = self._failure()
+            self._kill()
+            raise failure from error
+
+    def _failure(self) -> SubEnvError:
+        """Which worker is dead, or else which has not answered."""
+        time.sleep(0.05)  # a process that has just closed its pipe may need a moment to be counted as dead
+        for index, process in enumerate(self.processes):
+            if process.exitcode is not None:
+                return SubEnvError(index, f"its worker process died (exit code {process.exitcode})")
+        for index, pipe in enumerate(self.parent_pipes):
+            if not pipe.poll(0):
+                return SubEnvError(index, f"no answer for {self.time_limit:g} s")
+        return SubEnvError(0, f"no complete answer for {self.time_limit:g} s")
+
+    def _raise_if_errors(self, successes: Iterable[bool]) -> None:
+        """Called by the base class with every answer; it would print the traceback and keep the other workers."""
+        if all(successes):
+            return
+        try:
+            index, _, error, trace = self.error_queue.get(timeout=self.time_limit)
+        except (queue.Empty, OSError) as lost:
+            raise SubEnvError(list(successes).index(False), "its worker failed without saying why") from lost
+        message = error.message if isinstance(error, SubEnvError) else f"{type(error).__name__}: {error}"
+        raise SubEnvError(index, message) from RuntimeError(f"in the worker process:\n{trace}")
+
+    def _kill(self) -> None:
+        for process in self.processes:
+            process.kill()
+        self.close()
+
+    def close_extras(self, timeout: float | None = CLOSE_TIME_LIMIT, terminate: bool = False) -> None:
+        """Ask the workers to close their envs, and kill those that have not after `timeout` seconds."""
+        self._state = AsyncState.DEFAULT
+        for pipe in self.parent_pipes:
+            with contextlib.suppress(OSError):  # its worker is dead
+                if not terminate:
+                    pipe.send(("close", None))
+        deadline = time.monotonic() + (0.0 if terminate else timeout or CLOSE_TIME_LIMIT)
+        for process in self.processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+        for pipe in self.parent_pipes:
+            pipe.close()
+        self.error_queue.close()
+        self.error_queue.cancel_join_thread()

@@ -1,0 +1,117 @@
+"""Wrappers by name, so that an env spec is plain data. `their.module:Class` works as well as a row of the table.
+
+What belongs to an agent is not here: reward clipping and normalisation of observations would change what an evaluation
+measures or be lost with the policy, so agents and policies carry them themselves.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from rlab.envs.ids import Package
+from rlab.errors import UsageError, unknown
+
+OPENCV = Package("OpenCV", "cv2", "opencv-python-headless")
+MINIGRID = Package("minigrid", "minigrid", "rlab[minigrid]")
+
+# name -> where it lives, and the package that it needs beyond Gymnasium
+WRAPPERS: Mapping[str, tuple[str, Package | None]] = {
+    "FlattenObservation": ("gymnasium.wrappers:FlattenObservation", None),
+    "TimeAwareObservation": ("gymnasium.wrappers:TimeAwareObservation", None),
+    "DelayObservation": ("gymnasium.wrappers:DelayObservation", None),
+    "DiscretizeObservation": ("gymnasium.wrappers:DiscretizeObservation", None),
+    "DiscretizeAction": ("gymnasium.wrappers:DiscretizeAction", None),
+    "ClipAction": ("gymnasium.wrappers:ClipAction", None),
+    "RescaleAction": ("gymnasium.wrappers:RescaleAction", None),
+    "StickyAction": ("gymnasium.wrappers:StickyAction", None),
+    "RepeatAction": ("gymnasium.wrappers:RepeatAction", None),
+    # images
+    "AtariPreprocessing": ("gymnasium.wrappers:AtariPreprocessing", OPENCV),
+    "GrayscaleObservation": ("gymnasium.wrappers:GrayscaleObservation", None),
+    "ResizeObservation": ("gymnasium.wrappers:ResizeObservation", OPENCV),
+    "MaxAndSkipObservation": ("gymnasium.wrappers:MaxAndSkipObservation", None),
+    "FrameStackObservation": ("gymnasium.wrappers:FrameStackObservation", None),
+    "ChannelsLast": ("rlab.envs.wrappers:ChannelsLast", None),
+    # MiniGrid: its observation holds a text, which these encode or drop
+    "FlatObsWrapper": ("minigrid.wrappers:FlatObsWrapper", MINIGRID),
+    "ImgObsWrapper": ("minigrid.wrappers:ImgObsWrapper", MINIGRID),
+    "FullyObsWrapper": ("minigrid.wrappers:FullyObsWrapper", MINIGRID),
+    "RGBImgPartialObsWrapper": ("minigrid.wrappers:RGBImgPartialObsWrapper", MINIGRID),
+}
+
+
+class ChannelsLast(gym.ObservationWrapper):
+    """A stack of frames `[K, H, W]` or `[K, H, W, C]` as one image with channels last, `[H, W, K]` or `[H, W, K*C]`.
+
+    Put it after FrameStackObservation. Channel `k * C + c` is channel c of frame k; the newest frame is the last.
+    """
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        space = env.observation_space
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) not in (3, 4):
+            raise ValueError(f"ChannelsLast expects frames [K, H, W] or [K, H, W, C], not {space}")
+        self.observation_space = gym.spaces.Box(
+            self.observation(space.low), self.observation(space.high), dtype=space.dtype.type
+        )
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        last = np.moveaxis(observation, 0, 2)  # [H, W, K] or [H, W, K, C]
+        return np.ascontiguousarray(last.reshape(*last.shape[:2], -1))
+
+
+def check_wrapper(name: str) -> None:
+    """Raises UsageError where a name of the table is unknown or its package is missing."""
+    if ":" in name:
+        return
+    if name not in WRAPPERS:
+        raise unknown("wrapper", name, WRAPPERS)
+    package = WRAPPERS[name][1]
+    if package is not None and not package.installed:
+        raise UsageError(f'wrapper {name} needs {package.name}: pip install "{package.install}"')
+
+
+def foreign_wrapper_module(name: str) -> str | None:
+    """The module that a `their.module:Class` wrapper imports; None for a name of the table."""
+    module, colon, _ = name.partition(":")
+    return module if colon else None
+
+
+def load_wrapper(name: str) -> Callable[..., gym.Env]:
+    """The wrapper class behind a name of the table or `their.module:Class`.
+
+    Raises:
+        UsageError: an unknown name (with the near miss), a missing package, or something that is no Gymnasium wrapper.
+    """
+    check_wrapper(name)
+    location = WRAPPERS[name][0] if name in WRAPPERS else name
+    module_name, _, class_name = location.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except Exception as error:  # whatever a stranger's module raises while it is imported
+        raise UsageError(f"wrapper {name!r} cannot be loaded: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, gym.Wrapper)):  # never call something else from a file
+        raise UsageError(f"wrapper {name!r} is no subclass of gymnasium.Wrapper")
+    return found
+
+
+def apply_wrappers(env: gym.Env, wrappers: Sequence[tuple[str, Mapping[str, Any]]]) -> gym.Env:
+    """The env inside its wrappers, the first innermost. Lists from JSON become tuples, as Gymnasium asks for shapes.
+
+    Raises:
+        UsageError: a wrapper does not exist, or refuses this env or its arguments (saying what it said).
+    """
+    for name, args in wrappers:
+        wrapper = load_wrapper(name)
+        try:
+            env = wrapper(env, **{key: _tuples(value) for key, value in args.items()})
+        except Exception as error:  # AssertionError, TypeError, DependencyNotInstalled: wrappers raise them all
+            raise UsageError(f"wrapper {name} cannot be applied to {env}: {error}") from error
+    return env
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

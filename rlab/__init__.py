@@ -1,0 +1,37 @@
+"""rlab: train, judge, compress, export and serve reinforcement-learning agents."""
+
+import sys
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HERE = Path(__file__).resolve().parent
+
+
+class _Bridge:
+    """In a checkout agents/, envs/ and experiments/ stand beside this folder; in a wheel they are inside it."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if name in ("rlab.agents", "rlab.envs", "rlab.experiments"):
+            return PathFinder.find_spec(name, [str(_HERE.parent)])
+        return None
+
+
+if not (_HERE / "agents").is_dir():
+    sys.meta_path.append(_Bridge)
+
+if TYPE_CHECKING:
+    from rlab.api import load as load
+    from rlab.api import train as train
+else:
+
+    def __getattr__(name: str) -> Any:
+        # On demand, since rlab.api imports torch, which takes over a second.
+        if name not in ("train", "load"):
+            raise AttributeError(f"module 'rlab' has no attribute {name!r}")
+        from rlab import api
+
+        return getattr(api, name)

@@ -1,0 +1,119 @@
+"""The Python way: `run = rlab.train("dqn", "CartPole-v1", seeds=10)`, then `rlab.load(run.path)`."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlab.cli.progress import ProgressListener
+from rlab.cli.request import Request, request_from_keywords
+from rlab.cli.session import Session
+from rlab.envs import EnvSpec
+from rlab.errors import UsageError
+from rlab.evaluation.evaluate import Evaluation
+from rlab.networks.policy import MemberPolicy
+from rlab.runs.folder import RunFolder, fresh_run_path
+from rlab.runs.policies import load_policy
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on the disk and, where it was trained to its end, how good its final weights are."""
+
+    path: Path
+    evaluation: Evaluation | None
+
+    def policy(self, seed: int | None = None) -> MemberPolicy:
+        """The final policy of one training seed (None: the first)."""
+        return load(self.path, seed)
+
+    def report(self) -> str:
+        """What to tell people at the end of a run."""
+        saved = f"run: {self.path}   curves: tensorboard --logdir {self.path}"
+        if self.evaluation is not None:
+            return f"{self.evaluation.summary()}\n{saved}"
+        return f"{saved}\nnot judged: if it was stopped, go on with: rlab resume {self.path}"
+
+
+def train(
+    agent: str,
+    env: str,
+    *,
+    env_kwargs: Mapping[str, Any] | None = None,
+    wrappers: Sequence[str] = (),
+    out: str | Path | None = None,
+    experiment: str | None = None,
+    progress: bool = False,
+    **settings: Any,
+) -> Run:
+    """Train a population and judge it.
+
+    Args:
+        agent: a registered name, or `their.module:Class`.
+        env: a Gymnasium id.
+        env_kwargs: keywords of the env.
+        wrappers: names from `rlab.envs.WRAPPERS`, or `their.module:Wrapper`, innermost first.
+        out: the run folder; None makes a fresh one under `runs/`.
+        experiment: the name or file of the tuned settings to start from; None takes the one for this agent and env if
+            there is one, `"none"` the plain defaults.
+        progress: show a bar, as the command line does.
+        settings: fields of `RunConfig` (`seeds=10`, `env_steps=50_000`) and of the agent's config (`gamma=0.9`).
+
+    Raises:
+        UsageError: anything in the request that cannot be.
+        RlabError: the run failed; what was saved stays.
+    """
+    spec = EnvSpec.parse(env, (), wrappers)
+    spec = EnvSpec(spec.env_id, dict(env_kwargs or {}), spec.wrappers)
+    return start(request_from_keywords(agent, spec, experiment, settings), out, progress)
+
+
+def load(path: str | Path, seed: int | None = None, trust: bool = False) -> MemberPolicy:
+    """The policy of one member of a run or policy folder, as plain `torch.nn` modules on the CPU.
+
+    `policy(obs)` takes `[*obs]` or `[B, *obs]` as NumPy or torch and gives actions that `env.step` accepts.
+
+    Args:
+        seed: the training seed of the member; None takes the first.
+        trust: allow layers written by others, which run their code.
+
+    Raises:
+        RlabError: the folder is missing, broken or not ours.
+        UsageError: no member has that training seed.
+    """
+    return load_policy(path, trust).policy.member(seed)
+
+
+def start(request: Request, out: str | Path | None, progress: bool) -> Run:
+    """Make the run folder and train; nothing is on the disk before everything else is known to fit."""
+    session = Session(request)
+    if progress:
+        print(session.describe())
+    path = Path(out) if out is not None else fresh_run_path(request.agent, request.env.env_id)
+    try:
+        folder = RunFolder.create(path, request.to_json())
+    except UsageError:
+        session.env.close()
+        raise
+    return _carry_out(session, folder, progress)
+
+
+def resume(path: str | Path, progress: bool = False) -> Run:
+    """Go on with an interrupted run from its last save.
+
+    Raises:
+        RlabError: the folder is broken.
+        UsageError: the run is finished already.
+    """
+    folder = RunFolder.open(path)
+    if (folder.path / "result.json").is_file():
+        raise UsageError(f"{path} is finished; rlab eval {path} judges it.")
+    return _carry_out(Session(Request.from_json(folder.config, str(folder.path / "config.json"))), folder, progress)
+
+
+def _carry_out(session: Session, folder: RunFolder, progress: bool) -> Run:
+    bar = ProgressListener(session.request.run.env_steps) if progress else None
+    with bar if bar is not None else nullcontext():
+        evaluation = session.train(folder, [bar] if bar is not None else [])
+    return Run(folder.path, evaluation)

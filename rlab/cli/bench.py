@@ -1,0 +1,116 @@
+"""`rlab bench FILE...`: run experiment files, record what came out beside them, and hold them to their claims."""
+
+import json
+import os
+import platform
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from rlab.cli.experiment_files import Claim, Experiment, read_experiment
+from rlab.cli.flags import parse
+from rlab.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """Which experiments to run."""
+
+    files: tyro.conf.Positional[tuple[str, ...]]  # experiment files
+    seeds: int | None = None  # fewer or more than the file says; the result is then not recorded
+    json: bool = False  # one JSON object on standard output
+
+
+def run(argv: list[str]) -> int:
+    """Run each file; 1 where a claim fails."""
+    (options,) = parse(argv, (BenchOptions,), prog="rlab bench")
+    if not options.files:
+        raise UsageError("bench needs one experiment file or more; `rlab list experiments` names those that come with rlab.")
+    experiments = [read_experiment(Path(file)) for file in options.files]
+    results = []
+    for experiment in experiments:
+        result = run_experiment(experiment, options.seeds or experiment.seeds, quiet=options.json)
+        if options.seeds is None:
+            _record(experiment.result_path, result)
+        results.append(result)
+        if not options.json:
+            print("\n".join(_verdicts(result)))
+    if options.json:
+        print(json.dumps({"format": 1, "results": results}))
+    return 0 if all(claim["holds"] for result in results for claim in result["claims"]) else 1
+
+
+def run_experiment(experiment: Experiment, seeds: int, quiet: bool = False) -> dict[str, Any]:
+    """Train with the file's settings over `seeds` training seeds and judge the final weights; the result as JSON."""
+    from rlab import api
+    from rlab.cli.request import request_from_keywords
+    from rlab.envs import EnvSpec
+
+    spec = EnvSpec.parse(experiment.env, experiment.env_kwargs, experiment.wrapper)
+    keywords = {"seed": experiment.seed, "seeds": seeds, "final_eval_episodes": experiment.episodes}
+    request = request_from_keywords(experiment.agent, spec, str(experiment.path), keywords)
+    began = time.perf_counter()
+    done = api.start(request, None, progress=not quiet)
+    seconds = time.perf_counter() - began
+    if done.evaluation is None:
+        raise UsageError(f"{experiment.path} was interrupted; nothing was recorded. Its run: {done.path}")
+    report = done.evaluation.to_json("policy", experiment.agent, experiment.env)
+    return {
+        "format": 1,
+        "experiment": experiment.name,
+        "command": f"rlab bench experiments/{experiment.path.name}",
+        "claims": [_held(claim, report) for claim in experiment.claims],
+        "wall_seconds": round(seconds, 1),
+        "hardware": _hardware(),
+        "config": {key: value for key, value in request.to_json().items() if key not in ("command", "origins")},
+        "evaluation": report,
+    }
+
+
+def _held(claim: Claim, report: dict[str, Any]) -> dict[str, Any]:
+    """A claim with the number that was found and whether it holds."""
+    means = [member["return_mean"] for member in report["per_seed"]]
+    found: float
+    if claim.measure == "iqm":
+        found = report["iqm"]
+    elif claim.measure == "lowest_seed":
+        found = min(means)
+    else:
+        assert claim.threshold is not None
+        found = sum(mean >= claim.threshold for mean in means)
+    return {**asdict(claim), "found": found, "of_seeds": len(means), "holds": found >= claim.at_least}
+
+
+def _verdicts(result: dict[str, Any]) -> list[str]:
+    lines = []
+    for claim in result["claims"]:
+        what = claim["measure"] if claim["threshold"] is None else f"{claim['measure']} {claim['threshold']:g}"
+        verdict = "holds" if claim["holds"] else "FAILS"
+        lines.append(
+            f"{result['experiment']}: {what} is {claim['found']:g}, claimed at least {claim['at_least']:g}: {verdict} "
+            f"({claim['of_seeds']} seeds, {result['wall_seconds']:.0f} s)"
+        )
+    return lines
+
+
+def _record(path: Path, result: dict[str, Any]) -> None:
+    from rlab.runs import files
+
+    files.write_json(path, result)
+
+
+def _hardware() -> dict[str, Any]:
+    """What the wall time was measured on."""
+    import torch
+
+    model = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo") as lines:
+            model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    except OSError:
+        pass
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": model, "cores": os.cpu_count(), "gpu": gpu}

@@ -1,0 +1,129 @@
+"""Experiment files: tuned settings and budget for one agent in one env, with the claim they are held to."""
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import rlab.experiments
+from rlab.errors import RlabError, UsageError, unknown
+
+_KEYS = {"format", "about", "agent", "env", "env_kwargs", "wrapper", "run", "settings", "bench", "claim"}
+MEASURES = ("iqm", "seeds_at_or_above", "lowest_seed")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One promise about the final evaluation of an experiment.
+
+    `iqm`: the IQM over seeds; `lowest_seed`: the mean return of the worst seed; `seeds_at_or_above`: how many seeds
+    have a mean return of `threshold` or more. Each holds when it is `at_least` the given number.
+    """
+
+    measure: str
+    at_least: float
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.measure not in MEASURES:
+            raise unknown("measure of a claim", self.measure, MEASURES)
+        if (self.threshold is None) == (self.measure == "seeds_at_or_above"):
+            raise UsageError("a claim has a threshold exactly when its measure is seeds_at_or_above.")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What one file says. `seed`, `seeds`, `episodes` and `first_episode_seed` belong to `rlab bench`."""
+
+    path: Path
+    agent: str
+    env: str
+    env_kwargs: tuple[str, ...] = ()
+    wrapper: tuple[str, ...] = ()
+    about: str = ""
+    run: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    seeds: int = 20
+    episodes: int = 100
+    first_episode_seed: int = 100_000
+    claims: tuple[Claim, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def result_path(self) -> Path:
+        """Where the recorded result stands: beside the file."""
+        return self.path.with_suffix(".result.json")
+
+
+def shipped_folder() -> Path:
+    """The folder of the experiment files that come with rlab."""
+    return Path(str(rlab.experiments.__file__)).parent
+
+
+def list_experiments() -> list[Experiment]:
+    """Every experiment file that comes with rlab, by name."""
+    return [read_experiment(path) for path in sorted(shipped_folder().glob("*.toml"))]
+
+
+def find_experiment(agent: str, env: str, chosen: str | None) -> Experiment | None:
+    """The experiment that tunes a run: the one chosen by name or file, else the one named `AGENT-ENV`, else None.
+
+    `none` as the choice asks for the agent's plain defaults.
+
+    Raises:
+        UsageError: the chosen one does not exist, or is about another agent.
+    """
+    if chosen == "none":
+        return None
+    if chosen is None:
+        path = shipped_folder() / f"{agent}-{env}.toml".replace("/", "-")
+        return read_experiment(path) if path.is_file() else None
+    path = Path(chosen)
+    if path.suffix != ".toml":
+        path = shipped_folder() / f"{chosen}.toml"
+        if not path.is_file():
+            raise unknown("experiment", chosen, [p.stem for p in shipped_folder().glob("*.toml")])
+    experiment = read_experiment(path)
+    if experiment.agent != agent:
+        raise UsageError(f"experiment {experiment.name} tunes {experiment.agent}, not {agent}.")
+    return experiment
+
+
+def read_experiment(path: Path) -> Experiment:
+    """Read and check one file; settings are checked where they are merged.
+
+    Raises:
+        UsageError: it is missing, is no TOML, or has keys that no experiment has.
+    """
+    try:
+        data = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no experiment file {path}.") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path} is no readable TOML file: {error}") from error
+    if data.get("format") != 1:
+        raise RlabError(f"{path} has format {data.get('format')!r}; this rlab reads format 1.")
+    for key in data.keys() - _KEYS:
+        raise unknown(f"key in {path}", key, _KEYS)
+    bench = data.get("bench", {})
+    for key in bench.keys() - {"seed", "seeds", "episodes", "first_episode_seed"}:
+        raise unknown(f"key in [bench] of {path}", key, ("seed", "seeds", "episodes", "first_episode_seed"))
+    try:
+        return Experiment(
+            path=path,
+            agent=data["agent"],
+            env=data["env"],
+            env_kwargs=tuple(data.get("env_kwargs", ())),
+            wrapper=tuple(data.get("wrapper", ())),
+            about=data.get("about", ""),
+            run=data.get("run", {}),
+            settings=data.get("settings", {}),
+            claims=tuple(Claim(**claim) for claim in data.get("claim", ())),
+            **bench,
+        )
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{path} is no experiment file: {error}. Each needs agent and env.") from error

@@ -1,0 +1,304 @@
+"""Dataclasses to flags: tyro reads them and writes the help; what is wrong with them is said here, in one line.
+
+A setting is an `int`, a `float`, a `bool`, a `str`, a `Literal`, a tuple of these, or one of these `| None`: what JSON
+and TOML can carry. tyro's own complaints are boxed panels of many lines, so the words are looked through before tyro
+sees them.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import itertools
+import numbers
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar, Union
+
+import tyro
+
+from rlab.errors import RlabError, UsageError
+
+T = TypeVar("T")
+HELP = frozenset({"-h", "--help"})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Setting:
+    """One field of a schema, as the command line sees it."""
+
+    name: str
+    hint: Any  # its type, without the marks that tyro reads
+    owner: str
+    required: bool
+    positional: bool
+
+    @property
+    def flag(self) -> str:
+        return self.name.upper() if self.positional else "--" + self.name.replace("_", "-")
+
+
+def parse(
+    argv: Sequence[str], schemas: Sequence[Any], *, prog: str, description: str = "", subject: str = ""
+) -> tuple[Any, ...]:
+    """One filled instance per schema. `--help` prints the help and leaves with `SystemExit(0)`.
+
+    Args:
+        argv: the words after the verb.
+        schemas: dataclasses with different field names; an instance gives the defaults, a class has its own. A field
+            annotated `tyro.conf.Positional[...]` is written without its name.
+        prog: how the command starts, for the help: `rlab train dqn`.
+        subject: whose settings these are, for messages: `unknown setting --gama for dqn`.
+
+    Raises:
+        UsageError: a flag that no schema has, a value that is missing or of a wrong type, a word too many.
+        RlabError: two schemas share a field name, or a field's type is none of those above.
+    """
+    settings = _settings(schemas)
+    if not HELP & set(argv):
+        _check(_values(argv, settings, prog, subject), settings)
+    parts = dataclasses.make_dataclass("Settings", [_part(i, schema) for i, schema in enumerate(schemas)], kw_only=True)
+    panel = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(panel):
+            filled: Any = tyro.cli(
+                parts, args=list(argv), prog=prog, description=description, config=(tyro.conf.OmitArgPrefixes,)
+            )
+    except SystemExit as leaving:
+        if not leaving.code:
+            raise
+        raise UsageError(_said(panel.getvalue())) from None
+    return tuple(getattr(filled, field.name) for field in dataclasses.fields(parts))
+
+
+def given(argv: Sequence[str], schemas: Sequence[Any]) -> frozenset[str]:
+    """The names of the fields that the command line sets, whatever it sets them to."""
+    return frozenset(_values(argv, _settings(schemas), "rlab", ""))
+
+
+def merge(defaults: T, overrides: Mapping[str, Any], where: str) -> T:
+    """`defaults`, a dataclass, with the settings of a file or a call put over it.
+
+    An `int` serves as a float, a list as a tuple, and `"None"` (TOML has no null) as None where the field allows it.
+
+    Args:
+        where: what the settings were read from, for messages: `experiments/dqn.toml`.
+
+    Raises:
+        UsageError: a name that the dataclass lacks (with the near miss) or a value of a wrong type.
+    """
+    settings = _settings([defaults])
+    values = {}
+    for name, value in overrides.items():
+        if name not in settings:
+            near = difflib.get_close_matches(name, settings, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(sorted(settings))}."
+            raise UsageError(f"{where}: unknown setting {name}. {hint}")
+        hint = settings[name].hint
+        try:
+            values[name] = _fitted(value, hint)
+        except TypeError:
+            raise UsageError(f"{where}: {name} = {value!r} is not {_wanted(hint)}") from None
+    try:
+        return dataclasses.replace(defaults, **values)  # type: ignore[type-var]
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from None
+
+
+def _settings(schemas: Sequence[Any]) -> dict[str, _Setting]:
+    found: dict[str, _Setting] = {}
+    for schema in schemas:
+        kind = schema if isinstance(schema, type) else type(schema)
+        hints = typing.get_type_hints(kind, include_extras=True)
+        for field in dataclasses.fields(kind):
+            if field.name in found:
+                raise RlabError(
+                    f"{kind.__qualname__} and {found[field.name].owner} both have a setting {field.name}; "
+                    "flags carry no prefix, so one of them needs another name"
+                )
+            hint, *marks = _parts(hints[field.name])
+            _wanted(hint)  # refuses a type that settings cannot have
+            required = isinstance(schema, type) and _has_no_default(field)
+            positional = tyro.conf.Positional in marks
+            found[field.name] = _Setting(field.name, hint, kind.__qualname__, required, positional)
+    return found
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:
+    """A type, followed by the marks that `Annotated` put on it."""
+    return typing.get_args(hint) if typing.get_origin(hint) is typing.Annotated else (hint,)
+
+
+def _has_no_default(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _part(index: int, schema: Any) -> Any:
+    """One schema as a field of the dataclass that tyro sees; its name is the title of a panel in the help."""
+    kind = schema if isinstance(schema, type) else type(schema)
+    title = kind.__name__.removesuffix("Config").lower() or "agent"
+    name = f"{title}_{index}" if index else title
+    if schema is kind:
+        return name, kind
+    return name, kind, dataclasses.field(default=schema)
+
+
+def _values(
+    argv: Sequence[str], settings: Mapping[str, _Setting], prog: str, subject: str
+) -> dict[str, list[str]]:
+    """The words given to each setting that the command line names."""
+    values: dict[str, list[str]] = {}
+    waiting = [setting for setting in settings.values() if setting.positional]
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        if word in HELP:
+            continue
+        if _is_flag(word):
+            setting = _setting_of(word, settings, prog, subject)
+            values[setting.name] = _take(word, words, setting)
+        elif waiting:
+            values[waiting.pop(0).name] = [word]
+        else:
+            raise UsageError(f"one word too many: {word!r}. Settings are written --name value")
+    return values
+
+
+def _is_flag(word: str) -> bool:
+    if not word.startswith("-"):
+        return False
+    try:
+        float(word)
+    except ValueError:
+        return True
+    return False  # a negative number is a value
+
+
+def _setting_of(word: str, settings: Mapping[str, _Setting], prog: str, subject: str) -> _Setting:
+    flag = word.partition("=")[0]
+    name = flag.lstrip("-").replace("-", "_")
+    positive = settings.get(name.removeprefix("no_"))
+    setting = settings.get(name) or (positive if positive and positive.hint is bool else None)
+    if flag.startswith("--") and setting and not setting.positional:
+        return setting
+    flags = {s.name: s.flag for s in settings.values() if not s.positional}
+    near = difflib.get_close_matches(name, flags, n=1)
+    hint = f"Did you mean {flags[near[0]]}?" if near else f"{prog} --help lists the settings."
+    raise UsageError(f"unknown setting {flag}{f' for {subject}' if subject else ''}. {hint}")
+
+
+def _take(word: str, words: list[str], setting: _Setting) -> list[str]:
+    """Take the values of the flag `word` from the front of `words`."""
+    _, equals, value = word.partition("=")
+    if setting.hint is bool:
+        if equals or (words and words[0].lower() in ("true", "false", "yes", "no", "on", "off", "0", "1")):
+            raise UsageError(f"{setting.flag} takes no value: write {setting.flag} or --no-{setting.flag[2:]}")
+        return [str(word.lstrip("-").replace("-", "_") == setting.name)]
+    least, most = _word_count(setting.hint)
+    taken = [value] if equals else []
+    while not equals and words and not _is_flag(words[0]) and (most is None or len(taken) < most):
+        taken.append(words.pop(0))
+    if len(taken) < least and taken != ["None"]:
+        raise UsageError(f"{setting.flag}: a value is missing; give {_wanted(setting.hint)}")
+    return taken
+
+
+def _word_count(hint: Any) -> tuple[int, int | None]:
+    """The least and the most words that a value of this type is written with; None: any number."""
+    members, origin = typing.get_args(hint), typing.get_origin(hint)
+    if origin is tuple:
+        return (0, None) if members[-1] is Ellipsis else (len(members), len(members))
+    if origin in (Union, types.UnionType):
+        counts = [_word_count(member) for member in members if member is not types.NoneType]
+        mosts = [most for _, most in counts if most is not None]
+        return min(least for least, _ in counts), max(mosts) if len(mosts) == len(counts) else None
+    return 1, 1
+
+
+def _check(values: Mapping[str, list[str]], settings: Mapping[str, _Setting]) -> None:
+    for name, words in values.items():
+        setting = settings[name]
+        if not _reads(words, setting.hint):
+            raise UsageError(f"{' '.join([setting.flag, *words])}: not {_wanted(setting.hint)}")
+    for name, setting in settings.items():
+        if setting.required and name not in values:
+            raise UsageError(f"{setting.flag} is missing; give {_wanted(setting.hint)}")
+
+
+def _reads(words: Sequence[str], hint: Any) -> bool:
+    """True when the words can be read as a value of this type."""
+    members, origin = typing.get_args(hint), typing.get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return any(_reads(words, member) for member in members)
+    if origin is tuple:
+        inner = members[:1] * len(words) if members[-1] is Ellipsis else members
+        return len(inner) == len(words) and all(_reads([w], m) for w, m in zip(words, inner, strict=True))
+    if len(words) != 1:
+        return False
+    if origin is Literal or hint in (bool, types.NoneType):
+        return words[0] in map(str, members or _SPELLINGS[hint])
+    try:
+        hint(words[0])
+    except ValueError:
+        return False
+    return True
+
+
+_SPELLINGS: dict[type, tuple[Any, ...]] = {bool: (True, False), types.NoneType: (None,)}
+
+
+def _fitted(value: Any, hint: Any) -> Any:
+    """`value`, out of TOML or a call, as a value of this type; `TypeError` where it is none."""
+    members, origin = typing.get_args(hint), typing.get_origin(hint)
+    if origin in (Union, types.UnionType):
+        for member in members:
+            with contextlib.suppress(TypeError):
+                return _fitted(value, member)
+    elif origin is tuple and isinstance(value, (list, tuple)):
+        inner = members[:1] * len(value) if members[-1] is Ellipsis else members
+        if len(inner) == len(value):
+            return tuple(_fitted(v, m) for v, m in zip(value, inner, strict=True))
+    elif origin is Literal:
+        if any(value == member and type(value) is type(member) for member in members):
+            return value
+    elif hint is types.NoneType:
+        if value is None or value == "None":
+            return None
+    elif hint in (bool, str):
+        if isinstance(value, hint):
+            return value
+    elif not isinstance(value, bool) and isinstance(value, numbers.Integral if hint is int else numbers.Real):
+        return hint(value)
+    raise TypeError
+
+
+def _wanted(hint: Any) -> str:
+    """A type in words: `a number (float)`, `one of auto, cpu, cuda`."""
+    members, origin = typing.get_args(hint), typing.get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_wanted(member) for member in members)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, members))}"
+    if origin is tuple:
+        if members[-1] is Ellipsis:
+            return f"a list of values, each {_wanted(members[0])}"
+        return f"{len(members)} values: {', '.join(_wanted(member) for member in members)}"
+    words = {
+        int: "a whole number (int)",
+        float: "a number (float)",
+        bool: "true or false",
+        str: "a text",
+        types.NoneType: "None",
+    }
+    if hint not in words:
+        raise RlabError(f"a setting cannot have the type {hint}; it can be {', '.join(words.values())}, or a list")
+    return words[hint]
+
+
+def _said(panel: str) -> str:
+    """What a panel of tyro says above its first rule, without the frame."""
+    lines = (line.strip("│ ") for line in panel.splitlines() if line.startswith("│"))
+    said = " ".join(itertools.takewhile(lambda line: set(line) != {"─"}, lines))
+    return re.sub(r"^Error parsing \S+: ", "", said) or "tyro refused the command line"

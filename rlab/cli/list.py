@@ -1,0 +1,80 @@
+"""`rlab list agents|envs|experiments|runs`: what there is."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import tyro
+
+from rlab.cli.flags import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions:
+    """What to list."""
+
+    what: tyro.conf.Positional[Literal["agents", "envs", "experiments", "runs"]]  # what to list
+    root: str = "runs"  # where `list runs` looks
+    json: bool = False  # one JSON object on standard output
+
+
+def run(argv: list[str]) -> int:
+    """Parse, list."""
+    (options,) = parse(argv, (ListOptions,), prog="rlab list")
+    rows = LISTS[options.what](options.root)
+    if options.json:
+        print(json.dumps({"format": 1, options.what: rows}))
+        return 0
+    if not rows:
+        print(f"no {options.what} here")
+        return 0
+    columns = [key for key in rows[0] if any(row[key] is not None for row in rows)]
+    table = [columns, *([_cell(row[key]) for key in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
+    for line in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    return 0
+
+
+def _agents(root: str) -> list[dict[str, Any]]:
+    from rlab.agents import AGENTS, load_agent
+
+    return [{"agent": name, "what": (load_agent(name).__doc__ or "").partition("\n")[0]} for name in sorted(AGENTS)]
+
+
+def _envs(root: str) -> list[dict[str, Any]]:
+    from rlab.envs import list_envs
+
+    return [asdict(row) for row in list_envs()]
+
+
+def _experiments(root: str) -> list[dict[str, Any]]:
+    from rlab.cli.experiment_files import list_experiments
+
+    return [
+        {"experiment": e.name, "agent": e.agent, "env": e.env, "env_steps": e.run.get("env_steps"), "about": e.about}
+        for e in list_experiments()
+    ]
+
+
+def _runs(root: str) -> list[dict[str, Any]]:
+    from rlab.runs.listing import list_runs
+
+    return list_runs(root)
+
+
+LISTS: dict[str, Callable[[str], list[dict[str, Any]]]] = {
+    "agents": _agents,
+    "envs": _envs,
+    "experiments": _experiments,
+    "runs": _runs,
+}
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    if isinstance(value, list) and len(value) > 3:
+        return f"{value[0]}..{value[-1]}"
+    return "" if value is None else str(value)

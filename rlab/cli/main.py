@@ -1,0 +1,111 @@
+"""`rlab VERB`: finds the verb, and turns every error into one line and an exit code."""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import rlab
+from rlab.errors import RlabError, unknown
+
+
+class Verb(NamedTuple):
+    """Where a verb is written (`module:function`, imported when asked for) and what it does."""
+
+    target: str
+    summary: str
+
+
+VERBS = {
+    "train": Verb("rlab.cli.train:run", "train an agent in an environment: rlab train AGENT ENV"),
+    "eval": Verb("rlab.cli.eval:run", "judge a trained policy on seeds of its own"),
+    "play": Verb("rlab.cli.play:run", "watch a trained policy, in a window or as a film"),
+    "resume": Verb("rlab.cli.resume:run", "go on with a run from its last save"),
+    "list": Verb("rlab.cli.list:run", "list agents, envs, experiments or runs"),
+    "bench": Verb("rlab.cli.bench:run", "run experiment files and check their claims"),
+}
+
+EXAMPLES = ("rlab train dqn CartPole-v1 --seeds 10", "rlab list agents")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; the exit code is 0 when done, 1 when it failed and 2 when it was wrong.
+
+    `--debug`, anywhere, prints the traceback of an error too.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    try:
+        code = _dispatch([word for word in words if word != "--debug"])
+        sys.stdout.flush()  # here, so that a reader who left is met inside this try
+        return code
+    except SystemExit as leaving:  # tyro leaves this way once it has printed a verb's help
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except KeyboardInterrupt:
+        return _report("interrupted", 130, debug)  # 128 + SIGINT, as shells count
+    except RlabError as error:
+        return _report(str(error), error.exit_code, debug)
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_left():
+            return 141  # 128 + SIGPIPE
+        return _report(_internal(error), 1, debug)
+
+
+def usage() -> str:
+    """The text of `rlab --help`."""
+    verbs = "\n".join(f"  {name:<8} {verb.summary}" for name, verb in VERBS.items())
+    examples = "\n".join(f"  {example}" for example in EXAMPLES)
+    return (
+        f"usage: rlab VERB ...\n\n{rlab.__doc__}\n\nverbs:\n{verbs}\n\nexamples:\n{examples}\n\n"
+        "rlab VERB --help tells about one verb; --debug shows the traceback of an error; --version tells the version."
+    )
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words:
+        print(usage(), file=sys.stderr)
+        return 2
+    verb, *rest = words
+    if verb in ("--help", "-h"):
+        print(usage())
+        return 0
+    if verb == "--version":
+        print(f"rlab {rlab.__version__}")
+        return 0
+    if verb not in VERBS:
+        raise unknown("verb", verb, VERBS)
+    _see_current_folder()
+    module, _, function = VERBS[verb].target.partition(":")
+    return int(getattr(importlib.import_module(module), function)(rest))
+
+
+def _see_current_folder() -> None:
+    # `python -m rlab` finds modules of the current folder (an agent, an env); the installed `rlab` should too.
+    here = os.getcwd()
+    if not sys.flags.safe_path and here not in sys.path:
+        sys.path.append(here)
+
+
+def _report(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"rlab: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _internal(error: Exception) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"{type(error).__name__}: {error}".rstrip(": ")
+    return f"internal error: {what} ({frame.name}, line {frame.lineno}); run again with --debug for the traceback"
+
+
+def _reader_left() -> bool:
+    """True when standard output is the broken pipe (`rlab list envs | head`), and not that of a worker."""
+    try:
+        print(flush=True)  # something must be written for the pipe to be tried
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush at exit is quiet
+        return True
+    return False

@@ -1,0 +1,24 @@
+"""`rlab resume RUN`: go on from the last save."""
+
+from dataclasses import dataclass
+
+import tyro
+
+from rlab.cli.flags import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeOptions:
+    """Which run to go on with."""
+
+    run: tyro.conf.Positional[str]  # a run folder
+
+
+def run(argv: list[str]) -> int:
+    """Parse, resume, report."""
+    (options,) = parse(argv, (ResumeOptions,), prog="rlab resume")
+    from rlab import api
+
+    done = api.resume(options.run, progress=True)
+    print(done.report())
+    return 0

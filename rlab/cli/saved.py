@@ -1,0 +1,41 @@
+"""A saved policy with the env that it was trained in."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlab.envs import EnvSpec, make_episodes
+from rlab.errors import RlabError
+from rlab.experience.contract import EpisodeEnvs
+from rlab.networks.policy import Policy
+from rlab.runs.policies import load_policy
+
+
+@dataclass(frozen=True)
+class SavedPolicy:
+    """What a policy folder holds, with its env ready to be made."""
+
+    policy: Policy
+    agent: str
+    env: EnvSpec
+    folder: Path
+
+    def make_episodes(self, n: int) -> EpisodeEnvs:
+        """n envs for evaluation."""
+        return make_episodes(self.env, n)
+
+
+def open_policy(path: str, trust: bool) -> SavedPolicy:
+    """The stack of policies in a run or policy folder.
+
+    Raises:
+        RlabError: the folder is broken, or names code of others and `trust` is false.
+    """
+    loaded = load_policy(path, trust)
+    if "env" not in loaded.extra:
+        raise RlabError(f"{loaded.folder} does not say which env its policy is for.")
+    env = EnvSpec.from_json(loaded.extra["env"])
+    if env.foreign_modules and not trust:
+        raise RlabError(
+            f"{loaded.folder} names {', '.join(env.foreign_modules)}, which is code from outside rlab; add --trust if you trust it."
+        )
+    return SavedPolicy(loaded.policy, loaded.extra.get("agent", "unknown"), env, loaded.folder)

@@ -1,0 +1,202 @@
+"""Wires one run together: envs, agent, replay, loop, logs, checkpoints. Nothing else does."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from rlab.agents import load_agent
+from rlab.cli.request import Request
+from rlab.envs import make_episodes, make_vec
+from rlab.errors import RlabError, UsageError
+from rlab.evaluation.evaluate import Evaluation, evaluate
+from rlab.evaluation.stats import iqm, stratified_bootstrap
+from rlab.experience.collector import Collector
+from rlab.experience.replay import Replay
+from rlab.learning.best import BestPolicy
+from rlab.learning.contract import Listener
+from rlab.learning.loop import Periods, ReplayLoop
+from rlab.learning.runtime import choose_device, torch_settings
+from rlab.networks.policy import Policy
+from rlab.runs import files
+from rlab.runs.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from rlab.runs.folder import RunFolder
+from rlab.runs.logs import MetricsLog
+from rlab.runs.policies import save_policy
+
+# Three ranges of episode seeds that never meet: training envs draw from 2**30 up.
+FINAL_EPISODE_SEED = 100_000  # what `rlab eval` uses unless told otherwise
+TRAINING_EPISODE_SEED = 500_000  # chooses best/, so it must not be what the final number is measured on
+RESULT = "result.json"
+
+
+class Session:
+    """One run, built and ready; `train` does the work.
+
+    Raises:
+        UsageError: the agent does not suit the env, or the replay does not fit into memory. Nothing is on the disk yet.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        run = request.run
+        self.env = make_vec(request.env, run.training_seeds, run.num_envs, run.vector)
+        try:
+            agent_class: Any = load_agent(request.agent)
+            if agent_class.data != "replay":
+                raise UsageError(f"agent {request.agent} learns from {agent_class.data!r} data; this loop feeds 'replay'.")
+            device = choose_device(run.device)
+            self.agent = agent_class(
+                request.settings, self.env.obs_space, self.env.action_space, run.training_seeds, device
+            )
+            self.replay = Replay(run.seeds, run.num_envs, request.settings.replay_capacity, *self.agent.fields())
+        except BaseException:
+            self.env.close()
+            raise
+        self.best = BestPolicy(self.agent)
+
+    def describe(self) -> str:
+        """What is about to happen, for people."""
+        run, env = self.request.run, self.request.env
+        seeds = f"seed {run.seed}" if run.seeds == 1 else f"seeds {run.seed} to {run.seed + run.seeds - 1}"
+        gib = self.replay.nbytes / 2**20
+        return (
+            f"{self.request.agent} on {env.env_id}: {seeds}, {run.num_envs} envs each, {run.env_steps} env steps each, "
+            f"{self.agent.device}\nreplay: {self.replay.lane_rows * run.num_envs} transitions per seed, {gib:.1f} MiB in all\n"
+            f"{self.request.tuned()}"
+        )
+
+    def train(self, folder: RunFolder, listeners: Sequence[Listener] = ()) -> Evaluation | None:
+        """Train from the folder's checkpoint, or from the start, to the end of the budget; then judge the final weights.
+
+        Returns:
+            The final evaluation; None when the run was interrupted, which saves it, or asks for no final evaluation.
+
+        Raises:
+            RlabError: the env or the learning failed; the run stays as its last save left it.
+        """
+        run = self.request.run
+        with torch_settings(run.threads), stop_on_signal() as stop:
+            try:
+                state = self._restored(folder)
+                log = self._log(folder, 0 if state is None else state["loop"]["env_steps"])
+                loop = self._loop(stop.is_set, (self.best, log, _Saver(self, folder), *listeners))
+                if state is not None:
+                    loop.load_state(state["loop"])
+                    self.best.load_state(state["best"])
+                try:
+                    finished = loop.run()
+                    return self._judge(folder, log) if finished and run.final_eval_episodes else None
+                finally:
+                    log.close()
+            except RlabError as error:
+                raise type(error)(f"{error} {self._kept(folder)}") from error
+            finally:
+                self.env.close()
+
+    def evaluate(self, episodes: int, first_seed: int) -> Evaluation:
+        """Judge the present weights on envs and seeds of their own."""
+        return judge(self.agent.policy(), self.request, episodes, first_seed)
+
+    def _restored(self, folder: RunFolder) -> dict[str, Any] | None:
+        """The state of the last checkpoint, its rows already in the replay; None where nothing was saved."""
+        if not has_checkpoint(folder):
+            return None
+        state, chunks = load_checkpoint(folder)
+        self.replay.load(state["loop"]["replay"], (chunk.arrays() for chunk in chunks))
+        return state
+
+    def _log(self, folder: RunFolder, resume_at: int) -> MetricsLog:
+        request = self.request
+        log = MetricsLog(
+            folder.path, request.run.training_seeds, iqm=iqm, summarise=interval_over_members, resume_at=resume_at
+        )
+        log.on_start({**asdict(request.run), **asdict(request.settings)}, request.origins)
+        return log
+
+    def _loop(self, should_stop: Callable[[], bool], listeners: Sequence[Listener]) -> ReplayLoop:
+        run = self.request.run
+        self.loop = ReplayLoop(
+            self.agent,
+            Collector(self.env),
+            self.replay,
+            run.env_steps,
+            Periods(run.log_every, run.eval_every, run.checkpoint_every),
+            lambda: self.evaluate(run.eval_episodes, TRAINING_EPISODE_SEED),
+            listeners,
+            should_stop,
+        )
+        return self.loop
+
+    def _judge(self, folder: RunFolder, log: MetricsLog) -> Evaluation:
+        result = self.evaluate(self.request.run.final_eval_episodes, FINAL_EPISODE_SEED)
+        log.on_final_evaluation(self.loop.clock.env_steps, result.returns, result.lengths)
+        report = result.to_json("policy", self.request.agent, self.request.env.env_id)
+        files.write_json(folder.path / RESULT, report)
+        return result
+
+    def _kept(self, folder: RunFolder) -> str:
+        if has_checkpoint(folder):
+            return f"The run is kept up to its last save: rlab resume {folder.path}"
+        return "It had not been saved yet; --checkpoint-every saves sooner."
+
+
+class _Saver:
+    """Writes a checkpoint and the policies whenever the loop says so."""
+
+    def __init__(self, session: Session, folder: RunFolder) -> None:
+        self._session, self._folder = session, folder
+
+    def on_metrics(self, env_steps: int, metrics: Any) -> None:
+        """Nothing to save."""
+
+    def on_evaluation(self, env_steps: int, returns: np.ndarray, lengths: np.ndarray) -> None:
+        """Nothing to save: the best weights travel in the checkpoint until it is written."""
+
+    def on_save(self, env_steps: int) -> None:
+        """The checkpoint first: it is what a resumed run starts from."""
+        session = self._session
+        state = {"loop": session.loop.state(), "best": session.best.state()}
+        save_checkpoint(self._folder, state, session.replay.chunks())
+        facts = {"agent": session.request.agent, "env": session.request.env.to_json()}
+        save_policy(self._folder.policy, session.agent.policy(), {**facts, "env_steps": env_steps})
+        best = session.best.policy()
+        if best is not None:
+            save_policy(self._folder.best, best, {**facts, "best_at": session.best.env_steps.tolist()})
+
+
+def judge(policy: Policy, request: Request, episodes: int, first_seed: int) -> Evaluation:
+    """Play greedy episodes with every member of a policy."""
+    return evaluate(policy, lambda n: make_episodes(request.env, n), episodes, first_seed)
+
+
+def interval_over_members(values: np.ndarray) -> tuple[float, float, float]:
+    """IQM and its 95 % interval over members' mean returns `[S]`; one member has no interval (NaN)."""
+    if values.size < 2:
+        return float(values[0]), np.nan, np.nan
+    interval = stratified_bootstrap(values, reps=2_000)  # a curve is read by eye; reports use the full number
+    return interval.estimate, interval.low, interval.high
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """The first Ctrl+C or SIGTERM asks the loop to save and stop; a second Ctrl+C ends the process as always."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals can only be caught in the main thread
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,74 @@
+"""`rlab train AGENT ENV`: from nothing to a judged, saved policy."""
+
+import contextlib
+import json
+import sys
+from dataclasses import dataclass
+
+from rlab.cli.flags import given, parse
+from rlab.cli.request import Request, command_words, defaults_for
+from rlab.errors import UsageError
+
+USAGE = "rlab train AGENT ENV [settings]; for example: rlab train dqn CartPole-v1 --seeds 10"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What to train on, where to put it, and how to report."""
+
+    env_kwargs: tuple[str, ...] = ()  # key=value ..., keywords of the env
+    wrapper: tuple[str, ...] = ()  # NAME or NAME:key=value, innermost first
+    out: str | None = None  # the run folder; None: a fresh one under runs/
+    experiment: str | None = None  # NAME or FILE of tuned settings; none: the agent's plain defaults
+    json: bool = False  # the final evaluation as one JSON object on standard output
+
+
+def run(argv: list[str]) -> int:
+    """Parse, train, report."""
+    words, rest = _agent_and_env(argv)
+    agent, env_id = words
+    request, options = read_request(agent, env_id, rest)
+    from rlab import api  # torch takes its time: after every check of the words
+
+    report = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+        done = api.start(request, options.out, progress=True)
+        print(done.report())
+    if options.json and done.evaluation is not None:
+        print(json.dumps(done.evaluation.to_json(str(done.path), agent, env_id)), file=report)
+    return 0
+
+
+def read_request(agent: str, env_id: str, argv: list[str]) -> tuple[Request, TrainOptions]:
+    """The request and options that the words after AGENT and ENV ask for."""
+    from rlab.envs import EnvSpec
+
+    prog = f"rlab train {agent} {env_id}"
+    # The experiment decides the defaults of everything else, so it is looked for first.
+    start = defaults_for(agent, env_id, _experiment(argv))
+    schemas = (TrainOptions(), start.run, start.settings)
+    options, run_config, settings = parse(argv, schemas, prog=prog, subject=agent)
+    env_kwargs = (*(start.experiment.env_kwargs if start.experiment else ()), *options.env_kwargs)
+    wrappers = options.wrapper or (start.experiment.wrapper if start.experiment else ())
+    env = EnvSpec.parse(env_id, env_kwargs, wrappers, run_config.max_episode_steps)
+    origins = start.origins(given(argv, schemas))
+    return Request(agent, env, run_config, settings, origins, command_words()), options
+
+
+def _experiment(argv: list[str]) -> str | None:
+    for word, following in zip(argv, [*argv[1:], None], strict=True):
+        flag, equals, value = word.partition("=")
+        if flag == "--experiment":
+            return value if equals else following
+    return None
+
+
+def _agent_and_env(argv: list[str]) -> tuple[tuple[str, str], list[str]]:
+    words = argv[:2]
+    if words[:1] in (["--help"], ["-h"]):
+        print(f"usage: {USAGE}\n`rlab list agents` and `rlab list envs` name what there is; "
+              "`rlab train AGENT ENV --help` lists the settings of an agent.")
+        raise SystemExit(0)
+    if len(words) < 2 or any(word.startswith("-") for word in words):
+        raise UsageError(f"train needs an agent and an env first: {USAGE}")
+    return (words[0], words[1]), argv[2:]

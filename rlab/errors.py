@@ -1,0 +1,24 @@
+"""Errors that a user reads: one line that says what was wrong, what is allowed and the likeliest fix."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class RlabError(Exception):
+    """A run or a file failed; the command line prints the message and leaves with exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(RlabError):
+    """The request itself was wrong; the command line leaves with exit code 2."""
+
+    exit_code = 2
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
+    """`unknown("agent", "dqm", AGENTS)` names the near miss, or else everything that is known."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}."
+    return UsageError(f"unknown {what} {name!r}. {hint}")

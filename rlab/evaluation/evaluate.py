@@ -1,0 +1,218 @@
+"""Judge a population of policies: the same episodes for every member, greedy actions, seeds that training never sees.
+
+Episode k starts one env from seed `first_seed + k`, for every member and every policy: two evaluations with the same
+`first_seed` are paired, episode by episode.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+from rlab.errors import RlabError, UsageError
+from rlab.evaluation.stats import Interval, iqm, mean_interval, shown_digits, stratified_bootstrap
+from rlab.experience.contract import EpisodeEnvs
+from rlab.randomness import FIRST_TRAINING_ENV_SEED
+
+
+class PolicyStack(Protocol):
+    """One greedy policy per training seed, asked all at once."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The training seed of each member."""
+        ...
+
+    def __call__(self, obs: np.ndarray, /) -> np.ndarray:
+        """Actions `[S, B]` or `[S, B, *action]`, as `env.step` takes them, for observations `[S, B, *obs]`."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What every member of a population reached in every episode."""
+
+    seeds: tuple[int, ...]  # training seed of each member
+    first_seed: int  # of the episodes
+    returns: np.ndarray  # [S, E] float64, undiscounted sums of the env's own rewards
+    lengths: np.ndarray  # [S, E] int64, env steps
+
+    @property
+    def episodes(self) -> int:
+        """E, per member."""
+        return int(self.returns.shape[1])
+
+    @property
+    def env_steps(self) -> int:
+        """Env steps that the evaluation took, over all members."""
+        return int(self.lengths.sum())
+
+    @property
+    def per_seed_mean(self) -> np.ndarray:
+        """The mean return of each member, `[S]`."""
+        return self.returns.mean(axis=1)
+
+    @property
+    def iqm(self) -> float:
+        """Interquartile mean of the members' mean returns: with one member, its mean return."""
+        return iqm(self.per_seed_mean)
+
+    @property
+    def ci95(self) -> tuple[float, float] | None:
+        """What the IQM would be for other training seeds: 95 % interval; None with one seed, which cannot tell."""
+        return _ends(self._over_seeds)
+
+    @property
+    def episodes_ci95(self) -> tuple[float, float] | None:
+        """What these members' mean return would be on other episodes: 95 % interval; None with one episode.
+
+        All members share an episode's seed, so that whole episodes are resampled, members and all.
+        """
+        return _ends(self._over_episodes)
+
+    @cached_property
+    def _over_seeds(self) -> Interval | None:
+        return stratified_bootstrap(self.per_seed_mean) if len(self.seeds) > 1 else None
+
+    @cached_property
+    def _over_episodes(self) -> Interval | None:
+        return mean_interval(self.returns.mean(axis=0)) if self.episodes > 1 else None
+
+    def to_json(self, policy: str, agent: str, env_id: str) -> dict[str, Any]:
+        """The one object that `rlab eval --json` prints: plain numbers, `return_std` over episodes (divided by E)."""
+        return {
+            "policy": policy,
+            "agent": agent,
+            "env_id": env_id,
+            "episodes": self.episodes,
+            "env_steps": self.env_steps,
+            "per_seed": [
+                {
+                    "seed": seed,
+                    "return_mean": float(returns.mean()),
+                    "return_std": float(returns.std()),
+                    "return_min": float(returns.min()),
+                    "length_mean": float(lengths.mean()),
+                    "returns": returns.tolist(),
+                }
+                for seed, returns, lengths in zip(self.seeds, self.returns, self.lengths, strict=True)
+            ],
+            "iqm": self.iqm,
+            "ci95": list(self.ci95) if self.ci95 else None,
+            "episodes_ci95": list(self.episodes_ci95) if self.episodes_ci95 else None,
+        }
+
+    def summary(self) -> str:
+        """The result for people: a line per member, then what it says about other seeds and other episodes."""
+        digits = shown_digits(self.returns.min(), self.returns.max())
+        rows = [f"{'seed':>10} {'mean return':>12} {'std':>9} {'min':>9} {'mean length':>12}"]
+        for seed, returns, lengths in zip(self.seeds, self.returns, self.lengths, strict=True):
+            mean, std, least = (f"{value:.{digits}f}" for value in (returns.mean(), returns.std(), returns.min()))
+            rows.append(f"{seed:>10} {mean:>12} {std:>9} {least:>9} {lengths.mean():>12.1f}")
+        return "\n".join([*rows, *self._verdict()])
+
+    def _verdict(self) -> list[str]:
+        last_seed = self.first_seed + self.episodes - 1
+        count = f"{self.episodes} episodes each" if len(self.seeds) > 1 else f"{self.episodes} episodes"
+        what = f"{count}, episode seeds {self.first_seed} to {last_seed}"
+        if self._over_episodes is None:
+            lines = [f"one episode, seed {self.first_seed}: it shows nothing about other episodes"]
+        else:
+            lines = [f"{self._over_episodes} mean return, 95 % interval for other episodes ({what})"]
+        if self._over_seeds is None:
+            return [*lines, "One run shows nothing about other training seeds: train more, for example --seeds 10."]
+        return [*lines, f"{self._over_seeds} IQM of {len(self.seeds)} training seeds, 95 % interval"]
+
+
+def evaluate(
+    policy: PolicyStack,
+    make_envs: Callable[[int], EpisodeEnvs],
+    episodes: int,
+    first_seed: int,
+    max_envs: int = 512,
+) -> Evaluation:
+    """Play `episodes` whole episodes with every member of `policy`.
+
+    Episodes run in blocks, members x block envs side by side; the envs serve every block. The env needs a time limit
+    of its own: an episode is played until it terminates or is truncated.
+
+    Args:
+        policy: the stack; its greedy actions are what counts.
+        make_envs: makes n envs that do not reset themselves; they are closed at the end.
+        episodes: per member, 1 or more.
+        first_seed: seed of the first episode; all of them stay below `FIRST_TRAINING_ENV_SEED`.
+        max_envs: most envs at once; one per member is the least.
+
+    Raises:
+        UsageError: no episodes, or episode seeds that training envs may have used.
+        RlabError: a return is not finite; the message names member and episode.
+    """
+    _check_seeds(episodes, first_seed)
+    members = len(policy.seeds)
+    blocks = math.ceil(episodes / max(1, max_envs // members))
+    width = math.ceil(episodes / blocks)  # of equal blocks, so that few envs idle in the last one
+    returns = np.zeros((members, episodes), dtype=np.float64)
+    lengths = np.zeros((members, episodes), dtype=np.int64)
+    envs = make_envs(members * width)
+    try:
+        for start in range(0, episodes, width):
+            block = slice(start, min(start + width, episodes))
+            returns[:, block], lengths[:, block] = _play_block(policy, envs, width, first_seed, block)
+            _check_finite(returns[:, block], policy.seeds, first_seed + start)
+    finally:
+        envs.close()
+    return Evaluation(tuple(policy.seeds), first_seed, returns, lengths)
+
+
+def _play_block(
+    policy: PolicyStack, envs: EpisodeEnvs, width: int, first_seed: int, block: slice
+) -> tuple[np.ndarray, np.ndarray]:
+    """One episode in each of `members x width` envs; returns and lengths `[S, episodes of the block]`."""
+    members, episodes = len(policy.seeds), block.stop - block.start
+    # The last block may be narrower than the envs: what is left over repeats a seed and is never stepped.
+    column_seeds = first_seed + np.minimum(np.arange(block.start, block.start + width), block.stop - 1)
+    active = np.tile(np.arange(width) < episodes, (members, 1))  # [S, B]
+    returns, lengths = np.zeros((members, width), dtype=np.float64), np.zeros((members, width), dtype=np.int64)
+    obs = envs.reset(np.tile(column_seeds, members).tolist())  # [S * B, *obs]
+    while active.any():
+        action = _act(policy, obs.reshape(members, width, *obs.shape[1:]), np.any(active, axis=0))
+        obs, reward, terminated, truncated = envs.step(action.reshape(-1, *action.shape[2:]), active.ravel())
+        # A finished row's reward is 0 by contract; where() keeps the sum right even so.
+        returns += np.where(active, reward.reshape(members, width), 0.0)
+        lengths += active
+        active &= ~(terminated | truncated).reshape(members, width)
+    return returns[:, :episodes], lengths[:, :episodes]
+
+
+def _act(policy: PolicyStack, obs: np.ndarray, live: np.ndarray) -> np.ndarray:
+    """Actions `[S, B, ...]` for observations `[S, B, *obs]`, asking nothing for columns `[B]` that are over."""
+    chosen = np.asarray(policy(obs[:, live]))
+    if chosen.shape[:2] != (len(obs), live.sum()):
+        raise ValueError(f"the policy answered actions {chosen.shape} to observations {obs[:, live].shape}")
+    # A column that is over repeats its neighbour's action: never stepped, yet always one that the env would accept.
+    return chosen[:, np.maximum(live.cumsum() - 1, 0)]
+
+
+def _check_seeds(episodes: int, first_seed: int) -> None:
+    if episodes < 1:
+        raise UsageError(f"an evaluation needs one episode or more, not {episodes}")
+    if first_seed < 0 or first_seed + episodes > FIRST_TRAINING_ENV_SEED:
+        raise UsageError(
+            f"episode seeds must lie between 0 and {FIRST_TRAINING_ENV_SEED - 1}, since training envs use those from "
+            f"{FIRST_TRAINING_ENV_SEED} up; {episodes} episodes from seed {first_seed} do not"
+        )
+
+
+def _check_finite(returns: np.ndarray, seeds: tuple[int, ...], first_seed: int) -> None:
+    for member, column in np.argwhere(~np.isfinite(returns))[:1]:
+        raise RlabError(
+            f"the return of training seed {seeds[member]} in the episode of seed {first_seed + column} is "
+            f"{returns[member, column]}: the env gave a reward that is not finite"
+        )
+
+
+def _ends(interval: Interval | None) -> tuple[float, float] | None:
+    return None if interval is None else (interval.low, interval.high)

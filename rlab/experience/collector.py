@@ -1,0 +1,68 @@
+"""Steps the envs with an agent's actions and keeps the books of every episode."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rlab.experience.contract import Step, VectorEnv
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One finished episode: which member played it, its undiscounted return and its length in transitions."""
+
+    member: int
+    episode_return: float
+    length: int
+
+
+class Collector:
+    """Holds the observation to act on next and, per sub-env, the return and length of the episode under way."""
+
+    def __init__(self, env: VectorEnv) -> None:
+        self.env = env
+        lanes = (len(env.seeds), env.num_envs)
+        self.obs = np.zeros(0)
+        self.transitions = np.zeros(lanes[0], np.int64)  # per member; reset rows are none
+        self.episodes = np.zeros(lanes[0], np.int64)
+        self._returns = np.zeros(lanes, np.float64)
+        self._lengths = np.zeros(lanes, np.int64)
+
+    def start(self) -> None:
+        """Begin fresh episodes in every env."""
+        self.obs = self.env.reset()
+        self._returns[:] = 0.0
+        self._lengths[:] = 0
+
+    def collect(self, act: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray, Step, list[Episode]]:
+        """One vector step: the observation `[S, N, *obs]`, the action, what it led to, and the episodes that ended."""
+        obs = self.obs
+        action = act(obs)
+        step = self.env.step(action)
+        self.obs = step.obs
+        self._returns += step.reward * step.valid
+        self._lengths += step.valid
+        self.transitions += step.valid.sum(axis=1)
+        ended = step.valid & (step.terminated | step.truncated)
+        return obs, action, step, self._close(ended) if ended.any() else []
+
+    def _close(self, ended: np.ndarray) -> list[Episode]:
+        finished = [
+            Episode(int(member), float(self._returns[member, env]), int(self._lengths[member, env]))
+            for member, env in np.argwhere(ended)
+        ]
+        self.episodes += ended.sum(axis=1)
+        self._returns[ended] = 0.0
+        self._lengths[ended] = 0
+        return finished
+
+    def state(self) -> dict[str, Any]:
+        """The counters and the env's own state; episodes under way are not kept, a resumed run begins fresh ones."""
+        return {"transitions": self.transitions.copy(), "episodes": self.episodes.copy(), "env": self.env.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.transitions[:] = state["transitions"]
+        self.episodes[:] = state["episodes"]
+        self.env.load_state(state["env"])

@@ -1,0 +1,69 @@
+"""What the rest of rlab may expect of environments. `envs/` fulfils these contracts; nothing here knows Gymnasium."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from rlab.networks.spaces import Space
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one vector step led to, for every member and env.
+
+    `next_obs` is the true successor of the action. `obs` is what to act on next: it differs from `next_obs` only in
+    rows that were reset at once. `truncated` is false where `terminated` is true: an ending outranks a time limit.
+    """
+
+    obs: np.ndarray  # [S, N, *obs]
+    next_obs: np.ndarray  # [S, N, *obs]
+    reward: np.ndarray  # [S, N] float64
+    terminated: np.ndarray  # [S, N] bool
+    truncated: np.ndarray  # [S, N] bool
+    valid: np.ndarray  # [S, N] bool; false for a reset row: it costs a step but is no transition
+
+
+class VectorEnv(Protocol):
+    """S x N training envs that reset themselves, each sub-env on its own random stream."""
+
+    obs_space: Space
+    action_space: Space
+    seeds: tuple[int, ...]  # one training seed per member
+    num_envs: int  # N, per member
+
+    def reset(self) -> np.ndarray:
+        """Start every env; observations `[S, N, *obs]`."""
+        ...
+
+    def step(self, action: np.ndarray) -> Step:
+        """Apply actions `[S, N]` (discrete) or `[S, N, *action]`."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Whatever a checkpoint should keep: nested dicts of arrays and plain JSON values."""
+        ...
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class EpisodeEnvs(Protocol):
+    """n envs for evaluation: one episode each, from a seed of its own, never reset by themselves."""
+
+    num_envs: int
+
+    def reset(self, seeds: Sequence[int]) -> np.ndarray:
+        """Start env i with `seeds[i]`; observations `[n, *obs]`."""
+        ...
+
+    def step(self, action: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Step the envs where `active [n]` is true: `obs [n, *obs]`, `reward [n]`, `terminated [n]`, `truncated [n]`.
+
+        A row that is not active is not stepped; its observation is the last one and its reward 0.
+        """
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,91 @@
+"""What a training loop expects of an agent, and what listeners may expect of a loop."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlab.experience.contract import Step
+from rlab.experience.replay import Field
+from rlab.networks.policy import Policy
+from rlab.networks.spaces import Space
+from rlab.types import Clock
+
+Batch = dict[str, Tensor]
+
+
+class ReplayConfig(Protocol):
+    """How often an agent that learns from replay does so."""
+
+    @property
+    def replay_capacity(self) -> int: ...  # transitions per member, summed over its envs
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def n_step(self) -> int: ...
+    @property
+    def learning_starts(self) -> int: ...  # env steps
+    @property
+    def learn_every(self) -> int: ...  # env steps
+    @property
+    def updates_per_learn(self) -> int: ...
+
+
+class Agent(Protocol):
+    """Arrays come in, actions and metrics go out. An agent never sees an env, a writer, a path or the loop."""
+
+    Config: ClassVar[type]
+    data: ClassVar[str]  # "replay", "rollout" or "dataset"
+    config: Any
+
+    def __init__(
+        self, config: Any, obs_space: Space, action_space: Space, seeds: Sequence[int], device: torch.device
+    ) -> None: ...
+
+    def fields(self) -> tuple[Field, Field]:
+        """How replay shall store an observation and an action."""
+        ...
+
+    def act(self, obs: np.ndarray, clock: Clock) -> np.ndarray:
+        """Actions `[S, N]` for observations `[S, N, *obs]`, exploring."""
+        ...
+
+    def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None:
+        """A vector step happened: `clock` is the time after it. Running statistics and target networks live on this."""
+        ...
+
+    def update(self, batch: Batch, clock: Clock) -> Mapping[str, Tensor]:
+        """One gradient step; metrics are `[S]` tensors, on the device."""
+        ...
+
+    def metrics(self, clock: Clock) -> Mapping[str, float]:
+        """What is the same for every member and changes with the clock, such as the exploration rate."""
+        ...
+
+    def policy(self) -> Policy:
+        """The greedy policy of all members; it shares its weights with the agent."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """All that training needs to go on: nested dicts of tensors and plain values."""
+        ...
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+class Listener(Protocol):
+    """Hears what a loop has to say. It must not change anything that training reads."""
+
+    def on_metrics(self, env_steps: int, metrics: Mapping[str, np.ndarray]) -> None:
+        """Values are `[S]`, NaN where a member has nothing to report, or 0-d for the whole population."""
+        ...
+
+    def on_evaluation(self, env_steps: int, returns: np.ndarray, lengths: np.ndarray) -> None:
+        """Returns and lengths `[S, E]` of greedy episodes."""
+        ...
+
+    def on_save(self, env_steps: int) -> None:
+        """Now is the time to write a checkpoint."""
+        ...

@@ -1,0 +1,39 @@
+"""NaN or Inf anywhere stops a run within one update, and the error names the tensor and the member."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from rlab.errors import RlabError
+from rlab.learning.contract import Agent, Batch
+
+
+def check_update(metrics: Mapping[str, Tensor], batch: Batch, agent: Agent, seeds: Sequence[int], updates: int) -> None:
+    """Raise where an update went wrong. The sum of a loss and a gradient norm is finite only where everything is.
+
+    Raises:
+        RlabError: naming the first tensor that is not finite, from the cause to the effect, and its member.
+    """
+    if math.isfinite(torch.stack(list(metrics.values())).sum().item()):
+        return
+    for name, tensor in _suspects(metrics, batch, agent):
+        broken = ~torch.isfinite(tensor).flatten(1).all(dim=1) if tensor.dim() > 1 else ~torch.isfinite(tensor)
+        if broken.any():
+            seed = seeds[int(broken.nonzero()[0])]
+            raise RlabError(
+                f"{name} of the member with seed {seed} is not finite at update {updates}; nothing was saved from it. "
+                "A lower --learning-rate, --max-grad-norm or --obs-scaling running often helps."
+            )
+
+
+def _suspects(metrics: Mapping[str, Tensor], batch: Batch, agent: Agent) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in batch.items():
+        if tensor.is_floating_point():
+            yield f"batch tensor {name!r}", tensor
+    # After the step every weight of a broken member is broken; the metrics tell whether loss or gradient came first.
+    for name, tensor in metrics.items():
+        yield f"metric {name!r}", tensor
+    for name, tensor in agent.policy().state_dict().items():
+        yield f"parameter {name!r}", tensor

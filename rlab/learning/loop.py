@@ -1,0 +1,180 @@
+"""The training loop of agents that learn from replay: collect, store, learn, report, judge, save."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlab.errors import RlabError
+from rlab.experience.collector import Collector, Episode
+from rlab.experience.replay import Replay
+from rlab.learning.contract import Agent, Batch, Listener
+from rlab.learning.finite import check_update
+from rlab.randomness import stream
+from rlab.types import Clock, crossed
+
+# One gather serves many updates, but no more than this many bytes of batch at a time.
+SAMPLE_BYTES = 64 * 2**20
+
+
+class Judgement(Protocol):
+    """What the loop passes on of an evaluation."""
+
+    @property
+    def returns(self) -> np.ndarray: ...  # [S, E]
+    @property
+    def lengths(self) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Periods:
+    """How often the loop reports, judges and saves, in env steps."""
+
+    log_every: int
+    eval_every: int
+    checkpoint_every: int
+
+
+class ReplayLoop:
+    """Trains one population. `run` may be called again after `load_state`; it goes on to the end of the budget."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        collector: Collector,
+        replay: Replay,
+        env_steps: int,
+        periods: Periods,
+        evaluate: Callable[[], Judgement],
+        listeners: Sequence[Listener] = (),
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.agent, self.collector, self.replay = agent, collector, replay
+        self.periods, self.evaluate, self.listeners, self.should_stop = periods, evaluate, listeners, should_stop
+        self.clock = Clock(0, env_steps)
+        self.updates = 0
+        seeds = collector.env.seeds
+        self._streams = [stream(seed, "replay") for seed in seeds]
+        self._learned: list[Mapping[str, Tensor]] = []
+        self._finished: list[Episode] = []
+        self._logged_at = (0, time.perf_counter())
+
+    def run(self) -> bool:
+        """Train until the budget is used (true) or `should_stop` says so (false). A save ends it either way."""
+        self.collector.start()
+        self._logged_at = (self.clock.env_steps, time.perf_counter())
+        while self.clock.env_steps < self.clock.total_env_steps:
+            before = self.clock.env_steps
+            self._collect()
+            self._learn(before)
+            self._report(before)
+            if self.should_stop():
+                break
+        for listener in self.listeners:
+            listener.on_save(self.clock.env_steps)
+        return self.clock.env_steps >= self.clock.total_env_steps
+
+    def _collect(self) -> None:
+        clock = self.clock
+        obs, action, step, episodes = self.collector.collect(lambda obs: self.agent.act(obs, clock))
+        self.replay.add(obs, action, step)
+        self.clock = Clock(clock.env_steps + self.collector.env.num_envs, clock.total_env_steps)
+        self.agent.observe(obs, step, self.clock)
+        self._finished += episodes
+
+    def _learn(self, before: int) -> None:
+        updates = updates_due(self.agent.config, before, self.clock.env_steps)
+        if not updates:
+            return
+        for batch in self._batches(updates):
+            metrics = self.agent.update(batch, self.clock)
+            self.updates += 1
+            check_update(metrics, batch, self.agent, self.collector.env.seeds, self.updates)
+            self._learned.append(metrics)
+
+    def _batches(self, updates: int) -> "list[Batch]":
+        """`updates` batches, gathered together: between them nothing enters the replay, so the draw is the same."""
+        config = self.agent.config
+        size = config.batch_size
+        row_bytes = 2 * self.replay.members * self.replay.fields[0].nbytes + 64 * config.n_step
+        group = max(1, min(updates, SAMPLE_BYTES // (size * row_bytes)))
+        batches: list[Batch] = []
+        device = self.agent.device
+        for first in range(0, updates, group):
+            count = min(group, updates - first)
+            drawn = self.replay.sample(self._streams, size * count, config.n_step)
+            drawn = {name: value.to(device) for name, value in drawn.items()}
+            batches += ({n: v[:, i * size : (i + 1) * size] for n, v in drawn.items()} for i in range(count))
+        return batches
+
+    def _report(self, before: int) -> None:
+        now, end = self.clock.env_steps, self.clock.env_steps >= self.clock.total_env_steps
+        if crossed(before, now, self.periods.log_every) or end:
+            metrics = self._metrics()
+            for listener in self.listeners:
+                listener.on_metrics(now, metrics)
+        if crossed(before, now, self.periods.eval_every) or end:
+            judged = self.evaluate()
+            for listener in self.listeners:
+                listener.on_evaluation(now, judged.returns, judged.lengths)
+        if crossed(before, now, self.periods.checkpoint_every) and not end:
+            for listener in self.listeners:
+                listener.on_save(now)
+
+    def _metrics(self) -> dict[str, np.ndarray]:
+        members = len(self.collector.env.seeds)
+        metrics = {name: np.array(value) for name, value in self.agent.metrics(self.clock).items()}
+        for name, values in (
+            ("train/episode_return", [e.episode_return for e in self._finished]),
+            ("train/episode_length", [e.length for e in self._finished]),
+        ):
+            metrics[name] = _mean_per_member(members, [e.member for e in self._finished], values)
+        if self._learned:
+            for name in self._learned[0]:
+                metrics[name] = torch.stack([m[name] for m in self._learned]).mean(dim=0).cpu().numpy().astype(float)
+        metrics["train/episodes"] = self.collector.episodes.astype(float)
+        metrics["train/transitions"] = self.collector.transitions.astype(float)
+        metrics["train/updates"] = np.array(float(self.updates))
+        steps, moment = self.clock.env_steps, time.perf_counter()
+        metrics["time/env_steps_per_second"] = np.array((steps - self._logged_at[0]) / (moment - self._logged_at[1]))
+        self._logged_at = (steps, moment)
+        self._learned, self._finished = [], []
+        return metrics
+
+    def state(self) -> dict[str, Any]:
+        """The whole training state except the replay's rows, which travel as chunks."""
+        return {
+            "env_steps": self.clock.env_steps,
+            "updates": self.updates,
+            "agent": self.agent.state(),
+            "collector": self.collector.state(),
+            "replay": self.replay.state(),
+            "streams": [s.bit_generator.state for s in self._streams],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state()`; the replay's rows are loaded apart."""
+        self.clock = Clock(state["env_steps"], self.clock.total_env_steps)
+        self.updates = state["updates"]
+        self.agent.load_state(state["agent"])
+        self.collector.load_state(state["collector"])
+        for s, saved in zip(self._streams, state["streams"], strict=True):
+            s.bit_generator.state = saved
+
+
+def updates_due(config: Any, before: int, now: int) -> int:
+    """Updates between two env-step counts: `updates_per_learn` for each multiple of `learn_every` from
+    `learning_starts` on that was passed, also where one vector step passes several."""
+    start = max(before, config.learning_starts - 1)
+    return max(0, now // config.learn_every - start // config.learn_every) * config.updates_per_learn
+
+
+def _mean_per_member(members: int, owner: list[int], values: Sequence[float]) -> np.ndarray:
+    total, count = np.zeros(members), np.zeros(members)
+    np.add.at(total, owner, values)
+    np.add.at(count, owner, 1.0)
+    return np.divide(total, count, out=np.full(members, np.nan), where=count > 0)

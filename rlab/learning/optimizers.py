@@ -1,0 +1,105 @@
+"""Optimizers by name, for reinforcement learning, pretraining and fine-tuning alike; `torch.optim` does the stepping."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlab.errors import UsageError, unknown
+
+# name -> maker(parameters, learning rate, weight decay, eps or None for torch's default). AdamW decouples the decay from the
+# gradient (Loshchilov and Hutter 2019); the others add it to the gradient.
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "momentum": lambda parameters, **kwargs: torch.optim.SGD(parameters, momentum=0.9, **kwargs),
+    "adagrad": torch.optim.Adagrad,
+    "adadelta": torch.optim.Adadelta,
+    "rmsprop": torch.optim.RMSprop,
+    "adam": lambda parameters, **kwargs: torch.optim.Adam(parameters, fused=True, **kwargs),
+    "adamw": lambda parameters, **kwargs: torch.optim.AdamW(parameters, fused=True, **kwargs),
+    "radam": torch.optim.RAdam,
+}
+_WITHOUT_EPS = ("sgd", "momentum")
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """What a config says about its optimizer.
+
+    Raises:
+        UsageError: an unknown name or a number out of range.
+    """
+
+    name: str = "adam"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    l1: float = 0.0  # weight of the sum of absolute parameters
+    eps: float | None = None  # None: torch's default; sgd and momentum have none
+    max_grad_norm: float | None = None  # of one member's whole gradient; None: not clipped
+
+    def __post_init__(self) -> None:
+        if self.name not in OPTIMIZERS:
+            raise unknown("optimizer", self.name, OPTIMIZERS)
+        if self.learning_rate <= 0 or min(self.weight_decay, self.l1) < 0:
+            raise UsageError(
+                f"learning rate {self.learning_rate} must be above 0, weight decay {self.weight_decay} and l1 {self.l1} "
+                "0 or more."
+            )
+        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
+            raise UsageError(f"max_grad_norm {self.max_grad_norm} must be above 0; None leaves gradients alone.")
+
+
+class Stepper:
+    """An optimizer with clipping per member and L1, over a stack's parameters `[S, ...]`."""
+
+    def __init__(self, settings: OptimizerSettings, parameters: Iterable[nn.Parameter]) -> None:
+        self.settings = settings
+        self.parameters = list(parameters)
+        kwargs: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+        if settings.eps is not None and settings.name not in _WITHOUT_EPS:
+            kwargs["eps"] = settings.eps
+        self.optimizer = OPTIMIZERS[settings.name](self.parameters, **kwargs)
+
+    def step(self, loss: Tensor) -> Tensor:
+        """One step down the gradient of `loss [S]`, summed over S so that members never mix.
+
+        Returns:
+            the norm of each member's gradient `[S]`, before clipping.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.sum().backward()
+        grads = [p.grad for p in self.parameters if p.grad is not None]
+        if self.settings.l1:
+            signs = torch._foreach_sign([p.detach() for p in self.parameters if p.grad is not None])
+            torch._foreach_add_(grads, signs, alpha=self.settings.l1)
+        norm = member_norm(grads)
+        if self.settings.max_grad_norm is not None:
+            clip_members(grads, norm, self.settings.max_grad_norm)
+        self.optimizer.step()
+        return norm
+
+    def set_learning_rate_factor(self, factor: float) -> None:
+        """Scale the base learning rate, as a schedule asks."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * factor
+
+    def state(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state)
+
+
+def member_norm(grads: Sequence[Tensor]) -> Tensor:
+    """The 2-norm of each member's whole gradient, `[S]`, from gradients `[S, ...]`."""
+    norms = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in grads]
+    return torch.linalg.vector_norm(torch.stack(norms), dim=0)
+
+
+def clip_members(grads: Sequence[Tensor], norm: Tensor, max_norm: float) -> None:
+    """Scale, in place, the gradient of each member whose norm is above `max_norm` down to it (Pascanu et al. 2013)."""
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for grad in grads:
+        grad.mul_(scale.view(-1, *[1] * (grad.dim() - 1)))

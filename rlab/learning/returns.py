@@ -1,0 +1,72 @@
+"""The arithmetic of returns and errors: tensors in, tensors out, one value per row, on trailing dimensions."""
+
+import torch
+from torch import Tensor
+
+
+def continuation(terminated: Tensor, gamma: float, steps: Tensor) -> Tensor:
+    """gamma^steps where the episode goes on, 0 where the world ended. A time limit is not an ending.
+
+    Args:
+        terminated: `[..., B]`, of the window's last row.
+        steps: `[..., B]`, how many transitions the window really holds.
+    """
+    return torch.pow(gamma, steps) * (~terminated)
+
+
+def n_step_return(reward: Tensor, gamma: float) -> Tensor:
+    """Sum of gamma^k r_k over the last axis: `[..., B, n] -> [..., B]`. Rows behind the window must be zero.
+
+    Sutton and Barto (2018), equation 7.1 without its bootstrap.
+    """
+    if reward.shape[-1] == 1:
+        return reward.squeeze(-1)
+    return reward @ torch.pow(gamma, torch.arange(reward.shape[-1], device=reward.device))
+
+
+def q_td_error(q: Tensor, action: Tensor, reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
+    """How far each prediction is below its bootstrapped target (Watkins 1989).
+
+    Args:
+        q: `[..., B, A]`; `action`, `reward` (the n-step return), `discount`, `next_value`: `[..., B]`.
+
+    Returns:
+        `[..., B]`; no gradient flows into the target.
+
+    Raises:
+        ValueError: the shapes differ; broadcast, `[B, 1] - [B]` would be a `[B, B]` matrix and no error.
+    """
+    if not action.shape == reward.shape == discount.shape == next_value.shape == q.shape[:-1]:
+        raise ValueError(
+            f"action {tuple(action.shape)}, reward {tuple(reward.shape)}, discount {tuple(discount.shape)} and next_value "
+            f"{tuple(next_value.shape)} must all be q's shape {tuple(q.shape)} without its last axis"
+        )
+    taken = q.gather(-1, action.unsqueeze(-1)).squeeze(-1)  # [..., B, A] -> [..., B]
+    return (reward + discount * next_value).detach() - taken
+
+
+def max_value(next_q: Tensor) -> Tensor:
+    """The value of the next state in DQN (Mnih et al. 2015): `[..., A] -> [...]`."""
+    return next_q.amax(dim=-1)
+
+
+def double_value(next_q: Tensor, selector_q: Tensor) -> Tensor:
+    """The value of the next state in double DQN (van Hasselt et al. 2016, equation 4).
+
+    The online network (`selector_q`) picks the action, the target network (`next_q`) values it.
+    """
+    return next_q.gather(-1, selector_q.argmax(dim=-1, keepdim=True)).squeeze(-1)
+
+
+def squared(error: Tensor) -> Tensor:
+    """Half the squared error, so that its gradient is the error itself."""
+    return 0.5 * error.square()
+
+
+def huber(error: Tensor) -> Tensor:
+    """Huber (1964) with threshold 1: squared inside, linear outside, so the gradient stays in [-1, 1]."""
+    size = error.abs()
+    return torch.where(size <= 1.0, 0.5 * error.square(), size - 0.5)
+
+
+LOSSES = {"huber": huber, "squared": squared}

@@ -1,0 +1,195 @@
+"""Layers with a seed axis: S independent copies in one tensor, `[S, B, ...]` in and out.
+
+Explicit `baddbmm` and grouped convolution rather than `torch.vmap` of a plain module. Every layer can leave the stack
+(`unstack(i)` gives the plain `torch.nn` module of member i) and come back (`stack(modules)`).
+"""
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rlab.networks.initialization import initialise
+
+
+class StackedLinear(nn.Module):
+    """`[S, B, in] -> [S, B, out]`; `weight [S, in, out]`, `bias [S, 1, out]`."""
+
+    def __init__(
+        self, members: int, in_features: int, out_features: int, init: str = "pytorch", gain: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.init, self.gain = init, gain
+        self.weight = nn.Parameter(torch.empty(members, in_features, out_features))
+        self.bias = nn.Parameter(torch.empty(members, 1, out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, x, self.weight)
+
+    @torch.no_grad()
+    def initialise(self, generators: Sequence[torch.Generator]) -> None:
+        for i, generator in enumerate(generators):
+            # torch.nn.init reads fans from [out, in]
+            initialise(self.weight[i].T, self.bias[i, 0], self.init, self.gain, generator)
+
+    @torch.no_grad()
+    def unstack(self, member: int) -> nn.Linear:
+        _, in_features, out_features = self.weight.shape
+        plain = nn.Linear(in_features, out_features, device=self.weight.device)
+        plain.weight.copy_(self.weight[member].T)
+        plain.bias.copy_(self.bias[member, 0])
+        return plain
+
+    @classmethod
+    @torch.no_grad()
+    def stack(cls, modules: Sequence[nn.Linear]) -> Self:
+        first = modules[0]
+        stacked = cls(len(modules), first.in_features, first.out_features).to(first.weight.device)
+        stacked.weight.copy_(torch.stack([m.weight.T for m in modules]))
+        stacked.bias.copy_(torch.stack([m.bias for m in modules]).unsqueeze(1))
+        return stacked
+
+
+class StackedConv2d(nn.Module):
+    """`[S, B, C, H, W] -> [S, B, out, H', W']`; `weight [S, out, in, k, k]`, `bias [S, out]`."""
+
+    def __init__(
+        self,
+        members: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        init: str = "pytorch",
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.stride, self.init, self.gain = stride, init, gain
+        self.weight = nn.Parameter(torch.empty(members, out_channels, in_channels, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.empty(members, out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        members, out_channels = self.bias.shape
+        # [S, B, C, H, W] -> [B, S*C, H, W]: one group per member. A stack of these layers copies only at its door,
+        # since the transposed output of one is the contiguous input of the next.
+        grouped = x.transpose(0, 1).flatten(1, 2)
+        y = F.conv2d(grouped, self.weight.flatten(0, 1), self.bias.flatten(), self.stride, groups=members)
+        return y.unflatten(1, (members, out_channels)).transpose(0, 1)
+
+    @torch.no_grad()
+    def initialise(self, generators: Sequence[torch.Generator]) -> None:
+        for i, generator in enumerate(generators):
+            initialise(self.weight[i], self.bias[i], self.init, self.gain, generator)
+
+    @torch.no_grad()
+    def unstack(self, member: int) -> nn.Conv2d:
+        _, out_channels, in_channels, kernel_size, _ = self.weight.shape
+        plain = nn.Conv2d(in_channels, out_channels, kernel_size, self.stride, device=self.weight.device)
+        plain.weight.copy_(self.weight[member])
+        plain.bias.copy_(self.bias[member])  # type: ignore[union-attr]
+        return plain
+
+    @classmethod
+    @torch.no_grad()
+    def stack(cls, modules: Sequence[nn.Conv2d]) -> Self:
+        first = modules[0]
+        stacked = cls(
+            len(modules), first.in_channels, first.out_channels, first.kernel_size[0], first.stride[0]
+        ).to(first.weight.device)
+        stacked.weight.copy_(torch.stack([m.weight for m in modules]))
+        stacked.bias.copy_(torch.stack([m.bias for m in modules]))  # type: ignore[arg-type]
+        return stacked
+
+
+class StackedLayerNorm(nn.Module):
+    """Layer normalisation over the last axis of `[S, B, D]` (Ba et al. 2016); `weight`, `bias` `[S, 1, D]`."""
+
+    def __init__(self, members: int, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(members, 1, features))
+        self.bias = nn.Parameter(torch.zeros(members, 1, features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = self.weight.shape[-1:]
+        if self.weight.shape[0] == 1:  # one fused kernel; the general form needs a second pass
+            return F.layer_norm(x, shape, self.weight.view(-1), self.bias.view(-1))
+        return torch.addcmul(self.bias, F.layer_norm(x, shape), self.weight)
+
+    @torch.no_grad()
+    def unstack(self, member: int) -> nn.LayerNorm:
+        plain = nn.LayerNorm(self.weight.shape[-1], device=self.weight.device)
+        plain.weight.copy_(self.weight[member, 0])
+        plain.bias.copy_(self.bias[member, 0])
+        return plain
+
+    @classmethod
+    @torch.no_grad()
+    def stack(cls, modules: Sequence[nn.LayerNorm]) -> Self:
+        first = modules[0]
+        stacked = cls(len(modules), first.normalized_shape[0]).to(first.weight.device)
+        stacked.weight.copy_(torch.stack([m.weight for m in modules]).unsqueeze(1))
+        stacked.bias.copy_(torch.stack([m.bias for m in modules]).unsqueeze(1))
+        return stacked
+
+
+class StackedDropout(nn.Module):
+    """Dropout whose mask is drawn from one generator per member, so that members never share noise."""
+
+    def __init__(self, members: int, p: float) -> None:
+        super().__init__()
+        self.members, self.p = members, p
+        self.generators: list[torch.Generator] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0.0:
+            return x
+        keep = torch.stack([torch.empty(x.shape[1:]).bernoulli_(1 - self.p, generator=g) for g in self.generators])
+        return x * keep.to(x.device) / (1 - self.p)
+
+    def unstack(self, member: int) -> nn.Dropout:
+        return nn.Dropout(self.p)
+
+    @classmethod
+    def stack(cls, modules: Sequence[nn.Dropout]) -> Self:
+        return cls(len(modules), modules[0].p)
+
+
+class StackedFlatten(nn.Module):
+    """`[S, B, ...] -> [S, B, features]`."""
+
+    def __init__(self, members: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(2)
+
+    def unstack(self, member: int) -> nn.Flatten:
+        return nn.Flatten()
+
+    @classmethod
+    def stack(cls, modules: Sequence[nn.Flatten]) -> Self:
+        return cls(len(modules))
+
+
+class Dueling(nn.Module):
+    """Two streams joined as `Q = V + A - mean(A)` (Wang et al. 2016, equation 9). Serves stacked and plain streams."""
+
+    def __init__(self, value: nn.Module, advantage: nn.Module) -> None:
+        super().__init__()
+        self.value, self.advantage = value, advantage
+
+    def forward(self, x: Tensor) -> Tensor:
+        advantage = self.advantage(x)  # [..., B, A]
+        return self.value(x) + advantage - advantage.mean(dim=-1, keepdim=True)
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "leaky_relu": nn.LeakyReLU,
+}

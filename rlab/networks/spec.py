@@ -1,0 +1,154 @@
+"""Networks as plain data: a list of layers, each a kind and its arguments, that JSON can hold."""
+
+import importlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlab.errors import RlabError, unknown
+from rlab.networks.layers import (
+    ACTIVATIONS,
+    Dueling,
+    StackedConv2d,
+    StackedDropout,
+    StackedFlatten,
+    StackedLayerNorm,
+    StackedLinear,
+)
+from rlab.randomness import torch_stream
+from rlab.types import Json
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One layer: a kind from `LAYER_KINDS` (or `their.module:Builder`) and the arguments of its builder."""
+
+    kind: str
+    args: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, **{name: _to_json(value) for name, value in self.args.items()}}
+
+    @classmethod
+    def from_json(cls, data: Json) -> "LayerSpec":
+        return cls(data["kind"], {name: _from_json(value) for name, value in data.items() if name != "kind"})
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Layers in the order in which data flows through them."""
+
+    layers: tuple[LayerSpec, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"layers": _to_json(self.layers)}
+
+    @classmethod
+    def from_json(cls, data: Json) -> "NetworkSpec":
+        return cls(_from_json(data["layers"]))
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, LayerSpec):
+        return value.to_json()
+    return [_to_json(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return LayerSpec.from_json(value)
+    return tuple(_from_json(v) for v in value) if isinstance(value, list) else value
+
+
+class StackedNetwork(nn.Sequential):
+    """S copies of one network, parameters `[S, ...]`; `[S, B, ...]` in, `[S, B, outputs]` out."""
+
+
+def _dueling(members: int, value: Iterable[LayerSpec], advantage: Iterable[LayerSpec]) -> nn.Module:
+    return Dueling(_sequence(members, value, trust=False), _sequence(members, advantage, trust=False))
+
+
+def _activation(kind: type[nn.Module]) -> Callable[[int], nn.Module]:
+    return lambda members: kind()
+
+
+# kind -> builder(members, **args). One row per layer that a policy folder may name.
+LAYER_KINDS: dict[str, Callable[..., nn.Module]] = {
+    "linear": StackedLinear,
+    "conv2d": StackedConv2d,
+    "layer_norm": StackedLayerNorm,
+    "dropout": StackedDropout,
+    "flatten": StackedFlatten,
+    "dueling": _dueling,
+    **{name: _activation(kind) for name, kind in ACTIVATIONS.items()},
+}
+
+
+def build(spec: NetworkSpec, seeds: Sequence[int], use: str = "network", trust: bool = False) -> StackedNetwork:
+    """A stack of S freshly initialised networks; member i's weights depend on `seeds[i]` and `use` alone.
+
+    Args:
+        use: the name of the random streams, so that two networks of one agent start differently.
+        trust: allow layer kinds of the form `their.module:Builder`, which import other people's code.
+
+    Raises:
+        UsageError: a kind of layer is not known.
+        RlabError: a layer of someone else's is named and `trust` is false.
+    """
+    network = _sequence(len(seeds), spec.layers, trust)
+    generators = [torch_stream(seed, f"init/{use}") for seed in seeds]
+    for index, module in enumerate(network.modules()):
+        if isinstance(module, StackedDropout):
+            module.generators = [torch_stream(seed, f"dropout/{use}/{index}") for seed in seeds]
+        elif hasattr(module, "initialise"):
+            module.initialise(generators)
+    return network
+
+
+def _sequence(members: int, layers: Iterable[LayerSpec], trust: bool) -> StackedNetwork:
+    return StackedNetwork(*(_builder(layer.kind, trust)(members, **layer.args) for layer in layers))
+
+
+def _builder(kind: str, trust: bool) -> Callable[..., nn.Module]:
+    if kind in LAYER_KINDS:
+        return LAYER_KINDS[kind]
+    if ":" not in kind:
+        raise unknown("kind of layer", kind, LAYER_KINDS)
+    if not trust:
+        raise RlabError(f"layer {kind!r} runs code from outside rlab; load it with trust=True if you trust its author.")
+    module, _, name = kind.partition(":")
+    builder: Callable[..., nn.Module] = getattr(importlib.import_module(module), name)
+    return builder
+
+
+def generator_states(network: nn.Module) -> list[Tensor]:
+    """The states of every random stream inside a network, in a fixed order, for a checkpoint."""
+    return [g.get_state() for g in _generators(network)]
+
+
+def load_generator_states(network: nn.Module, states: Sequence[Tensor]) -> None:
+    """Put back what `generator_states` gave."""
+    for generator, state in zip(_generators(network), states, strict=True):
+        generator.set_state(state)
+
+
+def _generators(network: nn.Module) -> list[torch.Generator]:
+    return [g for module in network.modules() if isinstance(module, StackedDropout) for g in module.generators]
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Parameters of one member of a stack."""
+    return sum(p[0].numel() for p in network.parameters())
+
+
+@torch.no_grad()
+def copy_parameters(source: nn.Module, target: nn.Module) -> None:
+    """Make `target`'s parameters and buffers equal to `source`'s, in place."""
+    torch._foreach_copy_(_tensors(target), _tensors(source))
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]

@@ -1,0 +1,41 @@
+"""One random stream per member and per use, keyed by name: a new draw in one place changes nothing elsewhere."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+# Training envs are seeded in [2**30, 2**31), evaluation episodes below 2**30: the two can never meet.
+FIRST_TRAINING_ENV_SEED = 2**30
+
+
+def stream(member_seed: int, use: str) -> np.random.Generator:
+    """The NumPy stream of one member for one named use, such as `"replay"` or `"exploration"`."""
+    return np.random.default_rng(_sequence(member_seed, use))
+
+
+def torch_stream(member_seed: int, use: str, device: "torch.device | str" = "cpu") -> "torch.Generator":
+    """The torch stream of one member for one named use."""
+    import torch
+
+    word = _sequence(member_seed, use).generate_state(1, np.uint64)[0]
+    return torch.Generator(device=device).manual_seed(int(word >> np.uint64(1)))
+
+
+def env_seed(member_seed: int, env_index: int, restart: int = 0) -> int:
+    """The seed of one training sub-env, in [2**30, 2**31).
+
+    `SeedSequence([member_seed, env_index])`, since "seed + i" would make member 0's second env equal member 1's
+    first. `restart` counts how often the run was resumed, so that a resumed run does not replay its first episodes.
+    """
+    word = np.random.SeedSequence([member_seed, env_index, restart]).generate_state(1, np.uint32)[0]
+    return FIRST_TRAINING_ENV_SEED + int(word) % FIRST_TRAINING_ENV_SEED
+
+
+def _sequence(member_seed: int, use: str) -> np.random.SeedSequence:
+    # Four bytes or more: SeedSequence pads with zeros, so a shorter name could meet an env's [seed, index, restart].
+    if len(use) < 4:
+        raise ValueError(f"a stream's name needs four letters or more, not {use!r}")
+    return np.random.SeedSequence([member_seed, *use.encode()])

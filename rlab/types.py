@@ -1,0 +1,29 @@
+"""The words and axes that every file uses, said once.
+
+S members of the population (one per training seed), N envs per member, B rows of a batch, T time, A actions.
+Tensors lead with S, also when S is 1: observations `[S, N, *obs]`, batches `[S, B, ...]`, parameters `[S, in, out]`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """How far a run is. One clock serves all members: `env_steps = vector steps x N`, per member."""
+
+    env_steps: int
+    total_env_steps: int
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is used, in [0, 1]."""
+        return min(self.env_steps / self.total_env_steps, 1.0)
+
+
+def crossed(before: int, now: int, every: int) -> bool:
+    """True when a counter that may jump by several passes a multiple of `every`."""
+    return now // every > before // every

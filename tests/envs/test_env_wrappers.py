@@ -1,0 +1,101 @@
+"""Every row of the wrapper table resolves, and an unknown one gets the near miss."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from rlab.envs import WRAPPERS, EnvSpec, make_env
+from rlab.envs.wrappers import ChannelsLast, apply_wrappers, load_wrapper
+from rlab.errors import UsageError
+
+
+@pytest.mark.parametrize("name", sorted(WRAPPERS))
+def test_every_wrapper_of_the_table_resolves(name):
+    package = WRAPPERS[name][1]
+    if package is not None and not package.installed:
+        with pytest.raises(UsageError, match="needs .*: pip install"):
+            load_wrapper(name)
+        pytest.skip(f"{package.name} is not installed: pip install '{package.install}'")
+    assert load_wrapper(name).__name__ == name
+
+
+def test_wrappers_are_applied_from_first_to_last():
+    spec = EnvSpec("CartPole-v1", wrappers=(("TimeAwareObservation", {}), ("FrameStackObservation", {"stack_size": 3})))
+    env = make_env(spec)
+    assert env.observation_space.shape == (3, 5)
+    assert env.reset(seed=0)[0].shape == (3, 5)
+
+
+class Frames(gym.Env):
+    """Every pixel of frame t is t; channel c adds 100 c."""
+
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, shape):
+        self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8)
+
+    def frame(self):
+        image = np.full(self.observation_space.shape, self.t, np.uint8)
+        if image.ndim == 3:
+            image += np.arange(image.shape[2], dtype=np.uint8) * 100
+        return image
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 1
+        return self.frame(), {}
+
+    def step(self, action):
+        self.t += 1
+        return self.frame(), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels"),
+    [((4, 5), [1, 2, 3]), ((4, 5, 2), [1, 101, 2, 102, 3, 103])],  # frames 1, 2, 3; the newest last
+)
+def test_a_stack_of_frames_becomes_one_image_with_channels_last(shape, channels):
+    env = apply_wrappers(Frames(shape), [("FrameStackObservation", {"stack_size": 3}), ("ChannelsLast", {})])
+    assert isinstance(env, ChannelsLast)
+    env.reset()
+    env.step(0)
+    obs = env.step(0)[0]
+    assert obs.shape == env.observation_space.shape == (4, 5, len(channels))
+    assert obs.dtype == np.uint8
+    assert obs[2, 3].tolist() == channels
+    assert env.observation_space.contains(obs)
+
+
+def test_json_lists_become_the_tuples_that_gymnasium_asks_for():
+    class Wants(gym.Wrapper):
+        def __init__(self, env, shape):
+            super().__init__(env)
+            assert shape == (84, (1, 2))
+
+    globals()["Wants"] = Wants
+    apply_wrappers(gym.make("CartPole-v1"), [(f"{__name__}:Wants", {"shape": [84, [1, 2]]})])
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "message"),
+    [
+        (("FlatenObservation", {}), "unknown wrapper 'FlatenObservation'. Did you mean 'FlattenObservation'?"),
+        (("nowhere_at_all:W", {}), "wrapper 'nowhere_at_all:W' cannot be loaded"),
+        (("subprocess:Popen", {}), "wrapper 'subprocess:Popen' is no subclass of gymnasium.Wrapper"),
+        (("gymnasium.wrappers:Nothing", {}), "wrapper 'gymnasium.wrappers:Nothing' cannot be loaded"),
+        (("StickyAction", {"prob": 1}), "wrapper StickyAction cannot be applied to"),
+        (("ChannelsLast", {}), "wrapper ChannelsLast cannot be applied to"),
+    ],
+)
+def test_a_wrapper_that_does_not_work_gives_one_line(wrapper, message):
+    with pytest.raises(UsageError) as caught:
+        make_env(EnvSpec("CartPole-v1", wrappers=(wrapper,)))
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_minigrid_is_flattened():
+    pytest.importorskip("minigrid", reason="minigrid is not installed: pip install 'rlab[minigrid]'")
+    env = make_env(EnvSpec.parse("MiniGrid-Empty-5x5-v0", wrappers=["FlatObsWrapper"]))
+    obs, _ = env.reset(seed=0)
+    assert env.observation_space.contains(obs)
+    assert obs.ndim == 1

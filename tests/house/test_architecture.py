@@ -1,0 +1,164 @@
+"""The house rules as tests: who may import whom, how long things may be, that every setting is read."""
+
+import ast
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import rlab
+from rlab.agents import AGENTS, load_agent
+from rlab.runs.config import RunConfig
+
+ROOT = Path(rlab.__file__).parent.parent
+FOLDERS = ("rlab", "agents", "envs", "experiments")
+FILES = sorted(path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+
+PORCH = {"errors", "randomness", "types"}  # importable by all, and importing no room
+EVERYTHING = {"networks", "experience", "learning", "evaluation", "compression", "runs", "search", "serving"}
+EVERYTHING |= {"cli", "api", "agents", "envs", "experiments"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "networks": set(),
+    "experience": {"networks"},
+    "learning": {"networks", "experience"},
+    "evaluation": {"networks", "experience"},
+    "compression": {"networks", "learning", "evaluation"},
+    "runs": {"networks"},
+    "search": {"learning", "evaluation", "runs"},
+    "serving": {"networks", "compression", "runs"},
+    "cli": EVERYTHING,
+    "api": EVERYTHING,
+    "agents": {"networks", "learning", "experience"},
+    "envs": {"networks", "experience"},
+    "experiments": {"api"},
+    "__init__": {"api"},
+    "__main__": {"cli"},
+} | {room: set() for room in PORCH}
+# An agent never sees an env, nor a writer; so it is for the rest.
+OUTSIDE = {
+    "gymnasium": {"envs", "cli", "api", "experiments"},
+    "tensorboard": {"runs", "experiments"},
+    "torch.utils.tensorboard": {"runs", "experiments"},
+    "tyro": {"cli"},
+}
+
+
+def room_of_file(path: Path) -> str:
+    """`rlab/networks/spaces.py` is in networks, `rlab/errors.py` in errors, `agents/dqn.py` in agents."""
+    parts = path.with_suffix("").parts
+    return parts[1] if parts[0] == "rlab" else parts[0]
+
+
+def room_of_import(name: str) -> str | None:
+    """The room of a dotted name; None for what is of no room. `rlab.train` is the public API."""
+    head, _, rest = name.partition(".")
+    if head != "rlab" or rest.startswith("__"):
+        return None
+    room = rest.partition(".")[0]
+    return room if room in EVERYTHING | PORCH else "api"
+
+
+def imports_of(source: str, path: Path) -> Iterator[str]:
+    """The dotted name of everything that a file imports, at its top or inside a function."""
+    package = ("rlab", *path.parts[:-1]) if path.parts[0] != "rlab" else path.parts[:-1]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name != "rlab")
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "rlab":
+            yield f"rlab.{node.attr}"  # `import rlab` is judged by what is taken from it
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else ()
+            base = ".".join([*above, *filter(None, [node.module])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def forbidden_imports(source: str, path: Path) -> list[str]:
+    room, found = room_of_file(path), []
+    for name in imports_of(source, path):
+        target = room_of_import(name)
+        if target is None:
+            away = [package for package, rooms in OUTSIDE.items() if room not in rooms]
+            found += [name for package in away if f"{name}.".startswith(f"{package}.")]
+        elif target != room and target not in MAY_IMPORT[room] | PORCH:
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_rooms_import_only_what_the_table_allows(path: Path) -> None:
+    assert forbidden_imports((ROOT / path).read_text(), path) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "wrong"),
+    [
+        ("rlab/networks/a.py", "import rlab.experience.replay", ["rlab.experience.replay"]),
+        ("rlab/networks/a.py", "from rlab import learning", ["rlab.learning"]),
+        ("rlab/networks/a.py", "from rlab.errors import RlabError\nfrom rlab.networks.b import C", []),
+        ("rlab/networks/a.py", "def f():\n    from rlab.runs import config", ["rlab.runs.config"]),
+        ("rlab/networks/a.py", "from ..runs import config", ["rlab.runs.config"]),
+        ("rlab/networks/a.py", "from . import config", []),
+        ("rlab/learning/a.py", "if TYPE_CHECKING:\n    import gymnasium", ["gymnasium"]),
+        ("rlab/learning/a.py", "import gymnasium_robotics, rlabyrinth", []),
+        ("rlab/learning/a.py", "from torch.utils.tensorboard import X", ["torch.utils.tensorboard.X"]),
+        ("rlab/errors.py", "from rlab.networks import spaces", ["rlab.networks.spaces"]),
+        ("rlab/errors.py", "import rlab.types", []),
+        ("rlab/cli/train.py", "import rlab.envs, rlab.agents, rlab.runs, tyro, gymnasium", []),
+        ("agents/dqn.py", "from rlab.envs import make_vec\nimport gymnasium", ["rlab.envs.make_vec", "gymnasium"]),
+        ("agents/dqn.py", "from . import other\nfrom .. import runs", ["rlab.runs"]),
+        ("experiments/benchmarks/a.py", "import rlab\nfrom rlab import train", []),
+        ("experiments/benchmarks/a.py", "import rlab.learning.loop", ["rlab.learning.loop"]),
+        ("envs/a.py", "import rlab\nrlab.__version__", []),
+        ("envs/a.py", "import rlab\nrlab.load('run')", ["rlab.load"]),
+        ("envs/a.py", "from rlab import __version__, load", ["rlab.load"]),
+    ],
+)
+def test_the_import_rule_sees_what_it_should(path: str, source: str, wrong: list[str]) -> None:
+    assert forbidden_imports(source, Path(path)) == wrong
+
+
+def test_every_room_has_its_row() -> None:
+    assert {room_of_file(path) for path in FILES} <= set(MAY_IMPORT)
+
+
+def long_functions(source: str, most: int) -> list[str]:
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
+    return [node.name for node in functions if (node.end_lineno or 0) - node.lineno + 1 > most]
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_no_function_is_over_60_lines_and_no_module_over_400(path: Path) -> None:
+    source = (ROOT / path).read_text()
+    assert long_functions(source, most=60) == []
+    assert len(source.splitlines()) <= 400
+
+
+def test_the_length_of_a_function_counts_from_def_to_its_last_line() -> None:
+    source = "def three():\n    '''Doc.'''\n    return 1\n"
+    assert long_functions(source, most=3) == []
+    assert long_functions(source, most=2) == ["three"]
+
+
+def attributes_read() -> set[str]:
+    """Every name that is read as an attribute, `config.gamma`, anywhere in the source."""
+    trees = [ast.parse((ROOT / path).read_text()) for path in FILES]
+    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    return {node.attr for node in nodes if isinstance(node.ctx, ast.Load)}
+
+
+def test_every_setting_of_a_run_is_read_somewhere() -> None:
+    assert {field.name for field in dataclasses.fields(RunConfig)} - attributes_read() == set()
+
+
+@pytest.mark.parametrize("agent", sorted(AGENTS))
+def test_every_setting_of_an_agent_is_read_somewhere(agent: str) -> None:
+    config = load_agent(agent).Config  # type: ignore[attr-defined]
+    assert {field.name for field in dataclasses.fields(config)} - attributes_read() == set()
+
+
+@pytest.mark.parametrize("agent", sorted(AGENTS))
+def test_no_setting_of_an_agent_has_the_name_of_a_run_s(agent: str) -> None:
+    config = load_agent(agent).Config  # type: ignore[attr-defined]
+    assert {f.name for f in dataclasses.fields(config)} & {f.name for f in dataclasses.fields(RunConfig)} == set()

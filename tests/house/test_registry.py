@@ -1,0 +1,92 @@
+"""Agents by name, and the bridge that makes agents/, envs/ and experiments/ part of rlab in a checkout."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rlab
+from rlab.agents import AGENTS, load_agent
+from rlab.errors import RlabError, UsageError
+
+ROOT = Path(rlab.__file__).parent.parent
+
+
+@pytest.mark.parametrize("name", sorted(AGENTS))
+def test_every_registered_agent_resolves(name: str) -> None:
+    found = load_agent(name)
+    assert isinstance(found, type)
+    assert f"{found.__module__}:{found.__qualname__}" == AGENTS[name]
+
+
+@pytest.fixture
+def outsider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module with an agent of somebody else's."""
+    (tmp_path / "outsiders_agent.py").write_text("class Mine:\n    pass\n\nVALUE = 3\n")
+    (tmp_path / "outsiders_broken.py").write_text("import a_package_that_nobody_has\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    return "outsiders_agent"
+
+
+def test_anyone_s_agent_loads_by_module_and_class(outsider: str) -> None:
+    assert load_agent(f"{outsider}:Mine").__name__ == "Mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("dqm", "unknown agent 'dqm'. Did you mean 'dqn'?"),
+        ("xyz", "unknown agent 'xyz'. Known: "),
+        ("outsiders_agent:Mien", "unknown class in outsiders_agent 'Mien'. Did you mean 'Mine'?"),
+        ("outsiders_agent:VALUE", "unknown class in outsiders_agent 'VALUE'. Known: Mine."),
+        ("outsiders_agent:", "unknown class in outsiders_agent ''. Known: Mine."),
+        ("nowhere_at_all.deep:X", "agent 'nowhere_at_all.deep:X': there is no module 'nowhere_at_all.deep'."),
+        ("outsiders_agent.deep:X", "agent 'outsiders_agent.deep:X': there is no module 'outsiders_agent.deep'."),
+        (":X", "agent ':X': there is no module ''."),
+        ("..up:X", "agent '..up:X': there is no module '..up'."),
+    ],
+)
+def test_a_wrong_name_gets_one_line(outsider: str, name: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_agent(name)
+    assert str(caught.value).startswith(said)
+
+
+def test_a_module_that_fails_when_imported_is_not_called_absent(outsider: str) -> None:
+    with pytest.raises(RlabError, match=r"importing outsiders_broken failed: .*'a_package_that_nobody_has'"):
+        load_agent("outsiders_broken:X")
+
+
+@pytest.mark.parametrize("room", ["agents", "envs", "experiments"])
+def test_a_top_level_folder_is_part_of_rlab(room: str) -> None:
+    assert importlib.import_module(f"rlab.{room}").__name__ == f"rlab.{room}"
+
+
+@pytest.mark.parametrize("room", ["agents", "envs", "experiments"])
+def test_a_top_level_folder_refuses_to_be_imported_under_its_own_name(room: str) -> None:
+    script = f"import {room}"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("ImportError: ")
+    assert f"rlab.{room}, not" in said
+
+
+def test_the_bridge_exposes_nothing_else_of_the_checkout() -> None:
+    assert (ROOT / "tests").is_dir()
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("rlab.tests")
+
+
+def test_import_rlab_stays_light() -> None:
+    script = "import sys, rlab; sys.exit(bool({'torch', 'numpy', 'gymnasium'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
+
+
+def test_the_python_way_is_there_on_demand() -> None:
+    assert callable(rlab.train)
+    assert callable(rlab.load)
+    with pytest.raises(AttributeError, match="module 'rlab' has no attribute 'trian'"):
+        rlab.trian  # type: ignore[attr-defined]  # noqa: B018
