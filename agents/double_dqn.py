@@ -7,7 +7,7 @@ from rlab.learning.returns import double_value
 
 
 class DoubleDQN(DQN):
-    """DQN whose next value is not its own maximum, which overestimates."""
+    """Double deep Q-learning: a next value that is not its own maximum overestimates less."""
 
-    def next_value(self, next_obs: Tensor) -> Tensor:
-        return double_value(self.target_network(next_obs), self.q_network(next_obs))
+    def next_value(self, next_q: Tensor, next_obs: Tensor) -> Tensor:
+        return double_value(next_q, selector_q=self.q_network(next_obs))

@@ -67,7 +67,7 @@ class DQNConfig:
 
 
 class DQN:
-    """Off-policy value learning with a target network; all S members in one stack."""
+    """Deep Q-learning: off-policy, with replay and a target network."""
 
     Config: ClassVar[type] = DQNConfig
     data: ClassVar[str] = "replay"
@@ -123,29 +123,41 @@ class DQN:
         if crossed(before, clock.env_steps, self.config.target_every):
             self._update_target()
 
+    def prepare(self, batch: Batch) -> Batch:
+        """All that stays the same until the next env step, for many batches at once: targets move with env steps only."""
+        gamma = self.config.gamma
+        with torch.no_grad():
+            next_obs = self.preprocess(batch["next_obs"])
+            return {
+                "obs": self.preprocess(batch["obs"]),
+                "action": batch["action"],
+                "reward": n_step_return(batch["reward"], gamma),
+                "discount": continuation(batch["terminated"], gamma, batch["steps"]),
+                "next_obs": next_obs,
+                "next_q": self.target_network(next_obs),
+            }
+
     def update(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
-        """One gradient step on `[S, B]` windows of transitions."""
+        """One gradient step on prepared transitions `[S, B]`."""
         self.stepper.set_learning_rate_factor(self.schedule.factor(clock.progress))
-        self.q_network.train()
         loss, q = self.loss(batch)
         norm = self.stepper.step(loss)
-        self.q_network.eval()
         return {f"loss/td_{self.config.loss}": loss.detach(), "q/mean": q.detach().mean(dim=(1, 2)), "grad/norm": norm}
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss per member `[S]`, averaged over its batch, and the Q values `[S, B, A]`."""
-        config = self.config
-        q = self.q_network(self.preprocess(batch["obs"]))
+        q = self._training_network(batch["obs"])
         with torch.no_grad():
-            next_value = self.next_value(self.preprocess(batch["next_obs"]))
-            reward = n_step_return(batch["reward"], config.gamma)
-            discount = continuation(batch["terminated"], config.gamma, batch["steps"])
-        error = q_td_error(q, batch["action"], reward, discount, next_value)
-        return LOSSES[config.loss](error).mean(dim=-1), q
+            next_value = self.next_value(batch["next_q"], batch["next_obs"])
+        error = q_td_error(q, batch["action"], batch["reward"], batch["discount"], next_value)
+        return LOSSES[self.config.loss](error).mean(dim=-1), q
 
-    def next_value(self, next_obs: Tensor) -> Tensor:
-        """What the successor is worth, `[S, B]`: the one thing in which the variants of DQN differ."""
-        return max_value(self.target_network(next_obs))
+    def next_value(self, next_q: Tensor, next_obs: Tensor) -> Tensor:
+        """What the successor is worth, `[S, B]`, given the target network's `next_q [S, B, A]`.
+
+        The one thing in which the variants of DQN differ.
+        """
+        return max_value(next_q)
 
     def metrics(self, clock: Clock) -> dict[str, float]:
         rate = self.config.learning_rate * self.schedule.factor(clock.progress)
@@ -170,6 +182,16 @@ class DQN:
         for s, saved in zip(self._exploration, state["exploration"], strict=True):
             s.bit_generator.state = saved
         load_generator_states(self.q_network, state["dropout"])
+
+    def _training_network(self, obs: Tensor) -> Tensor:
+        """The online network with its dropout on; everywhere else it is off."""
+        if self.config.dropout == 0.0:
+            q: Tensor = self.q_network(obs)
+            return q
+        self.q_network.train()
+        q = self.q_network(obs)
+        self.q_network.eval()
+        return q
 
     @torch.no_grad()
     def _update_target(self) -> None:

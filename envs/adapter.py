@@ -140,7 +140,7 @@ class GymVectorEnv:
         """SAME_STEP has overwritten the ended rows with reset observations; the real ones are in `final_obs`."""
         final_obs = info.get("final_obs")
         next_obs = obs.copy()
-        for row in np.flatnonzero(ended):
+        for row in np.flatnonzero(ended).tolist():
             if final_obs is None or final_obs[row] is None:
                 raise RlabError(
                     f"{self.env_id} ended {self._name(row)} at vector step {self._vector_steps} without a final_obs, "
@@ -154,7 +154,7 @@ class GymVectorEnv:
         """NEXT_STEP, one step after an end: the rows that were just reset are no transitions."""
         resetting = self._resetting
         assert resetting is not None
-        for row in np.flatnonzero(resetting & (terminated | truncated)):
+        for row in np.flatnonzero(resetting & (terminated | truncated)).tolist():
             raise RlabError(
                 f"{self.env_id} ended {self._name(row)} in its reset row, at vector step {self._vector_steps}, "
                 f"though its autoreset mode is {self._mode.value}; is its metadata['autoreset_mode'] right?"
@@ -180,7 +180,7 @@ class GymVectorEnv:
 
     def _name(self, row: int) -> str:
         """`env 3 of seed 7` for a row of `[S*N]`."""
-        member, env_index = divmod(int(row), self.num_envs)
+        member, env_index = divmod(row, self.num_envs)
         return f"env {env_index} of seed {self.seeds[member]}"
 
     def _fail(self, error: Exception) -> NoReturn:

@@ -1,6 +1,7 @@
 """n envs for evaluation, one episode each, from a seed of its own and never reset by themselves."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -88,7 +89,8 @@ class NativeEpisodes:
     def step(self, action: np.ndarray, active: np.ndarray) -> Rows:
         """Step the envs where `active [n]` is true with `action [n]`; the others are put back where they were."""
         self._steps += 1
-        env, idle = self._env, ~active
+        idle = ~active
+        env: Any = self._env  # Gymnasium declares its state as None
         state, steps = env.state, env.steps.copy()  # state [4, n] is a new array after every step
         obs, reward, terminated, truncated, _ = env.step(action)
         env.prev_done[:] = False  # no autoreset

@@ -80,7 +80,7 @@ def make_env(spec: EnvSpec, render_mode: str | None = None) -> gym.Env:
 
 def _make_single(spec: EnvSpec, found: Registered, render_mode: str | None = None) -> gym.Env:
     # Gymnasium's own record instead of the id: no warnings about versions, and it reaches spawned workers whole.
-    drawing = {} if render_mode is None else {"render_mode": render_mode}
+    drawing: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
     try:
         env = gym.make(found, max_episode_steps=spec.max_episode_steps, **spec.kwargs, **drawing)
     except Exception as error:  # a constructor may raise anything about its arguments or a missing package

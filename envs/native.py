@@ -40,7 +40,8 @@ class _Streams:
         drawn = np.empty((width, count))
         if count == 0:  # nearly every step
             return drawn
-        rows = range(count) if count == self._env.num_envs else np.flatnonzero(self._env.prev_done)
+        everyone = count == self._env.num_envs
+        rows = range(count) if everyone else np.flatnonzero(self._env.prev_done).tolist()
         for column, row in enumerate(rows):
             drawn[:, column] = self._streams[row].uniform(low, high, size=width)
         return drawn
@@ -58,7 +59,7 @@ def why_not_native(found: Registered, kwargs: Mapping[str, Any], wrappers: Seque
     entry_point = found.vector_entry_point
     if entry_point is None:
         return f"{found.id} has no native vector env"
-    if entry_point not in NATIVE:
+    if not isinstance(entry_point, str) or entry_point not in NATIVE:
         return f"the sub-envs of {found.id}'s native vector env share one random stream"
     if wrappers or found.additional_wrappers:
         return "a native vector env takes no wrappers"

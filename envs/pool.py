@@ -58,14 +58,15 @@ class PoolVectorEnv(gym.vector.VectorEnv):
 
     def _make(self, seeds: list[int]) -> gym.vector.VectorEnv:
         envpool = importlib.import_module("envpool")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # EnvPool's spaces warn about their own float64 bounds
-            try:
-                return envpool.make(
-                    self._env_id, env_type="gymnasium", num_envs=self.num_envs, seed=seeds, **self._kwargs
-                )
-            except Exception as error:  # AssertionError for an unknown id, TypeError for an unknown keyword
-                raise UsageError(f"EnvPool cannot make {self._env_id}: {error}; use --vector sync or async") from error
+        settings = {"env_type": "gymnasium", "num_envs": self.num_envs, "seed": seeds, **self._kwargs}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # its spaces, built when first read, warn about their own bounds
+                pool = envpool.make(self._env_id, **settings)
+                _ = pool.observation_space, pool.action_space
+                return pool
+        except Exception as error:  # AssertionError for an unknown id, TypeError for an unknown keyword
+            raise UsageError(f"EnvPool cannot make {self._env_id}: {error}; use --vector sync or async") from error
 
 
 def check_same_spaces(pool: PoolVectorEnv, single: gym.Env, env_id: str) -> None:

@@ -6,7 +6,7 @@ After the probe environments of Andy Jones and of rejax. Only the endless one no
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -33,7 +33,7 @@ class Probe:
 class _ProbeEnv(gym.Env[np.ndarray, np.int64]):
     """`t` counts the steps of the episode, `x` is the one number that is observed."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  # as Gymnasium declares it
 
     def __init__(self) -> None:
         self.observation_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)

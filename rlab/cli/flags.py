@@ -160,7 +160,9 @@ def _values(
             setting = _setting_of(word, settings, prog, subject)
             values[setting.name] = _take(word, words, setting)
         elif waiting:
-            values[waiting.pop(0).name] = [word]
+            setting = waiting.pop(0)
+            values[setting.name] = _take(setting.flag, [word, *words], setting)
+            del words[: len(values[setting.name]) - 1]
         else:
             raise UsageError(f"one word too many: {word!r}. Settings are written --name value")
     return values

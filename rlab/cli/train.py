@@ -56,16 +56,16 @@ def read_request(agent: str, env_id: str, argv: list[str]) -> tuple[Request, Tra
 
 
 def _experiment(argv: list[str]) -> str | None:
-    for word, following in zip(argv, [*argv[1:], None], strict=True):
+    for index, word in enumerate(argv):
         flag, equals, value = word.partition("=")
         if flag == "--experiment":
-            return value if equals else following
+            return value if equals else next(iter(argv[index + 1 :]), None)
     return None
 
 
 def _agent_and_env(argv: list[str]) -> tuple[tuple[str, str], list[str]]:
     words = argv[:2]
-    if words[:1] in (["--help"], ["-h"]):
+    if {"--help", "-h"} & set(words):
         print(f"usage: {USAGE}\n`rlab list agents` and `rlab list envs` name what there is; "
               "`rlab train AGENT ENV --help` lists the settings of an agent.")
         raise SystemExit(0)

@@ -39,6 +39,7 @@ class Agent(Protocol):
     Config: ClassVar[type]
     data: ClassVar[str]  # "replay", "rollout" or "dataset"
     config: Any
+    device: torch.device
 
     def __init__(
         self, config: Any, obs_space: Space, action_space: Space, seeds: Sequence[int], device: torch.device
@@ -54,6 +55,13 @@ class Agent(Protocol):
 
     def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None:
         """A vector step happened: `clock` is the time after it. Running statistics and target networks live on this."""
+        ...
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Turn sampled windows `[S, many, ...]`, enough for several updates, into what `update` takes `[S, B, ...]` of.
+
+        Called once for all updates between two env steps: work that does not depend on those updates belongs here.
+        """
         ...
 
     def update(self, batch: Batch, clock: Clock) -> Mapping[str, Tensor]:

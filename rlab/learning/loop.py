@@ -1,7 +1,7 @@
 """The training loop of agents that learn from replay: collect, store, learn, report, judge, save."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlab.errors import RlabError
 from rlab.experience.collector import Collector, Episode
 from rlab.experience.replay import Replay
 from rlab.learning.contract import Agent, Batch, Listener
@@ -96,20 +95,17 @@ class ReplayLoop:
             check_update(metrics, batch, self.agent, self.collector.env.seeds, self.updates)
             self._learned.append(metrics)
 
-    def _batches(self, updates: int) -> "list[Batch]":
-        """`updates` batches, gathered together: between them nothing enters the replay, so the draw is the same."""
-        config = self.agent.config
-        size = config.batch_size
-        row_bytes = 2 * self.replay.members * self.replay.fields[0].nbytes + 64 * config.n_step
-        group = max(1, min(updates, SAMPLE_BYTES // (size * row_bytes)))
-        batches: list[Batch] = []
-        device = self.agent.device
+    def _batches(self, updates: int) -> Iterator[Batch]:
+        """`updates` prepared batches, drawn together: between them nothing enters the replay, so the draw is the same."""
+        size, n_step = self.agent.config.batch_size, self.agent.config.n_step
+        row_bytes = 2 * self.replay.members * (self.replay.fields[0].nbytes + 4 * n_step)
+        group = max(1, SAMPLE_BYTES // (size * row_bytes))
         for first in range(0, updates, group):
             count = min(group, updates - first)
-            drawn = self.replay.sample(self._streams, size * count, config.n_step)
-            drawn = {name: value.to(device) for name, value in drawn.items()}
-            batches += ({n: v[:, i * size : (i + 1) * size] for n, v in drawn.items()} for i in range(count))
-        return batches
+            drawn = self.replay.sample(self._streams, size * count, n_step)
+            prepared = self.agent.prepare({name: value.to(self.agent.device) for name, value in drawn.items()})
+            for i in range(count):
+                yield {name: value[:, i * size : (i + 1) * size] for name, value in prepared.items()}
 
     def _report(self, before: int) -> None:
         now, end = self.clock.env_steps, self.clock.env_steps >= self.clock.total_env_steps

@@ -65,8 +65,8 @@ def squared(error: Tensor) -> Tensor:
 
 def huber(error: Tensor) -> Tensor:
     """Huber (1964) with threshold 1: squared inside, linear outside, so the gradient stays in [-1, 1]."""
-    size = error.abs()
-    return torch.where(size <= 1.0, 0.5 * error.square(), size - 0.5)
+    clipped = error.clamp(-1.0, 1.0)
+    return clipped * (error - 0.5 * clipped)  # e^2/2 inside, |e| - 1/2 outside, in a third of the kernels of a where
 
 
 LOSSES = {"huber": huber, "squared": squared}

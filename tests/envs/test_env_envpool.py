@@ -1,6 +1,7 @@
 """EnvPool's envs behind the same adapter."""
 
 import importlib.util
+import itertools
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def test_envpool_gives_true_transitions_on_a_stream_per_env():
     rows = lanes(env, 60)
     starts = env.reset()
     assert len({tuple(obs) for obs in starts.reshape(6, 4).tolist()}) == 6
-    for (_, next_obs, _, terminated, truncated, _), (obs, *_, valid) in zip(rows, rows[1:], strict=False):
+    for (_, next_obs, _, terminated, truncated, _), (obs, *_, valid) in itertools.pairwise(rows):
         assert np.array_equal(next_obs, obs)  # NEXT_STEP shows the true last observation
         assert np.array_equal(valid, ~(terminated | truncated))  # and spends the next row on the reset
     assert sum(truncated.sum() for *_, truncated, _ in rows) > 0

@@ -22,7 +22,7 @@ def test_the_package_refuses_any_other_name(monkeypatch):
     spec = importlib.util.spec_from_file_location("envs", path, submodule_search_locations=[str(path.parent)])
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "envs", module)
-    with pytest.raises(ImportError, match="import this package as rlab.envs, not as envs"):
+    with pytest.raises(ImportError, match=r"import this package as rlab\.envs, not as envs"):
         spec.loader.exec_module(module)
 
 

@@ -5,7 +5,7 @@ import sys
 
 import gymnasium as gym
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlab.envs import EnvSpec, list_envs, make_env
@@ -25,8 +25,17 @@ def test_values_are_json_literals_or_else_strings():
     words = ["a=1", "b=1.5", "c=true", "d=False", "e=None", "f=word", "g=[1,2]", "h=x=y", "i=NaN", 'j="1"', "k="]
     spec = EnvSpec.parse("CartPole-v1", words)
     assert spec.kwargs == {
-        **{"a": 1, "b": 1.5, "c": True, "d": False, "e": None, "f": "word", "g": [1, 2]},
-        **{"h": "x=y", "i": "NaN", "j": "1", "k": ""},
+        "a": 1,
+        "b": 1.5,
+        "c": True,
+        "d": False,
+        "e": None,
+        "f": "word",
+        "g": [1, 2],
+        "h": "x=y",
+        "i": "NaN",
+        "j": "1",
+        "k": "",
     }
 
 
@@ -66,6 +75,7 @@ arguments = st.dictionaries(st.from_regex(r"[a-z]\w{0,8}", fullmatch=True).filte
     wrappers=st.lists(st.tuples(st.text(), arguments)),
     limit=st.none() | st.integers(1, 10**6),
 )
+@settings(max_examples=30)
 def test_a_spec_survives_the_way_through_json(kwargs, wrappers, limit):
     spec = EnvSpec("Name-v0", kwargs, tuple(wrappers), limit)
     assert EnvSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec

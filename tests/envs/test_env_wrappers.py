@@ -13,7 +13,7 @@ from rlab.errors import UsageError
 def test_every_wrapper_of_the_table_resolves(name):
     package = WRAPPERS[name][1]
     if package is not None and not package.installed:
-        with pytest.raises(UsageError, match="needs .*: pip install"):
+        with pytest.raises(UsageError, match=r"needs .*: pip install"):
             load_wrapper(name)
         pytest.skip(f"{package.name} is not installed: pip install '{package.install}'")
     assert load_wrapper(name).__name__ == name

@@ -1,0 +1,186 @@
+"""Files that are whole or absent, whenever the process or the machine dies, and JSON that says which format it is.
+
+Every change that the run folder makes on the disk goes through this module (growing logs apart).
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rlab.errors import RlabError
+
+FORMAT = 1
+TEMPORARY = ".tmp-"  # what the names of unfinished files begin with
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Put `data` at `path`, so that a crash at any instant leaves the old file or the new one, never half of it.
+
+    Raises:
+        RlabError: the disk refuses; the old file is left as it was.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        _write_through(temporary, data)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise RlabError(f"cannot write {path}: {error.strerror}") from error
+        raise
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write an object as JSON, atomically, with its format number."""
+    write_bytes(path, to_json(data, path))
+
+
+def to_json(data: Mapping[str, Any], path: Path) -> bytes:
+    """An object as strict JSON with sorted keys, so that equal data are equal bytes; `path` is for the message only.
+
+    Raises:
+        ValueError: a number is infinite or not a number, which JSON has no word for.
+    """
+    try:
+        text = json.dumps({"format": FORMAT, **data}, sort_keys=True, indent=2, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"{path.name} cannot hold this: {error}") from error
+    return text.encode() + b"\n"
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        RlabError: it is missing or cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise RlabError(f"{path} is missing") from None
+    except OSError as error:
+        raise RlabError(f"cannot read {path}: {error.strerror}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that `write_json` wrote; raises RlabError as `parse_json` does."""
+    return parse_json(read_bytes(path), path)
+
+
+def parse_json(data: bytes, path: Path) -> dict[str, Any]:
+    """The object in `data`, which was read from `path`.
+
+    Raises:
+        RlabError: it is cut off, not strict JSON, not an object, or of another format.
+    """
+    try:
+        value = json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise RlabError(f"{path} is not whole JSON ({error}). Was it cut off or edited?") from error
+    if not isinstance(value, dict):
+        raise RlabError(f"{path} holds a {type(value).__name__} where a JSON object with format {FORMAT} is expected")
+    check_format(value, path)
+    return value
+
+
+def check_format(value: Mapping[str, Any], path: Path) -> None:
+    """Raise RlabError unless the object says that it has the one format that this version reads."""
+    found = value.get("format")
+    if type(found) is not int or found != FORMAT:
+        hint = "Was it written by a newer rlab?" if "format" in value else "Is it a file of rlab at all?"
+        raise RlabError(f"{path} has format {found!r}; this rlab reads format {FORMAT}. {hint}")
+
+
+def sha256(data: bytes) -> str:
+    """The checksum of these bytes, as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def content_name(stem: str, data: bytes, suffix: str) -> str:
+    """A file name that tells contents apart, such as `weights-1f3a9c07.safetensors`: old and new never collide."""
+    return f"{stem}-{sha256(data)[:8]}{suffix}"
+
+
+def read_checked(folder: Path, entry: Any, stem: str, suffix: str, named_in: Path) -> bytes:
+    """The content of the file that `entry` (`{"name", "sha256"}`, from the file `named_in`) points to in `folder`.
+
+    The name must be one that `content_name` makes, so that a hostile file cannot point outside of its folder.
+
+    Raises:
+        RlabError: the entry is not such an object, or the file is missing or has another checksum.
+    """
+    name = entry.get("name") if isinstance(entry, dict) else None
+    if not isinstance(name, str) or not re.fullmatch(rf"{re.escape(stem)}-[0-9a-f]{{8}}{re.escape(suffix)}", name):
+        raise RlabError(f"{named_in} names {name!r} where a file like {stem}-0123abcd{suffix} is expected")
+    data = read_bytes(folder / name)
+    check_sha256(data, [entry.get("sha256")], folder / name, named_in)
+    return data
+
+
+def check_sha256(data: bytes, accepted: list[str | None], path: Path, named_in: Path) -> None:
+    """Raise RlabError unless the checksum of `data`, read from `path`, is among the accepted ones."""
+    if sha256(data) not in accepted:
+        raise RlabError(
+            f"{path} has another SHA-256 than {named_in} says. Was it changed or damaged after it was saved?"
+        )
+
+
+def make_folder(path: Path) -> None:
+    """Make one folder durably; nothing happens where it exists.
+
+    Raises:
+        RlabError: the disk refuses.
+    """
+    try:
+        os.mkdir(path)
+        sync_folder(path.parent)
+    except FileExistsError:
+        if not path.is_dir():
+            raise RlabError(f"{path} is a file where a folder is expected") from None
+    except OSError as error:
+        raise RlabError(f"cannot make the folder {path}: {error.strerror}") from error
+
+
+def keep_only(folder: Path, names: set[str], pattern: str) -> None:
+    """Delete the files in `folder` that match the glob `pattern`, save for those in `names`."""
+    for path in sorted(folder.glob(pattern)):
+        if path.name not in names:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+
+def clean(folder: Path) -> None:
+    """Delete what writers that were killed in the middle have left behind."""
+    keep_only(folder, set(), f"{TEMPORARY}*")
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable: a rename survives a power cut only after this."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_through(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]  # one call writes 2 GiB at most
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

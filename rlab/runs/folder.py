@@ -1,0 +1,165 @@
+"""The run folder: one folder that says all about a run.
+
+config.json     all that is needed to repeat the run; written first, never changed
+manifest.json   SHA-256 of config.json and of every file of the policies; checked on every load
+policy/         the final policy and nothing else: what people share
+best/           the same, best in evaluation
+checkpoint/     full training state
+tensorboard/    one sub-run per training seed and one for the population
+metrics.jsonl, eval.jsonl (nothing that depends on the clock), timing.jsonl (what does)
+"""
+
+import importlib.metadata
+import platform
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rlab
+from rlab.errors import RlabError, UsageError
+from rlab.runs import files
+
+CONFIG = "config.json"
+MANIFEST = "manifest.json"
+POLICY_FOLDERS = ("policy", "best")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run on the disk. `config` is what config.json holds.
+
+    The rest of rlab reads these keys of it: `agent` (name), `env` (an env spec with `env_id`), `run` (a RunConfig as
+    a dict), `settings` (the agent's own), `origins` (where each value came from), `versions` and `command`.
+    """
+
+    path: Path
+    config: dict[str, Any]
+
+    @property
+    def policy(self) -> Path:
+        return self.path / "policy"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint"
+
+    @classmethod
+    def create(cls, path: Path | str, config: Mapping[str, Any]) -> "RunFolder":
+        """Start a run at `path`, which must be new or an empty folder.
+
+        Raises:
+            UsageError: something is there already (nothing in it is touched), it cannot be made or written, or a
+                number in `config` is not finite.
+        """
+        path = Path(path)
+        try:
+            content = files.to_json(config, path / CONFIG)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        _claim(path)
+        try:
+            files.write_bytes(path / CONFIG, content)
+            files.write_json(path / MANIFEST, {"files": {CONFIG: files.sha256(content)}})
+        except RlabError as error:
+            raise UsageError(f"{error}. Is --out a folder that may be written?") from error
+        return cls(path, files.parse_json(content, path / CONFIG))
+
+    @classmethod
+    def open(cls, path: Path | str) -> "RunFolder":
+        """The run at `path`, its config checked against its manifest.
+
+        Raises:
+            RlabError: it is no run folder, or a file is missing, broken or changed.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise RlabError(f"{path} is no folder. `rlab list runs` shows the runs that are here")
+        if not (path / CONFIG).exists():
+            raise RlabError(f"{path} is no run folder: it has no {CONFIG}")
+        content = files.read_bytes(path / CONFIG)
+        check_against_manifest(path, CONFIG, content)
+        return cls(path, files.parse_json(content, path / CONFIG))
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder claims to be a run."""
+    return (path / CONFIG).is_file() and (path / MANIFEST).is_file()
+
+
+def fresh_run_path(agent: str, env_id: str, root: Path | str = "runs") -> Path:
+    """Make a new empty folder such as `runs/dqn-CartPole-v1-20261122-101500`.
+
+    It is made and not only named, so that two runs which start in the same second cannot meet.
+
+    Raises:
+        UsageError: the root cannot be written.
+    """
+    words = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{agent}-{env_id}").strip(".-")[:100]
+    name = f"{words}-{time.strftime('%Y%m%d-%H%M%S')}"
+    count = 1
+    while True:
+        path = Path(root) / (name if count == 1 else f"{name}-{count}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError as error:
+            if not path.is_dir():
+                raise UsageError(f"cannot make {path}: {error.strerror}") from error
+            count += 1
+        except OSError as error:
+            raise UsageError(f"cannot make {path}: {error.strerror}. Name another folder with --out") from error
+        else:
+            return path
+
+
+def versions() -> dict[str, str | None]:
+    """What this process runs on, for config.json; None where a package is not installed."""
+    known: dict[str, str | None] = {"python": platform.python_version(), "rlab": getattr(rlab, "__version__", None)}
+    for package in ("torch", "numpy", "gymnasium"):
+        try:
+            known[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            known[package] = None
+    return known
+
+
+def check_against_manifest(run: Path, name: str, content: bytes) -> None:
+    """Raise RlabError unless the manifest of the run knows the file `name` with this content."""
+    manifest = read_manifest(run)
+    accepted = [manifest[kind].get(name) for kind in ("files", "pending")]
+    if accepted == [None, None]:
+        raise RlabError(f"{run / MANIFEST} does not know {name}. Was the file put there by hand?")
+    files.check_sha256(content, accepted, run / name, run / MANIFEST)
+
+
+def read_manifest(run: Path) -> dict[str, dict[str, str]]:
+    """The manifest: `files` maps names to SHA-256; `pending` has the new ones while a policy is being replaced.
+
+    Raises:
+        RlabError: it is missing or broken.
+    """
+    path = run / MANIFEST
+    manifest = {"files": {}, "pending": {}, **files.read_json(path)}
+    if not all(isinstance(manifest[kind], dict) for kind in ("files", "pending")):
+        raise RlabError(f"{path} is broken: 'files' and 'pending' must be objects")
+    return {kind: manifest[kind] for kind in ("files", "pending")}
+
+
+def _claim(path: Path) -> None:
+    """Make `path` an empty folder, or say why it cannot be one."""
+    try:
+        if path.is_dir():
+            if any(path.iterdir()):
+                raise UsageError(f"{path} exists and is not empty; nothing in it was touched. Name a new folder")
+        elif path.exists():
+            raise UsageError(f"{path} is a file; a run needs a folder. Name a new one")
+        else:
+            path.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {path}: {error.strerror}. Name another one") from error

@@ -1,0 +1,68 @@
+"""The runs under a folder, at a glance. Broken ones are listed with the reason; nothing here raises because of them."""
+
+from pathlib import Path
+from typing import Any
+
+from rlab.errors import RlabError
+from rlab.runs import files
+from rlab.runs.folder import CONFIG, MANIFEST, RunFolder, check_against_manifest
+from rlab.runs.logs import last_row
+
+
+def list_runs(root: Path | str = "runs") -> list[dict[str, Any]]:
+    """One dict per run folder directly under `root`, by name; an empty list where there is no such folder.
+
+    Keys: `path`, `agent`, `env_id`, `seeds` (list), `env_steps` and `total_env_steps` (per member), `eval_iqm` (of
+    the last evaluation), `state` (`"finished"`, `"unfinished"` or `"broken"`) and `reason` (why broken, else None).
+    What is not known is None. Weights are not read: `load_policy` checks them.
+    """
+    try:
+        folders = sorted(path for path in Path(root).iterdir() if path.is_dir())
+    except OSError:
+        return []
+    return [_described(path) for path in folders if (path / CONFIG).exists() or (path / MANIFEST).exists()]
+
+
+def _described(path: Path) -> dict[str, Any]:
+    known: dict[str, Any] = dict.fromkeys(
+        ("agent", "env_id", "seeds", "env_steps", "total_env_steps", "eval_iqm", "state", "reason")
+    )
+    known["path"] = str(path)
+    try:
+        known |= _facts(RunFolder.open(path))
+    except (RlabError, OSError) as error:
+        known |= {"state": "broken", "reason": str(error)}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        known |= {"state": "broken", "reason": f"{path / CONFIG} lacks something ({type(error).__name__}: {error})"}
+    return known
+
+
+def _facts(run: RunFolder) -> dict[str, Any]:
+    settings = run.config["run"]
+    first, total = settings["seed"], settings["env_steps"]
+    done = max(_policy_env_steps(run), _logged_env_steps(run))
+    evaluation = last_row(run.path / "eval.jsonl") or {}
+    finished = _policy_env_steps(run) >= total
+    return {
+        "agent": run.config["agent"],
+        "env_id": run.config["env"]["env_id"],
+        "seeds": list(range(first, first + settings["seeds"])),
+        "env_steps": done,
+        "total_env_steps": total,
+        "eval_iqm": evaluation.get("iqm"),
+        "state": "finished" if finished else "unfinished",
+    }
+
+
+def _logged_env_steps(run: RunFolder) -> int:
+    return int((last_row(run.path / "metrics.jsonl") or {}).get("env_steps", 0))
+
+
+def _policy_env_steps(run: RunFolder) -> int:
+    """How far the saved policy was trained; 0 where there is none yet."""
+    path = run.policy / "policy.json"
+    if not path.exists():
+        return 0
+    content = files.read_bytes(path)
+    check_against_manifest(run.path, f"policy/{path.name}", content)
+    return int(files.parse_json(content, path).get("extra", {}).get("env_steps", 0))

@@ -1,0 +1,222 @@
+"""What a run leaves for people and programs to read: rows of JSON, one a line, and TensorBoard's curves."""
+
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlab.errors import RlabError
+from rlab.runs import files
+from rlab.runs.events import EventLog
+
+Row = dict[str, Any]
+CLOCK_TAGS = "time/"  # how the tags begin whose values depend on the wall clock
+
+
+class JsonLines:
+    """An append-only file of JSON objects, one a line, after a header line with the format number.
+
+    A line counts once its newline is there: what a killed writer left of its last line is cut off on opening and
+    passed over on reading.
+    """
+
+    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
+        """Open for appending; `header` goes into a new file only.
+
+        Raises:
+            RlabError: the file is of another format, or the disk refuses.
+        """
+        self.path = path
+        content = files.read_bytes(path) if path.exists() else b""
+        whole = _whole_lines(content)
+        if whole:
+            _parse_line(path, 1, whole.partition(b"\n")[0])
+        else:
+            files.write_bytes(path, _line({"format": files.FORMAT, **header}))
+        try:
+            if whole and len(whole) < len(content):
+                os.truncate(path, len(whole))
+            self._file = _appending(path)
+        except OSError as error:
+            raise RlabError(f"cannot write {path}: {error.strerror}") from error
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append a row, and hand it to the operating system at once: it outlives this process.
+
+        Raises:
+            RlabError: the disk refuses.
+        """
+        rest = memoryview(_line(row))
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise RlabError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def truncate_after(self, env_steps: int) -> None:
+        """Drop what a resumed run will write again: rows later than `env_steps`, and the final evaluation."""
+        header, rows = read_json_lines(self.path)
+        kept = [row for row in rows if row["env_steps"] <= env_steps and not row.get("final")]
+        if len(kept) < len(rows):
+            self._file.close()
+            files.write_bytes(self.path, b"".join(map(_line, [header, *kept])))
+            self._file = _appending(self.path)
+
+    def sync(self) -> None:
+        """Make all rows so far outlive a power cut."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_json_lines(path: Path) -> tuple[Row, list[Row]]:
+    """The header and the rows of such a file, without what is left of a last line that was cut off.
+
+    Raises:
+        RlabError: it is missing, of another format, or a line is broken; the message says which.
+    """
+    lines = _whole_lines(files.read_bytes(path)).splitlines()
+    if not lines:
+        raise RlabError(f"{path} is empty; a header line with format {files.FORMAT} is expected")
+    return _parse_line(path, 1, lines[0]), [_parse_line(path, number, line) for number, line in enumerate(lines[1:], 2)]
+
+
+def last_row(path: Path) -> Row | None:
+    """The last whole row; None where there is none yet. Raises RlabError as `read_json_lines` does."""
+    lines = _whole_lines(files.read_bytes(path)).splitlines() if path.exists() else []
+    return _parse_line(path, len(lines), lines[-1]) if len(lines) > 1 else None
+
+
+class MetricsLog:
+    """The listener that writes: `metrics.jsonl`, `eval.jsonl`, `timing.jsonl` and TensorBoard events.
+
+    Nothing in `metrics.jsonl` and `eval.jsonl` depends on the clock, so equal runs write equal bytes there.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        seeds: Sequence[int],
+        *,
+        iqm: Callable[[np.ndarray], float],
+        summarise: Callable[[np.ndarray], tuple[float, float, float]],
+        resume_at: int | None = None,
+    ) -> None:
+        """Open the logs of the run in `folder`.
+
+        Args:
+            folder: the run folder.
+            seeds: one training seed per member.
+            iqm: the interquartile mean of `[n]` values; used on every metric, so it should be quick.
+            summarise: the IQM of `[S]` mean returns and the ends of its 95 % interval (NaN where there is none).
+            resume_at: env steps of the checkpoint that a resumed run goes on from; later rows are dropped.
+        """
+        self._summarise = summarise
+        self._num_members = len(seeds)
+        self._metrics, self._evaluations, self._timing = (
+            JsonLines(folder / f"{name}.jsonl", {"seeds": list(seeds)}) for name in ("metrics", "eval", "timing")
+        )
+        if resume_at is not None:
+            for log in self._logs:
+                log.truncate_after(resume_at)
+        self._events = EventLog(folder / "tensorboard", seeds, iqm, resume_at)
+
+    def on_start(self, settings: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+        """Show the settings, and where each came from, in TensorBoard."""
+        self._events.settings(settings, origins)
+
+    def on_metrics(self, env_steps: int, metrics: Mapping[str, Any]) -> None:
+        """One row. Each value is `[S]` (NaN: nothing to report for that member) or one number for the population.
+
+        Raises:
+            ValueError: a value has another shape.
+        """
+        arrays = {tag: self._checked(tag, value) for tag, value in metrics.items()}
+        timing = {tag: array for tag, array in arrays.items() if tag.startswith(CLOCK_TAGS)}
+        steady = {tag: array for tag, array in arrays.items() if tag not in timing}
+        for log, part in ((self._metrics, steady), (self._timing, timing)):
+            if part:
+                log.write({"env_steps": env_steps} | {tag: strict(array.tolist()) for tag, array in part.items()})
+        self._events.metrics(env_steps, arrays)
+
+    def on_evaluation(self, env_steps: int, returns: np.ndarray, lengths: np.ndarray) -> None:
+        """An evaluation during training: returns and lengths `[S, E]` of E episodes per member."""
+        self._evaluation(env_steps, returns, lengths, final=False)
+
+    def on_final_evaluation(self, env_steps: int, returns: np.ndarray, lengths: np.ndarray) -> None:
+        """The evaluation of the final weights, which is what the run reports; `[S, E]` each."""
+        self._evaluation(env_steps, returns, lengths, final=True)
+
+    def sync(self) -> None:
+        """Put everything so far on the disk; call it before a checkpoint, which promises that the logs got as far."""
+        for log in self._logs:
+            log.sync()
+        self._events.flush()
+
+    def on_save(self, env_steps: int) -> None:
+        """A checkpoint follows."""
+        self.sync()
+
+    def close(self) -> None:
+        for log in self._logs:
+            log.close()
+        self._events.close()
+
+    @property
+    def _logs(self) -> tuple[JsonLines, JsonLines, JsonLines]:
+        return self._metrics, self._evaluations, self._timing
+
+    def _checked(self, tag: str, value: Any) -> np.ndarray:
+        array = np.asarray(value)
+        if array.shape not in ((), (self._num_members,)):
+            raise ValueError(f"metric {tag!r} has shape {array.shape}; it must be () or ({self._num_members},)")
+        return array
+
+    def _evaluation(self, env_steps: int, returns: np.ndarray, lengths: np.ndarray, final: bool) -> None:
+        iqm, low, high = map(float, self._summarise(returns.mean(axis=1)))
+        row = {
+            "env_steps": env_steps,
+            "iqm": strict(iqm),
+            "ci95": [low, high] if math.isfinite(low) and math.isfinite(high) else None,
+            "returns": strict(returns.tolist()),
+            "lengths": lengths.tolist(),
+        }
+        self._evaluations.write(row | {"final": True} if final else row)
+        self._events.evaluation(env_steps, returns, lengths, (iqm, low, high), final)
+
+
+def strict(value: Any) -> Any:
+    """Numbers and nested lists of them as strict JSON takes them: what is not finite becomes None."""
+    if isinstance(value, list):
+        return [strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _appending(path: Path) -> io.FileIO:
+    return path.open("ab", buffering=0)  # unbuffered: a row that a full disk refused must not come back on closing
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row, allow_nan=False).encode() + b"\n"
+
+
+def _whole_lines(content: bytes) -> bytes:
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _parse_line(path: Path, number: int, line: bytes) -> Row:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise RlabError(f"{path}, line {number} is not JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise RlabError(f"{path}, line {number} is not a JSON object")
+    if number == 1:
+        files.check_format(row, path)
+    return row

@@ -1,0 +1,69 @@
+"""`list_runs` knows finished, unfinished and broken runs, and never raises because of one."""
+
+import numpy as np
+import pytest
+
+from rlab.runs.folder import RunFolder
+from rlab.runs.listing import list_runs
+from rlab.runs.logs import MetricsLog
+from rlab.runs.policies import save_policy
+
+
+def log_some(run, env_steps, iqm):
+    log = MetricsLog(run.path, [3, 4], iqm=np.mean, summarise=lambda values: (iqm, iqm - 1, iqm + 1))
+    log.on_metrics(env_steps, {"q/mean": np.zeros(2)})
+    log.on_evaluation(env_steps, np.zeros((2, 3)), np.zeros((2, 3), int))
+    log.close()
+
+
+def test_runs_are_listed_with_how_far_and_how_good_they_are(run, make_policy, tmp_path):
+    log_some(run, 600, 77.5)
+    (done,) = [RunFolder.create(tmp_path / "done", run.config)]
+    save_policy(done.policy, make_policy(1.0), {"env_steps": 1000})
+    (tmp_path / "not a run").mkdir()
+    (tmp_path / "file").write_text("")
+    common = {"agent": "dqn", "env_id": "CartPole-v1", "seeds": [3, 4], "total_env_steps": 1000, "reason": None}
+    assert list_runs(tmp_path) == [
+        {"path": str(done.path), "env_steps": 1000, "eval_iqm": None, "state": "finished", **common},
+        {"path": str(run.path), "env_steps": 600, "eval_iqm": 77.5, "state": "unfinished", **common},
+    ]
+
+
+def test_an_interrupted_run_that_saved_its_policy_is_unfinished(run, make_policy, tmp_path):
+    save_policy(run.policy, make_policy(1.0), {"env_steps": 400})
+    (listed,) = list_runs(tmp_path)
+    assert (listed["state"], listed["env_steps"]) == ("unfinished", 400)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("config.json", b"{", "config.json has another SHA-256"),
+        ("manifest.json", b"\xff", "manifest.json is not whole JSON"),
+        ("manifest.json", None, "manifest.json is missing"),
+        ("config.json", None, "has no config.json"),
+        ("policy/policy.json", b"{}", "policy/policy.json has another SHA-256"),
+        ("eval.jsonl", b'{"format": 1}\n7\n', "eval.jsonl, line 2 is not a JSON object"),
+    ],
+)
+def test_a_broken_run_is_listed_with_the_reason(run, make_policy, tmp_path, name, content, reason):
+    save_policy(run.policy, make_policy(1.0), {"env_steps": 400})
+    if content is None:
+        (run.path / name).unlink()
+    else:
+        (run.path / name).write_bytes(content)
+    (listed,) = list_runs(tmp_path)
+    assert listed["state"] == "broken"
+    assert reason in listed["reason"]
+    assert listed["path"] == str(run.path)
+
+
+def test_a_config_of_some_other_tool_is_broken_and_not_a_crash(tmp_path):
+    RunFolder.create(tmp_path / "a", {"agent": "dqn"})
+    RunFolder.create(tmp_path / "b", {"run": 7})
+    assert [listed["state"] for listed in list_runs(tmp_path)] == ["broken", "broken"]
+    assert "config.json lacks something (KeyError: 'run')" in list_runs(tmp_path)[0]["reason"]
+
+
+def test_no_folder_means_no_runs(tmp_path):
+    assert list_runs(tmp_path / "nowhere") == []
