@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from rlab.envs.spaces import space_from_gym
+from rlab.envs.spaces import OBS_HINT, space_from_gym
 from rlab.envs.workers import SubEnvError
 from rlab.errors import RlabError, UsageError
 from rlab.experience.contract import Step
@@ -35,7 +35,7 @@ class GymVectorEnv:
         self.env_id = env_id
         self.seeds = tuple(seeds)
         self.num_envs = env.num_envs // len(seeds)
-        self.obs_space = space_from_gym(env.single_observation_space, f"the observation space of {env_id}")
+        self.obs_space = space_from_gym(env.single_observation_space, f"the observation space of {env_id}", OBS_HINT)
         self.action_space = space_from_gym(env.single_action_space, f"the action space of {env_id}")
         self._env = env
         self._mode = autoreset_mode(env, env_id)

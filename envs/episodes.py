@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 
 from rlab.envs.native import SeededCartPole
-from rlab.envs.spaces import space_from_gym
+from rlab.envs.spaces import OBS_HINT, space_from_gym
 from rlab.errors import RlabError
 from rlab.networks.spaces import Discrete, Space
 
@@ -21,7 +21,9 @@ class SingleEpisodes:
         self.env_id = env_id
         self.envs = tuple(envs)
         self.num_envs = len(envs)
-        self.obs_space: Space = space_from_gym(envs[0].observation_space, f"the observation space of {env_id}")
+        self.obs_space: Space = space_from_gym(
+            envs[0].observation_space, f"the observation space of {env_id}", OBS_HINT
+        )
         self.action_space: Space = space_from_gym(envs[0].action_space, f"the action space of {env_id}")
         self._first_action = self.action_space.start if isinstance(self.action_space, Discrete) else 0
         space = envs[0].observation_space
@@ -93,7 +95,7 @@ class NativeEpisodes:
         env: Any = self._env  # Gymnasium declares its state as None
         state, steps = env.state, env.steps.copy()  # state [4, n] is a new array after every step
         obs, reward, terminated, truncated, _ = env.step(action)
-        env.prev_done[:] = False  # no autoreset
+        env.prev_done[:] = False  # no autoreset: an ended row would draw a new start at every step
         if idle.any():
             env.state[:, idle] = state[:, idle]
             env.steps[idle] = steps[idle]

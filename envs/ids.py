@@ -66,6 +66,9 @@ def registered(env_id: str) -> Registered:
             _require(name, package)
             _register(prefix)
     found = gym.registry.get(name)
+    if found is None:
+        _register_installed()  # families hold ids without their prefix too, such as ALE's older ones
+        found = gym.registry.get(name)
     if found is None or _is_relic(found):
         raise _unknown_env(name)
     package_needed = package_of(found)
@@ -85,12 +88,9 @@ def package_of(found: Registered) -> Package | None:
 
 def list_envs() -> list[EnvRow]:
     """All ids that Gymnasium knows here, sorted. A family whose package is missing is one row, as `ALE/*`."""
-    rows = []
-    for prefix, package in ON_DEMAND.items():
-        if package.installed:
-            _register(prefix)
-        else:
-            rows.append(EnvRow(f"{prefix}*", package.install, False))
+    _register_installed()
+    missing = [(prefix, package) for prefix, package in ON_DEMAND.items() if not package.installed]
+    rows = [EnvRow(f"{prefix}*", package.install, False) for prefix, package in missing]
     for found in _listed():
         package_needed = package_of(found)
         if package_needed is None:
@@ -136,6 +136,12 @@ def _register(prefix: str) -> None:
             gym.register_envs(module)  # the import itself has registered them
 
 
+def _register_installed() -> None:
+    for prefix, package in ON_DEMAND.items():
+        if package.installed:
+            _register(prefix)
+
+
 def _is_relic(found: Registered) -> bool:
     """Ids that Gymnasium keeps only to say that they are gone: `Ant-v2` and its kind."""
     return getattr(found.entry_point, "__name__", "").startswith("_raise_")
@@ -151,25 +157,18 @@ def _unknown_env(env_id: str) -> UsageError:
         namespace, name, version = parse_env_id(env_id)
     except gym.error.Error:
         return UsageError(f"{env_id!r} is no env id: expected Name-v0, namespace/Name-v0 or module:Name-v0")
+    whole = {found.id.lower(): found.id for found in _listed()}
+    bare = {found.id.lower().rpartition("/")[2]: found.id for found in _listed() if "/" in found.id}
+    exact = whole.get(env_id.lower()) or bare.get(env_id.lower())  # letter case or namespace is wrong
+    if exact:
+        return UsageError(f"unknown env {env_id!r}. Did you mean {exact!r}?")
     siblings = [found for found in _listed() if (found.namespace, found.name) == (namespace, name)]
     if siblings:
         newest = max(siblings, key=lambda found: found.version or 0)
         what = "has no version" if version is None else "does not exist (any more)"
         return UsageError(f"env {env_id!r} {what}. Did you mean {newest.id!r}?")
-    near = _near(env_id)
-    hint = f"Did you mean {near!r}?" if near else "`rlab list envs` shows what there is."
-    return UsageError(f"unknown env {env_id!r}. {hint}")
-
-
-def _near(env_id: str) -> str | None:
-    """The id that was most likely meant: letter case and namespace may be wrong, letters swapped or missing."""
-    for prefix, package in ON_DEMAND.items():
-        if package.installed:
-            _register(prefix)
-    whole = {found.id.lower(): found.id for found in _listed()}
-    bare = {found.id.lower().rpartition("/")[2]: found.id for found in _listed() if "/" in found.id}
     for known in (whole, bare):
         near = difflib.get_close_matches(env_id.lower(), sorted(known), n=1, cutoff=0.75)
         if near:
-            return known[near[0]]
-    return None
+            return UsageError(f"unknown env {env_id!r}. Did you mean {known[near[0]]!r}?")
+    return UsageError(f"unknown env {env_id!r}. `rlab list envs` shows what there is.")

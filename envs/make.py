@@ -15,9 +15,9 @@ from rlab.envs.episodes import NativeEpisodes, SingleEpisodes
 from rlab.envs.native import SeededCartPole, make_native, why_not_native
 from rlab.envs.pool import PoolVectorEnv, check_same_spaces
 from rlab.envs.specs import EnvSpec
-from rlab.envs.workers import WatchedAsyncVectorEnv, sub_env_maker
+from rlab.envs.workers import SubEnvError, WatchedAsyncVectorEnv, sub_env_maker
 from rlab.envs.wrappers import apply_wrappers
-from rlab.errors import UsageError, unknown
+from rlab.errors import RlabError, UsageError, unknown
 
 VECTOR = ("auto", "native", "sync", "async", "envpool")
 
@@ -47,7 +47,10 @@ def make_vec(spec: EnvSpec, seeds: tuple[int, ...], num_envs: int, vector: str =
         _check_kwargs(found, spec.kwargs)
         makers = [sub_env_maker(partial(_make_single, spec, found), index) for index in range(total)]
         vectorize = WatchedAsyncVectorEnv if vector == "async" else gym.vector.SyncVectorEnv
-        env = vectorize(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+        try:
+            env = vectorize(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+        except SubEnvError as error:
+            raise RlabError(f"{spec.env_id} could not be started: {error}") from error
     return GymVectorEnv(env, seeds, spec.env_id)
 
 

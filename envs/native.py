@@ -60,7 +60,7 @@ def why_not_native(found: Registered, kwargs: Mapping[str, Any], wrappers: Seque
     if entry_point is None:
         return f"{found.id} has no native vector env"
     if not isinstance(entry_point, str) or entry_point not in NATIVE:
-        return f"the sub-envs of {found.id}'s native vector env share one random stream"
+        return f"{found.id}'s native vector env is not known to give each sub-env a random stream of its own"
     if wrappers or found.additional_wrappers:
         return "a native vector env takes no wrappers"
     strange = sorted(kwargs.keys() - NATIVE[entry_point][1])

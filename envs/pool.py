@@ -48,13 +48,19 @@ class PoolVectorEnv(gym.vector.VectorEnv):
         if seed is not None:
             self._pool.close()
             self._pool = self._make(list(seed))
-        return self._pool.reset(options=options)
+        obs, info = self._pool.reset(options=options)
+        return self._fit(obs), info
 
     def step(self, actions: np.ndarray) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        return self._pool.step(actions)
+        obs, reward, terminated, truncated, info = self._pool.step(actions)
+        return self._fit(obs), reward, terminated, truncated, info
 
     def close_extras(self, **kwargs: Any) -> None:
         self._pool.close()
+
+    def _fit(self, obs: np.ndarray) -> np.ndarray:
+        """In the dtype of the space: discrete observations come as int32, though the space says int64."""
+        return obs.astype(self.single_observation_space.dtype, copy=False)
 
     def _make(self, seeds: list[int]) -> gym.vector.VectorEnv:
         envpool = importlib.import_module("envpool")

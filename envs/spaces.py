@@ -6,13 +6,16 @@ import numpy as np
 from rlab.errors import UsageError
 from rlab.networks.spaces import Bounds, Box, Discrete, Space
 
+OBS_HINT = " A wrapper may help: --wrapper FlattenObservation; for MiniGrid FlatObsWrapper or ImgObsWrapper."
 
-def space_from_gym(space: gym.Space, of: str = "this env") -> Space:
+
+def space_from_gym(space: gym.Space, of: str = "this env", hint: str = "") -> Space:
     """The space as plain data.
 
     Args:
         space: a Gymnasium Box (of any dtype) or Discrete.
         of: whose space it is, for the error: `"the observation space of CartPole-v1"`.
+        hint: what the error says last.
 
     Raises:
         UsageError: any other kind of space.
@@ -21,9 +24,6 @@ def space_from_gym(space: gym.Space, of: str = "this env") -> Space:
         return Box(tuple(space.shape), str(space.dtype), _bounds(space.low), _bounds(space.high))
     if isinstance(space, gym.spaces.Discrete):
         return Discrete(int(space.n), int(space.start))
-    hint = ""
-    if isinstance(space, (gym.spaces.Dict, gym.spaces.Tuple, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)):
-        hint = " An observation of this kind can be flattened: --wrapper FlattenObservation."
     raise UsageError(f"{of} is {space}; rlab works with Box and Discrete spaces.{hint}")
 
 

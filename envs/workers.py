@@ -91,6 +91,10 @@ class WatchedAsyncVectorEnv(gym.vector.AsyncVectorEnv):
             self.reset_async(seed=seed, options=options)
             return self.reset_wait(self.time_limit)
 
+    def _check_spaces(self) -> None:  # the last act of the base class's constructor: the first word with the workers
+        with self._watched():
+            super()._check_spaces()
+
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
         try:

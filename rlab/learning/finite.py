@@ -16,9 +16,21 @@ def check_update(metrics: Mapping[str, Tensor], batch: Batch, agent: Agent, seed
     Raises:
         RlabError: naming the first tensor that is not finite, from the cause to the effect, and its member.
     """
-    if math.isfinite(torch.stack(list(metrics.values())).sum().item()):
-        return
-    for name, tensor in _suspects(metrics, batch, agent):
+    if not math.isfinite(torch.stack(list(metrics.values())).sum().item()):
+        _name_the_broken(_suspects(metrics, batch, agent), seeds, updates)
+
+
+def check_weights(agent: Agent, seeds: Sequence[int], updates: int) -> None:
+    """Raise where a weight is not finite. The last update may break a weight while its loss was still finite.
+
+    Raises:
+        RlabError: naming the first such tensor of the policy, and its member.
+    """
+    _name_the_broken(_weights(agent), seeds, updates)
+
+
+def _name_the_broken(suspects: Iterator[tuple[str, Tensor]], seeds: Sequence[int], updates: int) -> None:
+    for name, tensor in suspects:
         broken = ~torch.isfinite(tensor).flatten(1).all(dim=1) if tensor.dim() > 1 else ~torch.isfinite(tensor)
         if broken.any():
             seed = seeds[int(broken.nonzero()[0])]
@@ -35,5 +47,9 @@ def _suspects(metrics: Mapping[str, Tensor], batch: Batch, agent: Agent) -> Iter
     # After the step every weight of a broken member is broken; the metrics tell whether loss or gradient came first.
     for name, tensor in metrics.items():
         yield f"metric {name!r}", tensor
+    yield from _weights(agent)
+
+
+def _weights(agent: Agent) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in agent.policy().state_dict().items():
         yield f"parameter {name!r}", tensor

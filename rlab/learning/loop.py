@@ -12,7 +12,7 @@ from torch import Tensor
 from rlab.experience.collector import Collector, Episode
 from rlab.experience.replay import Replay
 from rlab.learning.contract import Agent, Batch, Listener
-from rlab.learning.finite import check_update
+from rlab.learning.finite import check_update, check_weights
 from rlab.randomness import stream
 from rlab.types import Clock, crossed
 
@@ -73,8 +73,7 @@ class ReplayLoop:
             self._report(before)
             if self.should_stop():
                 break
-        for listener in self.listeners:
-            listener.on_save(self.clock.env_steps)
+        self._save()
         return self.clock.env_steps >= self.clock.total_env_steps
 
     def _collect(self) -> None:
@@ -118,8 +117,13 @@ class ReplayLoop:
             for listener in self.listeners:
                 listener.on_evaluation(now, judged.returns, judged.lengths)
         if crossed(before, now, self.periods.checkpoint_every) and not end:
-            for listener in self.listeners:
-                listener.on_save(now)
+            self._save()
+
+    def _save(self) -> None:
+        # A save must never replace the last good one by weights that the very last update broke.
+        check_weights(self.agent, self.collector.env.seeds, self.updates)
+        for listener in self.listeners:
+            listener.on_save(self.clock.env_steps)
 
     def _metrics(self) -> dict[str, np.ndarray]:
         members = len(self.collector.env.seeds)

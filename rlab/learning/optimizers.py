@@ -1,5 +1,6 @@
 """Optimizers by name, for reinforcement learning, pretraining and fine-tuning alike; `torch.optim` does the stepping."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,12 +43,15 @@ class OptimizerSettings:
     def __post_init__(self) -> None:
         if self.name not in OPTIMIZERS:
             raise unknown("optimizer", self.name, OPTIMIZERS)
-        if self.learning_rate <= 0 or min(self.weight_decay, self.l1) < 0:
+        # Written so that NaN fails too: every comparison with it is false.
+        if not (0 < self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf and 0 <= self.l1 < math.inf):
             raise UsageError(
                 f"learning rate {self.learning_rate} must be above 0, weight decay {self.weight_decay} and l1 {self.l1} "
                 "0 or more."
             )
-        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
+        if self.eps is not None and not 0 <= self.eps < math.inf:
+            raise UsageError(f"optimizer eps {self.eps} must be 0 or more; None takes torch's default.")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise UsageError(f"max_grad_norm {self.max_grad_norm} must be above 0; None leaves gradients alone.")
 
 
@@ -68,7 +72,8 @@ class Stepper:
         Returns:
             the norm of each member's gradient `[S]`, before clipping.
         """
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
         loss.sum().backward()
         grads = [p.grad for p in self.parameters if p.grad is not None]
         if self.settings.l1:

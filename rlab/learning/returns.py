@@ -1,6 +1,7 @@
 """The arithmetic of returns and errors: tensors in, tensors out, one value per row, on trailing dimensions."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -65,8 +66,8 @@ def squared(error: Tensor) -> Tensor:
 
 def huber(error: Tensor) -> Tensor:
     """Huber (1964) with threshold 1: squared inside, linear outside, so the gradient stays in [-1, 1]."""
-    clipped = error.clamp(-1.0, 1.0)
-    return clipped * (error - 0.5 * clipped)  # e^2/2 inside, |e| - 1/2 outside, in a third of the kernels of a where
+    # torch's own kernel against a zero that takes no memory: one pass where the formula in tensors takes five
+    return F.huber_loss(error, error.new_zeros(()).expand_as(error), reduction="none")
 
 
 LOSSES = {"huber": huber, "squared": squared}

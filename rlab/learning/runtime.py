@@ -5,7 +5,9 @@ from contextlib import contextmanager
 
 import torch
 
-from rlab.errors import UsageError
+from rlab.errors import UsageError, unknown
+
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @contextmanager
@@ -29,8 +31,10 @@ def choose_device(name: str) -> torch.device:
     """The device for `auto`, `cpu` or `cuda`.
 
     Raises:
-        UsageError: `cuda` is asked for and there is none.
+        UsageError: the name is unknown, or `cuda` is asked for and there is none.
     """
+    if name not in DEVICES:
+        raise unknown("device", name, DEVICES)
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: this torch sees no CUDA device; use --device cpu or install a CUDA build of torch.")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")

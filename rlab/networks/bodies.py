@@ -47,8 +47,10 @@ def _entrance(obs_space: Space, body: BodySettings) -> tuple[tuple[LayerSpec, ..
     """The convolutions, if any; the features behind them; the hidden widths that follow."""
     _check(body)
     if not isinstance(obs_space, Box) or len(obs_space.shape) not in (1, 3):
+        # Not the space itself: it may state one bound per element.
+        found = f"{obs_space.dtype} of shape {obs_space.shape}" if isinstance(obs_space, Box) else str(obs_space)
         raise UsageError(
-            f"no network body for observations {obs_space}; vectors and images (channels last, uint8 or bool) have one. "
+            f"no network body for observations {found}; vectors and images (channels last, uint8 or bool) have one. "
             "Flatten others with --wrapper FlattenObservation."
         )
     if not obs_space.is_image:
@@ -64,7 +66,9 @@ def _entrance(obs_space: Space, body: BodySettings) -> tuple[tuple[LayerSpec, ..
     elif min(height, width) >= 3:
         plan, last = ((16, 3, 1),), (128,)  # Young and Tian 2019 (MinAtar), section 3
     else:
-        raise UsageError(f"an image of {height}x{width} is too small for a 3x3 convolution; flatten it.")
+        raise UsageError(
+            f"an image of {height}x{width} is too small for a 3x3 convolution. Flatten it with --wrapper FlattenObservation."
+        )
     layers: list[LayerSpec] = []
     for out_channels, kernel, stride in plan:
         args = {"in_channels": channels, "out_channels": out_channels, "kernel_size": kernel, "stride": stride}

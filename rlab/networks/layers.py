@@ -1,7 +1,8 @@
 """Layers with a seed axis: S independent copies in one tensor, `[S, B, ...]` in and out.
 
 Explicit `baddbmm` and grouped convolution rather than `torch.vmap` of a plain module. Every layer can leave the stack
-(`unstack(i)` gives the plain `torch.nn` module of member i) and come back (`stack(modules)`).
+(`unstack(i)` gives the plain `torch.nn` module of member i) and come back (`stack(modules)`, which raises `RlabError`
+where a module has a setting that its stacked counterpart does not know).
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rlab.errors import RlabError
 from rlab.networks.initialization import initialise
 
 
@@ -30,14 +32,16 @@ class StackedLinear(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generators: Sequence[torch.Generator]) -> None:
+        """Fresh weights, member i's from `generators[i]`."""
         for i, generator in enumerate(generators):
             # torch.nn.init reads fans from [out, in]
             initialise(self.weight[i].T, self.bias[i, 0], self.init, self.gain, generator)
 
     @torch.no_grad()
     def unstack(self, member: int) -> nn.Linear:
+        """The plain layer of one member; a copy."""
         _, in_features, out_features = self.weight.shape
-        plain = nn.Linear(in_features, out_features, device=self.weight.device)
+        plain = nn.Linear(in_features, out_features, device=self.weight.device, dtype=self.weight.dtype)
         plain.weight.copy_(self.weight[member].T)
         plain.bias.copy_(self.bias[member, 0])
         return plain
@@ -45,8 +49,10 @@ class StackedLinear(nn.Module):
     @classmethod
     @torch.no_grad()
     def stack(cls, modules: Sequence[nn.Linear]) -> Self:
+        """Plain layers, alike but for their weights, as one stacked layer; a copy."""
         first = modules[0]
-        stacked = cls(len(modules), first.in_features, first.out_features).to(first.weight.device)
+        stacked = cls(len(modules), first.in_features, first.out_features).to(first.weight)
+        _check_alike(stacked.unstack(0), modules)
         stacked.weight.copy_(torch.stack([m.weight.T for m in modules]))
         stacked.bias.copy_(torch.stack([m.bias for m in modules]).unsqueeze(1))
         return stacked
@@ -80,13 +86,15 @@ class StackedConv2d(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generators: Sequence[torch.Generator]) -> None:
+        """Fresh weights, member i's from `generators[i]`."""
         for i, generator in enumerate(generators):
             initialise(self.weight[i], self.bias[i], self.init, self.gain, generator)
 
     @torch.no_grad()
     def unstack(self, member: int) -> nn.Conv2d:
+        """The plain layer of one member; a copy."""
         _, out_channels, in_channels, kernel_size, _ = self.weight.shape
-        plain = nn.Conv2d(in_channels, out_channels, kernel_size, self.stride, device=self.weight.device)
+        plain = nn.Conv2d(in_channels, out_channels, kernel_size, self.stride).to(self.weight)
         plain.weight.copy_(self.weight[member])
         plain.bias.copy_(self.bias[member])  # type: ignore[union-attr]
         return plain
@@ -94,10 +102,11 @@ class StackedConv2d(nn.Module):
     @classmethod
     @torch.no_grad()
     def stack(cls, modules: Sequence[nn.Conv2d]) -> Self:
+        """Plain layers, alike but for their weights, as one stacked layer; a copy."""
         first = modules[0]
-        stacked = cls(
-            len(modules), first.in_channels, first.out_channels, first.kernel_size[0], first.stride[0]
-        ).to(first.weight.device)
+        kernel_size, stride = first.kernel_size[0], first.stride[0]
+        stacked = cls(len(modules), first.in_channels, first.out_channels, kernel_size, stride).to(first.weight)
+        _check_alike(stacked.unstack(0), modules)
         stacked.weight.copy_(torch.stack([m.weight for m in modules]))
         stacked.bias.copy_(torch.stack([m.bias for m in modules]))  # type: ignore[arg-type]
         return stacked
@@ -119,7 +128,8 @@ class StackedLayerNorm(nn.Module):
 
     @torch.no_grad()
     def unstack(self, member: int) -> nn.LayerNorm:
-        plain = nn.LayerNorm(self.weight.shape[-1], device=self.weight.device)
+        """The plain layer of one member; a copy."""
+        plain = nn.LayerNorm(self.weight.shape[-1], device=self.weight.device, dtype=self.weight.dtype)
         plain.weight.copy_(self.weight[member, 0])
         plain.bias.copy_(self.bias[member, 0])
         return plain
@@ -127,15 +137,21 @@ class StackedLayerNorm(nn.Module):
     @classmethod
     @torch.no_grad()
     def stack(cls, modules: Sequence[nn.LayerNorm]) -> Self:
+        """Plain layers, alike but for their weights, as one stacked layer; a copy."""
         first = modules[0]
-        stacked = cls(len(modules), first.normalized_shape[0]).to(first.weight.device)
+        stacked = cls(len(modules), first.normalized_shape[-1])
+        _check_alike(stacked.unstack(0), modules)
+        stacked.to(first.weight)
         stacked.weight.copy_(torch.stack([m.weight for m in modules]).unsqueeze(1))
         stacked.bias.copy_(torch.stack([m.bias for m in modules]).unsqueeze(1))
         return stacked
 
 
 class StackedDropout(nn.Module):
-    """Dropout whose mask is drawn from one generator per member, so that members never share noise."""
+    """Dropout whose mask is drawn from one generator per member, so that members never share noise.
+
+    `build` fills `generators`; a stack of plain modules has none and can only be evaluated until it gets some.
+    """
 
     def __init__(self, members: int, p: float) -> None:
         super().__init__()
@@ -145,15 +161,24 @@ class StackedDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0.0:
             return x
+        if len(self.generators) != self.members:
+            raise RlabError(
+                f"dropout in training needs {self.members} random streams, one per member, and has {len(self.generators)}; "
+                "fill its `generators` or call eval()."
+            )
         keep = torch.stack([torch.empty(x.shape[1:]).bernoulli_(1 - self.p, generator=g) for g in self.generators])
         return x * keep.to(x.device) / (1 - self.p)
 
     def unstack(self, member: int) -> nn.Dropout:
+        """The plain layer of one member; a copy."""
         return nn.Dropout(self.p)
 
     @classmethod
     def stack(cls, modules: Sequence[nn.Dropout]) -> Self:
-        return cls(len(modules), modules[0].p)
+        """Plain layers, alike but for their weights, as one stacked layer; a copy."""
+        stacked = cls(len(modules), modules[0].p)
+        _check_alike(stacked.unstack(0), modules)
+        return stacked
 
 
 class StackedFlatten(nn.Module):
@@ -166,11 +191,15 @@ class StackedFlatten(nn.Module):
         return x.flatten(2)
 
     def unstack(self, member: int) -> nn.Flatten:
+        """The plain layer of one member; a copy."""
         return nn.Flatten()
 
     @classmethod
     def stack(cls, modules: Sequence[nn.Flatten]) -> Self:
-        return cls(len(modules))
+        """Plain layers, alike but for their weights, as one stacked layer; a copy."""
+        stacked = cls(len(modules))
+        _check_alike(stacked.unstack(0), modules)
+        return stacked
 
 
 class Dueling(nn.Module):
@@ -183,6 +212,13 @@ class Dueling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         advantage = self.advantage(x)  # [..., B, A]
         return self.value(x) + advantage - advantage.mean(dim=-1, keepdim=True)
+
+
+def _check_alike(carried: nn.Module, modules: Sequence[nn.Module]) -> None:
+    """Refuse plain modules with a setting that the stacked layer would lose, such as padding or a missing bias."""
+    for module in modules:
+        if repr(module) != repr(carried):  # torch's repr states every setting of a layer
+            raise RlabError(f"{module} cannot be stacked as {carried}; members must be alike, without further settings.")
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {

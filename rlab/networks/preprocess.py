@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +21,10 @@ class Preprocess(nn.Module):
 
     Scaling `none` leaves vectors alone, `fixed` divides by `scale`, `running` subtracts the mean and divides by the
     standard deviation of all observations that member has trained on. A plain (unstacked) one has `members = None`.
+
+    Raises:
+        UsageError: the scaling is not known or does not suit the observations, or `scale` is no divisor for each
+            component.
     """
 
     def __init__(self, obs_space: Space, scaling: str, scale: tuple[float, ...] | None, members: int | None) -> None:
@@ -28,6 +33,10 @@ class Preprocess(nn.Module):
             raise unknown("observation scaling", scaling, SCALINGS)
         if not isinstance(obs_space, Box):
             raise UsageError(f"observations {obs_space} are not supported; Box is.")
+        if obs_space.is_image and scaling != "none":
+            raise UsageError(f"obs_scaling {scaling!r} is for vectors; images are scaled to [0, 1] already, use 'none'.")
+        if scale is not None and scaling != "fixed":
+            raise UsageError(f"obs_scale goes with obs_scaling 'fixed' alone, not with {scaling!r}.")
         self.obs_space, self.scaling, self.scale, self.members = obs_space, scaling, scale, members
         lead = () if members is None else (members, 1)
         if scaling == "fixed":
@@ -50,16 +59,18 @@ class Preprocess(nn.Module):
         return vector
 
     @torch.no_grad()
-    def observe(self, obs: Tensor, valid: Tensor) -> None:
+    def observe(self, obs: np.ndarray | Tensor, valid: np.ndarray | Tensor) -> None:
         """Fold `obs [S, N, *obs]` into the running statistics where `valid [S, N]`; other scalings do nothing.
 
         Parallel mean and variance of Chan, Golub and LeVeque (1983), equation 2.1, per member.
         """
         if self.scaling != "running":
             return
-        weight = valid.to(torch.float64).reshape(*valid.shape, *[1] * (obs.dim() - 2))  # [S, N, 1...]
+        # np.array: an env may hand out read-only arrays, which torch does not take
+        rows = torch.as_tensor(np.array(valid) if isinstance(valid, np.ndarray) else valid, device=self.mean.device)
+        batch = torch.as_tensor(np.array(obs) if isinstance(obs, np.ndarray) else obs, device=self.mean.device).double()
+        weight = rows.double().reshape(*rows.shape, *[1] * (batch.dim() - 2))  # [S, N, 1...]
         count = weight.sum(dim=1, keepdim=True)  # [S, 1, 1...]
-        batch = obs.to(torch.float64)
         mean = (batch * weight).sum(dim=1, keepdim=True) / count.clamp(min=1.0)
         squares = ((batch - mean).square() * weight).sum(dim=1, keepdim=True)
         before = self.count.reshape(count.shape)
@@ -81,10 +92,12 @@ class Preprocess(nn.Module):
         return plain.to(next(self.buffers(), torch.empty(0)).device)
 
     def to_json(self) -> dict[str, Any]:
+        """What `from_json` needs beside the observation space; the statistics are tensors of the state dict."""
         return {"scaling": self.scaling, "scale": None if self.scale is None else list(self.scale)}
 
     @classmethod
     def from_json(cls, data: Json, obs_space: Space, members: int | None) -> Self:
+        """Rebuilt from what `to_json` wrote, with fresh statistics."""
         scale = None if data["scale"] is None else tuple(data["scale"])
         return cls(obs_space, data["scaling"], scale, members)
 

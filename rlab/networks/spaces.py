@@ -25,6 +25,7 @@ class Box:
 
     @property
     def is_image(self) -> bool:
+        """Height, width and channels of uint8 or bool."""
         return len(self.shape) == 3 and self.dtype in ("uint8", "bool")
 
     def to_json(self) -> dict[str, Any]:

@@ -24,7 +24,10 @@ from rlab.types import Json
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One layer: a kind from `LAYER_KINDS` (or `their.module:Builder`) and the arguments of its builder."""
+    """One layer: a kind from `LAYER_KINDS` (or `their.module:Builder`) and the arguments of its builder.
+
+    Arguments are JSON values; a tuple of layers, such as the streams of `dueling`, reaches the builder as one module.
+    """
 
     kind: str
     args: dict[str, Any] = field(default_factory=dict)
@@ -67,8 +70,8 @@ class StackedNetwork(nn.Sequential):
     """S copies of one network, parameters `[S, ...]`; `[S, B, ...]` in, `[S, B, outputs]` out."""
 
 
-def _dueling(members: int, value: Iterable[LayerSpec], advantage: Iterable[LayerSpec]) -> nn.Module:
-    return Dueling(_sequence(members, value, trust=False), _sequence(members, advantage, trust=False))
+def _dueling(members: int, value: nn.Module, advantage: nn.Module) -> nn.Module:
+    return Dueling(value, advantage)
 
 
 def _activation(kind: type[nn.Module]) -> Callable[[int], nn.Module]:
@@ -92,7 +95,8 @@ def build(spec: NetworkSpec, seeds: Sequence[int], use: str = "network", trust: 
 
     Args:
         use: the name of the random streams, so that two networks of one agent start differently.
-        trust: allow layer kinds of the form `their.module:Builder`, which import other people's code.
+        trust: allow layer kinds of the form `their.module:Builder`, which import other people's code. A builder is
+            called as `Builder(members, **args)`; a module with parameters fills them in `initialise(generators)`.
 
     Raises:
         UsageError: a kind of layer is not known.
@@ -109,7 +113,19 @@ def build(spec: NetworkSpec, seeds: Sequence[int], use: str = "network", trust: 
 
 
 def _sequence(members: int, layers: Iterable[LayerSpec], trust: bool) -> StackedNetwork:
-    return StackedNetwork(*(_builder(layer.kind, trust)(members, **layer.args) for layer in layers))
+    return StackedNetwork(*(_layer(members, layer, trust) for layer in layers))
+
+
+def _layer(members: int, layer: LayerSpec, trust: bool) -> nn.Module:
+    builder = _builder(layer.kind, trust)
+    return builder(members, **{name: _argument(members, value, trust) for name, value in layer.args.items()})
+
+
+def _argument(members: int, value: Any, trust: bool) -> Any:
+    """Layers inside a layer, such as a stream of `dueling`, are built; anything else is handed over as it is."""
+    if isinstance(value, tuple) and value and all(isinstance(v, LayerSpec) for v in value):
+        return _sequence(members, value, trust)
+    return value
 
 
 def _builder(kind: str, trust: bool) -> Callable[..., nn.Module]:

@@ -1,6 +1,8 @@
 """Between a stack `[S, ...]` and plain `torch.nn` modules, which other tools know how to compress and export."""
 
+import copy
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from torch import nn
 
@@ -26,33 +28,57 @@ _STACKED_OF: dict[type[nn.Module], type] = {
 
 
 def unstack(network: nn.Module, member: int) -> nn.Module:
-    """Member `member` as a plain module with equal outputs: `[S, B, ...]` becomes `[B, ...]`. Weights are copied."""
+    """Member `member` as a plain module with equal outputs: `[S, B, ...]` becomes `[B, ...]`.
+
+    Weights are copied, and so is the mode, training or evaluation.
+
+    Raises:
+        RlabError: a layer of someone else's has no method `unstack(member)`.
+    """
+    return _unstack(network, member).train(network.training)
+
+
+def stack(networks: Sequence[nn.Module]) -> nn.Module:
+    """The way back: plain modules of one shape become the members of a stack, in order.
+
+    Weights are copied, and so is the mode of the first one. Dropout comes back without random streams: such a stack can
+    be evaluated; to train it, copy its parameters into one that `build` has made.
+
+    Raises:
+        RlabError: there are no networks, they differ in more than their weights, or a layer has no stacked counterpart.
+    """
+    if not networks:
+        raise RlabError("a stack needs one network or more.")
+    first = repr(networks[0]).splitlines()  # torch's repr states every layer with its settings
+    for network in networks[1:]:
+        for expected, found in zip_longest(first, repr(network).splitlines(), fillvalue="nothing"):
+            if expected != found:
+                raise RlabError(f"only networks alike can be stacked; one has {found.strip()} for {expected.strip()}.")
+    return _stack(networks).train(networks[0].training)
+
+
+def _unstack(network: nn.Module, member: int) -> nn.Module:
     if isinstance(network, StackedNetwork):
-        return nn.Sequential(*(unstack(layer, member) for layer in network))
+        return nn.Sequential(*(_unstack(layer, member) for layer in network))
     if isinstance(network, Dueling):
-        return Dueling(unstack(network.value, member), unstack(network.advantage, member))
+        return Dueling(_unstack(network.value, member), _unstack(network.advantage, member))
     if hasattr(network, "unstack"):
         plain: nn.Module = network.unstack(member)
         return plain
     if isinstance(network, tuple(ACTIVATIONS.values())):
-        return type(network)()
+        return copy.deepcopy(network)
     raise RlabError(f"{type(network).__name__} has no way out of the stack; give it a method unstack(member).")
 
 
-def stack(networks: Sequence[nn.Module]) -> nn.Module:
-    """The way back: plain modules of one shape become the members of a stack, in order. Weights are copied.
-
-    Raises:
-        RlabError: a layer has no stacked counterpart.
-    """
+def _stack(networks: Sequence[nn.Module]) -> nn.Module:
     first = networks[0]
     if isinstance(first, nn.Sequential):
-        return StackedNetwork(*(stack(layers) for layers in zip(*networks, strict=True)))  # type: ignore[arg-type]
+        return StackedNetwork(*(_stack(layers) for layers in zip(*networks, strict=True)))  # type: ignore[arg-type]
     if isinstance(first, Dueling):
-        return Dueling(stack([n.value for n in networks]), stack([n.advantage for n in networks]))  # type: ignore[misc]
+        return Dueling(_stack([n.value for n in networks]), _stack([n.advantage for n in networks]))  # type: ignore[misc]
     if type(first) in _STACKED_OF:
         stacked: nn.Module = _STACKED_OF[type(first)].stack(networks)
         return stacked
     if isinstance(first, tuple(ACTIVATIONS.values())):
-        return type(first)()
+        return copy.deepcopy(first)
     raise RlabError(f"{type(first).__name__} has no stacked counterpart; known: {', '.join(t.__name__ for t in _STACKED_OF)}.")

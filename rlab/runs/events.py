@@ -36,12 +36,11 @@ class EventLog:
 
         self._population.add_text("settings", settings_table(settings, origins), 0)
         experiment, session_start, _ = hparams(_hparams(settings), dict.fromkeys(SCORES))
-        charts = {
-            title: ["Margin", [tag, f"{tag}_low", f"{tag}_high"]]
-            for title, tag in (("return in evaluation", "eval/return"), ("return of the final policy", "final/return"))
-        }
-        layout = custom_scalars({"IQM over training seeds with its 95 % interval": charts})
-        for summary in (experiment, session_start, layout):
+        summaries = [experiment, session_start]
+        if len(self._members) > 1:  # one seed has no interval to draw
+            chart = ["Margin", ["eval/return", "eval/return_low", "eval/return_high"]]
+            summaries.append(custom_scalars({"IQM over training seeds with its 95 % interval": {"eval/return": chart}}))
+        for summary in summaries:
             _writer(self._population).add_summary(summary, 0)
 
     def metrics(self, env_steps: int, metrics: Mapping[str, np.ndarray]) -> None:
@@ -121,7 +120,7 @@ def _hparams(settings: Mapping[str, Any]) -> dict[str, float | str]:
 
 def _add(writer: "SummaryWriter", env_steps: int, values: Mapping[str, Any]) -> None:
     """Everything of one row as one event, which is cheaper than one event per tag."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]  # it has no types
 
     shown = [Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items() if not np.isnan(value)]
     if shown:

@@ -62,6 +62,13 @@ def test_envpool_repeats_itself_and_a_member_does_not_depend_on_the_others():
 
 
 @needs_envpool
+def test_discrete_observations_of_envpool_have_the_dtype_of_their_space():
+    env = make_vec(EnvSpec("FrozenLake-v1"), (0,), 2, "envpool")
+    assert env.reset().dtype == np.int64
+    assert env.step(np.zeros((1, 2), dtype=int)).next_obs.dtype == np.int64
+
+
+@needs_envpool
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

@@ -104,7 +104,10 @@ def test_explicit_native_is_refused_with_the_reason(shared_stream_env):
     for spec, reason in [
         (wrapped, "a native vector env takes no wrappers"),
         (EnvSpec("Acrobot-v1"), "Acrobot-v1 has no native vector env"),
-        (EnvSpec(shared_stream_env), "the sub-envs of SharedStream-v0's native vector env share one random stream"),
+        (
+            EnvSpec(shared_stream_env),
+            "SharedStream-v0's native vector env is not known to give each sub-env a random stream of its own",
+        ),
     ]:
         with pytest.raises(UsageError) as caught:
             make_vec(spec, (0,), 2, "native")
@@ -161,6 +164,17 @@ def test_a_paused_native_env_goes_on_where_it_stood():
         if on[0]:
             expected = single.step(1 if t < 4 else t % 4 // 2)[0]
         assert np.allclose(obs[0], expected, atol=1e-6)
+
+
+def test_a_paused_native_env_uses_up_no_time():
+    native = make_episodes(EnvSpec("CartPole-v1", max_episode_steps=4), 2)
+    native.reset([1, 2])
+    cuts = []
+    for t in range(6):
+        *_, truncated = native.step(np.array([t % 2, t % 2]), np.array([t >= 2, t < 4]))
+        cuts.append(truncated.tolist())
+    # env 0 is stepped at t = 2, 3, 4, 5 and env 1 at t = 0, 1, 2, 3: each is cut at its own fourth step
+    assert cuts == [[False, False]] * 3 + [[False, True], [False, False], [True, False]]
 
 
 def test_evaluation_does_not_disturb_training_envs():

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import time
 
@@ -80,6 +81,27 @@ def test_a_worker_killed_between_steps_is_named_too():
     raw.processes[0].join()
     with pytest.raises(RlabError, match="in env 0 of seed 6 at vector step 1: its worker process died"):
         env.step(STEP)
+
+
+@pytest.fixture
+def stillborn_env():
+    home = os.getpid()
+
+    def make():
+        if os.getpid() != home:
+            os._exit(3)
+        return Sick("never")
+
+    gym.register("Stillborn-v0", make)
+    yield "Stillborn-v0"
+    del gym.registry["Stillborn-v0"]
+
+
+def test_a_worker_that_dies_at_birth_gives_one_line(stillborn_env):
+    with pytest.raises(RlabError) as caught:
+        make_vec(EnvSpec(stillborn_env), (0,), 2, "async")
+    message = r"Stillborn-v0 could not be started: sub-env [01]: its worker process died \(exit code 3\)"
+    assert re.fullmatch(message, str(caught.value))
 
 
 def test_workers_leave_ctrl_c_to_their_parent():

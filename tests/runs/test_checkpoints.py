@@ -168,6 +168,12 @@ def test_complete_chunks_are_written_once_and_growing_ones_again(run):
     assert len([name for name in os.listdir(run.checkpoint) if name.startswith("chunk-")]) == 1
 
 
+def test_a_chunk_that_says_it_still_grows_is_written_whatever_is_there(run):
+    save_checkpoint(run, {}, [Piece(0, True, 10)])
+    save_checkpoint(run, {}, [Piece(0, False, 11)])
+    assert load_checkpoint(run)[1][0].arrays()["obs"].tolist() == [[11] * 3] * 2
+
+
 def test_a_complete_chunk_that_has_vanished_is_written_again(run):
     save_checkpoint(run, {}, [Piece(0, True, 10)])
     (path,) = run.checkpoint.glob("chunk-*")

@@ -90,7 +90,16 @@ def test_missing_files_and_folders_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["../secret", "/etc/passwd", "weights-0123abcd.safetensors/../x", "weights-1.x", 7, None]
+    "name",
+    [
+        "../secret",
+        "../weights-0123abcd.safetensors",
+        "/etc/passwd",
+        "weights-0123abcd.safetensors/../x",
+        "weights-1.x",
+        7,
+        None,
+    ],
 )
 def test_a_file_cannot_point_outside_of_its_folder(tmp_path, name):
     with pytest.raises(RlabError, match=r"where a file like weights-0123abcd\.safetensors is"):

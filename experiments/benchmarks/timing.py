@@ -1,0 +1,41 @@
+"""What the benchmark scripts share: things timed in turn, medians, and a recorded result."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROUNDS = 5  # of each thing, in turn, so that a noisy moment meets all of them
+
+
+def in_turn(things: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """Seconds of each thing, `rounds` times, one after another in every round."""
+    seconds: dict[str, list[float]] = {name: [] for name in things}
+    for _ in range(rounds):
+        for name, thing in things.items():
+            began = time.perf_counter()
+            thing()
+            seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def ratio(slow: list[float], fast: list[float]) -> dict[str, float]:
+    """How many times faster: the median over rounds of the paired ratios, with the least and the most."""
+    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
+    return {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
+
+
+def record(script: str, result: dict[str, Any]) -> None:
+    """Write `SCRIPT.result.json` beside the script, with what it was measured on."""
+    model = platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    where = {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version()}
+    path = Path(script).with_suffix(".result.json")
+    path.write_text(json.dumps({"format": 1, "measured_on": where, **result}, indent=2) + "\n")

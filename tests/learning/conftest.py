@@ -1,0 +1,139 @@
+"""A training loop in the smallest world: an env that counts, and an agent that only notes what it is asked to do."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rlab.experience.collector import Collector
+from rlab.experience.contract import Step
+from rlab.experience.replay import Field, Replay
+from rlab.learning.contract import Batch, Listener
+from rlab.learning.loop import Periods, ReplayLoop
+from rlab.networks.spaces import Box, Discrete
+from rlab.types import Clock
+
+
+class CountingEnv:
+    """Observes the vector step; reward 1; every episode ends after `length` steps."""
+
+    obs_space, action_space = Box((1,), "float32", 0.0, 1e6), Discrete(2)
+
+    def __init__(self, seeds: Sequence[int], num_envs: int, length: int = 5) -> None:
+        self.seeds, self.num_envs, self.length, self.t = tuple(seeds), num_envs, length, 0
+
+    def _obs(self) -> np.ndarray:
+        return np.full((len(self.seeds), self.num_envs, 1), self.t, np.float32)
+
+    def reset(self) -> np.ndarray:
+        return self._obs()
+
+    def step(self, action: np.ndarray) -> Step:
+        self.t += 1
+        lanes = (len(self.seeds), self.num_envs)
+        ended = np.full(lanes, self.t % self.length == 0)
+        obs = self._obs()
+        return Step(obs, obs, np.ones(lanes), ended, np.zeros(lanes, bool), np.ones(lanes, bool))
+
+    def state(self) -> dict[str, Any]:
+        return {"t": self.t}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.t = state["t"]
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class NotingConfig:
+    replay_capacity: int = 1000
+    batch_size: int = 4
+    n_step: int = 1
+    learning_starts: int = 0
+    learn_every: int = 1
+    updates_per_learn: int = 1
+
+
+class NotingAgent:
+    """Its loss is whatever `loss` says; `updated_at` and `prepared` are its diary."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, config: NotingConfig, seeds: Sequence[int]) -> None:
+        self.config, self.seeds = config, tuple(seeds)
+        self.updated_at: list[int] = []
+        self.drawn: list[Tensor] = []
+        self.prepared: list[int] = []
+
+    def act(self, obs: np.ndarray, clock: Clock) -> np.ndarray:
+        return np.zeros(obs.shape[:2], np.int64)
+
+    def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None: ...
+
+    def prepare(self, batch: Batch) -> Batch:
+        self.prepared.append(batch["reward"].shape[1])
+        return batch
+
+    def update(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        self.updated_at.append(clock.env_steps)
+        self.drawn.append(batch["obs"][:, :, 0])
+        return {"loss": torch.full((len(self.seeds),), float(len(self.updated_at)))}
+
+    def metrics(self, clock: Clock) -> dict[str, float]:
+        return {"explore/progress": clock.progress}
+
+    def policy(self) -> Any:
+        return nn.Linear(1, 1)
+
+    def state(self) -> dict[str, Any]:
+        return {"updates": len(self.updated_at)}
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+class Diary:
+    """A listener that keeps all that it hears."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[int, Mapping[str, np.ndarray]] = {}
+        self.evaluated: list[int] = []
+        self.saved: list[int] = []
+
+    def on_metrics(self, env_steps: int, metrics: Mapping[str, np.ndarray]) -> None:
+        self.metrics[env_steps] = metrics
+
+    def on_evaluation(self, env_steps: int, returns: np.ndarray, lengths: np.ndarray) -> None:
+        self.evaluated.append(env_steps)
+
+    def on_save(self, env_steps: int) -> None:
+        self.saved.append(env_steps)
+
+
+def make_loop(
+    env_steps: int,
+    seeds: Sequence[int] = (3, 4),
+    num_envs: int = 1,
+    periods: tuple[int, int, int] = (10**9, 10**9, 10**9),
+    should_stop: Callable[[], bool] = lambda: False,
+    agent: Any = None,
+    listeners: Sequence[Listener] = (),
+    **config: int,
+) -> ReplayLoop:
+    """`periods`: log, evaluate, save."""
+    agent = NotingAgent(NotingConfig(**config), seeds) if agent is None else agent
+    fields = Field("obs", (1,), "float32"), Field("action", (), "int64")
+    replay = Replay(len(seeds), num_envs, agent.config.replay_capacity, *fields)
+    judged = SimpleNamespace(returns=np.zeros((len(seeds), 1)), lengths=np.ones((len(seeds), 1)))
+    collector = Collector(CountingEnv(seeds, num_envs))
+    return ReplayLoop(agent, collector, replay, env_steps, Periods(*periods), lambda: judged, listeners, should_stop)
+
+
+@pytest.fixture
+def small() -> SimpleNamespace:
+    """`small.loop(...)` makes a loop, `small.Diary()` a listener."""
+    return SimpleNamespace(loop=make_loop, Diary=Diary)

@@ -1,0 +1,171 @@
+"""Optimizers over a stack: equal to torch.optim on each member alone, clipped per member, never mixing members."""
+
+import copy
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rlab.errors import UsageError
+from rlab.learning.optimizers import OPTIMIZERS, OptimizerSettings, Stepper, clip_members, member_norm
+
+PLAIN: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "momentum": lambda parameters, **kwargs: torch.optim.SGD(parameters, momentum=0.9, **kwargs),
+    "adagrad": torch.optim.Adagrad,
+    "adadelta": torch.optim.Adadelta,
+    "rmsprop": torch.optim.RMSprop,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "radam": torch.optim.RAdam,
+}
+MEMBERS = 3
+
+
+def starting_weights() -> list[Tensor]:
+    """A matrix and a vector per member, all different."""
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(MEMBERS, 4, 3, generator=generator), torch.randn(MEMBERS, 3, generator=generator)]
+
+
+def loss_of(parameters: list[Tensor], targets: list[Tensor]) -> Tensor:
+    """`[S]`: not quadratic, so that gradients change from step to step."""
+    return torch.stack([(p - t).pow(4).flatten(1).sum(dim=1) for p, t in zip(parameters, targets, strict=True)]).sum(0)
+
+
+def test_every_optimizer_is_tested_here() -> None:
+    assert PLAIN.keys() == OPTIMIZERS.keys()
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_a_stack_steps_as_torch_steps_each_member_alone(name: str, weight_decay: float) -> None:
+    eps = None if name in ("sgd", "momentum") else 1e-3
+    stacked = [nn.Parameter(w) for w in starting_weights()]
+    settings = OptimizerSettings(name, 0.01, weight_decay, eps=eps, max_grad_norm=2.0)
+    stepper = Stepper(settings, stacked)
+    alone = [[nn.Parameter(w[i].clone()) for w in starting_weights()] for i in range(MEMBERS)]
+    kwargs = {"lr": 0.01, "weight_decay": weight_decay, **({} if eps is None else {"eps": eps})}
+    plain = [PLAIN[name](parameters, **kwargs) for parameters in alone]
+    targets = [torch.ones(MEMBERS, 4, 3), torch.zeros(MEMBERS, 3)]
+    for _ in range(7):
+        norm = stepper.step(loss_of(stacked, targets))
+        for i in range(MEMBERS):
+            plain[i].zero_grad()
+            loss_of([p[None] for p in alone[i]], [t[i : i + 1] for t in targets]).sum().backward()
+            assert norm[i].item() == pytest.approx(nn.utils.clip_grad_norm_(alone[i], 2.0).item(), rel=1e-5)
+            plain[i].step()
+    for i in range(MEMBERS):
+        for mine, theirs in zip(stacked, alone[i], strict=True):
+            torch.testing.assert_close(mine[i], theirs, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(stacked[0], starting_weights()[0], atol=1e-3)
+
+
+def test_eps_and_weight_decay_arrive_in_the_optimizer() -> None:
+    stepper = Stepper(OptimizerSettings("adam", eps=1.5e-4, weight_decay=0.25), [nn.Parameter(torch.ones(1, 1))])
+    (group,) = stepper.optimizer.param_groups
+    assert (group["eps"], group["weight_decay"], group["lr"]) == (1.5e-4, 0.25, 1e-3)
+    (default,) = Stepper(OptimizerSettings("adam"), [nn.Parameter(torch.ones(1, 1))]).optimizer.param_groups
+    assert default["eps"] == 1e-8  # torch's own
+
+
+def test_weight_decay_is_decoupled_for_adamw_only() -> None:
+    def after_one_step(name: str) -> float:
+        weight = nn.Parameter(torch.tensor([[2.0]]))
+        Stepper(OptimizerSettings(name, learning_rate=0.1, weight_decay=0.5), [weight]).step(weight.sum(dim=1) * 0.0)
+        return float(weight.detach())
+
+    assert after_one_step("adamw") == pytest.approx(1.9)  # 2 - 0.1 * 0.5 * 2, and no gradient
+    assert after_one_step("sgd") == pytest.approx(1.9)  # the gradient is 0.5 * 2
+    assert after_one_step("adam") == pytest.approx(1.9, abs=1e-6)  # the gradient 1 becomes a step of the whole rate
+    assert Stepper(OptimizerSettings("adamw"), [nn.Parameter(torch.ones(1))]).optimizer.defaults["weight_decay"] == 0.0
+
+
+def test_l1_adds_the_sign_of_each_weight_to_the_gradient() -> None:
+    weight = nn.Parameter(torch.tensor([[2.0, -3.0, 0.0]]))
+    norm = Stepper(OptimizerSettings("sgd", learning_rate=0.1, l1=0.5), [weight]).step((4.0 * weight).sum(dim=1))
+    # gradients 4 + 0.5, 4 - 0.5 and 4
+    torch.testing.assert_close(weight.detach(), torch.tensor([[1.55, -3.35, -0.4]]))
+    assert norm.item() == pytest.approx(math.sqrt(4.5**2 + 3.5**2 + 4.0**2))
+
+
+def test_the_norm_is_that_of_the_whole_gradient_of_each_member() -> None:
+    grads = [torch.tensor([[3.0], [1.0]]), torch.tensor([[[4.0]], [[0.0]]])]
+    assert member_norm(grads).tolist() == [5.0, 1.0]
+    clip_members(grads, torch.tensor([5.0, 1.0]), max_norm=2.5)
+    torch.testing.assert_close(grads[0], torch.tensor([[1.5], [1.0]]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(grads[1], torch.tensor([[[2.0]], [[0.0]]]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_a_member_with_huge_gradients_does_not_move_the_others(name: str) -> None:
+    def train(scale: float) -> Tensor:
+        weight = nn.Parameter(starting_weights()[0])
+        stepper = Stepper(OptimizerSettings(name, 0.01, max_grad_norm=1.0), [weight])
+        for _ in range(4):
+            stepper.step(weight.square().flatten(1).sum(dim=1) * torch.tensor([1.0, scale, 1.0]))
+        return weight.detach()
+
+    calm, wild = train(1.0), train(1e12)
+    assert torch.equal(calm[0], wild[0])
+    assert torch.equal(calm[2], wild[2])
+
+
+def test_a_parameter_without_a_gradient_is_left_alone() -> None:
+    used, unused = nn.Parameter(torch.ones(2, 1)), nn.Parameter(torch.ones(2, 1))
+    Stepper(OptimizerSettings("adam", l1=0.1, max_grad_norm=1.0), [used, unused]).step(used.sum(dim=1))
+    assert (used != 1.0).all()
+    assert (unused == 1.0).all()
+
+
+def test_the_learning_rate_follows_the_factor() -> None:
+    weight = nn.Parameter(torch.ones(1, 1))
+    stepper = Stepper(OptimizerSettings("sgd", learning_rate=0.5), [weight])
+    stepper.set_learning_rate_factor(0.5)
+    stepper.step(weight.sum(dim=1))
+    assert stepper.optimizer.param_groups[0]["lr"] == 0.25
+    assert weight.item() == 0.75
+    stepper.set_learning_rate_factor(0.5)  # of the base rate, not of the last one
+    assert stepper.optimizer.param_groups[0]["lr"] == 0.25
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_a_saved_stepper_goes_on_with_the_same_steps(name: str) -> None:
+    def loss(weight: Tensor) -> Tensor:
+        return (weight - 3.0).pow(4).sum(dim=1)
+
+    one = nn.Parameter(torch.ones(2, 2))
+    first = Stepper(OptimizerSettings(name, 0.01), [one])
+    for _ in range(3):
+        first.step(loss(one))
+    other = nn.Parameter(one.detach().clone())
+    second = Stepper(OptimizerSettings(name, 0.01), [other])
+    second.load_state(copy.deepcopy(first.state()))  # torch's own state shares its tensors
+    for _ in range(3):
+        first.step(loss(one))
+        second.step(loss(other))
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"name": "admw"}, "unknown optimizer 'admw'. Did you mean 'adamw'?"),
+        ({"learning_rate": 0.0}, "learning rate 0.0 must be above 0"),
+        ({"learning_rate": math.nan}, "learning rate nan must be above 0"),
+        ({"learning_rate": math.inf}, "learning rate inf must be above 0"),
+        ({"weight_decay": -1.0}, "weight decay -1.0"),
+        ({"weight_decay": math.nan}, "weight decay nan"),
+        ({"l1": -0.1}, "l1 -0.1"),
+        ({"eps": -1e-8}, "optimizer eps -1e-08 must be 0 or more"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm 0.0 must be above 0"),
+        ({"max_grad_norm": math.nan}, "max_grad_norm nan must be above 0"),
+    ],
+)
+def test_a_setting_out_of_range_gets_one_line(settings: dict[str, float], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        OptimizerSettings(**settings)  # type: ignore[arg-type]
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,139 @@
+"""The loop of agents that learn from replay: how often it learns, reports, judges and saves, for any number of envs."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlab.learning import loop as loop_module
+from rlab.learning.loop import updates_due
+
+NUM_ENVS = (1, 3, 8, 16)
+
+
+def updates_by_hand(config: SimpleNamespace, before: int, now: int) -> int:
+    """Env step by env step: one round of updates at each multiple of `learn_every` from `learning_starts` on."""
+    due = [t for t in range(before + 1, now + 1) if t >= config.learning_starts and t % config.learn_every == 0]
+    return len(due) * config.updates_per_learn
+
+
+@given(
+    num_envs=st.sampled_from(NUM_ENVS),
+    vector_steps=st.integers(0, 60),
+    learning_starts=st.integers(0, 200),
+    learn_every=st.integers(1, 50),
+    updates_per_learn=st.integers(1, 5),
+)
+def test_updates_due_equals_a_count_env_step_by_env_step(
+    num_envs: int, vector_steps: int, learning_starts: int, learn_every: int, updates_per_learn: int
+) -> None:
+    config = SimpleNamespace(
+        learning_starts=learning_starts, learn_every=learn_every, updates_per_learn=updates_per_learn
+    )
+    before = vector_steps * num_envs
+    assert updates_due(config, before, before + num_envs) == updates_by_hand(config, before, before + num_envs)
+
+
+@pytest.mark.parametrize("num_envs", NUM_ENVS)
+@pytest.mark.parametrize(("learning_starts", "learn_every", "per_learn"), [(0, 1, 1), (50, 4, 3), (33, 7, 2), (7, 5, 1)])
+def test_the_updates_of_a_whole_run_are_the_formula_for_any_number_of_envs(
+    small: SimpleNamespace, num_envs: int, learning_starts: int, learn_every: int, per_learn: int
+) -> None:
+    settings = {"learning_starts": learning_starts, "learn_every": learn_every, "updates_per_learn": per_learn}
+    loop = small.loop(240, num_envs=num_envs, **settings)
+    assert loop.run()
+    assert loop.clock.env_steps == 240
+    # multiples of learn_every in [learning_starts, 240]
+    rounds = 240 // learn_every - max(learning_starts - 1, 0) // learn_every
+    assert loop.updates == len(loop.agent.updated_at) == rounds * per_learn
+    assert min(loop.agent.updated_at) >= learning_starts
+
+
+def test_a_budget_that_is_no_multiple_of_the_envs_is_used_in_full(small: SimpleNamespace) -> None:
+    loop = small.loop(100, num_envs=16)
+    assert loop.run()
+    assert loop.clock.env_steps == 112
+    assert loop.clock.progress == 1.0
+
+
+@pytest.mark.parametrize("num_envs", NUM_ENVS)
+def test_reports_evaluations_and_saves_come_when_their_period_is_crossed(
+    small: SimpleNamespace, num_envs: int
+) -> None:
+    diary = small.Diary()
+    small.loop(240, num_envs=num_envs, periods=(30, 50, 100), listeners=[diary]).run()
+
+    def crossings(every: int) -> list[int]:
+        steps = range(num_envs, 241, num_envs)
+        return [t for t in steps if any(u % every == 0 for u in range(t - num_envs + 1, t + 1))]
+
+    assert list(diary.metrics) == sorted({*crossings(30), 240})
+    assert diary.evaluated == sorted({*crossings(50), 240})
+    assert diary.saved == [*crossings(100), 240]
+
+
+def test_metrics_are_means_since_the_last_report_and_counts_since_the_start(small: SimpleNamespace) -> None:
+    diary = small.Diary()
+    small.loop(40, num_envs=2, periods=(20, 10**9, 10**9), listeners=[diary], learn_every=2).run()
+    first, second = diary.metrics[20], diary.metrics[40]
+    assert first["loss"].tolist() == [5.5, 5.5]  # updates 1 to 10
+    assert second["loss"].tolist() == [15.5, 15.5]  # updates 11 to 20
+    assert second["train/updates"] == 20
+    assert second["train/transitions"].tolist() == [40, 40]
+    assert second["train/episodes"].tolist() == [8, 8]  # 2 envs, 20 steps each, 5 an episode
+    assert second["train/episode_return"].tolist() == [5, 5]
+    assert second["explore/progress"] == 1.0
+
+
+def test_a_member_without_a_finished_episode_reports_nan(small: SimpleNamespace) -> None:
+    diary = small.Diary()
+    small.loop(4, periods=(4, 10**9, 10**9), listeners=[diary]).run()
+    assert np.isnan(diary.metrics[4]["train/episode_return"]).all()
+
+
+def test_should_stop_ends_the_run_with_a_save(small: SimpleNamespace) -> None:
+    diary = small.Diary()
+    answers = iter([False] * 6 + [True])
+    loop = small.loop(1000, num_envs=8, listeners=[diary], should_stop=lambda: next(answers))
+    assert not loop.run()
+    assert loop.clock.env_steps == 56
+    assert diary.saved == [56]
+    assert diary.evaluated == []
+
+
+def test_batches_drawn_together_are_prepared_once_and_are_the_ones_drawn_apart(
+    small: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"learning_starts": 20, "learn_every": 20, "updates_per_learn": 6}
+    together, apart = small.loop(60, **settings), small.loop(60, **settings)
+    together.run()
+    monkeypatch.setattr(loop_module, "SAMPLE_BYTES", 1)
+    apart.run()
+    assert together.agent.prepared == [24, 24, 24]  # 6 batches of 4, at steps 20, 40 and 60
+    assert apart.agent.prepared == [4] * 18
+    for one, other in zip(together.agent.drawn, apart.agent.drawn, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_member_draws_the_same_batches_beside_any_others(small: SimpleNamespace) -> None:
+    alone, beside = small.loop(50, seeds=(7,)), small.loop(50, seeds=(1, 7, 9))
+    alone.run()
+    beside.run()
+    assert torch.equal(torch.stack(alone.agent.drawn)[:, 0], torch.stack(beside.agent.drawn)[:, 1])
+    assert not torch.equal(torch.stack(beside.agent.drawn)[:, 0], torch.stack(beside.agent.drawn)[:, 1])
+
+
+def test_a_loop_goes_on_from_its_state(small: SimpleNamespace) -> None:
+    first = small.loop(50, num_envs=2)
+    first.run()
+    second = small.loop(80, num_envs=2)
+    second.replay.load(first.state()["replay"], (chunk.arrays() for chunk in first.replay.chunks()))
+    second.load_state(first.state())
+    assert (second.clock.env_steps, second.updates) == (50, 50)
+    assert second.run()
+    assert (second.clock.env_steps, second.updates) == (80, 80)
+    assert second.collector.transitions.tolist() == [80, 80]
+    assert second.agent.updated_at[0] == 52

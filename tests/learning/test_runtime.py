@@ -1,0 +1,37 @@
+"""Threads, denormals and the device."""
+
+import pytest
+import torch
+
+from rlab.errors import UsageError
+from rlab.learning.runtime import choose_device, torch_settings
+
+
+def flushes() -> bool:
+    return bool((torch.tensor([1e-38]) * torch.tensor([1e-3])).item() == 0.0)
+
+
+def test_settings_hold_inside_the_block_and_are_put_back_after_it() -> None:
+    threads, flushed = torch.get_num_threads(), flushes()
+    with pytest.raises(KeyError), torch_settings(threads + 1):
+        assert torch.get_num_threads() == threads + 1
+        assert flushes()
+        raise KeyError
+    assert torch.get_num_threads() == threads
+    assert flushes() == flushed
+
+
+def test_the_device_is_the_one_that_was_asked_for() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_cuda_without_a_gpu_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="--device cuda: this torch sees no CUDA device"):
+        choose_device("cuda")
+
+
+def test_an_unknown_device_gets_one_line() -> None:
+    with pytest.raises(UsageError, match="unknown device 'cdua'"):
+        choose_device("cdua")
