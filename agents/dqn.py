@@ -1,5 +1,5 @@
-"""Deep Q-learning (Mnih et al. 2015), with the switches of its family: n-step targets, dueling heads, LayerNorm, hard or
-soft target updates, Huber or squared error. Read from top to bottom."""
+"""Deep Q-learning (Mnih et al. 2015) with the switches of its family: n-step targets, dueling heads, LayerNorm, hard
+or soft target updates, Huber or squared error. Read from top to bottom."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from rlab.errors import UsageError, unknown
 from rlab.experience.contract import Step
 from rlab.experience.replay import Field
 from rlab.learning.contract import Batch
-from rlab.learning.exploration import epsilon_greedy, linear
+from rlab.learning.exploration import EpsilonGreedy, linear
 from rlab.learning.optimizers import OptimizerSettings, Stepper
 from rlab.learning.returns import LOSSES, continuation, max_value, n_step_return, q_td_error
 from rlab.learning.schedules import Schedule
@@ -22,7 +22,6 @@ from rlab.networks.policy import Policy, PolicySpec
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Box, Discrete, Space
 from rlab.networks.spec import build, copy_parameters, generator_states, load_generator_states
-from rlab.randomness import stream
 from rlab.types import Clock, crossed
 
 
@@ -44,6 +43,7 @@ class DQNConfig:
     epsilon_start: float = 1.0  # share of random actions; Mnih et al. 2015
     epsilon_end: float = 0.05  # the paper has 0.1 and evaluates at 0.05
     epsilon_fraction: float = 0.2  # of the budget, over which epsilon falls linearly
+    epsilon_duration: float | None = None  # exponent of how long an exploring action is held; Dabney et al. 2021 have 2
     hidden: tuple[int, ...] | None = None  # widths; None: 64 64 for vectors, 512 or 128 after convolutions
     activation: str = "relu"  # relu, tanh, elu, gelu, silu or leaky_relu
     layer_norm: bool = True  # after every hidden layer; moved the share of solved CartPole seeds most, see experiments/
@@ -76,7 +76,7 @@ class DQN:
         self, config: DQNConfig, obs_space: Space, action_space: Space, seeds: Sequence[int], device: torch.device
     ) -> None:
         if not isinstance(action_space, Discrete):
-            raise UsageError(f"dqn and double_dqn choose among discrete actions; this env's action space is {action_space}.")
+            raise UsageError(f"dqn and double_dqn choose among discrete actions; this env has {action_space}.")
         if not isinstance(obs_space, Box):
             raise UsageError(f"dqn and double_dqn take Box observations; this env's observation space is {obs_space}.")
         self.config, self.seeds, self.device = config, tuple(seeds), device
@@ -99,7 +99,7 @@ class DQN:
             self.q_network.parameters(),
         )
         self.schedule = Schedule(config.lr_schedule, config.lr_final, config.lr_warmup_fraction, config.lr_steps)
-        self._exploration = [stream(seed, "exploration") for seed in seeds]
+        self._exploration = EpsilonGreedy(action_space.n, seeds, config.epsilon_duration)
 
     def fields(self) -> tuple[Field, Field]:
         obs = self._obs_space
@@ -107,9 +107,9 @@ class DQN:
         return Field("obs", obs.shape, obs.dtype), Field("action", (), "int64")
 
     def act(self, obs: np.ndarray, clock: Clock) -> np.ndarray:
-        with torch.no_grad():
-            q = self._policy.outputs(torch.from_numpy(obs).to(self.device))  # [S, N, A]
-        return epsilon_greedy(q.argmax(dim=-1).cpu().numpy(), q.shape[-1], self.epsilon(clock), self._exploration)
+        with torch.inference_mode():
+            greedy = self._policy.outputs(torch.from_numpy(obs).to(self.device)).argmax(dim=-1)  # [S, N, A] -> [S, N]
+            return self._exploration.choose(greedy.cpu().numpy(), self.epsilon(clock))
 
     def epsilon(self, clock: Clock) -> float:
         """The share of random actions at this time."""
@@ -119,12 +119,12 @@ class DQN:
     def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None:
         """Fold new observations into the running statistics; update the target network when its time has come."""
         self.preprocess.observe(obs, step.valid)
-        before = clock.env_steps - step.reward.shape[1]
-        if crossed(before, clock.env_steps, self.config.target_every):
-            self._update_target()
+        before, every = clock.env_steps - step.reward.shape[1], self.config.target_every
+        if crossed(before, clock.env_steps, every):
+            self._update_target(clock.env_steps // every - before // every)
 
     def prepare(self, batch: Batch) -> Batch:
-        """All that stays the same until the next env step, for many batches at once: targets move with env steps only."""
+        """All that stays the same until the next env step, for many batches at once: the target network is still."""
         gamma = self.config.gamma
         with torch.no_grad():
             next_obs = self.preprocess(batch["next_obs"])
@@ -171,7 +171,7 @@ class DQN:
             "policy": self._policy.state_dict(),
             "target_network": self.target_network.state_dict(),
             "optimizer": self.stepper.state(),
-            "exploration": [s.bit_generator.state for s in self._exploration],
+            "exploration": self._exploration.state(),
             "dropout": generator_states(self.q_network),
         }
 
@@ -179,8 +179,7 @@ class DQN:
         self._policy.load_state_dict(state["policy"])
         self.target_network.load_state_dict(state["target_network"])
         self.stepper.load_state(state["optimizer"])
-        for s, saved in zip(self._exploration, state["exploration"], strict=True):
-            s.bit_generator.state = saved
+        self._exploration.load_state(state["exploration"])
         load_generator_states(self.q_network, state["dropout"])
 
     def _training_network(self, obs: Tensor) -> Tensor:
@@ -194,12 +193,14 @@ class DQN:
         return q
 
     @torch.no_grad()
-    def _update_target(self) -> None:
+    def _update_target(self, times: int) -> None:
         if self.config.target_tau == 1.0:
             copy_parameters(self.q_network, self.target_network)
             return
         online = [p.detach() for p in self.q_network.parameters()]
-        torch._foreach_lerp_(list(self.target_network.parameters()), online, self.config.target_tau)
+        # A vector step may pass several multiples of target_every; the online weights stand still in between.
+        share = 1.0 - (1.0 - self.config.target_tau) ** times
+        torch._foreach_lerp_(list(self.target_network.parameters()), online, share)
 
     def _policy_spec(self, network: Any) -> PolicySpec:
         head = {"kind": "q", "epsilon": self.config.epsilon_end}
@@ -217,5 +218,10 @@ def _check(config: DQNConfig) -> None:
             raise UsageError(f"{name} {getattr(config, name)} must be in [0, 1].")
     if not 0.0 < config.target_tau <= 1.0:
         raise UsageError(f"target_tau {config.target_tau} must be in (0, 1]; 1 is a hard copy.")
+    for name in ("batch_size", "n_step"):
+        if getattr(config, name) > config.replay_capacity:
+            raise UsageError(f"{name} {getattr(config, name)} is more than replay_capacity {config.replay_capacity}.")
+    if config.epsilon_duration is not None and config.epsilon_duration <= 1.0:
+        raise UsageError(f"epsilon_duration {config.epsilon_duration} must be above 1; None: one step.")
     if config.learning_starts < 0:
         raise UsageError(f"learning_starts {config.learning_starts} must be 0 or more.")

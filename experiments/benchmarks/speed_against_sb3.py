@@ -74,7 +74,7 @@ def main() -> None:
     """Time, print, record."""
     torch.set_flush_denormal(True)  # for both: SB3 gains a fifth from it
     torch.set_num_threads(1)
-    result = {}
+    nets = {}
     for hidden in ((64, 64), (256, 256)):
         name = "-".join(map(str, hidden))
         seconds = in_turn(
@@ -84,14 +84,11 @@ def main() -> None:
                 "rlab_10": lambda h=hidden: train_rlab(h, 10),  # type: ignore[misc]
             }
         )
-        result[name] = {
-            "seconds": seconds,
-            "one_seed_times_faster": ratio(seconds["sb3"], seconds["rlab_1"]),
-            "ten_seeds_times_faster": ratio([10 * s for s in seconds["sb3"]], seconds["rlab_10"]),
-        }
-        print(f"net {name}: one seed {result[name]['one_seed_times_faster']['median']:.2f}x, "
-              f"ten seeds {result[name]['ten_seeds_times_faster']['median']:.1f}x", flush=True)
-    record(__file__, {"sb3": stable_baselines3.__version__, "torch": torch.__version__, "nets": result})
+        one = ratio(seconds["sb3"], seconds["rlab_1"])
+        ten = ratio([10 * s for s in seconds["sb3"]], seconds["rlab_10"])
+        nets[name] = {"seconds": seconds, "one_seed_times_faster": one, "ten_seeds_times_faster": ten}
+        print(f"net {name}: one seed {one['median']:.2f}x, ten seeds {ten['median']:.1f}x", flush=True)
+    record(__file__, {"sb3": stable_baselines3.__version__, "torch": torch.__version__, "nets": nets})
 
 
 if __name__ == "__main__":

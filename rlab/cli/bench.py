@@ -28,7 +28,7 @@ def run(argv: list[str]) -> int:
     """Run each file; 1 where a claim fails."""
     (options,) = parse(argv, (BenchOptions,), prog="rlab bench")
     if not options.files:
-        raise UsageError("bench needs one experiment file or more; `rlab list experiments` names those that come with rlab.")
+        raise UsageError("bench needs one experiment file or more; `rlab list experiments` names what there is.")
     experiments = [read_experiment(Path(file)) for file in options.files]
     results = []
     for experiment in experiments:

@@ -89,7 +89,7 @@ def write_video(path: Path, frames: list[np.ndarray], fps: int) -> None:
         RlabError: the file cannot be written.
     """
     try:
-        from moviepy import ImageSequenceClip
+        from moviepy import ImageSequenceClip  # type: ignore[import-untyped]
     except ImportError as error:
         raise UsageError('films need moviepy: pip install "rlab[video]"') from error
     clip = ImageSequenceClip(frames, fps=fps)

@@ -54,7 +54,8 @@ class ProgressListener:
             pace = max(env_steps - self._from, 1) / (self._said_at - self._began)
             left = (self._total - env_steps) / pace
             print(
-                f"{env_steps:,}/{self._total:,} env steps  {rate:,.0f} steps/s  return {self._shown}  {left:.0f} s left",
+                f"{env_steps:,}/{self._total:,} env steps  {rate:,.0f} steps/s  "
+                f"return {self._shown}  {left:.0f} s left",
                 file=sys.stderr,
                 flush=True,
             )

@@ -36,6 +36,7 @@ def open_policy(path: str, trust: bool) -> SavedPolicy:
     env = EnvSpec.from_json(loaded.extra["env"])
     if env.foreign_modules and not trust:
         raise RlabError(
-            f"{loaded.folder} names {', '.join(env.foreign_modules)}, which is code from outside rlab; add --trust if you trust it."
+            f"{loaded.folder} names {', '.join(env.foreign_modules)}, which is code from outside rlab; "
+            "add --trust if you trust it."
         )
     return SavedPolicy(loaded.policy, loaded.extra.get("agent", "unknown"), env, loaded.folder)

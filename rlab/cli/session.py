@@ -48,7 +48,7 @@ class Session:
         try:
             agent_class: Any = load_agent(request.agent)
             if agent_class.data != "replay":
-                raise UsageError(f"agent {request.agent} learns from {agent_class.data!r} data; this loop feeds 'replay'.")
+                raise UsageError(f"agent {request.agent} learns from {agent_class.data!r}; this loop feeds 'replay'.")
             device = choose_device(run.device)
             self.agent = agent_class(
                 request.settings, self.env.obs_space, self.env.action_space, run.training_seeds, device
@@ -63,11 +63,11 @@ class Session:
         """What is about to happen, for people."""
         run, env = self.request.run, self.request.env
         seeds = f"seed {run.seed}" if run.seeds == 1 else f"seeds {run.seed} to {run.seed + run.seeds - 1}"
-        gib = self.replay.nbytes / 2**20
+        rows, mib = self.replay.lane_rows * run.num_envs, self.replay.nbytes / 2**20
+        size = f"{run.num_envs} envs each, {run.env_steps} env steps each"
         return (
-            f"{self.request.agent} on {env.env_id}: {seeds}, {run.num_envs} envs each, {run.env_steps} env steps each, "
-            f"{self.agent.device}\nreplay: {self.replay.lane_rows * run.num_envs} transitions per seed, {gib:.1f} MiB in all\n"
-            f"{self.request.tuned()}"
+            f"{self.request.agent} on {env.env_id}: {seeds}, {size}, {self.agent.device}\n"
+            f"replay: {rows} transitions per seed, {mib:.1f} MiB in all\n{self.request.tuned()}"
         )
 
     def train(self, folder: RunFolder, listeners: Sequence[Listener] = ()) -> Evaluation | None:
@@ -94,7 +94,7 @@ class Session:
                 finally:
                     log.close()
             except RlabError as error:
-                raise type(error)(f"{error} {self._kept(folder)}") from error
+                raise type(error)(f"{str(error).rstrip('.')}. {self._kept(folder)}") from error
             finally:
                 self.env.close()
 

@@ -1,11 +1,13 @@
 """Replay: one lane per env in time order, so that a successor is simply the lane's next row and is stored once.
 
 Row t of a lane holds the observation that was acted on, the action, and what came of it. Envs that reset at once hide
-the last observation of an episode; those few live in a side table. n-step returns, stacks and sequences are window reads.
+the last observation of an episode; those few live in a side table. n-step returns, stacks and sequences are window
+reads.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from math import prod
 from typing import Any
 
@@ -29,6 +31,7 @@ class Field:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of one value."""
         return prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
@@ -41,6 +44,7 @@ class Chunk:
     replay: "Replay"
 
     def arrays(self) -> dict[str, np.ndarray]:
+        """The content, as `Replay.read_chunk` gives it."""
         return self.replay.read_chunk(self.index)
 
 
@@ -58,11 +62,12 @@ class Replay:
     Args:
         members, num_envs: S and N.
         capacity: transitions per member; a lane keeps `capacity // N` of them.
-        obs, action: the fields that the env's spaces ask for.
+        obs, action: the fields that the env's spaces ask for, under these names.
         extra: further fields, such as action masks or demonstration flags.
 
     Raises:
         UsageError: the capacity holds no row per env, or needs more memory than the machine has free.
+        ValueError: a field has a name that is taken.
     """
 
     def __init__(
@@ -72,7 +77,8 @@ class Replay:
             raise UsageError(f"replay_capacity {capacity} must be at least num_envs, {num_envs}: one row per env.")
         self.members, self.num_envs, self.lane_rows = members, num_envs, capacity // num_envs
         self.fields = (obs, action, *_FIXED_FIELDS, *extra)
-        _check_memory(self.nbytes, capacity)
+        _check_names([f.name for f in self.fields])
+        _check_memory(f"a replay of {capacity} transitions per member", self.nbytes)
         # One slot more than there are rows: the newest row's successor waits in the slot that is written next.
         self._slots = self.lane_rows + 1
         lanes = (members, num_envs, self._slots)
@@ -84,6 +90,7 @@ class Replay:
         self._finals = np.zeros((64, *obs.shape), obs.dtype)
         self._free = list(range(64))
         self.rows_written = 0  # rows of time, the same for every lane
+        self._loaded = False  # since the last `add`
 
     @property
     def nbytes(self) -> int:
@@ -100,11 +107,16 @@ class Replay:
     def transitions(self) -> np.ndarray:
         """Valid transitions held, per member `[S]`: reset rows are not counted."""
         held = self._data["valid"][:, :, self._slots_of(np.arange(self.rows_written - self.rows, self.rows_written))]
-        count: np.ndarray = held.sum(axis=(1, 2))
-        return count
+        held_count: np.ndarray = held.sum(axis=(1, 2))
+        return held_count
 
     def add(self, obs: np.ndarray, action: np.ndarray, step: Step, **extra: np.ndarray) -> None:
-        """Append one row to every lane: `obs [S, N, *obs]` was acted on with `action [S, N, ...]` and led to `step`."""
+        """Append one row to every lane: `obs [S, N, *obs]` was acted on with `action [S, N, ...]` and led to `step`.
+
+        `extra` has the value `[S, N, ...]` of every further field.
+        """
+        if self._loaded:
+            self._cut_episodes(obs)
         slot = self.rows_written % self._slots
         following = (slot + 1) % self._slots
         row = {
@@ -116,6 +128,8 @@ class Replay:
             "valid": step.valid,
             **extra,
         }
+        if len(row) != len(self.fields):
+            raise ValueError(f"a row needs {', '.join(f.name for f in self.fields)}, not {', '.join(row)}")
         for name, value in row.items():
             self._data[name][:, :, slot] = value
         self._data["obs"][:, :, following] = step.obs
@@ -130,12 +144,16 @@ class Replay:
     ) -> dict[str, torch.Tensor]:
         """Uniformly drawn windows of up to `n_step` transitions, each member from its own stream.
 
-        A window stops at the end of an episode and at the newest row, so it may be shorter; `steps` says how long it is.
+        A window stops at the end of an episode and at the newest row, so it may be shorter; `steps` says how long it
+        is.
 
         Returns:
             `obs`, `action` and extra fields `[S, B, ...]` of the window's first row; `reward [S, B, n_step]`, zero
             behind the window; `steps [S, B]`; `terminated`, `truncated [S, B]` of its last row; `next_obs [S, B, ...]`,
             the observation that the last row led to.
+
+        Raises:
+            RlabError: a member holds no transition.
         """
         lane, time = self._draw(streams, batch_size)
         last, reward = self._windows(lane, time, n_step)
@@ -155,15 +173,18 @@ class Replay:
         if not rows:
             raise RlabError("the replay is empty; collect before sampling.")
         drawn = np.stack([s.integers(self.num_envs * rows, size=batch_size) for s in streams])
-        while True:
+        for attempt in count(1):
             env, age = np.divmod(drawn, rows)
             time = self.rows_written - 1 - age
             lane = np.take_along_axis(self._lane_start, env, axis=1)
             wrong = ~self._flat["valid"].take(lane + self._slots_of(time))
             if not wrong.any():
-                return lane, time
-            for i in np.flatnonzero(wrong.any(axis=1)):
+                break
+            if attempt % 100 == 0 and not self.transitions.all():  # or the draw would never end
+                raise RlabError("the replay holds reset rows and no transition of a member; raise --replay-capacity.")
+            for i in np.flatnonzero(wrong.any(axis=1)).tolist():
                 drawn[i, wrong[i]] = streams[i].integers(self.num_envs * rows, size=int(wrong[i].sum()))
+        return lane, time
 
     def _windows(self, lane: np.ndarray, time: np.ndarray, n_step: int) -> tuple[np.ndarray, np.ndarray]:
         """The time of each window's last row `[S, B]`, and the rewards in it `[S, B, n_step]`."""
@@ -199,21 +220,36 @@ class Replay:
 
     def _keep_finals(self, slot: int, ended: np.ndarray, next_obs: np.ndarray) -> None:
         for member, env in np.argwhere(ended):
-            if not self._free:
-                size = len(self._finals)
-                _check_memory(self._finals.nbytes, size)
-                self._finals = np.concatenate([self._finals, np.zeros_like(self._finals)])
-                self._free = list(range(size, 2 * size))
-            place = self._free.pop()
-            self._finals[place] = next_obs[member, env]
-            self._final_slot[member, env, slot] = place
+            self._keep_final(member, env, slot, next_obs[member, env])
+
+    def _keep_final(self, member: int, env: int, slot: int, obs: np.ndarray) -> None:
+        if not self._free:
+            size = len(self._finals)
+            _check_memory(f"a replay that keeps {2 * size} final observations", 2 * self._finals.nbytes)
+            self._finals = np.concatenate([self._finals, np.zeros_like(self._finals)])
+            self._free = list(range(size, 2 * size))
+        place = self._free.pop()
+        self._finals[place] = obs
+        self._final_slot[member, env, slot] = place
+
+    def _cut_episodes(self, obs: np.ndarray) -> None:
+        """A run that was loaded may go on with fresh episodes: `obs [S, N, *obs]` is then no successor of the newest
+        row, whose own one moves to the side table. To the episode it is a time limit: cut, not ended."""
+        self._loaded = False
+        newest, waiting = (self.rows_written - 1) % self._slots, self.rows_written % self._slots
+        successor = self._data["obs"][:, :, waiting]
+        differs = (successor != obs).reshape(self.members, self.num_envs, -1).any(axis=-1)
+        cut = differs & self._data["valid"][:, :, newest] & (self._final_slot[:, :, newest] == _NO_FINAL)
+        self._keep_finals(newest, cut, successor)
+        self._data["truncated"][:, :, newest] |= cut & ~self._data["terminated"][:, :, newest]
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
     def chunks(self) -> Iterator[Chunk]:
         """The stretches of time that hold the rows kept now, oldest first."""
         for index in range((self.rows_written - self.rows) // CHUNK_ROWS, -(-self.rows_written // CHUNK_ROWS)):
-            yield Chunk(index, (index + 1) * CHUNK_ROWS <= self.rows_written, self)
+            # The newest row may still change, when a resumed run cuts its episode.
+            yield Chunk(index, (index + 1) * CHUNK_ROWS < self.rows_written, self)
 
     def read_chunk(self, index: int) -> dict[str, np.ndarray]:
         """All fields of one chunk `[S, N, rows, ...]`; `first_row` is the time of its first row.
@@ -236,29 +272,53 @@ class Replay:
         return {"rows_written": self.rows_written, "waiting_obs": waiting.copy()}
 
     def load(self, state: dict[str, Any], chunks: Iterator[dict[str, np.ndarray]]) -> None:
-        """Fill an empty replay from `state()` and the chunks of a checkpoint."""
+        """Fill an empty replay from `state()` and the chunks of a checkpoint.
+
+        What is added next may be the same episodes or fresh ones: where the observation acted on is not the one that
+        waits, the newest row's episode is cut there, as by a time limit.
+
+        Raises:
+            RlabError: the chunks are not this replay's: other fields or lanes, or rows are missing.
+        """
+        rows_written, loaded = int(state["rows_written"]), 0
         for arrays in chunks:
-            count = arrays["valid"].shape[2]
+            self._check_chunk(arrays)
             first = int(arrays["first_row"])
-            skip = max(0, state["rows_written"] - self.lane_rows - first)  # rows that have been overwritten since
-            slots = self._slots_of(np.arange(first + skip, first + count))
+            skip = max(0, rows_written - self.lane_rows - first)  # rows that have been overwritten since
+            time = np.arange(first + skip, first + arrays["valid"].shape[2])
+            slots = self._slots_of(time)
             for name, data in self._data.items():
                 data[:, :, slots] = arrays[name][:, :, skip:]
             for (member, env, row), obs in zip(arrays["final_at"], arrays["final_obs"], strict=True):
                 if row >= skip:
-                    ended = np.zeros((self.members, self.num_envs), bool)
-                    ended[member, env] = True
-                    self._keep_finals(int(self._slots_of(first + row)), ended, np.broadcast_to(obs, (*ended.shape, *obs.shape)))
-        self.rows_written = state["rows_written"]
-        self._data["obs"][:, :, self.rows_written % self._slots] = state["waiting_obs"]
+                    self._keep_final(member, env, (first + row) % self._slots, obs)
+            loaded += len(time)
+        if loaded != (expected := min(rows_written, self.lane_rows)):
+            raise RlabError(f"the saved replay has {loaded} of the {expected} rows it should have.")
+        self.rows_written, self._loaded = rows_written, rows_written > 0
+        self._data["obs"][:, :, rows_written % self._slots] = state["waiting_obs"]
+
+    def _check_chunk(self, arrays: dict[str, np.ndarray]) -> None:
+        rows = arrays["valid"].shape[2:3] if "valid" in arrays else ()
+        for f in self.fields:
+            expected = (self.members, self.num_envs, *rows, *f.shape)
+            found = arrays.get(f.name)
+            if found is None or found.shape != expected or found.dtype != f.dtype:
+                raise RlabError(f"the saved replay does not fit: it has no field {f.name!r} of {f.dtype} {expected}.")
 
 
-def _check_memory(nbytes: int, capacity: int) -> None:
+def _check_names(names: Sequence[str]) -> None:
+    taken = {"steps", "next_obs"}  # what `sample` adds
+    if list(names[:2]) != ["obs", "action"] or len(set(names)) < len(names) or taken & set(names):
+        raise ValueError(f"fields must be obs, action and others of different names, not {', '.join(names)}")
+
+
+def _check_memory(what: str, nbytes: int) -> None:
     free = _free_memory()
     if free is not None and nbytes > free:
         raise UsageError(
-            f"a replay of {capacity} transitions per member needs {nbytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are "
-            "free; lower --replay-capacity or --seeds."
+            f"{what} needs {nbytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
+            "lower --replay-capacity or --seeds."
         )
 
 

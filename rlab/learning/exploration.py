@@ -1,8 +1,13 @@
 """How an agent tries what it does not yet believe in."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+
+from rlab.randomness import stream
+
+BLOCK = 256  # vector steps drawn ahead at once; a draw for each step costs more than the step's own arithmetic
 
 
 def linear(start: float, end: float, fraction: float, progress: float) -> float:
@@ -10,11 +15,71 @@ def linear(start: float, end: float, fraction: float, progress: float) -> float:
     return end if progress >= fraction else start + (end - start) * progress / fraction
 
 
-def epsilon_greedy(
-    greedy: np.ndarray, num_actions: int, epsilon: float, streams: Sequence[np.random.Generator]
-) -> np.ndarray:
-    """Actions `[S, N]`: one coin per env, each member from its own stream; where it falls, a uniform action."""
-    shape = greedy.shape[1:]
-    coins = np.stack([s.random(shape) for s in streams])
-    others = np.stack([s.integers(num_actions, size=shape) for s in streams])
-    return np.where(coins < epsilon, others, greedy)
+class EpsilonGreedy:
+    """One coin and one uniform action per env and step, each member from its own stream.
+
+    With `duration_exponent` mu an exploring action is held for n steps, drawn with probability proportional to n^-mu
+    (temporally extended epsilon-greedy, Dabney et al. 2021, section 4; their mu is 2). Long pushes in one direction
+    reach what single random actions never do.
+    """
+
+    def __init__(self, num_actions: int, seeds: Sequence[int], duration_exponent: float | None = None) -> None:
+        self._num_actions, self._exponent = num_actions, duration_exponent
+        self._streams = [stream(seed, "exploration") for seed in seeds]
+        self._before: list[dict[str, Any]] = []  # the streams' states before the present block
+        self._coins = np.zeros((0, len(seeds), 0))  # [BLOCK, S, N]
+        self._actions = np.zeros((0, len(seeds), 0), np.int64)
+        self._durations = np.zeros((0, len(seeds), 0), np.int64)
+        self._used = 0
+        self._left: np.ndarray | None = None  # [S, N] steps for which the held action goes on
+        self._held: np.ndarray | None = None  # [S, N]
+
+    def choose(self, greedy: np.ndarray, epsilon: float) -> np.ndarray:
+        """Actions `[S, N]`: the greedy one, or where the env's coin is below `epsilon` a uniform one."""
+        if self._used == len(self._coins):
+            self._draw(greedy.shape[1])
+        coins, actions = self._coins[self._used], self._actions[self._used]
+        self._used += 1
+        if self._exponent is None:
+            return np.where(coins < epsilon, actions, greedy)
+        return self._choose_held(greedy, coins < epsilon, actions, self._durations[self._used - 1])
+
+    def _choose_held(
+        self, greedy: np.ndarray, explore: np.ndarray, actions: np.ndarray, durations: np.ndarray
+    ) -> np.ndarray:
+        if self._left is None or self._held is None:
+            self._left, self._held = np.zeros_like(greedy), np.zeros_like(greedy)
+        begins = (self._left == 0) & explore
+        self._held = np.where(begins, actions, self._held)
+        self._left = np.where(begins, durations, self._left)
+        chosen = np.where(self._left > 0, self._held, greedy)
+        self._left = np.maximum(self._left - 1, 0)
+        return chosen
+
+    def state(self) -> dict[str, Any]:
+        """Where each stream stood before the present block, how much of it is used, and what is being held."""
+        drawn = bool(self._before)
+        return {
+            "streams": list(self._before) if drawn else [s.bit_generator.state for s in self._streams],
+            "used": self._used if drawn else 0,
+            "num_envs": self._coins.shape[2],
+            "left": None if self._left is None else self._left.copy(),
+            "held": None if self._held is None else self._held.copy(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on with the very draw that came after `state()`."""
+        for s, saved in zip(self._streams, state["streams"], strict=True):
+            s.bit_generator.state = saved
+        if state["num_envs"]:
+            self._draw(state["num_envs"])
+        self._used, self._left, self._held = state["used"], state["left"], state["held"]
+
+    def _draw(self, num_envs: int) -> None:
+        self._before = [dict(s.bit_generator.state) for s in self._streams]
+        shape = (BLOCK, num_envs)
+        self._coins = np.stack([s.random(shape) for s in self._streams], axis=1)
+        self._actions = np.stack([s.integers(self._num_actions, size=shape) for s in self._streams], axis=1)
+        if self._exponent is not None:
+            self._durations = np.stack([s.zipf(self._exponent, shape) for s in self._streams], axis=1)
+        self._used = 0

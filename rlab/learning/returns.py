@@ -39,8 +39,8 @@ def q_td_error(q: Tensor, action: Tensor, reward: Tensor, discount: Tensor, next
     """
     if not action.shape == reward.shape == discount.shape == next_value.shape == q.shape[:-1]:
         raise ValueError(
-            f"action {tuple(action.shape)}, reward {tuple(reward.shape)}, discount {tuple(discount.shape)} and next_value "
-            f"{tuple(next_value.shape)} must all be q's shape {tuple(q.shape)} without its last axis"
+            f"action {tuple(action.shape)}, reward {tuple(reward.shape)}, discount {tuple(discount.shape)} and "
+            f"next_value {tuple(next_value.shape)} must all be q's shape {tuple(q.shape)} without its last axis"
         )
     taken = q.gather(-1, action.unsqueeze(-1)).squeeze(-1)  # [..., B, A] -> [..., B]
     return (reward + discount * next_value).detach() - taken

@@ -36,7 +36,7 @@ def choose_device(name: str) -> torch.device:
     if name not in DEVICES:
         raise unknown("device", name, DEVICES)
     if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: this torch sees no CUDA device; use --device cpu or install a CUDA build of torch.")
+        raise UsageError("--device cuda: this torch sees no CUDA device; use --device cpu or a CUDA build.")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 

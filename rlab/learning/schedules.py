@@ -25,8 +25,8 @@ class Schedule:
             raise unknown("learning-rate schedule", self.name, SCHEDULES)
         if not 0.0 <= self.final <= 1.0 or not 0.0 <= self.warmup_fraction < 1.0 or self.steps < 1:
             raise UsageError(
-                f"a schedule's final factor {self.final} must be in [0, 1], its warm-up {self.warmup_fraction} in [0, 1) "
-                f"and its steps {self.steps} at least 1."
+                f"a schedule's final factor {self.final} must be in [0, 1], its warm-up {self.warmup_fraction} in "
+                f"[0, 1) and its steps {self.steps} at least 1."
             )
 
     def factor(self, progress: float) -> float:

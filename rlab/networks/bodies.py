@@ -62,12 +62,13 @@ def _entrance(obs_space: Space, body: BodySettings) -> tuple[tuple[LayerSpec, ..
         return (), obs_space.shape[0], (64, 64) if body.hidden is None else body.hidden
     height, width, channels = obs_space.shape
     if min(height, width) >= NATURE_MIN_SIDE:
-        plan, last = ((32, 8, 4), (64, 4, 2), (64, 3, 1)), (512,)  # Mnih et al. 2015, Methods
+        plan, last = [(32, 8, 4), (64, 4, 2), (64, 3, 1)], (512,)  # Mnih et al. 2015, Methods
     elif min(height, width) >= 3:
-        plan, last = ((16, 3, 1),), (128,)  # Young and Tian 2019 (MinAtar), section 3
+        plan, last = [(16, 3, 1)], (128,)  # Young and Tian 2019 (MinAtar), section 3
     else:
         raise UsageError(
-            f"an image of {height}x{width} is too small for a 3x3 convolution. Flatten it with --wrapper FlattenObservation."
+            f"an image of {height}x{width} is too small for a 3x3 convolution. "
+            "Flatten it with --wrapper FlattenObservation."
         )
     layers: list[LayerSpec] = []
     for out_channels, kernel, stride in plan:

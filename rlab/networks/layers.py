@@ -108,7 +108,7 @@ class StackedConv2d(nn.Module):
         stacked = cls(len(modules), first.in_channels, first.out_channels, kernel_size, stride).to(first.weight)
         _check_alike(stacked.unstack(0), modules)
         stacked.weight.copy_(torch.stack([m.weight for m in modules]))
-        stacked.bias.copy_(torch.stack([m.bias for m in modules]))  # type: ignore[arg-type]
+        stacked.bias.copy_(torch.stack([m.bias for m in modules]))  # type: ignore[misc]
         return stacked
 
 
@@ -163,8 +163,8 @@ class StackedDropout(nn.Module):
             return x
         if len(self.generators) != self.members:
             raise RlabError(
-                f"dropout in training needs {self.members} random streams, one per member, and has {len(self.generators)}; "
-                "fill its `generators` or call eval()."
+                f"dropout in training needs {self.members} random streams, one per member, and has "
+                f"{len(self.generators)}; fill its `generators` or call eval()."
             )
         keep = torch.stack([torch.empty(x.shape[1:]).bernoulli_(1 - self.p, generator=g) for g in self.generators])
         return x * keep.to(x.device) / (1 - self.p)
@@ -218,7 +218,7 @@ def _check_alike(carried: nn.Module, modules: Sequence[nn.Module]) -> None:
     """Refuse plain modules with a setting that the stacked layer would lose, such as padding or a missing bias."""
     for module in modules:
         if repr(module) != repr(carried):  # torch's repr states every setting of a layer
-            raise RlabError(f"{module} cannot be stacked as {carried}; members must be alike, without further settings.")
+            raise RlabError(f"{module} cannot be stacked as {carried}; it has settings that a stack lacks.")
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {

@@ -27,6 +27,11 @@ class Preprocess(nn.Module):
             component.
     """
 
+    factor: Tensor  # fixed: one over the divisor, [S, 1, *obs] or [*obs]
+    count: Tensor  # running: [S] or [], observations seen
+    mean: Tensor  # running: [S, 1, *obs] or [*obs]
+    variance: Tensor  # running: [S, 1, *obs] or [*obs]
+
     def __init__(self, obs_space: Space, scaling: str, scale: tuple[float, ...] | None, members: int | None) -> None:
         super().__init__()
         if scaling not in SCALINGS:
@@ -34,13 +39,14 @@ class Preprocess(nn.Module):
         if not isinstance(obs_space, Box):
             raise UsageError(f"observations {obs_space} are not supported; Box is.")
         if obs_space.is_image and scaling != "none":
-            raise UsageError(f"obs_scaling {scaling!r} is for vectors; images are scaled to [0, 1] already, use 'none'.")
+            raise UsageError(f"obs_scaling {scaling!r} is for vectors; images are scaled to [0, 1] in any case.")
         if scale is not None and scaling != "fixed":
             raise UsageError(f"obs_scale goes with obs_scaling 'fixed' alone, not with {scaling!r}.")
         self.obs_space, self.scaling, self.scale, self.members = obs_space, scaling, scale, members
         lead = () if members is None else (members, 1)
         if scaling == "fixed":
-            self.register_buffer("factor", (1.0 / fixed_scale(obs_space, scale)).expand(*lead, *obs_space.shape).clone())
+            factor = 1.0 / fixed_scale(obs_space, scale)
+            self.register_buffer("factor", factor.expand(*lead, *obs_space.shape).clone())
         if scaling == "running":
             self.register_buffer("count", torch.zeros(lead[:1], dtype=torch.float64))
             self.register_buffer("mean", torch.zeros(*lead, *obs_space.shape, dtype=torch.float64))
@@ -117,5 +123,5 @@ def fixed_scale(obs_space: Box, scale: Sequence[float] | None) -> Tensor:
     else:
         divisor = torch.tensor(scale, dtype=torch.float32)
         if divisor.numel() != size or not bool((divisor.isfinite() & (divisor > 0)).all()):
-            raise UsageError(f"obs_scale {tuple(scale)} must be {size} positive numbers, one per observation component.")
+            raise UsageError(f"obs_scale {tuple(scale)} must be {size} positive numbers, one per component.")
     return divisor.reshape(obs_space.shape)

@@ -64,7 +64,7 @@ def space_from_json(data: Json) -> Space:
         )
     if data["kind"] == "discrete":
         return Discrete(data["n"], data["start"])
-    raise RlabError(f"unknown kind of space {data['kind']!r}; this rlab knows box and discrete. Is a newer rlab needed?")
+    raise RlabError(f"unknown kind of space {data['kind']!r}; known: box, discrete. Is a newer rlab needed?")
 
 
 def _bounds_to_json(bounds: Bounds) -> Any:

@@ -105,10 +105,11 @@ def build(spec: NetworkSpec, seeds: Sequence[int], use: str = "network", trust: 
     network = _sequence(len(seeds), spec.layers, trust)
     generators = [torch_stream(seed, f"init/{use}") for seed in seeds]
     for index, module in enumerate(network.modules()):
+        initialise = getattr(module, "initialise", None)
         if isinstance(module, StackedDropout):
             module.generators = [torch_stream(seed, f"dropout/{use}/{index}") for seed in seeds]
-        elif hasattr(module, "initialise"):
-            module.initialise(generators)
+        elif initialise is not None:
+            initialise(generators)
     return network
 
 

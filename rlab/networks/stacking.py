@@ -1,8 +1,9 @@
 """Between a stack `[S, ...]` and plain `torch.nn` modules, which other tools know how to compress and export."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
+from typing import Any
 
 from torch import nn
 
@@ -18,7 +19,7 @@ from rlab.networks.layers import (
 )
 from rlab.networks.spec import StackedNetwork
 
-_STACKED_OF: dict[type[nn.Module], type] = {
+_STACKED_OF: dict[type[nn.Module], Any] = {
     nn.Linear: StackedLinear,
     nn.Conv2d: StackedConv2d,
     nn.LayerNorm: StackedLayerNorm,
@@ -62,18 +63,18 @@ def _unstack(network: nn.Module, member: int) -> nn.Module:
         return nn.Sequential(*(_unstack(layer, member) for layer in network))
     if isinstance(network, Dueling):
         return Dueling(_unstack(network.value, member), _unstack(network.advantage, member))
-    if hasattr(network, "unstack"):
-        plain: nn.Module = network.unstack(member)
-        return plain
     if isinstance(network, tuple(ACTIVATIONS.values())):
         return copy.deepcopy(network)
+    way_out: Callable[[int], nn.Module] | None = getattr(network, "unstack", None)
+    if way_out is not None:
+        return way_out(member)
     raise RlabError(f"{type(network).__name__} has no way out of the stack; give it a method unstack(member).")
 
 
 def _stack(networks: Sequence[nn.Module]) -> nn.Module:
     first = networks[0]
     if isinstance(first, nn.Sequential):
-        return StackedNetwork(*(_stack(layers) for layers in zip(*networks, strict=True)))  # type: ignore[arg-type]
+        return StackedNetwork(*(_stack(layers) for layers in zip(*networks, strict=True)))
     if isinstance(first, Dueling):
         return Dueling(_stack([n.value for n in networks]), _stack([n.advantage for n in networks]))  # type: ignore[misc]
     if type(first) in _STACKED_OF:
@@ -81,4 +82,5 @@ def _stack(networks: Sequence[nn.Module]) -> nn.Module:
         return stacked
     if isinstance(first, tuple(ACTIVATIONS.values())):
         return copy.deepcopy(first)
-    raise RlabError(f"{type(first).__name__} has no stacked counterpart; known: {', '.join(t.__name__ for t in _STACKED_OF)}.")
+    known = ", ".join(kind.__name__ for kind in _STACKED_OF)
+    raise RlabError(f"{type(first).__name__} has no stacked counterpart; known: {known}.")

@@ -38,18 +38,18 @@ def test_updates_due_equals_a_count_env_step_by_env_step(
 
 
 @pytest.mark.parametrize("num_envs", NUM_ENVS)
-@pytest.mark.parametrize(("learning_starts", "learn_every", "per_learn"), [(0, 1, 1), (50, 4, 3), (33, 7, 2), (7, 5, 1)])
+@pytest.mark.parametrize(("starts", "every", "per_learn"), [(0, 1, 1), (50, 4, 3), (33, 7, 2), (7, 5, 1)])
 def test_the_updates_of_a_whole_run_are_the_formula_for_any_number_of_envs(
-    small: SimpleNamespace, num_envs: int, learning_starts: int, learn_every: int, per_learn: int
+    small: SimpleNamespace, num_envs: int, starts: int, every: int, per_learn: int
 ) -> None:
-    settings = {"learning_starts": learning_starts, "learn_every": learn_every, "updates_per_learn": per_learn}
+    settings = {"learning_starts": starts, "learn_every": every, "updates_per_learn": per_learn}
     loop = small.loop(240, num_envs=num_envs, **settings)
     assert loop.run()
     assert loop.clock.env_steps == 240
     # multiples of learn_every in [learning_starts, 240]
-    rounds = 240 // learn_every - max(learning_starts - 1, 0) // learn_every
+    rounds = 240 // every - max(starts - 1, 0) // every
     assert loop.updates == len(loop.agent.updated_at) == rounds * per_learn
-    assert min(loop.agent.updated_at) >= learning_starts
+    assert min(loop.agent.updated_at) >= starts
 
 
 def test_a_budget_that_is_no_multiple_of_the_envs_is_used_in_full(small: SimpleNamespace) -> None:
@@ -104,18 +104,25 @@ def test_should_stop_ends_the_run_with_a_save(small: SimpleNamespace) -> None:
     assert diary.evaluated == []
 
 
-def test_batches_drawn_together_are_prepared_once_and_are_the_ones_drawn_apart(
-    small: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("limit", "value", "prepared"),
+    [
+        ("DRAWN_BYTES", 10**6, [24, 24, 24]),  # 6 batches of 4, at steps 20, 40 and 60
+        ("DRAWN_BYTES", 1, [4] * 18),
+        ("PREPARED_ROWS", 1, [4] * 18),
+        ("PREPARED_ROWS", 33, [16, 8] * 3),  # two members with 16 rows each
+    ],
+)
+def test_batches_drawn_and_prepared_together_are_the_ones_made_one_by_one(
+    small: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, limit: str, value: int, prepared: list[int]
 ) -> None:
     settings = {"learning_starts": 20, "learn_every": 20, "updates_per_learn": 6}
-    together, apart = small.loop(60, **settings), small.loop(60, **settings)
-    together.run()
-    monkeypatch.setattr(loop_module, "SAMPLE_BYTES", 1)
-    apart.run()
-    assert together.agent.prepared == [24, 24, 24]  # 6 batches of 4, at steps 20, 40 and 60
-    assert apart.agent.prepared == [4] * 18
-    for one, other in zip(together.agent.drawn, apart.agent.drawn, strict=True):
-        assert torch.equal(one, other)
+    plain, limited = small.loop(60, **settings), small.loop(60, **settings)
+    plain.run()
+    monkeypatch.setattr(loop_module, limit, value)
+    limited.run()
+    assert limited.agent.prepared == prepared
+    assert torch.equal(torch.stack(plain.agent.drawn), torch.stack(limited.agent.drawn))
 
 
 def test_a_member_draws_the_same_batches_beside_any_others(small: SimpleNamespace) -> None:

@@ -13,12 +13,23 @@ def flushes() -> bool:
 
 def test_settings_hold_inside_the_block_and_are_put_back_after_it() -> None:
     threads, flushed = torch.get_num_threads(), flushes()
-    with pytest.raises(KeyError), torch_settings(threads + 1):
+    with torch_settings(threads + 1):
         assert torch.get_num_threads() == threads + 1
         assert flushes()
-        raise KeyError
     assert torch.get_num_threads() == threads
     assert flushes() == flushed
+
+
+def test_settings_are_put_back_after_an_error_too() -> None:
+    threads, flushed = torch.get_num_threads(), flushes()
+
+    def fail() -> None:
+        with torch_settings(threads + 1):
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert (torch.get_num_threads(), flushes()) == (threads, flushed)
 
 
 def test_the_device_is_the_one_that_was_asked_for() -> None:

@@ -1,0 +1,149 @@
+"""The main job in small: CartPole is learned, can be interrupted, gone on with, and is judged at the end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import rlab
+from rlab import api
+from rlab.cli.main import main
+from rlab.errors import UsageError
+from rlab.runs.checkpoint import load_checkpoint
+from rlab.runs.folder import RunFolder
+
+ROOT = Path(rlab.__file__).parent.parent
+# Few updates: these runs are not meant to learn.
+QUICK = {"learn_every": 64, "updates_per_learn": 1, "batch_size": 16, "eval_every": 10**6, "eval_episodes": 1}
+
+
+def test_double_dqn_learns_cartpole_in_every_seed_with_the_shipped_settings(tmp_path: Path) -> None:
+    budget = {"seeds": 3, "env_steps": 12_000, "eval_every": 10**6, "eval_episodes": 1, "final_eval_episodes": 20}
+    run = rlab.train("double_dqn", "CartPole-v1", out=tmp_path / "run", **budget)
+    assert run.evaluation is not None
+    assert (run.evaluation.returns.mean(axis=1) > 195.0).all()  # CartPole-v0's threshold; a random policy has about 22
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "rlab", *words]
+
+
+def wait_for_rows(path: Path, process: "subprocess.Popen[str]") -> None:
+    """Until the run has written its first row of metrics."""
+    give_up = time.monotonic() + 60.0
+    while time.monotonic() < give_up:
+        if path.is_file() and len(path.read_text().splitlines()) > 1:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    raise AssertionError("the run wrote nothing")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_process_saves_says_how_to_resume_and_is_finished_by_it(
+    tmp_path: Path, number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]
+    words = ["train", "dqn", "CartPole-v1", "--env-steps=40000", "--log-every=500", "--final-eval-episodes=3"]
+    words += ["--experiment=none", f"--out={out}", *flags]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment
+    )
+    wait_for_rows(out / "metrics.jsonl", process)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr
+    assert f"rlab resume {out}" in stdout
+    assert "Traceback" not in stderr
+    stopped_at = load_checkpoint(RunFolder.open(out))[0]["loop"]["env_steps"]
+    assert 500 <= stopped_at < 40_000
+    assert not (out / "result.json").exists()
+    assert rlab.load(out)(np.zeros(4, np.float32)) in (0, 1)  # what there is can be used
+
+    assert main(["resume", str(out)]) == 0
+    loop = load_checkpoint(RunFolder.open(out))[0]["loop"]
+    assert loop["env_steps"] == 40_000
+    assert loop["updates"] == 40_000 // 64 - 499 // 64  # as if it had never been stopped
+    assert (out / "result.json").is_file()
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()[1:]]
+    assert [row["env_steps"] for row in rows] == list(range(504, 40_001, 504)) or rows[-1]["env_steps"] == 40_000
+    assert sorted({row["env_steps"] for row in rows}) == [row["env_steps"] for row in rows]
+
+    capsys.readouterr()
+    assert main(["resume", str(out)]) == 2
+    assert capsys.readouterr().err == f"rlab: {out} is finished; rlab eval {out} judges it.\n"
+
+
+def stopped_run(out: Path, at: int, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
+    """A run whose process is asked to stop once `at` env steps are done, through the same door as Ctrl+C."""
+    from rlab.learning.loop import ReplayLoop
+
+    real = ReplayLoop.__init__
+
+    def stopping(self: Any, *args: Any, **kwargs: Any) -> None:
+        real(self, *args, **kwargs)
+        self.should_stop = lambda: self.clock.env_steps >= at
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReplayLoop, "__init__", stopping)
+        run = rlab.train("dqn", "CartPole-v1", experiment="none", out=out, **{**QUICK, **settings})
+    assert run.evaluation is None
+    assert "not judged" in run.report()
+
+
+def test_resume_goes_on_with_counters_schedules_and_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    settings = {"seeds": 2, "env_steps": 4000, "log_every": 400, "lr_schedule": "linear", "final_eval_episodes": 3}
+    stopped_run(out, 2000, monkeypatch, **settings)
+    state, chunks = load_checkpoint(RunFolder.open(out))
+    stopped = rlab.load(out, 1).state_dict()
+    agent = state["loop"]["agent"]["policy"]
+    assert state["loop"]["env_steps"] == 2000
+    assert sum(chunk.arrays()["valid"].shape[2] for chunk in chunks) == 250  # rows of 8 envs
+    run = api.resume(out)
+    assert run.evaluation is not None
+    assert run.evaluation.returns.shape == (2, 3)
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()[1:]]
+    assert [row["env_steps"] for row in rows] == list(range(400, 4001, 400))
+    assert [row["train/updates"] for row in rows] == [row["env_steps"] // 64 - 499 // 64 for row in rows if True]
+    assert any(not torch.equal(a, b) for a, b in zip(stopped.values(), rlab.load(out, 1).state_dict().values(), strict=True))
+    assert agent
+    with pytest.raises(UsageError, match="is finished"):
+        api.resume(out)
+
+
+def test_a_run_from_python_gives_its_evaluation_report_and_policies(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run = rlab.train("dqn", "CartPole-v1", env_steps=600, seed=7, seeds=2, final_eval_episodes=4, out=out, **QUICK)
+    assert run.path == out
+    assert run.evaluation is not None
+    assert run.evaluation.returns.shape == (2, 4)
+    assert str(out) in run.report()
+    assert run.policy().seed == 7
+    obs = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    for policy in (run.policy(8), rlab.load(out, seed=8), rlab.load(out / "policy", seed=8)):
+        actions = policy(obs)
+        assert actions.shape == (5,)
+        assert actions.tolist() == [int(policy(row)) for row in obs]
+        assert torch.equal(policy(torch.from_numpy(obs)), torch.from_numpy(actions))
+    with pytest.raises(UsageError, match="no member with training seed 9; there are 7, 8"):
+        rlab.load(out, seed=9)
+
+
+def test_a_run_in_a_thread_needs_no_signals(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor() as pool:
+        settings = {"env_steps": 600, "final_eval_episodes": 1, **QUICK}
+        run = pool.submit(rlab.train, "dqn", "CartPole-v1", out=tmp_path / "run", **settings).result()
+    assert run.evaluation is not None

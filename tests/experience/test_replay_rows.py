@@ -1,0 +1,237 @@
+"""Replay: rows never mix, only the newest are drawn, each as often as any other, and memory is what was promised."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlab.errors import RlabError, UsageError
+from rlab.experience import replay as replay_module
+from rlab.experience.replay import Field, Replay
+
+STYLES = ("same", "next", "disabled")
+
+
+def where_from(world):
+    """Observation -> (lane, time): every observation is acted on once."""
+    return {row.obs: (lane, t) for lane, rows in world.lanes.items() for t, row in enumerate(rows)}
+
+
+def check_rows(world, replay, batch):
+    """Every sampled row, with one transition per window, is exactly one that happened and that is still to be held."""
+    index = where_from(world)
+    oldest = replay.rows_written - replay.rows
+    for s, b in np.ndindex(batch["action"].shape):
+        obs = batch["obs"][s, b].tolist()
+        (member, env), t = index[obs[0]]
+        row = world.lanes[member, env][t]
+        assert member == s
+        assert t >= oldest
+        assert row.valid
+        assert obs == [row.obs, -row.obs]
+        assert batch["next_obs"][s, b].tolist() == [row.next_obs, -row.next_obs]
+        assert batch["action"][s, b].item() == row.action
+        assert batch["reward"][s, b].tolist() == [row.reward]
+        assert batch["terminated"][s, b].item() is row.terminated
+        assert batch["truncated"][s, b].item() is row.truncated
+        assert batch["steps"][s, b].item() == 1
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("seed", range(12))
+def test_rows_never_mix_and_only_the_newest_are_drawn(make_world, streams, seed, style):
+    rng = np.random.default_rng(seed)
+    members, num_envs = int(rng.integers(1, 4)), int(rng.integers(1, 5))
+    world = make_world(members, num_envs, style, rng.uniform(0, 0.4), seed)
+    lane_rows = int(rng.integers(2, 25))
+    replay = world.replay(lane_rows * num_envs + int(rng.integers(num_envs)))  # a remainder holds no row
+    draws = streams(members, seed)
+    for chunk in rng.integers(1, 12, size=12):  # 12 to 132 rows: several times round
+        world.play(int(chunk), replay)
+        assert replay.rows == min(replay.rows_written, lane_rows)
+        valid = [[row.valid for row in world.lanes[lane][-replay.rows :]] for lane in np.ndindex(members, num_envs)]
+        assert replay.transitions.tolist() == np.reshape(valid, (members, -1)).sum(axis=1).tolist()
+        if replay.transitions.all():
+            check_rows(world, replay, replay.sample(draws, 20))
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 9), st.lists(st.integers(0, 20), max_size=4), st.data())
+def test_any_sizes_any_number_of_adds(make_world, streams, members, num_envs, lane_rows, chunks, data):
+    world = make_world(members, num_envs, data.draw(st.sampled_from(STYLES)), 0.3, data.draw(st.integers(0, 9)))
+    replay = world.replay(lane_rows * num_envs)
+    for chunk in chunks:
+        world.play(chunk, replay)
+    if replay.rows and replay.transitions.all():
+        check_rows(world, replay, replay.sample(streams(members), 8))
+
+
+def test_every_held_transition_is_drawn_equally_often(make_world, streams):
+    world = make_world(2, 3, "next", 0.2)
+    replay = world.replay(3 * 20)
+    world.play(50, replay)
+    draws = 60_000
+    drawn = replay.sample(streams(2), draws)["obs"][..., 0]
+    for s in range(2):
+        held = {row.obs for n in range(3) for row in world.lanes[s, n][-20:] if row.valid}
+        seen, counts = drawn[s].unique(return_counts=True)
+        assert set(seen.tolist()) == held  # no reset row, nothing overwritten, nothing left out
+        expected = draws / len(held)
+        chi_square = ((counts - expected) ** 2 / expected).sum().item()
+        freedom = len(held) - 1  # mean of chi-square; its standard deviation is sqrt(2 * freedom)
+        assert abs(chi_square - freedom) < 4 * (2 * freedom) ** 0.5
+
+
+def test_a_members_draws_do_not_depend_on_the_others(make_world, streams):
+    world = make_world(3, 2, "next", 0.3)
+    together, alone = world.replay(40), make_world(1, 2, "next").replay(40)
+    for _ in range(60):
+        obs, action = world.observed(world.ids), world.rng.integers(10, size=world.shape)
+        step = world.step(action)
+        together.add(obs, action, step)
+        parts = (step.obs, step.next_obs, step.reward, step.terminated, step.truncated, step.valid)
+        alone.add(obs[1:2], action[1:2], type(step)(*(part[1:2] for part in parts)))
+    beside = together.sample(streams(3), 500, n_step=3)
+    by_itself = alone.sample(streams(3)[1:2], 500, n_step=3)
+    for name, value in by_itself.items():
+        assert torch.equal(beside[name][1:2], value), name
+
+
+def test_dtypes_are_kept_and_images_stay_uint8(make_world, streams):
+    world = make_world(2, 2, "same", obs_dtype="uint8")
+    replay = world.replay(30)
+    world.play(70, replay)
+    batch = replay.sample(streams(2), 64, n_step=2)
+    dtypes = {name: value.dtype for name, value in batch.items()}
+    assert dtypes == {
+        "obs": torch.uint8,
+        "next_obs": torch.uint8,
+        "action": torch.int64,
+        "reward": torch.float32,
+        "steps": torch.int64,
+        "terminated": torch.bool,
+        "truncated": torch.bool,
+    }
+    obs = batch["obs"].int()
+    assert ((obs[..., 0] + obs[..., 1]) % 256 == 0).all()  # [id, -id] modulo 256
+
+
+def test_extra_fields_travel_with_their_row(make_world, streams):
+    world = make_world(2, 3, "same", 0.3)
+    replay = world.replay(3 * 7, extra=(Field("mask", (4,), "bool"), Field("serial", (), "int32")))
+    for t in range(40):
+        obs, action = world.observed(world.ids), world.rng.integers(10, size=world.shape)
+        serial = t * 6 + np.arange(6).reshape(2, 3)
+        mask = (serial[..., None] >> np.arange(4)) & 1 == 1
+        replay.add(obs, action, world.step(action), mask=mask, serial=serial)
+    batch = replay.sample(streams(2), 200, n_step=2)
+    index = where_from(world)
+    for s, b in np.ndindex(2, 200):
+        (member, env), t = index[batch["obs"][s, b, 0].item()]
+        serial = batch["serial"][s, b].item()
+        assert serial == t * 6 + member * 3 + env
+        assert batch["mask"][s, b].tolist() == [bool(serial >> bit & 1) for bit in range(4)]
+    assert batch["serial"].dtype == torch.int32
+
+
+def test_a_row_without_one_of_its_fields_is_refused(make_world):
+    world = make_world(1, 1, "same")
+    replay = world.replay(5, extra=(Field("serial", (), "int32"),))
+    with pytest.raises(ValueError, match="a row needs obs, action, reward, terminated, truncated, valid, serial, not"):
+        world.play(1, replay)
+
+
+@pytest.mark.parametrize("name", ["reward", "obs", "next_obs", "steps"])
+def test_a_field_cannot_take_a_name_that_is_taken(make_world, name):
+    with pytest.raises(ValueError, match="fields must be obs, action and others of different names"):
+        make_world(1, 1, "same").replay(5, extra=(Field(name, (), "int32"),))
+
+
+def test_the_side_table_grows_as_needed_and_freed_places_are_used_again(make_world):
+    world = make_world(2, 4, "same", 0.4)
+    replay = world.replay(4 * 30)  # up to 240 final observations are held at once
+    sizes = []
+    for _ in range(8):
+        world.play(100, replay)
+        held = sum(row.terminated or row.truncated for rows in world.lanes.values() for row in rows[-30:])
+        assert len(replay._finals) - len(replay._free) == held  # those in use, and no others
+        sizes.append(len(replay._finals))
+    assert sizes[0] == sizes[-1] == 256  # 64, doubled twice, and never again
+
+
+def test_no_final_observation_is_kept_where_the_next_row_has_it(make_world):
+    world = make_world(1, 2, "next", 0.4)
+    replay = world.replay(40)
+    world.play(100, replay)
+    assert len(replay._free) == len(replay._finals)
+
+
+def test_a_replay_of_reset_rows_alone_says_so_instead_of_searching_for_ever(make_world, streams):
+    world = make_world(1, 1, "next", 1.0)  # one step, one reset, and so on
+    replay = world.replay(1)
+    world.play(1, replay)
+    check_rows(world, replay, replay.sample(streams(1), 5))
+    world.play(1, replay)
+    assert replay.transitions.tolist() == [0]
+    with pytest.raises(RlabError, match=r"no transition of a member; raise --replay-capacity\."):
+        replay.sample(streams(1), 5)
+
+
+def test_an_empty_replay_says_so(make_world, streams):
+    with pytest.raises(RlabError, match="the replay is empty; collect before sampling"):
+        make_world(1, 1, "same").replay(3).sample(streams(1), 1)
+
+
+def test_the_memory_estimate_is_what_the_lanes_take(make_world):
+    replay = Replay(3, 4, 4 * 10 + 3, Field("obs", (5, 2), "uint8"), Field("action", (2,), "float32"))
+    # 10 bytes obs, 8 action, 4 reward, 3 flags, 4 place of the final observation; one slot more than rows
+    assert replay.nbytes == 3 * 4 * 11 * (10 + 8 + 4 + 3 + 4)
+    assert replay.nbytes == sum(data.nbytes for data in replay._data.values()) + replay._final_slot.nbytes
+
+
+def test_what_cannot_fit_is_refused_before_it_is_allocated(monkeypatch):
+    monkeypatch.setattr(replay_module, "_free_memory", lambda: 8 * 2**30)
+
+    def allocate(*args):
+        raise AssertionError("allocated")
+
+    monkeypatch.setattr(np, "zeros", allocate)
+    image = Field("obs", (84, 84, 4), "uint8")
+    message = (  # 10 members * (1 000 000 + 8 slots) * (28 224 + 8 + 4 + 3 + 4) bytes
+        "a replay of 1000000 transitions per member needs 263.0 GiB and 8.0 GiB are free; "
+        "lower --replay-capacity or --seeds."
+    )
+    with pytest.raises(UsageError) as caught:
+        Replay(10, 8, 1_000_000, image, Field("action", (), "int64"))
+    assert str(caught.value) == message
+
+
+def test_exactly_the_free_memory_is_enough_and_one_byte_less_is_not(monkeypatch, make_world):
+    needed = make_world(1, 2, "same").replay(20).nbytes
+    monkeypatch.setattr(replay_module, "_free_memory", lambda: needed)
+    make_world(1, 2, "same").replay(20)
+    monkeypatch.setattr(replay_module, "_free_memory", lambda: needed - 1)
+    with pytest.raises(UsageError, match="a replay of 20 transitions per member needs"):
+        make_world(1, 2, "same").replay(20)
+
+
+def test_a_growing_side_table_is_checked_too(monkeypatch, make_world):
+    world = make_world(1, 4, "same", 0.5)
+    replay = world.replay(400)
+    monkeypatch.setattr(replay_module, "_free_memory", lambda: 0)
+    with pytest.raises(UsageError, match="a replay that keeps 128 final observations needs"):
+        world.play(100, replay)
+
+
+def test_where_the_system_does_not_tell_its_free_memory_nothing_is_refused(monkeypatch, make_world):
+    def refuse(*args):
+        raise OSError
+
+    monkeypatch.setattr("builtins.open", refuse)
+    assert replay_module._free_memory() is None
+    make_world(1, 1, "same").replay(10)
+
+
+def test_a_capacity_below_one_row_per_env_is_refused(make_world):
+    with pytest.raises(UsageError, match="replay_capacity 3 must be at least num_envs, 4: one row per env"):
+        make_world(2, 4, "same").replay(3)

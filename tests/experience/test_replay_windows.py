@@ -1,0 +1,94 @@
+"""n-step windows against a slow reference that walks each episode row by row in plain Python."""
+
+import numpy as np
+import pytest
+import torch
+
+from rlab.experience.contract import Step
+from rlab.experience.replay import Field, Replay
+from rlab.learning.returns import continuation, n_step_return
+
+GAMMA = 0.9
+
+
+def walk(rows, start, n_step):
+    """The window from `start`: up to n rows, none behind an end, none that has not happened yet."""
+    window = []
+    for row in rows[start : start + n_step]:
+        window.append(row)
+        if row.terminated or row.truncated:
+            break
+    return window
+
+
+@pytest.mark.parametrize("style", ["same", "next", "disabled"])
+@pytest.mark.parametrize("seed", range(10))
+def test_windows_equal_the_slow_reference(make_world, streams, seed, style):
+    rng = np.random.default_rng(seed)
+    members, num_envs = int(rng.integers(1, 4)), int(rng.integers(1, 4))
+    world = make_world(members, num_envs, style, rng.uniform(0.0, 0.25), seed)
+    replay = world.replay(num_envs * int(rng.integers(3, 40)))
+    draws = streams(members, seed)
+    for _ in range(4):
+        world.play(int(rng.integers(1, 40)), replay)
+        if not replay.transitions.all():
+            continue
+        n_step = int(rng.integers(1, 12))  # also longer than a lane
+        batch = replay.sample(draws, 100, n_step)
+        returns = n_step_return(batch["reward"], GAMMA)
+        discount = continuation(batch["terminated"], GAMMA, batch["steps"])
+        index = {row.obs: (lane, t) for lane, rows in world.lanes.items() for t, row in enumerate(rows)}
+        for s, b in np.ndindex(members, 100):
+            lane, t = index[batch["obs"][s, b, 0].item()]
+            window = walk(world.lanes[lane], t, n_step)
+            last, rewards = window[-1], [row.reward for row in window]
+            assert lane[0] == s
+            assert all(row.valid for row in window)
+            assert batch["steps"][s, b].item() == len(window)
+            assert batch["reward"][s, b].tolist() == rewards + [0.0] * (n_step - len(window))
+            assert batch["action"][s, b].item() == window[0].action
+            assert batch["terminated"][s, b].item() is last.terminated
+            assert batch["truncated"][s, b].item() is last.truncated
+            assert batch["next_obs"][s, b].tolist() == [last.next_obs, -last.next_obs]
+            expected = sum(GAMMA**k * reward for k, reward in enumerate(rewards))
+            assert returns[s, b].item() == pytest.approx(expected, abs=1e-4)
+            bootstrap = 0.0 if last.terminated else GAMMA ** len(window)
+            assert discount[s, b].item() == pytest.approx(bootstrap, abs=1e-6)
+
+
+def test_the_length_of_a_window_does_not_change_which_rows_are_drawn(make_world, streams):
+    world = make_world(2, 2, "next", 0.2)
+    replay = world.replay(40)
+    world.play(70, replay)
+    short, long = replay.sample(streams(2), 100, 1), replay.sample(streams(2), 100, 5)
+    assert torch.equal(short["obs"], long["obs"])
+
+
+def lane_of(flags):
+    """One env, rewards 1, 2, 4, ..., observations 0, 1, 2, ..., and one letter per row: `.`, `T`erminated or `C`ut."""
+    replay = Replay(1, 1, 10, Field("obs", (1,), "float32"), Field("action", (), "int64"))
+    for t, flag in enumerate(flags):
+        obs, successor = np.full((1, 1, 1), t, "float32"), np.full((1, 1, 1), t + 1, "float32")
+        true = np.full((1, 1, 1), 100 + t, "float32") if flag != "." else successor
+        ends = np.array([[flag == "T"]]), np.array([[flag == "C"]])
+        replay.add(obs, np.zeros((1, 1), int), Step(successor, true, np.array([[2.0**t]]), *ends, np.ones((1, 1), bool)))
+    return replay
+
+
+@pytest.mark.parametrize(
+    ("flags", "rewards", "steps", "terminated", "next_obs"),
+    [
+        ("....", [1, 2, 4], 3, False, 3),  # a full window
+        (".T..", [1, 2, 0], 2, True, 101),  # the world ended: nothing behind, no bootstrap
+        (".C..", [1, 2, 0], 2, False, 101),  # cut: bootstraps from the observation that the reset hid
+        ("..", [1, 2, 0], 2, False, 2),  # the newest row: bootstraps from there, with 2 steps
+        ("T...", [1, 0, 0], 1, True, 100),
+    ],
+)
+def test_windows_worked_on_paper(streams, flags, rewards, steps, terminated, next_obs):
+    batch = lane_of(flags).sample(streams(1), 50, n_step=3)
+    first = int((batch["obs"][0, :, 0] == 0).nonzero()[0])
+    assert batch["reward"][0, first].tolist() == rewards
+    assert batch["steps"][0, first].item() == steps
+    assert batch["terminated"][0, first].item() is terminated
+    assert batch["next_obs"][0, first].tolist() == [next_obs]
