@@ -9,14 +9,14 @@ episodes (van Hasselt et al. 2016, figure 3, at the start state). Same settings 
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 
 import rlab
-from rlab.envs import EnvSpec, make_episodes
 from rlab.evaluation.stats import iqm, probability_of_improvement, stratified_bootstrap
-from rlab.runs.policies import load_policy
 
 ENV = "LunarLander-v3"
 SEEDS = 20
@@ -47,21 +47,25 @@ def overestimation(agent: str) -> np.ndarray:
     """Train SEEDS members and return, for each, the mean of claimed minus realised value, `[S]`."""
     with tempfile.TemporaryDirectory() as folder:
         rlab.train(agent, ENV, experiment="none", out=folder, seeds=SEEDS, progress=True, **SETTINGS)
-        policy = load_policy(folder).policy
-    envs = make_episodes(EnvSpec(ENV), SEEDS * EPISODES)
-    obs = envs.reset([FIRST_EPISODE_SEED + k for _ in range(SEEDS) for k in range(EPISODES)])
-    claimed = policy.outputs(torch.from_numpy(obs.reshape(SEEDS, EPISODES, -1))).amax(dim=-1).detach().numpy()
-    realised = np.zeros(SEEDS * EPISODES)
-    active, discount = np.ones(SEEDS * EPISODES, bool), 1.0
-    while active.any():
-        action = policy(obs.reshape(SEEDS, EPISODES, -1)).reshape(-1)
-        obs, reward, terminated, truncated = envs.step(action, active)
-        realised += discount * reward * active
-        discount *= GAMMA
-        active &= ~(terminated | truncated)
-    envs.close()
-    mean: np.ndarray = (claimed - realised.reshape(SEEDS, EPISODES)).mean(axis=1)
+        policies = [rlab.load(folder, seed) for seed in range(SEEDS)]
+    env = gymnasium.make(ENV)
+    gaps = np.array([[gap(policy, env, FIRST_EPISODE_SEED + k) for k in range(EPISODES)] for policy in policies])
+    env.close()
+    mean: np.ndarray = gaps.mean(axis=1)
     return mean
+
+
+def gap(policy: Any, env: gymnasium.Env, episode_seed: int) -> float:
+    """What the policy claims for the start state of one episode, minus the discounted return it then collects."""
+    obs, _ = env.reset(seed=episode_seed)
+    claimed = policy.outputs(torch.from_numpy(obs)).max().item()
+    realised, discount, ended = 0.0, 1.0, False
+    while not ended:
+        obs, reward, terminated, truncated, _ = env.step(policy(obs))
+        realised += discount * float(reward)
+        discount *= GAMMA
+        ended = terminated or truncated
+    return claimed - realised
 
 
 def main() -> None:

@@ -71,7 +71,7 @@ class Session:
         )
 
     def train(self, folder: RunFolder, listeners: Sequence[Listener] = ()) -> Evaluation | None:
-        """Train from the folder's checkpoint, or from the start, to the end of the budget; then judge the final weights.
+        """Train from the folder's checkpoint, or from the start, to the budget's end; then judge the final weights.
 
         Returns:
             The final evaluation; None when the run was interrupted, which saves it, or asks for no final evaluation.

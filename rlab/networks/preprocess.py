@@ -19,8 +19,9 @@ CLIP = 10.0  # normalised observations are kept in +-10 (Andrychowicz et al. 202
 class Preprocess(nn.Module):
     """`[S, B, *obs]` of any dtype to float32: images divided by 255 with channels first, vectors scaled.
 
-    Scaling `none` leaves vectors alone, `fixed` divides by `scale`, `running` subtracts the mean and divides by the
-    standard deviation of all observations that member has trained on. A plain (unstacked) one has `members = None`.
+    Scaling `none` leaves vectors alone, `fixed` divides by `scale` (which no other reads), `running` subtracts the mean
+    and divides by the standard deviation of all observations that member has trained on. A plain (unstacked) one has
+    `members = None`.
 
     Raises:
         UsageError: the scaling is not known or does not suit the observations, or `scale` is no divisor for each
@@ -40,8 +41,6 @@ class Preprocess(nn.Module):
             raise UsageError(f"observations {obs_space} are not supported; Box is.")
         if obs_space.is_image and scaling != "none":
             raise UsageError(f"obs_scaling {scaling!r} is for vectors; images are scaled to [0, 1] in any case.")
-        if scale is not None and scaling != "fixed":
-            raise UsageError(f"obs_scale goes with obs_scaling 'fixed' alone, not with {scaling!r}.")
         self.obs_space, self.scaling, self.scale, self.members = obs_space, scaling, scale, members
         lead = () if members is None else (members, 1)
         if scaling == "fixed":
@@ -83,9 +82,8 @@ class Preprocess(nn.Module):
         total = (before + count).clamp(min=1.0)
         delta = mean - self.mean
         squares = squares + self.variance * before + delta.square() * before * count / total
-        seen = count > 0
-        self.mean.copy_(torch.where(seen, self.mean + delta * count / total, self.mean))
-        self.variance.copy_(torch.where(seen, squares / total, self.variance))
+        self.mean.add_(delta * count / total)
+        self.variance.copy_(torch.where(count > 0, squares / total, self.variance))
         self.count.add_(count.reshape(self.count.shape))
 
     @torch.no_grad()

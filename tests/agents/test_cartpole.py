@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ import torch
 import rlab
 from rlab import api
 from rlab.cli.main import main
+from rlab.cli.request import request_from_keywords
+from rlab.cli.session import Session
+from rlab.envs import EnvSpec
 from rlab.errors import UsageError
 from rlab.runs.checkpoint import load_checkpoint
 from rlab.runs.folder import RunFolder
@@ -26,7 +30,7 @@ QUICK = {"learn_every": 64, "updates_per_learn": 1, "batch_size": 16, "eval_ever
 
 
 def test_double_dqn_learns_cartpole_in_every_seed_with_the_shipped_settings(tmp_path: Path) -> None:
-    budget = {"seeds": 3, "env_steps": 12_000, "eval_every": 10**6, "eval_episodes": 1, "final_eval_episodes": 20}
+    budget = {"seeds": 3, "env_steps": 30_000, "eval_every": 10**6, "eval_episodes": 1, "final_eval_episodes": 20}
     run = rlab.train("double_dqn", "CartPole-v1", out=tmp_path / "run", **budget)
     assert run.evaluation is not None
     assert (run.evaluation.returns.mean(axis=1) > 195.0).all()  # CartPole-v0's threshold; a random policy has about 22
@@ -76,48 +80,51 @@ def test_an_interrupted_process_saves_says_how_to_resume_and_is_finished_by_it(
     assert loop["updates"] == 40_000 // 64 - 499 // 64  # as if it had never been stopped
     assert (out / "result.json").is_file()
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()[1:]]
-    assert [row["env_steps"] for row in rows] == list(range(504, 40_001, 504)) or rows[-1]["env_steps"] == 40_000
-    assert sorted({row["env_steps"] for row in rows}) == [row["env_steps"] for row in rows]
+    # the first counts from 8 to 40 000 that pass a multiple of 500, none twice
+    assert [row["env_steps"] for row in rows] == [-(-t // 8) * 8 for t in range(500, 40_001, 500)]
 
     capsys.readouterr()
     assert main(["resume", str(out)]) == 2
     assert capsys.readouterr().err == f"rlab: {out} is finished; rlab eval {out} judges it.\n"
 
 
-def stopped_run(out: Path, at: int, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
-    """A run whose process is asked to stop once `at` env steps are done, through the same door as Ctrl+C."""
-    from rlab.learning.loop import ReplayLoop
+class InterruptAt:
+    """A listener that presses Ctrl+C at the first report from `env_steps` on."""
 
-    real = ReplayLoop.__init__
+    def __init__(self, env_steps: int) -> None:
+        self.env_steps = env_steps
 
-    def stopping(self: Any, *args: Any, **kwargs: Any) -> None:
-        real(self, *args, **kwargs)
-        self.should_stop = lambda: self.clock.env_steps >= at
+    def on_metrics(self, env_steps: int, metrics: Any) -> None:
+        if env_steps >= self.env_steps:
+            signal.raise_signal(signal.SIGINT)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(ReplayLoop, "__init__", stopping)
-        run = rlab.train("dqn", "CartPole-v1", experiment="none", out=out, **{**QUICK, **settings})
-    assert run.evaluation is None
-    assert "not judged" in run.report()
+    def on_evaluation(self, env_steps: int, returns: np.ndarray, lengths: np.ndarray) -> None: ...
+
+    def on_save(self, env_steps: int) -> None: ...
 
 
-def test_resume_goes_on_with_counters_schedules_and_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_goes_on_with_replay_counters_and_logs(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    settings = {"seeds": 2, "env_steps": 4000, "log_every": 400, "lr_schedule": "linear", "final_eval_episodes": 3}
-    stopped_run(out, 2000, monkeypatch, **settings)
-    state, chunks = load_checkpoint(RunFolder.open(out))
-    stopped = rlab.load(out, 1).state_dict()
-    agent = state["loop"]["agent"]["policy"]
+    settings = {**QUICK, "seeds": 2, "env_steps": 4000, "log_every": 400, "final_eval_episodes": 3}
+    request = request_from_keywords("dqn", EnvSpec.parse("CartPole-v1"), "none", settings)
+    folder = RunFolder.create(out, request.to_json())
+    assert Session(request).train(folder, [InterruptAt(2000)]) is None
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # put back
+    state, chunks = load_checkpoint(folder)
     assert state["loop"]["env_steps"] == 2000
     assert sum(chunk.arrays()["valid"].shape[2] for chunk in chunks) == 250  # rows of 8 envs
+    stopped = rlab.load(out, 1).state_dict()
+
     run = api.resume(out)
     assert run.evaluation is not None
     assert run.evaluation.returns.shape == (2, 3)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()[1:]]
     assert [row["env_steps"] for row in rows] == list(range(400, 4001, 400))
-    assert [row["train/updates"] for row in rows] == [row["env_steps"] // 64 - 499 // 64 for row in rows if True]
-    assert any(not torch.equal(a, b) for a, b in zip(stopped.values(), rlab.load(out, 1).state_dict().values(), strict=True))
-    assert agent
+    # one at each multiple of 64 from env step 500 on, as if it had never been stopped
+    assert [row["train/updates"] for row in rows] == [max(0, t // 64 - 7) for t in range(400, 4001, 400)]
+    finished = rlab.load(out, 1).state_dict()
+    assert any(not torch.equal(stopped[name], finished[name]) for name in stopped)
+    assert load_checkpoint(folder)[0]["loop"]["collector"]["env"]["restart"] == 1  # fresh episodes, other seeds
     with pytest.raises(UsageError, match="is finished"):
         api.resume(out)
 
@@ -141,8 +148,6 @@ def test_a_run_from_python_gives_its_evaluation_report_and_policies(tmp_path: Pa
 
 
 def test_a_run_in_a_thread_needs_no_signals(tmp_path: Path) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor() as pool:
         settings = {"env_steps": 600, "final_eval_episodes": 1, **QUICK}
         run = pool.submit(rlab.train, "dqn", "CartPole-v1", out=tmp_path / "run", **settings).result()

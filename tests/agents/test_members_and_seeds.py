@@ -131,6 +131,12 @@ def test_running_statistics_are_saved_with_the_policy(tmp_path: Path) -> None:
     assert saved.abs().min() > 0
 
 
-def test_episodes_and_transitions_in_the_log_are_those_of_the_clock(tmp_path: Path) -> None:
-    rows = [json.loads(line) for line in (run(tmp_path / "run") / "metrics.jsonl").read_text().splitlines()[1:]]
+def test_a_reset_row_costs_a_step_of_the_clock_and_is_no_transition(tmp_path: Path) -> None:
+    path = run(tmp_path / "run", epsilon_fraction=1.0)
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()[1:]]
     assert [row["env_steps"] for row in rows] == [80, 160, 240, 320, 400, 480]
+    for row in rows:
+        for transitions, episodes in zip(row["train/transitions"], row["train/episodes"], strict=True):
+            # each episode that ended was followed by one reset row, except where the last step of an env was its end
+            assert episodes - 4 <= row["env_steps"] - transitions <= episodes
+    assert min(rows[-1]["train/episodes"]) > 4

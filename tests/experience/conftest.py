@@ -30,8 +30,8 @@ class Row:
 class World:
     """S x N envs that end at random; every observation is a number that occurs once.
 
-    `style` is how an end shows: "same" resets at once and hides the final observation, "next" spends a row on the reset,
-    "disabled" resets at once too, but hands out `next_obs` and `obs` in arrays of their own at every step.
+    `style` is how an end shows: "same" resets at once and hides the final observation, "next" spends a row on the
+    reset, "disabled" resets at once too, but hands out `next_obs` and `obs` in arrays of their own at every step.
     """
 
     members: int

@@ -70,8 +70,8 @@ def test_complete_chunks_are_written_once_and_dropped_when_overwritten(make_worl
         save_checkpoint(run, replay.state(), replay.chunks())
         indices = [chunk.index for chunk in replay.chunks()]
         assert indices == list(range(max(0, rows_written - 20) // 8, (rows_written - 1) // 8 + 1))
-        # A chunk is complete when a row stands behind it.
-        assert [chunk.index for chunk in replay.chunks() if chunk.complete] == [i for i in indices if i * 8 + 8 < rows_written]
+        complete = [chunk.index for chunk in replay.chunks() if chunk.complete]
+        assert complete == [i for i in indices if i * 8 + 8 < rows_written]  # when a row stands behind it
     assert reads[2] == 8 + 1  # once with each of its 8 newest rows, once complete
     assert len(list((run.path / "checkpoint").glob("chunk-*"))) == len(indices)
 

@@ -70,8 +70,9 @@ def lane_of(flags):
     for t, flag in enumerate(flags):
         obs, successor = np.full((1, 1, 1), t, "float32"), np.full((1, 1, 1), t + 1, "float32")
         true = np.full((1, 1, 1), 100 + t, "float32") if flag != "." else successor
-        ends = np.array([[flag == "T"]]), np.array([[flag == "C"]])
-        replay.add(obs, np.zeros((1, 1), int), Step(successor, true, np.array([[2.0**t]]), *ends, np.ones((1, 1), bool)))
+        reward, terminated, truncated = (np.array([[value]]) for value in (2.0**t, flag == "T", flag == "C"))
+        step = Step(successor, true, reward, terminated, truncated, valid=np.ones((1, 1), bool))
+        replay.add(obs, np.zeros((1, 1), int), step)
     return replay
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rlab.errors import UsageError
-from rlab.learning.optimizers import OPTIMIZERS, OptimizerSettings, Stepper, clip_members, member_norm
+from rlab.learning.optimizers import OPTIMIZERS, OptimizerSettings, Stepper
 
 PLAIN: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -80,7 +80,8 @@ def test_weight_decay_is_decoupled_for_adamw_only() -> None:
     assert after_one_step("adamw") == pytest.approx(1.9)  # 2 - 0.1 * 0.5 * 2, and no gradient
     assert after_one_step("sgd") == pytest.approx(1.9)  # the gradient is 0.5 * 2
     assert after_one_step("adam") == pytest.approx(1.9, abs=1e-6)  # the gradient 1 becomes a step of the whole rate
-    assert Stepper(OptimizerSettings("adamw"), [nn.Parameter(torch.ones(1))]).optimizer.defaults["weight_decay"] == 0.0
+    plain = Stepper(OptimizerSettings("adamw"), [nn.Parameter(torch.ones(1, 1))])
+    assert plain.optimizer.defaults["weight_decay"] == 0.0  # torch's own default is 0.01
 
 
 def test_l1_adds_the_sign_of_each_weight_to_the_gradient() -> None:
@@ -92,12 +93,25 @@ def test_l1_adds_the_sign_of_each_weight_to_the_gradient() -> None:
     assert not norm.requires_grad
 
 
-def test_the_norm_is_that_of_the_whole_gradient_of_each_member() -> None:
-    grads = [torch.tensor([[3.0], [1.0]]), torch.tensor([[[4.0]], [[0.0]]])]
-    assert member_norm(grads).tolist() == [5.0, 1.0]
-    clip_members(grads, torch.tensor([5.0, 1.0]), max_norm=2.5)
-    torch.testing.assert_close(grads[0], torch.tensor([[1.5], [1.0]]), atol=1e-5, rtol=0)
-    torch.testing.assert_close(grads[1], torch.tensor([[[2.0]], [[0.0]]]), atol=1e-5, rtol=0)
+def test_the_norm_is_that_of_each_member_s_whole_gradient_and_is_what_gets_limited() -> None:
+    vector, matrix = nn.Parameter(torch.zeros(2, 1)), nn.Parameter(torch.zeros(2, 1, 1))
+    slopes = torch.tensor([[3.0], [1.0]]), torch.tensor([[[4.0]], [[0.0]]])
+    loss = (vector * slopes[0]).sum(dim=1) + (matrix * slopes[1]).sum(dim=(1, 2))
+    norm = Stepper(OptimizerSettings("sgd", learning_rate=1.0, max_grad_norm=2.5), [vector, matrix]).step(loss)
+    assert norm.tolist() == [5.0, 1.0]
+    # member 0 is halved, member 1 left alone
+    torch.testing.assert_close(vector.detach(), torch.tensor([[-1.5], [-1.0]]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(matrix.detach(), torch.tensor([[[-2.0]], [[0.0]]]), atol=1e-5, rtol=0)
+
+
+def test_parameters_keep_their_values_and_can_be_loaded_when_a_stepper_takes_them() -> None:
+    network = nn.ParameterList(starting_weights())
+    stepper = Stepper(OptimizerSettings("sgd", learning_rate=1.0), network)
+    for mine, given in zip(network, starting_weights(), strict=True):
+        assert torch.equal(mine, given)
+    network.load_state_dict({name: torch.zeros_like(value) for name, value in network.state_dict().items()})
+    stepper.step(sum(p.flatten(1).sum(dim=1) for p in network))  # type: ignore[arg-type]
+    assert all((p == -1.0).all() for p in network)
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))

@@ -50,10 +50,10 @@ def body(request):
 def make_policy():
     """`make_policy(seeds, ...)`: an MLP policy, each member with weights of its own."""
 
-    def make(seeds=(5, 6, 7), space=VECTOR, actions=Discrete(3), body=BodySettings(hidden=(8,)), **options):
-        scaling = {"scaling": options.get("scaling", "none"), "scale": options.get("scale")}
-        network = q_network_spec(space, actions.n, body, options.get("dueling", False))
-        spec = PolicySpec(space, actions, scaling, network, {"kind": "q", "epsilon": options.get("epsilon", 0.25)})
-        return build_policy(spec, seeds)
+    def make(seeds=(5, 6, 7), space=VECTOR, scaling="none", scale=None, epsilon=0.25, dueling=False, **options):
+        actions, body = options.get("actions", Discrete(3)), options.get("body", BodySettings(hidden=(8,)))
+        network = q_network_spec(space, actions.n, body, dueling)
+        preprocess = {"scaling": scaling, "scale": scale}
+        return build_policy(PolicySpec(space, actions, preprocess, network, {"kind": "q", "epsilon": epsilon}), seeds)
 
     return make

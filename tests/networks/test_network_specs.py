@@ -28,7 +28,7 @@ from rlab.networks.stacking import unstack
 
 SPACES = st.one_of(
     st.builds(lambda n: Box((n,), "float32", -1.0, 1.0), st.integers(1, 5)),
-    st.builds(lambda h, w, c: Box((h, w, c), "bool", 0.0, 1.0), st.integers(3, 9), st.integers(3, 9), st.integers(1, 2)),
+    st.builds(lambda *shape: Box(shape, "bool", 0.0, 1.0), st.integers(3, 9), st.integers(3, 9), st.integers(1, 2)),
 )
 SETTINGS = st.builds(
     BodySettings,

@@ -57,9 +57,8 @@ def test_values_and_gradients_equal_the_plain_layers_member_by_member(name, memb
 def test_convolutions_behind_each_other_keep_members_and_rows_apart():
     torch.manual_seed(0)
     plain = [nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 4, 2), nn.Flatten()) for _ in range(3)]
-    stacked = nn.Sequential(
-        StackedConv2d.stack([p[0] for p in plain]), nn.ReLU(), StackedConv2d.stack([p[2] for p in plain]), StackedFlatten(3)
-    )
+    first, second = (StackedConv2d.stack([p[i] for p in plain]) for i in (0, 2))
+    stacked = nn.Sequential(first, nn.ReLU(), second, StackedFlatten(3))
     x = torch.randn(3, 5, 2, 7, 6)
     for i in range(3):
         torch.testing.assert_close(stacked(x)[i], plain[i](x[i]))
@@ -131,5 +130,5 @@ def test_a_plain_layer_with_a_setting_that_the_stack_would_lose_is_refused(plain
         nn.Flatten: StackedFlatten,
         nn.Dropout: StackedDropout,
     }[type(plain)]
-    with pytest.raises(RlabError, match="cannot be stacked as .*it has settings that a stack lacks"):
+    with pytest.raises(RlabError, match=r"cannot be stacked as .*it has settings that a stack lacks"):
         counterpart.stack([plain, plain])

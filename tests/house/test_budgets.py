@@ -1,0 +1,41 @@
+"""The road of one transition stays short enough to read, and a variant of an agent stays small."""
+
+import ast
+from pathlib import Path
+
+import rlab
+
+ROOT = Path(rlab.__file__).parent.parent
+# From `env.step` to the gradient, in the order in which a transition passes through.
+ROAD = (
+    "envs/adapter.py",
+    "rlab/experience/collector.py",
+    "rlab/experience/replay.py",
+    "rlab/learning/loop.py",
+    "agents/dqn.py",
+    "rlab/learning/returns.py",
+)
+
+
+def code_lines(source: str) -> int:
+    """Lines that are neither blank, nor a comment, nor part of a docstring."""
+    documented: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            documented |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    lines = enumerate(source.splitlines(), 1)
+    return sum(1 for number, line in lines if line.strip() and line.strip()[0] != "#" and number not in documented)
+
+
+def test_one_transition_is_followed_to_its_gradient_in_six_files_and_700_lines() -> None:
+    assert len(ROAD) <= 6
+    assert sum(code_lines((ROOT / file).read_text()) for file in ROAD) <= 700
+
+
+def test_double_dqn_costs_at_most_25_lines() -> None:
+    assert code_lines((ROOT / "agents/double_dqn.py").read_text()) <= 25
+
+
+def test_lines_are_counted_without_comments_and_docstrings() -> None:
+    source = '"""Module."""\n\n# why\ndef f():\n    """One\n    two."""\n    return 1  # trailing\n'
+    assert code_lines(source) == 2

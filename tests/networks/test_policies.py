@@ -1,0 +1,326 @@
+"""A policy: any batch in, legal actions out, the same from the stack, from one member and from the saved spec."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlab.errors import RlabError, UsageError
+from rlab.networks.bodies import BodySettings
+from rlab.networks.policy import PolicySpec, build_policy
+from rlab.networks.spaces import Box, Discrete, space_from_json
+
+SMALL = Box((10, 10, 3), "bool", 0.0, 1.0)
+PIXELS = Box((36, 36, 2), "uint8", 0.0, 255.0)
+VARIANTS = {
+    "plain": {},
+    "running": {"scaling": "running"},
+    "fixed": {"scaling": "fixed", "scale": [1.0, 2.0, 3.0, 4.0]},
+    "dueling": {"dueling": True},
+    "shifted actions": {"actions": Discrete(3, start=-1)},
+    "bits": {"space": SMALL},
+    "pixels": {"space": PIXELS},
+    "dropout": {"body": BodySettings(hidden=(8,), dropout=0.5)},
+}
+
+
+def generators(members, seed=0):
+    return [torch.Generator().manual_seed(10 * seed + i) for i in range(members)]
+
+
+def observing(policy, random_obs):
+    """Give a policy with running statistics something to normalise by, different for every member."""
+    obs = random_obs(policy.spec.obs_space, len(policy.seeds), 20)
+    policy.preprocess.observe(obs, torch.ones(obs.shape[:2], dtype=torch.bool))
+    return policy
+
+
+@pytest.fixture(params=list(VARIANTS))
+def policy(request, make_policy, random_obs):
+    return observing(make_policy(**VARIANTS[request.param]), random_obs)
+
+
+def test_stack_and_member_give_equal_actions_for_arrays_and_tensors(policy, random_obs):
+    obs = random_obs(policy.spec.obs_space, 3, 16)
+    actions = policy(obs)
+    assert isinstance(actions, torch.Tensor)
+    assert actions.shape == (3, 16)
+    as_arrays = policy(obs.numpy())
+    assert isinstance(as_arrays, np.ndarray)
+    assert (as_arrays == actions.numpy()).all()
+    for i, seed in enumerate(policy.seeds):
+        member = policy.member(seed)
+        torch.testing.assert_close(member.outputs(obs[i]), policy.outputs(obs)[i])
+        assert torch.equal(member(obs[i]), actions[i])
+        assert (member(obs[i].numpy()) == actions[i].numpy()).all()
+        single = member(obs[i, 0])
+        assert single.shape == ()
+        assert single == actions[i, 0]
+        assert isinstance(member(obs[i, 0].numpy()), (np.ndarray, np.integer))
+        assert member(obs[i, 0].numpy()) == actions[i, 0].item()
+
+
+def test_greedy_actions_are_the_largest_outputs_counted_from_the_spaces_start(policy, random_obs):
+    obs = random_obs(policy.spec.obs_space, 3, 16)
+    start = policy.spec.action_space.start
+    assert torch.equal(policy(obs), policy.outputs(obs).argmax(dim=-1) + start)
+
+
+def test_a_rebuilt_policy_gives_equal_outputs(policy, random_obs):
+    spec = PolicySpec.from_json(json.loads(json.dumps(policy.spec.to_json(), allow_nan=False)))
+    assert spec == policy.spec
+    again = build_policy(spec, (5, 6, 7))
+    again.load_state_dict(policy.state_dict())
+    obs = random_obs(spec.obs_space, 3, 9)
+    assert torch.equal(again.outputs(obs), policy.outputs(obs))
+    assert not again.training
+
+
+def test_only_keeps_one_member_with_its_seed(policy, random_obs):
+    alone = policy.only(6)
+    assert alone.seeds == (6,)
+    obs = random_obs(policy.spec.obs_space, 3, 9)
+    torch.testing.assert_close(alone.outputs(obs[1:2])[0], policy.outputs(obs)[1])
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.zero_()
+    assert any(parameter.abs().sum() > 0 for parameter in alone.parameters())  # a copy
+
+
+def test_members_are_named_by_their_training_seed(make_policy):
+    policy = make_policy((5, 6, 7))
+    assert policy.member().seed == 5
+    assert policy.member(7).seed == 7
+    for ask in (policy.member, policy.only):
+        with pytest.raises(UsageError, match=r"^no member with training seed 8; there are 5, 6, 7\.$"):
+            ask(8)
+
+
+def test_an_empty_batch_gives_no_actions(make_policy):
+    policy = make_policy()
+    assert policy(torch.zeros(3, 0, 4)).shape == (3, 0)
+    assert policy.member()(np.zeros((0, 4), np.float32)).shape == (0,)
+
+
+def test_read_only_and_backward_arrays_are_taken(make_policy):
+    policy = make_policy().member()
+    obs = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    expected = policy(obs)
+    assert (policy(obs[::-1]) == expected[::-1]).all()
+    frozen = obs.copy()
+    frozen.flags.writeable = False
+    assert (policy(frozen) == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((3, 2, 5), "expected [3, B, *obs], *obs = (4,)."),
+        ((2, 2, 4), "expected [3, B, *obs], *obs = (4,)."),
+        ((3, 4), "expected [3, B, *obs], *obs = (4,)."),
+        ((4,), "expected [3, B, *obs], *obs = (4,)."),
+        ((), "expected [3, B, *obs], *obs = (4,)."),
+    ],
+)
+def test_a_stack_refuses_a_wrong_shape_in_one_line(make_policy, shape, expected):
+    with pytest.raises(UsageError) as caught:
+        make_policy()(np.zeros(shape, np.float32))
+    assert str(caught.value) == f"an observation of shape {shape} does not fit; {expected}"
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 5), (3, 2, 4), ()])
+def test_a_member_refuses_a_wrong_shape_in_one_line(make_policy, shape):
+    with pytest.raises(UsageError) as caught:
+        make_policy().member()(np.zeros(shape, np.float32))
+    message = "does not fit; expected [*obs] or [B, *obs], *obs = (4,)."
+    assert str(caught.value) == f"an observation of shape {shape} {message}"
+
+
+@given(st.integers(0, 100), st.booleans(), st.sampled_from(["bool", "int8"]))
+def test_an_illegal_action_is_never_taken(make_policy, seed, greedy, dtype):
+    policy = make_policy(actions=Discrete(5, start=10), epsilon=0.7)
+    rng = np.random.default_rng(seed)
+    obs = rng.normal(size=(3, 20, 4)).astype(np.float32)
+    mask = rng.random((3, 20, 5)) < 0.4
+    mask[..., 0] |= ~mask.any(axis=-1)
+    actions = policy(obs, mask=mask.astype(dtype), greedy=greedy, generators=generators(3, seed))
+    assert np.take_along_axis(mask, (actions - 10)[..., None], axis=-1).all()
+    if greedy:
+        q = policy.outputs(torch.from_numpy(obs)).detach().numpy()
+        assert (actions - 10 == np.where(mask, q, -np.inf).argmax(axis=-1)).all()
+    alone = policy.member(6)(obs[1, 0], mask=mask[1, 0], greedy=greedy, generators=generators(1, seed))
+    assert mask[1, 0, alone - 10]
+
+
+def test_a_mask_that_allows_all_changes_nothing(make_policy, random_obs):
+    policy = make_policy()
+    obs = random_obs(policy.spec.obs_space, 3, 30)
+    everything = torch.ones(3, 30, 3, dtype=torch.bool)
+    assert torch.equal(policy(obs, mask=everything), policy(obs))
+    free = policy(obs, greedy=False, generators=generators(3))
+    assert torch.equal(policy(obs, mask=everything, greedy=False, generators=generators(3)), free)
+
+
+def test_a_mask_that_does_not_fit_or_allows_nothing_is_refused(make_policy):
+    policy, obs = make_policy(), np.zeros((3, 2, 4), np.float32)
+    with pytest.raises(UsageError, match=r"a mask of shape \(3, 3, 2\) does not fit; expected \(3, 2, 3\)\."):
+        policy(obs, mask=np.ones((3, 3, 2), bool))
+    mask = np.ones((3, 2, 3), bool)
+    mask[2, 1] = False
+    with pytest.raises(UsageError, match="a mask allows no action at all; every row needs one that is true"):
+        policy(obs, mask=mask)
+
+
+def test_the_recorded_epsilon_is_the_share_of_uniform_actions(make_policy, random_obs):
+    policy = make_policy(actions=Discrete(4), epsilon=0.4)
+    obs = random_obs(policy.spec.obs_space, 3, 1).expand(3, 20_000, 4)
+    greedy, sampled = policy(obs), policy(obs, greedy=False, generators=generators(3))
+    for i in range(3):
+        shares = torch.bincount(sampled[i], minlength=4) / 20_000
+        # 0.1 each by chance, and 0.6 more for the greedy one; standard deviations are below 0.0036
+        expected = torch.full((4,), 0.1) + 0.6 * torch.nn.functional.one_hot(greedy[i, 0], 4)
+        torch.testing.assert_close(shares, expected, atol=0.015, rtol=0)
+
+
+@pytest.mark.parametrize(("epsilon", "same"), [(0.0, True), (1.0, False)])
+def test_epsilon_zero_is_greedy_and_one_is_not(make_policy, random_obs, epsilon, same):
+    policy = make_policy(epsilon=epsilon)
+    obs = random_obs(policy.spec.obs_space, 3, 200)
+    assert torch.equal(policy(obs, greedy=False, generators=generators(3)), policy(obs)) is same
+
+
+def test_a_head_that_records_no_epsilon_does_not_explore(make_policy, random_obs):
+    spec = make_policy().spec
+    policy = build_policy(PolicySpec(spec.obs_space, spec.action_space, spec.preprocess, spec.network), (0,))
+    obs = random_obs(spec.obs_space, 1, 50)
+    assert torch.equal(policy(obs, greedy=False, generators=generators(1)), policy(obs))
+
+
+def test_members_explore_on_streams_of_their_own(make_policy, random_obs):
+    policy = make_policy(epsilon=0.5)
+    obs = random_obs(policy.spec.obs_space, 1, 50).expand(3, 50, 4)
+    first = policy(obs, greedy=False, generators=generators(3))
+    changed = generators(3)
+    changed[0].manual_seed(99)
+    second = policy(obs, greedy=False, generators=changed)
+    assert not torch.equal(first[0], second[0])
+    assert torch.equal(first[1:], second[1:])
+    for i, seed in enumerate(policy.seeds):
+        alone = policy.member(seed)(obs[i], greedy=False, generators=generators(3)[i : i + 1])
+        assert torch.equal(alone, first[i])
+
+
+@pytest.mark.parametrize("found", [None, 0, 1, 2, 4])
+def test_exploring_needs_one_generator_per_member(make_policy, found):
+    given_ = None if found is None else generators(found)
+    with pytest.raises(UsageError, match=rf"one torch\.Generator per member: 3, not {found or 0}\."):
+        make_policy()(np.zeros((3, 2, 4), np.float32), greedy=False, generators=given_)
+
+
+def test_acting_uses_no_random_stream_and_keeps_no_graph(make_policy):
+    policy, obs = make_policy(), torch.zeros(3, 2, 4, requires_grad=True)
+    before, gradients = torch.get_rng_state(), []
+    policy.network.register_forward_hook(lambda *_: gradients.append(torch.is_grad_enabled()))
+    policy(obs)
+    assert gradients == [False]
+    assert policy.outputs(obs).requires_grad  # on which distilling and explaining work
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_member_taken_out_in_the_middle_of_an_update_acts_without_dropout(make_policy, random_obs):
+    policy = make_policy(body=BodySettings(hidden=(8,), dropout=0.5)).train()
+    obs = random_obs(policy.spec.obs_space, 3, 20)
+    for taken, rows in ((policy.member(6), obs[1]), (policy.only(6), obs[1:2])):
+        assert not any(module.training for module in taken.modules())
+        assert torch.equal(taken.outputs(rows).flatten(), taken.outputs(rows).flatten())
+    torch.testing.assert_close(policy.member(6).outputs(obs[1]), policy.eval().outputs(obs)[1])
+
+
+SPACES = st.one_of(
+    st.builds(Discrete, st.integers(1, 99), st.integers(-9, 9)),
+    st.builds(
+        Box,
+        st.lists(st.integers(1, 99), max_size=3).map(tuple),
+        st.sampled_from(["float32", "uint8", "bool"]),
+        st.floats(allow_nan=False) | st.lists(st.floats(allow_nan=False), max_size=3).map(tuple),
+        st.floats(allow_nan=False) | st.lists(st.floats(allow_nan=False), max_size=3).map(tuple),
+    ),
+)
+
+
+@given(SPACES)
+def test_any_space_survives_json(space):
+    assert space_from_json(json.loads(json.dumps(space.to_json(), allow_nan=False))) == space
+
+
+def test_an_unknown_kind_of_space_says_what_is_known():
+    with pytest.raises(RlabError, match=r"unknown kind of space 'graph'; known: box, discrete\. Is a newer"):
+        space_from_json({"kind": "graph"})
+
+
+def broken(data, what):
+    layers = data["network"]["layers"]
+    if what == "layers that do not fit each other":
+        layers[0]["out_features"] = 9
+    elif what == "another observation":
+        layers[0]["in_features"] = 5
+    elif what == "another number of actions":
+        data["action_space"]["n"] = 4
+    elif what == "continuous actions":
+        data["action_space"] = {"kind": "box", "shape": [3], "dtype": "float32", "low": -1.0, "high": 1.0}
+    elif what == "an argument too few":
+        del layers[0]["in_features"]
+    elif what == "a width below zero":
+        layers[0]["out_features"] = -3
+    elif what == "no scaling":
+        del data["preprocess"]["scaling"]
+    elif what == "an unknown head":
+        data["head"] = {"kind": "qq"}
+    elif what == "a dtype that NumPy does not know":
+        data["obs_space"]["dtype"] = "float33"
+    return data
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("layers that do not fit each other", "the policy's spec cannot be built: "),
+        ("another observation", "the policy's spec cannot be built: "),
+        ("another number of actions", "3 outputs are no Q values for the actions Discrete(n=4, start=0)."),
+        ("continuous actions", "3 outputs are no Q values for the actions Box(shape=(3,)"),
+        ("an argument too few", "argument: 'in_features'. Was it written by a newer rlab?"),
+        ("a width below zero", "the policy's spec cannot be built: "),
+        ("no scaling", "the policy's spec cannot be built: 'scaling'"),
+        ("an unknown head", "unknown policy head 'qq'."),
+        ("a dtype that NumPy does not know", "the policy's spec cannot be built: "),
+    ],
+)
+def test_a_spec_whose_parts_do_not_fit_is_refused_in_one_line(make_policy, what, message):
+    data = broken(json.loads(json.dumps(make_policy().spec.to_json())), what)
+    with pytest.raises(RlabError) as caught:
+        build_policy(PolicySpec.from_json(data), (0,))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_infinite_bounds_survive_json(make_policy):
+    data = json.loads(json.dumps(make_policy().spec.to_json(), allow_nan=False))
+    assert PolicySpec.from_json(data).obs_space == Box((4,), "float32", -math.inf, math.inf)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_policy_on_a_gpu_acts_alike(policy, random_obs):
+    obs = random_obs(policy.spec.obs_space, 3, 16)
+    expected, explored = policy(obs), policy(obs, greedy=False, generators=generators(3))
+    alone = policy.only(6)
+    policy.cuda()
+    assert (policy(obs.numpy()) == expected.numpy()).all()
+    assert policy(obs.cuda()).is_cuda
+    assert torch.equal(policy(obs.cuda(), greedy=False, generators=generators(3)).cpu(), explored)
+    assert torch.equal(policy.member(6)(obs[1].cuda()).cpu(), expected[1])
+    assert policy.only(6)(obs[1:2].cuda()).is_cuda
+    assert torch.equal(policy.only(6)(obs[1:2].cuda()).cpu(), alone(obs[1:2]))
