@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlab.errors import UsageError, unknown
 from rlab.experience.contract import Step
-from rlab.experience.replay import Field
+from rlab.experience.lanes import Field
 from rlab.learning.contract import Batch
 from rlab.learning.exploration import EpsilonGreedy, linear
 from rlab.learning.optimizers import OptimizerSettings, Stepper

@@ -16,6 +16,7 @@ from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import Evaluation, evaluate
 from rlab.evaluation.stats import iqm, stratified_bootstrap
 from rlab.experience.collector import Collector
+from rlab.experience.lanes import lanes_nbytes
 from rlab.experience.replay import Replay
 from rlab.learning.best import BestPolicy
 from rlab.learning.contract import Listener
@@ -53,7 +54,9 @@ class Session:
             self.agent = agent_class(
                 request.settings, self.env.obs_space, self.env.action_space, run.training_seeds, device
             )
-            self.replay = Replay(run.seeds, run.num_envs, request.settings.replay_capacity, *self.agent.fields())
+            self._replay_nbytes = lanes_nbytes(
+                run.seeds, run.num_envs, request.settings.replay_capacity, self.agent.fields()
+            )
         except BaseException:
             self.env.close()
             raise
@@ -63,7 +66,7 @@ class Session:
         """What is about to happen, for people."""
         run, env = self.request.run, self.request.env
         seeds = f"seed {run.seed}" if run.seeds == 1 else f"seeds {run.seed} to {run.seed + run.seeds - 1}"
-        rows, mib = self.replay.lane_rows * run.num_envs, self.replay.nbytes / 2**20
+        rows, mib = self.request.settings.replay_capacity, self._replay_nbytes / 2**20
         size = f"{run.num_envs} envs each, {run.env_steps} env steps each"
         return (
             f"{self.request.agent} on {env.env_id}: {seeds}, {size}, {self.agent.device}\n"
@@ -82,6 +85,8 @@ class Session:
         run = self.request.run
         with torch_settings(run.threads), stop_on_signal() as stop:
             try:
+                capacity = self.request.settings.replay_capacity
+                self.replay = Replay(run.seeds, run.num_envs, capacity, *self.agent.fields())
                 state = self._restored(folder)
                 log = self._log(folder, 0 if state is None else state["loop"]["env_steps"])
                 loop = self._loop(stop.is_set, (self.best, log, _Saver(self, folder), *listeners))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rlab.experience.contract import Step
-from rlab.experience.replay import Field
+from rlab.experience.lanes import Field
 from rlab.networks.policy import Policy
 from rlab.networks.spaces import Space
 from rlab.types import Clock

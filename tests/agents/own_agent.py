@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rlab.errors import UsageError
 from rlab.experience.contract import Step
-from rlab.experience.replay import Field
+from rlab.experience.lanes import Field
 from rlab.learning.exploration import EpsilonGreedy
 from rlab.learning.optimizers import OptimizerSettings, Stepper
 from rlab.learning.returns import continuation, n_step_return, q_td_error, squared

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from rlab.experience.contract import Step
-from rlab.experience.replay import Field, Replay
+from rlab.experience.lanes import Field
+from rlab.experience.replay import Replay
 from rlab.networks.spaces import Box, Discrete
 
 torch.set_num_threads(1)

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from rlab.errors import RlabError
-from rlab.experience import replay as replay_module
-from rlab.experience.replay import Field, Replay
+from rlab.experience import lanes as lanes_module
+from rlab.experience.lanes import Field
+from rlab.experience.replay import Replay
 from rlab.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlab.runs.folder import RunFolder
 
@@ -20,7 +21,7 @@ def run(tmp_path):
 
 @pytest.fixture(autouse=True)
 def short_chunks(monkeypatch):
-    monkeypatch.setattr(replay_module, "CHUNK_ROWS", 8)
+    monkeypatch.setattr(lanes_module, "CHUNK_ROWS", 8)
 
 
 def saved_and_loaded(run, replay, empty):

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlab.errors import RlabError, UsageError
-from rlab.experience import replay as replay_module
-from rlab.experience.replay import Field, Replay
+from rlab.experience import lanes as lanes_module
+from rlab.experience.lanes import Field
+from rlab.experience.replay import Replay
 
 STYLES = ("same", "next", "disabled")
 
@@ -190,7 +191,7 @@ def test_the_memory_estimate_is_what_the_lanes_take(make_world):
 
 
 def test_what_cannot_fit_is_refused_before_it_is_allocated(monkeypatch):
-    monkeypatch.setattr(replay_module, "_free_memory", lambda: 8 * 2**30)
+    monkeypatch.setattr(lanes_module, "_free_memory", lambda: 8 * 2**30)
 
     def allocate(*args):
         raise AssertionError("allocated")
@@ -208,9 +209,9 @@ def test_what_cannot_fit_is_refused_before_it_is_allocated(monkeypatch):
 
 def test_exactly_the_free_memory_is_enough_and_one_byte_less_is_not(monkeypatch, make_world):
     needed = make_world(1, 2, "same").replay(20).nbytes
-    monkeypatch.setattr(replay_module, "_free_memory", lambda: needed)
+    monkeypatch.setattr(lanes_module, "_free_memory", lambda: needed)
     make_world(1, 2, "same").replay(20)
-    monkeypatch.setattr(replay_module, "_free_memory", lambda: needed - 1)
+    monkeypatch.setattr(lanes_module, "_free_memory", lambda: needed - 1)
     with pytest.raises(UsageError, match="a replay of 20 transitions per member needs"):
         make_world(1, 2, "same").replay(20)
 
@@ -218,7 +219,7 @@ def test_exactly_the_free_memory_is_enough_and_one_byte_less_is_not(monkeypatch,
 def test_a_growing_side_table_is_checked_too(monkeypatch, make_world):
     world = make_world(1, 4, "same", 0.5)
     replay = world.replay(400)
-    monkeypatch.setattr(replay_module, "_free_memory", lambda: 0)
+    monkeypatch.setattr(lanes_module, "_free_memory", lambda: 0)
     with pytest.raises(UsageError, match="a replay that keeps 128 final observations needs"):
         world.play(100, replay)
 
@@ -228,7 +229,7 @@ def test_where_the_system_does_not_tell_its_free_memory_nothing_is_refused(monke
         raise OSError
 
     monkeypatch.setattr("builtins.open", refuse)
-    assert replay_module._free_memory() is None
+    assert lanes_module._free_memory() is None
     make_world(1, 1, "same").replay(10)
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from rlab.experience.contract import Step
-from rlab.experience.replay import Field, Replay
+from rlab.experience.lanes import Field
+from rlab.experience.replay import Replay
 from rlab.learning.returns import continuation, n_step_return
 
 GAMMA = 0.9

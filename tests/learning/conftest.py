@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from rlab.experience.collector import Collector
 from rlab.experience.contract import Step
-from rlab.experience.replay import Field, Replay
+from rlab.experience.lanes import Field
+from rlab.experience.replay import Replay
 from rlab.learning.contract import Batch, Listener
 from rlab.learning.loop import Periods, ReplayLoop
 from rlab.networks.spaces import Box, Discrete
