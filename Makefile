@@ -27,10 +27,11 @@ test: $(READY)
 prove: $(READY)
 	$(PYTEST) -m prove
 	$(BIN)/python -m rlab bench experiments/*.toml
+	$(BIN)/python -m rlab.experiments.overestimation
 
 bench: $(READY)
 	$(BIN)/pip install -q -c constraints.txt -e ".[bench]" --no-build-isolation
-	for script in experiments/benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	for name in speed_against_sb3 main_job cost_of_seeds; do $(BIN)/python -m rlab.experiments.benchmarks.$$name || exit 1; done
 
 lint: $(READY)
 	$(BIN)/ruff check .

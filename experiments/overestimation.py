@@ -23,7 +23,7 @@ SEEDS = 20
 EPISODES = 20
 FIRST_EPISODE_SEED = 100_000
 GAMMA = 0.99
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "env_steps": 60_000,
     "n_step": 1,
     "gamma": GAMMA,
