@@ -13,8 +13,10 @@ from rlab.envs import EnvSpec
 from rlab.errors import UsageError
 from rlab.evaluation.evaluate import Evaluation
 from rlab.networks.policy import MemberPolicy
-from rlab.runs.folder import RunFolder, fresh_run_path
+from rlab.runs.folder import RunFolder, fresh_run_path, hardware, versions
 from rlab.runs.policies import load_policy
+
+__all__ = ["Run", "hardware", "load", "resume", "train", "versions"]
 
 
 @dataclass(frozen=True)

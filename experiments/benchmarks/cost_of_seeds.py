@@ -39,7 +39,7 @@ def main() -> None:
     times = {seeds: statistics.median(values) / one for seeds, values in seconds.items()}
     for seeds, cost in times.items():
         print(f"{seeds:>3} seeds cost {cost:5.2f} times one seed: {cost / int(seeds):.2f} a seed")
-    record(__file__, {"torch": torch.__version__, "seconds": seconds, "times_one_seed": times})
+    record(__file__, {"seconds": seconds, "times_one_seed": times})
 
 
 if __name__ == "__main__":

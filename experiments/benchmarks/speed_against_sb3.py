@@ -88,7 +88,7 @@ def main() -> None:
         ten = ratio([10 * s for s in seconds["sb3"]], seconds["rlab_10"])
         nets[name] = {"seconds": seconds, "one_seed_times_faster": one, "ten_seeds_times_faster": ten}
         print(f"net {name}: one seed {one['median']:.2f}x, ten seeds {ten['median']:.1f}x", flush=True)
-    record(__file__, {"sb3": stable_baselines3.__version__, "torch": torch.__version__, "nets": nets})
+    record(__file__, {"sb3": stable_baselines3.__version__, "nets": nets})
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """What the benchmark scripts share: things timed in turn, medians, and a recorded result."""
 
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from rlab.api import hardware, versions
 
 ROUNDS = 5  # of each thing, in turn, so that a noisy moment meets all of them
 
@@ -31,11 +31,6 @@ def ratio(slow: list[float], fast: list[float]) -> dict[str, float]:
 
 def record(script: str, result: dict[str, Any]) -> None:
     """Write `SCRIPT.result.json` beside the script, with what it was measured on."""
-    model = platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    where = {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version()}
+    measured_on = {**hardware(), **versions()}
     path = Path(script).with_suffix(".result.json")
-    path.write_text(json.dumps({"format": 1, "measured_on": where, **result}, indent=2) + "\n")
+    path.write_text(json.dumps({"format": 1, "measured_on": measured_on, **result}, indent=2) + "\n")

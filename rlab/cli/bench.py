@@ -1,8 +1,6 @@
 """`rlab bench FILE...`: run experiment files, record what came out beside them, and hold them to their claims."""
 
 import json
-import os
-import platform
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,6 +46,7 @@ def run_experiment(experiment: Experiment, seeds: int, quiet: bool = False) -> d
     from rlab import api
     from rlab.cli.request import request_from_keywords
     from rlab.envs import EnvSpec
+    from rlab.runs.folder import hardware
 
     spec = EnvSpec.parse(experiment.env, experiment.env_kwargs, experiment.wrapper)
     keywords = {"seed": experiment.seed, "seeds": seeds, "final_eval_episodes": experiment.episodes}
@@ -64,7 +63,7 @@ def run_experiment(experiment: Experiment, seeds: int, quiet: bool = False) -> d
         "command": f"rlab bench experiments/{experiment.path.name}",
         "claims": [_held(claim, report) for claim in experiment.claims],
         "wall_seconds": round(seconds, 1),
-        "hardware": _hardware(),
+        "hardware": hardware(),
         "config": {key: value for key, value in request.to_json().items() if key not in ("command", "origins")},
         "evaluation": report,
     }
@@ -100,17 +99,3 @@ def _record(path: Path, result: dict[str, Any]) -> None:
     from rlab.runs import files
 
     files.write_json(path, result)
-
-
-def _hardware() -> dict[str, Any]:
-    """What the wall time was measured on."""
-    import torch
-
-    model = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo") as lines:
-            model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    except OSError:
-        pass
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": model, "cores": os.cpu_count(), "gpu": gpu}

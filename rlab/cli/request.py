@@ -28,6 +28,7 @@ class Request:
     command: str
 
     def to_json(self) -> dict[str, Any]:
+        """What `config.json` holds."""
         return {
             "agent": self.agent,
             "env": self.env.to_json(),

@@ -10,6 +10,7 @@ metrics.jsonl, eval.jsonl (nothing that depends on the clock), timing.jsonl (wha
 """
 
 import importlib.metadata
+import os
 import platform
 import re
 import time
@@ -127,6 +128,19 @@ def versions() -> dict[str, str | None]:
         except importlib.metadata.PackageNotFoundError:
             known[package] = None
     return known
+
+
+def hardware() -> dict[str, Any]:
+    """What this process runs on, for records of speed: the processor, its cores, and the GPU where torch sees one."""
+    import torch
+
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():  # where platform only knows the architecture
+        named = (line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line)
+        model = next(named, model)
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": model, "cores": os.cpu_count(), "gpu": gpu}
 
 
 def check_against_manifest(run: Path, name: str, content: bytes) -> None:
