@@ -59,7 +59,7 @@ def parse(
     settings = _settings(schemas)
     if not HELP & set(argv):
         _check(_values(argv, settings, prog, subject), settings)
-    parts = dataclasses.make_dataclass("Settings", [_part(i, schema) for i, schema in enumerate(schemas)], kw_only=True)
+    parts = dataclasses.make_dataclass("Settings", list(map(_part, _titles(schemas), schemas)), kw_only=True)
     panel = io.StringIO()
     try:
         with contextlib.redirect_stderr(panel):
@@ -135,14 +135,21 @@ def _has_no_default(field: "dataclasses.Field[Any]") -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _part(index: int, schema: Any) -> Any:
-    """One schema as a field of the dataclass that tyro sees; its name is the title of a panel in the help."""
-    kind = schema if isinstance(schema, type) else type(schema)
-    title = kind.__name__.removesuffix("Config").lower() or "agent"
-    name = f"{title}_{index}" if index else title
-    if schema is kind:
-        return name, kind
-    return name, kind, dataclasses.field(default=schema)
+def _titles(schemas: Sequence[Any]) -> list[str]:
+    """How each schema is called in the help, no two alike: RunConfig is `run`."""
+    titles: list[str] = []
+    for schema in schemas:
+        kind = schema if isinstance(schema, type) else type(schema)
+        title = kind.__name__.removesuffix("Config").removesuffix("Options").lower() or "agent"
+        titles.append(f"{title}_{len(titles)}" if title in titles else title)
+    return titles
+
+
+def _part(title: str, schema: Any) -> Any:
+    """One schema as a field of the dataclass that tyro sees."""
+    if isinstance(schema, type):
+        return title, schema
+    return title, type(schema), dataclasses.field(default=schema)
 
 
 def _values(

@@ -27,6 +27,7 @@ VERBS = {
     "bench": Verb("rlab.cli.bench:run", "run experiment files and check their claims"),
 }
 
+CORE_PACKAGES = ("torch", "gymnasium", "numpy", "tensorboard", "safetensors", "tyro", "rich")
 EXAMPLES = ("rlab train dqn CartPole-v1 --seeds 10", "rlab list agents")
 
 
@@ -96,6 +97,8 @@ def _report(message: str, code: int, debug: bool) -> int:
 
 
 def _internal(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name in CORE_PACKAGES:
+        return f"{error.name} is not installed in this Python; run `make train` in the clone, or `pip install -e .`"
     frame = traceback.extract_tb(error.__traceback__)[-1]
     what = f"{type(error).__name__}: {error}".rstrip(": ")
     return f"internal error: {what} ({frame.name}, line {frame.lineno}); run again with --debug for the traceback"
