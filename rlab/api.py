@@ -12,6 +12,7 @@ from rlab.cli.session import Session
 from rlab.envs import EnvSpec
 from rlab.errors import UsageError
 from rlab.evaluation.evaluate import Evaluation
+from rlab.learning.runtime import torch_settings
 from rlab.networks.policy import MemberPolicy
 from rlab.runs.folder import RunFolder, fresh_run_path, hardware, versions
 from rlab.runs.policies import load_policy
@@ -89,16 +90,17 @@ def load(path: str | Path, seed: int | None = None, trust: bool = False) -> Memb
 
 def start(request: Request, out: str | Path | None, progress: bool) -> Run:
     """Make the run folder and train; nothing is on the disk before everything else is known to fit."""
-    session = Session(request)
-    if progress:
-        print(session.describe())
-    path = Path(out) if out is not None else fresh_run_path(request.agent, request.env.env_id)
-    try:
-        folder = RunFolder.create(path, request.to_json())
-    except UsageError:
-        session.env.close()
-        raise
-    return _carry_out(session, folder, progress)
+    with torch_settings(request.run.threads):  # before the first torch operation, which building networks is
+        session = Session(request)
+        if progress:
+            print(session.describe())
+        path = Path(out) if out is not None else fresh_run_path(request.agent, request.env.env_id)
+        try:
+            folder = RunFolder.create(path, request.to_json())
+        except UsageError:
+            session.env.close()
+            raise
+        return _carry_out(session, folder, progress)
 
 
 def resume(path: str | Path, progress: bool = False) -> Run:
@@ -111,7 +113,9 @@ def resume(path: str | Path, progress: bool = False) -> Run:
     folder = RunFolder.open(path)
     if (folder.path / "result.json").is_file():
         raise UsageError(f"{path} is finished; rlab eval {path} judges it.")
-    return _carry_out(Session(Request.from_json(folder.config, str(folder.path / "config.json"))), folder, progress)
+    request = Request.from_json(folder.config, str(folder.path / "config.json"))
+    with torch_settings(request.run.threads):
+        return _carry_out(Session(request), folder, progress)
 
 
 def _carry_out(session: Session, folder: RunFolder, progress: bool) -> Run:

@@ -26,7 +26,8 @@ class ProgressListener:
             transient=True,
         )
         self._task = self._bar.add_task("", total=total_env_steps, rate=0.0, shown="-")
-        self._shown, self._said_at, self._began, self._from = "-", time.monotonic(), time.monotonic(), 0
+        self._shown, self._said_at = "-", time.monotonic()
+        self._began: tuple[float, int] | None = None  # when the first row came, and its env steps
 
     def __enter__(self) -> "ProgressListener":
         if self._console.is_terminal:
@@ -37,22 +38,19 @@ class ProgressListener:
         if self._console.is_terminal:
             self._bar.stop()
 
-    def start_from(self, env_steps: int) -> None:
-        """A resumed run begins here."""
-        self._from = env_steps
-
     def on_metrics(self, env_steps: int, metrics: Any) -> None:
         """Show the newest training returns and the speed."""
         returns = metrics["train/episode_return"]
         if np.isfinite(returns).any():
             self._shown = f"{np.nanmean(returns):.1f} (training)"
         rate = float(metrics["time/env_steps_per_second"])
+        now = time.monotonic()
+        began, first = self._began = self._began or (now, env_steps)
         if self._console.is_terminal:
             self._bar.update(self._task, completed=env_steps, rate=rate, shown=self._shown)
-        elif time.monotonic() - self._said_at >= PLAIN_EVERY:
-            self._said_at = time.monotonic()
-            pace = max(env_steps - self._from, 1) / (self._said_at - self._began)
-            left = (self._total - env_steps) / pace
+        elif now - self._said_at >= PLAIN_EVERY and env_steps > first:
+            self._said_at = now
+            left = (self._total - env_steps) * (now - began) / (env_steps - first)
             print(
                 f"{env_steps:,}/{self._total:,} env steps  {rate:,.0f} steps/s  "
                 f"return {self._shown}  {left:.0f} s left",

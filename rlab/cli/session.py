@@ -21,7 +21,7 @@ from rlab.experience.replay import Replay
 from rlab.learning.best import BestPolicy
 from rlab.learning.contract import Listener
 from rlab.learning.loop import Periods, ReplayLoop
-from rlab.learning.runtime import choose_device, torch_settings
+from rlab.learning.runtime import choose_device
 from rlab.networks.policy import Policy
 from rlab.runs import files
 from rlab.runs.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
@@ -83,7 +83,7 @@ class Session:
             RlabError: the env or the learning failed; the run stays as its last save left it.
         """
         run = self.request.run
-        with torch_settings(run.threads), stop_on_signal() as stop:
+        with stop_on_signal() as stop:
             try:
                 capacity = self.request.settings.replay_capacity
                 self.replay = Replay(run.seeds, run.num_envs, capacity, *self.agent.fields())
