@@ -78,7 +78,7 @@ class DQN:
         if not isinstance(action_space, Discrete):
             raise UsageError(f"dqn and double_dqn choose among discrete actions; this env has {action_space}.")
         if not isinstance(obs_space, Box):
-            raise UsageError(f"dqn and double_dqn take Box observations; this env's observation space is {obs_space}.")
+            raise UsageError(f"dqn and double_dqn take a Box, not {obs_space}; --wrapper FlattenObservation helps.")
         self.config, self.seeds, self.device = config, tuple(seeds), device
         self._obs_space, self._action_space = obs_space, action_space
         body = BodySettings(config.hidden, config.activation, config.layer_norm, config.dropout, config.init)

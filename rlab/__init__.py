@@ -1,9 +1,12 @@
-"""rlab: train, judge, compress, export and serve reinforcement-learning agents."""
+"""rlab: train, watch and judge reinforcement-learning agents, ten seeds at once."""
 
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from rlab.errors import RlabError as RlabError
+from rlab.errors import UsageError as UsageError
 
 __version__ = "0.1.0"
 

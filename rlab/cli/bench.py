@@ -8,7 +8,7 @@ from typing import Any
 
 import tyro
 
-from rlab.cli.experiment_files import Claim, Experiment, read_experiment
+from rlab.cli.experiment_files import Claim, Experiment, experiment_path, read_experiment
 from rlab.cli.flags import parse
 from rlab.errors import UsageError
 
@@ -17,8 +17,8 @@ from rlab.errors import UsageError
 class BenchOptions:
     """Which experiments to run."""
 
-    files: tyro.conf.Positional[tuple[str, ...]]  # experiment files
-    seeds: int | None = None  # fewer or more than the file says; the result is then not recorded
+    files: tyro.conf.Positional[tuple[str, ...]]  # experiment files, or names from `rlab list experiments`
+    seeds: int | None = None  # a trial with fewer or more than the file says; its result is not recorded
     json: bool = False  # one JSON object on standard output
 
 
@@ -27,7 +27,7 @@ def run(argv: list[str]) -> int:
     (options,) = parse(argv, (BenchOptions,), prog="rlab bench")
     if not options.files:
         raise UsageError("bench needs one experiment file or more; `rlab list experiments` names what there is.")
-    experiments = [read_experiment(Path(file)) for file in options.files]
+    experiments = [read_experiment(experiment_path(file)) for file in options.files]
     results = []
     for experiment in experiments:
         result = run_experiment(experiment, options.seeds or experiment.seeds, quiet=options.json)
@@ -35,7 +35,8 @@ def run(argv: list[str]) -> int:
             _record(experiment.result_path, result)
         results.append(result)
         if not options.json:
-            print("\n".join(_verdicts(result)))
+            where = "not recorded, since --seeds was given" if options.seeds else f"recorded: {experiment.result_path}"
+            print("\n".join([*_verdicts(result), where]))
     if options.json:
         print(json.dumps({"format": 1, "results": results}))
     return 0 if all(claim["holds"] for result in results for claim in result["claims"]) else 1

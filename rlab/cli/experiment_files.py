@@ -82,15 +82,24 @@ def find_experiment(agent: str, env: str, chosen: str | None) -> Experiment | No
     if chosen is None:
         path = shipped_folder() / f"{agent}-{env}.toml".replace("/", "-")
         return read_experiment(path) if path.is_file() else None
-    path = Path(chosen)
-    if path.suffix != ".toml":
-        path = shipped_folder() / f"{chosen}.toml"
-        if not path.is_file():
-            raise unknown("experiment", chosen, [p.stem for p in shipped_folder().glob("*.toml")])
-    experiment = read_experiment(path)
+    experiment = read_experiment(experiment_path(chosen))
     if experiment.agent != agent:
         raise UsageError(f"experiment {experiment.name} tunes {experiment.agent}, not {agent}.")
     return experiment
+
+
+def experiment_path(chosen: str) -> Path:
+    """The file of an experiment that is named by its file, or by the name of one that comes with rlab.
+
+    Raises:
+        UsageError: no shipped experiment has that name.
+    """
+    if chosen.endswith(".toml"):
+        return Path(chosen)
+    path = shipped_folder() / f"{chosen}.toml"
+    if not path.is_file():
+        raise unknown("experiment", chosen, [p.stem for p in shipped_folder().glob("*.toml")])
+    return path
 
 
 def read_experiment(path: Path) -> Experiment:
@@ -113,7 +122,7 @@ def read_experiment(path: Path) -> Experiment:
     for key in bench.keys() - {"seed", "seeds", "episodes", "first_episode_seed"}:
         raise unknown(f"key in [bench] of {path}", key, ("seed", "seeds", "episodes", "first_episode_seed"))
     try:
-        return Experiment(
+        read = Experiment(
             path=path,
             agent=data["agent"],
             env=data["env"],
@@ -127,3 +136,7 @@ def read_experiment(path: Path) -> Experiment:
         )
     except (KeyError, TypeError) as error:
         raise UsageError(f"{path} is no experiment file: {error}. Each needs agent and env.") from error
+    for claim in read.claims:
+        if claim.measure == "seeds_at_or_above" and claim.at_least > read.seeds:
+            raise UsageError(f"{path} claims {claim.at_least:g} seeds of {read.seeds}; a claim that cannot hold.")
+    return read

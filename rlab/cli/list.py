@@ -75,6 +75,6 @@ LISTS: dict[str, Callable[[str], list[dict[str, Any]]]] = {
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.1f}"
-    if isinstance(value, list) and len(value) > 3:
-        return f"{value[0]}..{value[-1]}"
+    if isinstance(value, list):
+        return f"{value[0]}..{value[-1]}" if len(value) > 1 else str(value[0])
     return "" if value is None else str(value)

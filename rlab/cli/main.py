@@ -27,6 +27,7 @@ VERBS = {
     "bench": Verb("rlab.cli.bench:run", "run experiment files and check their claims"),
 }
 
+STOPPED = 130  # exit code of what was interrupted: 128 + SIGINT, as shells count
 CORE_PACKAGES = ("torch", "gymnasium", "numpy", "tensorboard", "safetensors", "tyro", "rich")
 EXAMPLES = ("rlab train dqn CartPole-v1 --seeds 10", "rlab list agents")
 
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as leaving:  # tyro leaves this way once it has printed a verb's help
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except KeyboardInterrupt:
-        return _report("interrupted", 130, debug)  # 128 + SIGINT, as shells count
+        return _report("interrupted", STOPPED, debug)
     except RlabError as error:
         return _report(str(error), error.exit_code, debug)
     except Exception as error:

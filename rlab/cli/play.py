@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +34,15 @@ def run(argv: list[str]) -> int:
     (options,) = parse(argv, (PlayOptions,), prog="rlab play")
     if options.episodes < 1:
         raise UsageError(f"--episodes {options.episodes} must be 1 or more.")
-    video = _video_path(options.video)
     from rlab.cli.saved import open_policy
     from rlab.envs import make_env
 
     saved = open_policy(options.run, options.trust)
     member = saved.policy.member(options.member)
+    video = _video_path(options.video)
+    if video is not None:
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # frames are wanted, not a window
+        os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())  # or SDL complains that it has none
     env = make_env(saved.env, "human" if video is None else "rgb_array")
     frames: list[np.ndarray] = []
     try:
@@ -76,8 +80,8 @@ def _video_path(video: str | None) -> Path | None:
     path = Path(video)
     if path.suffix not in (".mp4", ".gif"):
         raise UsageError(f"--video {video} must end in .mp4 or .gif.")
-    if path.parent != Path() and not path.parent.is_dir():
-        raise UsageError(f"--video {video}: there is no folder {path.parent}.")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UsageError(f"--video {video}: {path.parent} is no folder that can be written.")
     return path
 
 

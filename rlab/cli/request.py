@@ -1,7 +1,7 @@
 """What a user asked for, settled: which value each setting has and where it came from."""
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -9,7 +9,7 @@ from rlab.agents import load_agent
 from rlab.cli.experiment_files import Experiment, find_experiment
 from rlab.cli.flags import merge
 from rlab.envs import EnvSpec
-from rlab.errors import UsageError
+from rlab.errors import RlabError, UsageError
 from rlab.runs.config import RunConfig
 from rlab.runs.folder import versions
 
@@ -40,15 +40,19 @@ class Request:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], where: str) -> "Request":
+    def from_json(cls, data: Mapping[str, Any], where: str, trust: bool) -> "Request":
         """The request that a run folder's `config.json` holds.
 
         Raises:
+            RlabError: it names code of others and `trust` is false.
             UsageError: a setting is unknown or of the wrong type: the run was made by another version.
         """
+        env = EnvSpec.from_json(data["env"])
+        agent_module = [data["agent"].partition(":")[0]] if ":" in data["agent"] else []
+        check_trust(where, [*agent_module, *env.foreign_modules], trust)
         return cls(
             data["agent"],
-            EnvSpec.from_json(data["env"]),
+            env,
             merge(RunConfig(), data["run"], where),
             merge(agent_config(data["agent"]), data["settings"], where),
             dict(data["origins"]),
@@ -63,6 +67,13 @@ class Request:
             named = ", ".join(f"{name}={values[name]}" for name, from_ in self.origins.items() if from_ == origin)
             lines.append(f"{origin}: {named}")
         return "\n".join([*lines, "everything else: defaults"])
+
+
+def check_trust(where: str, modules: Sequence[str], trust: bool) -> None:
+    """Raise RlabError where a folder names modules from outside rlab and nobody vouched for them."""
+    if modules and not trust:
+        named = ", ".join(dict.fromkeys(modules))
+        raise RlabError(f"{where} names {named}, which is code from outside rlab; add --trust if you trust it.")
 
 
 @dataclass(frozen=True)
@@ -86,7 +97,10 @@ class Defaults:
 
 def agent_config(agent: str) -> Any:
     """The plain defaults of an agent's settings."""
-    return load_agent(agent).Config()  # type: ignore[attr-defined]
+    found = load_agent(agent)
+    if not hasattr(found, "Config"):
+        raise UsageError(f"{agent} is no agent: it has no Config. rlab/learning/contract.py says what an agent has.")
+    return found.Config()
 
 
 def defaults_for(agent: str, env_id: str, experiment: str | None) -> Defaults:

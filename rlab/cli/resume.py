@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import tyro
 
 from rlab.cli.flags import parse
+from rlab.cli.main import STOPPED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,6 +13,7 @@ class ResumeOptions:
     """Which run to go on with."""
 
     run: tyro.conf.Positional[str]  # a run folder
+    trust: bool = False  # run an agent, env or wrapper of others that the folder names
 
 
 def run(argv: list[str]) -> int:
@@ -19,6 +21,6 @@ def run(argv: list[str]) -> int:
     (options,) = parse(argv, (ResumeOptions,), prog="rlab resume")
     from rlab import api
 
-    done = api.resume(options.run, progress=True)
+    done = api.resume(options.run, progress=True, trust=options.trust)
     print(done.report())
-    return 0
+    return 0 if done.finished else STOPPED

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlab.cli.request import check_trust
 from rlab.envs import EnvSpec, make_episodes
 from rlab.errors import RlabError
 from rlab.experience.contract import EpisodeEnvs
@@ -34,9 +35,5 @@ def open_policy(path: str, trust: bool) -> SavedPolicy:
     if "env" not in loaded.extra:
         raise RlabError(f"{loaded.folder} does not say which env its policy is for.")
     env = EnvSpec.from_json(loaded.extra["env"])
-    if env.foreign_modules and not trust:
-        raise RlabError(
-            f"{loaded.folder} names {', '.join(env.foreign_modules)}, which is code from outside rlab; "
-            "add --trust if you trust it."
-        )
+    check_trust(str(loaded.folder), env.foreign_modules, trust)
     return SavedPolicy(loaded.policy, loaded.extra.get("agent", "unknown"), env, loaded.folder)

@@ -3,8 +3,8 @@
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from rlab.experience.lanes import lanes_nbytes
 from rlab.experience.replay import Replay
 from rlab.learning.best import BestPolicy
 from rlab.learning.contract import Listener
-from rlab.learning.loop import Periods, ReplayLoop
+from rlab.learning.loop import Periods, ReplayLoop, updates_due
 from rlab.learning.runtime import choose_device
 from rlab.networks.policy import Policy
 from rlab.runs import files
@@ -33,6 +33,15 @@ from rlab.runs.policies import save_policy
 FINAL_EPISODE_SEED = 100_000  # what `rlab eval` uses unless told otherwise
 TRAINING_EPISODE_SEED = 500_000  # chooses best/, so it must not be what the final number is measured on
 RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: at its budget or stopped before it, and how good its final weights are where judged."""
+
+    finished: bool
+    env_steps: int  # per member
+    evaluation: Evaluation | None
 
 
 class Session:
@@ -61,6 +70,7 @@ class Session:
             self.env.close()
             raise
         self.best = BestPolicy(self.agent)
+        self.resumed_at: list[int] = []  # env steps at which the run was taken up again
 
     def describe(self) -> str:
         """What is about to happen, for people."""
@@ -68,16 +78,15 @@ class Session:
         seeds = f"seed {run.seed}" if run.seeds == 1 else f"seeds {run.seed} to {run.seed + run.seeds - 1}"
         rows, mib = self.request.settings.replay_capacity, self._replay_nbytes / 2**20
         size = f"{run.num_envs} envs each, {run.env_steps} env steps each"
+        updates = updates_due(self.request.settings, 0, run.env_steps)
+        learns = f"{updates} updates" if updates else "warning: NO UPDATE, learning_starts is beyond the budget"
         return (
             f"{self.request.agent} on {env.env_id}: {seeds}, {size}, {self.agent.device}\n"
-            f"replay: {rows} transitions per seed, {mib:.1f} MiB in all\n{self.request.tuned()}"
+            f"replay: {rows} transitions per seed, {mib:.1f} MiB in all; {learns}\n{self.request.tuned()}"
         )
 
-    def train(self, folder: RunFolder, listeners: Sequence[Listener] = ()) -> Evaluation | None:
+    def train(self, folder: RunFolder, listeners: Sequence[Listener] = ()) -> "Outcome":
         """Train from the folder's checkpoint, or from the start, to the budget's end; then judge the final weights.
-
-        Returns:
-            The final evaluation; None when the run was interrupted, which saves it, or asks for no final evaluation.
 
         Raises:
             RlabError: the env or the learning failed; the run stays as its last save left it.
@@ -88,18 +97,17 @@ class Session:
                 capacity = self.request.settings.replay_capacity
                 self.replay = Replay(run.seeds, run.num_envs, capacity, *self.agent.fields())
                 state = self._restored(folder)
-                log = self._log(folder, 0 if state is None else state["loop"]["env_steps"])
+                resume_at = 0 if state is None else state["loop"]["env_steps"]
+                log = self._log(folder, resume_at)
                 loop = self._loop(stop.is_set, (self.best, log, _Saver(self, folder), *listeners))
                 if state is not None:
                     loop.load_state(state["loop"])
                     self.best.load_state(state["best"])
-                try:
-                    finished = loop.run()
-                    return self._judge(folder, log) if finished and run.final_eval_episodes else None
-                finally:
-                    log.close()
-            except RlabError as error:
-                raise type(error)(f"{str(error).rstrip('.')}. {self._kept(folder)}") from error
+                    self.resumed_at = [*state["resumed_at"], resume_at]
+                with closing(log):
+                    finished = self._run(loop, folder)
+                    judged = self._judge(folder, log) if finished and run.final_eval_episodes else None
+                return Outcome(finished, loop.clock.env_steps, judged)
             finally:
                 self.env.close()
 
@@ -141,13 +149,18 @@ class Session:
         result = self.evaluate(self.request.run.final_eval_episodes, FINAL_EPISODE_SEED)
         log.on_final_evaluation(self.loop.clock.env_steps, result.returns, result.lengths)
         report = result.to_json("policy", self.request.agent, self.request.env.env_id)
-        files.write_json(folder.path / RESULT, report)
+        # A resumed run begins fresh episodes, so it is not the run that it would have been: that belongs to the result.
+        files.write_json(folder.path / RESULT, {**report, "resumed_at": self.resumed_at})
         return result
 
-    def _kept(self, folder: RunFolder) -> str:
-        if has_checkpoint(folder):
-            return f"The run is kept up to its last save: rlab resume {folder.path}"
-        return "It had not been saved yet; --checkpoint-every saves sooner."
+    def _run(self, loop: ReplayLoop, folder: RunFolder) -> bool:
+        try:
+            return loop.run()
+        except RlabError as error:
+            kept = "It had not been saved yet."
+            if has_checkpoint(folder):
+                kept = f"The run is kept up to its last save: rlab resume {folder.path}"
+            raise type(error)(f"{str(error).rstrip('.')}. {kept}") from error
 
 
 class _Saver:
@@ -165,7 +178,7 @@ class _Saver:
     def on_save(self, env_steps: int) -> None:
         """The checkpoint first: it is what a resumed run starts from."""
         session = self._session
-        state = {"loop": session.loop.state(), "best": session.best.state()}
+        state = {"loop": session.loop.state(), "best": session.best.state(), "resumed_at": session.resumed_at}
         save_checkpoint(self._folder, state, session.replay.chunks())
         facts = {"agent": session.request.agent, "env": session.request.env.to_json()}
         save_policy(self._folder.policy, session.agent.policy(), {**facts, "env_steps": env_steps})

@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 
 from rlab.cli.flags import given, parse
+from rlab.cli.main import STOPPED
 from rlab.cli.request import Request, command_words, defaults_for
 from rlab.errors import UsageError
 
@@ -36,7 +37,7 @@ def run(argv: list[str]) -> int:
         print(done.report())
     if options.json and done.evaluation is not None:
         print(json.dumps(done.evaluation.to_json(str(done.path), agent, env_id)), file=report)
-    return 0
+    return 0 if done.finished else STOPPED
 
 
 def read_request(agent: str, env_id: str, argv: list[str]) -> tuple[Request, TrainOptions]:
@@ -45,7 +46,10 @@ def read_request(agent: str, env_id: str, argv: list[str]) -> tuple[Request, Tra
 
     prog = f"rlab train {agent} {env_id}"
     # The experiment decides the defaults of everything else, so it is looked for first.
-    start = defaults_for(agent, env_id, _experiment(argv))
+    chosen = _experiment(argv)
+    if chosen is None and {"--wrapper", "--env-kwargs"} & {word.partition("=")[0] for word in argv}:
+        chosen = "none"  # tuned settings are for the env as it is; --experiment NAME asks for them all the same
+    start = defaults_for(agent, env_id, chosen)
     schemas = (TrainOptions(), start.run, start.settings)
     options, run_config, settings = parse(argv, schemas, prog=prog, subject=agent)
     env_kwargs = (*(start.experiment.env_kwargs if start.experiment else ()), *options.env_kwargs)

@@ -121,10 +121,11 @@ class Evaluation:
         if self._over_episodes is None:
             lines = [f"one episode, seed {self.first_seed}: it shows nothing about other episodes"]
         else:
-            lines = [f"{self._over_episodes} mean return, 95 % interval for other episodes ({what})"]
+            whose = "this learner" if len(self.seeds) == 1 else f"these {len(self.seeds)} learners"
+            lines = [f"{self._over_episodes} mean return of {whose}, 95 % interval for other episodes ({what})"]
         if self._over_seeds is None:
             return [*lines, "One run shows nothing about other training seeds: train more, for example --seeds 10."]
-        return [*lines, f"{self._over_seeds} IQM of {len(self.seeds)} training seeds, 95 % interval"]
+        return [*lines, f"{self._over_seeds} IQM of {len(self.seeds)} training seeds, 95 % interval for other seeds"]
 
 
 def evaluate(

@@ -13,6 +13,15 @@ from rlab.networks.policy import Policy
 from rlab.networks.spaces import Space
 from rlab.types import Clock
 
+# What `Agent.prepare` receives, by name; S members, B rows, n = n_step transitions in a window:
+#   obs         [S, B, *obs]     the first observation of the window, in replay's dtype, not yet preprocessed
+#   action      [S, B]           what was done there
+#   reward      [S, B, n]        rewards in the window, zero behind its end
+#   steps       [S, B]           how many transitions the window holds, 1 .. n
+#   terminated  [S, B] bool      the world ended with the window's last transition: nothing follows
+#   truncated   [S, B] bool      a time limit cut the episode there: next_obs is still worth bootstrapping from
+#   next_obs    [S, B, *obs]     the true successor of the window's last transition
+# `Agent.update` receives whatever `prepare` returned, cut along B.
 Batch = dict[str, Tensor]
 
 

@@ -34,7 +34,7 @@ class RunConfig:
     eval_every: int = 10_000  # env steps between evaluations during training
     eval_episodes: int = 10  # greedy episodes per member in each of them
     final_eval_episodes: int = 100  # greedy episodes per member with the final weights; 0: none
-    checkpoint_every: int = 50_000  # env steps between checkpoints
+    checkpoint_every: int = 10_000  # env steps between checkpoints
     log_every: int = 1_000  # env steps between rows of metrics
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
     threads: int = 1  # of torch; more pays only for wide networks or many seeds

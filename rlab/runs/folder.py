@@ -14,7 +14,8 @@ import os
 import platform
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,27 @@ class RunFolder:
         content = files.read_bytes(path / CONFIG)
         check_against_manifest(path, CONFIG, content)
         return cls(path, files.parse_json(content, path / CONFIG))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from writing this run; the system lets go of it when the process ends, however it ends.
+
+        Raises:
+            RlabError: another process is writing it.
+        """
+        try:
+            import fcntl
+        except ImportError:  # no such lock on Windows
+            yield
+            return
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as error:
+            raise RlabError(f"another process is writing {self.path}; wait for it, or stop it") from error
+        finally:
+            os.close(handle)
 
 
 def is_run(path: Path) -> bool:
@@ -165,15 +187,23 @@ def read_manifest(run: Path) -> dict[str, dict[str, str]]:
     return {kind: manifest[kind] for kind in ("files", "pending")}
 
 
+def check_free(path: Path | str) -> None:
+    """Raise UsageError where a new run cannot go: a file, or a folder with something in it. Nothing is made."""
+    path = Path(path)
+    try:
+        if path.is_dir() and any(path.iterdir()):
+            hint = f"Name a new folder, or go on with it: rlab resume {path}" if is_run(path) else "Name a new folder"
+            raise UsageError(f"{path} exists and is not empty; nothing in it was touched. {hint}")
+    except OSError as error:
+        raise UsageError(f"cannot look into {path}: {error.strerror}. Name another folder") from error
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file; a run needs a folder. Name a new one")
+
+
 def _claim(path: Path) -> None:
     """Make `path` an empty folder, or say why it cannot be one."""
+    check_free(path)
     try:
-        if path.is_dir():
-            if any(path.iterdir()):
-                raise UsageError(f"{path} exists and is not empty; nothing in it was touched. Name a new folder")
-        elif path.exists():
-            raise UsageError(f"{path} is a file; a run needs a folder. Name a new one")
-        else:
-            path.mkdir(parents=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make the folder {path}: {error.strerror}. Name another one") from error

@@ -40,9 +40,9 @@ def _described(path: Path) -> dict[str, Any]:
 def _facts(run: RunFolder) -> dict[str, Any]:
     settings = run.config["run"]
     first, total = settings["seed"], settings["env_steps"]
-    done = max(_policy_env_steps(run), _logged_env_steps(run))
+    done = max(policy_env_steps(run), _logged_env_steps(run))
     evaluation = last_row(run.path / "eval.jsonl") or {}
-    finished = _policy_env_steps(run) >= total
+    finished = policy_env_steps(run) >= total
     return {
         "agent": run.config["agent"],
         "env_id": run.config["env"]["env_id"],
@@ -58,7 +58,7 @@ def _logged_env_steps(run: RunFolder) -> int:
     return int((last_row(run.path / "metrics.jsonl") or {}).get("env_steps", 0))
 
 
-def _policy_env_steps(run: RunFolder) -> int:
+def policy_env_steps(run: RunFolder) -> int:
     """How far the saved policy was trained; 0 where there is none yet."""
     path = run.policy / "policy.json"
     if not path.exists():

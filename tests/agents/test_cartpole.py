@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +19,10 @@ import rlab
 from rlab import api
 from rlab.cli.main import main
 from rlab.cli.request import request_from_keywords
-from rlab.cli.session import Session
+from rlab.cli.session import Outcome, Session
+from rlab.cli.train import read_request
 from rlab.envs import EnvSpec
-from rlab.errors import UsageError
+from rlab.errors import RlabError, UsageError
 from rlab.runs.checkpoint import load_checkpoint
 from rlab.runs.folder import RunFolder
 
@@ -66,7 +68,7 @@ def test_an_interrupted_process_saves_says_how_to_resume_and_is_finished_by_it(
     wait_for_rows(out / "metrics.jsonl", process)
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 0, stderr
+    assert process.returncode == 130, stderr  # stopped is not done
     assert f"rlab resume {out}" in stdout
     assert "Traceback" not in stderr
     stopped_at = load_checkpoint(RunFolder.open(out))[0]["loop"]["env_steps"]
@@ -108,7 +110,7 @@ def test_resume_goes_on_with_replay_counters_and_logs(tmp_path: Path) -> None:
     settings = {**QUICK, "seeds": 2, "env_steps": 4000, "log_every": 400, "final_eval_episodes": 3}
     request = request_from_keywords("dqn", EnvSpec.parse("CartPole-v1"), "none", settings)
     folder = RunFolder.create(out, request.to_json())
-    assert Session(request).train(folder, [InterruptAt(2000)]) is None
+    assert Session(request).train(folder, [InterruptAt(2000)]) == Outcome(False, 2000, None)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # put back
     state, chunks = load_checkpoint(folder)
     assert state["loop"]["env_steps"] == 2000
@@ -116,7 +118,9 @@ def test_resume_goes_on_with_replay_counters_and_logs(tmp_path: Path) -> None:
     stopped = rlab.load(out, 1).state_dict()
 
     run = api.resume(out)
+    assert run.finished
     assert run.evaluation is not None
+    assert json.loads((out / "result.json").read_text())["resumed_at"] == [2000]
     assert run.evaluation.returns.shape == (2, 3)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()[1:]]
     assert [row["env_steps"] for row in rows] == list(range(400, 4001, 400))
@@ -152,3 +156,43 @@ def test_a_run_in_a_thread_needs_no_signals(tmp_path: Path) -> None:
         settings = {"env_steps": 600, "final_eval_episodes": 1, **QUICK}
         run = pool.submit(rlab.train, "dqn", "CartPole-v1", out=tmp_path / "run", **settings).result()
     assert run.evaluation is not None
+
+
+def test_a_finished_run_without_a_final_evaluation_is_known_to_be_finished(tmp_path: Path) -> None:
+    settings = {**QUICK, "env_steps": 200, "final_eval_episodes": 0}
+    run = rlab.train("dqn", "CartPole-v1", experiment="none", out=tmp_path / "run", **settings)
+    assert run.finished
+    assert run.evaluation is None
+    assert run.report().startswith("finished, not judged")
+    with pytest.raises(UsageError, match="is finished"):
+        api.resume(run.path)
+
+
+def test_a_run_that_lost_its_checkpoint_is_not_begun_anew_over_what_it_has(tmp_path: Path) -> None:
+    settings = {**QUICK, "env_steps": 800}
+    out = tmp_path / "run"
+    folder = RunFolder.create(
+        out, request_from_keywords("dqn", EnvSpec.parse("CartPole-v1"), "none", settings).to_json()
+    )
+    request = request_from_keywords("dqn", EnvSpec.parse("CartPole-v1"), "none", {**settings, "log_every": 100})
+    assert not Session(request).train(folder, [InterruptAt(400)]).finished
+    shutil.rmtree(out / "checkpoint")
+    before = (out / "metrics.jsonl").read_bytes()
+    with pytest.raises(RlabError, match="has lost its checkpoint"):
+        api.resume(out)
+    assert (out / "metrics.jsonl").read_bytes() == before
+
+
+def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
+    request = request_from_keywords("dqn", EnvSpec.parse("CartPole-v1"), "none", {**QUICK, "env_steps": 200})
+    folder = RunFolder.create(tmp_path / "run", request.to_json())
+    with folder.held(), pytest.raises(RlabError, match="another process is writing"):
+        api.resume(folder.path)
+
+
+def test_tuned_settings_are_for_the_env_as_it_is() -> None:
+    reward = ["--env-kwargs", "sutton_barto_reward=true"]
+    tuned, _ = read_request("dqn", "CartPole-v1", [])
+    changed, _ = read_request("dqn", "CartPole-v1", ["--wrapper", "TimeAwareObservation"])
+    asked, _ = read_request("dqn", "CartPole-v1", [*reward, "--experiment", "dqn-CartPole-v1"])
+    assert (tuned.settings.n_step, changed.settings.n_step, asked.settings.n_step) == (5, 1, 5)

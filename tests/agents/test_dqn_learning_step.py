@@ -304,7 +304,7 @@ def test_spaces_that_do_not_suit_are_refused_in_one_line() -> None:
     box, device = Box((2,), "float32", 0.0, 1.0), torch.device("cpu")
     with pytest.raises(UsageError, match="choose among discrete actions"):
         DQN(DQNConfig(), box, box, [0], device)
-    with pytest.raises(UsageError, match="take Box observations"):
+    with pytest.raises(UsageError, match="take a Box"):
         DQN(DQNConfig(), Discrete(3), Discrete(2), [0], device)
 
 

@@ -28,7 +28,9 @@ def test_it_is_trained_judged_loaded_and_gone_on_with(tmp_path: Path, capsys: py
     assert main(["eval", str(out), "--episodes", "3"]) == 0
     assert "own_agent" in (out / "config.json").read_text()
     (out / "result.json").unlink()  # as if it had been stopped before it was judged
-    assert main(["resume", str(out)]) == 0
+    assert main(["resume", str(out)]) == 1  # its config names someone's code
+    assert "add --trust" in capsys.readouterr().err
+    assert main(["resume", str(out), "--trust"]) == 0
     assert "Traceback" not in capsys.readouterr().err
 
 

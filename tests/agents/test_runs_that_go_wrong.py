@@ -103,7 +103,7 @@ def test_an_env_that_breaks_before_the_first_save_is_one_line_and_exit_code_1(
     assert main(words) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("rlab: rlab-test/Fragile-v0 failed")
-    assert last.endswith("It had not been saved yet; --checkpoint-every saves sooner.")
+    assert last.endswith("It had not been saved yet.")
 
 
 def poisoned(name: str, where: str, at: int) -> type:

@@ -265,14 +265,14 @@ def test_summary_of_a_population_reads_well():
         "      seed  mean return       std       min  mean length",
         "         3        500.0       0.0     500.0         10.0",
         "         4        498.0       2.0     496.0         10.0",
-        f"499.0 [498.0, 500.0] mean return, 95 % interval for other episodes ({played})",
-        "499.0 [498.0, 500.0] IQM of 2 training seeds, 95 % interval",
+        f"499.0 [498.0, 500.0] mean return of these 2 learners, 95 % interval for other episodes ({played})",
+        "499.0 [498.0, 500.0] IQM of 2 training seeds, 95 % interval for other seeds",
     ]
 
 
 def test_summary_of_one_seed_says_that_it_shows_nothing_about_others():
     text = evaluation([[0.25, 0.75]], seeds=(5,)).summary()
-    assert "0.500 [0.250, 0.750] mean return, 95 % interval for other episodes (2 episodes, " in text
+    assert "0.500 [0.250, 0.750] mean return of this learner, 95 % interval for other episodes (2 episodes, " in text
     assert text.splitlines()[-1].startswith("One run shows nothing about other training seeds")
     assert "IQM" not in text
     assert "one episode, seed 100000: it shows nothing about other episodes" in evaluation([[1.0]]).summary()
