@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlab.experience.collector import Collector, Episode
 from rlab.experience.replay import Replay
-from rlab.learning.contract import Agent, Batch, Listener
+from rlab.learning.contract import Agent, Batch, Listener, ReplayConfig
 from rlab.learning.finite import check_update, check_weights
 from rlab.randomness import stream
 from rlab.types import Clock, crossed
@@ -172,7 +172,7 @@ class ReplayLoop:
             s.bit_generator.state = saved
 
 
-def updates_due(config: Any, before: int, now: int) -> int:
+def updates_due(config: ReplayConfig, before: int, now: int) -> int:
     """Updates between two env-step counts: `updates_per_learn` for each multiple of `learn_every` from
     `learning_starts` on that was passed, also where one vector step passes several."""
     start = max(before, config.learning_starts - 1)

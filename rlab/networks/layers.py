@@ -159,6 +159,11 @@ class StackedDropout(nn.Module):
         self.generators: list[torch.Generator] = []
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[S, B, ...]` with a share p of each member's values set to zero in training; else unchanged.
+
+        Raises:
+            RlabError: it is in training and nobody gave it random streams.
+        """
         if not self.training or self.p == 0.0:
             return x
         if len(self.generators) != self.members:

@@ -52,6 +52,7 @@ class Preprocess(nn.Module):
             self.register_buffer("variance", torch.ones(*lead, *obs_space.shape, dtype=torch.float64))
 
     def forward(self, obs: Tensor) -> Tensor:
+        """What the network sees of `obs [..., *obs]`; the statistics are read, never changed."""
         if self.obs_space.is_image:
             pixels = obs.to(torch.float32).movedim(-1, -3)  # channels last -> channels first
             return pixels / 255.0 if self.obs_space.dtype == "uint8" else pixels

@@ -156,11 +156,6 @@ def _generators(network: nn.Module) -> list[torch.Generator]:
     return [g for module in network.modules() if isinstance(module, StackedDropout) for g in module.generators]
 
 
-def parameter_count(network: nn.Module) -> int:
-    """Parameters of one member of a stack."""
-    return sum(p[0].numel() for p in network.parameters())
-
-
 @torch.no_grad()
 def copy_parameters(source: nn.Module, target: nn.Module) -> None:
     """Make `target`'s parameters and buffers equal to `source`'s, in place."""

@@ -45,12 +45,16 @@ def test_every_documented_command_runs_in_order(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "cartpole.gif").stat().st_size > 0
 
 
-def test_the_documented_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_documented_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     (block,) = (b for b in blocks if "rlab.train" in b)
     small = "env_steps=400, eval_episodes=1, final_eval_episodes=2"
     exec(compile(block.replace("seeds=10", f"seeds=4, {small}"), "README.md", "exec"), {})  # noqa: S102
+    iqm, *interval = re.findall(r"[\d.]+", capsys.readouterr().out)
+    assert float(interval[0]) <= float(iqm) <= float(interval[1])
 
 
 def test_every_file_that_the_readme_names_is_there() -> None:

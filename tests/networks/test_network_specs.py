@@ -22,7 +22,6 @@ from rlab.networks.spec import (
     copy_parameters,
     generator_states,
     load_generator_states,
-    parameter_count,
 )
 from rlab.networks.stacking import unstack
 
@@ -146,11 +145,6 @@ def test_generator_states_put_dropout_back_to_the_bit():
     again = dropout_network([3, 4])
     load_generator_states(again, states)
     assert all(torch.equal(again(x), y) for y in expected)
-
-
-def test_parameter_count_is_that_of_one_member():
-    spec = q_network_spec(Box((4,), "float32", -1.0, 1.0), 2, BodySettings(hidden=(8,), layer_norm=True))
-    assert parameter_count(build(spec, [0, 1, 2])) == (4 * 8 + 8) + (8 + 8) + (8 * 2 + 2)
 
 
 def test_copy_parameters_copies_values_and_shares_no_memory():
