@@ -46,7 +46,7 @@ class DQNConfig:
     epsilon_duration: float | None = None  # exponent of how long an exploring action is held; Dabney et al. 2021 have 2
     hidden: tuple[int, ...] | None = None  # widths; None: 64 64 for vectors, 512 or 128 after convolutions
     activation: str = "relu"  # relu, tanh, elu, gelu, silu or leaky_relu
-    layer_norm: bool = True  # after every hidden layer; moved the share of solved CartPole seeds most, see experiments/
+    layer_norm: bool = True  # after every hidden layer; Ba et al. 2016. The paper's DQN has none
     dropout: float = 0.0  # share of hidden units set to zero in updates
     init: str = "pytorch"  # pytorch, orthogonal, xavier or he
     dueling: bool = False  # Wang et al. 2016
