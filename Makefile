@@ -31,7 +31,7 @@ prove: $(READY)
 
 bench: $(READY)
 	$(BIN)/pip install -q -c constraints.txt -e ".[bench]" --no-build-isolation
-	for name in speed_against_sb3 main_job cost_of_seeds; do $(BIN)/python -m rlab.experiments.benchmarks.$$name || exit 1; done
+	for name in speed_against_sb3 ppo_speed main_job cost_of_seeds; do $(BIN)/python -m rlab.experiments.benchmarks.$$name || exit 1; done
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -51,5 +51,5 @@ clean:
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt setuptools
-	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[dev,box2d,video]"
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[dev,box2d,minigrid,video]"
 	touch $@

@@ -3,14 +3,20 @@
 import importlib
 from types import ModuleType
 
+import numpy as np
+
 from rlab.errors import RlabError, UsageError, unknown
+from rlab.networks.spaces import Box, Space
 
 if __name__ != "rlab.agents":
     raise ImportError(f"import rlab.agents, not {__name__}: other packages own that name")
 
 AGENTS = {
+    "a2c": "rlab.agents.a2c:A2C",
     "dqn": "rlab.agents.dqn:DQN",
     "double_dqn": "rlab.agents.double_dqn:DoubleDQN",
+    "ppo": "rlab.agents.ppo:PPO",
+    "reinforce": "rlab.agents.reinforce:Reinforce",
 }
 
 
@@ -30,6 +36,27 @@ def load_agent(name: str) -> type:
         classes = [key for key, value in vars(module).items() if isinstance(value, type) and not key.startswith("_")]
         raise unknown(f"class in {module_name}", class_name, classes)
     return found
+
+
+def check_action_space(name: str, agent: type, space: Space, env_id: str) -> None:
+    """Refuse actions that an agent's `action_spaces` do not name; an agent that has no such attribute is not checked.
+
+    Integers in a Box are no actions to any agent of ours: they are neither choices nor numbers to be moved a little.
+
+    Raises:
+        UsageError: naming the space and the registered agents that choose such actions.
+    """
+    if not hasattr(agent, "action_spaces") or _chooses(agent, space):
+        return
+    able = [other for other in AGENTS if _chooses(load_agent(other), space)]
+    hint = f"agents that have: {', '.join(able)}." if able else "no registered agent has."
+    raise UsageError(f"{name} has no use for the actions {space} of {env_id}; {hint}")
+
+
+def _chooses(agent: type, space: Space) -> bool:
+    if isinstance(space, Box) and np.dtype(space.dtype).kind != "f":
+        return False
+    return isinstance(space, getattr(agent, "action_spaces", ()))
 
 
 def _import(module_name: str, agent: str) -> ModuleType:

@@ -20,7 +20,7 @@ from rlab.learning.schedules import Schedule
 from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.policy import Policy, PolicySpec
 from rlab.networks.preprocess import Preprocess
-from rlab.networks.spaces import Box, Discrete, Space
+from rlab.networks.spaces import Discrete, Masked, Space
 from rlab.networks.spec import build, copy_parameters, generator_states, load_generator_states
 from rlab.types import Clock, crossed
 
@@ -71,14 +71,12 @@ class DQN:
 
     Config: ClassVar[type] = DQNConfig
     data: ClassVar[str] = "replay"
+    action_spaces: ClassVar[tuple[type, ...]] = (Discrete,)
 
     def __init__(
         self, config: DQNConfig, obs_space: Space, action_space: Space, seeds: Sequence[int], device: torch.device
     ) -> None:
-        if not isinstance(action_space, Discrete):
-            raise UsageError(f"dqn and double_dqn choose among discrete actions; this env has {action_space}.")
-        if not isinstance(obs_space, Box):
-            raise UsageError(f"dqn and double_dqn take a Box, not {obs_space}; --wrapper FlattenObservation helps.")
+        assert isinstance(action_space, Discrete)  # as action_spaces says
         self.config, self.seeds, self.device = config, tuple(seeds), device
         self._obs_space, self._action_space = obs_space, action_space
         body = BodySettings(config.hidden, config.activation, config.layer_norm, config.dropout, config.init)
@@ -99,17 +97,19 @@ class DQN:
             self.q_network.parameters(),
         )
         self.schedule = Schedule(config.lr_schedule, config.lr_final, config.lr_warmup_fraction, config.lr_steps)
-        self._exploration = EpsilonGreedy(action_space.n, seeds, config.epsilon_duration)
+        masked = isinstance(obs_space, Masked)
+        self._exploration = EpsilonGreedy(action_space.n, seeds, config.epsilon_duration, masked)
 
     def fields(self) -> tuple[Field, Field]:
-        obs = self._obs_space
-        assert isinstance(obs, Box)
-        return Field("obs", obs.shape, obs.dtype), Field("action", (), "int64")
+        return Field("obs", self._obs_space.shape, self._obs_space.dtype), Field("action", (), "int64")
 
     def act(self, obs: np.ndarray, clock: Clock) -> np.ndarray:
         with torch.inference_mode():
-            greedy = self._policy.outputs(torch.from_numpy(obs).to(self.device)).argmax(dim=-1)  # [S, N, A] -> [S, N]
-            return self._exploration.choose(greedy.cpu().numpy(), self.epsilon(clock))
+            tensor = torch.from_numpy(obs).to(self.device)
+            q, allowed = self._policy.outputs(tensor), self.preprocess.mask(tensor)
+            greedy = _only_allowed(q, allowed).argmax(dim=-1).cpu().numpy()  # [S, N, A] -> [S, N]
+            mask = None if allowed is None else allowed.cpu().numpy()
+            return self._exploration.choose(greedy, self.epsilon(clock), mask)
 
     def epsilon(self, clock: Clock) -> float:
         """The share of random actions at this time."""
@@ -128,13 +128,14 @@ class DQN:
         gamma = self.config.gamma
         with torch.no_grad():
             next_obs = self.preprocess(batch["next_obs"])
+            allowed = self.preprocess.mask(batch["next_obs"])
             return {
                 "obs": self.preprocess(batch["obs"]),
                 "action": batch["action"],
                 "reward": n_step_return(batch["reward"], gamma),
                 "discount": continuation(batch["terminated"], gamma, batch["steps"]),
                 "next_obs": next_obs,
-                "next_q": self.target_network(next_obs),
+                "next_q": _only_allowed(self.target_network(next_obs), allowed),
             }
 
     def update(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
@@ -153,7 +154,7 @@ class DQN:
         return LOSSES[self.config.loss](error).mean(dim=-1), q
 
     def next_value(self, next_q: Tensor, next_obs: Tensor) -> Tensor:
-        """What the successor is worth, `[S, B]`, given the target network's `next_q [S, B, A]`.
+        """What the successor is worth, `[S, B]`, given the target network's `next_q [S, B, A]`, -inf where forbidden.
 
         The one thing in which the variants of DQN differ.
         """
@@ -205,6 +206,11 @@ class DQN:
     def _policy_spec(self, network: Any) -> PolicySpec:
         head = {"kind": "q", "epsilon": self.config.epsilon_end}
         return PolicySpec(self._obs_space, self._action_space, self.preprocess.to_json(), network, head)
+
+
+def _only_allowed(q: Tensor, allowed: Tensor | None) -> Tensor:
+    """Q values that no maximum takes where an action is not allowed; None allows all."""
+    return q if allowed is None else q.masked_fill(~allowed, -torch.inf)
 
 
 def _check(config: DQNConfig) -> None:

@@ -7,18 +7,22 @@ from rlab.envs.adapter import GymVectorEnv
 from rlab.envs.episodes import NativeEpisodes, SingleEpisodes
 from rlab.envs.ids import EnvRow, list_envs
 from rlab.envs.make import make_env, make_episodes, make_vec
+from rlab.envs.packing import PackedObservation
 from rlab.envs.probe import PROBES, Probe, ProbeValue
+from rlab.envs.probe_spaces import SPACE_PROBES
 from rlab.envs.spaces import space_from_gym
 from rlab.envs.specs import EnvSpec
 from rlab.envs.wrappers import WRAPPERS
 
 __all__ = [
     "PROBES",
+    "SPACE_PROBES",
     "WRAPPERS",
     "EnvRow",
     "EnvSpec",
     "GymVectorEnv",
     "NativeEpisodes",
+    "PackedObservation",
     "Probe",
     "ProbeValue",
     "SingleEpisodes",

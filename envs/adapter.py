@@ -9,11 +9,12 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from rlab.envs.spaces import OBS_HINT, space_from_gym
+from rlab.envs.packing import reason
+from rlab.envs.spaces import OBS_HINT, array_space_from_gym
 from rlab.envs.workers import SubEnvError
 from rlab.errors import RlabError, UsageError
 from rlab.experience.contract import Step
-from rlab.networks.spaces import Discrete
+from rlab.networks.spaces import Discrete, MultiDiscrete, Space
 from rlab.randomness import env_seed
 
 
@@ -24,22 +25,33 @@ class GymVectorEnv:
         env: S * N sub-envs in member-major order, whose `reset` takes a list of seeds.
         seeds: the training seed of each member; S of them.
         env_id: the name that errors use.
+        obs_space: what the observations are, where the arrays that they come as do not tell.
+        time_limit: env steps after which an episode is truncated; None: none is known.
 
     Raises:
         UsageError: a space that rlab does not support, or an autoreset mode that the env does not state.
     """
 
-    def __init__(self, env: gym.vector.VectorEnv, seeds: tuple[int, ...], env_id: str = "the env") -> None:
+    def __init__(
+        self,
+        env: gym.vector.VectorEnv,
+        seeds: tuple[int, ...],
+        env_id: str = "the env",
+        obs_space: Space | None = None,
+        time_limit: int | None = None,
+    ) -> None:
         if not seeds or env.num_envs % len(seeds):
             raise ValueError(f"{env.num_envs} sub-envs cannot be shared out among {len(seeds)} members")
         self.env_id = env_id
         self.seeds = tuple(seeds)
         self.num_envs = env.num_envs // len(seeds)
-        self.obs_space = space_from_gym(env.single_observation_space, f"the observation space of {env_id}", OBS_HINT)
-        self.action_space = space_from_gym(env.single_action_space, f"the action space of {env_id}")
+        self.time_limit = time_limit
+        arrays = array_space_from_gym(env.single_observation_space, f"the observation space of {env_id}", OBS_HINT)
+        self.obs_space: Space = arrays if obs_space is None else obs_space
+        self.action_space: Space = array_space_from_gym(env.single_action_space, f"the action space of {env_id}")
         self._env = env
         self._mode = autoreset_mode(env, env_id)
-        self._first_action = self.action_space.start if isinstance(self.action_space, Discrete) else 0
+        self._first_action = _first_action(self.action_space)
         self._rows = (len(seeds), self.num_envs)  # [S, N]
         self._obs_shape = self._rows + tuple(env.single_observation_space.shape or ())  # [S, N, *obs]
         self._obs_is_float = np.issubdtype(env.single_observation_space.dtype, np.floating)
@@ -67,7 +79,7 @@ class GymVectorEnv:
         return obs.copy().reshape(self._obs_shape)
 
     def step(self, action: np.ndarray) -> Step:
-        """Apply actions `[S, N]` (discrete, counted from 0) or `[S, N, *action]`.
+        """Apply actions `[S, N]` or `[S, N, *action]`: integers counted from 0, or in the env's own units.
 
         Where no row was reset `next_obs` and `obs` are one array; `valid` is read-only.
 
@@ -76,8 +88,9 @@ class GymVectorEnv:
         """
         self._vector_steps += 1
         flat = action.reshape(-1, *action.shape[2:])  # [S, N, ...] -> [S*N, ...]
-        if self._first_action:
+        if self._first_action is not None:
             flat = flat + self._first_action
+        flat = flat.astype(self.action_space.dtype, copy=False)
         try:
             obs, reward, terminated, truncated, info = self._env.step(flat)
         except Exception as error:  # whatever an env may raise
@@ -184,10 +197,18 @@ class GymVectorEnv:
         return f"env {env_index} of seed {self.seeds[member]}"
 
     def _fail(self, error: Exception) -> NoReturn:
-        where, message = "", f"{type(error).__name__}: {error}"
+        where, message = "", reason(error)
         if isinstance(error, SubEnvError):
             where, message = f" in {self._name(error.index)}", error.message
         raise RlabError(f"{self.env_id} failed{where} at vector step {self._vector_steps}: {message}") from error
+
+
+def _first_action(space: Space) -> np.ndarray | None:
+    """What the env calls the actions that count as 0, `[*action]`; None where it calls them 0 too."""
+    if isinstance(space, Discrete | MultiDiscrete):
+        start = np.array(space.start).reshape(space.shape)
+        return start if start.any() else None
+    return None
 
 
 def autoreset_mode(env: gym.vector.VectorEnv, env_id: str) -> AutoresetMode:

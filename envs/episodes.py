@@ -7,25 +7,23 @@ import gymnasium as gym
 import numpy as np
 
 from rlab.envs.native import SeededCartPole
-from rlab.envs.spaces import OBS_HINT, space_from_gym
+from rlab.envs.packing import obs_space_of, reason
+from rlab.envs.spaces import array_space_from_gym, space_from_gym
 from rlab.errors import RlabError
-from rlab.networks.spaces import Discrete, Space
+from rlab.networks.spaces import Space
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # obs, reward, terminated, truncated
 
 
 class SingleEpisodes:
-    """n single Gymnasium envs; only those that are active are stepped."""
+    """n single Gymnasium envs whose observations are arrays (see `packing`); only those that are active are stepped."""
 
     def __init__(self, envs: Sequence[gym.Env], env_id: str = "the env") -> None:
         self.env_id = env_id
         self.envs = tuple(envs)
         self.num_envs = len(envs)
-        self.obs_space: Space = space_from_gym(
-            envs[0].observation_space, f"the observation space of {env_id}", OBS_HINT
-        )
-        self.action_space: Space = space_from_gym(envs[0].action_space, f"the action space of {env_id}")
-        self._first_action = self.action_space.start if isinstance(self.action_space, Discrete) else 0
+        self.obs_space: Space = obs_space_of(envs[0], env_id)
+        self.action_space: Space = array_space_from_gym(envs[0].action_space, f"the action space of {env_id}")
         space = envs[0].observation_space
         self._obs = np.zeros((self.num_envs, *(space.shape or ())), dtype=space.dtype)  # [n, *obs]
         self._seeds: tuple[int, ...] = ()
@@ -48,8 +46,6 @@ class SingleEpisodes:
         self._steps += 1
         reward = np.zeros(self.num_envs)
         terminated, truncated = np.zeros((2, self.num_envs), dtype=bool)
-        if self._first_action:
-            action = action + self._first_action
         for i in np.flatnonzero(active):
             try:
                 self._obs[i], reward[i], terminated[i], truncated[i], _ = self.envs[i].step(action[i])
@@ -64,8 +60,8 @@ class SingleEpisodes:
             env.close()
 
     def _failure(self, i: int, error: Exception) -> RlabError:
-        what = f"{type(error).__name__}: {error}"
-        return RlabError(f"{self.env_id} failed in the episode of seed {self._seeds[i]} at step {self._steps}: {what}")
+        where = f"in the episode of seed {self._seeds[i]} at step {self._steps}"
+        return RlabError(f"{self.env_id} failed {where}: {reason(error)}")
 
 
 class NativeEpisodes:

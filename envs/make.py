@@ -13,11 +13,13 @@ from gymnasium.vector import AutoresetMode
 from rlab.envs.adapter import GymVectorEnv
 from rlab.envs.episodes import NativeEpisodes, SingleEpisodes
 from rlab.envs.native import SeededCartPole, make_native, why_not_native
+from rlab.envs.packing import Packing, find_packing
 from rlab.envs.pool import PoolVectorEnv, check_same_spaces
 from rlab.envs.specs import EnvSpec
 from rlab.envs.workers import SubEnvError, WatchedAsyncVectorEnv, sub_env_maker
 from rlab.envs.wrappers import apply_wrappers
 from rlab.errors import RlabError, UsageError, unknown
+from rlab.networks.spaces import Space
 
 VECTOR = ("auto", "native", "sync", "async", "envpool")
 
@@ -38,20 +40,22 @@ def make_vec(spec: EnvSpec, seeds: tuple[int, ...], num_envs: int, vector: str =
         raise UsageError(f"expected one member and one env or more, not {len(seeds)} and {num_envs}")
     found = spec.check()
     total = len(seeds) * num_envs
+    obs_space: Space | None = None
     env: gym.vector.VectorEnv
     if vector == "envpool":
         env = _make_pool(spec, found, total)
     elif _runs_natively(spec, found, vector):
         env = make_native(found, total, spec.max_episode_steps, spec.kwargs)
     else:
-        _check_kwargs(found, spec.kwargs)
-        makers = [sub_env_maker(partial(_make_single, spec, found), index) for index in range(total)]
+        packing = _packing(spec, found)
+        obs_space = packing.obs_space
+        makers = [sub_env_maker(partial(_make_packed, spec, found, packing), index) for index in range(total)]
         vectorize = WatchedAsyncVectorEnv if vector == "async" else gym.vector.SyncVectorEnv
         try:
             env = vectorize(makers, autoreset_mode=AutoresetMode.SAME_STEP)
         except SubEnvError as error:
             raise RlabError(f"{spec.env_id} could not be started: {error}") from error
-    return GymVectorEnv(env, seeds, spec.env_id)
+    return GymVectorEnv(env, seeds, spec.env_id, obs_space, spec.max_episode_steps or found.max_episode_steps)
 
 
 def make_episodes(spec: EnvSpec, n: int, render_mode: str | None = None) -> SingleEpisodes | NativeEpisodes:
@@ -65,20 +69,30 @@ def make_episodes(spec: EnvSpec, n: int, render_mode: str | None = None) -> Sing
         native = make_native(found, n, spec.max_episode_steps, spec.kwargs)
         if isinstance(native, SeededCartPole):
             return NativeEpisodes(native, spec.env_id)
-    return SingleEpisodes([make_env(spec, render_mode) for _ in range(n)], spec.env_id)
+    packing = _packing(spec, found, render_mode)
+    return SingleEpisodes([_make_packed(spec, found, packing, render_mode) for _ in range(n)], spec.env_id)
 
 
 def make_env(spec: EnvSpec, render_mode: str | None = None) -> gym.Env:
-    """One Gymnasium env with its time limit and wrappers.
+    """One Gymnasium env with its time limit and wrappers; its observations are arrays, as in training.
 
     Raises:
-        UsageError: an env, keyword, wrapper or render mode that does not work.
+        UsageError: an env, keyword, wrapper, space or render mode that does not work.
     """
     found = spec.check()
+    return _make_packed(spec, found, _packing(spec, found, render_mode), render_mode)
+
+
+def _packing(spec: EnvSpec, found: Registered, render_mode: str | None = None) -> Packing:
+    """What the spec's observations are, seen in an env that is made for this and closed again; checks come first."""
     _check_kwargs(found, spec.kwargs)
     if render_mode is not None:
         _check_render_mode(found, render_mode)
-    return _make_single(spec, found, render_mode)
+    return find_packing(partial(_make_single, spec, found), spec.env_id)
+
+
+def _make_packed(spec: EnvSpec, found: Registered, packing: Packing, render_mode: str | None = None) -> gym.Env:
+    return packing.wrap(_make_single(spec, found, render_mode))
 
 
 def _make_single(spec: EnvSpec, found: Registered, render_mode: str | None = None) -> gym.Env:
@@ -104,9 +118,7 @@ def _make_pool(spec: EnvSpec, found: Registered, total: int) -> PoolVectorEnv:
     limit = spec.max_episode_steps or found.max_episode_steps
     limits = {} if limit is None else {"max_episode_steps": limit}
     pool = PoolVectorEnv(found.id, total, {**spec.kwargs, **limits})
-    single = make_env(spec)
-    check_same_spaces(pool, single, found.id)
-    single.close()
+    check_same_spaces(pool, _packing(spec, found), found.id)
     return pool
 
 

@@ -10,8 +10,10 @@ import gymnasium as gym
 import numpy as np
 
 from rlab.envs.ids import Package
+from rlab.envs.packing import Packing
 from rlab.envs.spaces import space_from_gym
 from rlab.errors import UsageError
+from rlab.networks.spaces import Box, Space
 
 ENVPOOL = Package("EnvPool", "envpool", "rlab[envpool]")
 
@@ -75,26 +77,28 @@ class PoolVectorEnv(gym.vector.VectorEnv):
             raise UsageError(f"EnvPool cannot make {self._env_id}: {error}; use --vector sync or async") from error
 
 
-def check_same_spaces(pool: PoolVectorEnv, single: gym.Env, env_id: str) -> None:
+def check_same_spaces(pool: PoolVectorEnv, single: Packing, env_id: str) -> None:
     """A policy trained in EnvPool is judged on Gymnasium's own env: refuse where their spaces differ.
 
     Raises:
-        UsageError: naming the space that differs, as for EnvPool's Atari images, which have channels first.
+        UsageError: naming the space that differs, as for EnvPool's Atari images, which have channels first, or an env
+            that gives masks.
     """
     pairs = {
-        "observations": (pool.single_observation_space, single.observation_space),
+        "observations": (pool.single_observation_space, single.obs_space),
         "actions": (pool.single_action_space, single.action_space),
     }
-    for what, (ours, theirs) in pairs.items():
-        if not _same(space_from_gym(ours, f"EnvPool's {env_id}"), space_from_gym(theirs, env_id)):
+    for what, (gym_space, theirs) in pairs.items():
+        ours = space_from_gym(gym_space, f"EnvPool's {env_id}")
+        if not _same(ours, theirs):
             raise UsageError(
                 f"EnvPool's {env_id} has {what} {ours}, Gymnasium's has {theirs}: a policy would not fit both. "
                 "Use --vector sync or async"
             )
 
 
-def _same(ours: Any, theirs: Any) -> bool:
+def _same(ours: Space, theirs: Space) -> bool:
     """Bounds of a Box may differ by rounding; all else must agree."""
-    if hasattr(ours, "shape") and hasattr(theirs, "shape"):
+    if isinstance(ours, Box) and isinstance(theirs, Box):
         return (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
-    return bool(ours == theirs)
+    return ours == theirs

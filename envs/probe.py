@@ -1,6 +1,7 @@
 """Tiny worlds whose optimal values are known on paper, one fault each: what an agent must solve before CartPole.
 
-All have Box(1) float32 observations in [-1, 1] and two actions, and are registered as `rlab/Probe...-v0`.
+All have Box(1) float32 observations in [-1, 1] and two actions, and are registered as `rlab/Probe...-v0`. Those of
+`probe_spaces.py` have other spaces, or masks.
 After the probe environments of Andy Jones and of rejax. Only the endless one notices a time limit taken for a death.
 """
 
@@ -15,8 +16,8 @@ import numpy as np
 class ProbeValue(NamedTuple):
     """What the optimal policy's value is at one observation: `Q(obs, action)`, or `V(obs)` where `action` is None."""
 
-    obs: tuple[float, ...]
-    action: int | None
+    obs: Any  # as the env gives it, a vector as a tuple
+    action: Any  # as the env takes it, several choices as a tuple
     value: float
 
 
@@ -161,11 +162,11 @@ PROBES: Mapping[str, Probe] = {
 }
 
 
-def register_probes() -> None:
-    """Make the probe worlds known to Gymnasium; a second call changes nothing."""
-    for env_id in PROBES.keys() - gym.registry.keys():
+def register_probes(probes: Mapping[str, Probe], module: str) -> None:
+    """Make the probe worlds of a module known to Gymnasium; a second call changes nothing."""
+    for env_id in probes.keys() - gym.registry.keys():
         class_name = env_id.removeprefix("rlab/").removesuffix("-v0")
-        gym.register(env_id, entry_point=f"rlab.envs.probe:{class_name}")
+        gym.register(env_id, entry_point=f"{module}:{class_name}")
 
 
-register_probes()
+register_probes(PROBES, __name__)

@@ -4,27 +4,97 @@ import gymnasium as gym
 import numpy as np
 
 from rlab.errors import UsageError
-from rlab.networks.spaces import Bounds, Box, Discrete, Space
+from rlab.networks.spaces import (
+    MASK_KEY,
+    Bounds,
+    Box,
+    Dict,
+    Discrete,
+    Leaf,
+    Masked,
+    MultiBinary,
+    MultiDiscrete,
+    Space,
+    Tuple,
+)
 
 OBS_HINT = " A wrapper may help: --wrapper FlattenObservation; for MiniGrid FlatObsWrapper or ImgObsWrapper."
+ARRAYS = "Box, Discrete, MultiDiscrete and MultiBinary"
 
 
 def space_from_gym(space: gym.Space, of: str = "this env", hint: str = "") -> Space:
-    """The space as plain data.
+    """The space as plain data; a Dict with a part `action_mask` is a masked space.
 
     Args:
-        space: a Gymnasium Box (of any dtype) or Discrete.
+        space: a Gymnasium Box (of any dtype), Discrete, MultiDiscrete or MultiBinary, or a Dict or Tuple of spaces.
         of: whose space it is, for the error: `"the observation space of CartPole-v1"`.
         hint: what the error says last.
 
     Raises:
+        UsageError: any other kind of space, a Dict or Tuple of nothing, or an `action_mask` that is none.
+    """
+    if isinstance(space, gym.spaces.Dict) and MASK_KEY in space.spaces:
+        size = _mask_size(space.spaces[MASK_KEY], of)
+        rest = {name: part for name, part in space.spaces.items() if name != MASK_KEY}
+        return Masked(_space(gym.spaces.Dict(list(rest.items())), of, hint), size)
+    return _space(space, of, hint)
+
+
+def array_space_from_gym(space: gym.Space, of: str, hint: str = "") -> Leaf:
+    """A space whose elements are arrays by themselves, as plain data.
+
+    Raises:
         UsageError: any other kind of space.
     """
+    found = _leaf(space)
+    if found is None:
+        raise UsageError(f"{of} is {_one_line(space)}; only {ARRAYS} are taken here.{hint}")
+    return found
+
+
+def _space(space: gym.Space, of: str, hint: str) -> Space:
+    found = _leaf(space)
+    if found is not None:
+        return found
+    if isinstance(space, gym.spaces.Dict) and space.spaces:
+        named = space.spaces.items()
+        return Dict(tuple((name, _space(part, f"the part {name!r} of {of}", hint)) for name, part in named))
+    if isinstance(space, gym.spaces.Tuple) and space.spaces:
+        counted = enumerate(space.spaces)
+        return Tuple(tuple(_space(part, f"part {index} of {of}", hint) for index, part in counted))
+    raise UsageError(f"{of} is {_one_line(space)}; rlab works with {ARRAYS}, and with Dict and Tuple of them.{hint}")
+
+
+def _leaf(space: gym.Space) -> Leaf | None:
     if isinstance(space, gym.spaces.Box):
         return Box(tuple(space.shape), str(space.dtype), _bounds(space.low), _bounds(space.high))
     if isinstance(space, gym.spaces.Discrete):
         return Discrete(int(space.n), int(space.start))
-    raise UsageError(f"{of} is {space}; rlab works with Box and Discrete spaces.{hint}")
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        nvec, start = (tuple(int(number) for number in numbers.ravel()) for numbers in (space.nvec, space.start))
+        return MultiDiscrete(nvec, start, tuple(space.shape))
+    if isinstance(space, gym.spaces.MultiBinary):
+        return MultiBinary(tuple(space.shape))
+    return None
+
+
+def _mask_size(space: gym.Space, of: str) -> int:
+    """How many bits a mask has that is a part of an observation; it may be a tuple of masks, one for each choice."""
+    if isinstance(space, gym.spaces.Tuple) and space.spaces:
+        return sum(_mask_size(part, of) for part in space.spaces)
+    found = _leaf(space)
+    bits = isinstance(found, MultiBinary)
+    bits |= isinstance(found, Box) and (found.low, found.high) == (0.0, 1.0)
+    bits |= isinstance(found, MultiDiscrete) and {*found.nvec} == {2} and {*found.start} == {0}
+    if found is None or not bits or len(found.shape) != 1:
+        raise UsageError(f"{of} has an {MASK_KEY} {_one_line(space)}; expected one row of zeros and ones.")
+    return found.shape[0]
+
+
+def _one_line(space: gym.Space) -> str:
+    """The space in words; that of a large Box may state every bound, on many lines."""
+    words = " ".join(str(space).split())
+    return words if len(words) <= 200 else f"{words[:200]}..."
 
 
 def _bounds(bounds: np.ndarray) -> Bounds:

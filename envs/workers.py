@@ -13,6 +13,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector.async_vector_env import AsyncState
 
+from rlab.envs.packing import reason
+
 STEP_TIME_LIMIT = 120.0  # seconds; no env of the field takes a minute for one step or reset
 CLOSE_TIME_LIMIT = 5.0  # seconds that a worker has to close its env before it is killed
 
@@ -43,7 +45,7 @@ class SubEnv(gym.Wrapper):
         try:
             obs, reward, terminated, truncated, info = self.env.step(action)
         except Exception as error:  # whatever an env may raise
-            raise SubEnvError(self._index, f"{type(error).__name__}: {error}") from error
+            raise SubEnvError(self._index, reason(error)) from error
         if terminated or truncated:
             obs = np.array(obs)
         return obs, reward, terminated, truncated, info
@@ -52,7 +54,7 @@ class SubEnv(gym.Wrapper):
         try:
             return self.env.reset(seed=seed, options=options)
         except Exception as error:
-            raise SubEnvError(self._index, f"{type(error).__name__}: {error}") from error
+            raise SubEnvError(self._index, reason(error)) from error
 
 
 def sub_env_maker(make: Callable[[], gym.Env], index: int) -> Callable[[], gym.Env]:

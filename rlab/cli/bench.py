@@ -1,6 +1,7 @@
 """`rlab bench FILE...`: run experiment files, record what came out beside them, and hold them to their claims."""
 
 import json
+import statistics
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,16 +73,24 @@ def run_experiment(experiment: Experiment, seeds: int, quiet: bool = False) -> d
 
 def _held(claim: Claim, report: dict[str, Any]) -> dict[str, Any]:
     """A claim with the number that was found and whether it holds."""
+    found = _found(claim, report)
+    return {**asdict(claim), "found": found, "of_seeds": len(report["per_seed"]), "holds": found >= claim.at_least}
+
+
+def _found(claim: Claim, report: dict[str, Any]) -> float:
+    """What a claim is about, measured."""
     means = [member["return_mean"] for member in report["per_seed"]]
-    found: float
     if claim.measure == "iqm":
-        found = report["iqm"]
-    elif claim.measure == "lowest_seed":
-        found = min(means)
-    else:
-        assert claim.threshold is not None
-        found = sum(mean >= claim.threshold for mean in means)
-    return {**asdict(claim), "found": found, "of_seeds": len(means), "holds": found >= claim.at_least}
+        return float(report["iqm"])
+    if claim.measure == "median":
+        return float(statistics.median(means))
+    if claim.measure == "lowest_seed":
+        return min(means)
+    assert claim.threshold is not None
+    if claim.measure == "seeds_at_or_above":
+        return sum(mean >= claim.threshold for mean in means)
+    returns = [value for member in report["per_seed"] for value in member["returns"]]
+    return sum(value >= claim.threshold for value in returns) / len(returns)
 
 
 def _verdicts(result: dict[str, Any]) -> list[str]:

@@ -9,15 +9,21 @@ import rlab.experiments
 from rlab.errors import RlabError, UsageError, unknown
 
 _KEYS = {"format", "about", "agent", "env", "env_kwargs", "wrapper", "run", "settings", "bench", "claim"}
-MEASURES = ("iqm", "seeds_at_or_above", "lowest_seed")
+_WITH_THRESHOLD = ("seeds_at_or_above", "share_of_episodes_at_or_above")
+MEASURES = ("iqm", "median", "lowest_seed", *_WITH_THRESHOLD)
 
 
 @dataclass(frozen=True)
 class Claim:
     """One promise about the final evaluation of an experiment.
 
-    `iqm`: the IQM over seeds; `lowest_seed`: the mean return of the worst seed; `seeds_at_or_above`: how many seeds
-    have a mean return of `threshold` or more. Each holds when it is `at_least` the given number.
+    `iqm` and `median`: of the seeds' mean returns; `lowest_seed`: the mean return of the worst seed;
+    `seeds_at_or_above`: how many seeds have a mean return of `threshold` or more;
+    `share_of_episodes_at_or_above`: the share of all episodes of all seeds, 0 to 1, that return `threshold` or more.
+    Each holds when it is `at_least` the given number.
+
+    Raises:
+        UsageError: an unknown measure, a threshold that is missing or unused, or a share that is none.
     """
 
     measure: str
@@ -27,8 +33,10 @@ class Claim:
     def __post_init__(self) -> None:
         if self.measure not in MEASURES:
             raise unknown("measure of a claim", self.measure, MEASURES)
-        if (self.threshold is None) == (self.measure == "seeds_at_or_above"):
-            raise UsageError("a claim has a threshold exactly when its measure is seeds_at_or_above.")
+        if (self.threshold is None) == (self.measure in _WITH_THRESHOLD):
+            raise UsageError(f"a claim has a threshold exactly when its measure is {' or '.join(_WITH_THRESHOLD)}.")
+        if self.measure == "share_of_episodes_at_or_above" and not 0.0 <= self.at_least <= 1.0:
+            raise UsageError(f"a claim's share of episodes, at_least {self.at_least:g}, must be in [0, 1].")
 
 
 @dataclass(frozen=True)

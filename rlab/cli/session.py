@@ -1,4 +1,4 @@
-"""Wires one run together: envs, agent, replay, loop, logs, checkpoints. Nothing else does."""
+"""Wires one run together: envs, agent, store, loop, logs, checkpoints. Nothing else does."""
 
 import signal
 import threading
@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from rlab.agents import load_agent
+from rlab.agents import check_action_space, load_agent
+from rlab.cli.feeds import feed_for
 from rlab.cli.request import Request
 from rlab.envs import make_episodes, make_vec
 from rlab.errors import RlabError, UsageError
@@ -17,10 +18,9 @@ from rlab.evaluation.evaluate import Evaluation, evaluate
 from rlab.evaluation.stats import iqm, stratified_bootstrap
 from rlab.experience.collector import Collector
 from rlab.experience.lanes import lanes_nbytes
-from rlab.experience.replay import Replay
 from rlab.learning.best import BestPolicy
 from rlab.learning.contract import Listener
-from rlab.learning.loop import Periods, ReplayLoop, updates_due
+from rlab.learning.loop import Loop, Periods
 from rlab.learning.runtime import choose_device
 from rlab.networks.policy import Policy
 from rlab.runs import files
@@ -48,7 +48,7 @@ class Session:
     """One run, built and ready; `train` does the work.
 
     Raises:
-        UsageError: the agent does not suit the env, or the replay does not fit into memory. Nothing is on the disk yet.
+        UsageError: the agent does not suit the env, or its store does not fit into memory. Nothing is on the disk yet.
     """
 
     def __init__(self, request: Request) -> None:
@@ -57,32 +57,42 @@ class Session:
         self.env = make_vec(request.env, run.training_seeds, run.num_envs, run.vector)
         try:
             agent_class: Any = load_agent(request.agent)
-            if agent_class.data != "replay":
-                raise UsageError(f"agent {request.agent} learns from {agent_class.data!r}; this loop feeds 'replay'.")
+            check_action_space(request.agent, agent_class, self.env.action_space, request.env.env_id)
+            self._feed = feed_for(request.agent, agent_class.data)
+            capacity = self._feed.capacity(run, request.settings)
             device = choose_device(run.device)
             self.agent = agent_class(
                 request.settings, self.env.obs_space, self.env.action_space, run.training_seeds, device
             )
-            self._replay_nbytes = lanes_nbytes(
-                run.seeds, run.num_envs, request.settings.replay_capacity, self.agent.fields()
-            )
+            self._check_time_limit()
+            self._store_nbytes = lanes_nbytes(run.seeds, run.num_envs, capacity, self.agent.fields())
         except BaseException:
             self.env.close()
             raise
         self.best = BestPolicy(self.agent)
         self.resumed_at: list[int] = []  # env steps at which the run was taken up again
 
+    def _check_time_limit(self) -> None:
+        """Refuse an env that cuts its episodes to an agent that cannot learn from cut ones."""
+        limit = self.env.time_limit
+        if limit is not None and getattr(self.agent, "needs_endings", False):
+            raise UsageError(
+                f"{self.request.agent} without --baseline needs episodes that end by themselves; "
+                f"{self.request.env.env_id} cuts them after {limit} env steps. Leave the baseline on."
+            )
+
     def describe(self) -> str:
         """What is about to happen, for people."""
         run, env = self.request.run, self.request.env
         seeds = f"seed {run.seed}" if run.seeds == 1 else f"seeds {run.seed} to {run.seed + run.seeds - 1}"
-        rows, mib = self.request.settings.replay_capacity, self._replay_nbytes / 2**20
         size = f"{run.num_envs} envs each, {run.env_steps} env steps each"
-        updates = updates_due(self.request.settings, 0, run.env_steps)
-        learns = f"{updates} updates" if updates else "warning: NO UPDATE, learning_starts is beyond the budget"
+        feed, settings = self._feed, self.request.settings
+        rows, mib = feed.capacity(run, settings), self._store_nbytes / 2**20
+        updates = feed.updates(run, settings)
+        learns = f"{updates} updates" if updates else f"warning: NO UPDATE, {feed.too_late}"
         return (
             f"{self.request.agent} on {env.env_id}: {seeds}, {size}, {self.agent.device}\n"
-            f"replay: {rows} transitions per seed, {mib:.1f} MiB in all; {learns}\n{self.request.tuned()}"
+            f"{feed.name}: {rows} transitions per seed, {mib:.1f} MiB in all; {learns}\n{self.request.tuned()}"
         )
 
     def train(self, folder: RunFolder, listeners: Sequence[Listener] = ()) -> "Outcome":
@@ -94,8 +104,7 @@ class Session:
         run = self.request.run
         with stop_on_signal() as stop:
             try:
-                capacity = self.request.settings.replay_capacity
-                self.replay = Replay(run.seeds, run.num_envs, capacity, *self.agent.fields())
+                self.store = self._feed.make_store(run, self.request.settings, *self.agent.fields())
                 state = self._restored(folder)
                 resume_at = 0 if state is None else state["loop"]["env_steps"]
                 log = self._log(folder, resume_at)
@@ -116,11 +125,11 @@ class Session:
         return judge(self.agent.policy(), self.request, episodes, first_seed)
 
     def _restored(self, folder: RunFolder) -> dict[str, Any] | None:
-        """The state of the last checkpoint, its rows already in the replay; None where nothing was saved."""
+        """The state of the last checkpoint, its rows already in the store; None where nothing was saved."""
         if not has_checkpoint(folder):
             return None
         state, chunks = load_checkpoint(folder)
-        self.replay.load(state["loop"]["replay"], (chunk.arrays() for chunk in chunks))
+        self.store.load(state["loop"]["store"], (chunk.arrays() for chunk in chunks))
         return state
 
     def _log(self, folder: RunFolder, resume_at: int) -> MetricsLog:
@@ -131,12 +140,12 @@ class Session:
         log.on_start({**asdict(request.run), **asdict(request.settings)}, request.origins)
         return log
 
-    def _loop(self, should_stop: Callable[[], bool], listeners: Sequence[Listener]) -> ReplayLoop:
+    def _loop(self, should_stop: Callable[[], bool], listeners: Sequence[Listener]) -> Loop:
         run = self.request.run
-        self.loop = ReplayLoop(
+        self.loop = self._feed.loop(
             self.agent,
             Collector(self.env),
-            self.replay,
+            self.store,
             run.env_steps,
             Periods(run.log_every, run.eval_every, run.checkpoint_every),
             lambda: self.evaluate(run.eval_episodes, TRAINING_EPISODE_SEED),
@@ -153,7 +162,7 @@ class Session:
         files.write_json(folder.path / RESULT, {**report, "resumed_at": self.resumed_at})
         return result
 
-    def _run(self, loop: ReplayLoop, folder: RunFolder) -> bool:
+    def _run(self, loop: Loop, folder: RunFolder) -> bool:
         try:
             return loop.run()
         except RlabError as error:
@@ -179,7 +188,7 @@ class _Saver:
         """The checkpoint first: it is what a resumed run starts from."""
         session = self._session
         state = {"loop": session.loop.state(), "best": session.best.state(), "resumed_at": session.resumed_at}
-        save_checkpoint(self._folder, state, session.replay.chunks())
+        save_checkpoint(self._folder, state, session.store.chunks())
         facts = {"agent": session.request.agent, "env": session.request.env.to_json()}
         save_policy(self._folder.policy, session.agent.policy(), {**facts, "env_steps": env_steps})
         best = session.best.policy()

@@ -32,13 +32,17 @@ class VectorEnv(Protocol):
     action_space: Space
     seeds: tuple[int, ...]  # one training seed per member
     num_envs: int  # N, per member
+    time_limit: int | None  # env steps after which an episode is truncated; None: none is known
 
     def reset(self) -> np.ndarray:
         """Start every env; observations `[S, N, *obs]`."""
         ...
 
     def step(self, action: np.ndarray) -> Step:
-        """Apply actions `[S, N]` (discrete) or `[S, N, *action]`."""
+        """Apply actions `[S, N]` (discrete) or `[S, N, *action]`.
+
+        Integers count from 0, whatever the action space's start; continuous actions are in the env's own units.
+        """
         ...
 
     def state(self) -> dict[str, Any]:
@@ -62,6 +66,7 @@ class EpisodeEnvs(Protocol):
     def step(self, action: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Step the envs where `active [n]` is true: `obs [n, *obs]`, `reward [n]`, `terminated [n]`, `truncated [n]`.
 
+        Actions `[n]` or `[n, *action]` are what a policy gives: elements of the action space, its start included.
         A row that is not active is not stepped; its observation is the last one and its reward 0.
         """
         ...

@@ -1,4 +1,5 @@
-"""The storage behind replay: lanes of rows in time order, a side table of hidden final observations, and checkpoints.
+"""The storage behind replay and rollouts: lanes of rows in time order, a side table of hidden final observations, and
+checkpoints.
 
 Row t of a lane holds the observation that was acted on, the action, and what came of it. A successor is simply the
 lane's next row; envs that reset at once hide the last observation of an episode, and those few live in the side table.
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from rlab.errors import RlabError, UsageError
+from rlab.experience.contract import Step
 
 CHUNK_ROWS = 4096  # rows of time in one chunk of a checkpoint
 NO_FINAL = -1
@@ -98,6 +100,35 @@ class Lanes:
         held_count: np.ndarray = held.sum(axis=(1, 2))
         return held_count
 
+    def add(self, obs: np.ndarray, action: np.ndarray, step: Step, **extra: np.ndarray) -> None:
+        """Append one row to every lane: `obs [S, N, *obs]` was acted on with `action [S, N, ...]` and led to `step`.
+
+        `extra` has the value `[S, N, ...]` of every further field.
+        """
+        if self._loaded:
+            self._cut_episodes(obs)
+        slot = self.rows_written % self._slots
+        following = (slot + 1) % self._slots
+        row = {
+            "obs": obs,
+            "action": action,
+            "reward": step.reward,
+            "terminated": step.terminated,
+            "truncated": step.truncated,
+            "valid": step.valid,
+            **extra,
+        }
+        if len(row) != len(self.fields):
+            raise ValueError(f"a row needs {', '.join(f.name for f in self.fields)}, not {', '.join(row)}")
+        for name, value in row.items():
+            self._data[name][:, :, slot] = value
+        self._data["obs"][:, :, following] = step.obs
+        self._release_finals(following)
+        ended = step.valid & (step.terminated | step.truncated)
+        if ended.any() and not np.may_share_memory(step.next_obs, step.obs):
+            self._keep_finals(slot, ended, step.next_obs)
+        self.rows_written += 1
+
     def _slots_of(self, time: np.ndarray) -> np.ndarray:
         slots: np.ndarray = time % self._slots
         return slots
@@ -116,7 +147,7 @@ class Lanes:
     def _keep_final(self, member: int, env: int, slot: int, obs: np.ndarray) -> None:
         if not self._free:
             size = len(self._finals)
-            _check_memory(f"a replay that keeps {2 * size} final observations", 2 * self._finals.nbytes)
+            _check_memory(f"storage for {2 * size} final observations", 2 * self._finals.nbytes)
             self._finals = np.concatenate([self._finals, np.zeros_like(self._finals)])
             self._free = list(range(size, 2 * size))
         place = self._free.pop()
@@ -161,13 +192,13 @@ class Lanes:
         return {"rows_written": self.rows_written, "waiting_obs": waiting.copy()}
 
     def load(self, state: dict[str, Any], chunks: Iterator[dict[str, np.ndarray]]) -> None:
-        """Fill an empty replay from `state()` and the chunks of a checkpoint.
+        """Fill empty lanes from `state()` and the chunks of a checkpoint.
 
         What is added next may be the same episodes or fresh ones: where the observation acted on is not the one that
         waits, the newest row's episode is cut there, as by a time limit.
 
         Raises:
-            RlabError: the chunks are not this replay's: other fields or lanes, or rows are missing.
+            RlabError: the chunks are not of such lanes: other fields or shapes, or rows are missing.
         """
         rows_written, loaded = int(state["rows_written"]), 0
         for arrays in chunks:
@@ -183,7 +214,7 @@ class Lanes:
                     self._keep_final(member, env, (first + row) % self._slots, obs)
             loaded += len(time)
         if loaded != (expected := min(rows_written, self.lane_rows)):
-            raise RlabError(f"the saved replay has {loaded} of the {expected} rows it should have.")
+            raise RlabError(f"the checkpoint has {loaded} of the {expected} rows it should have.")
         self.rows_written, self._loaded = rows_written, rows_written > 0
         self._data["obs"][:, :, rows_written % self._slots] = state["waiting_obs"]
 
@@ -193,7 +224,7 @@ class Lanes:
             expected = (self.members, self.num_envs, *rows, *f.shape)
             found = arrays.get(f.name)
             if found is None or found.shape != expected or found.dtype != f.dtype:
-                raise RlabError(f"the saved replay does not fit: it has no field {f.name!r} of {f.dtype} {expected}.")
+                raise RlabError(f"the checkpoint's rows do not fit: no field {f.name!r} of {f.dtype} {expected}.")
 
 
 def lanes_nbytes(members: int, num_envs: int, capacity: int, fields: Sequence[Field]) -> int:
@@ -211,12 +242,13 @@ def lanes_nbytes(members: int, num_envs: int, capacity: int, fields: Sequence[Fi
         raise UsageError(f"replay_capacity {capacity} must be at least num_envs, {num_envs}: one row per env.")
     every_row = sum(f.nbytes for f in {*fields, *FIXED_FIELDS}) + np.dtype(np.int32).itemsize  # its place of a final
     nbytes = members * num_envs * (capacity // num_envs + 1) * every_row
-    _check_memory(f"a replay of {capacity} transitions per member", nbytes)
+    _check_memory(f"storage for {capacity} transitions per member", nbytes)
     return nbytes
 
 
 def _check_names(names: Sequence[str]) -> None:
-    taken = {"steps", "next_obs"}  # what `sample` adds
+    # What the reads of replays, rollouts and chunks add.
+    taken = {"steps", "next_obs", "final_obs", "final_row", "final_at", "first_row"}
     if list(names[:2]) != ["obs", "action"] or len(set(names)) < len(names) or taken & set(names):
         raise ValueError(f"fields must be obs, action and others of different names, not {', '.join(names)}")
 
@@ -226,7 +258,7 @@ def _check_memory(what: str, nbytes: int) -> None:
     if free is not None and nbytes > free:
         raise UsageError(
             f"{what} needs {nbytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
-            "lower --replay-capacity or --seeds."
+            "lower --seeds, or --replay-capacity or --rollout-steps."
         )
 
 

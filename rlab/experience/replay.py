@@ -1,4 +1,4 @@
-"""Replay: transitions go in one vector step at a time and come out as uniformly drawn windows.
+"""Replay: transitions go in one vector step at a time (see `lanes`) and come out as uniformly drawn windows.
 
 n-step returns, stacks and sequences are window reads; no successor is stored twice (see `lanes`).
 """
@@ -10,41 +10,11 @@ import numpy as np
 import torch
 
 from rlab.errors import RlabError
-from rlab.experience.contract import Step
 from rlab.experience.lanes import NO_FINAL, Lanes
 
 
 class Replay(Lanes):
-    """Lanes that are written row by row and read as random windows."""
-
-    def add(self, obs: np.ndarray, action: np.ndarray, step: Step, **extra: np.ndarray) -> None:
-        """Append one row to every lane: `obs [S, N, *obs]` was acted on with `action [S, N, ...]` and led to `step`.
-
-        `extra` has the value `[S, N, ...]` of every further field.
-        """
-        if self._loaded:
-            self._cut_episodes(obs)
-        slot = self.rows_written % self._slots
-        following = (slot + 1) % self._slots
-        row = {
-            "obs": obs,
-            "action": action,
-            "reward": step.reward,
-            "terminated": step.terminated,
-            "truncated": step.truncated,
-            "valid": step.valid,
-            **extra,
-        }
-        if len(row) != len(self.fields):
-            raise ValueError(f"a row needs {', '.join(f.name for f in self.fields)}, not {', '.join(row)}")
-        for name, value in row.items():
-            self._data[name][:, :, slot] = value
-        self._data["obs"][:, :, following] = step.obs
-        self._release_finals(following)
-        ended = step.valid & (step.terminated | step.truncated)
-        if ended.any() and not np.may_share_memory(step.next_obs, step.obs):
-            self._keep_finals(slot, ended, step.next_obs)
-        self.rows_written += 1
+    """Lanes that are read as random windows."""
 
     def sample(
         self, streams: Sequence[np.random.Generator], batch_size: int, n_step: int = 1

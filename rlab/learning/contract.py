@@ -22,6 +22,14 @@ from rlab.types import Clock
 #   truncated   [S, B] bool      a time limit cut the episode there: next_obs is still worth bootstrapping from
 #   next_obs    [S, B, *obs]     the true successor of the window's last transition
 # `Agent.update` receives whatever `prepare` returned, cut along B.
+#
+# An agent that learns from rollouts receives in `prepare` what `Rollout.read` gives: S members, N envs, T vector steps:
+#   obs         [S, N, T + 1, *obs]   what was acted on, and behind it what the last row led to
+#   action      [S, N, T, *action]    what was done there
+#   reward, terminated, truncated, valid   [S, N, T]; a row that is not valid is no transition
+#   final_obs   [S, K, *obs]          successors that are not the next row of obs, and
+#   final_row   [S, K]                the rows n * T + t that they follow
+# and gives rows [S, N * T, ...], of which `update` receives a minibatch at a time, `epochs` times over.
 Batch = dict[str, Tensor]
 
 
@@ -40,6 +48,17 @@ class ReplayConfig(Protocol):
     def learn_every(self) -> int: ...  # env steps
     @property
     def updates_per_learn(self) -> int: ...
+
+
+class RolloutConfig(Protocol):
+    """How an agent that learns from rollouts does so."""
+
+    @property
+    def rollout_steps(self) -> int: ...  # T, vector steps
+    @property
+    def epochs(self) -> int: ...  # passes over each rollout
+    @property
+    def minibatches(self) -> int: ...  # updates in each pass
 
 
 class Agent(Protocol):

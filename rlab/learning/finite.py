@@ -43,7 +43,8 @@ def _name_the_broken(suspects: Iterator[tuple[str, Tensor]], seeds: Sequence[int
 def _suspects(metrics: Mapping[str, Tensor], batch: Batch, agent: Agent) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in batch.items():
         if tensor.is_floating_point():
-            yield f"batch tensor {name!r}", tensor
+            # -inf is how the value of an action says that a mask forbids it
+            yield f"batch tensor {name!r}", tensor.masked_fill(tensor.isneginf(), 0.0)
     # After the step every weight of a broken member is broken; the metrics tell whether loss or gradient came first.
     for name, tensor in metrics.items():
         yield f"metric {name!r}", tensor

@@ -1,4 +1,4 @@
-"""The training loop of agents that learn from replay: collect, store, learn, report, judge, save."""
+"""The training loops: collect, store, learn, report, judge, save. They differ in when and from what they learn."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from rlab.experience.collector import Collector, Episode
+from rlab.experience.lanes import Lanes
 from rlab.experience.replay import Replay
+from rlab.experience.rollout import Rollout
 from rlab.learning.contract import Agent, Batch, Listener, ReplayConfig
 from rlab.learning.finite import check_update, check_weights
 from rlab.randomness import stream
@@ -42,26 +44,28 @@ class Periods:
     checkpoint_every: int
 
 
-class ReplayLoop:
+class Loop:
     """Trains one population. `run` may be called again after `load_state`; it goes on to the end of the budget."""
+
+    stream_use: str  # what the loop's random streams, one per member, are for
 
     def __init__(
         self,
         agent: Agent,
         collector: Collector,
-        replay: Replay,
+        store: Lanes,
         env_steps: int,
         periods: Periods,
         evaluate: Callable[[], Judgement],
         listeners: Sequence[Listener] = (),
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.agent, self.collector, self.replay = agent, collector, replay
+        self.agent, self.collector, self.store = agent, collector, store
         self.periods, self.evaluate, self.listeners, self.should_stop = periods, evaluate, listeners, should_stop
         self.clock = Clock(0, env_steps)
         self.updates = 0
         seeds = collector.env.seeds
-        self._streams = [stream(seed, "replay") for seed in seeds]
+        self._streams = [stream(seed, self.stream_use) for seed in seeds]
         self._learned: list[Mapping[str, Tensor]] = []
         self._finished: list[Episode] = []
         self._logged_at = (0, time.perf_counter())
@@ -83,34 +87,21 @@ class ReplayLoop:
     def _collect(self) -> None:
         clock = self.clock
         obs, action, step, episodes = self.collector.collect(lambda obs: self.agent.act(obs, clock))
-        self.replay.add(obs, action, step)
+        self.store.add(obs, action, step)
         self.clock = Clock(clock.env_steps + self.collector.env.num_envs, clock.total_env_steps)
         self.agent.observe(obs, step, self.clock)
         self._finished += episodes
 
     def _learn(self, before: int) -> None:
-        updates = updates_due(self.agent.config, before, self.clock.env_steps)
-        if not updates:
-            return
-        for batch in self._batches(updates):
+        for batch in self._batches_due(before):
             metrics = self.agent.update(batch, self.clock)
             self.updates += 1
             check_update(metrics, batch, self.agent, self.collector.env.seeds, self.updates)
             self._learned.append(metrics)
 
-    def _batches(self, updates: int) -> Iterator[Batch]:
-        """`updates` prepared batches, drawn and prepared many at a time: between them nothing enters the replay."""
-        size, n_step = self.agent.config.batch_size, self.agent.config.n_step
-        together = max(1, DRAWN_BYTES // (size * (2 * self.replay.fields[0].nbytes + 4 * n_step)))
-        for first in range(0, updates, together):
-            rows = size * min(together, updates - first)
-            drawn = self.replay.sample(self._streams, rows, n_step)
-            part = size * max(1, PREPARED_ROWS // (size * self.replay.members))
-            for start in range(0, rows, part):
-                few = {name: value[:, start : start + part].to(self.agent.device) for name, value in drawn.items()}
-                prepared = self.agent.prepare(few)
-                for i in range(0, min(part, rows - start), size):
-                    yield {name: value[:, i : i + size] for name, value in prepared.items()}
+    def _batches_due(self, before: int) -> Iterator[Batch]:
+        """What to learn from now, the last vector step having begun at `before` env steps."""
+        raise NotImplementedError
 
     def _report(self, before: int) -> None:
         now, end = self.clock.env_steps, self.clock.env_steps >= self.clock.total_env_steps
@@ -152,24 +143,76 @@ class ReplayLoop:
         return metrics
 
     def state(self) -> dict[str, Any]:
-        """The whole training state except the replay's rows, which travel as chunks."""
+        """The whole training state except the store's rows, which travel as chunks."""
         return {
             "env_steps": self.clock.env_steps,
             "updates": self.updates,
             "agent": self.agent.state(),
             "collector": self.collector.state(),
-            "replay": self.replay.state(),
+            "store": self.store.state(),
             "streams": [s.bit_generator.state for s in self._streams],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from `state()`; the replay's rows are loaded apart."""
+        """Go on from `state()`; the store's rows are loaded apart."""
         self.clock = Clock(state["env_steps"], self.clock.total_env_steps)
         self.updates = state["updates"]
         self.agent.load_state(state["agent"])
         self.collector.load_state(state["collector"])
         for s, saved in zip(self._streams, state["streams"], strict=True):
             s.bit_generator.state = saved
+
+
+class ReplayLoop(Loop):
+    """Learns from uniformly drawn windows, so many every so many env steps."""
+
+    stream_use = "replay"
+    store: Replay
+
+    def _batches_due(self, before: int) -> Iterator[Batch]:
+        """Prepared batches, drawn and prepared many at a time: between them nothing enters the replay."""
+        updates = updates_due(self.agent.config, before, self.clock.env_steps)
+        size, n_step = self.agent.config.batch_size, self.agent.config.n_step
+        together = max(1, DRAWN_BYTES // (size * (2 * self.store.fields[0].nbytes + 4 * n_step)))
+        for first in range(0, updates, together):
+            rows = size * min(together, updates - first)
+            drawn = self.store.sample(self._streams, rows, n_step)
+            part = size * max(1, PREPARED_ROWS // (size * self.store.members))
+            for start in range(0, rows, part):
+                few = {name: value[:, start : start + part].to(self.agent.device) for name, value in drawn.items()}
+                prepared = self.agent.prepare(few)
+                for i in range(0, min(part, rows - start), size):
+                    yield {name: value[:, i : i + size] for name, value in prepared.items()}
+
+
+class RolloutLoop(Loop):
+    """Learns from every rollout when it is full, in shuffled minibatches, each member in an order of its own.
+
+    What is left when the budget ends, less than a rollout, is not learned from.
+    """
+
+    stream_use = "minibatches"
+    store: Rollout
+
+    def _batches_due(self, before: int) -> Iterator[Batch]:
+        if not self.store.full:
+            return
+        rows = self.agent.prepare({name: value.to(self.agent.device) for name, value in self.store.read().items()})
+        size = next(iter(rows.values())).shape[1]
+        # Each member's rows behind those of the members before: one flat index gathers faster than two.
+        first = np.arange(self.store.members)[:, None] * size
+        for _ in range(self.agent.config.epochs):
+            if self.agent.config.minibatches == 1:  # an order would change nothing
+                yield rows
+                continue
+            order = torch.from_numpy(np.stack([s.permutation(size) for s in self._streams]) + first)
+            for index in order.to(self.agent.device).tensor_split(self.agent.config.minibatches, dim=1):
+                yield {name: _take(value, index) for name, value in rows.items()}
+
+
+def _take(value: Tensor, index: Tensor) -> Tensor:
+    """Rows `[S, B, ...]` of `value [S, R, ...]`; `index [S, B]` counts rows through all members."""
+    return value.flatten(0, 1).index_select(0, index.flatten()).unflatten(0, index.shape)
 
 
 def updates_due(config: ReplayConfig, before: int, now: int) -> int:

@@ -73,8 +73,12 @@ class Stepper:
             kwargs["eps"] = settings.eps
         self.optimizer = OPTIMIZERS[settings.name]([self.flat], **kwargs)
 
-    def step(self, loss: Tensor) -> Tensor:
+    def step(self, loss: Tensor, members: Tensor | None = None) -> Tensor:
         """One step down the gradient of `loss [S]`, summed over S so that members never mix.
+
+        Args:
+            members: bool `[S]`, who takes the step; the others stand still, moments and all. None: everybody. The
+                count of steps, which corrects the bias of Adam's moments, is everybody's and goes on.
 
         Returns:
             the norm of each member's gradient `[S]`, before clipping.
@@ -88,8 +92,24 @@ class Stepper:
         norm = torch.linalg.vector_norm(flat_grad, dim=1)
         if self.settings.max_grad_norm is not None:
             clip_members(flat_grad, norm, self.settings.max_grad_norm)
-        self.optimizer.step()
+        if members is None:
+            self.optimizer.step()
+        else:
+            self._step_only(members.unsqueeze(1))
         return norm
+
+    @torch.no_grad()
+    def _step_only(self, members: Tensor) -> None:
+        """Under Adam even a zero gradient moves, so those who stand still are put back."""
+        moments = [v for v in self.optimizer.state[self.flat].values() if v.shape == self.flat.shape]
+        before = [tensor.clone() for tensor in (self.flat, *moments)]
+        self.optimizer.step()
+        # An optimizer makes its moments in its first step. Before it they were zeros, or as good as zeros: momentum's
+        # begins as the gradient, which is where a step from zero leads.
+        moments = [v for v in self.optimizer.state[self.flat].values() if v.shape == self.flat.shape]
+        before += [torch.zeros_like(self.flat)] * (1 + len(moments) - len(before))
+        for tensor, old in zip((self.flat, *moments), before, strict=True):
+            tensor.copy_(torch.where(members, tensor, old))
 
     def set_learning_rate_factor(self, factor: float) -> None:
         """Scale the base learning rate, as a schedule asks."""

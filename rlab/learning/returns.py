@@ -54,9 +54,11 @@ def max_value(next_q: Tensor) -> Tensor:
 def double_value(next_q: Tensor, selector_q: Tensor) -> Tensor:
     """The value of the next state in double DQN (van Hasselt et al. 2016, equation 4).
 
-    The online network (`selector_q`) picks the action, the target network (`next_q`) values it.
+    The online network (`selector_q`) picks the action, the target network (`next_q`) values it. An action whose
+    `next_q` is -inf is ruled out: it is not picked either.
     """
-    return next_q.gather(-1, selector_q.argmax(dim=-1, keepdim=True)).squeeze(-1)
+    picked = selector_q.masked_fill(next_q.isneginf(), -torch.inf).argmax(dim=-1, keepdim=True)
+    return next_q.gather(-1, picked).squeeze(-1)
 
 
 def squared(error: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from rlab.errors import UsageError, unknown
 from rlab.networks.layers import ACTIVATIONS
-from rlab.networks.spaces import Box, Space
+from rlab.networks.spaces import Space, feature_shape
 from rlab.networks.spec import LayerSpec, NetworkSpec
 
 NATURE_MIN_SIDE = 36  # pixels; with less, the third convolution has nothing to look at
@@ -19,6 +19,7 @@ class BodySettings:
     layer_norm: bool = False  # after every hidden linear layer, before the activation
     dropout: float = 0.0  # share of hidden units set to zero in training
     init: str = "pytorch"
+    gain: float = 1.0  # of the initial weights of hidden layers
 
 
 def q_network_spec(obs_space: Space, num_actions: int, body: BodySettings, dueling: bool = False) -> NetworkSpec:
@@ -33,34 +34,65 @@ def q_network_spec(obs_space: Space, num_actions: int, body: BodySettings, dueli
     convolutions, features, hidden = _entrance(obs_space, body)
     if not dueling:
         trunk, features = _mlp(features, hidden, body)
-        return NetworkSpec((*convolutions, *trunk, _linear(features, num_actions, body)))
+        return NetworkSpec((*convolutions, *trunk, _linear(features, num_actions, body.init)))
     trunk, features = _mlp(features, hidden[:-1], body)
     streams = []
     for outputs in (1, num_actions):
         stream, width = _mlp(features, hidden[-1:], body)
-        streams.append((*stream, _linear(width, outputs, body)))
+        streams.append((*stream, _linear(width, outputs, body.init)))
     head = LayerSpec("dueling", {"value": streams[0], "advantage": streams[1]})
     return NetworkSpec((*convolutions, *trunk, head))
+
+
+def actor_network_spec(
+    obs_space: Space, width: int, body: BodySettings, output_gain: float = 0.01, log_std: float | None = None
+) -> NetworkSpec:
+    """The `width` outputs that a policy head reads.
+
+    Args:
+        output_gain: of the last layer's initial weights; small, so that a policy starts out near uniform, or with means
+            near 0 (Andrychowicz et al. 2021, section 3.2).
+        log_std: where given, the second half of the outputs are log standard deviations that start here and that no
+            observation changes.
+
+    Raises:
+        UsageError: no body suits the observation space, or a setting is out of range.
+    """
+    if log_std is None:
+        return _with_output(obs_space, width, body, output_gain)
+    means = width // 2
+    layers = _with_output(obs_space, means, body, output_gain).layers
+    return NetworkSpec((*layers, LayerSpec("log_std", {"features": means, "initial": log_std})))
+
+
+def critic_network_spec(obs_space: Space, body: BodySettings, output_gain: float = 1.0) -> NetworkSpec:
+    """One output, the value of the observation.
+
+    Raises:
+        UsageError: no body suits the observation space, or a setting is out of range.
+    """
+    return _with_output(obs_space, 1, body, output_gain)
+
+
+def critic_head_spec(actor: NetworkSpec, output_gain: float = 1.0) -> NetworkSpec:
+    """One output, the value, from the features that the last linear layer of `actor` reads."""
+    last = next(layer for layer in reversed(actor.layers) if layer.kind == "linear")
+    return NetworkSpec((_linear(last.args["in_features"], 1, last.args["init"], output_gain),))
+
+
+def _with_output(obs_space: Space, outputs: int, body: BodySettings, gain: float) -> NetworkSpec:
+    convolutions, features, hidden = _entrance(obs_space, body)
+    trunk, features = _mlp(features, hidden, body)
+    return NetworkSpec((*convolutions, *trunk, _linear(features, outputs, body.init, gain)))
 
 
 def _entrance(obs_space: Space, body: BodySettings) -> tuple[tuple[LayerSpec, ...], int, tuple[int, ...]]:
     """The convolutions, if any; the features behind them; the hidden widths that follow."""
     _check(body)
-    if not isinstance(obs_space, Box) or len(obs_space.shape) not in (1, 3):
-        # Not the space itself: it may state one bound per element.
-        found = f"{obs_space.dtype} of shape {obs_space.shape}" if isinstance(obs_space, Box) else str(obs_space)
-        raise UsageError(
-            f"no network body for observations {found}; vectors and images (channels last, uint8 or bool) have one. "
-            "Flatten others with --wrapper FlattenObservation."
-        )
-    if not obs_space.is_image:
-        if len(obs_space.shape) == 3:
-            raise UsageError(
-                f"a 3-D observation of {obs_space.dtype} is no image; images are uint8 or bool, channels last. "
-                "Flatten it with --wrapper FlattenObservation."
-            )
-        return (), obs_space.shape[0], (64, 64) if body.hidden is None else body.hidden
-    height, width, channels = obs_space.shape
+    shape = feature_shape(obs_space)
+    if len(shape) == 1:
+        return (), shape[0], (64, 64) if body.hidden is None else body.hidden
+    channels, height, width = shape
     if min(height, width) >= NATURE_MIN_SIDE:
         plan, last = [(32, 8, 4), (64, 4, 2), (64, 3, 1)], (512,)  # Mnih et al. 2015, Methods
     elif min(height, width) >= 3:
@@ -73,7 +105,7 @@ def _entrance(obs_space: Space, body: BodySettings) -> tuple[tuple[LayerSpec, ..
     layers: list[LayerSpec] = []
     for out_channels, kernel, stride in plan:
         args = {"in_channels": channels, "out_channels": out_channels, "kernel_size": kernel, "stride": stride}
-        layers += [LayerSpec("conv2d", {**args, "init": body.init}), LayerSpec(body.activation)]
+        layers += [LayerSpec("conv2d", {**args, **_weights(body.init, body.gain)}), LayerSpec(body.activation)]
         channels, height, width = out_channels, (height - kernel) // stride + 1, (width - kernel) // stride + 1
     layers.append(LayerSpec("flatten"))
     return tuple(layers), channels * height * width, last if body.hidden is None else body.hidden
@@ -82,7 +114,7 @@ def _entrance(obs_space: Space, body: BodySettings) -> tuple[tuple[LayerSpec, ..
 def _mlp(features: int, widths: tuple[int, ...], body: BodySettings) -> tuple[list[LayerSpec], int]:
     layers: list[LayerSpec] = []
     for width in widths:
-        layers.append(_linear(features, width, body))
+        layers.append(_linear(features, width, body.init, body.gain))
         if body.layer_norm:
             layers.append(LayerSpec("layer_norm", {"features": width}))
         layers.append(LayerSpec(body.activation))
@@ -92,8 +124,13 @@ def _mlp(features: int, widths: tuple[int, ...], body: BodySettings) -> tuple[li
     return layers, features
 
 
-def _linear(in_features: int, out_features: int, body: BodySettings) -> LayerSpec:
-    return LayerSpec("linear", {"in_features": in_features, "out_features": out_features, "init": body.init})
+def _linear(in_features: int, out_features: int, init: str, gain: float = 1.0) -> LayerSpec:
+    return LayerSpec("linear", {"in_features": in_features, "out_features": out_features, **_weights(init, gain)})
+
+
+def _weights(init: str, gain: float) -> dict[str, str | float]:
+    """How a layer's initial weights are drawn; a gain of 1 goes without saying."""
+    return {"init": init} if gain == 1.0 else {"init": init, "gain": gain}
 
 
 def _check(body: BodySettings) -> None:
@@ -101,5 +138,7 @@ def _check(body: BodySettings) -> None:
         raise unknown("activation", body.activation, ACTIVATIONS)
     if not 0.0 <= body.dropout < 1.0:
         raise UsageError(f"dropout {body.dropout} must be a share in [0, 1).")
+    if not 0.0 < body.gain < float("inf"):
+        raise UsageError(f"gain {body.gain} of the hidden layers must be above 0.")
     if any(width < 1 for width in body.hidden or ()):
         raise UsageError(f"hidden widths {body.hidden} must all be 1 or more.")

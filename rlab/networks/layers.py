@@ -207,6 +207,48 @@ class StackedFlatten(nn.Module):
         return stacked
 
 
+class LogStd(nn.Module):
+    """`[B, d] -> [B, 2d]`: means, and behind them log standard deviations that no observation changes."""
+
+    def __init__(self, features: int, initial: float = 0.0) -> None:
+        super().__init__()
+        self.log_std = nn.Parameter(torch.full((features,), float(initial)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.log_std.expand_as(x)], dim=-1)
+
+    def extra_repr(self) -> str:
+        return f"features={len(self.log_std)}"
+
+
+class StackedLogStd(nn.Module):
+    """`[S, B, d] -> [S, B, 2d]`, as `LogStd`; `log_std [S, 1, d]`, which starts at `initial`."""
+
+    def __init__(self, members: int, features: int, initial: float = 0.0) -> None:
+        super().__init__()
+        self.log_std = nn.Parameter(torch.full((members, 1, features), float(initial)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.log_std.expand_as(x)], dim=-1)
+
+    @torch.no_grad()
+    def unstack(self, member: int) -> LogStd:
+        """The plain layer of one member; a copy."""
+        plain = LogStd(self.log_std.shape[-1]).to(self.log_std)
+        plain.log_std.copy_(self.log_std[member, 0])
+        return plain
+
+    @classmethod
+    @torch.no_grad()
+    def stack(cls, modules: Sequence[LogStd]) -> Self:
+        """Plain layers, alike but for their weights, as one stacked layer; a copy."""
+        first = modules[0].log_std
+        stacked = cls(len(modules), len(first)).to(first)
+        _check_alike(stacked.unstack(0), modules)
+        stacked.log_std.copy_(torch.stack([m.log_std for m in modules]).unsqueeze(1))
+        return stacked
+
+
 class Dueling(nn.Module):
     """Two streams joined as `Q = V + A - mean(A)` (Wang et al. 2016, equation 9). Serves stacked and plain streams."""
 

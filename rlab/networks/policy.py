@@ -1,6 +1,6 @@
 """A policy: observations in, actions that `env.step` accepts out. It is rebuilt from plain data and tensors alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlab.errors import RlabError, UsageError, unknown
+from rlab.errors import RlabError, UsageError
+from rlab.networks.heads import build_head
 from rlab.networks.preprocess import Preprocess
-from rlab.networks.spaces import Discrete, Space, space_from_json
+from rlab.networks.spaces import Masked, Space, pack, space_from_json
 from rlab.networks.spec import NetworkSpec, build
 from rlab.networks.stacking import unstack
 from rlab.types import Json
@@ -22,8 +23,8 @@ Array = np.ndarray | Tensor
 class PolicySpec:
     """All that is needed to rebuild a policy, as plain data: no agent, no environment.
 
-    `preprocess` is what `Preprocess.to_json` gives; `head` has a kind of `HEADS` and, for Q values, the `epsilon` that
-    `greedy=False` explores with (0 where it states none).
+    `preprocess` is what `Preprocess.to_json` gives; `head` has a kind of `heads.HEADS` and, for Q values, the `epsilon`
+    that `greedy=False` explores with (0 where it states none).
     """
 
     obs_space: Space
@@ -57,46 +58,66 @@ class _Acting(nn.Module):
 
     def __init__(self, spec: PolicySpec, preprocess: Preprocess, network: nn.Module) -> None:
         super().__init__()
-        if spec.head["kind"] not in HEADS:
-            raise unknown("policy head", spec.head["kind"], HEADS)
         self.spec, self.preprocess, self.network = spec, preprocess, network
+        self.head = build_head(spec.head, spec.action_space).to(self._device())
+        if isinstance(spec.obs_space, Masked) and spec.obs_space.size != self.head.mask_width:
+            raise UsageError(f"observations with a mask of {spec.obs_space.size} do not fit {spec.action_space}.")
 
     def outputs(self, obs: Tensor) -> Tensor:
-        """What the network says of a batch: Q values `[..., B, A]` for a Q head."""
+        """What the network says of a batch `[..., B, *obs]` in array form: `[..., B, width]`, as the head reads it."""
         outputs: Tensor = self.network(self.preprocess(obs))
         return outputs
 
     @torch.no_grad()
     def forward(
         self,
-        obs: Array,
+        obs: Any,
         *,
-        mask: Array | None = None,
+        mask: Any = None,
         state: None = None,
         greedy: bool = True,
         generators: Sequence[torch.Generator] | None = None,
     ) -> Any:
-        """Actions for observations, NumPy for NumPy and torch for torch.
+        """Actions that `env.step` accepts, as torch tensors where `obs` is one, else as NumPy arrays.
 
         Args:
-            obs: `[S, B, *obs]` for a stack, `[*obs]` or `[B, *obs]` for one member.
-            mask: true (or 1) where an action is allowed, `[..., A]` beside `obs`.
+            obs: what the env gives, or its array form: `[S, B, *obs]` for a stack, `[*obs]` or `[B, *obs]` for one
+                member. Each part of a dict or tuple leads with the same axes. For a masked space either with the mask
+                inside, or without it and `mask` beside.
+            mask: true (or 1) where an action is allowed, `[..., A]` beside `obs`; None allows all that `obs` does not
+                forbid. A mask inside observations that allows nothing counts as one that allows everything.
             state: the recurrent state; none of today's networks has one.
-            greedy: false adds the exploration that the head records; it needs `generators`, one per member.
+            greedy: false samples as in training: from the head's distribution, or with the epsilon that it records. It
+                needs `generators`, one per member.
 
         Raises:
-            UsageError: the shape of `obs` or `mask` is not the one that the policy was made for, a mask allows nothing,
-                or there are not as many generators as members.
+            UsageError: the shape of `obs` or `mask` is not the one that the policy was made for, a mask allows nothing
+                or these actions take none, or there are not as many generators as members.
         """
-        tensor = self._tensor(obs)
-        single = self._check_shape(tensor)
-        outputs = self.outputs(tensor.unsqueeze(0) if single else tensor)
-        allowed = None if mask is None else self._check_mask(self._tensor(mask), outputs, single)
-        if not greedy:
-            self._check_generators(generators)
-        action = HEADS[self.spec.head["kind"]](self.spec, outputs, allowed, None if greedy else generators)
+        array, mask = self._array_form(obs, mask)
+        tensor = self._tensor(array)
+        single = self._is_single(tensor)
+        batch = tensor.unsqueeze(0) if single else tensor
+        outputs = self.outputs(batch)
+        allowed = self.preprocess.mask(batch) if mask is None else self._check_mask(self._tensor(mask), outputs, single)
+        if greedy:
+            action = self.head.act(outputs, allowed)
+        else:
+            action = self.head.sample(outputs, self._check_generators(generators), allowed)
+        action = self.head.to_env(action)
         action = action.squeeze(0) if single else action
-        return action.cpu().numpy() if isinstance(obs, np.ndarray) else action
+        # [()] makes a number of a 0-d array, which envs that look actions up in a table do not take
+        return action if isinstance(obs, Tensor) else action.cpu().numpy()[()]
+
+    def _array_form(self, obs: Any, mask: Any) -> tuple[Array, Any]:
+        """The observations as one array, and the mask where that does not hold it."""
+        space = self.spec.obs_space
+        is_array = isinstance(obs, np.ndarray | Tensor)
+        if isinstance(space, Masked):
+            if is_array and mask is None and self._lead(obs.shape) is not None:
+                return obs, None
+            return pack(space, _numpy(obs), _numpy(mask)), None
+        return obs if is_array else pack(space, obs), mask
 
     def _tensor(self, values: Array) -> Tensor:
         # torch takes neither read-only memory nor negative strides
@@ -107,12 +128,17 @@ class _Acting(nn.Module):
     def _device(self) -> torch.device:
         return next(self.network.parameters()).device
 
-    def _check_shape(self, obs: Tensor) -> bool:
+    def _lead(self, shape: Sequence[int]) -> int | None:
+        """How many axes lead an array of this shape; None where it does not fit."""
+        expected, members = self.spec.obs_space.shape, self.preprocess.members
+        lead = len(shape) - len(expected)
+        fits = lead in (0, 1) if members is None else lead == 2 and shape[0] == members
+        return lead if fits and tuple(shape[lead:]) == expected else None
+
+    def _is_single(self, obs: Tensor) -> bool:
         """True for one single observation of one member; raises where the shape does not fit."""
-        shape, members = self.preprocess.obs_space.shape, self.preprocess.members
-        lead = obs.dim() - len(shape)
-        fits = lead in (0, 1) if members is None else lead == 2 and obs.shape[0] == members
-        if not fits or obs.shape[lead:] != shape:
+        lead, shape, members = self._lead(obs.shape), self.spec.obs_space.shape, self.preprocess.members
+        if lead is None:
             expected = "[*obs] or [B, *obs]" if members is None else f"[{members}, B, *obs]"
             found = tuple(obs.shape)
             raise UsageError(f"an observation of shape {found} does not fit; expected {expected}, *obs = {shape}.")
@@ -120,18 +146,22 @@ class _Acting(nn.Module):
 
     def _check_mask(self, mask: Tensor, outputs: Tensor, single: bool) -> Tensor:
         """The mask as bool `[..., A]`, beside the outputs."""
-        expected = outputs.shape[1:] if single else outputs.shape
+        if self.head.mask_width is None:
+            raise UsageError(f"actions {self.spec.action_space} take no mask; Discrete and MultiDiscrete do.")
+        lead = outputs.shape[:-1]
+        expected = (*(() if single else lead), self.head.mask_width)
         if mask.shape != expected:
-            raise UsageError(f"a mask of shape {tuple(mask.shape)} does not fit; expected {tuple(expected)}.")
-        allowed = mask.bool().reshape(outputs.shape)
+            raise UsageError(f"a mask of shape {tuple(mask.shape)} does not fit; expected {expected}.")
+        allowed = mask.bool().reshape(*lead, self.head.mask_width)
         if not bool(allowed.any(dim=-1).all()):
             raise UsageError("a mask allows no action at all; every row needs one that is true.")
         return allowed
 
-    def _check_generators(self, generators: Sequence[torch.Generator] | None) -> None:
+    def _check_generators(self, generators: Sequence[torch.Generator] | None) -> Sequence[torch.Generator]:
         members, found = self.preprocess.members or 1, 0 if generators is None else len(generators)
-        if found != members:
+        if generators is None or found != members:
             raise UsageError(f"greedy=False needs generators, one torch.Generator per member: {members}, not {found}.")
+        return generators
 
 
 class Policy(_Acting):
@@ -187,37 +217,19 @@ def build_policy(spec: PolicySpec, seeds: Sequence[int], trust: bool = False) ->
         preprocess = Preprocess.from_json(spec.preprocess, spec.obs_space, len(seeds))
         policy = Policy(spec, preprocess, network, seeds).eval()
         # One observation of zeros shows whether the layers fit each other and the spaces.
-        zeros = np.zeros((len(seeds), 1, *preprocess.obs_space.shape), preprocess.obs_space.dtype)
+        zeros = np.zeros((len(seeds), 1, *spec.obs_space.shape), spec.obs_space.dtype)
         with torch.no_grad():
             outputs = policy.outputs(torch.from_numpy(zeros))
     except (TypeError, KeyError, AttributeError, ImportError, ValueError, IndexError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise RlabError(f"the policy's spec cannot be built: {reason}. Was it written by a newer rlab?") from error
-    if spec.head["kind"] == "q" and (
-        not isinstance(spec.action_space, Discrete) or outputs.shape != (len(seeds), 1, spec.action_space.n)
-    ):
-        raise RlabError(f"{outputs.shape[-1]} outputs are no Q values for the actions {spec.action_space}.")
+    if outputs.shape != (len(seeds), 1, policy.head.width):
+        raise RlabError(
+            f"the policy head {spec.head['kind']!r} reads {policy.head.width} outputs for actions {spec.action_space}; "
+            f"the network has {outputs.shape[-1]}."
+        )
     return policy
 
 
-def _q_action(
-    spec: PolicySpec, q: Tensor, mask: Tensor | None, generators: Sequence[torch.Generator] | None
-) -> Tensor:
-    """The largest allowed Q value; with generators, a uniform allowed action at the recorded epsilon."""
-    assert isinstance(spec.action_space, Discrete)
-    action = (q if mask is None else q.masked_fill(~mask, -torch.inf)).argmax(dim=-1)
-    if generators is not None:
-        allowed = torch.ones_like(q, dtype=torch.bool) if mask is None else mask
-        # [G, ...]: one generator for each leading row, so that members of a stack never share a draw
-        weights = allowed.double().reshape(len(generators), -1, q.shape[-1]).to(generators[0].device)
-        coins = [torch.rand(w.shape[0], generator=g, device=g.device) for w, g in zip(weights, generators, strict=True)]
-        others = [torch.multinomial(w, 1, generator=g).squeeze(-1) for w, g in zip(weights, generators, strict=True)]
-        explore = (torch.stack(coins) < spec.head.get("epsilon", 0.0)).reshape(action.shape).to(q.device)
-        action = torch.where(explore, torch.stack(others).reshape(action.shape).to(q.device), action)
-    return action + spec.action_space.start
-
-
-# kind of head -> (spec, outputs, mask, generators or None for greedy) to actions
-HEADS: dict[str, Callable[[PolicySpec, Tensor, Tensor | None, Sequence[torch.Generator] | None], Tensor]] = {
-    "q": _q_action,
-}
+def _numpy(values: Any) -> Any:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else values

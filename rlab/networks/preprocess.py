@@ -1,6 +1,8 @@
 """From raw observations to what a network eats; part of the policy, so saved, exported and frozen with it."""
 
 from collections.abc import Sequence
+from itertools import groupby
+from math import prod
 from typing import Any, Self
 
 import numpy as np
@@ -8,7 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from rlab.errors import UsageError, unknown
-from rlab.networks.spaces import Box, Space
+from rlab.networks.spaces import (
+    Box,
+    Discrete,
+    Leaf,
+    Masked,
+    MultiDiscrete,
+    Space,
+    choices,
+    feature_shape,
+    leaf_features,
+    leaves,
+)
 from rlab.types import Json
 
 SCALINGS = ("none", "fixed", "running")
@@ -17,52 +30,76 @@ CLIP = 10.0  # normalised observations are kept in +-10 (Andrychowicz et al. 202
 
 
 class Preprocess(nn.Module):
-    """`[S, B, *obs]` of any dtype to float32: images divided by 255 with channels first, vectors scaled.
+    """`[S, B, *obs]`, the array form of any observation space, to float32 features.
 
-    Scaling `none` leaves vectors alone, `fixed` divides by `scale` (which no other reads), `running` subtracts the mean
-    and divides by the standard deviation of all observations that member has trained on. A plain (unstacked) one has
-    `members = None`.
+    An image becomes its pixels, divided by 255, channels first. Everything else becomes one vector, part behind part:
+    the numbers of a Box, integers one-hot, bits as they are, an image inside as its pixels. A mask is no feature.
+
+    Scaling is for the numbers of Boxes that are no images. `none` leaves them alone, `fixed` divides by `scale` (which
+    no other reads), `running` subtracts the mean and divides by the standard deviation of all observations that member
+    has trained on. A plain (unstacked) one has `members = None`.
 
     Raises:
         UsageError: the scaling is not known or does not suit the observations, or `scale` is no divisor for each
             component.
     """
 
-    factor: Tensor  # fixed: one over the divisor, [S, 1, *obs] or [*obs]
+    factor: Tensor  # fixed: one over the divisor, [S, 1, F] or [F]
     count: Tensor  # running: [S] or [], observations seen
-    mean: Tensor  # running: [S, 1, *obs] or [*obs]
-    variance: Tensor  # running: [S, 1, *obs] or [*obs]
+    mean: Tensor  # running: [S, 1, F] or [F]
+    variance: Tensor  # running: [S, 1, F] or [F]
 
     def __init__(self, obs_space: Space, scaling: str, scale: tuple[float, ...] | None, members: int | None) -> None:
         super().__init__()
         if scaling not in SCALINGS:
             raise unknown("observation scaling", scaling, SCALINGS)
-        if not isinstance(obs_space, Box):
-            raise UsageError(f"observations {obs_space} are not supported; Box is.")
-        if obs_space.is_image and scaling != "none":
-            raise UsageError(f"obs_scaling {scaling!r} is for vectors; images are scaled to [0, 1] in any case.")
         self.obs_space, self.scaling, self.scale, self.members = obs_space, scaling, scale, members
+        self.feature_shape = feature_shape(obs_space)  # (C, H, W) of an image, (F,) of anything else
+        inner, self._mask_size = (obs_space.obs, obs_space.size) if isinstance(obs_space, Masked) else (obs_space, 0)
+        self._image = inner if isinstance(inner, Box) and inner.is_image else None
+        # The common case, numbers in a vector, needs nothing but a cast.
+        self._plain = isinstance(obs_space, Box) and len(obs_space.shape) == 1
+        self._parts = nn.ModuleList([] if self._image else _parts(list(leaves(inner)), prod(obs_space.shape)))
+        if scaling == "none":
+            return
+        scaled = torch.cat([torch.full((leaf_features(leaf),), _is_scaled(leaf)) for leaf in leaves(inner)])  # [F]
+        if not scaled.any():
+            raise UsageError(
+                f"obs_scaling {scaling!r} is for vectors; images are scaled to [0, 1] in any case, and observations "
+                f"{inner} hold no other numbers."
+            )
+        self._left_alone = (~scaled).nonzero().squeeze(-1)
         lead = () if members is None else (members, 1)
+        shape = (*lead, len(scaled))
         if scaling == "fixed":
-            factor = 1.0 / fixed_scale(obs_space, scale)
-            self.register_buffer("factor", factor.expand(*lead, *obs_space.shape).clone())
+            self.register_buffer("factor", torch.ones(shape))
+            self.factor[..., scaled] = 1.0 / fixed_scale(obs_space, scale)
         if scaling == "running":
             self.register_buffer("count", torch.zeros(lead[:1], dtype=torch.float64))
-            self.register_buffer("mean", torch.zeros(*lead, *obs_space.shape, dtype=torch.float64))
-            self.register_buffer("variance", torch.ones(*lead, *obs_space.shape, dtype=torch.float64))
+            self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
+            self.register_buffer("variance", torch.ones(shape, dtype=torch.float64))
 
     def forward(self, obs: Tensor) -> Tensor:
         """What the network sees of `obs [..., *obs]`; the statistics are read, never changed."""
-        if self.obs_space.is_image:
-            pixels = obs.to(torch.float32).movedim(-1, -3)  # channels last -> channels first
-            return pixels / 255.0 if self.obs_space.dtype == "uint8" else pixels
-        vector = obs.to(torch.float32)
+        if self._image is not None:
+            return self._pixels(obs, self._image)
+        vector = self._vector(obs, torch.float32)
         if self.scaling == "fixed":
             return vector * self.factor
         if self.scaling == "running":
             deviation = (self.variance + EPSILON).sqrt()
             return ((vector - self.mean.float()) / deviation.float()).clamp(-CLIP, CLIP)
         return vector
+
+    def mask(self, obs: Tensor) -> Tensor | None:
+        """Which actions `obs [..., *obs]` allow, bool `[..., size]`; None where observations carry no mask.
+
+        A row that allows nothing counts as allowing everything: the world ended there, so that nothing is chosen.
+        """
+        if not self._mask_size:
+            return None
+        allowed = obs[..., -self._mask_size :] != 0
+        return allowed | ~allowed.any(dim=-1, keepdim=True)
 
     @torch.no_grad()
     def observe(self, obs: np.ndarray | Tensor, valid: np.ndarray | Tensor) -> None:
@@ -74,9 +111,10 @@ class Preprocess(nn.Module):
             return
         # np.array: an env may hand out read-only arrays, which torch does not take
         rows = torch.as_tensor(np.array(valid) if isinstance(valid, np.ndarray) else valid, device=self.mean.device)
-        batch = torch.as_tensor(np.array(obs) if isinstance(obs, np.ndarray) else obs, device=self.mean.device).double()
-        weight = rows.double().reshape(*rows.shape, *[1] * (batch.dim() - 2))  # [S, N, 1...]
-        count = weight.sum(dim=1, keepdim=True)  # [S, 1, 1...]
+        raw = torch.as_tensor(np.array(obs) if isinstance(obs, np.ndarray) else obs, device=self.mean.device)
+        batch = self._vector(raw, torch.float64)  # [S, N, F]
+        weight = rows.double().unsqueeze(-1)  # [S, N, 1]
+        count = weight.sum(dim=1, keepdim=True)  # [S, 1, 1]
         mean = (batch * weight).sum(dim=1, keepdim=True) / count.clamp(min=1.0)
         squares = ((batch - mean).square() * weight).sum(dim=1, keepdim=True)
         before = self.count.reshape(count.shape)
@@ -86,12 +124,14 @@ class Preprocess(nn.Module):
         self.mean.add_(delta * count / total)
         self.variance.copy_(torch.where(count > 0, squares / total, self.variance))
         self.count.add_(count.reshape(self.count.shape))
+        if len(self._left_alone):
+            self.mean[..., self._left_alone], self.variance[..., self._left_alone] = 0.0, 1.0
 
     @torch.no_grad()
     def unstack(self, member: int) -> Self:
         """The plain preprocessing of one member, for `[*obs]` or `[B, *obs]`."""
         plain = type(self)(self.obs_space, self.scaling, self.scale, None)
-        for name, buffer in self.named_buffers():
+        for name, buffer in self.named_buffers(recurse=False):
             value = buffer[member] if name == "count" else buffer[member, 0]
             plain.get_buffer(name).copy_(value)
         return plain.to(next(self.buffers(), torch.empty(0)).device)
@@ -106,21 +146,104 @@ class Preprocess(nn.Module):
         scale = None if data["scale"] is None else tuple(data["scale"])
         return cls(obs_space, data["scaling"], scale, members)
 
+    def _pixels(self, obs: Tensor, image: Box) -> Tensor:
+        if self._mask_size:
+            obs = obs[..., : -self._mask_size].unflatten(-1, image.shape)
+        pixels = obs.to(torch.float32).movedim(-1, -3)  # channels last -> channels first
+        return pixels / 255.0 if image.dtype == "uint8" else pixels
 
-def fixed_scale(obs_space: Box, scale: Sequence[float] | None) -> Tensor:
-    """The divisor of each component: `scale` where given, else the larger absolute bound where it is finite, else 1.
+    def _vector(self, obs: Tensor, dtype: torch.dtype) -> Tensor:
+        """The features `[..., F]` before they are scaled."""
+        if self._plain:
+            return obs.to(dtype)
+        axes = len(self.obs_space.shape)
+        if axes != 1:
+            obs = obs.flatten(-axes) if axes else obs.unsqueeze(-1)
+        parts = [part(obs, dtype) for part in self._parts]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+class _Numbers(nn.Module):
+    """The elements `first .. last - 1` of a vector as they are, pixels divided by 255."""
+
+    def __init__(self, first: int, last: int, size: int, pixels: bool) -> None:
+        super().__init__()
+        self._slice = None if last - first == size else slice(first, last)
+        self._pixels = pixels
+
+    def forward(self, obs: Tensor, dtype: torch.dtype) -> Tensor:
+        numbers = (obs if self._slice is None else obs[..., self._slice]).to(dtype)
+        return numbers / 255.0 if self._pixels else numbers
+
+
+class _OneHot(nn.Module):
+    """The integers from element `first` on, one feature for each value that each of them can have."""
+
+    element: Tensor  # [features] which one each feature looks at; [1] where all look at the same
+    value: Tensor  # [features] the value that it says yes to
+
+    def __init__(self, first: int, nvec: Sequence[int], start: Sequence[int]) -> None:
+        super().__init__()
+        element = torch.arange(first, first + len(nvec))
+        value = torch.cat([torch.arange(least, least + n) for least, n in zip(start, nvec, strict=True)])
+        if len(nvec) > 1:
+            element = element.repeat_interleave(torch.tensor(nvec))
+        # They follow from the space: no part of what is saved.
+        self.register_buffer("element", element, persistent=False)
+        self.register_buffer("value", value, persistent=False)
+
+    def forward(self, obs: Tensor, dtype: torch.dtype) -> Tensor:
+        return (obs[..., self.element] == self.value).to(dtype)
+
+
+def fixed_scale(obs_space: Space, scale: Sequence[float] | None) -> Tensor:
+    """One divisor for each number that is scaled: `scale` where given, else the larger absolute bound where it is
+    finite, else 1.
 
     Raises:
         UsageError: `scale` has the wrong length or a number that is not positive and finite.
     """
-    size = int(torch.tensor(obs_space.shape).prod())
+    boxes = [leaf for leaf in leaves(obs_space) if isinstance(leaf, Box) and not leaf.is_image]
+    size = sum(prod(box.shape) for box in boxes)
     if scale is None:
-        low, high = (torch.tensor(b, dtype=torch.float32).expand(size).abs() for b in (obs_space.low, obs_space.high))
-        bound = torch.maximum(low, high)
+        low, high = (
+            torch.cat([torch.tensor(bounds, dtype=torch.float32).expand(prod(box.shape)) for box, bounds in pairs])
+            for pairs in ([(box, box.low) for box in boxes], [(box, box.high) for box in boxes])
+        )
+        bound = torch.maximum(low.abs(), high.abs())
         # Some spaces state the largest float where they mean "no bound".
-        divisor = torch.where((bound > 0) & (bound < 1e6), bound, torch.ones(()))
-    else:
-        divisor = torch.tensor(scale, dtype=torch.float32)
-        if divisor.numel() != size or not bool((divisor.isfinite() & (divisor > 0)).all()):
-            raise UsageError(f"obs_scale {tuple(scale)} must be {size} positive numbers, one per component.")
-    return divisor.reshape(obs_space.shape)
+        return torch.where((bound > 0) & (bound < 1e6), bound, torch.ones(()))
+    divisor = torch.tensor(scale, dtype=torch.float32)
+    if divisor.numel() != size or not bool((divisor.isfinite() & (divisor > 0)).all()):
+        raise UsageError(f"obs_scale {tuple(scale)} must be {size} positive numbers, one per component.")
+    return divisor
+
+
+def _is_scaled(leaf: Leaf) -> bool:
+    return isinstance(leaf, Box) and not leaf.is_image
+
+
+def _parts(found: Sequence[Leaf], size: int) -> list[nn.Module]:
+    """What turns the leaves of a vector of `size` elements into features, neighbours of one kind at once."""
+    parts: list[nn.Module] = []
+    first = 0
+    for kind, group in groupby(found, _kind):
+        alike = list(group)
+        last = first + sum(prod(leaf.shape) for leaf in alike)
+        if kind == "integers":
+            nvec = [n for leaf in alike for n in choices(leaf)]
+            parts.append(_OneHot(first, nvec, [least for leaf in alike for least in _start(leaf)]))
+        else:
+            parts.append(_Numbers(first, last, size, kind == "pixels"))
+        first = last
+    return parts
+
+
+def _kind(leaf: Leaf) -> str:
+    if isinstance(leaf, Discrete | MultiDiscrete):
+        return "integers"
+    return "pixels" if isinstance(leaf, Box) and leaf.is_image and leaf.dtype == "uint8" else "numbers"
+
+
+def _start(leaf: Leaf) -> tuple[int, ...]:
+    return leaf.start if isinstance(leaf, MultiDiscrete) else (leaf.start,) if isinstance(leaf, Discrete) else ()

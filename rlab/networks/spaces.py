@@ -1,14 +1,24 @@
-"""Observation and action spaces as plain data: what a policy folder can carry without Gymnasium."""
+"""Observation and action spaces as plain data: what a policy folder can carry without Gymnasium.
+
+Every space has an **array form**, in which replay, rollouts and evaluation handle it: one array of `shape` and `dtype`.
+Box, Discrete, MultiDiscrete and MultiBinary are arrays already; `pack` makes one vector of everything else.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from math import prod
+from typing import Any, Union
 
-from rlab.errors import RlabError
+import numpy as np
+
+from rlab.errors import RlabError, UsageError
 from rlab.types import Json
 
 Bounds = float | tuple[float, ...]
+MASK_KEY = "action_mask"  # of an env's info or Dict observation; the name that Gymnasium's own envs use
+MAX_FEATURES = 10_000_000  # a first layer of 64 units would already take 2.4 GiB
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,9 @@ class Box:
             "high": _bounds_to_json(self.high),
         }
 
+    def __str__(self) -> str:  # the bounds may be one number per element
+        return f"Box({self.shape}, {self.dtype})"
+
 
 @dataclass(frozen=True)
 class Discrete:
@@ -45,11 +58,195 @@ class Discrete:
     n: int
     start: int = 0
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return ()
+
+    @property
+    def dtype(self) -> str:
+        return "int64"
+
     def to_json(self) -> dict[str, Any]:
         return {"kind": "discrete", "n": self.n, "start": self.start}
 
 
-Space = Box | Discrete
+@dataclass(frozen=True)
+class MultiDiscrete:
+    """Several integers at once: element i is in `start[i] .. start[i] + nvec[i] - 1`, row-major where 2-D or more."""
+
+    nvec: tuple[int, ...]
+    start: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> str:
+        return "int64"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": "multi_discrete",
+            "nvec": list(self.nvec),
+            "start": list(self.start),
+            "shape": list(self.shape),
+        }
+
+
+@dataclass(frozen=True)
+class MultiBinary:
+    """Arrays of zeros and ones."""
+
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> str:
+        return "int8"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "multi_binary", "shape": list(self.shape)}
+
+
+class _Packed:
+    """A space whose array form is the vector of all its leaves, one after another."""
+
+    @property
+    def parts(self) -> tuple["Space", ...]:
+        raise NotImplementedError
+
+    @cached_property  # these two are asked for at every env step
+    def shape(self) -> tuple[int, ...]:
+        return (sum(prod(part.shape) for part in self.parts),)
+
+    @cached_property
+    def dtype(self) -> str:
+        return _common_dtype([leaf for part in self.parts for leaf in leaves(part)])
+
+
+@dataclass(frozen=True)
+class Dict(_Packed):
+    """Named parts, in the order in which they are packed."""
+
+    items: tuple[tuple[str, "Space"], ...]
+
+    @property
+    def parts(self) -> tuple["Space", ...]:
+        return tuple(space for _, space in self.items)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "dict", "items": [[name, space.to_json()] for name, space in self.items]}
+
+    def __str__(self) -> str:
+        return f"Dict({', '.join(f'{name}: {space}' for name, space in self.items)})"
+
+
+@dataclass(frozen=True)
+class Tuple(_Packed):
+    """Parts in order."""
+
+    items: tuple["Space", ...]
+
+    @property
+    def parts(self) -> tuple["Space", ...]:
+        return self.items
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "tuple", "items": [space.to_json() for space in self.items]}
+
+    def __str__(self) -> str:
+        return f"Tuple({', '.join(map(str, self.items))})"
+
+
+@dataclass(frozen=True)
+class Masked(_Packed):
+    """An observation with the mask of allowed actions behind it, never a part of another space.
+
+    `size` bits, one for each option of each choice that an action makes (see `choices`).
+    """
+
+    obs: "Space"
+    size: int
+
+    @property
+    def parts(self) -> tuple["Space", ...]:
+        return (self.obs, MultiBinary((self.size,)))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "masked", "obs": self.obs.to_json(), "size": self.size}
+
+    def __str__(self) -> str:
+        return f"{self.obs} with a mask of {self.size} actions"
+
+
+Leaf = Box | Discrete | MultiDiscrete | MultiBinary
+Space = Union[Leaf, Dict, Tuple, Masked]  # noqa: UP007  # the classes above name it before it exists
+KINDS = ("box", "discrete", "multi_discrete", "multi_binary", "dict", "tuple", "masked")
+
+
+def leaves(space: Space) -> Iterator[Leaf]:
+    """The spaces that are arrays by themselves, in the order in which they are packed."""
+    if isinstance(space, _Packed):
+        for part in space.parts:
+            yield from leaves(part)
+    else:
+        yield space
+
+
+def pack(space: Space, obs: Any, mask: Any = None) -> np.ndarray:
+    """The array form of an observation, or of a batch of them (each leaf then leads with the same axes).
+
+    Args:
+        obs: what the env gave: an array, a number, or dicts and tuples of these. For a masked space either the
+            observation alone, with `mask` beside it, or a dict that holds the mask under `action_mask`.
+        mask: the actions allowed, for a masked space; None allows all.
+
+    Raises:
+        UsageError: a part is missing or has another shape than its space says.
+    """
+    if not isinstance(space, _Packed):
+        return _leaf_array(space, obs)
+    inner = space.obs if isinstance(space, Masked) else space
+    flat = [_flat(leaf, value) for leaf, value in _leaf_values(inner, obs)]
+    if isinstance(space, Masked):
+        if mask is None and isinstance(obs, Mapping):
+            mask = obs.get(MASK_KEY)
+        flat.append(np.ones((*flat[0].shape[:-1], space.size)) if mask is None else _bits(space, mask))
+    lead = {part.shape[:-1] for part in flat}
+    if len(lead) > 1:
+        raise UsageError(f"the parts of an observation {space} differ in their batch: {', '.join(map(str, lead))}.")
+    # as the space's dtype, which holds all values exactly: NumPy alone would not make an int64 a uint8
+    return np.concatenate([part.astype(space.dtype, copy=False) for part in flat], axis=-1)
+
+
+def feature_shape(space: Space) -> tuple[int, ...]:
+    """The shape of one observation as a network sees it: `(channels, height, width)` of an image, else `(features,)`.
+
+    `Preprocess` makes these features; a mask is none of them.
+
+    Raises:
+        UsageError: they are too many, as of one integer out of a thousand million.
+    """
+    obs = space.obs if isinstance(space, Masked) else space
+    if isinstance(obs, Box) and obs.is_image:
+        height, width, channels = obs.shape
+        return channels, height, width
+    features = sum(leaf_features(leaf) for leaf in leaves(obs))
+    if features > MAX_FEATURES:
+        raise UsageError(f"observations {obs} would be {features} features; more than {MAX_FEATURES} are not taken.")
+    return (features,)
+
+
+def leaf_features(leaf: Leaf) -> int:
+    """How many features a leaf becomes: integers are one-hot, one feature for each value that they can have."""
+    return sum(choices(leaf)) or prod(leaf.shape)
+
+
+def choices(space: Space) -> tuple[int, ...]:
+    """How many options each choice has that an action makes: `(n,)`, or the `nvec`. Other spaces make none.
+
+    A mask of actions has a bit for each option of each choice, in this order.
+    """
+    if isinstance(space, Discrete):
+        return (space.n,)
+    return space.nvec if isinstance(space, MultiDiscrete) else ()
 
 
 def space_from_json(data: Json) -> Space:
@@ -58,13 +255,101 @@ def space_from_json(data: Json) -> Space:
     Raises:
         RlabError: the kind is not one that this version knows.
     """
-    if data["kind"] == "box":
-        return Box(
-            tuple(data["shape"]), data["dtype"], _bounds_from_json(data["low"]), _bounds_from_json(data["high"])
-        )
-    if data["kind"] == "discrete":
+    kind = data["kind"]
+    if kind == "box":
+        low, high = _bounds_from_json(data["low"]), _bounds_from_json(data["high"])
+        return Box(tuple(data["shape"]), data["dtype"], low, high)
+    if kind == "discrete":
         return Discrete(data["n"], data["start"])
-    raise RlabError(f"unknown kind of space {data['kind']!r}; known: box, discrete. Is a newer rlab needed?")
+    if kind == "multi_discrete":
+        return MultiDiscrete(tuple(data["nvec"]), tuple(data["start"]), tuple(data["shape"]))
+    if kind == "multi_binary":
+        return MultiBinary(tuple(data["shape"]))
+    if kind == "dict":
+        return Dict(tuple((name, space_from_json(item)) for name, item in data["items"]))
+    if kind == "tuple":
+        return Tuple(tuple(space_from_json(item) for item in data["items"]))
+    if kind == "masked":
+        return Masked(space_from_json(data["obs"]), data["size"])
+    raise RlabError(f"unknown kind of space {kind!r}; known: {', '.join(KINDS)}. Is a newer rlab needed?")
+
+
+def _leaf_values(space: Space, obs: Any) -> Iterator[tuple[Leaf, Any]]:
+    if isinstance(space, Dict):
+        for name, part in space.items:
+            if not isinstance(obs, Mapping) or name not in obs:
+                raise UsageError(f"an observation {space} needs a part {name!r}.")
+            yield from _leaf_values(part, obs[name])
+    elif isinstance(space, Tuple):
+        if not isinstance(obs, Sequence) or len(obs) != len(space.items):
+            raise UsageError(f"an observation {space} needs {len(space.items)} parts.")
+        for part, value in zip(space.items, obs, strict=True):
+            yield from _leaf_values(part, value)
+    else:
+        assert not isinstance(space, Masked)  # it is never a part
+        yield space, obs
+
+
+def _bits(space: Masked, mask: Any) -> np.ndarray:
+    """A mask as zeros and ones `[..., size]`."""
+    bits = _joined(mask) != 0
+    if bits.shape[-1:] != (space.size,):
+        raise UsageError(f"a mask of shape {bits.shape} does not fit; expected {space.size} zeros and ones.")
+    return bits
+
+
+def _joined(mask: Any) -> np.ndarray:
+    """Gymnasium writes the mask of a MultiDiscrete as a tuple of arrays, a tuple of tuples where it is 2-D."""
+    return np.concatenate([_joined(part) for part in mask], axis=-1) if isinstance(mask, tuple) else np.asarray(mask)
+
+
+def _leaf_array(leaf: Leaf, value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    lead = array.ndim - len(leaf.shape)
+    if lead < 0 or array.shape[lead:] != leaf.shape:
+        raise UsageError(f"an observation of shape {array.shape} does not fit {leaf}.")
+    return array.astype(leaf.dtype, copy=False)
+
+
+def _flat(leaf: Leaf, value: Any) -> np.ndarray:
+    array = _leaf_array(leaf, value)
+    return array.reshape(*array.shape[: array.ndim - len(leaf.shape)], prod(leaf.shape))  # -1 is unknown for no rows
+
+
+def _common_dtype(parts: Sequence[Leaf]) -> str:
+    """The smallest of uint8, int32, float32 and float64 that holds the values of all leaves exactly."""
+    for dtype, holds in (("uint8", _in_bytes), ("int32", _in_int32), ("float32", _in_float32)):
+        if all(holds(leaf) for leaf in parts):
+            return dtype
+    return "float64"
+
+
+def _in_bytes(leaf: Leaf) -> bool:
+    if isinstance(leaf, Box):
+        return leaf.dtype in ("uint8", "bool")
+    low, high = _integers(leaf)
+    return low >= 0 and high <= 255
+
+
+def _in_int32(leaf: Leaf) -> bool:
+    if isinstance(leaf, Box):
+        return leaf.dtype in ("uint8", "bool", "int8", "uint16", "int16", "int32")
+    return max(map(abs, _integers(leaf))) < 2**31
+
+
+def _in_float32(leaf: Leaf) -> bool:
+    if isinstance(leaf, Box):
+        return leaf.dtype in ("uint8", "bool", "int8", "uint16", "int16", "float16", "float32")
+    return max(map(abs, _integers(leaf))) <= 2**24
+
+
+def _integers(leaf: Discrete | MultiDiscrete | MultiBinary) -> tuple[int, int]:
+    """The smallest and the largest value."""
+    if isinstance(leaf, MultiBinary):
+        return 0, 1
+    if isinstance(leaf, Discrete):
+        return leaf.start, leaf.start + leaf.n - 1
+    return min(leaf.start), max(s + n - 1 for s, n in zip(leaf.start, leaf.nvec, strict=True))
 
 
 def _bounds_to_json(bounds: Bounds) -> Any:

@@ -17,6 +17,7 @@ from rlab.networks.layers import (
     StackedFlatten,
     StackedLayerNorm,
     StackedLinear,
+    StackedLogStd,
 )
 from rlab.randomness import torch_stream
 from rlab.types import Json
@@ -86,6 +87,7 @@ LAYER_KINDS: dict[str, Callable[..., nn.Module]] = {
     "dropout": StackedDropout,
     "flatten": StackedFlatten,
     "dueling": _dueling,
+    "log_std": StackedLogStd,
     **{name: _activation(kind) for name, kind in ACTIVATIONS.items()},
 }
 

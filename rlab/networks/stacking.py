@@ -11,11 +11,13 @@ from rlab.errors import RlabError
 from rlab.networks.layers import (
     ACTIVATIONS,
     Dueling,
+    LogStd,
     StackedConv2d,
     StackedDropout,
     StackedFlatten,
     StackedLayerNorm,
     StackedLinear,
+    StackedLogStd,
 )
 from rlab.networks.spec import StackedNetwork
 
@@ -25,6 +27,7 @@ _STACKED_OF: dict[type[nn.Module], Any] = {
     nn.LayerNorm: StackedLayerNorm,
     nn.Dropout: StackedDropout,
     nn.Flatten: StackedFlatten,
+    LogStd: StackedLogStd,
 }
 
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from rlab.agents import load_agent
+from rlab.cli.feeds import feed_for
 from rlab.envs import EnvSpec, make_vec
 from rlab.experience.collector import Collector
-from rlab.experience.replay import Replay
 from rlab.learning.contract import Listener
-from rlab.learning.loop import Periods, ReplayLoop
+from rlab.learning.loop import Periods
 from rlab.learning.runtime import torch_settings
 from rlab.networks.spaces import Box, Discrete
+from rlab.runs.config import RunConfig
 
 NEVER = 10**9
 STATES = 3
@@ -80,10 +81,12 @@ def train_members(
         env = make_vec(EnvSpec.parse(env_id), tuple(seeds), num_envs)
         config = agent_class.Config(**settings)
         learner = agent_class(config, env.obs_space, env.action_space, seeds, torch.device("cpu"))
-        replay = Replay(len(seeds), num_envs, config.replay_capacity, *learner.fields())
+        feed = feed_for(agent_class.__name__, agent_class.data)
+        run = RunConfig(seeds=len(seeds), num_envs=num_envs, env_steps=env_steps)
+        store = feed.make_store(run, config, *learner.fields())
         judged = SimpleNamespace(returns=np.zeros((len(seeds), 1)), lengths=np.ones((len(seeds), 1)))
         periods = Periods(log_every, NEVER, NEVER)
-        ReplayLoop(learner, Collector(env), replay, env_steps, periods, lambda: judged, listeners).run()
+        feed.loop(learner, Collector(env), store, env_steps, periods, lambda: judged, listeners).run()
         env.close()
     return learner
 

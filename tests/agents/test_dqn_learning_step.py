@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from rlab.agents import load_agent
-from rlab.agents.dqn import DQN, DQNConfig
+from rlab.agents import AGENTS, check_action_space, load_agent
+from rlab.agents.dqn import DQNConfig
 from rlab.errors import UsageError
 from rlab.experience.contract import Step
-from rlab.networks.spaces import Box, Discrete
+from rlab.networks.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 from rlab.types import Clock
 
 FAMILY = ("dqn", "double_dqn")
@@ -300,12 +300,29 @@ def test_a_setting_that_belongs_to_a_part_is_refused_before_training(
         lab.table_agent("dqn", **{"hidden": (4,), **settings})
 
 
-def test_spaces_that_do_not_suit_are_refused_in_one_line() -> None:
-    box, device = Box((2,), "float32", 0.0, 1.0), torch.device("cpu")
-    with pytest.raises(UsageError, match="choose among discrete actions"):
-        DQN(DQNConfig(), box, box, [0], device)
-    with pytest.raises(UsageError, match="take a Box"):
-        DQN(DQNConfig(), Discrete(3), Discrete(2), [0], device)
+@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize(
+    ("space", "able"),
+    [
+        (Box((1,), "float32", -2.0, 2.0), ("a2c", "ppo", "reinforce")),
+        (MultiDiscrete((2, 3), (0, 0), (2,)), ("a2c", "ppo", "reinforce")),
+        (MultiBinary((2,)), ("a2c", "ppo", "reinforce")),
+        (Box((1,), "int64", -2.0, 2.0), ()),
+    ],
+    ids=str,
+)
+def test_actions_that_do_not_suit_are_refused_in_one_line_that_says_what_does(
+    name: str, space: Space, able: tuple[str, ...]
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_action_space(name, load_agent(name), space, "World-v0")
+    hint = f"agents that have: {', '.join(a for a in AGENTS if a in able)}." if able else "no registered agent has."
+    assert str(caught.value) == f"{name} has no use for the actions {space} of World-v0; {hint}"
+
+
+def test_actions_that_suit_and_agents_that_say_nothing_are_not_refused() -> None:
+    check_action_space("dqn", load_agent("dqn"), Discrete(3), "World-v0")
+    check_action_space("own", type("Own", (), {}), Box((1,), "int64", 0.0, 1.0), "World-v0")
 
 
 class BothFlags(gym.Env[np.ndarray, np.int64]):

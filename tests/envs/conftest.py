@@ -126,3 +126,18 @@ def counting():
     return SimpleNamespace(
         Env=CountingEnv, VectorEnv=CountingVectorEnv, lanes_of=lanes_of, lane_by_hand=lane_by_hand, choose=choose
     )
+
+
+@pytest.fixture
+def register():
+    """`register(make, ...)` makes an env known for one test and gives its id."""
+    known = []
+
+    def add(make, **kwargs):
+        known.append(f"rlab-test/Env{len(known)}-v0")
+        gym.register(known[-1], make, **kwargs)
+        return known[-1]
+
+    yield add
+    for env_id in known:
+        del gym.registry[env_id]

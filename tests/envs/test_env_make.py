@@ -11,10 +11,29 @@ import pytest
 import rlab.envs
 from rlab.envs import EnvSpec, SingleEpisodes, make_env, make_episodes, make_vec, space_from_gym
 from rlab.errors import UsageError
-from rlab.networks.spaces import Box, Discrete
+from rlab.networks.spaces import Box, Dict, Discrete, Masked, MultiBinary, MultiDiscrete, Tuple
 from rlab.randomness import FIRST_TRAINING_ENV_SEED
 
 CARTPOLE = EnvSpec("CartPole-v1")
+BITS = gym.spaces.MultiBinary(2)
+
+
+class Acting(gym.Env):
+    """The reward is what arrived as the action; `seen` keeps it. Cut after two steps."""
+
+    observation_space = gym.spaces.Discrete(2)
+
+    def __init__(self, action_space):
+        self.action_space, self.seen, self.t = action_space, [], 0
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return 0, {}
+
+    def step(self, action):
+        self.seen.append(action)
+        self.t += 1
+        return 0, float(np.sum(action)), False, self.t == 2, {}
 
 
 def test_the_package_refuses_any_other_name(monkeypatch):
@@ -39,21 +58,97 @@ def test_the_package_refuses_any_other_name(monkeypatch):
         (gym.spaces.Box(-1, 1, (), np.float32), Box((), "float32", -1.0, 1.0)),
         (gym.spaces.Discrete(3), Discrete(3)),
         (gym.spaces.Discrete(3, start=-1), Discrete(3, -1)),
+        (gym.spaces.MultiDiscrete([2, 3], start=[5, -1]), MultiDiscrete((2, 3), (5, -1), (2,))),
+        (gym.spaces.MultiDiscrete([[2, 3], [4, 5]]), MultiDiscrete((2, 3, 4, 5), (0,) * 4, (2, 2))),
+        (gym.spaces.MultiBinary(3), MultiBinary((3,))),
+        (gym.spaces.MultiBinary([2, 3]), MultiBinary((2, 3))),
+        (gym.spaces.Tuple([gym.spaces.Discrete(2), BITS]), Tuple((Discrete(2), MultiBinary((2,))))),
+        # Gymnasium sorts the names of a plain dict and keeps the order of pairs
+        (gym.spaces.Dict({"b": BITS, "a": BITS}), Dict((("a", MultiBinary((2,))), ("b", MultiBinary((2,)))))),
+        (gym.spaces.Dict([("b", BITS), ("a", BITS)]), Dict((("b", MultiBinary((2,))), ("a", MultiBinary((2,)))))),
+        (
+            gym.spaces.Dict({"in": gym.spaces.Dict({"deep": gym.spaces.Tuple([BITS])})}),
+            Dict((("in", Dict((("deep", Tuple((MultiBinary((2,)),))),))),)),
+        ),
     ],
+    ids=str,
 )
 def test_spaces_become_plain_data(space, expected):
     assert space_from_gym(space) == expected
 
 
-def test_other_spaces_are_refused_with_what_is_supported():
+MASKS = [
+    (gym.spaces.MultiBinary(3), 3),
+    (gym.spaces.Box(0, 1, (4,), np.int8), 4),
+    (gym.spaces.Box(0, 1, (4,), np.bool_), 4),
+    (gym.spaces.Box(0.0, 1.0, (4,)), 4),
+    (gym.spaces.MultiDiscrete([2, 2]), 2),
+    (gym.spaces.Tuple([gym.spaces.MultiBinary(3), gym.spaces.MultiBinary(2)]), 5),
+]
+
+
+@pytest.mark.parametrize(("mask", "size"), MASKS, ids=str)
+def test_a_dict_with_an_action_mask_is_a_masked_space(mask, size):
+    space = gym.spaces.Dict({"action_mask": mask, "x": gym.spaces.Discrete(2)})
+    assert space_from_gym(space) == Masked(Dict((("x", Discrete(2)),)), size)
+    inside = gym.spaces.Dict({"x": space})  # of an env whose parts have masks of their own: mere observations
+    assert isinstance(space_from_gym(inside), Dict)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        gym.spaces.Box(0, 2, (4,), np.int8),
+        gym.spaces.Box(0, 1, (2, 2), np.int8),
+        gym.spaces.MultiDiscrete([2, 3]),
+        gym.spaces.MultiDiscrete([2, 2], start=[0, 1]),
+        gym.spaces.Discrete(2),
+        gym.spaces.Text(5),
+    ],
+    ids=str,
+)
+def test_an_action_mask_that_is_none_is_refused(mask):
+    space = gym.spaces.Dict({"action_mask": mask, "x": gym.spaces.Discrete(2)})
+    with pytest.raises(UsageError, match=r"^Odd-v0 has an action_mask .*; expected one row of zeros and ones\.$"):
+        space_from_gym(space, "Odd-v0")
+
+
+GRAPH = gym.spaces.Graph(gym.spaces.Box(np.arange(900.0), np.arange(900.0) + 1, dtype=np.float64), None)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (gym.spaces.Text(7), "it is Text(1, 7, charset="),
+        (gym.spaces.Sequence(BITS), "it is Sequence(MultiBinary(2), stack=False); rlab works with Box, Discrete, "),
+        (gym.spaces.OneOf([BITS, BITS]), "it is OneOf("),
+        (GRAPH, "it is Graph(Box([ 0. 1. 2. 3."),
+        (gym.spaces.Dict(), "it is Dict(); rlab works"),
+        (gym.spaces.Tuple([]), "it is Tuple(); rlab works"),
+        (gym.spaces.Dict(a=BITS, b=gym.spaces.Tuple([gym.spaces.Text(7)])), "part 0 of the part 'b' of it is Text("),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_other_spaces_are_refused_in_one_line_with_what_is_supported(space, message):
     with pytest.raises(UsageError) as caught:
-        space_from_gym(gym.spaces.Tuple([gym.spaces.Discrete(2)]), "the action space of Odd-v0", " So.")
-    assert str(caught.value) == (
-        "the action space of Odd-v0 is Tuple(Discrete(2)); rlab works with Box and Discrete spaces. So."
+        space_from_gym(space, "it", " So.")
+    said = str(caught.value)
+    assert said.startswith(message)
+    assert said.endswith(
+        "rlab works with Box, Discrete, MultiDiscrete and MultiBinary, and with Dict and Tuple of them. So."
     )
-    with pytest.raises(UsageError, match=r"the observation space of Blackjack-v1 .* --wrapper FlattenObservation"):
-        make_vec(EnvSpec("Blackjack-v1"), (0,), 1)  # observations are a tuple
-    assert make_vec(EnvSpec("Blackjack-v1", wrappers=(("FlattenObservation", {}),)), (0,), 1).obs_space.shape == (45,)
+    assert "\n" not in said
+    assert len(said) < 400
+
+
+def test_actions_must_be_arrays(register):
+    env_id = register(lambda: Acting(gym.spaces.Dict(a=BITS)))
+    with pytest.raises(UsageError) as caught:
+        make_vec(EnvSpec(env_id), (0,), 1)
+    assert str(caught.value) == (
+        f"the action space of {env_id} is Dict('a': MultiBinary(2)); "
+        "only Box, Discrete, MultiDiscrete and MultiBinary are taken here."
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,6 +207,60 @@ def test_continuous_actions_arrive():
     env.reset()
     assert env.action_space.shape == (1,)
     assert env.step(np.zeros((2, 2, 1), dtype=np.float32)).reward.shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("space", "action", "arrives"),
+    [
+        (gym.spaces.Discrete(3, start=5), [[0, 2]], [5, 7]),
+        (gym.spaces.MultiDiscrete([2, 3], start=[5, -1]), [[[0, 0], [1, 2]]], [[5, -1], [6, 1]]),
+        (gym.spaces.MultiDiscrete([[2], [3]], start=[[1], [2]]), [[[[0], [0]], [[1], [2]]]], [[[1], [2]], [[2], [4]]]),
+        (gym.spaces.MultiDiscrete([2, 3]), [[[0, 0], [1, 2]]], [[0, 0], [1, 2]]),
+        (gym.spaces.MultiBinary(2), [[[0, 1], [True, True]]], [[0, 1], [1, 1]]),
+        (gym.spaces.Box(-2.0, 2.0, (1,), np.float64), [[[0.5], [-1.0]]], [[0.5], [-1.0]]),
+        (gym.spaces.Box(-2.0, 2.0, (1,), np.float32), [[[0.5], [-1.0]]], [[0.5], [-1.0]]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("vector", ["sync", "async"])
+def test_training_actions_count_from_zero_and_arrive_as_the_envs_own(register, space, action, arrives, vector):
+    env = make_vec(EnvSpec(register(lambda: Acting(space))), (0,), 2, vector)
+    env.reset()
+    given = np.array(action)
+    assert env.step(given).reward.tolist() == [[float(np.sum(one)) for one in arrives]]
+    assert given.tolist() == np.array(action).tolist()  # the stored action stays as it was
+    if vector == "sync":
+        for single, expected in zip(env._env.envs, arrives, strict=True):
+            assert np.array_equal(single.unwrapped.seen[0], expected)
+            assert space.contains(single.unwrapped.seen[0])
+            assert single.unwrapped.seen[0].dtype == space.dtype
+    env.close()
+
+
+@pytest.mark.parametrize("space", [gym.spaces.Discrete(3, start=5), gym.spaces.MultiDiscrete([2, 3], start=[5, -1])])
+def test_episodes_take_what_a_policy_gives(space):
+    episodes = SingleEpisodes([Acting(space) for _ in range(2)])
+    episodes.reset([0, 1])
+    action = np.array([5, 7]) if space.shape == () else np.array([[5, -1], [6, 1]])
+    assert episodes.step(action, np.array([True, True]))[1].tolist() == [float(np.sum(one)) for one in action]
+    for env, expected in zip(episodes.envs, action, strict=True):
+        assert space.contains(env.seen[0])
+        assert np.array_equal(env.seen[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "asked", "known"),
+    [
+        ("CartPole-v1", None, 500),
+        ("CartPole-v1", 7, 7),
+        ("Acrobot-v1", None, 500),
+        ("Acrobot-v1", 7, 7),
+        ("Blackjack-v1", None, None),
+        ("rlab/ProbeAction-v0", None, None),
+    ],
+)
+def test_the_time_limit_is_the_one_asked_for_or_else_the_registered_one(env_id, asked, known):
+    assert make_vec(EnvSpec(env_id, max_episode_steps=asked), (0,), 1).time_limit == known
 
 
 def test_training_and_evaluation_seeds_never_meet(monkeypatch):

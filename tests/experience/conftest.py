@@ -9,6 +9,7 @@ import torch
 from rlab.experience.contract import Step
 from rlab.experience.lanes import Field
 from rlab.experience.replay import Replay
+from rlab.experience.rollout import Rollout
 from rlab.networks.spaces import Box, Discrete
 
 torch.set_num_threads(1)
@@ -98,17 +99,23 @@ class World:
 
     def replay(self, capacity, extra=()):
         """An empty replay that fits this world."""
-        fields = Field("obs", (2,), self.obs_dtype), Field("action", (), "int64")
-        return Replay(self.members, self.num_envs, capacity, *fields, extra)
+        return Replay(self.members, self.num_envs, capacity, *self._fields(), extra)
 
-    def play(self, steps, *replays):
-        """Let random actions loose and write what happens into replays."""
+    def rollout(self, steps, extra=()):
+        """An empty store of rollouts that fits this world."""
+        return Rollout(self.members, self.num_envs, steps, *self._fields(), extra)
+
+    def _fields(self):
+        return Field("obs", (2,), self.obs_dtype), Field("action", (), "int64")
+
+    def play(self, steps, *stores):
+        """Let random actions loose and write what happens into replays and rollouts."""
         for _ in range(steps):
             obs = self.observed(self.ids)
             action = self.rng.integers(10, size=self.shape)
             step = self.step(action)
-            for replay in replays:
-                replay.add(obs, action, step)
+            for store in stores:
+                store.add(obs, action, step)
 
 
 @pytest.fixture(scope="session")

@@ -156,11 +156,11 @@ def test_chunks_of_another_shape_or_with_rows_missing_are_refused_in_one_line(ma
     replay = world.replay(60)
     world.play(20, replay)
     chunks = [chunk.arrays() for chunk in replay.chunks()]
-    with pytest.raises(RlabError, match=r"the saved replay has 12 of the 20 rows it should have\."):
+    with pytest.raises(RlabError, match=r"the checkpoint has 12 of the 20 rows it should have\."):
         world.replay(60).load(replay.state(), iter(chunks[1:]))
-    with pytest.raises(RlabError, match=r"does not fit: it has no field 'obs' of int64 \(1, 3, 8, 2\)"):
+    with pytest.raises(RlabError, match=r"rows do not fit: no field 'obs' of int64 \(1, 3, 8, 2\)"):
         make_world(1, 3, "same").replay(60).load(replay.state(), iter(chunks))
-    with pytest.raises(RlabError, match="does not fit: it has no field 'obs' of uint8"):
+    with pytest.raises(RlabError, match="rows do not fit: no field 'obs' of uint8"):
         make_world(1, 2, "same", obs_dtype="uint8").replay(60).load(replay.state(), iter(chunks))
-    with pytest.raises(RlabError, match="does not fit: it has no field 'mask'"):
+    with pytest.raises(RlabError, match="rows do not fit: no field 'mask'"):
         world.replay(60, (Field("mask", (), "bool"),)).load(replay.state(), iter(chunks))

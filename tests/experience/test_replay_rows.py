@@ -142,7 +142,9 @@ def test_a_row_without_one_of_its_fields_is_refused(make_world):
         world.play(1, replay)
 
 
-@pytest.mark.parametrize("name", ["reward", "obs", "next_obs", "steps"])
+@pytest.mark.parametrize(
+    "name", ["reward", "obs", "next_obs", "steps", "final_obs", "final_row", "final_at", "first_row"]
+)
 def test_a_field_cannot_take_a_name_that_is_taken(make_world, name):
     with pytest.raises(ValueError, match="fields must be obs, action and others of different names"):
         make_world(1, 1, "same").replay(5, extra=(Field(name, (), "int32"),))
@@ -199,8 +201,8 @@ def test_what_cannot_fit_is_refused_before_it_is_allocated(monkeypatch):
     monkeypatch.setattr(np, "zeros", allocate)
     image = Field("obs", (84, 84, 4), "uint8")
     message = (  # 10 members * (1 000 000 + 8 slots) * (28 224 + 8 + 4 + 3 + 4) bytes
-        "a replay of 1000000 transitions per member needs 263.0 GiB and 8.0 GiB are free; "
-        "lower --replay-capacity or --seeds."
+        "storage for 1000000 transitions per member needs 263.0 GiB and 8.0 GiB are free; "
+        "lower --seeds, or --replay-capacity or --rollout-steps."
     )
     with pytest.raises(UsageError) as caught:
         Replay(10, 8, 1_000_000, image, Field("action", (), "int64"))
@@ -212,7 +214,7 @@ def test_exactly_the_free_memory_is_enough_and_one_byte_less_is_not(monkeypatch,
     monkeypatch.setattr(lanes_module, "_free_memory", lambda: needed)
     make_world(1, 2, "same").replay(20)
     monkeypatch.setattr(lanes_module, "_free_memory", lambda: needed - 1)
-    with pytest.raises(UsageError, match="a replay of 20 transitions per member needs"):
+    with pytest.raises(UsageError, match="storage for 20 transitions per member needs"):
         make_world(1, 2, "same").replay(20)
 
 
@@ -220,7 +222,7 @@ def test_a_growing_side_table_is_checked_too(monkeypatch, make_world):
     world = make_world(1, 4, "same", 0.5)
     replay = world.replay(400)
     monkeypatch.setattr(lanes_module, "_free_memory", lambda: 0)
-    with pytest.raises(UsageError, match="a replay that keeps 128 final observations needs"):
+    with pytest.raises(UsageError, match="storage for 128 final observations needs"):
         world.play(100, replay)
 
 

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rlab.experience.contract import Step
 from rlab.experience.lanes import Field
 from rlab.experience.replay import Replay
 from rlab.learning.returns import continuation, n_step_return
 
-GAMMA = 0.9
+STYLES = ("same", "next", "disabled")
 
 
 def walk(rows, start, n_step):
@@ -22,7 +24,31 @@ def walk(rows, start, n_step):
     return window
 
 
-@pytest.mark.parametrize("style", ["same", "next", "disabled"])
+def check_windows(world, replay, batch, n_step, gamma):
+    """Every sampled window, its return and its discount are those of a walk along the lane."""
+    returns = n_step_return(batch["reward"], gamma)
+    discount = continuation(batch["terminated"], gamma, batch["steps"])
+    index = {row.obs: (lane, t) for lane, rows in world.lanes.items() for t, row in enumerate(rows)}
+    for s, b in np.ndindex(*batch["steps"].shape):
+        lane, t = index[batch["obs"][s, b, 0].item()]
+        window = walk(world.lanes[lane], t, n_step)
+        last, rewards = window[-1], [row.reward for row in window]
+        assert lane[0] == s
+        assert t >= replay.rows_written - replay.rows
+        assert all(row.valid for row in window)
+        assert batch["steps"][s, b].item() == len(window)
+        assert batch["reward"][s, b].tolist() == rewards + [0.0] * (n_step - len(window))
+        assert batch["action"][s, b].item() == window[0].action
+        assert batch["terminated"][s, b].item() is last.terminated
+        assert batch["truncated"][s, b].item() is last.truncated
+        assert batch["next_obs"][s, b].tolist() == [last.next_obs, -last.next_obs]
+        expected = sum(gamma**k * reward for k, reward in enumerate(rewards))
+        assert returns[s, b].item() == pytest.approx(expected, abs=1e-4)  # float32, rewards up to 6.25
+        bootstrap = 0.0 if last.terminated else gamma ** len(window)
+        assert discount[s, b].item() == pytest.approx(bootstrap, abs=1e-6)
+
+
+@pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("seed", range(10))
 def test_windows_equal_the_slow_reference(make_world, streams, seed, style):
     rng = np.random.default_rng(seed)
@@ -35,26 +61,31 @@ def test_windows_equal_the_slow_reference(make_world, streams, seed, style):
         if not replay.transitions.all():
             continue
         n_step = int(rng.integers(1, 12))  # also longer than a lane
-        batch = replay.sample(draws, 100, n_step)
-        returns = n_step_return(batch["reward"], GAMMA)
-        discount = continuation(batch["terminated"], GAMMA, batch["steps"])
-        index = {row.obs: (lane, t) for lane, rows in world.lanes.items() for t, row in enumerate(rows)}
-        for s, b in np.ndindex(members, 100):
-            lane, t = index[batch["obs"][s, b, 0].item()]
-            window = walk(world.lanes[lane], t, n_step)
-            last, rewards = window[-1], [row.reward for row in window]
-            assert lane[0] == s
-            assert all(row.valid for row in window)
-            assert batch["steps"][s, b].item() == len(window)
-            assert batch["reward"][s, b].tolist() == rewards + [0.0] * (n_step - len(window))
-            assert batch["action"][s, b].item() == window[0].action
-            assert batch["terminated"][s, b].item() is last.terminated
-            assert batch["truncated"][s, b].item() is last.truncated
-            assert batch["next_obs"][s, b].tolist() == [last.next_obs, -last.next_obs]
-            expected = sum(GAMMA**k * reward for k, reward in enumerate(rewards))
-            assert returns[s, b].item() == pytest.approx(expected, abs=1e-4)
-            bootstrap = 0.0 if last.terminated else GAMMA ** len(window)
-            assert discount[s, b].item() == pytest.approx(bootstrap, abs=1e-6)
+        check_windows(world, replay, replay.sample(draws, 100, n_step), n_step, gamma=0.9)
+
+
+def check_any_window(make_world, streams, data):
+    """Any sizes, any endings, any n and any gamma."""
+    members, num_envs = data.draw(st.integers(1, 2)), data.draw(st.integers(1, 3))
+    ending, seed = data.draw(st.sampled_from([0.0, 0.1, 0.3])), data.draw(st.integers(0, 2**32))
+    world = make_world(members, num_envs, data.draw(st.sampled_from(STYLES)), ending, seed)
+    replay = world.replay(num_envs * data.draw(st.integers(1, 12)))
+    world.play(data.draw(st.integers(1, 30)), replay)
+    if replay.transitions.all():
+        n_step, gamma = data.draw(st.integers(1, 8)), data.draw(st.sampled_from([0.0, 1.0]) | st.floats(0.0, 1.0))
+        check_windows(world, replay, replay.sample(streams(members, seed), 6, n_step), n_step, gamma)
+
+
+@given(st.data())
+def test_any_window_equals_the_slow_reference(make_world, streams, data):
+    check_any_window(make_world, streams, data)
+
+
+@pytest.mark.prove
+@settings(max_examples=10_000)
+@given(st.data())
+def test_any_window_equals_the_slow_reference_ten_thousand_times(make_world, streams, data):
+    check_any_window(make_world, streams, data)
 
 
 def test_the_length_of_a_window_does_not_change_which_rows_are_drawn(make_world, streams):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from rlab.experience.collector import Collector
 from rlab.experience.contract import Step
-from rlab.experience.lanes import Field
+from rlab.experience.lanes import Field, Lanes
 from rlab.experience.replay import Replay
+from rlab.experience.rollout import Rollout
 from rlab.learning.contract import Batch, Listener
-from rlab.learning.loop import Periods, ReplayLoop
+from rlab.learning.loop import Loop, Periods, ReplayLoop, RolloutLoop
 from rlab.networks.spaces import Box, Discrete
 from rlab.types import Clock
 
@@ -60,12 +61,21 @@ class NotingConfig:
     updates_per_learn: int = 1
 
 
-class NotingAgent:
-    """Its loss is whatever `loss` says; `updated_at` and `prepared` are its diary."""
+@dataclass(frozen=True)
+class RollingConfig:
+    rollout_steps: int = 5
+    epochs: int = 1
+    minibatches: int = 1
 
+
+class NotingAgent:
+    """Its loss counts its updates; `updated_at`, `drawn` and `prepared` are its diary."""
+
+    Config: ClassVar[type] = NotingConfig
+    data = "replay"
     device = torch.device("cpu")
 
-    def __init__(self, config: NotingConfig, seeds: Sequence[int]) -> None:
+    def __init__(self, config: Any, seeds: Sequence[int]) -> None:
         self.config, self.seeds = config, tuple(seeds)
         self.updated_at: list[int] = []
         self.drawn: list[Tensor] = []
@@ -97,6 +107,28 @@ class NotingAgent:
     def load_state(self, state: dict[str, Any]) -> None: ...
 
 
+class RollingAgent(NotingAgent):
+    """Learns from rollouts; each row knows whose it is, its number `n * T + t`, and what was observed there."""
+
+    Config: ClassVar[type] = RollingConfig
+    data = "rollout"
+
+    def __init__(self, config: Any, seeds: Sequence[int]) -> None:
+        super().__init__(config, seeds)
+        self.rollouts: list[Batch] = []
+        self.batches: list[Batch] = []
+
+    def prepare(self, batch: Batch) -> Batch:
+        self.rollouts.append(batch)
+        number = torch.arange(batch["reward"][0].numel()).repeat(len(self.seeds), 1)
+        seed = torch.tensor(self.seeds).unsqueeze(1).expand_as(number)
+        return {"row": number, "seed": seed, "obs": batch["obs"][:, :, :-1].flatten(1, 2)}
+
+    def update(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        self.batches.append(batch)
+        return super().update(batch, clock)
+
+
 class Diary:
     """A listener that keeps all that it hears."""
 
@@ -121,20 +153,26 @@ def make_loop(
     num_envs: int = 1,
     periods: tuple[int, int, int] = (10**9, 10**9, 10**9),
     should_stop: Callable[[], bool] = lambda: False,
-    agent: Any = None,
+    agent: type[NotingAgent] = NotingAgent,
     listeners: Sequence[Listener] = (),
+    length: int = 5,
     **config: int,
-) -> ReplayLoop:
-    """`periods`: log, evaluate, save."""
-    agent = NotingAgent(NotingConfig(**config), seeds) if agent is None else agent
+) -> Loop:
+    """`periods`: log, evaluate, save. `length`: env steps of an episode. The loop is the one that the agent needs."""
+    learner = agent(agent.Config(**config), seeds)
     fields = Field("obs", (1,), "float32"), Field("action", (), "int64")
-    replay = Replay(len(seeds), num_envs, agent.config.replay_capacity, *fields)
+    loop: type[Loop] = RolloutLoop if agent.data == "rollout" else ReplayLoop
+    store: Lanes = (
+        Rollout(len(seeds), num_envs, learner.config.rollout_steps, *fields)
+        if agent.data == "rollout"
+        else Replay(len(seeds), num_envs, learner.config.replay_capacity, *fields)
+    )
     judged = SimpleNamespace(returns=np.zeros((len(seeds), 1)), lengths=np.ones((len(seeds), 1)))
-    collector = Collector(CountingEnv(seeds, num_envs))
-    return ReplayLoop(agent, collector, replay, env_steps, Periods(*periods), lambda: judged, listeners, should_stop)
+    collector = Collector(CountingEnv(seeds, num_envs, length))
+    return loop(learner, collector, store, env_steps, Periods(*periods), lambda: judged, listeners, should_stop)
 
 
 @pytest.fixture
 def small() -> SimpleNamespace:
-    """`small.loop(...)` makes a loop, `small.Diary()` a listener."""
-    return SimpleNamespace(loop=make_loop, Diary=Diary)
+    """`small.loop(...)` makes a loop, of `small.RollingAgent` where asked; `small.Diary()` is a listener."""
+    return SimpleNamespace(loop=make_loop, Diary=Diary, RollingAgent=RollingAgent)

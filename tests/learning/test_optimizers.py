@@ -157,6 +157,68 @@ def test_a_saved_stepper_goes_on_with_the_same_steps(name: str) -> None:
     assert torch.equal(one, other)
 
 
+def moments(stepper: Stepper) -> dict[str, Tensor]:
+    """What the optimizer remembers of every parameter, `[S, P]` each."""
+    return {name: v for name, v in stepper.optimizer.state[stepper.flat].items() if v.shape == stepper.flat.shape}
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_members_who_stand_still_keep_every_bit_while_the_others_step_as_they_would(name: str, decay: float) -> None:
+    def loss(weight: Tensor) -> Tensor:
+        return (weight - 3.0).pow(4).flatten(1).sum(dim=1)
+
+    settings = OptimizerSettings(name, 0.01, decay, l1=0.1, max_grad_norm=2.0)
+    weights = [nn.Parameter(starting_weights()[0]) for _ in range(2)]
+    some, everybody = (Stepper(settings, [weight]) for weight in weights)
+    for going in ([True, False, True], [True, False, False], [True, False, False]):  # member 1 never began
+        before, remembered = weights[0].detach().clone(), {k: v.clone() for k, v in moments(some).items()}
+        norm = some.step(loss(weights[0]), torch.tensor(going))
+        assert norm.shape == (MEMBERS,)  # also of those who stand still
+        everybody.step(loss(weights[1]))
+        for member in (i for i, goes in enumerate(going) if not goes):
+            assert torch.equal(weights[0][member], before[member])
+            for key, value in moments(some).items():
+                assert torch.equal(value[member], remembered.get(key, torch.zeros_like(value))[member]), key
+        for member in (i for i, goes in enumerate(going) if goes):
+            assert not torch.equal(weights[0][member], before[member])
+    assert torch.equal(weights[0][0], weights[1][0])  # member 0 always went
+    assert all(torch.equal(value[0], moments(everybody)[key][0]) for key, value in moments(some).items())
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_a_step_of_all_members_by_name_is_a_step_of_everybody(name: str) -> None:
+    weights = [nn.Parameter(starting_weights()[0]) for _ in range(2)]
+    named, plain = (Stepper(OptimizerSettings(name, 0.01), [weight]) for weight in weights)
+    for _ in range(3):
+        named.step(weights[0].square().flatten(1).sum(dim=1), torch.ones(MEMBERS, dtype=torch.bool))
+        plain.step(weights[1].square().flatten(1).sum(dim=1))
+    assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adagrad", "adadelta", "rmsprop"])  # no bias to correct
+def test_a_member_that_begins_late_begins_as_it_would_have(name: str) -> None:
+    weights = [nn.Parameter(starting_weights()[0]) for _ in range(2)]
+    late, fresh = (Stepper(OptimizerSettings(name, 0.01), [weight]) for weight in weights)
+    for _ in range(2):
+        late.step(weights[0].square().flatten(1).sum(dim=1), torch.zeros(MEMBERS, dtype=torch.bool))
+    for _ in range(3):
+        for stepper, weight in zip((late, fresh), weights, strict=True):
+            stepper.step(weight.square().flatten(1).sum(dim=1))
+    assert torch.equal(*weights)
+
+
+def test_a_member_that_broke_while_it_stood_still_is_as_it_was() -> None:
+    weight = nn.Parameter(torch.ones(2, 3))
+    stepper = Stepper(OptimizerSettings("adam", 0.01), [weight])
+    for _ in range(2):
+        norm = stepper.step(weight.sum(dim=1) * torch.tensor([1.0, math.nan]), torch.tensor([True, False]))
+    assert norm[1].isnan()
+    assert weight[1].tolist() == [1.0, 1.0, 1.0]
+    assert all((value[1] == 0.0).all() for value in moments(stepper).values())
+    assert weight.detach()[0].tolist() == pytest.approx([0.98] * 3)  # Adam's steps are of the whole rate
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

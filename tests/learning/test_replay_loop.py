@@ -60,9 +60,7 @@ def test_a_budget_that_is_no_multiple_of_the_envs_is_used_in_full(small: SimpleN
 
 
 @pytest.mark.parametrize("num_envs", NUM_ENVS)
-def test_reports_evaluations_and_saves_come_when_their_period_is_crossed(
-    small: SimpleNamespace, num_envs: int
-) -> None:
+def test_reports_evaluations_and_saves_come_when_their_period_is_crossed(small: SimpleNamespace, num_envs: int) -> None:
     diary = small.Diary()
     small.loop(240, num_envs=num_envs, periods=(30, 50, 100), listeners=[diary]).run()
 
@@ -137,7 +135,7 @@ def test_a_loop_goes_on_from_its_state(small: SimpleNamespace) -> None:
     first = small.loop(50, num_envs=2)
     first.run()
     second = small.loop(80, num_envs=2)
-    second.replay.load(first.state()["replay"], (chunk.arrays() for chunk in first.replay.chunks()))
+    second.store.load(first.state()["store"], (chunk.arrays() for chunk in first.store.chunks()))
     second.load_state(first.state())
     assert (second.clock.env_steps, second.updates) == (50, 50)
     assert second.run()

@@ -1,10 +1,17 @@
 """Bodies are chosen from the observation space, and what has none is refused in one clear line."""
 
 import pytest
+import torch
 
 from rlab.errors import UsageError
-from rlab.networks.bodies import BodySettings, q_network_spec
-from rlab.networks.spaces import Box, Discrete
+from rlab.networks.bodies import (
+    BodySettings,
+    actor_network_spec,
+    critic_head_spec,
+    critic_network_spec,
+    q_network_spec,
+)
+from rlab.networks.spaces import Box, Discrete, Masked
 from rlab.networks.spec import build
 
 VECTOR = Box((4,), "float32", -1.0, 1.0)
@@ -82,14 +89,66 @@ def test_no_hidden_layer_is_a_linear_network(dueling):
 
 
 @pytest.mark.parametrize(
+    ("space", "features"),
+    [
+        (image(10, 10, 1, "float32"), 100),  # no image: those are uint8 or bool
+        (Box((5, 5), "uint8", 0.0, 255.0), 25),
+        (Box((), "float32", 0.0, 1.0), 1),
+        (Discrete(16), 16),
+        (Masked(VECTOR, 3), 4),
+    ],
+    ids=str,
+)
+def test_what_is_no_image_is_a_vector(space, features):
+    spec = q_network_spec(space, 2, BodySettings(hidden=(8,)))
+    assert linear_sizes(spec.layers) == [(features, 8), (8, 2)]
+
+
+def test_an_actor_ends_in_small_weights_and_a_critic_in_one_value():
+    body = BodySettings(hidden=(8, 6), activation="tanh", init="orthogonal", gain=2**0.5)
+    actor, critic = actor_network_spec(VECTOR, 4, body), critic_network_spec(VECTOR, body)
+    assert kinds(actor) == kinds(critic) == ["linear", "tanh", "linear", "tanh", "linear"]
+    assert linear_sizes(actor.layers) == [(4, 8), (8, 6), (6, 4)]
+    assert linear_sizes(critic.layers) == [(4, 8), (8, 6), (6, 1)]
+    assert [layer.args["init"] for layer in actor.layers if layer.kind == "linear"] == ["orthogonal"] * 3
+    assert [layer.args.get("gain", 1.0) for layer in actor.layers if layer.kind == "linear"] == [2**0.5, 2**0.5, 0.01]
+    assert [layer.args.get("gain", 1.0) for layer in critic.layers if layer.kind == "linear"] == [2**0.5, 2**0.5, 1.0]
+    rows = build(actor, [0])[4].weight[0].T  # [4, 6]
+    assert torch.linalg.norm(rows, dim=1).tolist() == pytest.approx([0.01] * 4)
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_a_free_deviation_takes_half_of_an_actors_outputs(free):
+    spec = actor_network_spec(VECTOR, 6, BodySettings(hidden=(8,)), log_std=-0.7 if free else None)
+    assert linear_sizes(spec.layers)[-1] == (8, 3 if free else 6)
+    outputs = build(spec, [0, 1])(torch.randn(2, 5, 4))
+    assert outputs.shape == (2, 5, 6)
+    assert bool((outputs[..., 3:] == -0.7).all()) is free
+
+
+@pytest.mark.parametrize("space", [VECTOR, image(10, 10, 4, "bool")])
+@pytest.mark.parametrize("log_std", [None, 0.0])
+def test_a_critics_head_fits_on_the_last_features_of_an_actor(space, log_std):
+    actor = actor_network_spec(space, 4, BodySettings(hidden=(8, 6), init="he"), log_std=log_std)
+    head = critic_head_spec(actor, 0.5)
+    assert [(layer.kind, layer.args) for layer in head.layers] == [
+        ("linear", {"in_features": 6, "out_features": 1, "init": "he", "gain": 0.5})
+    ]
+
+
+def test_a_q_network_keeps_its_last_layers_gain_at_one():
+    for dueling in (False, True):
+        spec = q_network_spec(VECTOR, 3, BodySettings(hidden=(8,), gain=2.0), dueling)
+        streams = spec.layers[-1].args if dueling else {"": spec.layers}
+        for layers in streams.values():
+            assert [layer.args.get("gain", 1.0) for layer in layers if layer.kind == "linear"] == [2.0, 1.0]
+
+
+@pytest.mark.parametrize(
     ("space", "message"),
     [
         (image(2, 10, 1), "an image of 2x10 is too small for a 3x3 convolution. Flatten it with --wrapper Flatten"),
-        (image(10, 10, 1, "float32"), "a 3-D observation of float32 is no image; images are uint8 or bool, channels"),
-        (Box((5, 5), "uint8", 0.0, 255.0), "no network body for observations uint8 of shape (5, 5); vectors and"),
-        (Box((), "float32", 0.0, 1.0), "no network body for observations float32 of shape (); vectors and images"),
-        (Box((9, 99), "float32", tuple([0.0] * 891), 1.0), "no network body for observations float32 of shape (9, 99)"),
-        (Discrete(16), "no network body for observations Discrete(n=16, start=0); vectors and images"),
+        (Discrete(10**9), "observations Discrete(n=1000000000, start=0) would be 1000000000 features; more than"),
     ],
     ids=str,
 )
@@ -107,6 +166,8 @@ def test_what_has_no_body_is_refused_in_one_line(space, message):
         (BodySettings(dropout=1.0), r"dropout 1\.0 must be a share in \[0, 1\)"),
         (BodySettings(dropout=-0.1), r"dropout -0\.1 must be a share in \[0, 1\)"),
         (BodySettings(hidden=(64, 0)), r"hidden widths \(64, 0\) must all be 1 or more"),
+        (BodySettings(gain=0.0), r"gain 0\.0 of the hidden layers must be above 0"),
+        (BodySettings(gain=float("nan")), r"gain nan of the hidden layers must be above 0"),
     ],
 )
 def test_a_setting_out_of_range_is_refused(body, message):

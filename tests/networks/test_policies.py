@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlab.errors import RlabError, UsageError
-from rlab.networks.bodies import BodySettings
+from rlab.networks.bodies import BodySettings, actor_network_spec
+from rlab.networks.heads import build_head, stochastic_head_json
 from rlab.networks.policy import PolicySpec, build_policy
-from rlab.networks.spaces import Box, Discrete, space_from_json
+from rlab.networks.spaces import Box, Dict, Discrete, Masked, MultiBinary, MultiDiscrete, Tuple, pack, space_from_json
 
 SMALL = Box((10, 10, 3), "bool", 0.0, 1.0)
 PIXELS = Box((36, 36, 2), "uint8", 0.0, 255.0)
@@ -240,6 +241,173 @@ def test_a_member_taken_out_in_the_middle_of_an_update_acts_without_dropout(make
     torch.testing.assert_close(policy.member(6).outputs(obs[1]), policy.eval().outputs(obs)[1])
 
 
+ACTIONS = {
+    "categorical": (Discrete(3, start=-1), False),
+    "multi_categorical": (MultiDiscrete((2, 3), (0, 5), (2,)), False),
+    "bernoulli": (MultiBinary((2, 2)), False),
+    "gaussian": (Box((2,), "float32", (-2.0, 0.0), (2.0, 1.0)), False),
+    "squashed_gaussian": (Box((2,), "float32", (-2.0, 0.0), (2.0, 1.0)), True),
+}
+VECTOR = Box((4,), "float32", -math.inf, math.inf)
+
+
+def stochastic_policy(kind, space=VECTOR, log_std=None, seeds=(5, 6, 7)):
+    actions, squash = ACTIONS[kind]
+    head = stochastic_head_json(actions, squash)
+    body = BodySettings(hidden=(8,), activation="tanh")
+    network = actor_network_spec(space, build_head(head, actions).width, body, output_gain=2.0, log_std=log_std)
+    return build_policy(PolicySpec(space, actions, {"scaling": "none", "scale": None}, network, head), seeds)
+
+
+@pytest.fixture(params=[*ACTIONS, "gaussian with a free deviation", "squashed_gaussian with a free deviation"])
+def stochastic(request):
+    kind, _, free = request.param.partition(" with ")
+    return stochastic_policy(kind, log_std=-0.5 if free else None)
+
+
+def test_stack_and_member_of_every_head_choose_alike(stochastic, random_obs):
+    obs, actions = random_obs(VECTOR, 3, 40), stochastic.spec.action_space
+    greedy, sampled = stochastic(obs), stochastic(obs, greedy=False, generators=generators(3))
+    assert greedy.shape == sampled.shape == (3, 40, *actions.shape)
+    assert not torch.equal(greedy, sampled)
+    assert str(stochastic(obs.numpy()).dtype) == actions.dtype
+    for i, seed in enumerate(stochastic.seeds):
+        member, own = stochastic.member(seed), generators(3)[i : i + 1]
+        torch.testing.assert_close(member.outputs(obs[i]), stochastic.outputs(obs)[i])
+        torch.testing.assert_close(member(obs[i]), greedy[i])
+        torch.testing.assert_close(member(obs[i], greedy=False, generators=own), sampled[i])
+        torch.testing.assert_close(stochastic.only(seed)(obs[i : i + 1])[0], greedy[i])
+        single = member(obs[i, 0].numpy())
+        assert np.shape(single) == actions.shape
+        np.testing.assert_allclose(single, greedy[i, 0].numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_every_head_is_rebuilt_from_json(stochastic, random_obs):
+    spec = PolicySpec.from_json(json.loads(json.dumps(stochastic.spec.to_json(), allow_nan=False)))
+    assert spec == stochastic.spec
+    again = build_policy(spec, (5, 6, 7))
+    again.load_state_dict(stochastic.state_dict())
+    obs = random_obs(VECTOR, 3, 9)
+    assert torch.equal(again(obs), stochastic(obs))
+    assert not any(name.startswith("head") for name in stochastic.state_dict())  # constants follow from the spec
+
+
+def test_the_actions_of_every_head_are_in_their_space(stochastic, random_obs):
+    actions = stochastic(5.0 * random_obs(VECTOR, 3, 200), greedy=False, generators=generators(3)).flatten(0, 1)
+    space = stochastic.spec.action_space
+    if isinstance(space, Discrete | MultiDiscrete):
+        n, start = (space.n if isinstance(space, Discrete) else torch.tensor(space.nvec)), torch.tensor(space.start)
+        assert ((actions - start >= 0) & (actions - start < n)).all()
+        assert (actions.amin(0) == start).all()
+        assert (actions.amax(0) == start + n - 1).all()
+    elif isinstance(space, MultiBinary):
+        assert actions.unique().tolist() == [0, 1]
+    else:
+        assert ((actions >= torch.tensor(space.low)) & (actions <= torch.tensor(space.high))).all()
+
+
+PLACES = Dict((("at", Discrete(4, start=2)), ("speed", Box((2,), "float32", -1.0, 1.0))))
+PAIR = Tuple((Discrete(3), MultiBinary((2,))))
+
+
+@pytest.mark.parametrize(
+    ("space", "obs"),
+    [
+        (Discrete(4, start=2), 3),
+        (Discrete(4, start=2), np.int64(5)),
+        (MultiDiscrete((2, 3), (0, 0), (2,)), [1, 2]),
+        (VECTOR, [0.1, -0.2, 0.3, 0.4]),
+        (PLACES, {"at": 3, "speed": np.array([0.5, -0.5], np.float32)}),
+        (PAIR, (2, np.array([0, 1], np.int8))),
+    ],
+    ids=str,
+)
+def test_a_member_takes_what_the_env_gives(space, obs):
+    member = stochastic_policy("multi_categorical", space).member(6)
+    action = member(obs)
+    assert isinstance(action, np.ndarray)
+    assert action.shape == (2,)
+    array = pack(space, obs)
+    assert (member(array) == action).all()
+    assert (member(array[None])[0] == action).all()
+    assert torch.equal(member(torch.from_numpy(array)), torch.from_numpy(action))
+
+
+def test_a_stack_takes_dicts_whose_parts_lead_with_members_and_rows():
+    policy = stochastic_policy("multi_categorical", PLACES)
+    obs = {"at": np.full((3, 5), 4), "speed": np.random.default_rng(0).normal(size=(3, 5, 2)).astype(np.float32)}
+    assert (policy(obs) == policy(pack(PLACES, obs))).all()
+    with pytest.raises(UsageError, match=r"an observation of shape \(5, 3\) does not fit; expected \[3, B, \*obs\]"):
+        policy({"at": obs["at"][0], "speed": obs["speed"][0]})
+    with pytest.raises(UsageError, match="needs a part 'speed'"):
+        policy({"at": obs["at"]})
+
+
+@given(st.integers(0, 200), st.booleans(), st.sampled_from(["categorical", "multi_categorical"]))
+def test_a_mask_in_observations_beside_them_or_packed_is_one_and_the_same(seed, greedy, kind):
+    size = {"categorical": 3, "multi_categorical": 5}[kind]
+    space = Masked(VECTOR, size)
+    policy, rng = stochastic_policy(kind, space), np.random.default_rng(seed)
+    obs = rng.normal(size=(3, 6, 4)).astype(np.float32)
+    mask = rng.random((3, 6, size)) < 0.5
+    mask[..., [0, 2][: 1 + (size == 5)]] = True
+    beside = policy(obs, mask=mask.astype(np.int8), greedy=greedy, generators=generators(3, seed))
+    packed = policy(pack(space, obs, mask), greedy=greedy, generators=generators(3, seed))
+    tensors = torch.from_numpy(obs), torch.from_numpy(mask)
+    as_tensors = policy(tensors[0], mask=tensors[1], greedy=greedy, generators=generators(3, seed))
+    assert (beside == packed).all()
+    assert torch.equal(as_tensors, torch.from_numpy(beside))
+    alone = policy.member(6)(obs[1], mask=mask[1], greedy=greedy, generators=generators(3, seed)[1:2])
+    assert (alone == beside[1]).all()
+    chosen = beside[..., None] + 1 if kind == "categorical" else beside - [0, 5] + [0, 2]
+    assert np.take_along_axis(mask, chosen, axis=-1).all()
+
+
+def test_a_dict_of_the_env_may_hold_the_mask():
+    space = Masked(PLACES, 3)
+    member = stochastic_policy("categorical", space).member()
+    obs = {"at": 3, "speed": np.zeros(2, np.float32)}
+    for only in range(3):
+        mask = np.arange(3) == only
+        assert member({**obs, "action_mask": mask}) == only - 1
+        assert member(obs, mask=mask) == only - 1
+    assert member(obs) == member({**obs, "action_mask": np.ones(3, np.int8)})
+    assert member(obs) == member(obs, mask=np.zeros(3, np.int8))  # the world ended: all the same
+
+
+def test_observations_of_a_masked_space_come_without_a_mask_too():
+    space = Masked(VECTOR, 3)
+    policy = stochastic_policy("categorical", space)
+    obs = np.random.default_rng(0).normal(size=(3, 5, 4)).astype(np.float32)
+    assert (policy(obs) == policy(obs, mask=np.ones((3, 5, 3), bool))).all()
+    with pytest.raises(UsageError, match=r"an observation of shape \(3, 5, 6\) does not fit Box"):
+        policy(np.zeros((3, 5, 6), np.float32))
+    with pytest.raises(UsageError, match=r"an observation of shape \(3, 5, 7\) does not fit Box"):  # two masks
+        policy(np.zeros((3, 5, 7), np.float32), mask=np.ones((3, 5, 3), bool))
+
+
+def test_masks_for_another_number_of_actions_are_refused_when_the_policy_is_built():
+    message = r"^observations with a mask of 4 do not fit Discrete\(n=3, start=-1\)\.$"
+    with pytest.raises(UsageError, match=message):
+        stochastic_policy("categorical", Masked(VECTOR, 4))
+    with pytest.raises(UsageError, match=r"a mask of 4 do not fit Box\(\(2,\), float32\)\.$"):
+        stochastic_policy("gaussian", Masked(VECTOR, 4))
+
+
+@pytest.mark.parametrize("kind", ["bernoulli", "gaussian", "squashed_gaussian"])
+def test_a_mask_for_actions_that_take_none_is_refused(kind):
+    with pytest.raises(UsageError, match=r"^actions .* take no mask; Discrete and MultiDiscrete do\.$"):
+        stochastic_policy(kind)(np.zeros((3, 2, 4), np.float32), mask=np.ones((3, 2, 4), bool))
+
+
+def test_a_mask_beside_unmasked_observations_covers_every_choice():
+    policy = stochastic_policy("multi_categorical")
+    obs, mask = np.zeros((3, 1, 4), np.float32), np.array([False, True, False, False, True])
+    assert policy(obs, mask=np.tile(mask, (3, 1, 1))).tolist() == [[[1, 7]]] * 3
+    with pytest.raises(UsageError, match=r"a mask of shape \(3, 1, 2\) does not fit; expected \(3, 1, 5\)\."):
+        policy(obs, mask=np.ones((3, 1, 2), bool))
+
+
 SPACES = st.one_of(
     st.builds(Discrete, st.integers(1, 99), st.integers(-9, 9)),
     st.builds(
@@ -258,7 +426,7 @@ def test_any_space_survives_json(space):
 
 
 def test_an_unknown_kind_of_space_says_what_is_known():
-    with pytest.raises(RlabError, match=r"unknown kind of space 'graph'; known: box, discrete\. Is a newer"):
+    with pytest.raises(RlabError, match=r"unknown kind of space 'graph'; known: box, discrete, .*\. Is a newer"):
         space_from_json({"kind": "graph"})
 
 
@@ -280,6 +448,10 @@ def broken(data, what):
         del data["preprocess"]["scaling"]
     elif what == "an unknown head":
         data["head"] = {"kind": "qq"}
+    elif what == "a head without a kind":
+        data["head"] = {"epsilon": 0.1}
+    elif what == "an epsilon in words":
+        data["head"]["epsilon"] = "much"
     elif what == "a dtype that NumPy does not know":
         data["obs_space"]["dtype"] = "float33"
     return data
@@ -290,12 +462,14 @@ def broken(data, what):
     [
         ("layers that do not fit each other", "the policy's spec cannot be built: "),
         ("another observation", "the policy's spec cannot be built: "),
-        ("another number of actions", "3 outputs are no Q values for the actions Discrete(n=4, start=0)."),
-        ("continuous actions", "3 outputs are no Q values for the actions Box(shape=(3,)"),
+        ("another number of actions", "'q' reads 4 outputs for actions Discrete(n=4, start=0); the network has 3."),
+        ("continuous actions", "the policy head 'q' is for Discrete actions, not Box((3,), float32)."),
         ("an argument too few", "argument: 'in_features'. Was it written by a newer rlab?"),
         ("a width below zero", "the policy's spec cannot be built: "),
         ("no scaling", "the policy's spec cannot be built: 'scaling'"),
         ("an unknown head", "unknown policy head 'qq'."),
+        ("a head without a kind", "the policy's spec cannot be built: 'kind'"),
+        ("an epsilon in words", "the policy's spec cannot be built: could not convert string to float: 'much'"),
         ("a dtype that NumPy does not know", "the policy's spec cannot be built: "),
     ],
 )
@@ -310,6 +484,17 @@ def test_a_spec_whose_parts_do_not_fit_is_refused_in_one_line(make_policy, what,
 def test_infinite_bounds_survive_json(make_policy):
     data = json.loads(json.dumps(make_policy().spec.to_json(), allow_nan=False))
     assert PolicySpec.from_json(data).obs_space == Box((4,), "float32", -math.inf, math.inf)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_every_head_acts_alike_on_a_gpu(stochastic, random_obs):
+    obs = random_obs(VECTOR, 3, 16)
+    expected = stochastic(obs, greedy=False, generators=generators(3))
+    stochastic.cuda()
+    on_gpu = stochastic(obs.cuda(), greedy=False, generators=generators(3))
+    torch.testing.assert_close(on_gpu.cpu(), expected, rtol=1e-4, atol=1e-5)
+    alone = stochastic.member(6)(obs[1].cuda(), greedy=False, generators=generators(3)[1:2])
+    torch.testing.assert_close(alone.cpu(), expected[1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

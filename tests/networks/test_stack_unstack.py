@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from rlab.errors import RlabError
-from rlab.networks.layers import Dueling
+from rlab.networks.layers import Dueling, LogStd
 from rlab.networks.preprocess import Preprocess
-from rlab.networks.spec import StackedNetwork, build
+from rlab.networks.spec import LayerSpec, NetworkSpec, StackedNetwork, build
 from rlab.networks.stacking import stack, unstack
 
 SEEDS = (0, 1, 2)
@@ -64,6 +64,22 @@ def test_weights_are_copied_both_ways(body):
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), kept, strict=True))
 
 
+def test_a_log_std_layer_leaves_the_stack_and_comes_back():
+    layers = LayerSpec("linear", {"in_features": 4, "out_features": 2}), LayerSpec("log_std", {"features": 2})
+    network = build(NetworkSpec(layers), SEEDS)
+    with torch.no_grad():
+        network[1].log_std.copy_(torch.randn(3, 1, 2))
+    x = torch.randn(3, 5, 4)
+    plain = [unstack(network, i) for i in range(3)]
+    assert all(type(member[1]) is LogStd for member in plain)
+    for i, member in enumerate(plain):
+        torch.testing.assert_close(member(x[i]), network(x)[i])
+    assert torch.equal(stack(plain)(x), network(x))
+    with torch.no_grad():
+        network[1].log_std.zero_()
+    assert plain[0][1].log_std.abs().sum() > 0  # a copy
+
+
 def test_double_precision_survives():
     torch.manual_seed(0)
     plain = [nn.Sequential(nn.Conv2d(1, 2, 2), nn.Flatten(), nn.Linear(8, 3), nn.LayerNorm(3)).double() for _ in "ab"]
@@ -90,7 +106,10 @@ def test_an_activations_settings_are_kept():
         ([nn.LeakyReLU(0.1), nn.LeakyReLU(0.2)], "LeakyReLU(negative_slope=0.2) for LeakyReLU(negative_slope=0.1)"),
         ([nn.Dropout(0.1), nn.Dropout(0.2)], "only networks alike can be stacked"),
         ([nn.Sequential(nn.Linear(2, 2, bias=False))] * 2, "it has settings that a stack lacks"),
-        ([nn.LSTM(2, 2)], "LSTM has no stacked counterpart; known: Linear, Conv2d, LayerNorm, Dropout, Flatten."),
+        (
+            [nn.LSTM(2, 2)],
+            "LSTM has no stacked counterpart; known: Linear, Conv2d, LayerNorm, Dropout, Flatten, LogStd.",
+        ),
         ([], "a stack needs one network or more."),
     ],
 )

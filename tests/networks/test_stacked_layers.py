@@ -7,11 +7,13 @@ from torch import nn
 from rlab.errors import RlabError
 from rlab.networks.layers import (
     Dueling,
+    LogStd,
     StackedConv2d,
     StackedDropout,
     StackedFlatten,
     StackedLayerNorm,
     StackedLinear,
+    StackedLogStd,
 )
 
 LAYERS = {
@@ -20,6 +22,7 @@ LAYERS = {
     "conv2d with stride": (lambda: nn.Conv2d(2, 4, 3, stride=2), StackedConv2d, (7, 2, 8, 9)),
     "layer norm": (lambda: nn.LayerNorm(5), StackedLayerNorm, (7, 5)),
     "flatten": (lambda: nn.Flatten(), StackedFlatten, (7, 2, 3, 4)),
+    "log std": (lambda: LogStd(5), StackedLogStd, (7, 5)),
     "dropout, off": (lambda: nn.Dropout(0.5).eval(), StackedDropout, (7, 5)),
 }
 
@@ -103,6 +106,17 @@ def test_dueling_on_numbers_worked_by_hand():
         advantage.bias.copy_(torch.tensor([1.0, 2.0, 6.0]))
     q = Dueling(value, advantage)(torch.zeros(2, 1))
     assert q.tolist() == [[8.0, 9.0, 13.0]] * 2  # 10 + (1, 2, 6) - 3
+
+
+@pytest.mark.parametrize("initial", [-0.5, 1])
+def test_a_free_log_std_stands_behind_the_means_whatever_the_input(initial):
+    x = torch.randn(3, 4, 2)
+    for layer, means in ((StackedLogStd(3, 2, initial), x), (LogStd(2, initial), x[0])):
+        y = layer(means)
+        assert torch.equal(y[..., :2], means)
+        assert (y[..., 2:] == initial).all()
+        y.sum().backward()
+        assert (layer.log_std.grad == 4).all()  # one for each row
 
 
 @pytest.mark.parametrize(

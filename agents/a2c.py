@@ -1,0 +1,45 @@
+"""Advantage actor-critic, the synchronous form of A3C (Mnih et al. 2016). Read from top to bottom; what it shares with
+the other policy-gradient agents is in `rlab.learning.actor_critic`."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from rlab.learning.actor_critic import ActorCritic, ActorCriticConfig
+from rlab.learning.contract import Batch
+from rlab.learning.policy_gradient import mean, normalised, value_loss
+from rlab.types import Clock
+
+
+@dataclass(frozen=True, kw_only=True)
+class A2CConfig(ActorCriticConfig):
+    """Settings of A2C. Steps are env steps of one member, summed over its envs."""
+
+    rollout_steps: int = 8  # vector steps; Mnih et al. 2016 have 5
+    gae_lambda: float = 1.0  # 1 is the n-step advantage of the paper, n up to rollout_steps
+    learning_rate: float = 1e-3  # differs from the paper: Adam instead of RMSProp
+    normalize_advantage: bool = False  # over the rollout; the paper does not
+
+
+class A2C(ActorCritic):
+    """Advantage actor-critic: one gradient step on each short rollout."""
+
+    Config: ClassVar[type] = A2CConfig
+    config: A2CConfig
+
+    def loss(self, batch: Batch, clock: Clock) -> tuple[Tensor, dict[str, Tensor], None]:
+        """The policy gradient, the value's loss and the entropy bonus (section 4 of the paper), per member `[S]`."""
+        config, weight, mask = self.config, batch["weight"], batch.get("mask")
+        outputs, value = self.forward(batch["obs"])
+        advantage = normalised(batch["advantage"], weight) if config.normalize_advantage else batch["advantage"]
+        policy_loss = mean(-advantage * self.head.log_prob(outputs, batch["action"], mask), weight)
+        of_value = mean(value_loss(value, batch["target"]), weight)
+        entropy = mean(self.head.entropy(outputs, mask), weight)
+        loss = policy_loss + self.value_weight * of_value - self.entropy_weight(clock) * entropy
+        return loss, {"loss/policy": policy_loss, "loss/value": of_value, "policy/entropy": entropy}, None
+
+    @property
+    def value_weight(self) -> float:
+        """The weight of the value's loss."""
+        return self.config.value_weight

@@ -1,0 +1,100 @@
+"""Proximal policy optimisation (Schulman et al. 2017) with the core and continuous details of "The 37 Implementation
+Details of Proximal Policy Optimization" (Huang et al. 2022), each a setting. Read from top to bottom; what it shares
+with the other policy-gradient agents is in `rlab.learning.actor_critic`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from rlab.errors import UsageError
+from rlab.learning.actor_critic import ActorCritic, ActorCriticConfig
+from rlab.learning.contract import Batch
+from rlab.learning.policy_gradient import clipped_surrogate, kl_estimate, mean, normalised, value_loss
+from rlab.networks.spaces import Space
+from rlab.types import Clock
+
+KL_SLACK = 1.5  # times target_kl; openai/spinningup's ppo and Stable-Baselines3
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig(ActorCriticConfig):
+    """Settings of PPO. Steps are env steps of one member, summed over its envs."""
+
+    rollout_steps: int = 128  # vector steps; Schulman et al. 2017, table 5
+    epochs: int = 10  # passes over each rollout; table 3
+    minibatches: int = 4  # of each pass; table 5 has 32 x 8 rows in each
+    clip: float = 0.2  # how far the probability ratio may move and still pay; table 3
+    clip_final: float = 1.0  # factor of clip at the end of the budget, reached linearly
+    clip_value: float | None = None  # how far a value may move in one rollout; detail 9. None: as far as it likes
+    normalize_advantage: bool = True  # within each minibatch; detail 7
+    target_kl: float | None = None  # a member whose policy moved 1.5 times as far leaves its rollout; detail 12
+    # entropy_weight, value_weight, max_grad_norm: details 10 and 11
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("clip", "clip_value", "target_kl"):
+            value = getattr(self, name)
+            if value is not None and not value > 0.0:
+                raise UsageError(f"{name} {value} must be above 0.")
+        if not 0.0 <= self.clip_final < float("inf"):
+            raise UsageError(f"clip_final {self.clip_final} must be 0 or more; it is a factor of clip.")
+
+
+class PPO(ActorCritic):
+    """Proximal policy optimisation: several epochs on each rollout, no further than a clipped ratio pays."""
+
+    Config: ClassVar[type] = PPOConfig
+    config: PPOConfig
+
+    def __init__(
+        self, config: PPOConfig, obs_space: Space, action_space: Space, seeds: Sequence[int], device: torch.device
+    ) -> None:
+        super().__init__(config, obs_space, action_space, seeds, device)
+        self._going = torch.ones(len(seeds), dtype=torch.bool, device=device)  # members that learn on in this rollout
+
+    def prepare(self, batch: Batch) -> Batch:
+        """The rows of a rollout, with the probability that each action was chosen with."""
+        rows = super().prepare(batch)
+        self._going = torch.ones_like(self._going)
+        with torch.no_grad():
+            log_prob = self.head.log_prob(self.actor(rows["obs"]), rows["action"], rows.get("mask"))
+        return {**rows, "log_prob": log_prob}
+
+    def loss(self, batch: Batch, clock: Clock) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """The clipped surrogate, the value's loss and the entropy bonus (equation 9), per member `[S]`."""
+        config, weight, mask = self.config, batch["weight"], batch.get("mask")
+        outputs, value = self.forward(batch["obs"])
+        log_ratio = self.head.log_prob(outputs, batch["action"], mask) - batch["log_prob"]
+        advantage = normalised(batch["advantage"], weight) if config.normalize_advantage else batch["advantage"]
+        clip = self.clip(self.progress(clock))
+        policy_loss = mean(clipped_surrogate(log_ratio, advantage, clip), weight)
+        of_value = mean(value_loss(value, batch["target"], batch["value"], config.clip_value), weight)
+        entropy = mean(self.head.entropy(outputs, mask), weight)
+        loss = policy_loss + config.value_weight * of_value - self.entropy_weight(clock) * entropy
+        moved = log_ratio.detach()
+        kl = mean(kl_estimate(moved), weight)
+        metrics = {
+            "loss/policy": policy_loss,
+            "loss/value": of_value,
+            "policy/entropy": entropy,
+            "policy/kl": kl,
+            "policy/clip_fraction": mean(((moved.exp() - 1.0).abs() > clip).to(weight.dtype), weight),
+        }
+        return loss, metrics, self._still_going(kl)
+
+    def clip(self, progress: float) -> float:
+        """The clipping range at this share of the budget."""
+        return self.config.clip * (1.0 + (self.config.clip_final - 1.0) * progress)
+
+    def metrics(self, clock: Clock) -> dict[str, float]:
+        return {**super().metrics(clock), "policy/clip_range": self.clip(self._learned_at)}
+
+    def _still_going(self, kl: Tensor) -> Tensor | None:
+        """Which members take this step: not those whose policy has moved too far since the rollout was collected."""
+        if self.config.target_kl is None:
+            return None
+        self._going = self._going & (kl <= KL_SLACK * self.config.target_kl)
+        return self._going

@@ -1,0 +1,71 @@
+"""REINFORCE (Williams 1992) with a learned baseline: A2C's policy gradient on whole returns instead of n-step ones."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlab.agents.a2c import A2C, A2CConfig
+from rlab.errors import RlabError, UsageError
+from rlab.experience.contract import Step
+from rlab.learning.contract import Batch
+from rlab.learning.policy_gradient import completed, returns_to_go
+from rlab.types import Clock
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReinforceConfig(A2CConfig):
+    """Settings of REINFORCE. Steps are env steps of one member, summed over its envs."""
+
+    baseline: bool = True  # subtract a learned value, which also stands in for what a cut episode would have returned
+    rollout_steps: int = 32  # vector steps
+    gae_lambda: float = 1.0  # whole returns are what REINFORCE is; only 1 is taken
+    learning_rate: float = 5e-3  # Adam; fewer and larger steps than the other agents take
+    normalize_advantage: bool = True  # over the rollout
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gae_lambda != 1.0:
+            raise UsageError(f"gae_lambda {self.gae_lambda}: reinforce learns from whole returns; use a2c for shorter.")
+
+
+class Reinforce(A2C):
+    """REINFORCE: one gradient step on the returns of each rollout, against a learned baseline."""
+
+    Config: ClassVar[type] = ReinforceConfig
+    config: ReinforceConfig
+
+    @property
+    def needs_endings(self) -> bool:
+        """Without a baseline nothing says what a cut episode would have returned: time limits are refused."""
+        return not self.config.baseline
+
+    @property
+    def value_weight(self) -> float:
+        return self.config.value_weight if self.config.baseline else 0.0
+
+    def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None:
+        """Without a baseline an episode must not be cut; an env may do so though it states no time limit."""
+        if self.needs_endings and (step.truncated & step.valid).any():
+            raise RlabError("the env cut an episode, which reinforce can learn from with its baseline only.")
+
+    def advantage(
+        self, reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, truncated: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Returns-to-go `[S, N, T]`, less the baseline where there is one; cut episodes bootstrap from it."""
+        if self.config.baseline:
+            returns = returns_to_go(reward, next_value, terminated, truncated, self.config.gamma)
+            return returns - value, returns
+        returns = returns_to_go(reward, torch.zeros_like(value), terminated, truncated, self.config.gamma)
+        return returns, returns
+
+    def weight(self, batch: Batch) -> Tensor:
+        """Without a baseline only episodes that ended within the rollout count, which favours short ones."""
+        if self.config.baseline:
+            return batch["valid"]
+        whole = batch["valid"] & completed(batch["terminated"], batch["truncated"])
+        if not bool(whole.flatten(1).any(dim=1).all()):
+            raise RlabError("no episode of a member ended within a rollout; raise --rollout-steps or use --baseline.")
+        return whole

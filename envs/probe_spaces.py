@@ -1,0 +1,203 @@
+"""Probe worlds for every kind of space and for masks, in one or two steps, with optimal values known on paper.
+
+Like those of `probe.py`, registered as `rlab/Probe...-v0`; an agent is tried on those whose actions it has.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from rlab.envs.probe import Probe, ProbeValue, register_probes
+from rlab.networks.spaces import MASK_KEY
+
+Outcome = tuple[Any, float, bool, bool, dict[str, Any]]
+NUMBER = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+
+class _World(gym.Env[Any, Any]):
+    """`x`, drawn as -1 or 1, is what the world is about; `observe` says how it is seen."""
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  # as Gymnasium declares it
+    observation_space: gym.Space = NUMBER
+    x = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.start()
+        return self.observe(), self.info()
+
+    def start(self) -> None:
+        self.x = 2 * int(self.np_random.integers(2)) - 1
+
+    def observe(self) -> Any:
+        return np.array([self.x], np.float32)
+
+    def info(self) -> dict[str, Any]:
+        return {}
+
+    def ended(self, reward: float) -> Outcome:
+        return self.observe(), reward, True, False, self.info()
+
+
+class ProbeMasked(_World):
+    """Two steps; the first chooses the second's state, and what is forbidden would pay most.
+
+    From 0, action 0 leads to -1 and action 1 to 1. There action 0 pays -1, or action 1 pays 1 and action 2 pays 0.5. A
+    forbidden action pays 10, so values that a mask does not keep clean are far off. Nothing is allowed at the end.
+    """
+
+    action_space = gym.spaces.Discrete(3)
+    ALLOWED: Mapping[int, tuple[int, ...]] = {0: (1, 1, 0), -1: (1, 0, 0), 1: (0, 1, 1)}
+    PAID: Mapping[int, tuple[float, ...]] = {0: (0.0, 0.0, 10.0), -1: (-1.0, 10.0, 10.0), 1: (10.0, 1.0, 0.5)}
+
+    def start(self) -> None:
+        self.x, self.over = 0, False
+
+    def info(self) -> dict[str, Any]:
+        return {MASK_KEY: np.array((0, 0, 0) if self.over else self.ALLOWED[self.x], np.int8)}
+
+    def step(self, action: np.int64) -> Outcome:
+        reward, first = self.PAID[self.x][action], self.x == 0
+        self.over = not first
+        if first:
+            self.x = 1 if action == 1 else -1
+        return self.observe(), reward, self.over, False, self.info()
+
+
+class ProbeContinuous(_World):
+    """One step, reward 1 - (a - x)^2 for a number a: V = 1. Fails if actions come in another scale than the env's.
+
+    While an agent explores widely, its mean does best beyond x: clipping at the nearer bound tames half of the noise.
+    """
+
+    action_space = gym.spaces.Box(-2.0, 2.0, (1,), np.float32)
+
+    def step(self, action: np.ndarray) -> Outcome:
+        return self.ended(1.0 - (float(action[0]) - self.x) ** 2)
+
+
+class ProbeMultiDiscrete(_World):
+    """One step, two choices: 1 where the first is right and 0.5 where the second is. Fails if choices are mixed up."""
+
+    action_space = gym.spaces.MultiDiscrete([2, 3], start=[5, -1])
+    RIGHT: Mapping[int, tuple[int, int]] = {-1: (5, 1), 1: (6, 0)}
+
+    def step(self, action: np.ndarray) -> Outcome:
+        first, second = (int(done) == right for done, right in zip(action, self.RIGHT[self.x], strict=True))
+        return self.ended(first + 0.5 * second)
+
+
+class ProbeMultiBinary(_World):
+    """One step, two bits: 1 for each that is right, -1 for each that is not. Fails if bits are not chosen apart."""
+
+    action_space = gym.spaces.MultiBinary(2)
+    RIGHT: Mapping[int, tuple[int, int]] = {-1: (0, 1), 1: (1, 0)}
+
+    def step(self, action: np.ndarray) -> Outcome:
+        pairs = zip(action, self.RIGHT[self.x], strict=True)
+        return self.ended(sum(1.0 if int(done) == right else -1.0 for done, right in pairs))
+
+
+class ProbeDiscreteObservation(_World):
+    """One step in one of three states, which pay 1, -1 and 0.5. Fails if integers are no categories."""
+
+    observation_space = gym.spaces.Discrete(3, start=-1)
+    action_space = gym.spaces.Discrete(2)
+    PAID: Mapping[int, float] = {-1: 1.0, 0: -1.0, 1: 0.5}
+
+    def start(self) -> None:
+        self.x = int(self.np_random.integers(3)) - 1
+
+    def observe(self) -> np.int64:
+        return np.int64(self.x)
+
+    def step(self, action: np.int64) -> Outcome:
+        return self.ended(self.PAID[self.x])
+
+
+class ProbeDictObservation(_World):
+    """One step; which of two actions pays 1 and which -1, two parts say together. Fails if a part is lost."""
+
+    observation_space = gym.spaces.Dict({"number": NUMBER, "switch": gym.spaces.Discrete(2)})
+    action_space = gym.spaces.Discrete(2)
+
+    def start(self) -> None:
+        super().start()
+        self.switch = int(self.np_random.integers(2))
+
+    def observe(self) -> dict[str, Any]:
+        return {"number": np.array([self.x], np.float32), "switch": np.int64(self.switch)}
+
+    def step(self, action: np.int64) -> Outcome:
+        return self.ended(float(self.x * (1 if self.switch == action else -1)))
+
+
+def _masked(gamma: float) -> list[ProbeValue]:
+    start, low, high = (0.0,), (-1.0,), (1.0,)
+    values = [ProbeValue(start, None, gamma), ProbeValue(start, 0, -gamma), ProbeValue(start, 1, gamma)]
+    values += [ProbeValue(low, None, -1.0), ProbeValue(low, 0, -1.0)]
+    return [*values, ProbeValue(high, None, 1.0), ProbeValue(high, 1, 1.0), ProbeValue(high, 2, 0.5)]
+
+
+def _at(obs: Any, actions: Mapping[Any, float]) -> list[ProbeValue]:
+    """V(obs), and Q of the actions stated, the best among them."""
+    best = max(actions.values())
+    return [ProbeValue(obs, None, best), *(ProbeValue(obs, action, value) for action, value in actions.items())]
+
+
+def _switched(number: float, switch: int) -> list[ProbeValue]:
+    paid = number if switch == 1 else -number
+    return _at({"number": (number,), "switch": switch}, {0: -paid, 1: paid})
+
+
+_ROWS: list[tuple[type[_World], Callable[[float], list[ProbeValue]], float, str]] = [
+    (ProbeMasked, _masked, 1.0, "a mask"),
+    (
+        ProbeContinuous,
+        lambda gamma: (
+            _at((-1.0,), {(-1.0,): 1.0, (0.0,): 0.0, (2.0,): -8.0})
+            + _at((1.0,), {(1.0,): 1.0, (0.0,): 0.0, (2.0,): 0.0})
+        ),
+        1.0,
+        "a continuous action",
+    ),
+    (
+        ProbeMultiDiscrete,
+        lambda gamma: (
+            _at((-1.0,), {(5, 1): 1.5, (5, 0): 1.0, (6, 1): 0.5, (6, -1): 0.0})
+            + _at((1.0,), {(6, 0): 1.5, (6, 1): 1.0, (5, 0): 0.5, (5, 1): 0.0})
+        ),
+        1.5,
+        "several choices",
+    ),
+    (
+        ProbeMultiBinary,
+        lambda gamma: (
+            _at((-1.0,), {(0, 1): 2.0, (0, 0): 0.0, (1, 1): 0.0, (1, 0): -2.0})
+            + _at((1.0,), {(0, 1): -2.0, (0, 0): 0.0, (1, 1): 0.0, (1, 0): 2.0})
+        ),
+        2.0,
+        "several bits",
+    ),
+    (
+        ProbeDiscreteObservation,
+        lambda gamma: _at(-1, {0: 1.0, 1: 1.0}) + _at(0, {0: -1.0, 1: -1.0}) + _at(1, {0: 0.5, 1: 0.5}),
+        1 / 6,
+        "an integer as the observation",
+    ),
+    (
+        ProbeDictObservation,
+        lambda gamma: [row for number in (-1.0, 1.0) for switch in (0, 1) for row in _switched(number, switch)],
+        1.0,
+        "an observation in parts",
+    ),
+]
+
+SPACE_PROBES: Mapping[str, Probe] = {
+    f"rlab/{world.__name__}-v0": Probe(f"rlab/{world.__name__}-v0", values, episode_return, what)
+    for world, values, episode_return, what in _ROWS
+}
+
+register_probes(SPACE_PROBES, __name__)

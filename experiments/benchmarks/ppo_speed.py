@@ -1,0 +1,105 @@
+"""rlab's PPO against Stable-Baselines3's at identical settings in CartPole-v1, one torch thread each, in turn.
+
+4 envs, rollouts of 128 vector steps, 4 epochs of 4 minibatches of 128 rows, two separate nets 64-64: 100 rollouts and
+1 600 updates. Compared: one seed with one seed, and ten seeds in one process with ten runs one after another (one SB3
+run is timed in every round and counted ten times). Needs the extra `bench`.
+
+Inside the clock: making the envs and the networks, and training. For rlab also what its runs always do: the run folder,
+TensorBoard and JSONL logs, one save of policy and checkpoint at the end, and one greedy episode per seed, since a run
+is judged at least once. SB3 logs to nowhere, saves nothing and judges nothing; its envs come from its own
+`make_vec_env`, which counts episodes as rlab does. Imports are outside.
+
+CleanRL is not run: no release of it runs unchanged beside this Gymnasium (the newest, 1.2.0, needs `gym` 0.23.1 and
+Python 3.10 or older).
+
+    python -m rlab.experiments.benchmarks.ppo_speed
+"""
+
+import tempfile
+
+import stable_baselines3
+import torch
+from stable_baselines3.common.env_util import make_vec_env
+
+import rlab
+from rlab.experiments.benchmarks.timing import in_turn, ratio, record
+
+NUM_ENVS = 4
+ROLLOUT_STEPS = 128
+ENV_STEPS = 100 * NUM_ENVS * ROLLOUT_STEPS
+
+
+def train_rlab(seeds: int) -> None:
+    """The settings in rlab's words."""
+    with tempfile.TemporaryDirectory() as folder:
+        rlab.train(
+            "ppo",
+            "CartPole-v1",
+            experiment="none",
+            out=folder,
+            seeds=seeds,
+            env_steps=ENV_STEPS,
+            num_envs=NUM_ENVS,
+            device="cpu",
+            eval_every=ENV_STEPS,
+            eval_episodes=1,
+            final_eval_episodes=0,
+            checkpoint_every=ENV_STEPS,
+            rollout_steps=ROLLOUT_STEPS,
+            epochs=4,
+            minibatches=4,
+            learning_rate=2.5e-4,
+            lr_schedule="linear",
+            lr_final=0.0,
+            gamma=0.99,
+            gae_lambda=0.95,
+            clip=0.2,
+            normalize_advantage=True,
+            entropy_weight=0.01,
+            value_weight=0.5,
+            max_grad_norm=0.5,
+            hidden=(64, 64),
+            activation="tanh",
+            init="orthogonal",
+            shared_body=False,
+            optimizer="adam",
+            optimizer_eps=1e-5,
+        )
+
+
+def train_sb3() -> None:
+    """The settings in SB3's words; tanh, orthogonal weights and normalised advantages are its defaults."""
+    model = stable_baselines3.PPO(
+        "MlpPolicy",
+        make_vec_env("CartPole-v1", NUM_ENVS, seed=0),
+        n_steps=ROLLOUT_STEPS,
+        batch_size=128,
+        n_epochs=4,
+        learning_rate=lambda left: 2.5e-4 * left,
+        gamma=0.99,
+        gae_lambda=0.95,
+        clip_range=0.2,
+        ent_coef=0.01,
+        vf_coef=0.25,  # of the squared error; rlab's 0.5 is of half of it
+        max_grad_norm=0.5,
+        policy_kwargs={"net_arch": {"pi": [64, 64], "vf": [64, 64]}, "optimizer_kwargs": {"eps": 1e-5}},
+        device="cpu",
+        seed=0,
+    )
+    model.learn(ENV_STEPS)
+
+
+def main() -> None:
+    """Time, print, record."""
+    torch.set_flush_denormal(True)  # for both
+    torch.set_num_threads(1)
+    seconds = in_turn({"sb3": train_sb3, "rlab_1": lambda: train_rlab(1), "rlab_10": lambda: train_rlab(10)})
+    one = ratio(seconds["sb3"], seconds["rlab_1"])
+    ten = ratio([10 * s for s in seconds["sb3"]], seconds["rlab_10"])
+    print(f"one seed {one['median']:.2f}x, ten seeds {ten['median']:.1f}x")
+    times = {"seconds": seconds, "one_seed_times_faster": one, "ten_seeds_times_faster": ten}
+    record(__file__, {"sb3": stable_baselines3.__version__, "env_steps": ENV_STEPS, **times})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""What agents learn from, by the name in their `data`: which store is filled, and which loop fills it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rlab.errors import UsageError, unknown
+from rlab.experience.lanes import Field, Lanes
+from rlab.experience.replay import Replay
+from rlab.experience.rollout import Rollout
+from rlab.learning.loop import Loop, ReplayLoop, RolloutLoop, updates_due
+from rlab.runs.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Feed:
+    """One way of learning. The functions take the run's and the agent's settings."""
+
+    name: str
+    loop: type[Loop]
+    capacity: Callable[[RunConfig, Any], int]  # transitions per member
+    make_store: Callable[[RunConfig, Any, Field, Field], Lanes]
+    updates: Callable[[RunConfig, Any], int]  # in the whole budget
+    too_late: str  # why there may be no update at all
+
+
+def feed_for(agent: str, data: str) -> Feed:
+    """The feed of an agent.
+
+    Raises:
+        UsageError: rlab has no loop for such data.
+    """
+    if data not in FEEDS:
+        raise unknown(f"data of agent {agent}", data, FEEDS)
+    return FEEDS[data]
+
+
+def _rollout_capacity(run: RunConfig, settings: Any) -> int:
+    rows: int = settings.rollout_steps * run.num_envs
+    if settings.minibatches > rows:
+        raise UsageError(
+            f"minibatches {settings.minibatches} is more than the {rows} rows of a rollout: "
+            f"rollout_steps {settings.rollout_steps} x num_envs {run.num_envs}."
+        )
+    return rows
+
+
+def _rollout_updates(run: RunConfig, settings: Any) -> int:
+    vector_steps = -(-run.env_steps // run.num_envs)
+    rollouts = vector_steps // settings.rollout_steps
+    updates: int = rollouts * settings.epochs * settings.minibatches
+    return updates
+
+
+FEEDS: Mapping[str, Feed] = {
+    "replay": Feed(
+        "replay",
+        ReplayLoop,
+        lambda run, settings: int(settings.replay_capacity),
+        lambda run, settings, obs, action: Replay(run.seeds, run.num_envs, settings.replay_capacity, obs, action),
+        lambda run, settings: updates_due(settings, 0, run.env_steps),
+        "learning_starts is beyond the budget",
+    ),
+    "rollout": Feed(
+        "rollout",
+        RolloutLoop,
+        _rollout_capacity,
+        lambda run, settings, obs, action: Rollout(run.seeds, run.num_envs, settings.rollout_steps, obs, action),
+        _rollout_updates,
+        "the budget is shorter than one rollout",
+    ),
+}

@@ -1,0 +1,299 @@
+"""What REINFORCE, A2C and PPO have in common: a policy and a value, acting, and turning a rollout into rows to learn
+from. An agent adds its settings and its loss."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlab.errors import UsageError
+from rlab.experience.contract import Step
+from rlab.experience.lanes import Field
+from rlab.learning.contract import Batch
+from rlab.learning.optimizers import OptimizerSettings, Stepper
+from rlab.learning.policy_gradient import explained_variance, gae
+from rlab.learning.reward_scaling import RewardScaler
+from rlab.learning.sampling import ActionNoise
+from rlab.learning.schedules import Schedule
+from rlab.networks.bodies import BodySettings, actor_network_spec, critic_head_spec, critic_network_spec
+from rlab.networks.heads import StochasticHead, build_head, stochastic_head_json
+from rlab.networks.policy import Policy, PolicySpec
+from rlab.networks.preprocess import Preprocess
+from rlab.networks.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
+from rlab.networks.spec import build
+from rlab.types import Clock
+
+REWARD_SCALINGS = ("none", "running")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorCriticConfig:
+    """The settings that all policy-gradient agents share; each agent states its own defaults where they differ."""
+
+    gamma: float = 0.99  # discount per env step
+    gae_lambda: float = 0.95  # weight of longer returns in advantages; Schulman et al. 2016
+    rollout_steps: int = 128  # vector steps between updates; env steps are that times num_envs
+    learning_rate: float = 3e-4
+    value_weight: float = 0.5  # of the value's loss beside the policy's; Mnih et al. 2016
+    entropy_weight: float = 0.0  # of the entropy bonus
+    entropy_final: float = 1.0  # factor of entropy_weight at the end of the budget, reached linearly
+    hidden: tuple[int, ...] | None = None  # widths; None: 64 64 for vectors, 512 or 128 after convolutions
+    activation: str = "tanh"  # relu, tanh, elu, gelu, silu or leaky_relu; Andrychowicz et al. 2021, section 3.2
+    layer_norm: bool = False  # after every hidden layer
+    init: str = "orthogonal"  # pytorch, orthogonal, xavier or he; Huang et al. 2022, detail 2
+    init_gain: float = 2**0.5  # of hidden layers; the same
+    actor_gain: float = 0.01  # of the policy's last layer, so that it starts near uniform; the same
+    critic_gain: float = 1.0  # of the value's last layer; the same
+    shared_body: bool = False  # one body for policy and value; Huang et al. 2022, detail 13 has two
+    squash: bool = False  # continuous actions through tanh instead of clipped
+    log_std_init: float = -0.69  # of continuous actions, in units of half their range; Andrychowicz et al. 2021 have 0.5
+    obs_scaling: str = "none"  # none, fixed (divide by obs_scale) or running (mean and deviation per member)
+    obs_scale: tuple[float, ...] | None = None  # one divisor per component; None: the space's finite bounds
+    reward_scaling: str = "none"  # none or running: divide by the deviation of the discounted return
+    optimizer: str = "adam"  # sgd, momentum, adagrad, adadelta, rmsprop, adam, adamw or radam
+    optimizer_eps: float | None = 1e-5  # Huang et al. 2022, detail 3; None: torch's default
+    weight_decay: float = 0.0  # decoupled for adamw, added to the gradient otherwise
+    l1: float = 0.0  # weight of the sum of absolute parameters
+    max_grad_norm: float | None = 0.5  # per member, over policy and value; Huang et al. 2022, detail 11
+    lr_schedule: str = "linear"  # constant, linear, cosine or step; Huang et al. 2022, detail 4
+    lr_final: float = 0.0  # factor at the end of linear and cosine; factor of each step of step
+    lr_warmup_fraction: float = 0.0  # of the budget
+    lr_steps: int = 3  # stretches of the step schedule
+
+    @property
+    def epochs(self) -> int:
+        """How often each row of a rollout is learned from."""
+        return 1
+
+    @property
+    def minibatches(self) -> int:
+        """Updates in one epoch; each takes an equal share of the rollout's rows."""
+        return 1
+
+    def __post_init__(self) -> None:
+        for name in ("gamma", "gae_lambda"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UsageError(f"{name} {getattr(self, name)} must be in [0, 1].")
+        for name in ("rollout_steps", "epochs", "minibatches"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} {getattr(self, name)} must be 1 or more.")
+        for name in ("value_weight", "entropy_weight", "entropy_final"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise UsageError(f"{name} {getattr(self, name)} must be 0 or more.")
+        for name in ("init_gain", "actor_gain", "critic_gain"):
+            if not 0.0 < getattr(self, name) < float("inf"):
+                raise UsageError(f"{name} {getattr(self, name)} must be above 0.")
+        if self.reward_scaling not in REWARD_SCALINGS:
+            raise UsageError(f"reward_scaling {self.reward_scaling!r} must be one of {', '.join(REWARD_SCALINGS)}.")
+
+
+class ActorCritic:
+    """A policy and a value for S members, learned from rollouts. Subclasses give `loss`."""
+
+    Config: ClassVar[type] = ActorCriticConfig
+    data: ClassVar[str] = "rollout"
+    action_spaces: ClassVar[tuple[type, ...]] = (Discrete, MultiDiscrete, MultiBinary, Box)
+
+    def __init__(
+        self,
+        config: ActorCriticConfig,
+        obs_space: Space,
+        action_space: Space,
+        seeds: Sequence[int],
+        device: torch.device,
+    ) -> None:
+        self.config, self.seeds, self.device = config, tuple(seeds), device
+        self._obs_space, self._action_space = obs_space, action_space
+        head_json = stochastic_head_json(action_space, config.squash)
+        head = build_head(head_json, action_space).to(device)
+        assert isinstance(head, StochasticHead)  # all that stochastic_head_json names are
+        self.head = head
+        body = BodySettings(
+            config.hidden, config.activation, config.layer_norm, init=config.init, gain=config.init_gain
+        )
+        log_std = config.log_std_init if isinstance(action_space, Box) else None
+        network = actor_network_spec(obs_space, self.head.width, body, config.actor_gain, log_std)
+        self.preprocess = Preprocess(obs_space, config.obs_scaling, config.obs_scale, len(seeds)).to(device)
+        self.actor = build(network, seeds, "actor").to(device)
+        top = 1 if log_std is None else 2  # layers above the body
+        self._body, self._top = self.actor[:-top], self.actor[-top:]  # views of the actor, for a shared body
+        if config.shared_body:
+            critic = critic_head_spec(network, config.critic_gain)
+        else:
+            critic = critic_network_spec(obs_space, body, config.critic_gain)
+        self.critic = build(critic, seeds, "critic").to(device)
+        spec = PolicySpec(obs_space, action_space, self.preprocess.to_json(), network, head_json)
+        self._policy = Policy(spec, self.preprocess, self.actor, seeds).eval()
+        self.stepper = Stepper(_optimizer(config), [*self.actor.parameters(), *self.critic.parameters()])
+        self.schedule = Schedule(config.lr_schedule, config.lr_final, config.lr_warmup_fraction, config.lr_steps)
+        self._noise = ActionNoise(self.head.noise, self.head.noise_width, seeds)
+        self._rewards = RewardScaler(len(seeds), config.gamma, device) if config.reward_scaling == "running" else None
+        self._rollout = _Rollout(0, torch.zeros(len(seeds), device=device), 0, None)
+        self._learned_at = 0.0  # share of the budget that was used when the last rollout learned from began
+
+    def fields(self) -> tuple[Field, Field]:
+        obs, action = self._obs_space, self._action_space
+        return Field("obs", obs.shape, obs.dtype), Field("action", action.shape, action.dtype)
+
+    def act(self, obs: np.ndarray, clock: Clock) -> np.ndarray:
+        """Sampled actions `[S, N, *action]` for observations `[S, N, *obs]`."""
+        with torch.inference_mode():
+            tensor = torch.from_numpy(obs).to(self.device)
+            noise = self._noise.next(obs.shape[1]).to(self.device)
+            action: np.ndarray = (
+                self.head.act(self._policy.outputs(tensor), self.preprocess.mask(tensor), noise).cpu().numpy()
+            )
+            return action
+
+    def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None:
+        """Nothing to follow: statistics stand still until a rollout has been learned from."""
+
+    def value(self, obs: Tensor) -> Tensor:
+        """What each member thinks observations `[S, B, *obs]` are worth, `[S, B]`, in units of the scaled reward."""
+        return self._value_of(self.preprocess(obs))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The policy's outputs `[S, B, width]` and the values `[S, B]` of preprocessed observations."""
+        if not self.config.shared_body:
+            return self.actor(features), self.critic(features).squeeze(-1)
+        shared = self._body(features)
+        return self._top(shared), self.critic(shared).squeeze(-1)
+
+    def _value_of(self, features: Tensor) -> Tensor:
+        value: Tensor = self.critic(self._body(features) if self.config.shared_body else features)
+        return value.squeeze(-1)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """A rollout as rows `[S, N * T, ...]` that know their advantage and what their value should have been.
+
+        The networks and the observations' statistics stand still while a rollout is collected and learned from, so
+        that values and probabilities found here are the ones that the actions were chosen with.
+        """
+        lanes = batch["valid"].shape  # [S, N, T]
+        reward, terminated, truncated = batch["reward"], batch["terminated"], batch["truncated"]
+        if self._rewards is not None:
+            reward = self._rewards.scale(reward, terminated | truncated, batch["valid"])
+        with torch.no_grad():
+            features = self.preprocess(batch["obs"].flatten(1, 2))  # [S, N * (T + 1), ...]
+            value, next_value = self._values(self._value_of(features).unflatten(1, (lanes[1], -1)), batch)
+            advantage, target = self.advantage(reward, value, next_value, terminated, truncated)
+        rows = {"obs": _rows(features, lanes[1]), "action": batch["action"].flatten(1, 2)}
+        rows |= {"weight": self.weight(batch).to(reward.dtype).flatten(1)}
+        rows |= {"advantage": advantage.flatten(1), "target": target.flatten(1), "value": value.flatten(1)}
+        mask = self.preprocess.mask(batch["obs"][:, :, :-1].flatten(1, 2))
+        rows |= {} if mask is None else {"mask": mask}
+        self._rollout = _Rollout(
+            lanes[1] * lanes[2],
+            explained_variance(rows["value"], rows["target"], rows["weight"]),
+            self.config.epochs * self.config.minibatches,
+            batch,
+        )
+        return rows
+
+    def advantage(
+        self, reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, truncated: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """How much better than expected each row `[S, N, T]` went, and what its value should have been."""
+        config = self.config
+        advantage = gae(reward, value, next_value, terminated, truncated, config.gamma, config.gae_lambda)
+        return advantage, advantage + value
+
+    def weight(self, batch: Batch) -> Tensor:
+        """Which rows `[S, N, T]` of a rollout are learned from."""
+        return batch["valid"]
+
+    def loss(self, batch: Batch, clock: Clock) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """The loss of a minibatch `[S]`, metrics `[S]`, and which members take the step (None: all)."""
+        raise NotImplementedError
+
+    def update(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        """One gradient step on rows `[S, B]` of the rollout under way."""
+        self._learned_at = self.progress(clock)
+        self.stepper.set_learning_rate_factor(self.schedule.factor(self._learned_at))
+        loss, metrics, members = self.loss(batch, clock)
+        norm = self.stepper.step(loss, members)
+        metrics = {name: value.detach() for name, value in metrics.items()}
+        metrics |= {"value/explained_variance": self._rollout.explained_variance, "grad/norm": norm}
+        self._count_update()
+        return metrics
+
+    def progress(self, clock: Clock) -> float:
+        """Share of the budget that was used when the rollout under way began: the last one still learns something."""
+        return max(0.0, (clock.env_steps - self._rollout.env_steps) / clock.total_env_steps)
+
+    def entropy_weight(self, clock: Clock) -> float:
+        """The weight of the entropy bonus at this time."""
+        config = self.config
+        return config.entropy_weight * (1.0 + (config.entropy_final - 1.0) * self.progress(clock))
+
+    def metrics(self, clock: Clock) -> dict[str, float]:
+        """What the last updates were made with."""
+        return {"optimizer/learning_rate": self.config.learning_rate * self.schedule.factor(self._learned_at)}
+
+    def policy(self) -> Policy:
+        return self._policy
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "policy": self._policy.state_dict(),
+            "critic": self.critic.state_dict(),
+            "optimizer": self.stepper.state(),
+            "noise": self._noise.state(),
+            "rewards": None if self._rewards is None else self._rewards.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._policy.load_state_dict(state["policy"])
+        self.critic.load_state_dict(state["critic"])
+        self.stepper.load_state(state["optimizer"])
+        self._noise.load_state(state["noise"])
+        if self._rewards is not None:
+            self._rewards.load_state(state["rewards"])
+
+    def _values(self, values: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The value of each row's observation and of its true successor, `[S, N, T]`, from `values [S, N, T + 1]`."""
+        value, next_value = values[:, :, :-1], values[:, :, 1:]
+        if batch["final_row"].shape[1]:
+            hidden = self.value(batch["final_obs"])  # [S, K]
+            # one column more than there are rows takes what members with fewer finals have too many
+            flat = torch.cat([next_value.flatten(1), next_value.new_zeros(len(next_value), 1)], dim=1)
+            next_value = flat.scatter(1, batch["final_row"], hidden)[:, :-1].reshape(value.shape)
+        return value, next_value
+
+    def _count_update(self) -> None:
+        """After the last update of a rollout, fold its observations into the running statistics."""
+        rollout = self._rollout
+        rollout.updates_left -= 1
+        if rollout.updates_left == 0 and rollout.batch is not None:
+            obs = rollout.batch["obs"][:, :, :-1].flatten(1, 2)
+            self.preprocess.observe(obs, rollout.batch["valid"].flatten(1))
+            rollout.batch = None
+
+
+@dataclass
+class _Rollout:
+    """The rollout that is being learned from."""
+
+    env_steps: int  # that it took
+    explained_variance: Tensor  # [S], of its returns by the values that were there when it began
+    updates_left: int
+    batch: Batch | None
+
+
+def _rows(values: Tensor, num_envs: int) -> Tensor:
+    """`[S, N * (T + 1), ...] -> [S, N * T, ...]`: without the row behind the last."""
+    return values.unflatten(1, (num_envs, -1))[:, :, :-1].flatten(1, 2)
+
+
+def _optimizer(config: ActorCriticConfig) -> OptimizerSettings:
+    return OptimizerSettings(
+        config.optimizer,
+        config.learning_rate,
+        config.weight_decay,
+        config.l1,
+        config.optimizer_eps,
+        config.max_grad_norm,
+    )
