@@ -49,7 +49,7 @@ class ActorCriticConfig:
     critic_gain: float = 1.0  # of the value's last layer; the same
     shared_body: bool = False  # one body for policy and value; Huang et al. 2022, detail 13 has two
     squash: bool = False  # continuous actions through tanh instead of clipped
-    log_std_init: float = -0.69  # of continuous actions, in units of half their range; Andrychowicz et al. 2021 have 0.5
+    log_std_init: float = -0.69  # of continuous actions, in half their range; Andrychowicz et al. 2021 have 0.5
     obs_scaling: str = "none"  # none, fixed (divide by obs_scale) or running (mean and deviation per member)
     obs_scale: tuple[float, ...] | None = None  # one divisor per component; None: the space's finite bounds
     reward_scaling: str = "none"  # none or running: divide by the deviation of the discounted return
