@@ -70,18 +70,20 @@ class PPO(ActorCritic):
         log_ratio = self.head.log_prob(outputs, batch["action"], mask) - batch["log_prob"]
         advantage = normalised(batch["advantage"], weight) if config.normalize_advantage else batch["advantage"]
         clip = self.clip(self.progress(clock))
-        policy_loss = mean(clipped_surrogate(log_ratio, advantage, clip), weight)
+        ratio = log_ratio.exp()
+        policy_loss = mean(clipped_surrogate(ratio, advantage, clip), weight)
         of_value = mean(value_loss(value, batch["target"], batch["value"], config.clip_value), weight)
         entropy = mean(self.head.entropy(outputs, mask), weight)
         loss = policy_loss + config.value_weight * of_value - self.entropy_weight(clock) * entropy
-        moved = log_ratio.detach()
-        kl = mean(kl_estimate(moved), weight)
+        with torch.no_grad():
+            kl = mean(kl_estimate(log_ratio), weight)
+            clipped = mean(((ratio - 1.0).abs() > clip).to(weight.dtype), weight)
         metrics = {
             "loss/policy": policy_loss,
             "loss/value": of_value,
             "policy/entropy": entropy,
             "policy/kl": kl,
-            "policy/clip_fraction": mean(((moved.exp() - 1.0).abs() > clip).to(weight.dtype), weight),
+            "policy/clip_fraction": clipped,
         }
         return loss, metrics, self._still_going(kl)
 

@@ -108,7 +108,8 @@ class GymVectorEnv:
         valid = self._all_valid if self._resetting is None else self._valid_rows(terminated, truncated)
         next_obs = obs
         ended = terminated | truncated
-        if np.count_nonzero(ended):
+        any_ended = np.count_nonzero(ended) > 0
+        if any_ended:
             truncated = truncated & ~terminated  # an ending outranks a time limit
             obs, next_obs = self._autoreset(obs, ended, info)
         else:
@@ -120,6 +121,8 @@ class GymVectorEnv:
             terminated=terminated.reshape(self._rows),
             truncated=truncated.reshape(self._rows),
             valid=valid,
+            all_valid=valid is self._all_valid,
+            none_ended=not any_ended,
         )
 
     def state(self) -> dict[str, Any]:

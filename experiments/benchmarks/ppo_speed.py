@@ -4,33 +4,37 @@
 1 600 updates. Compared: one seed with one seed, and ten seeds in one process with ten runs one after another (one SB3
 run is timed in every round and counted ten times). Needs the extra `bench`.
 
-Inside the clock: making the envs and the networks, and training. For rlab also what its runs always do: the run folder,
-TensorBoard and JSONL logs, one save of policy and checkpoint at the end, and one greedy episode per seed, since a run
-is judged at least once. SB3 logs to nowhere, saves nothing and judges nothing; its envs come from its own
-`make_vec_env`, which counts episodes as rlab does. Imports are outside.
+Only training is timed. Inside the clock: from the first action to the last update, that is acting, env steps, updates
+and the counting of episodes, which both do (SB3's envs come from its own `make_vec_env`); for rlab also a row of
+metrics every 1 000 env steps for TensorBoard and JSONL, for SB3 also the first reset of its envs. Outside: imports,
+making envs and networks, evaluation, and the save at the end of an rlab run. SB3 logs to nowhere and saves nothing.
 
-CleanRL is not run: no release of it runs unchanged beside this Gymnasium (the newest, 1.2.0, needs `gym` 0.23.1 and
-Python 3.10 or older).
+CleanRL is not run: no release of it on PyPI runs unchanged beside this Gymnasium (the newest, 1.2.0, needs `gym` 0.23.1
+and Python 3.10 or older).
 
     python -m rlab.experiments.benchmarks.ppo_speed
 """
 
+import json
 import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import stable_baselines3
 import torch
 from stable_baselines3.common.env_util import make_vec_env
 
 import rlab
-from rlab.experiments.benchmarks.timing import in_turn, ratio, record
+from rlab.experiments.benchmarks.timing import ROUNDS, ratio, record
 
 NUM_ENVS = 4
 ROLLOUT_STEPS = 128
 ENV_STEPS = 100 * NUM_ENVS * ROLLOUT_STEPS
 
 
-def train_rlab(seeds: int) -> None:
-    """The settings in rlab's words."""
+def train_rlab(seeds: int) -> float:
+    """The settings in rlab's words; seconds of training, by the run's own clock."""
     with tempfile.TemporaryDirectory() as folder:
         rlab.train(
             "ppo",
@@ -65,10 +69,25 @@ def train_rlab(seeds: int) -> None:
             optimizer="adam",
             optimizer_eps=1e-5,
         )
+        return seconds_of_training(Path(folder))
 
 
-def train_sb3() -> None:
-    """The settings in SB3's words; tanh, orthogonal weights and normalised advantages are its defaults."""
+def seconds_of_training(run: Path) -> float:
+    """Sum over the stretches between two rows of `timing.jsonl`, each its env steps by its env steps per second.
+
+    The clock starts behind the first reset; the last row is written after the last update and before evaluation.
+    """
+    seconds, before = 0.0, 0
+    for line in (run / "timing.jsonl").read_text().splitlines()[1:]:
+        row = json.loads(line)
+        seconds += (row["env_steps"] - before) / row["time/env_steps_per_second"]
+        before = row["env_steps"]
+    return seconds
+
+
+def train_sb3() -> float:
+    """The settings in SB3's words; seconds of training. Tanh, orthogonal weights and normalised advantages are its
+    defaults."""
     model = stable_baselines3.PPO(
         "MlpPolicy",
         make_vec_env("CartPole-v1", NUM_ENVS, seed=0),
@@ -86,14 +105,24 @@ def train_sb3() -> None:
         device="cpu",
         seed=0,
     )
+    began = time.perf_counter()
     model.learn(ENV_STEPS)
+    return time.perf_counter() - began
 
 
 def main() -> None:
     """Time, print, record."""
     torch.set_flush_denormal(True)  # for both
     torch.set_num_threads(1)
-    seconds = in_turn({"sb3": train_sb3, "rlab_1": lambda: train_rlab(1), "rlab_10": lambda: train_rlab(10)})
+    things: dict[str, Callable[[], float]] = {
+        "sb3": train_sb3,
+        "rlab_1": lambda: train_rlab(1),
+        "rlab_10": lambda: train_rlab(10),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in things}
+    for _ in range(ROUNDS):  # in turn
+        for name, train in things.items():
+            seconds[name].append(train())
     one = ratio(seconds["sb3"], seconds["rlab_1"])
     ten = ratio([10 * s for s in seconds["sb3"]], seconds["rlab_10"])
     print(f"one seed {one['median']:.2f}x, ten seeds {ten['median']:.1f}x")

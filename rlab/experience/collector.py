@@ -42,9 +42,16 @@ class Collector:
         action = act(obs)
         step = self.env.step(action)
         self.obs = step.obs
-        self._returns += step.reward * step.valid
-        self._lengths += step.valid
-        self.transitions += step.valid.sum(axis=1)
+        if step.all_valid:
+            self._returns += step.reward
+            self._lengths += 1
+            self.transitions += self.env.num_envs
+        else:
+            self._returns += step.reward * step.valid
+            self._lengths += step.valid
+            self.transitions += step.valid.sum(axis=1)
+        if step.none_ended:
+            return obs, action, step, []
         ended = step.valid & (step.terminated | step.truncated)
         return obs, action, step, self._close(ended) if ended.any() else []
 

@@ -23,6 +23,9 @@ class Step:
     terminated: np.ndarray  # [S, N] bool
     truncated: np.ndarray  # [S, N] bool
     valid: np.ndarray  # [S, N] bool; false for a reset row: it costs a step but is no transition
+    # What most steps are, said once instead of looked up by everybody; the defaults ask for looking.
+    all_valid: bool = False  # true: every row is a transition
+    none_ended: bool = False  # true: no row terminated or truncated
 
 
 class VectorEnv(Protocol):

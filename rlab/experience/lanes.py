@@ -123,10 +123,10 @@ class Lanes:
         for name, value in row.items():
             self._data[name][:, :, slot] = value
         self._data["obs"][:, :, following] = step.obs
-        self._release_finals(following)
-        ended = step.valid & (step.terminated | step.truncated)
-        if ended.any() and not np.may_share_memory(step.next_obs, step.obs):
-            self._keep_finals(slot, ended, step.next_obs)
+        if len(self._free) < len(self._finals):
+            self._release_finals(following)
+        if not step.none_ended and not np.may_share_memory(step.next_obs, step.obs):
+            self._keep_finals(slot, step.valid & (step.terminated | step.truncated), step.next_obs)
         self.rows_written += 1
 
     def _slots_of(self, time: np.ndarray) -> np.ndarray:

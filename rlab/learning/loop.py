@@ -198,16 +198,18 @@ class RolloutLoop(Loop):
         if not self.store.full:
             return
         rows = self.agent.prepare({name: value.to(self.agent.device) for name, value in self.store.read().items()})
-        size = next(iter(rows.values())).shape[1]
+        size, minibatches = next(iter(rows.values())).shape[1], self.agent.config.minibatches
         # Each member's rows behind those of the members before: one flat index gathers faster than two.
         first = np.arange(self.store.members)[:, None] * size
         for _ in range(self.agent.config.epochs):
-            if self.agent.config.minibatches == 1:  # an order would change nothing
+            if minibatches == 1:  # an order would change nothing
                 yield rows
                 continue
             order = torch.from_numpy(np.stack([s.permutation(size) for s in self._streams]) + first)
-            for index in order.to(self.agent.device).tensor_split(self.agent.config.minibatches, dim=1):
-                yield {name: _take(value, index) for name, value in rows.items()}
+            shuffled = {name: _take(value, order.to(self.agent.device)) for name, value in rows.items()}
+            parts = {name: value.tensor_split(minibatches, dim=1) for name, value in shuffled.items()}
+            for i in range(minibatches):
+                yield {name: part[i] for name, part in parts.items()}
 
 
 def _take(value: Tensor, index: Tensor) -> Tensor:

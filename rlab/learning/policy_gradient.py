@@ -62,14 +62,13 @@ def completed(terminated: Tensor, truncated: Tensor) -> Tensor:
     return _accumulate(ends, (~(terminated | truncated)).float(), torch.zeros_like(ends[..., 0])) > 0
 
 
-def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     """PPO's loss of each row (Schulman et al. 2017, equation 7), to be minimised: `[..., B]`.
 
     Raises:
         ValueError: the shapes differ.
     """
-    _check_shapes(log_ratio=log_ratio, advantage=advantage)
-    ratio = log_ratio.exp()
+    _check_shapes(ratio=ratio, advantage=advantage)
     return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1.0 - clip, 1.0 + clip))
 
 

@@ -6,7 +6,7 @@ where a module has a setting that its stacked counterpart does not know).
 """
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -247,6 +247,46 @@ class StackedLogStd(nn.Module):
         _check_alike(stacked.unstack(0), modules)
         stacked.log_std.copy_(torch.stack([m.log_std for m in modules]).unsqueeze(1))
         return stacked
+
+
+class StackedTanh(nn.Module):
+    """tanh, large tensors through the sigmoid: torch's tanh takes up to ten times as long on a CPU.
+
+    `tanh x = 2 sigmoid(2 x) - 1`, which is 2e-7 off at most.
+    """
+
+    LARGE = 16_384  # elements; below, the calls take longer than the arithmetic
+
+    def __init__(self, members: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.numel() <= self.LARGE or x.device.type != "cpu":
+            return x.tanh()
+        y: Tensor = _TanhBySigmoid.apply(x)
+        return y
+
+    def unstack(self, member: int) -> nn.Tanh:
+        """The plain layer of one member."""
+        return nn.Tanh()
+
+    @classmethod
+    def stack(cls, modules: Sequence[nn.Tanh]) -> Self:
+        """Plain layers as one stacked layer."""
+        return cls(len(modules))
+
+
+class _TanhBySigmoid(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = torch.sigmoid(x + x).mul_(2.0).sub_(1.0)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]  # torch's own signature takes anything
+        (y,) = ctx.saved_tensors
+        return torch.addcmul(grad, grad * y, y, value=-1.0)  # 1 - tanh^2
 
 
 class Dueling(nn.Module):

@@ -18,6 +18,7 @@ from rlab.networks.layers import (
     StackedLayerNorm,
     StackedLinear,
     StackedLogStd,
+    StackedTanh,
 )
 from rlab.randomness import torch_stream
 from rlab.types import Json
@@ -70,6 +71,13 @@ def _from_json(value: Any) -> Any:
 class StackedNetwork(nn.Sequential):
     """S copies of one network, parameters `[S, ...]`; `[S, B, ...]` in, `[S, B, outputs]` out."""
 
+    def forward(self, x: Tensor) -> Tensor:
+        # Past the layers' hooks, of which there are none: with small networks the calls themselves take time.
+        for layer in self._modules.values():
+            assert layer is not None
+            x = layer.forward(x)
+        return x
+
 
 def _dueling(members: int, value: nn.Module, advantage: nn.Module) -> nn.Module:
     return Dueling(value, advantage)
@@ -89,6 +97,7 @@ LAYER_KINDS: dict[str, Callable[..., nn.Module]] = {
     "dueling": _dueling,
     "log_std": StackedLogStd,
     **{name: _activation(kind) for name, kind in ACTIVATIONS.items()},
+    "tanh": StackedTanh,
 }
 
 

@@ -18,6 +18,7 @@ from rlab.networks.layers import (
     StackedLayerNorm,
     StackedLinear,
     StackedLogStd,
+    StackedTanh,
 )
 from rlab.networks.spec import StackedNetwork
 
@@ -27,6 +28,7 @@ _STACKED_OF: dict[type[nn.Module], Any] = {
     nn.LayerNorm: StackedLayerNorm,
     nn.Dropout: StackedDropout,
     nn.Flatten: StackedFlatten,
+    nn.Tanh: StackedTanh,
     LogStd: StackedLogStd,
 }
 

@@ -25,6 +25,7 @@ from rlab.envs import EnvSpec
 from rlab.errors import RlabError, UsageError
 from rlab.runs.checkpoint import load_checkpoint
 from rlab.runs.folder import RunFolder
+from rlab.types import Clock
 
 ROOT = Path(rlab.__file__).parent.parent
 # Few updates: these runs are not meant to learn.
@@ -131,6 +132,87 @@ def test_resume_goes_on_with_replay_counters_and_logs(tmp_path: Path) -> None:
     assert load_checkpoint(folder)[0]["loop"]["collector"]["env"]["restart"] == 1  # fresh episodes, other seeds
     with pytest.raises(UsageError, match="is finished"):
         api.resume(out)
+
+
+# 8 envs x 20 vector steps make a rollout of 160 env steps, and 6 updates.
+ROLLOUTS = {"rollout_steps": 20, "hidden": (16,), "obs_scaling": "running", "reward_scaling": "running"}
+OF_PPO = {**ROLLOUTS, "epochs": 2, "minibatches": 3}
+TWO_MEMBERS = {"seeds": 2, "env_steps": 2400, "log_every": 80, "eval_every": 10**6, "eval_episodes": 1}
+
+
+def stopped(agent: str, env_id: str, out: Path, at: int, **settings: Any) -> tuple[Session, RunFolder]:
+    """A run that somebody stopped at `at` env steps."""
+    request = request_from_keywords(agent, EnvSpec.parse(env_id), "none", {"final_eval_episodes": 3, **settings})
+    folder = RunFolder.create(out, request.to_json())
+    session = Session(request)
+    assert session.train(folder, [InterruptAt(at)]) == Outcome(False, at, None)
+    return session, folder
+
+
+def test_ppo_that_was_stopped_in_mid_rollout_goes_on_with_it(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    _, folder = stopped("ppo", "CartPole-v1", out, 1040, **TWO_MEMBERS, **OF_PPO)
+    state, chunks = load_checkpoint(folder)
+    assert (state["loop"]["env_steps"], state["loop"]["updates"]) == (1040, 6 * 6)  # half of the 7th is collected
+    assert sum(chunk.arrays()["valid"].shape[2] for chunk in chunks) == 20
+    before = rlab.load(out, 1).state_dict()
+
+    run = api.resume(out)
+    assert run.finished
+    assert json.loads((out / "result.json").read_text())["resumed_at"] == [1040]
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()[1:]]
+    assert [row["env_steps"] for row in rows] == list(range(80, 2401, 80))
+    # all updates of a rollout come at its end, as if the run had never been stopped
+    assert [row["train/updates"] for row in rows] == [t // 160 * 6 for t in range(80, 2401, 80)]
+    assert ["loss/policy" in row for row in rows] == [t % 160 == 0 for t in range(80, 2401, 80)]
+    for row in rows:  # reset rows are no transitions; at a stop and at the end up to 8 envs wait for theirs
+        for transitions, episodes in zip(row["train/transitions"], row["train/episodes"], strict=True):
+            assert episodes - 16 <= row["env_steps"] - transitions <= episodes
+    after, loop = rlab.load(out, 1).state_dict(), load_checkpoint(folder)[0]["loop"]
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+    assert loop["collector"]["env"]["restart"] == 1
+    assert loop["agent"]["noise"]["used"] == 300 - 256  # vector steps, of which the first block of noise served 256
+    # every transition of both parts counts once
+    assert loop["agent"]["rewards"]["count"].tolist() == loop["collector"]["transitions"].tolist()
+    assert loop["agent"]["policy"]["preprocess.count"].tolist() == loop["collector"]["transitions"].tolist()
+
+
+@pytest.mark.parametrize("name", ["a2c", "ppo", "reinforce"])
+def test_an_agent_from_a_checkpoint_goes_on_with_the_same_bits(tmp_path: Path, name: str) -> None:
+    settings = {**TWO_MEMBERS, **(OF_PPO if name == "ppo" else ROLLOUTS)}
+    session, folder = stopped(name, "CartPole-v1", tmp_path / "run", 1040, **settings)
+    kept, again = session.agent, Session(session.request).agent
+    kept.load_state(kept.state())  # what a checkpoint does not hold, the sums of rewards under way, is let go
+    again.load_state(load_checkpoint(folder)[0]["loop"]["agent"])
+    rng, clock = np.random.default_rng(0), Clock(1200, 2400)
+    for obs in rng.normal(size=(300, 2, 8, 4)).astype(np.float32):  # more than one block of noise
+        assert np.array_equal(kept.act(obs, clock), again.act(obs, clock))
+    for agent in (kept, again):
+        rows = agent.prepare(session.store.read())
+        for _ in range(agent.config.epochs * agent.config.minibatches):
+            agent.update(rows, clock)
+    assert torch.equal(kept.stepper.flat, again.stepper.flat)
+    one, other = kept.stepper.state()["state"][0], again.stepper.state()["state"][0]
+    assert all(torch.equal(one[moment], other[moment]) for moment in ("step", "exp_avg", "exp_avg_sq"))
+    for (key, value), loaded in zip(
+        kept.policy().state_dict().items(), again.policy().state_dict().values(), strict=True
+    ):
+        assert torch.equal(value, loaded), key
+    rewards, loaded_rewards = kept.state()["rewards"], again.state()["rewards"]
+    assert all(torch.equal(rewards[key], loaded_rewards[key]) for key in rewards)
+
+
+def test_reinforce_without_a_baseline_leaves_out_the_episodes_that_a_stop_cut(tmp_path: Path) -> None:
+    # Episodes of two steps; after 9 vector steps every env is in mid-episode.
+    settings = {"seeds": 2, "env_steps": 800, "log_every": 8, "eval_every": 10**6, "eval_episodes": 1}
+    learning = {"baseline": False, "rollout_steps": 20, "hidden": (16,)}
+    _, folder = stopped("reinforce", "rlab/ProbeCredit-v0", tmp_path / "run", 72, **settings, **learning)
+    assert api.resume(folder.path).finished
+    loop = load_checkpoint(folder)[0]["loop"]
+    assert (loop["env_steps"], loop["updates"]) == (800, 5)
+    # 9 vector steps hold 4 episodes of each env, the 91 that followed 45; what was cut is no episode
+    assert loop["collector"]["episodes"].tolist() == [8 * (4 + 45)] * 2
+    assert loop["collector"]["transitions"].tolist() == [800, 800]
 
 
 def test_a_run_from_python_gives_its_evaluation_report_and_policies(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from rlab.networks.layers import (
     StackedLayerNorm,
     StackedLinear,
     StackedLogStd,
+    StackedTanh,
 )
 
 LAYERS = {
@@ -146,3 +147,18 @@ def test_a_plain_layer_with_a_setting_that_the_stack_would_lose_is_refused(plain
     }[type(plain)]
     with pytest.raises(RlabError, match=r"cannot be stacked as .*it has settings that a stack lacks"):
         counterpart.stack([plain, plain])
+
+
+def test_tanh_of_a_large_tensor_is_tanh_with_its_gradient() -> None:
+    layer = StackedTanh(2)
+    x = torch.linspace(-12.0, 12.0, 2 * layer.LARGE).reshape(2, -1, 1)
+    plain, ours = x.clone().requires_grad_(), x.clone().requires_grad_()
+    expected, found = plain.tanh(), layer(ours)
+    assert found.grad_fn.name() != expected.grad_fn.name()  # the other way was taken
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=3e-7)
+    weights = torch.linspace(-1.0, 1.0, x.numel()).reshape(x.shape)
+    (expected_grad,) = torch.autograd.grad((expected * weights).sum(), plain)
+    (found_grad,) = torch.autograd.grad((found * weights).sum(), ours)
+    torch.testing.assert_close(found_grad, expected_grad, rtol=0.0, atol=1e-6)
+    few = x[:, :10]
+    assert torch.equal(layer(few), few.tanh())
