@@ -28,7 +28,7 @@ class A2C(ActorCritic):
     Config: ClassVar[type] = A2CConfig
     config: A2CConfig
 
-    def loss(self, batch: Batch, clock: Clock) -> tuple[Tensor, dict[str, Tensor], None]:
+    def loss(self, batch: Batch, clock: Clock) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """The policy gradient, the value's loss and the entropy bonus (section 4 of the paper), per member `[S]`."""
         config, weight, mask = self.config, batch["weight"], batch.get("mask")
         outputs, value = self.forward(batch["obs"])

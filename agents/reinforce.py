@@ -65,7 +65,12 @@ class Reinforce(A2C):
         """Without a baseline only episodes that ended within the rollout count, which favours short ones."""
         if self.config.baseline:
             return batch["valid"]
-        whole = batch["valid"] & completed(batch["terminated"], batch["truncated"])
-        if not bool(whole.flatten(1).any(dim=1).all()):
-            raise RlabError("no episode of a member ended within a rollout; raise --rollout-steps or use --baseline.")
-        return whole
+        return batch["valid"] & completed(batch["terminated"], batch["truncated"])
+
+    def loss(self, batch: Batch, clock: Clock) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """As A2C's; without a baseline a member of which no episode ended within the rollout stands still."""
+        loss, metrics, _ = super().loss(batch, clock)
+        if self.config.baseline:
+            return loss, metrics, None
+        learned = batch["weight"].mean(dim=1)
+        return loss, {**metrics, "train/rows_learned_fraction": learned}, learned > 0

@@ -10,6 +10,7 @@ from rlab.errors import RlabError, UsageError, unknown
 
 _KEYS = {"format", "about", "agent", "env", "env_kwargs", "wrapper", "run", "settings", "bench", "claim"}
 _WITH_THRESHOLD = ("seeds_at_or_above", "share_of_episodes_at_or_above")
+_BENCH_KEYS = {"seed", "seeds", "episodes"}
 MEASURES = ("iqm", "median", "lowest_seed", *_WITH_THRESHOLD)
 
 
@@ -41,7 +42,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What one file says. `seed`, `seeds`, `episodes` and `first_episode_seed` belong to `rlab bench`."""
+    """What one file says. `seed`, `seeds` and `episodes` belong to `rlab bench`."""
 
     path: Path
     agent: str
@@ -54,7 +55,6 @@ class Experiment:
     seed: int = 0
     seeds: int = 20
     episodes: int = 100
-    first_episode_seed: int = 100_000
     claims: tuple[Claim, ...] = ()
 
     @property
@@ -127,8 +127,8 @@ def read_experiment(path: Path) -> Experiment:
     for key in data.keys() - _KEYS:
         raise unknown(f"key in {path}", key, _KEYS)
     bench = data.get("bench", {})
-    for key in bench.keys() - {"seed", "seeds", "episodes", "first_episode_seed"}:
-        raise unknown(f"key in [bench] of {path}", key, ("seed", "seeds", "episodes", "first_episode_seed"))
+    for key in bench.keys() - _BENCH_KEYS:
+        raise unknown(f"key in [bench] of {path}", key, _BENCH_KEYS)
     try:
         read = Experiment(
             path=path,

@@ -242,6 +242,7 @@ class ActorCritic:
             "critic": self.critic.state_dict(),
             "optimizer": self.stepper.state(),
             "noise": self._noise.state(),
+            "learned_at": self._learned_at,
             "rewards": None if self._rewards is None else self._rewards.state(),
         }
 
@@ -250,6 +251,7 @@ class ActorCritic:
         self.critic.load_state_dict(state["critic"])
         self.stepper.load_state(state["optimizer"])
         self._noise.load_state(state["noise"])
+        self._learned_at = state["learned_at"]
         if self._rewards is not None:
             self._rewards.load_state(state["rewards"])
 

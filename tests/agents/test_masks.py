@@ -43,11 +43,12 @@ class Strict(gym.Wrapper[Any, Any, Any, Any]):
 @pytest.fixture(params=WORLDS)
 def strict_world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The id of a world that breaks where its mask is not kept."""
-    strict_id = f"rlab-test/Strict{request.param.removeprefix('rlab/')}"
+    world = request.param
+    strict_id = f"rlab-test/Strict{world.removeprefix('rlab/')}"
     if strict_id not in gym.registry:
         gym.register(
             strict_id,
-            entry_point=lambda **kwargs: Strict(gym.make(request.param, **kwargs)),
+            entry_point=lambda **kwargs: Strict(gym.make(world, **kwargs)),
             disable_env_checker=True,
             order_enforce=False,
         )
@@ -57,7 +58,6 @@ def strict_world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 def check_obeyed(lab: SimpleNamespace, name: str, world: str, env_steps: int, num_envs: int) -> None:
     """Two members take half of `env_steps` each."""
-    Strict.obeyed = 0
     lab.train_members(name, world, (0, 1), env_steps // 2, num_envs=num_envs, **QUICK[name])
     assert Strict.obeyed >= env_steps
 

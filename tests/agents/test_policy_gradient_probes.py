@@ -13,6 +13,20 @@ from rlab.evaluation.evaluate import evaluate
 
 GAMMA = 0.9
 BUDGET = 40_000  # env steps, a goal of these agents
+# Less for every day, with a wider tolerance: of ten seeds of each agent the worst value was 0.03 off, half of that.
+QUICK_TOLERANCE = 0.05
+QUICK_BUDGET = dict.fromkeys([*PROBES, *SPACE_PROBES], 16_000) | {
+    "rlab/ProbeCredit-v0": 20_000,
+    "rlab/ProbeEndless-v0": 20_000,
+    "rlab/ProbeDictObservation-v0": 20_000,
+    "rlab/ProbeContinuous-v0": 12_000,
+    "rlab/ProbeMasked-v0": 6_000,
+    "rlab/ProbeMultiBinary-v0": 6_000,
+    "rlab/ProbeMultiDiscrete-v0": 6_000,
+}
+# Of ten seeds. The parts of that observation say nothing one by one, so that a policy may commit itself to the wrong
+# action in one state for good: of 30 seeds 6 of reinforce did, 2 of a2c and none of ppo.
+MISSES = {("reinforce", "rlab/ProbeDictObservation-v0"): 4, ("a2c", "rlab/ProbeDictObservation-v0"): 2}
 ON_POLICY = sorted(name for name in AGENTS if getattr(load_agent(name), "data", "") == "rollout")
 
 
@@ -39,30 +53,43 @@ def returns(agent: Any, env_id: str, episodes: int) -> np.ndarray:
     return evaluate(agent.policy(), lambda n: make_episodes(EnvSpec(env_id), n), episodes, 100_000).returns
 
 
-def check_spaces_solved(lab: SimpleNamespace, name: str, env_id: str, seeds: int) -> None:
-    """The best possible return, or 0.95 of it where the last digits of a continuous action take long."""
-    agent: Any = lab.train_members(name, env_id, tuple(range(seeds)), BUDGET, num_envs=8, gamma=GAMMA)
+def check_spaces_solved(
+    lab: SimpleNamespace, name: str, env_id: str, seeds: int, env_steps: int, tolerance: float, near: float, misses: int
+) -> None:
+    """The best possible return in all seeds but `misses`, or a share `near` of it where the last digits of a continuous
+    action take long."""
+    agent: Any = lab.train_members(name, env_id, tuple(range(seeds)), env_steps, num_envs=8, gamma=GAMMA)
     if env_id == "rlab/ProbeDiscreteObservation-v0":  # actions change nothing there: it is about values
         for row in SPACE_PROBES[env_id].values(GAMMA):
-            obs = torch.full((seeds, 1), row.obs)  # type: ignore[arg-type]  # one number
-            assert (agent.value(obs) - row.value).abs().max().item() <= 0.02
+            obs = torch.full((seeds, 1), row.obs)
+            assert (agent.value(obs) - row.value).abs().max().item() <= tolerance
         return
     best = SPACE_PROBES[env_id].episode_return
-    least = 0.95 * best if env_id == "rlab/ProbeContinuous-v0" else best
+    least = near * best if env_id == "rlab/ProbeContinuous-v0" else best
     found = returns(agent, env_id, 60).mean(axis=1)
-    assert (found >= least).all(), found
+    assert (found < least).sum() <= misses, found
 
 
 @pytest.mark.parametrize("env_id", sorted(SPACE_PROBES))
 @pytest.mark.parametrize("name", ON_POLICY)
 def test_plain_defaults_solve_a_world_of_every_kind_of_space(lab: SimpleNamespace, name: str, env_id: str) -> None:
-    check_spaces_solved(lab, name, env_id, seeds=2)
+    # An agent that learns nothing of a continuous action earns 0; of ten seeds the least was 0.83.
+    check_spaces_solved(lab, name, env_id, 2, QUICK_BUDGET[env_id], QUICK_TOLERANCE, near=0.7, misses=0)
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("env_id", sorted(SPACE_PROBES))
+@pytest.mark.parametrize("name", ON_POLICY)
+def test_plain_defaults_solve_a_world_of_every_kind_of_space_with_ten_seeds(
+    lab: SimpleNamespace, name: str, env_id: str
+) -> None:
+    check_spaces_solved(lab, name, env_id, 10, BUDGET, 0.02, near=0.9, misses=MISSES.get((name, env_id), 0))
 
 
 @pytest.mark.parametrize("env_id", sorted(PROBES))
 @pytest.mark.parametrize("name", ON_POLICY)
 def test_plain_defaults_solve_a_probe_world(lab: SimpleNamespace, name: str, env_id: str) -> None:
-    check_solved(lab, name, env_id, seeds=2, env_steps=BUDGET, tolerance=0.02)
+    check_solved(lab, name, env_id, seeds=2, env_steps=QUICK_BUDGET[env_id], tolerance=QUICK_TOLERANCE)
 
 
 @pytest.mark.prove

@@ -15,7 +15,7 @@ from rlab.networks.policy import MemberPolicy
 from rlab.runs.logs import read_json_lines
 
 # 4 envs x 16 vector steps make a rollout of 64 env steps; a run has 8 of them.
-TINY = {"env_steps": 512, "num_envs": 4, "rollout_steps": 16, "hidden": (16,), "log_every": 64}
+TINY: dict[str, Any] = {"env_steps": 512, "num_envs": 4, "rollout_steps": 16, "hidden": (16,), "log_every": 64}
 TINY |= {"eval_every": 256, "eval_episodes": 1, "final_eval_episodes": 2}
 
 SHARED = ("loss/policy", "loss/value", "policy/entropy", "value/explained_variance", "grad/norm")
