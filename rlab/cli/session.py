@@ -90,9 +90,10 @@ class Session:
         rows, mib = feed.capacity(run, settings), self._store_nbytes / 2**20
         updates = feed.updates(run, settings)
         learns = f"{updates} updates" if updates else f"warning: NO UPDATE, {feed.too_late}"
+        limit = "" if self.env.time_limit else "warning: no time limit is known; --max-episode-steps sets one\n"
         return (
             f"{self.request.agent} on {env.env_id}: {seeds}, {size}, {self.agent.device}\n"
-            f"{feed.name}: {rows} transitions per seed, {mib:.1f} MiB in all; {learns}\n{self.request.tuned()}"
+            f"{feed.name}: {rows} transitions per seed, {mib:.1f} MiB in all; {learns}\n{limit}{self.request.tuned()}"
         )
 
     def train(self, folder: RunFolder, listeners: Sequence[Listener] = ()) -> "Outcome":

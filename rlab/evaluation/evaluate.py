@@ -17,6 +17,8 @@ from rlab.evaluation.stats import Interval, iqm, mean_interval, shown_digits, st
 from rlab.experience.contract import EpisodeEnvs
 from rlab.randomness import FIRST_TRAINING_ENV_SEED
 
+MOST_STEPS = 50_000  # of one episode; the longest of the field, Atari's, has 27 000
+
 
 class PolicyStack(Protocol):
     """One greedy policy per training seed, asked all at once."""
@@ -137,8 +139,8 @@ def evaluate(
 ) -> Evaluation:
     """Play `episodes` whole episodes with every member of `policy`.
 
-    Episodes run in blocks, members x block envs side by side; the envs serve every block. The env needs a time limit
-    of its own: an episode is played until it terminates or is truncated.
+    Episodes run in blocks, members x block envs side by side; the envs serve every block. An episode is played until
+    it terminates or is truncated.
 
     Args:
         policy: the stack; its greedy actions are what counts.
@@ -149,7 +151,7 @@ def evaluate(
 
     Raises:
         UsageError: no episodes, or episode seeds that training envs may have used.
-        RlabError: a return is not finite; the message names member and episode.
+        RlabError: a return is not finite, or an episode does not end; the message names member and episode.
     """
     _check_seeds(episodes, first_seed)
     members = len(policy.seeds)
@@ -185,6 +187,12 @@ def _play_block(
         returns += np.where(active, reward.reshape(members, width), 0.0)
         lengths += active
         active &= ~(terminated | truncated).reshape(members, width)
+        if lengths.max() >= MOST_STEPS and active.any():
+            member, column = np.argwhere(active)[0]
+            raise RlabError(
+                f"the episode of seed {column_seeds[column]} of training seed {policy.seeds[member]} has not ended "
+                f"after {MOST_STEPS} env steps. Give the env a time limit: --max-episode-steps."
+            )
     return returns[:, :episodes], lengths[:, :episodes]
 
 

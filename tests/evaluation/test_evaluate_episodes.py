@@ -201,6 +201,21 @@ def test_a_reward_that_is_not_finite_names_member_and_episode_and_closes_the_env
     assert makes.made[0].closed
 
 
+def test_an_episode_that_does_not_end_is_an_error_that_says_what_helps(monkeypatch):
+    class Endless(FakeEnvs):
+        def step(self, action, active):
+            obs, reward, terminated, truncated = super().step(action, active)
+            endless = self.seeds == 12
+            self.over &= ~endless
+            return obs, reward, terminated & ~endless, truncated & ~endless
+
+    monkeypatch.setattr("rlab.evaluation.evaluate.MOST_STEPS", 40)
+    makes = Makes(Endless)
+    with pytest.raises(RlabError, match=r"seed 12 of training seed 40 has not ended after 40 env steps.*--max-episode"):
+        evaluate(ConstantPolicy(0, 1, seeds=(40, 41)), makes, episodes=5, first_seed=10)
+    assert makes.made[0].closed
+
+
 def test_actions_of_a_wrong_shape_are_an_error_and_not_a_broadcast():
     class OneForAll(ConstantPolicy):
         def __call__(self, obs):
