@@ -23,14 +23,14 @@ KL_SLACK = 1.5  # times target_kl; openai/spinningup's ppo and Stable-Baselines3
 class PPOConfig(ActorCriticConfig):
     """Settings of PPO. Steps are env steps of one member, summed over its envs."""
 
-    rollout_steps: int = 128  # vector steps; Schulman et al. 2017, table 5
-    epochs: int = 10  # passes over each rollout; table 3
-    minibatches: int = 4  # of each pass; table 5 has 32 x 8 rows in each
-    clip: float = 0.2  # how far the probability ratio may move and still pay; table 3
+    rollout_steps: int = 128  # vector steps; Schulman et al. 2017, table 5 (Atari)
+    epochs: int = 10  # passes over each rollout; Schulman et al. 2017, table 3
+    minibatches: int = 4  # how many parts each pass is cut into; a count, no size
+    clip: float = 0.2  # how far an action's probability ratio may move and still pay; table 3
     clip_final: float = 1.0  # factor of clip at the end of the budget, reached linearly
-    clip_value: float | None = None  # how far a value may move in one rollout; detail 9. None: as far as it likes
-    normalize_advantage: bool = True  # within each minibatch; detail 7
-    target_kl: float | None = None  # a member whose policy moved 1.5 times as far leaves its rollout; detail 12
+    clip_value: float | None = None  # how far a value may move in a rollout; Huang et al. 2022, detail 9. None: any
+    normalize_advantage: bool = True  # within each minibatch; Huang et al. 2022, detail 7
+    target_kl: float | None = None  # nats; a seed whose policy moved 1.5 times as far skips the rest of its rollout
     # entropy_weight, value_weight, max_grad_norm: details 10 and 11
 
     def __post_init__(self) -> None:

@@ -75,14 +75,14 @@ class PackedObservation(gym.Wrapper):
 
 
 def find_packing(make: Callable[[], gym.Env], env_id: str) -> Packing:
-    """What the observations of an env are, seen in a fresh one that is reset once and closed.
+    """What the observations of an env are, seen in a fresh one that is reset, stepped once and closed.
 
     Args:
         make: makes the env, with all its wrappers.
 
     Raises:
         UsageError: a space that rlab does not support, or a mask that does not fit the actions.
-        RlabError: the env's reset failed.
+        RlabError: the env's reset or first step failed.
     """
     env = make()
     try:
@@ -93,11 +93,15 @@ def find_packing(make: Callable[[], gym.Env], env_id: str) -> Packing:
             return Packing(env_id, obs_space, action_space)
         try:
             _, info = env.reset(seed=PROBE_SEED)
+            env.action_space.seed(PROBE_SEED)
+            *_, later = env.step(env.action_space.sample()) if info.get(MASK_KEY) is None else ({},)
         except Exception as error:  # whatever an env may raise
-            raise RlabError(f"{env_id} failed in its first reset: {reason(error)}") from error
+            raise RlabError(f"{env_id} failed in its first reset or step: {reason(error)}") from error
     finally:
         env.close()
     if info.get(MASK_KEY) is None:
+        if MASK_KEY in later:
+            raise UsageError(f"{env_id} gives an {MASK_KEY} in its steps and none in its reset, where one is due too.")
         return Packing(env_id, obs_space, action_space)
     _check_bits(_bits_in(info[MASK_KEY]), action_space, env_id)
     return Packing(env_id, Masked(obs_space, sum(choices(action_space))), action_space, mask_in_info=True)

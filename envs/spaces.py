@@ -18,7 +18,7 @@ from rlab.networks.spaces import (
     Tuple,
 )
 
-OBS_HINT = " A wrapper may help: --wrapper FlattenObservation; for MiniGrid FlatObsWrapper or ImgObsWrapper."
+OBS_HINT = " A wrapper may help; for MiniGrid --wrapper ImgObsWrapper or FlatObsWrapper."
 ARRAYS = "Box, Discrete, MultiDiscrete and MultiBinary"
 
 

@@ -109,7 +109,8 @@ def apply_wrappers(env: gym.Env, wrappers: Sequence[tuple[str, Mapping[str, Any]
         try:
             env = wrapper(env, **{key: _tuples(value) for key, value in args.items()})
         except Exception as error:  # AssertionError, TypeError, DependencyNotInstalled: wrappers raise them all
-            raise UsageError(f"wrapper {name} cannot be applied to {env}: {error}") from error
+            why = str(error) or f"it does not suit {env.observation_space}"
+            raise UsageError(f"wrapper {name} cannot be applied to {env}: {why}") from error
     return env
 
 

@@ -19,6 +19,7 @@ class UsageError(RlabError):
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     """`unknown("agent", "dqm", AGENTS)` names the near miss, or else everything that is known."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}."
+    by_small_letters = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name.lower(), by_small_letters, n=1)
+    hint = f"Did you mean {by_small_letters[near[0]]!r}?" if near else f"Known: {', '.join(known)}."
     return UsageError(f"unknown {what} {name!r}. {hint}")

@@ -42,6 +42,11 @@ def _rollout_capacity(run: RunConfig, settings: Any) -> int:
             f"minibatches {settings.minibatches} is more than the {rows} rows of a rollout: "
             f"rollout_steps {settings.rollout_steps} x num_envs {run.num_envs}."
         )
+    if getattr(settings, "normalize_advantage", False) and rows < 2 * settings.minibatches:
+        raise UsageError(
+            f"a minibatch of one row has nothing to be normalised by: a rollout has {rows} rows for "
+            f"{settings.minibatches} minibatches. Raise --rollout-steps, or say --no-normalize-advantage."
+        )
     return rows
 
 

@@ -5,7 +5,8 @@ import json
 import sys
 from dataclasses import dataclass
 
-from rlab.cli.flags import given, parse
+from rlab.agents import AGENTS
+from rlab.cli.flags import HELP, given, parse
 from rlab.cli.main import STOPPED
 from rlab.cli.request import Request, command_words, defaults_for
 from rlab.errors import UsageError
@@ -69,9 +70,12 @@ def _experiment(argv: list[str]) -> str | None:
 
 def _agent_and_env(argv: list[str]) -> tuple[tuple[str, str], list[str]]:
     words = argv[:2]
+    if len(words) == 2 and words[0] in AGENTS and words[1] in HELP:  # the agent's own settings, whatever the env
+        start = defaults_for(words[0], "", "none")
+        parse(["--help"], (TrainOptions(), start.run, start.settings), prog=f"rlab train {words[0]} ENV")
     if {"--help", "-h"} & set(words):
         print(f"usage: {USAGE}\n`rlab list agents` and `rlab list envs` name what there is; "
-              "`rlab train AGENT ENV --help` lists the settings of an agent.")
+              "`rlab train AGENT --help` lists the settings of an agent.")
         raise SystemExit(0)
     if len(words) < 2 or any(word.startswith("-") for word in words):
         raise UsageError(f"train needs an agent and an env first: {USAGE}")

@@ -303,3 +303,10 @@ def test_reinforce_without_a_baseline_learns_from_whole_episodes_alone() -> None
     rows = agent.prepare(store.read())
     assert rows["weight"].tolist() == [[1.0, 1.0, 0.0, 0.0]]
     assert rows["advantage"][0, :2].tolist() == [2.0, 2.0]  # 1 + .5*2 ; 2
+
+
+def test_a_minibatch_of_one_normalised_row_is_refused_since_nothing_would_be_learned(tmp_path: Any) -> None:
+    import rlab
+
+    with pytest.raises(UsageError, match="a minibatch of one row has nothing to be normalised by"):
+        rlab.train("ppo", "CartPole-v1", out=tmp_path / "run", num_envs=1, rollout_steps=7, minibatches=7)

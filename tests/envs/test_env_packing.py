@@ -293,7 +293,7 @@ def test_an_env_whose_first_reset_fails_is_named(register):
     env_id = register(lambda: Broken([YES]))
     with pytest.raises(RlabError) as caught:
         make_vec(EnvSpec(env_id), (0,), 1)
-    assert str(caught.value) == f"{env_id} failed in its first reset: OSError: no display"
+    assert str(caught.value) == f"{env_id} failed in its first reset or step: OSError: no display"
 
 
 def test_envs_that_give_no_arrays_are_refused_where_nobody_packs_them(worlds):
@@ -328,3 +328,13 @@ def test_a_worker_that_cannot_pack_does_not_hang(worlds):
     env = GymVectorEnv(WatchedAsyncVectorEnv(makers, autoreset_mode="SameStep"), (0,), "World-v0", packing.obs_space)
     with pytest.raises(RlabError, match=r"World-v0 failed in env [01] of seed 0 at vector step 0: an obs"):
         env.reset()
+
+
+def test_a_mask_that_comes_with_the_first_step_alone_is_refused():
+    class Late(Masking):
+        def reset(self, *, seed=None, options=None):
+            obs, _ = super().reset(seed=seed, options=options)
+            return obs, {}
+
+    with pytest.raises(UsageError, match="gives an action_mask in its steps and none in its reset"):
+        find_packing(lambda: Late([YES] * 3), "World-v0")
