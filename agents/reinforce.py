@@ -28,7 +28,7 @@ class ReinforceConfig(A2CConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.gae_lambda != 1.0:
-            raise UsageError(f"gae_lambda {self.gae_lambda}: reinforce learns from whole returns; use a2c for shorter.")
+            raise UsageError(f"gae_lambda {self.gae_lambda}: reinforce takes whole returns; a2c takes n-step ones.")
 
 
 class Reinforce(A2C):

@@ -8,6 +8,7 @@ from rlab.errors import UsageError, unknown
 from rlab.experience.lanes import Field, Lanes
 from rlab.experience.replay import Replay
 from rlab.experience.rollout import Rollout
+from rlab.learning.contract import RolloutConfig
 from rlab.learning.loop import Loop, ReplayLoop, RolloutLoop, updates_due
 from rlab.runs.config import RunConfig
 
@@ -35,8 +36,8 @@ def feed_for(agent: str, data: str) -> Feed:
     return FEEDS[data]
 
 
-def _rollout_capacity(run: RunConfig, settings: Any) -> int:
-    rows: int = settings.rollout_steps * run.num_envs
+def _rollout_capacity(run: RunConfig, settings: RolloutConfig) -> int:
+    rows = settings.rollout_steps * run.num_envs
     if settings.minibatches > rows:
         raise UsageError(
             f"minibatches {settings.minibatches} is more than the {rows} rows of a rollout: "
@@ -50,11 +51,10 @@ def _rollout_capacity(run: RunConfig, settings: Any) -> int:
     return rows
 
 
-def _rollout_updates(run: RunConfig, settings: Any) -> int:
+def _rollout_updates(run: RunConfig, settings: RolloutConfig) -> int:
     vector_steps = -(-run.env_steps // run.num_envs)
     rollouts = vector_steps // settings.rollout_steps
-    updates: int = rollouts * settings.epochs * settings.minibatches
-    return updates
+    return rollouts * settings.epochs * settings.minibatches
 
 
 FEEDS: Mapping[str, Feed] = {

@@ -77,7 +77,7 @@ class Session:
         limit = self.env.time_limit
         if limit is not None and getattr(self.agent, "needs_endings", False):
             raise UsageError(
-                f"{self.request.agent} without --baseline needs episodes that end by themselves; "
+                f"{self.request.agent} with --no-baseline needs episodes that end by themselves; "
                 f"{self.request.env.env_id} cuts them after {limit} env steps. Leave the baseline on."
             )
 

@@ -237,6 +237,7 @@ class ActorCritic:
         return self._policy
 
     def state(self) -> dict[str, Any]:
+        """All but the rollout under way, which the store keeps."""
         return {
             "policy": self._policy.state_dict(),
             "critic": self.critic.state_dict(),

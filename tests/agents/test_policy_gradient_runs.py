@@ -127,7 +127,7 @@ IMPOSSIBLE = [
     (["ppo", "FrozenLake-v1", "--obs-scaling", "running"], "obs_scaling 'running' is for vectors"),
     (["ppo", "CartPole-v1", "--rollout-steps", "2", "--minibatches", "17"], "minibatches 17 is more than the 16 rows"),
     (["ppo", "CartPole-v1", "--target-kl", "0"], "target_kl 0.0 must be above 0."),
-    (["reinforce", "CartPole-v1", "--gae-lambda", "0.9"], "use a2c for shorter"),
+    (["reinforce", "CartPole-v1", "--gae-lambda", "0.9"], "a2c takes n-step ones"),
     (["reinforce", "Taxi-v4", "--no-baseline"], "Taxi-v4 cuts them after 200 env steps"),
     (["ppo", "CartPole-v1", "--rollout-steps", "1000000000"], "--rollout-steps"),
 ]
