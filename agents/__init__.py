@@ -13,8 +13,13 @@ if __name__ != "rlab.agents":
 
 AGENTS = {
     "a2c": "rlab.agents.a2c:A2C",
+    "bc": "rlab.agents.bc:BC",
+    "cql": "rlab.agents.cql:CQL",
+    "dqfd": "rlab.agents.dqfd:DQfD",
     "dqn": "rlab.agents.dqn:DQN",
     "double_dqn": "rlab.agents.double_dqn:DoubleDQN",
+    "encoder": "rlab.agents.encoder:Encoder",
+    "iql": "rlab.agents.iql:IQL",
     "ppo": "rlab.agents.ppo:PPO",
     "reinforce": "rlab.agents.reinforce:Reinforce",
 }

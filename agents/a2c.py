@@ -37,7 +37,8 @@ class A2C(ActorCritic):
         of_value = mean(value_loss(value, batch["target"]), weight)
         entropy = mean(self.head.entropy(outputs, mask), weight)
         loss = policy_loss + self.value_weight * of_value - self.entropy_weight(clock) * entropy
-        return loss, {"loss/policy": policy_loss, "loss/value": of_value, "policy/entropy": entropy}, None
+        loss, guidance = self.guided(loss, outputs, batch, clock)
+        return loss, {"loss/policy": policy_loss, "loss/value": of_value, "policy/entropy": entropy, **guidance}, None
 
     @property
     def value_weight(self) -> float:

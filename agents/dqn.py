@@ -1,7 +1,7 @@
 """Deep Q-learning (Mnih et al. 2015) with the switches of its family: n-step targets, dueling heads, LayerNorm, hard
 or soft target updates, Huber or squared error. Read from top to bottom."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,61 +9,48 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlab.errors import UsageError, unknown
+from rlab.errors import UsageError
 from rlab.experience.contract import Step
 from rlab.experience.lanes import Field
 from rlab.learning.contract import Batch
+from rlab.learning.demonstration_losses import conservative, large_margin
+from rlab.learning.distillation import Guide
 from rlab.learning.exploration import EpsilonGreedy, linear
 from rlab.learning.optimizers import OptimizerSettings, Stepper
+from rlab.learning.q_learning import QLearningConfig
 from rlab.learning.returns import LOSSES, continuation, max_value, n_step_return, q_td_error
 from rlab.learning.schedules import Schedule
 from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.policy import Policy, PolicySpec
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Discrete, Masked, Space
-from rlab.networks.spec import build, copy_parameters, generator_states, load_generator_states
+from rlab.networks.spec import StackedNetwork, build, copy_parameters, generator_states, load_generator_states
 from rlab.types import Clock, crossed
 
 
 @dataclass(frozen=True, kw_only=True)
-class DQNConfig:
+class DQNConfig(QLearningConfig):
     """Settings of DQN and double DQN. Steps are env steps of one member, summed over its envs."""
 
-    gamma: float = 0.99  # discount per env step; Mnih et al. 2015, Extended Data Table 1
-    learning_rate: float = 1e-3  # differs from the paper: Adam on small networks instead of RMSProp on images
-    batch_size: int = 64  # transitions per update and member
     replay_capacity: int = 50_000  # transitions per member
     learning_starts: int = 500  # env steps before the first update
     learn_every: int = 8  # env steps
     updates_per_learn: int = 4  # so one update every 2 env steps
-    n_step: int = 1  # transitions per return; Sutton and Barto 2018, chapter 7
-    loss: str = "huber"  # huber or squared; Huber is the paper's error clipping
-    target_every: int = 250  # env steps between target updates
-    target_tau: float = 1.0  # share of the online weights that the target takes over; 1 is a hard copy
     epsilon_start: float = 1.0  # share of random actions; Mnih et al. 2015
     epsilon_end: float = 0.05  # the paper has 0.1 and evaluates at 0.05
     epsilon_fraction: float = 0.2  # of the budget, over which epsilon falls linearly
     epsilon_duration: float | None = None  # exponent of how long an exploring action is held; Dabney et al. 2021 have 2
-    hidden: tuple[int, ...] | None = None  # widths; None: 64 64 for vectors, 512 or 128 after convolutions
-    activation: str = "relu"  # relu, tanh, elu, gelu, silu or leaky_relu
-    layer_norm: bool = True  # after every hidden layer; Ba et al. 2016. The paper's DQN has none
-    dropout: float = 0.0  # share of hidden units set to zero in updates
-    init: str = "pytorch"  # pytorch, orthogonal, xavier or he
-    dueling: bool = False  # Wang et al. 2016
-    obs_scaling: str = "none"  # none, fixed (divide by obs_scale) or running (mean and deviation per member)
-    obs_scale: tuple[float, ...] | None = None  # one divisor per component; None: the space's finite bounds
-    optimizer: str = "adam"  # sgd, momentum, adagrad, adadelta, rmsprop, adam, adamw or radam
-    optimizer_eps: float | None = 1.5e-4  # Hessel et al. 2018, table 1; None: torch's default
-    weight_decay: float = 0.0  # decoupled for adamw, added to the gradient otherwise
-    l1: float = 0.0  # weight of the sum of absolute parameters
-    max_grad_norm: float | None = 10.0  # per member; Stable-Baselines3's default. None: no clipping
-    lr_schedule: str = "constant"  # constant, linear, cosine or step
-    lr_final: float = 0.05  # factor at the end of linear and cosine; factor of each step of step
-    lr_warmup_fraction: float = 0.0  # of the budget
-    lr_steps: int = 3  # stretches of the step schedule
 
     def __post_init__(self) -> None:
-        _check(self)
+        super().__post_init__()
+        for name in ("replay_capacity", "learn_every", "updates_per_learn"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} {getattr(self, name)} must be 1 or more.")
+        for name in ("batch_size", "n_step"):
+            if getattr(self, name) > self.replay_capacity:
+                raise UsageError(f"{name} {getattr(self, name)} is more than replay_capacity {self.replay_capacity}.")
+        if self.learning_starts < 0:
+            raise UsageError(f"learning_starts {self.learning_starts} must be 0 or more.")
 
 
 class DQN:
@@ -72,33 +59,45 @@ class DQN:
     Config: ClassVar[type] = DQNConfig
     data: ClassVar[str] = "replay"
     action_spaces: ClassVar[tuple[type, ...]] = (Discrete,)
+    heads: ClassVar[tuple[str, ...]] = ("q",)
 
     def __init__(
-        self, config: DQNConfig, obs_space: Space, action_space: Space, seeds: Sequence[int], device: torch.device
+        self,
+        config: QLearningConfig,
+        obs_space: Space,
+        action_space: Space,
+        seeds: Sequence[int],
+        device: torch.device,
+        start: PolicySpec | None = None,
     ) -> None:
         assert isinstance(action_space, Discrete)  # as action_spaces says
         self.config, self.seeds, self.device = config, tuple(seeds), device
         self._obs_space, self._action_space = obs_space, action_space
-        body = BodySettings(config.hidden, config.activation, config.layer_norm, config.dropout, config.init)
-        network = q_network_spec(obs_space, action_space.n, body, config.dueling)
-        self.preprocess = Preprocess(obs_space, config.obs_scaling, config.obs_scale, len(seeds)).to(device)
-        self.q_network = build(network, seeds, "q_network").to(device)
-        self.target_network = build(network, seeds, "q_network").to(device).requires_grad_(False).eval()
-        self._policy = Policy(self._policy_spec(network), self.preprocess, self.q_network, seeds).eval()
-        self.stepper = Stepper(
-            OptimizerSettings(
-                config.optimizer,
-                config.learning_rate,
-                config.weight_decay,
-                config.l1,
-                config.optimizer_eps,
-                config.max_grad_norm,
-            ),
-            self.q_network.parameters(),
-        )
+        spec = start or _policy_spec(config, obs_space, action_space)
+        self.preprocess = Preprocess.from_json(spec.preprocess, obs_space, len(seeds)).to(device)
+        self.q_network = build(spec.network, seeds, "q_network").to(device)
+        self.target_network = build(spec.network, seeds, "q_network").to(device).requires_grad_(False).eval()
+        self._policy = Policy(spec, self.preprocess, self.q_network, seeds).eval()
+        self.guide: Guide | None = None
+        self.stepper = Stepper(OptimizerSettings.of(config), self.q_network.parameters())
         self.schedule = Schedule(config.lr_schedule, config.lr_final, config.lr_warmup_fraction, config.lr_steps)
         masked = isinstance(obs_space, Masked)
         self._exploration = EpsilonGreedy(action_space.n, seeds, config.epsilon_duration, masked)
+
+    @staticmethod
+    def head_json(config: QLearningConfig, action_space: Space) -> dict[str, Any]:
+        """The policy head, as plain data."""
+        return {"kind": "q", "epsilon": config.epsilon_end}
+
+    @property
+    def networks(self) -> dict[str, StackedNetwork]:
+        """What is trained, by name; the first is the policy's."""
+        return {"q_network": self.q_network}
+
+    def adopt(self, tensors: Mapping[str, Tensor]) -> None:
+        """Begin from other weights: those of `policy().state_dict()` that `tensors` names. The target follows."""
+        self._policy.load_state_dict(tensors, strict=False)
+        copy_parameters(self.q_network, self.target_network)
 
     def fields(self) -> tuple[Field, Field]:
         return Field("obs", self._obs_space.shape, self._obs_space.dtype), Field("action", (), "int64")
@@ -119,9 +118,12 @@ class DQN:
     def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None:
         """Fold new observations into the running statistics; update the target network when its time has come."""
         self.preprocess.observe(obs, step.valid)
-        before, every = clock.env_steps - step.reward.shape[1], self.config.target_every
-        if crossed(before, clock.env_steps, every):
-            self._update_target(clock.env_steps // every - before // every)
+        self._follow(clock.env_steps - step.reward.shape[1], clock.env_steps)
+
+    def _follow(self, before: int, now: int) -> None:
+        """Let the target network follow where the clock went past a multiple of `target_every`."""
+        if crossed(before, now, every := self.config.target_every):
+            self._update_target(now // every - before // every)
 
     def prepare(self, batch: Batch) -> Batch:
         """All that stays the same until the next env step, for many batches at once: the target network is still."""
@@ -129,7 +131,7 @@ class DQN:
         with torch.no_grad():
             next_obs = self.preprocess(batch["next_obs"])
             allowed = self.preprocess.mask(batch["next_obs"])
-            return {
+            prepared = {
                 "obs": self.preprocess(batch["obs"]),
                 "action": batch["action"],
                 "reward": n_step_return(batch["reward"], gamma),
@@ -137,13 +139,28 @@ class DQN:
                 "next_obs": next_obs,
                 "next_q": _only_allowed(self.target_network(next_obs), allowed),
             }
+            if "demonstration" in batch and self.config.demonstration_loss != "none":
+                prepared["demonstration"] = batch["demonstration"]
+                prepared |= _mask_of(self.preprocess.mask(batch["obs"]))
+            if self.guide is not None:
+                prepared["teacher"] = self.guide.outputs(batch["obs"])
+            return prepared
 
     def update(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """One gradient step on prepared transitions `[S, B]`."""
-        self.stepper.set_learning_rate_factor(self.schedule.factor(clock.progress))
+        self.stepper.at(clock.env_steps, self.schedule.factor(clock.progress))
         loss, q = self.loss(batch)
-        norm = self.stepper.step(loss)
-        return {f"loss/td_{self.config.loss}": loss.detach(), "q/mean": q.detach().mean(dim=(1, 2)), "grad/norm": norm}
+        metrics = {f"loss/td_{self.config.loss}": loss.detach(), "q/mean": q.detach().mean(dim=(1, 2))}
+        if "demonstration" in batch:
+            cloning = self.demonstration_loss(q, batch)
+            loss = loss + self.config.demonstration_weight * cloning
+            metrics[f"loss/{self.config.demonstration_loss}"] = cloning.detach()
+        if self.guide is not None:
+            guidance = self.guide.loss(q, batch["teacher"])
+            loss = loss + self.guide.weight(clock) * guidance
+            metrics["loss/teacher"] = guidance.detach()
+        metrics["grad/norm"] = self.stepper.step(loss)
+        return metrics
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss per member `[S]`, averaged over its batch, and the Q values `[S, B, A]`."""
@@ -152,6 +169,15 @@ class DQN:
             next_value = self.next_value(batch["next_q"], batch["next_obs"])
         error = q_td_error(q, batch["action"], batch["reward"], batch["discount"], next_value)
         return LOSSES[self.config.loss](error).mean(dim=-1), q
+
+    def demonstration_loss(self, q: Tensor, batch: Batch) -> Tensor:
+        """How little `q [S, B, A]` agrees with the demonstrated actions among the rows; a mean over the batch `[S]`."""
+        q = _only_allowed(q, batch.get("mask"))
+        if self.config.demonstration_loss == "margin":
+            error = large_margin(q, batch["action"], self.config.margin)
+        else:
+            error = conservative(q, batch["action"])
+        return (error * batch["demonstration"]).mean(dim=-1)
 
     def next_value(self, next_q: Tensor, next_obs: Tensor) -> Tensor:
         """What the successor is worth, `[S, B]`, given the target network's `next_q [S, B, A]`, -inf where forbidden.
@@ -203,31 +229,19 @@ class DQN:
         share = 1.0 - (1.0 - self.config.target_tau) ** times
         torch._foreach_lerp_(list(self.target_network.parameters()), online, share)
 
-    def _policy_spec(self, network: Any) -> PolicySpec:
-        head = {"kind": "q", "epsilon": self.config.epsilon_end}
-        return PolicySpec(self._obs_space, self._action_space, self.preprocess.to_json(), network, head)
+
+def _policy_spec(config: QLearningConfig, obs_space: Space, action_space: Discrete) -> PolicySpec:
+    """The policy that the settings ask for."""
+    body = BodySettings(config.hidden, config.activation, config.layer_norm, config.dropout, config.init)
+    network = q_network_spec(obs_space, action_space.n, body, config.dueling)
+    preprocess = Preprocess(obs_space, config.obs_scaling, config.obs_scale, members=None).to_json()
+    return PolicySpec(obs_space, action_space, preprocess, network, DQN.head_json(config, action_space))
+
+
+def _mask_of(allowed: Tensor | None) -> Batch:
+    return {} if allowed is None else {"mask": allowed}
 
 
 def _only_allowed(q: Tensor, allowed: Tensor | None) -> Tensor:
     """Q values that no maximum takes where an action is not allowed; None allows all."""
     return q if allowed is None else q.masked_fill(~allowed, -torch.inf)
-
-
-def _check(config: DQNConfig) -> None:
-    if config.loss not in LOSSES:
-        raise unknown("loss", config.loss, LOSSES)
-    for name in ("batch_size", "replay_capacity", "learn_every", "updates_per_learn", "n_step", "target_every"):
-        if getattr(config, name) < 1:
-            raise UsageError(f"{name} {getattr(config, name)} must be 1 or more.")
-    for name in ("gamma", "epsilon_start", "epsilon_end", "epsilon_fraction"):
-        if not 0.0 <= getattr(config, name) <= 1.0:
-            raise UsageError(f"{name} {getattr(config, name)} must be in [0, 1].")
-    if not 0.0 < config.target_tau <= 1.0:
-        raise UsageError(f"target_tau {config.target_tau} must be in (0, 1]; 1 is a hard copy.")
-    for name in ("batch_size", "n_step"):
-        if getattr(config, name) > config.replay_capacity:
-            raise UsageError(f"{name} {getattr(config, name)} is more than replay_capacity {config.replay_capacity}.")
-    if config.epsilon_duration is not None and config.epsilon_duration <= 1.0:
-        raise UsageError(f"epsilon_duration {config.epsilon_duration} must be above 1; None: one step.")
-    if config.learning_starts < 0:
-        raise UsageError(f"learning_starts {config.learning_starts} must be 0 or more.")

@@ -13,6 +13,7 @@ from rlab.errors import UsageError
 from rlab.learning.actor_critic import ActorCritic, ActorCriticConfig
 from rlab.learning.contract import Batch
 from rlab.learning.policy_gradient import clipped_surrogate, kl_estimate, mean, normalised, value_loss
+from rlab.networks.policy import PolicySpec
 from rlab.networks.spaces import Space
 from rlab.types import Clock
 
@@ -50,9 +51,15 @@ class PPO(ActorCritic):
     config: PPOConfig
 
     def __init__(
-        self, config: PPOConfig, obs_space: Space, action_space: Space, seeds: Sequence[int], device: torch.device
+        self,
+        config: PPOConfig,
+        obs_space: Space,
+        action_space: Space,
+        seeds: Sequence[int],
+        device: torch.device,
+        start: PolicySpec | None = None,
     ) -> None:
-        super().__init__(config, obs_space, action_space, seeds, device)
+        super().__init__(config, obs_space, action_space, seeds, device, start)
         self._going = torch.ones(len(seeds), dtype=torch.bool, device=device)  # members that learn on in this rollout
 
     def prepare(self, batch: Batch) -> Batch:
@@ -75,6 +82,7 @@ class PPO(ActorCritic):
         of_value = mean(value_loss(value, batch["target"], batch["value"], config.clip_value), weight)
         entropy = mean(self.head.entropy(outputs, mask), weight)
         loss = policy_loss + config.value_weight * of_value - self.entropy_weight(clock) * entropy
+        loss, guidance = self.guided(loss, outputs, batch, clock)
         with torch.no_grad():
             kl = mean(kl_estimate(log_ratio), weight)
             clipped = mean(((ratio - 1.0).abs() > clip).to(weight.dtype), weight)
@@ -84,6 +92,7 @@ class PPO(ActorCritic):
             "policy/entropy": entropy,
             "policy/kl": kl,
             "policy/clip_fraction": clipped,
+            **guidance,
         }
         return loss, metrics, self._still_going(kl)
 

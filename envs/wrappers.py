@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.classic_control import CartPoleEnv
 
 from rlab.envs.ids import Package
 from rlab.errors import UsageError, unknown
@@ -35,6 +36,8 @@ WRAPPERS: Mapping[str, tuple[str, Package | None]] = {
     "MaxAndSkipObservation": ("gymnasium.wrappers:MaxAndSkipObservation", None),
     "FrameStackObservation": ("gymnasium.wrappers:FrameStackObservation", None),
     "ChannelsLast": ("rlab.envs.wrappers:ChannelsLast", None),
+    # another world with the same spaces, to fine-tune in
+    "CartPolePhysics": ("rlab.envs.wrappers:CartPolePhysics", None),
     # MiniGrid: its observation holds a text, which these encode or drop
     "FlatObsWrapper": ("minigrid.wrappers:FlatObsWrapper", MINIGRID),
     "ImgObsWrapper": ("minigrid.wrappers:ImgObsWrapper", MINIGRID),
@@ -61,6 +64,33 @@ class ChannelsLast(gym.ObservationWrapper):
     def observation(self, observation: np.ndarray) -> np.ndarray:
         last = np.moveaxis(observation, 0, 2)  # [H, W, K] or [H, W, K, C]
         return np.ascontiguousarray(last.reshape(*last.shape[:2], -1))
+
+
+class CartPolePhysics(gym.Wrapper):
+    """CartPole with other physics, in SI units: gravity 9.8, masscart 1.0, masspole 0.1, length 0.5 (half the pole's)
+    and force_mag 10.0 where nothing else is said.
+
+    It changes no space.
+    """
+
+    SETTINGS = ("gravity", "masscart", "masspole", "length", "force_mag")
+
+    def __init__(self, env: gym.Env, **settings: float) -> None:
+        super().__init__(env)
+        cart_pole = env.unwrapped
+        if not isinstance(cart_pole, CartPoleEnv):
+            raise ValueError("CartPolePhysics is for CartPole alone")
+        if not settings:
+            raise ValueError(f"give one or more of {', '.join(self.SETTINGS)}, as in CartPolePhysics:length=1.0")
+        for name, value in settings.items():
+            if name not in self.SETTINGS:
+                raise unknown("setting", name, self.SETTINGS)
+            if type(value) not in (int, float) or not 0 < value < float("inf"):  # a bool would pass for a number
+                raise ValueError(f"{name} {value!r} must be a number above 0")
+            setattr(cart_pole, name, float(value))
+        # what CartPole derives from these in its constructor
+        cart_pole.total_mass = cart_pole.masspole + cart_pole.masscart
+        cart_pole.polemass_length = cart_pole.masspole * cart_pole.length
 
 
 def check_wrapper(name: str) -> None:

@@ -27,13 +27,17 @@ if not (_HERE / "agents").is_dir():
     sys.meta_path.append(_Bridge)
 
 if TYPE_CHECKING:
+    from rlab.api import collect as collect
+    from rlab.api import evaluate as evaluate
+    from rlab.api import finetune as finetune
     from rlab.api import load as load
+    from rlab.api import pretrain as pretrain
     from rlab.api import train as train
 else:
 
     def __getattr__(name: str) -> Any:
         # On demand, since rlab.api imports torch, which takes over a second.
-        if name not in ("train", "load"):
+        if name not in ("collect", "evaluate", "finetune", "load", "pretrain", "train"):
             raise AttributeError(f"module 'rlab' has no attribute {name!r}")
         from rlab import api
 

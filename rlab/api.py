@@ -2,24 +2,49 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from rlab.cli.collecting import collect, collect_random
+from rlab.cli.collecting import merge as merge_datasets
+from rlab.cli.finetune import finetuning_defaults, next_agent, refuse_network_settings
+from rlab.cli.flags import merge
+from rlab.cli.pretrain import env_for, learner_for, pretraining_defaults
 from rlab.cli.progress import ProgressListener
-from rlab.cli.request import Request, request_from_keywords
-from rlab.cli.session import RESULT, Session
-from rlab.envs import EnvSpec
+from rlab.cli.request import Request, Start, complete, request_from_keywords
+from rlab.cli.saved import open_policy
+from rlab.cli.session import FINAL_EPISODE_SEED, RESULT, Session
+from rlab.cli.sources import open_sources
+from rlab.envs import EnvSpec, make_episodes
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import Evaluation
+from rlab.evaluation.evaluate import evaluate as judge_episodes
+from rlab.learning.finetuning import FinetuneConfig
 from rlab.learning.runtime import torch_settings
 from rlab.networks.policy import MemberPolicy
 from rlab.runs.checkpoint import has_checkpoint
 from rlab.runs.folder import RunFolder, check_free, fresh_run_path, hardware, versions
-from rlab.runs.listing import policy_env_steps
+from rlab.runs.listing import saved_time
+from rlab.runs.logs import read_json_lines
 from rlab.runs.policies import load_policy
 
-__all__ = ["Run", "hardware", "load", "resume", "train", "versions"]
+__all__ = [
+    "Run",
+    "collect",
+    "collect_random",
+    "evaluate",
+    "finetune",
+    "hardware",
+    "load",
+    "merge_datasets",
+    "pretrain",
+    "resume",
+    "train",
+    "versions",
+]
 
 
 @dataclass(frozen=True)
@@ -28,18 +53,27 @@ class Run:
 
     path: Path
     finished: bool
-    env_steps: int  # per member
+    unit: str  # what its clock counts: env_steps, or updates where it learned from a dataset
+    time: int  # how far it came, per member
     evaluation: Evaluation | None = field(repr=False)
+    trainable: float = 1.0  # share of the policy's parameters that fine-tuning trains
 
     def policy(self, seed: int | None = None) -> MemberPolicy:
         """The final policy of one training seed (None: the first)."""
         return load(self.path, seed)
 
+    def curve(self) -> tuple[np.ndarray, np.ndarray]:
+        """The evaluations during training: when `[T]`, in the run's unit, and each member's mean return `[S, T]`."""
+        rows = [row for row in read_json_lines(self.path / "eval.jsonl")[1] if not row.get("final")]
+        returns = np.array([np.mean(row["returns"], axis=1) for row in rows])  # [T, S]
+        return np.array([row[self.unit] for row in rows]), returns.T
+
     def report(self) -> str:
         """What to tell people at the end of a run."""
         saved = f"run: {self.path}   curves: tensorboard --logdir {self.path}"
         if not self.finished:
-            return f"stopped at {self.env_steps} env steps and saved; go on with: rlab resume {self.path}\n{saved}"
+            reached = f"{self.time} {self.unit.replace('_', ' ')}"
+            return f"stopped at {reached} and saved; go on with: rlab resume {self.path}\n{saved}"
         verdict = "finished, not judged" if self.evaluation is None else self.evaluation.summary()
         return f"{verdict}\n{saved}"
 
@@ -79,6 +113,107 @@ def train(
     return start(request_from_keywords(agent, spec, experiment, settings), out, progress)
 
 
+def pretrain(
+    method: str,
+    dataset: str | Path,
+    *,
+    env: str | None = None,
+    agent: str = "ppo",
+    out: str | Path | None = None,
+    progress: bool = False,
+    **settings: Any,
+) -> Run:
+    """Learn a policy (`method` `"bc"`), or the body of one (`"encoder"`), from demonstrations alone.
+
+    Args:
+        dataset: a folder of demonstrations, such as `collect` writes.
+        env: a Gymnasium id; None takes the env that the dataset was recorded in.
+        agent: whose network to pretrain: its tuned settings for the env give the layers, the scaling and the discount.
+        out, progress: as for `train`.
+        settings: fields of `RunConfig` (`updates=5_000`), of `SourceConfig` and of the learner's config.
+
+    Raises:
+        UsageError: anything in the request that cannot be.
+        RlabError: the run failed, or the dataset is broken.
+    """
+    spec = env_for(str(dataset), None if env is None else EnvSpec.parse(env))
+    defaults = pretraining_defaults(method, agent, spec.env_id)
+    settings["dataset"] = str(dataset)
+    return start(complete(learner_for(method, agent), spec, defaults, settings, "pretrain"), out, progress)
+
+
+def finetune(
+    run: str | Path,
+    env: str | None = None,
+    *,
+    agent: str | None = None,
+    member: int | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    wrappers: Sequence[str] = (),
+    experiment: str | None = None,
+    out: str | Path | None = None,
+    progress: bool = False,
+    trust: bool = False,
+    **settings: Any,
+) -> Run:
+    """Go on from a trained or pretrained policy, in the same env or another.
+
+    Args:
+        run: a run or policy folder.
+        env: a Gymnasium id; None takes the run's own, with its wrappers.
+        agent: who goes on; None takes the one that trained the run, or after pretraining `double_dqn` or `ppo`.
+        member: the training seed that every learner begins with; None: each begins with its own.
+        env_kwargs, wrappers, experiment, out, progress: as for `train`.
+        settings: fields of `FinetuneConfig` (`strategy="gradual"`), `RunConfig`, `SourceConfig` and the agent's config.
+
+    Raises:
+        UsageError: anything in the request that cannot be.
+        RlabError: the run failed, or the folder is broken.
+    """
+    saved = open_policy(str(run), trust)
+    spec = saved.env
+    if env is not None or wrappers or env_kwargs:
+        spec = replace(EnvSpec.parse(env or spec.env_id, (), wrappers), kwargs=dict(env_kwargs or {}))
+    agent = agent or next_agent(saved)
+    refuse_network_settings(frozenset(settings), str(run))
+    names = {f.name for f in fields(FinetuneConfig)}
+    config = merge(FinetuneConfig(), {k: settings.pop(k) for k in names & settings.keys()}, "rlab.finetune")
+    defaults = finetuning_defaults(saved, agent, spec, experiment, member)
+    beginning = Start(str(run), member, config)
+    return start(complete(agent, spec, defaults, settings, "finetune", beginning), out, progress, trust)
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    episodes: int = 100,
+    seed: int = FINAL_EPISODE_SEED,
+    member: int | None = None,
+    wrappers: Sequence[str] | None = None,
+    trust: bool = False,
+) -> Evaluation:
+    """Judge the policy of a run or policy folder in the env that it was trained in, greedily, as `rlab eval` does.
+
+    Args:
+        episodes: per member.
+        wrappers: around the env in place of those that it was trained with; None: the same.
+        seed: of the first episode; episode k has `seed + k`, the same for every member and policy.
+        member: training seed of the one to judge; None: all.
+        trust: allow layers, envs and wrappers of others that the folder names, which run their code.
+
+    Raises:
+        UsageError: no such member, or seeds that training may have used.
+        RlabError: the folder is missing or broken.
+    """
+    saved = open_policy(str(run), trust)
+    policy = saved.policy if member is None else saved.policy.only(member)
+    env = saved.env
+    if wrappers is not None:
+        env = replace(env, wrappers=EnvSpec.parse(env.env_id, (), wrappers).wrappers)
+    with torch_settings(threads=1):
+        return judge_episodes(policy, lambda n: make_episodes(env, n), episodes, seed)
+
+
 def load(path: str | Path, seed: int | None = None, trust: bool = False) -> MemberPolicy:
     """The policy of one member of a run or policy folder, as plain `torch.nn` modules on the CPU.
 
@@ -95,12 +230,13 @@ def load(path: str | Path, seed: int | None = None, trust: bool = False) -> Memb
     return load_policy(path, trust).policy.member(seed)
 
 
-def start(request: Request, out: str | Path | None, progress: bool) -> Run:
+def start(request: Request, out: str | Path | None, progress: bool, trust: bool = False) -> Run:
     """Make the run folder and train; nothing is on the disk before everything else is known to fit."""
     if out is not None:
         check_free(out)
     with torch_settings(request.run.threads):  # before the first torch operation, which building networks is
-        session = Session(request)
+        sources = open_sources(request, None, trust)
+        session = Session(request, sources)
         if progress:
             print(session.describe())
         path = Path(out) if out is not None else fresh_run_path(request.agent, request.env.env_id)
@@ -109,6 +245,7 @@ def start(request: Request, out: str | Path | None, progress: bool) -> Run:
         except UsageError:
             session.env.close()
             raise
+        sources.keep(folder)
         return _carry_out(session, folder, progress)
 
 
@@ -124,9 +261,9 @@ def resume(path: str | Path, progress: bool = False, trust: bool = False) -> Run
     """
     folder = RunFolder.open(path)
     request = Request.from_json(folder.config, str(folder.path / "config.json"), trust)
-    done = policy_env_steps(folder)
+    done = saved_time(folder)
     judged = (folder.path / RESULT).is_file() or not request.run.final_eval_episodes
-    if done >= request.run.env_steps and judged:
+    if done >= request.budget and judged:
         raise UsageError(f"{path} is finished; rlab eval {path} judges it.")
     if done and not has_checkpoint(folder):
         raise RlabError(f"{path} has lost its checkpoint, so it cannot go on; rlab eval {path} judges what it has.")
@@ -134,11 +271,13 @@ def resume(path: str | Path, progress: bool = False, trust: bool = False) -> Run
         where = "goes on from its last save, with fresh episodes" if done else "nothing was saved, it starts anew"
         print(f"{path}: {where}")
     with torch_settings(request.run.threads):
-        return _carry_out(Session(request), folder, progress)
+        sources = open_sources(request, folder, trust)
+        return _carry_out(Session(request, sources), folder, progress)
 
 
 def _carry_out(session: Session, folder: RunFolder, progress: bool) -> Run:
-    bar = ProgressListener(session.request.run.env_steps) if progress else None
+    request = session.request
+    bar = ProgressListener(request.budget, request.unit) if progress else None
     with folder.held(), bar if bar is not None else nullcontext():
         outcome = session.train(folder, [bar] if bar is not None else [])
-    return Run(folder.path, outcome.finished, outcome.env_steps, outcome.evaluation)
+    return Run(folder.path, outcome.finished, request.unit, outcome.time, outcome.evaluation, session.trainable)

@@ -1,26 +1,28 @@
-"""What agents learn from, by the name in their `data`: which store is filled, and which loop fills it."""
+"""What agents learn from, by the name in their `data`: which store is filled, and which loop learns from it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rlab.errors import UsageError, unknown
+from rlab.experience.demonstrations import DemonstrationReplay, Demonstrations
 from rlab.experience.lanes import Field, Lanes
 from rlab.experience.replay import Replay
 from rlab.experience.rollout import Rollout
-from rlab.learning.contract import RolloutConfig
+from rlab.learning.contract import ReplayConfig, RolloutConfig
+from rlab.learning.dataset_loop import DatasetLoop
 from rlab.learning.loop import Loop, ReplayLoop, RolloutLoop, updates_due
 from rlab.runs.config import RunConfig
 
 
 @dataclass(frozen=True)
 class Feed:
-    """One way of learning. The functions take the run's and the agent's settings."""
+    """One way of learning. The functions take the run's and the agent's settings, and the demonstrations, if any."""
 
     name: str
     loop: type[Loop]
-    capacity: Callable[[RunConfig, Any], int]  # transitions per member
-    make_store: Callable[[RunConfig, Any, Field, Field], Lanes]
+    capacity: Callable[[RunConfig, Any, Demonstrations | None], int]  # transitions per member
+    make_store: Callable[[RunConfig, Any, tuple[Field, Field], Demonstrations | None, float], Lanes]
     updates: Callable[[RunConfig, Any], int]  # in the whole budget
     too_late: str  # why there may be no update at all
 
@@ -36,7 +38,7 @@ def feed_for(agent: str, data: str) -> Feed:
     return FEEDS[data]
 
 
-def _rollout_capacity(run: RunConfig, settings: RolloutConfig) -> int:
+def _rollout_capacity(run: RunConfig, settings: RolloutConfig, demonstrations: Demonstrations | None) -> int:
     rows = settings.rollout_steps * run.num_envs
     if settings.minibatches > rows:
         raise UsageError(
@@ -57,12 +59,30 @@ def _rollout_updates(run: RunConfig, settings: RolloutConfig) -> int:
     return rollouts * settings.epochs * settings.minibatches
 
 
+def _replay(
+    run: RunConfig,
+    settings: ReplayConfig,
+    fields: tuple[Field, Field],
+    demonstrations: Demonstrations | None,
+    share: float,
+) -> Replay:
+    sizes = (run.seeds, run.num_envs, settings.replay_capacity)
+    if demonstrations is None:
+        return Replay(*sizes, *fields)
+    return DemonstrationReplay(*sizes, *fields, demonstrations, share, run.training_seeds)
+
+
+def _given(demonstrations: Demonstrations | None) -> Demonstrations:
+    assert demonstrations is not None  # an agent that learns from a dataset is not built without one
+    return demonstrations
+
+
 FEEDS: Mapping[str, Feed] = {
     "replay": Feed(
         "replay",
         ReplayLoop,
-        lambda run, settings: int(settings.replay_capacity),
-        lambda run, settings, obs, action: Replay(run.seeds, run.num_envs, settings.replay_capacity, obs, action),
+        lambda run, settings, demonstrations: int(settings.replay_capacity),
+        _replay,
         lambda run, settings: updates_due(settings, 0, run.env_steps),
         "learning_starts is beyond the budget",
     ),
@@ -70,8 +90,16 @@ FEEDS: Mapping[str, Feed] = {
         "rollout",
         RolloutLoop,
         _rollout_capacity,
-        lambda run, settings, obs, action: Rollout(run.seeds, run.num_envs, settings.rollout_steps, obs, action),
+        lambda run, settings, fields, *_: Rollout(run.seeds, run.num_envs, settings.rollout_steps, *fields),
         _rollout_updates,
         "the budget is shorter than one rollout",
+    ),
+    "dataset": Feed(
+        "dataset",
+        DatasetLoop,
+        lambda run, settings, demonstrations: int(_given(demonstrations).transitions.max()),
+        lambda run, settings, fields, demonstrations, share: _given(demonstrations),
+        lambda run, settings: run.updates,
+        "there are no updates in the budget",
     ),
 }

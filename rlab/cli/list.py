@@ -1,4 +1,4 @@
-"""`rlab list agents|envs|experiments|runs`: what there is."""
+"""`rlab list agents|envs|experiments|runs|datasets`: what there is."""
 
 import json
 from collections.abc import Callable
@@ -14,15 +14,15 @@ from rlab.cli.flags import parse
 class ListOptions:
     """What to list."""
 
-    what: tyro.conf.Positional[Literal["agents", "envs", "experiments", "runs"]]  # what to list
-    root: str = "runs"  # where `list runs` looks
+    what: tyro.conf.Positional[Literal["agents", "envs", "experiments", "runs", "datasets"]]  # what to list
+    root: str | None = None  # where `list runs` and `list datasets` look; None: the folder runs or datasets
     json: bool = False  # one JSON object on standard output
 
 
 def run(argv: list[str]) -> int:
     """Parse, list."""
     (options,) = parse(argv, (ListOptions,), prog="rlab list")
-    rows = LISTS[options.what](options.root)
+    rows = LISTS[options.what](options.root or options.what)
     if options.json:
         print(json.dumps({"format": 1, options.what: rows}))
         return 0
@@ -64,11 +64,18 @@ def _runs(root: str) -> list[dict[str, Any]]:
     return list_runs(root)
 
 
+def _datasets(root: str) -> list[dict[str, Any]]:
+    from rlab.experience.minari_files import list_datasets
+
+    return list_datasets(root)
+
+
 LISTS: dict[str, Callable[[str], list[dict[str, Any]]]] = {
     "agents": _agents,
     "envs": _envs,
     "experiments": _experiments,
     "runs": _runs,
+    "datasets": _datasets,
 }
 
 

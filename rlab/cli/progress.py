@@ -14,18 +14,18 @@ PLAIN_EVERY = 5.0  # seconds between lines where there is no terminal
 class ProgressListener:
     """Shows env steps, steps per second, return and time left. Use it as a context manager."""
 
-    def __init__(self, total_env_steps: int) -> None:
-        self._total = total_env_steps
+    def __init__(self, total: int, unit: str = "env_steps") -> None:
+        self._total, self._unit, self._words = total, unit, unit.replace("_", " ")
         self._console = Console(file=sys.stderr)
         self._bar = Progress(
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} env steps"),
+            TextColumn(f"{{task.completed:,.0f}}/{{task.total:,.0f}} {self._words}"),
             BarColumn(),
-            TextColumn("{task.fields[rate]:,.0f} steps/s  return {task.fields[shown]}"),
+            TextColumn("{task.fields[rate]:,.0f}/s  {task.fields[shown]}"),
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
         )
-        self._task = self._bar.add_task("", total=total_env_steps, rate=0.0, shown="-")
+        self._task = self._bar.add_task("", total=total, rate=0.0, shown="-")
         self._shown, self._said_at = "-", time.monotonic()
         self._began: tuple[float, int] | None = None  # when the first row came, and its env steps
 
@@ -39,11 +39,10 @@ class ProgressListener:
             self._bar.stop()
 
     def on_metrics(self, env_steps: int, metrics: Any) -> None:
-        """Show the newest training returns and the speed."""
-        returns = metrics["train/episode_return"]
-        if np.isfinite(returns).any():
-            self._shown = f"{np.nanmean(returns):.1f} (training)"
-        rate = float(metrics["time/env_steps_per_second"])
+        """Show the newest training returns, where there are envs, else the loss; and the speed."""
+        shown = self._newest(metrics)
+        self._shown = shown or self._shown
+        rate = float(metrics[f"time/{self._unit}_per_second"])
         now = time.monotonic()
         began, first = self._began = self._began or (now, env_steps)
         if self._console.is_terminal:
@@ -52,17 +51,24 @@ class ProgressListener:
             self._said_at = now
             left = (self._total - env_steps) * (now - began) / (env_steps - first)
             print(
-                f"{env_steps:,}/{self._total:,} env steps  {rate:,.0f} steps/s  "
-                f"return {self._shown}  {left:.0f} s left",
+                f"{env_steps:,}/{self._total:,} {self._words}  {rate:,.0f}/s  {self._shown}  {left:.0f} s left",
                 file=sys.stderr,
                 flush=True,
             )
+
+    def _newest(self, metrics: Any) -> str | None:
+        """What is worth showing of a row of metrics; None where it says nothing."""
+        if "train/episode_return" in metrics:
+            returns = metrics["train/episode_return"]
+            return f"return {np.nanmean(returns):.1f} (training)" if np.isfinite(returns).any() else None
+        losses = (f"{tag} {np.nanmean(value):.3g}" for tag, value in metrics.items() if tag.startswith("loss/"))
+        return next(losses, None)
 
     def on_evaluation(self, env_steps: int, returns: np.ndarray, lengths: np.ndarray) -> None:
         """Greedy episodes say more than training ones: one line for each evaluation, above the bar."""
         means = returns.mean(axis=1)
         worst = f", worst seed {means.min():.1f}" if len(means) > 1 else ""
-        self._console.print(f"{env_steps:>9,} env steps: greedy return {means.mean():.1f}{worst}", highlight=False)
+        self._console.print(f"{env_steps:>9,} {self._words}: greedy return {means.mean():.1f}{worst}", highlight=False)
 
     def on_save(self, env_steps: int) -> None:
         """Saving is quick; nothing to show."""

@@ -1,19 +1,46 @@
 """What a user asked for, settled: which value each setting has and where it came from."""
 
+import itertools
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from rlab.agents import load_agent
 from rlab.cli.experiment_files import Experiment, find_experiment
+from rlab.cli.feeds import feed_for
 from rlab.cli.flags import merge
 from rlab.envs import EnvSpec
 from rlab.errors import RlabError, UsageError
-from rlab.runs.config import RunConfig
+from rlab.learning.finetuning import FinetuneConfig
+from rlab.runs.config import RunConfig, SourceConfig
 from rlab.runs.folder import versions
 
 DEFAULT, COMMAND_LINE = "default", "command line"
+# Settings that say what an agent's networks are: a policy that a run begins with decides them itself.
+NETWORK_SETTINGS = (
+    *("hidden", "activation", "layer_norm", "dropout", "init", "init_gain", "actor_gain", "dueling"),
+    *("obs_scaling", "obs_scale", "squash", "log_std_init"),
+)
+# What a run that counts updates reports and judges by, unless told otherwise.
+UPDATE_PERIODS: dict[str, Any] = {"log_every": 100, "eval_every": 2_000, "checkpoint_every": 2_000}
+
+
+@dataclass(frozen=True)
+class Start:
+    """The policy that a fine-tuned run begins with."""
+
+    run: str  # its run or policy folder, as it was named
+    member: int | None = None  # its training seed; None: the same as the learner's, or the only one
+    config: FinetuneConfig = field(default_factory=FinetuneConfig)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"run": self.run, "member": self.member, **asdict(self.config)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], where: str) -> "Start":
+        rest = {name: value for name, value in data.items() if name not in ("run", "member")}
+        return cls(data["run"], data["member"], merge(FinetuneConfig(), rest, where))
 
 
 @dataclass(frozen=True)
@@ -26,6 +53,18 @@ class Request:
     settings: Any  # the agent's Config
     origins: dict[str, str]  # setting -> default, command line, or experiment NAME
     command: str
+    sources: SourceConfig = field(default_factory=SourceConfig)
+    start: Start | None = None  # None: fresh weights
+
+    @property
+    def unit(self) -> str:
+        """What the run's clock counts: `env_steps` or `updates`."""
+        return feed_for(self.agent, data_of(self.agent)).loop.unit
+
+    @property
+    def budget(self) -> int:
+        """How far the clock goes."""
+        return int(getattr(self.run, self.unit))
 
     def to_json(self) -> dict[str, Any]:
         """What `config.json` holds."""
@@ -33,7 +72,10 @@ class Request:
             "agent": self.agent,
             "env": self.env.to_json(),
             "run": asdict(self.run),
+            "unit": self.unit,
             "settings": asdict(self.settings),
+            "sources": asdict(self.sources),
+            "start": None if self.start is None else self.start.to_json(),
             "origins": self.origins,
             "versions": versions(),
             "command": self.command,
@@ -57,16 +99,24 @@ class Request:
             merge(agent_config(data["agent"]), data["settings"], where),
             dict(data["origins"]),
             data["command"],
+            merge(SourceConfig(), data.get("sources", {}), where),
+            Start.from_json(data["start"], where) if data.get("start") else None,
         )
 
     def tuned(self) -> str:
         """The settings that are not the defaults, grouped by where they came from, for people."""
-        values = {**asdict(self.run), **asdict(self.settings)}
+        values = {**asdict(self.run), **asdict(self.sources), **asdict(self.settings)}
+        values |= {} if self.start is None else asdict(self.start.config)
         lines = []
         for origin in sorted(set(self.origins.values()) - {DEFAULT}):
             named = ", ".join(f"{name}={values[name]}" for name, from_ in self.origins.items() if from_ == origin)
             lines.append(f"{origin}: {named}")
         return "\n".join([*lines, "everything else: defaults"])
+
+    def logged(self) -> dict[str, Any]:
+        """Every setting by name, for TensorBoard."""
+        start = {} if self.start is None else asdict(self.start.config)
+        return {**asdict(self.run), **asdict(self.sources), **start, **asdict(self.settings)}
 
 
 def check_trust(where: str, modules: Sequence[str], trust: bool) -> None:
@@ -83,16 +133,33 @@ class Defaults:
     run: RunConfig
     settings: Any
     experiment: Experiment | None
+    copied: dict[str, str] = field(default_factory=dict)  # settings that come from elsewhere, and from where
 
-    def origins(self, given: Iterable[str]) -> dict[str, str]:
-        """Where each setting came from, when the command line named those in `given`."""
+    def origins(self, given: Iterable[str], further: Sequence[Any] = ()) -> dict[str, str]:
+        """Where each setting, also of the dataclasses `further`, came from, when the command line named `given`."""
         tuned = {} if self.experiment is None else {**self.experiment.run, **self.experiment.settings}
         named = set(given)
         origins = {}
-        for field in (*fields(self.run), *fields(self.settings)):
-            from_file = f"experiment {self.experiment.name}" if self.experiment and field.name in tuned else DEFAULT
-            origins[field.name] = COMMAND_LINE if field.name in named else from_file
+        for setting in itertools.chain(*map(fields, (self.run, self.settings, *further))):
+            from_file = f"experiment {self.experiment.name}" if self.experiment and setting.name in tuned else DEFAULT
+            origin = self.copied.get(setting.name, from_file)
+            origins[setting.name] = COMMAND_LINE if setting.name in named else origin
         return origins
+
+    def copying(self, settings: Mapping[str, Any], names: Iterable[str], origin: str) -> "Defaults":
+        """With those of `names` that the agent has and `settings` states taken from there."""
+        own = {f.name for f in fields(self.settings)}
+        taken = {name: settings[name] for name in names if name in own and name in settings}
+        copied = {**self.copied, **dict.fromkeys(taken, origin)}
+        return replace(self, settings=merge(self.settings, taken, origin), copied=copied)
+
+
+def data_of(agent: str) -> str:
+    """What an agent learns from: "replay", "rollout" or "dataset"."""
+    found: Any = load_agent(agent)
+    if not hasattr(found, "data"):
+        raise UsageError(f"{agent} is no agent: it has no data. rlab/learning/contract.py says what an agent has.")
+    return str(found.data)
 
 
 def agent_config(agent: str) -> Any:
@@ -109,7 +176,10 @@ def defaults_for(agent: str, env_id: str, experiment: str | None) -> Defaults:
     Raises:
         UsageError: the agent, the experiment or one of its settings does not exist.
     """
-    run, settings = RunConfig(), agent_config(agent)
+    settings = agent_config(agent)
+    run = RunConfig()
+    if data_of(agent) == "dataset":
+        run = replace(run, **UPDATE_PERIODS)
     found = find_experiment(agent, env_id, experiment)
     if found is not None:
         for name in ("seed", "seeds"):
@@ -121,18 +191,29 @@ def defaults_for(agent: str, env_id: str, experiment: str | None) -> Defaults:
 
 
 def request_from_keywords(agent: str, env: EnvSpec, experiment: str | None, keywords: Mapping[str, Any]) -> Request:
-    """A request from Python: `keywords` may name settings of the run and of the agent alike.
+    """What `rlab.train` asks for; `keywords` as for `complete`."""
+    return complete(agent, env, defaults_for(agent, env.env_id, experiment), keywords, "train")
+
+
+def complete(
+    agent: str, env: EnvSpec, defaults: Defaults, keywords: Mapping[str, Any], verb: str, start: Start | None = None
+) -> Request:
+    """A request from Python: `keywords` may name settings of the run, of its sources and of the agent alike.
 
     Raises:
-        UsageError: a keyword that neither has.
+        UsageError: a keyword that none of them has.
     """
-    start = defaults_for(agent, env.env_id, experiment)
-    of_run = {f.name for f in fields(start.run)}
-    run = merge(start.run, {k: v for k, v in keywords.items() if k in of_run}, "rlab.train")
-    settings = merge(start.settings, {k: v for k, v in keywords.items() if k not in of_run}, "rlab.train")
+    where = f"rlab.{verb}"
+    rest = dict(keywords)
+    of_run, of_sources = (
+        {f.name: rest.pop(f.name) for f in fields(part) if f.name in rest} for part in (RunConfig, SourceConfig)
+    )
+    run, sources = merge(defaults.run, of_run, where), merge(SourceConfig(), of_sources, where)
+    settings = merge(defaults.settings, rest, where)
     env = replace(env, max_episode_steps=run.max_episode_steps)
     words = ", ".join([repr(agent), repr(env.env_id), *(f"{k}={v!r}" for k, v in keywords.items())])
-    return Request(agent, env, run, settings, start.origins(keywords), f"rlab.train({words})")
+    origins = defaults.origins(keywords, (sources,))
+    return Request(agent, env, run, settings, origins, f"{where}({words})", sources, start)
 
 
 def command_words() -> str:

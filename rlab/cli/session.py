@@ -4,23 +4,28 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from rlab.agents import check_action_space, load_agent
 from rlab.cli.feeds import feed_for
 from rlab.cli.request import Request
+from rlab.cli.sources import NO_SOURCES, Sources, demonstrations_for, make_agent
 from rlab.envs import make_episodes, make_vec
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import Evaluation, evaluate
 from rlab.evaluation.stats import iqm, stratified_bootstrap
 from rlab.experience.collector import Collector
+from rlab.experience.demonstrations import Demonstrations
 from rlab.experience.lanes import lanes_nbytes
 from rlab.learning.best import BestPolicy
 from rlab.learning.contract import Listener
-from rlab.learning.loop import Loop, Periods
+from rlab.learning.dataset_loop import DatasetLoop
+from rlab.learning.early_stopping import EarlyStopping
+from rlab.learning.loop import EnvLoop, Loop, Periods
 from rlab.learning.runtime import choose_device
 from rlab.networks.policy import Policy
 from rlab.runs import files
@@ -40,7 +45,7 @@ class Outcome:
     """How a run ended: at its budget or stopped before it, and how good its final weights are where judged."""
 
     finished: bool
-    env_steps: int  # per member
+    time: int  # per member, in the run's unit
     evaluation: Evaluation | None
 
 
@@ -51,26 +56,28 @@ class Session:
         UsageError: the agent does not suit the env, or its store does not fit into memory. Nothing is on the disk yet.
     """
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
+    def __init__(self, request: Request, sources: Sources = NO_SOURCES) -> None:
+        self.request, self.sources = request, sources
         run = request.run
-        self.env = make_vec(request.env, run.training_seeds, run.num_envs, run.vector)
+        agent_class: Any = load_agent(request.agent)
+        self._feed = feed_for(request.agent, agent_class.data)
+        # Who learns from a dataset needs an env for what its spaces are, and others to be judged in.
+        envs = (run.training_seeds, run.num_envs) if issubclass(self._feed.loop, EnvLoop) else ((run.seed,), 1)
+        self.env = make_vec(request.env, *envs, run.vector)
         try:
-            agent_class: Any = load_agent(request.agent)
-            check_action_space(request.agent, agent_class, self.env.action_space, request.env.env_id)
-            self._feed = feed_for(request.agent, agent_class.data)
-            capacity = self._feed.capacity(run, request.settings)
-            device = choose_device(run.device)
-            self.agent = agent_class(
-                request.settings, self.env.obs_space, self.env.action_space, run.training_seeds, device
-            )
+            spaces = self.env.obs_space, self.env.action_space
+            check_action_space(request.agent, agent_class, spaces[1], request.env.env_id)
+            self._demonstrations, self._held_out = demonstrations_for(sources, request, *spaces)
+            self._capacity = self._feed.capacity(run, request.settings, self._demonstrations)
+            made = make_agent(agent_class, request, spaces, choose_device(run.device), sources)
+            self.agent, self._said, self.trainable = made.agent, made.said, made.trainable
             self._check_time_limit()
-            self._store_nbytes = lanes_nbytes(run.seeds, run.num_envs, capacity, self.agent.fields())
+            self._store_nbytes = lanes_nbytes(run.seeds, envs[1], self._capacity, self.agent.fields())
         except BaseException:
             self.env.close()
             raise
         self.best = BestPolicy(self.agent)
-        self.resumed_at: list[int] = []  # env steps at which the run was taken up again
+        self.resumed_at: list[int] = []  # times at which the run was taken up again
 
     def _check_time_limit(self) -> None:
         """Refuse an env that cuts its episodes to an agent that cannot learn from cut ones."""
@@ -85,16 +92,22 @@ class Session:
         """What is about to happen, for people."""
         run, env = self.request.run, self.request.env
         seeds = f"seed {run.seed}" if run.seeds == 1 else f"seeds {run.seed} to {run.seed + run.seeds - 1}"
-        size = f"{run.num_envs} envs each, {run.env_steps} env steps each"
         feed, settings = self._feed, self.request.settings
-        rows, mib = feed.capacity(run, settings), self._store_nbytes / 2**20
+        online = issubclass(feed.loop, EnvLoop)
+        size = f"{run.num_envs} envs each, {run.env_steps} env steps each" if online else "no env to learn in"
         updates = feed.updates(run, settings)
         learns = f"{updates} updates" if updates else f"warning: NO UPDATE, {feed.too_late}"
-        limit = "" if self.env.time_limit else "warning: no time limit is known; --max-episode-steps sets one\n"
-        return (
-            f"{self.request.agent} on {env.env_id}: {seeds}, {size}, {self.agent.device}\n"
-            f"{feed.name}: {rows} transitions per seed, {mib:.1f} MiB in all; {learns}\n{limit}{self.request.tuned()}"
-        )
+        mib = f"{self._store_nbytes / 2**20:.1f} MiB in all"
+        lines = [
+            f"{self.request.agent} on {env.env_id}: {seeds}, {size}, {self.agent.device}",
+            f"{feed.name}: {self._capacity} transitions per seed, {mib}; {learns}",
+        ]
+        if online and self._demonstrations is not None:
+            share = f"{self.request.sources.demonstration_share:.0%} of every batch"
+            lines.append(f"demonstrations: {self._demonstrations.transitions.min()} transitions per seed, {share}")
+        if not self.env.time_limit:
+            lines.append("warning: no time limit is known; --max-episode-steps sets one")
+        return "\n".join([*lines, *self._said, self.request.tuned()])
 
     def train(self, folder: RunFolder, listeners: Sequence[Listener] = ()) -> "Outcome":
         """Train from the folder's checkpoint, or from the start, to the budget's end; then judge the final weights.
@@ -105,15 +118,21 @@ class Session:
         run = self.request.run
         with stop_on_signal() as stop:
             try:
-                self.store = self._feed.make_store(run, self.request.settings, *self.agent.fields())
+                share = self.request.sources.demonstration_share
+                fields = self.agent.fields()
+                self.store = self._feed.make_store(run, self.request.settings, fields, self._demonstrations, share)
                 state = self._restored(folder)
-                resume_at = 0 if state is None else state["loop"]["env_steps"]
+                resume_at = 0 if state is None else state["loop"][self.request.unit]
                 log = self._log(folder, resume_at)
                 loop = self._loop(stop.is_set, (self.best, log, _Saver(self, folder), *listeners))
+                if state is None and isinstance(self.store, Demonstrations):
+                    self.agent.study(*map(torch.from_numpy, self.store.observations()))
                 if state is not None:
                     loop.load_state(state["loop"])
                     self.best.load_state(state["best"])
                     self.resumed_at = [*state["resumed_at"], resume_at]
+                elif self.sources.start is not None:
+                    loop.save()  # what it begins with: the run that it came from may be gone when this one goes on
                 with closing(log):
                     finished = self._run(loop, folder)
                     judged = self._judge(folder, log) if finished and run.final_eval_episodes else None
@@ -136,24 +155,39 @@ class Session:
     def _log(self, folder: RunFolder, resume_at: int) -> MetricsLog:
         request = self.request
         log = MetricsLog(
-            folder.path, request.run.training_seeds, iqm=iqm, summarise=interval_over_members, resume_at=resume_at
+            folder.path,
+            request.run.training_seeds,
+            iqm=iqm,
+            summarise=interval_over_members,
+            resume_at=resume_at,
+            unit=request.unit,
         )
-        log.on_start({**asdict(request.run), **asdict(request.settings)}, request.origins)
+        log.on_start(request.logged(), request.origins)
         return log
 
     def _loop(self, should_stop: Callable[[], bool], listeners: Sequence[Listener]) -> Loop:
         run = self.request.run
-        self.loop = self._feed.loop(
-            self.agent,
-            Collector(self.env),
-            self.store,
-            run.env_steps,
+        rest = (
             Periods(run.log_every, run.eval_every, run.checkpoint_every),
             lambda: self.evaluate(run.eval_episodes, TRAINING_EPISODE_SEED),
             listeners,
             should_stop,
         )
+        kind = self._feed.loop
+        if issubclass(kind, EnvLoop):
+            self.loop: Loop = kind(self.agent, Collector(self.env), self.store, run.env_steps, *rest)
+        else:
+            assert issubclass(kind, DatasetLoop)
+            held_out = None if self._held_out is None else self._held_out.rows_in_order()
+            validation = None if held_out is None else {**held_out, "weight": held_out.pop("valid").float()}
+            self.loop = kind(
+                self.agent, run.training_seeds, self.store, run.updates, *rest, validation, self._early_stopping()
+            )
         return self.loop
+
+    def _early_stopping(self) -> EarlyStopping | None:
+        patience = getattr(self.request.settings, "patience", None)
+        return None if patience is None else EarlyStopping(self.request.run.seeds, patience)
 
     def _judge(self, folder: RunFolder, log: MetricsLog) -> Evaluation:
         result = self.evaluate(self.request.run.final_eval_episodes, FINAL_EPISODE_SEED)
@@ -191,7 +225,7 @@ class _Saver:
         state = {"loop": session.loop.state(), "best": session.best.state(), "resumed_at": session.resumed_at}
         save_checkpoint(self._folder, state, session.store.chunks())
         facts = {"agent": session.request.agent, "env": session.request.env.to_json()}
-        save_policy(self._folder.policy, session.agent.policy(), {**facts, "env_steps": env_steps})
+        save_policy(self._folder.policy, session.agent.policy(), {**facts, session.request.unit: env_steps})
         best = session.best.policy()
         if best is not None:
             save_policy(self._folder.best, best, {**facts, "best_at": session.best.env_steps.tolist()})

@@ -3,13 +3,16 @@
 import contextlib
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from rlab.agents import AGENTS
 from rlab.cli.flags import HELP, given, parse
 from rlab.cli.main import STOPPED
 from rlab.cli.request import Request, command_words, defaults_for
 from rlab.errors import UsageError
+from rlab.runs.config import SourceConfig
 
 USAGE = "rlab train AGENT ENV [settings]; for example: rlab train dqn CartPole-v1 --seeds 10"
 
@@ -32,12 +35,18 @@ def run(argv: list[str]) -> int:
     request, options = read_request(agent, env_id, rest)
     from rlab import api  # torch takes its time: after every check of the words
 
+    return carry_out(request, options.out, options.json, api.start)
+
+
+def carry_out(request: Request, out: str | None, as_json: bool, start: Callable[..., Any]) -> int:
+    """Train as asked, with a bar, and report for people or as one JSON object; the exit code."""
     report = sys.stdout
-    with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
-        done = api.start(request, options.out, progress=True)
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        done = start(request, out, progress=True)
         print(done.report())
-    if options.json and done.evaluation is not None:
-        print(json.dumps(done.evaluation.to_json(str(done.path), agent, env_id)), file=report)
+    if as_json and done.evaluation is not None:
+        evaluation = done.evaluation.to_json(str(done.path), request.agent, request.env.env_id)
+        print(json.dumps(evaluation), file=report)
     return 0 if done.finished else STOPPED
 
 
@@ -47,23 +56,24 @@ def read_request(agent: str, env_id: str, argv: list[str]) -> tuple[Request, Tra
 
     prog = f"rlab train {agent} {env_id}"
     # The experiment decides the defaults of everything else, so it is looked for first.
-    chosen = _experiment(argv)
+    chosen = value_of(argv, "--experiment")
     if chosen is None and {"--wrapper", "--env-kwargs"} & {word.partition("=")[0] for word in argv}:
         chosen = "none"  # tuned settings are for the env as it is; --experiment NAME asks for them all the same
     start = defaults_for(agent, env_id, chosen)
-    schemas = (TrainOptions(), start.run, start.settings)
-    options, run_config, settings = parse(argv, schemas, prog=prog, subject=agent)
+    schemas = (TrainOptions(), start.run, SourceConfig(), start.settings)
+    options, run_config, sources, settings = parse(argv, schemas, prog=prog, subject=agent)
     env_kwargs = (*(start.experiment.env_kwargs if start.experiment else ()), *options.env_kwargs)
     wrappers = options.wrapper or (start.experiment.wrapper if start.experiment else ())
     env = EnvSpec.parse(env_id, env_kwargs, wrappers, run_config.max_episode_steps)
-    origins = start.origins(given(argv, schemas))
-    return Request(agent, env, run_config, settings, origins, command_words()), options
+    origins = start.origins(given(argv, schemas), (sources,))
+    return Request(agent, env, run_config, settings, origins, command_words(), sources), options
 
 
-def _experiment(argv: list[str]) -> str | None:
+def value_of(argv: list[str], wanted: str) -> str | None:
+    """The value that the words give to one flag, before they are parsed; None where it is not among them."""
     for index, word in enumerate(argv):
         flag, equals, value = word.partition("=")
-        if flag == "--experiment":
+        if flag == wanted:
             return value if equals else next(iter(argv[index + 1 :]), None)
     return None
 
@@ -72,7 +82,8 @@ def _agent_and_env(argv: list[str]) -> tuple[tuple[str, str], list[str]]:
     words = argv[:2]
     if len(words) == 2 and words[0] in AGENTS and words[1] in HELP:  # the agent's own settings, whatever the env
         start = defaults_for(words[0], "", "none")
-        parse(["--help"], (TrainOptions(), start.run, start.settings), prog=f"rlab train {words[0]} ENV")
+        schemas = (TrainOptions(), start.run, SourceConfig(), start.settings)
+        parse(["--help"], schemas, prog=f"rlab train {words[0]} ENV")
     if {"--help", "-h"} & set(words):
         print(f"usage: {USAGE}\n`rlab list agents` and `rlab list envs` name what there is; "
               "`rlab train AGENT --help` lists the settings of an agent.")

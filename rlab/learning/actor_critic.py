@@ -1,7 +1,7 @@
 """What REINFORCE, A2C and PPO have in common: a policy and a value, acting, and turning a rollout into rows to learn
 from. An agent adds its settings and its loss."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,17 +13,18 @@ from rlab.errors import UsageError
 from rlab.experience.contract import Step
 from rlab.experience.lanes import Field
 from rlab.learning.contract import Batch
+from rlab.learning.distillation import Guide
 from rlab.learning.optimizers import OptimizerSettings, Stepper
 from rlab.learning.policy_gradient import explained_variance, gae
 from rlab.learning.reward_scaling import RewardScaler
 from rlab.learning.sampling import ActionNoise
 from rlab.learning.schedules import Schedule
-from rlab.networks.bodies import BodySettings, actor_network_spec, critic_head_spec, critic_network_spec
-from rlab.networks.heads import StochasticHead, build_head, stochastic_head_json
+from rlab.networks.bodies import BodySettings, actor_network_spec, critic_head_spec, critic_like
+from rlab.networks.heads import STOCHASTIC_HEADS, StochasticHead, build_head, stochastic_head_json
 from rlab.networks.policy import Policy, PolicySpec
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
-from rlab.networks.spec import build
+from rlab.networks.spec import StackedNetwork, build
 from rlab.types import Clock
 
 REWARD_SCALINGS = ("none", "running")
@@ -96,6 +97,7 @@ class ActorCritic:
     Config: ClassVar[type] = ActorCriticConfig
     data: ClassVar[str] = "rollout"
     action_spaces: ClassVar[tuple[type, ...]] = (Discrete, MultiDiscrete, MultiBinary, Box)
+    heads: ClassVar[tuple[str, ...]] = STOCHASTIC_HEADS
 
     def __init__(
         self,
@@ -104,35 +106,60 @@ class ActorCritic:
         action_space: Space,
         seeds: Sequence[int],
         device: torch.device,
+        start: PolicySpec | None = None,
     ) -> None:
         self.config, self.seeds, self.device = config, tuple(seeds), device
         self._obs_space, self._action_space = obs_space, action_space
-        head_json = stochastic_head_json(action_space, config.squash)
-        head = build_head(head_json, action_space).to(device)
-        assert isinstance(head, StochasticHead)  # all that stochastic_head_json names are
+        spec = start or actor_spec(config, obs_space, action_space)
+        head = build_head(spec.head, action_space).to(device)
+        assert isinstance(head, StochasticHead)  # all of STOCHASTIC_HEADS are
         self.head = head
-        body = BodySettings(
-            config.hidden, config.activation, config.layer_norm, init=config.init, gain=config.init_gain
-        )
-        log_std = config.log_std_init if isinstance(action_space, Box) else None
-        network = actor_network_spec(obs_space, self.head.width, body, config.actor_gain, log_std)
-        self.preprocess = Preprocess(obs_space, config.obs_scaling, config.obs_scale, len(seeds)).to(device)
-        self.actor = build(network, seeds, "actor").to(device)
-        top = 1 if log_std is None else 2  # layers above the body
+        self.preprocess = Preprocess.from_json(spec.preprocess, obs_space, len(seeds)).to(device)
+        self.actor = build(spec.network, seeds, "actor").to(device)
+        top = 2 if spec.network.layers[-1].kind == "log_std" else 1  # layers above the body
         self._body, self._top = self.actor[:-top], self.actor[-top:]  # views of the actor, for a shared body
-        if config.shared_body:
-            critic = critic_head_spec(network, config.critic_gain)
-        else:
-            critic = critic_network_spec(obs_space, body, config.critic_gain)
+        critic = (critic_head_spec if config.shared_body else critic_like)(spec.network, config.critic_gain)
         self.critic = build(critic, seeds, "critic").to(device)
-        spec = PolicySpec(obs_space, action_space, self.preprocess.to_json(), network, head_json)
+        self.critic.eval()  # what it was made like may have dropout
+        self.guide: Guide | None = None
         self._policy = Policy(spec, self.preprocess, self.actor, seeds).eval()
-        self.stepper = Stepper(_optimizer(config), [*self.actor.parameters(), *self.critic.parameters()])
+        self.stepper = Stepper(OptimizerSettings.of(config), [*self.actor.parameters(), *self.critic.parameters()])
         self.schedule = Schedule(config.lr_schedule, config.lr_final, config.lr_warmup_fraction, config.lr_steps)
         self._noise = ActionNoise(self.head.noise, self.head.noise_width, seeds)
         self._rewards = RewardScaler(len(seeds), config.gamma, device) if config.reward_scaling == "running" else None
         self._rollout = _Rollout(0, torch.zeros(len(seeds), device=device), 0, None)
         self._learned_at = 0.0  # share of the budget that was used when the last rollout learned from began
+
+    @staticmethod
+    def head_json(config: Any, action_space: Space) -> dict[str, Any]:
+        """The policy head, as plain data."""
+        return stochastic_head_json(action_space, config.squash)
+
+    @property
+    def networks(self) -> dict[str, StackedNetwork]:
+        """What is trained, by name; the first is the policy's."""
+        return {"actor": self.actor, "critic": self.critic}
+
+    def adopt(self, tensors: Mapping[str, Tensor]) -> None:
+        """Begin from other weights: those of `policy().state_dict()` that `tensors` names."""
+        self._policy.load_state_dict(tensors, strict=False)
+
+    def adopt_critic(self, state: Mapping[str, Any], members: Sequence[int]) -> str | None:
+        """Begin with the critic, and the scale of rewards, that another agent's `state()` holds.
+
+        Member i takes over those of `members[i]`. Returns why it could not be done, None where it was.
+        """
+        found, expected = state.get("critic"), self.critic.state_dict()
+        if found is None:
+            return "there is none"
+        if {n: t.shape[1:] for n, t in found.items()} != {n: t.shape[1:] for n, t in expected.items()}:
+            return "the one that there is has another shape"
+        if (state.get("rewards") is None) != (self._rewards is None):
+            return "the one that there is values rewards of another scale"
+        self.critic.load_state_dict({name: tensor[list(members)] for name, tensor in found.items()})
+        if self._rewards is not None:
+            self._rewards.load_state({name: tensor[list(members)] for name, tensor in state["rewards"].items()})
+        return None
 
     def fields(self) -> tuple[Field, Field]:
         obs, action = self._obs_space, self._action_space
@@ -185,6 +212,8 @@ class ActorCritic:
         rows |= {"advantage": advantage.flatten(1), "target": target.flatten(1), "value": value.flatten(1)}
         mask = self.preprocess.mask(batch["obs"][:, :, :-1].flatten(1, 2))
         rows |= {} if mask is None else {"mask": mask}
+        if self.guide is not None:
+            rows["teacher"] = self.guide.outputs(batch["obs"][:, :, :-1].flatten(1, 2))
         self._rollout = _Rollout(
             lanes[1] * lanes[2],
             explained_variance(rows["value"], rows["target"], rows["weight"]),
@@ -212,13 +241,20 @@ class ActorCritic:
     def update(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """One gradient step on rows `[S, B]` of the rollout under way."""
         self._learned_at = self.progress(clock)
-        self.stepper.set_learning_rate_factor(self.schedule.factor(self._learned_at))
+        self.stepper.at(clock.env_steps, self.schedule.factor(self._learned_at))
         loss, metrics, members = self.loss(batch, clock)
         norm = self.stepper.step(loss, members)
         metrics = {name: value.detach() for name, value in metrics.items()}
         metrics |= {"value/explained_variance": self._rollout.explained_variance, "grad/norm": norm}
         self._count_update()
         return metrics
+
+    def guided(self, loss: Tensor, outputs: Tensor, batch: Batch, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss with the teacher's share, where there is a teacher, and its metrics; `outputs [S, B, width]`."""
+        if self.guide is None:
+            return loss, {}
+        guidance = self.guide.loss(outputs, batch["teacher"])
+        return loss + self.guide.weight(clock) * guidance, {"loss/teacher": guidance}
 
     def progress(self, clock: Clock) -> float:
         """Share of the budget that was used when the rollout under way began: the last one still learns something."""
@@ -291,12 +327,12 @@ def _rows(values: Tensor, num_envs: int) -> Tensor:
     return values.unflatten(1, (num_envs, -1))[:, :, :-1].flatten(1, 2)
 
 
-def _optimizer(config: ActorCriticConfig) -> OptimizerSettings:
-    return OptimizerSettings(
-        config.optimizer,
-        config.learning_rate,
-        config.weight_decay,
-        config.l1,
-        config.optimizer_eps,
-        config.max_grad_norm,
-    )
+def actor_spec(config: Any, obs_space: Space, action_space: Space) -> PolicySpec:
+    """The policy that settings such as `ActorCriticConfig`'s ask for."""
+    head = stochastic_head_json(action_space, config.squash)
+    body = BodySettings(config.hidden, config.activation, config.layer_norm, init=config.init, gain=config.init_gain)
+    log_std = config.log_std_init if isinstance(action_space, Box) else None
+    width = build_head(head, action_space).width
+    network = actor_network_spec(obs_space, width, body, config.actor_gain, log_std)
+    preprocess = Preprocess(obs_space, config.obs_scaling, config.obs_scale, members=None).to_json()
+    return PolicySpec(obs_space, action_space, preprocess, network, head)

@@ -5,10 +5,11 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlab.experience.contract import Step
 from rlab.experience.lanes import Field
+from rlab.learning.optimizers import Stepper
 from rlab.networks.policy import Policy
 from rlab.networks.spaces import Space
 from rlab.types import Clock
@@ -30,6 +31,11 @@ from rlab.types import Clock
 #   final_obs   [S, K, *obs]          successors that are not the next row of obs, and
 #   final_row   [S, K]                the rows n * T + t that they follow
 # and gives rows [S, N * T, ...], of which `update` receives a minibatch at a time, `epochs` times over.
+#
+# An agent that learns from a dataset receives windows as from replay. There, and where an online replay is mixed with
+# demonstrations, the batch says which rows are demonstrated:
+#   demonstration   [S, B] bool
+# Its clock counts updates instead of env steps.
 Batch = dict[str, Tensor]
 
 
@@ -61,8 +67,18 @@ class RolloutConfig(Protocol):
     def minibatches(self) -> int: ...  # updates in each pass
 
 
+class DatasetConfig(Protocol):
+    """How an agent that learns from a dataset does so: one update after the other."""
+
+    @property
+    def batch_size(self) -> int: ...  # rows per update and member
+
+
 class Agent(Protocol):
-    """Arrays come in, actions and metrics go out. An agent never sees an env, a writer, a path or the loop."""
+    """Arrays come in, actions and metrics go out. An agent never sees an env, a writer, a path or the loop.
+
+    An agent that can be fine-tuned also has what `Adaptable` lists, and one that takes a teacher an attribute `guide`.
+    """
 
     Config: ClassVar[type]
     data: ClassVar[str]  # "replay", "rollout" or "dataset"
@@ -109,6 +125,41 @@ class Agent(Protocol):
         ...
 
     def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+class Adaptable(Agent, Protocol):
+    """An agent that can begin from a policy that there is: its constructor takes `start`, a `PolicySpec` that fits the
+    spaces, instead of the networks that its settings would ask for."""
+
+    heads: ClassVar[tuple[str, ...]]  # kinds of policy heads that it can learn with
+    stepper: Stepper  # made anew where only some layers shall learn
+
+    @staticmethod
+    def head_json(config: Any, action_space: Space) -> dict[str, Any]:
+        """The policy head that the settings ask for, as plain data."""
+        ...
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        """What is trained, by name; the first is the policy's."""
+        ...
+
+    def adopt(self, tensors: Mapping[str, Tensor]) -> None:
+        """Begin from other weights: those of `policy().state_dict()` that `tensors` names."""
+        ...
+
+
+class Learner(Agent, Protocol):
+    """An agent with `data = "dataset"`: besides `prepare` and `update` it is shown the data before it begins.
+
+    It may also have `validate(batch) -> metrics [S]` for rows that are held out: `prepare`d ones, with `weight [S, R]`
+    0 where a member has fewer. The tag `validation/loss` is what early stopping watches.
+    """
+
+    def study(self, obs: Tensor, valid: Tensor) -> None:
+        """All observations of the data `[S, R, *obs]`, once, before the first update; `valid [S, R]` tells the rows
+        that count. Running statistics live on this."""
+        ...
 
 
 class Listener(Protocol):

@@ -1,9 +1,10 @@
-"""The training loops: collect, store, learn, report, judge, save. They differ in when and from what they learn."""
+"""The training loops: collect, store, learn, report, judge, save. They differ in when and from what they learn; the
+one that learns without an env is in `dataset_loop`."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -45,9 +46,124 @@ class Periods:
 
 
 class Loop:
-    """Trains one population. `run` may be called again after `load_state`; it goes on to the end of the budget."""
+    """Trains one population. `run` may be called again after `load_state`; it goes on to the end of the budget.
 
-    stream_use: str  # what the loop's random streams, one per member, are for
+    What moves the clock, and what is learned from when it has moved, is the subclasses' affair.
+    """
+
+    stream_use: ClassVar[str]  # what the loop's random streams, one per member, are for
+    unit: ClassVar[str]  # what the clock counts
+
+    def __init__(
+        self,
+        agent: Agent,
+        seeds: Sequence[int],
+        store: Lanes,
+        budget: int,
+        periods: Periods,
+        evaluate: Callable[[], Judgement] | None,
+        listeners: Sequence[Listener] = (),
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.agent, self.seeds, self.store = agent, tuple(seeds), store
+        self.periods, self.evaluate, self.listeners, self.should_stop = periods, evaluate, listeners, should_stop
+        self.clock = Clock(0, budget)
+        self.updates = 0
+        self._streams = [stream(seed, self.stream_use) for seed in seeds]
+        self._learned: list[Mapping[str, Tensor]] = []
+        self._logged_at = (0, time.perf_counter())
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.clock.env_steps >= self.clock.total_env_steps
+
+    def run(self) -> bool:
+        """Train until the budget is used (true) or `should_stop` says so (false). A save ends it either way."""
+        self._start()
+        self._logged_at = (self.clock.env_steps, time.perf_counter())
+        while not self.finished:
+            before = self.clock.env_steps
+            self._advance()
+            self._learn(before)
+            self._report(before)
+            if self.should_stop():
+                break
+        self.save()
+        return self.finished
+
+    def _start(self) -> None:
+        """What has to happen before the first step, also of a run that goes on."""
+
+    def _advance(self) -> None:
+        """Move the clock."""
+        raise NotImplementedError
+
+    def _learn(self, before: int) -> None:
+        for batch in self._batches_due(before):
+            metrics = self.agent.update(batch, self.clock)
+            self.updates += 1
+            check_update(metrics, batch, self.agent, self.seeds, self.updates)
+            self._learned.append(metrics)
+
+    def _batches_due(self, before: int) -> Iterator[Batch]:
+        """What to learn from now, the clock having stood at `before` when it was last moved."""
+        raise NotImplementedError
+
+    def _report(self, before: int) -> None:
+        now, end = self.clock.env_steps, self.finished
+        if crossed(before, now, self.periods.log_every) or end:
+            metrics = self._metrics()
+            for listener in self.listeners:
+                listener.on_metrics(now, metrics)
+        if self.evaluate is not None and (crossed(before, now, self.periods.eval_every) or end):
+            judged = self.evaluate()
+            for listener in self.listeners:
+                listener.on_evaluation(now, judged.returns, judged.lengths)
+        if crossed(before, now, self.periods.checkpoint_every) and not end:
+            self.save()
+
+    def save(self) -> None:
+        """Have the listeners write everything down; never over a good save with weights that an update broke."""
+        check_weights(self.agent, self.seeds, self.updates)
+        for listener in self.listeners:
+            listener.on_save(self.clock.env_steps)
+
+    def _metrics(self) -> dict[str, np.ndarray]:
+        metrics = {name: np.array(value) for name, value in self.agent.metrics(self.clock).items()}
+        if self._learned:
+            for name in self._learned[0]:
+                metrics[name] = torch.stack([m[name] for m in self._learned]).mean(dim=0).cpu().numpy().astype(float)
+        metrics["train/updates"] = np.array(float(self.updates))
+        steps, moment = self.clock.env_steps, time.perf_counter()
+        metrics[f"time/{self.unit}_per_second"] = np.array((steps - self._logged_at[0]) / (moment - self._logged_at[1]))
+        self._logged_at = (steps, moment)
+        self._learned = []
+        return metrics
+
+    def state(self) -> dict[str, Any]:
+        """The whole training state except the store's rows, which travel as chunks."""
+        return {
+            self.unit: self.clock.env_steps,
+            "updates": self.updates,
+            "agent": self.agent.state(),
+            "store": self.store.state(),
+            "streams": [s.bit_generator.state for s in self._streams],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state()`; the store's rows are loaded apart."""
+        self.clock = Clock(state[self.unit], self.clock.total_env_steps)
+        self.updates = state["updates"]
+        self.agent.load_state(state["agent"])
+        for s, saved in zip(self._streams, state["streams"], strict=True):
+            s.bit_generator.state = saved
+
+
+class EnvLoop(Loop):
+    """Learns from envs that it steps; the clock counts env steps."""
+
+    unit = "env_steps"
 
     def __init__(
         self,
@@ -60,31 +176,14 @@ class Loop:
         listeners: Sequence[Listener] = (),
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.agent, self.collector, self.store = agent, collector, store
-        self.periods, self.evaluate, self.listeners, self.should_stop = periods, evaluate, listeners, should_stop
-        self.clock = Clock(0, env_steps)
-        self.updates = 0
-        seeds = collector.env.seeds
-        self._streams = [stream(seed, self.stream_use) for seed in seeds]
-        self._learned: list[Mapping[str, Tensor]] = []
+        super().__init__(agent, collector.env.seeds, store, env_steps, periods, evaluate, listeners, should_stop)
+        self.collector = collector
         self._finished: list[Episode] = []
-        self._logged_at = (0, time.perf_counter())
 
-    def run(self) -> bool:
-        """Train until the budget is used (true) or `should_stop` says so (false). A save ends it either way."""
+    def _start(self) -> None:
         self.collector.start()
-        self._logged_at = (self.clock.env_steps, time.perf_counter())
-        while self.clock.env_steps < self.clock.total_env_steps:
-            before = self.clock.env_steps
-            self._collect()
-            self._learn(before)
-            self._report(before)
-            if self.should_stop():
-                break
-        self._save()
-        return self.clock.env_steps >= self.clock.total_env_steps
 
-    def _collect(self) -> None:
+    def _advance(self) -> None:
         clock = self.clock
         obs, action, step, episodes = self.collector.collect(lambda obs: self.agent.act(obs, clock))
         self.store.add(obs, action, step)
@@ -92,78 +191,27 @@ class Loop:
         self.agent.observe(obs, step, self.clock)
         self._finished += episodes
 
-    def _learn(self, before: int) -> None:
-        for batch in self._batches_due(before):
-            metrics = self.agent.update(batch, self.clock)
-            self.updates += 1
-            check_update(metrics, batch, self.agent, self.collector.env.seeds, self.updates)
-            self._learned.append(metrics)
-
-    def _batches_due(self, before: int) -> Iterator[Batch]:
-        """What to learn from now, the last vector step having begun at `before` env steps."""
-        raise NotImplementedError
-
-    def _report(self, before: int) -> None:
-        now, end = self.clock.env_steps, self.clock.env_steps >= self.clock.total_env_steps
-        if crossed(before, now, self.periods.log_every) or end:
-            metrics = self._metrics()
-            for listener in self.listeners:
-                listener.on_metrics(now, metrics)
-        if crossed(before, now, self.periods.eval_every) or end:
-            judged = self.evaluate()
-            for listener in self.listeners:
-                listener.on_evaluation(now, judged.returns, judged.lengths)
-        if crossed(before, now, self.periods.checkpoint_every) and not end:
-            self._save()
-
-    def _save(self) -> None:
-        # A save must never replace the last good one by weights that the very last update broke.
-        check_weights(self.agent, self.collector.env.seeds, self.updates)
-        for listener in self.listeners:
-            listener.on_save(self.clock.env_steps)
-
     def _metrics(self) -> dict[str, np.ndarray]:
-        members = len(self.collector.env.seeds)
-        metrics = {name: np.array(value) for name, value in self.agent.metrics(self.clock).items()}
+        metrics = super()._metrics()
         for name, values in (
             ("train/episode_return", [e.episode_return for e in self._finished]),
             ("train/episode_length", [e.length for e in self._finished]),
         ):
-            metrics[name] = _mean_per_member(members, [e.member for e in self._finished], values)
-        if self._learned:
-            for name in self._learned[0]:
-                metrics[name] = torch.stack([m[name] for m in self._learned]).mean(dim=0).cpu().numpy().astype(float)
+            metrics[name] = _mean_per_member(len(self.seeds), [e.member for e in self._finished], values)
         metrics["train/episodes"] = self.collector.episodes.astype(float)
         metrics["train/transitions"] = self.collector.transitions.astype(float)
-        metrics["train/updates"] = np.array(float(self.updates))
-        steps, moment = self.clock.env_steps, time.perf_counter()
-        metrics["time/env_steps_per_second"] = np.array((steps - self._logged_at[0]) / (moment - self._logged_at[1]))
-        self._logged_at = (steps, moment)
-        self._learned, self._finished = [], []
+        self._finished = []
         return metrics
 
     def state(self) -> dict[str, Any]:
-        """The whole training state except the store's rows, which travel as chunks."""
-        return {
-            "env_steps": self.clock.env_steps,
-            "updates": self.updates,
-            "agent": self.agent.state(),
-            "collector": self.collector.state(),
-            "store": self.store.state(),
-            "streams": [s.bit_generator.state for s in self._streams],
-        }
+        return {**super().state(), "collector": self.collector.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from `state()`; the store's rows are loaded apart."""
-        self.clock = Clock(state["env_steps"], self.clock.total_env_steps)
-        self.updates = state["updates"]
-        self.agent.load_state(state["agent"])
+        super().load_state(state)
         self.collector.load_state(state["collector"])
-        for s, saved in zip(self._streams, state["streams"], strict=True):
-            s.bit_generator.state = saved
 
 
-class ReplayLoop(Loop):
+class ReplayLoop(EnvLoop):
     """Learns from uniformly drawn windows, so many every so many env steps."""
 
     stream_use = "replay"
@@ -185,7 +233,7 @@ class ReplayLoop(Loop):
                     yield {name: value[:, i : i + size] for name, value in prepared.items()}
 
 
-class RolloutLoop(Loop):
+class RolloutLoop(EnvLoop):
     """Learns from every rollout when it is full, in shuffled minibatches, each member in an order of its own.
 
     What is left when the budget ends, less than a rollout, is not learned from.

@@ -40,6 +40,18 @@ class OptimizerSettings:
     eps: float | None = None  # None: torch's default; sgd and momentum have none
     max_grad_norm: float | None = None  # of one member's whole gradient; None: not clipped
 
+    @classmethod
+    def of(cls, config: Any) -> "OptimizerSettings":
+        """Those of a learner's config, which has them by the names that its flags have."""
+        return cls(
+            config.optimizer,
+            config.learning_rate,
+            config.weight_decay,
+            config.l1,
+            config.optimizer_eps,
+            config.max_grad_norm,
+        )
+
     def __post_init__(self) -> None:
         if self.name not in OPTIMIZERS:
             raise unknown("optimizer", self.name, OPTIMIZERS)
@@ -55,23 +67,82 @@ class OptimizerSettings:
             raise UsageError(f"max_grad_norm {self.max_grad_norm} must be above 0; None leaves gradients alone.")
 
 
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that learn from the same time on, at the same share of the learning rate."""
+
+    name: str  # "actor.4", "critic": for reports and logs
+    parameters: tuple[nn.Parameter, ...]
+    factor: float = 1.0  # of the learning rate; Howard and Ruder 2018, section 3.2 (discriminative fine-tuning)
+    begins_at: int | None = 0  # env steps from which it learns; None: never
+
+    def learns(self, env_steps: int) -> bool:
+        """Whether it learns at this time."""
+        return self.begins_at is not None and env_steps >= self.begins_at
+
+
 class Stepper:
     """An optimizer with clipping per member and L1, over a stack's parameters `[S, ...]`.
 
-    The parameters become views of one flat tensor `[S, P]`, so that norm, clipping and step are one operation each
-    instead of one per parameter: a sixth of the time of an update of small networks. Build it after the network has
-    been moved to its device.
+    The parameters of a group become views of one flat tensor `[S, P]`, so that norm, clipping and step are one
+    operation each instead of one per parameter: a sixth of the time of an update of small networks. Build it after the
+    network has been moved to its device.
+
+    A group that does not learn yet, or never, keeps every bit of its weights and moments: it has no gradient, so that
+    neither weight decay nor L1 touches it. All groups are known to `torch.optim` from the start.
+
+    Args:
+        parameters: of one group, or the groups.
+        members: S. None: the first axis of every parameter; 1 takes plain modules, whose parameters have no such axis.
+
+    Raises:
+        UsageError: no group ever learns.
+        ValueError: a group is empty, two have a name or a parameter in common, or members differ in number.
     """
 
-    def __init__(self, settings: OptimizerSettings, parameters: Iterable[nn.Parameter]) -> None:
+    def __init__(
+        self,
+        settings: OptimizerSettings,
+        parameters: Iterable[nn.Parameter] | Sequence[ParameterGroup],
+        members: int | None = None,
+    ) -> None:
         self.settings = settings
-        self.parameters = list(parameters)
-        self.flat = nn.Parameter(_flatten(self.parameters))
-        self.flat.grad = torch.zeros_like(self.flat)
+        self.groups = _as_groups(list(parameters))
+        self._rows = _rows([p for group in self.groups for p in group.parameters], members)
+        self._flats = [nn.Parameter(_flatten(group.parameters, self._rows)) for group in self.groups]
+        self._grads = [torch.zeros_like(flat) for flat in self._flats]
         kwargs: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
         if settings.eps is not None and settings.name not in _WITHOUT_EPS:
             kwargs["eps"] = settings.eps
-        self.optimizer = OPTIMIZERS[settings.name]([self.flat], **kwargs)
+        self.optimizer = OPTIMIZERS[settings.name]([{"params": [flat]} for flat in self._flats], **kwargs)
+        self.at(0, factor=1.0)
+
+    def at(self, env_steps: int, factor: float) -> None:
+        """The time, which decides which groups learn, and the schedule's factor of every learning rate."""
+        self._set_time(env_steps)
+        for group, settings in zip(self.groups, self.optimizer.param_groups, strict=True):
+            settings["lr"] = self.settings.learning_rate * group.factor * factor
+
+    def _set_time(self, env_steps: int) -> None:
+        self.env_steps = env_steps
+        self._learning = [i for i, group in enumerate(self.groups) if group.learns(env_steps)]
+        for i, flat in enumerate(self._flats):
+            flat.grad = self._grads[i] if i in self._learning else None  # torch.optim skips what has no gradient
+
+    def learning(self) -> tuple[str, ...]:
+        """The names of the groups that learn now."""
+        return tuple(self.groups[i].name for i in self._learning)
+
+    def rates(self) -> dict[str, float]:
+        """The learning rate of every group, learning or not, as the optimizer has it."""
+        rates = [settings["lr"] for settings in self.optimizer.param_groups]
+        return {group.name: rate for group, rate in zip(self.groups, rates, strict=True)}
+
+    @property
+    def flat(self) -> nn.Parameter:
+        """All parameters `[S, P]` of a stepper with one group."""
+        (only,) = self._flats
+        return only
 
     def step(self, loss: Tensor, members: Tensor | None = None) -> Tensor:
         """One step down the gradient of `loss [S]`, summed over S so that members never mix.
@@ -81,46 +152,62 @@ class Stepper:
                 count of steps, which corrects the bias of Adam's moments, is everybody's and goes on.
 
         Returns:
-            the norm of each member's gradient `[S]`, before clipping.
+            the norm `[S]` of each member's gradient over all groups that learn, before clipping.
+
+        Raises:
+            UsageError: no group learns at this time.
         """
-        grads = torch.autograd.grad(loss, self.parameters, torch.ones_like(loss))
-        flat_grad = self.flat.grad
-        assert flat_grad is not None
-        torch.cat([grad.flatten(1) for grad in grads], dim=1, out=flat_grad)
+        grads = self._gradients(loss)
         if self.settings.l1:
-            flat_grad.add_(self.flat.detach().sign(), alpha=self.settings.l1)
-        norm = torch.linalg.vector_norm(flat_grad, dim=1)
+            for i, grad in zip(self._learning, grads, strict=True):
+                grad.add_(self._flats[i].detach().sign(), alpha=self.settings.l1)
+        norms = [torch.linalg.vector_norm(grad, dim=1) for grad in grads]
+        norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms), dim=0)
         if self.settings.max_grad_norm is not None:
-            clip_members(flat_grad, norm, self.settings.max_grad_norm)
+            for grad in grads:
+                clip_members(grad, norm, self.settings.max_grad_norm)
         if members is None:
             self.optimizer.step()
         else:
             self._step_only(members.unsqueeze(1))
         return norm
 
+    def _gradients(self, loss: Tensor) -> list[Tensor]:
+        """The gradient `[S, P]` of each group that learns, in the place from which the optimizer reads it."""
+        if not self._learning:
+            first = min(group.begins_at for group in self.groups if group.begins_at is not None)
+            raise UsageError(f"nothing learns at {self.env_steps} env steps: the first layers begin at {first}.")
+        parameters = [parameter for i in self._learning for parameter in self.groups[i].parameters]
+        found = iter(torch.autograd.grad(loss, parameters, torch.ones_like(loss)))
+        for i in self._learning:
+            parts = [next(found).reshape(self._rows, -1) for _ in self.groups[i].parameters]
+            torch.cat(parts, dim=1, out=self._grads[i])
+        return [self._grads[i] for i in self._learning]
+
     @torch.no_grad()
     def _step_only(self, members: Tensor) -> None:
         """Under Adam even a zero gradient moves, so those who stand still are put back."""
-        moments = [v for v in self.optimizer.state[self.flat].values() if v.shape == self.flat.shape]
-        before = [tensor.clone() for tensor in (self.flat, *moments)]
+        flats = [self._flats[i] for i in self._learning]
+        before = [[tensor.clone() for tensor in (flat, *self._moments(flat))] for flat in flats]
         self.optimizer.step()
-        # An optimizer makes its moments in its first step. Before it they were zeros, or as good as zeros: momentum's
-        # begins as the gradient, which is where a step from zero leads.
-        moments = [v for v in self.optimizer.state[self.flat].values() if v.shape == self.flat.shape]
-        before += [torch.zeros_like(self.flat)] * (1 + len(moments) - len(before))
-        for tensor, old in zip((self.flat, *moments), before, strict=True):
-            tensor.copy_(torch.where(members, tensor, old))
+        for flat, old in zip(flats, before, strict=True):
+            # An optimizer makes its moments in its first step. Before it they were zeros, or as good as zeros:
+            # momentum's begins as the gradient, which is where a step from zero leads.
+            moments = self._moments(flat)
+            old += [torch.zeros_like(flat)] * (1 + len(moments) - len(old))
+            for tensor, value in zip((flat, *moments), old, strict=True):
+                tensor.copy_(torch.where(members, tensor, value))
 
-    def set_learning_rate_factor(self, factor: float) -> None:
-        """Scale the base learning rate, as a schedule asks."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * factor
+    def _moments(self, flat: nn.Parameter) -> list[Tensor]:
+        """What the optimizer remembers of each number."""
+        return [value for value in self.optimizer.state[flat].values() if value.shape == flat.shape]
 
     def state(self) -> dict[str, Any]:
-        return self.optimizer.state_dict()
+        return {**self.optimizer.state_dict(), "env_steps": self.env_steps}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state)
+        self.optimizer.load_state_dict({key: state[key] for key in ("state", "param_groups")})
+        self._set_time(state["env_steps"])
 
 
 def clip_members(grad: Tensor, norm: Tensor, max_norm: float) -> None:
@@ -131,9 +218,35 @@ def clip_members(grad: Tensor, norm: Tensor, max_norm: float) -> None:
     grad.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0).unsqueeze(1))
 
 
-def _flatten(parameters: Sequence[nn.Parameter]) -> Tensor:
+def _as_groups(given: Sequence[nn.Parameter | ParameterGroup]) -> tuple[ParameterGroup, ...]:
+    """The groups, checked; parameters alone are one group."""
+    groups = tuple(group for group in given if isinstance(group, ParameterGroup))
+    if len(groups) < len(given):
+        groups = (ParameterGroup("all", tuple(p for p in given if isinstance(p, nn.Parameter))),)
+    names = [group.name for group in groups]
+    if not groups or not all(group.parameters for group in groups):
+        raise ValueError(f"every group needs a parameter; there are {names}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"two groups have one name: {names}")
+    found = [id(parameter) for group in groups for parameter in group.parameters]
+    if len(set(found)) < len(found):
+        raise ValueError(f"a parameter is in two groups or twice in one; there are {names}")
+    if all(group.begins_at is None for group in groups):
+        raise UsageError(f"nothing would ever learn: {', '.join(names)} are frozen.")
+    return groups
+
+
+def _rows(parameters: Sequence[nn.Parameter], members: int | None) -> int:
+    """S, which every parameter leads with, unless `members` is 1."""
+    rows = parameters[0].shape[0] if members is None else members
+    if members != 1 and any(p.shape[:1] != (rows,) for p in parameters):
+        raise ValueError(f"{rows} members lead every parameter; found shapes {[tuple(p.shape) for p in parameters]}")
+    return rows
+
+
+def _flatten(parameters: Sequence[nn.Parameter], rows: int) -> Tensor:
     """One tensor `[S, P]` of which the parameters, their values kept, become views."""
-    flat = torch.cat([p.detach().flatten(1) for p in parameters], dim=1)
-    for parameter, view in zip(parameters, flat.split([p[0].numel() for p in parameters], dim=1), strict=True):
+    flat = torch.cat([p.detach().reshape(rows, -1) for p in parameters], dim=1)
+    for parameter, view in zip(parameters, flat.split([p.numel() // rows for p in parameters], dim=1), strict=True):
         parameter.data = view.view(parameter.shape)
     return flat

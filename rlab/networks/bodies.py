@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from rlab.errors import UsageError, unknown
 from rlab.networks.layers import ACTIVATIONS
+from rlab.networks.lora import merged_spec
 from rlab.networks.spaces import Space, feature_shape
 from rlab.networks.spec import LayerSpec, NetworkSpec
 
@@ -65,18 +66,18 @@ def actor_network_spec(
     return NetworkSpec((*layers, LayerSpec("log_std", {"features": means, "initial": log_std})))
 
 
-def critic_network_spec(obs_space: Space, body: BodySettings, output_gain: float = 1.0) -> NetworkSpec:
-    """One output, the value of the observation.
-
-    Raises:
-        UsageError: no body suits the observation space, or a setting is out of range.
-    """
-    return _with_output(obs_space, 1, body, output_gain)
+def critic_like(actor: NetworkSpec, output_gain: float = 1.0) -> NetworkSpec:
+    """One output, the value of the observation, from a body like that of `actor`, without its adapters."""
+    layers = merged_spec(actor).layers
+    last = max(index for index, layer in enumerate(layers) if layer.kind in ("linear", "dueling"))
+    return NetworkSpec((*layers[:last], *critic_head_spec(actor, output_gain).layers))
 
 
 def critic_head_spec(actor: NetworkSpec, output_gain: float = 1.0) -> NetworkSpec:
-    """One output, the value, from the features that the last linear layer of `actor` reads."""
-    last = next(layer for layer in reversed(actor.layers) if layer.kind == "linear")
+    """One output, the value, from the features that the last layer of `actor` reads; a dueling one has its stream."""
+    last = next(layer for layer in reversed(merged_spec(actor).layers) if layer.kind in ("linear", "dueling"))
+    if last.kind == "dueling":
+        return NetworkSpec(last.args["value"])
     return NetworkSpec((_linear(last.args["in_features"], 1, last.args["init"], output_gain),))
 
 

@@ -337,6 +337,7 @@ HEADS: dict[str, type[Head]] = {
     "gaussian": GaussianHead,
     "squashed_gaussian": SquashedGaussianHead,
 }
+STOCHASTIC_HEADS = tuple(kind for kind, head in HEADS.items() if issubclass(head, StochasticHead))
 
 
 def build_head(head: Json, action_space: Space) -> Head:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rlab.errors import RlabError, unknown
+from rlab.networks.adapters import StackedLoraConv2d, StackedLoraLinear
 from rlab.networks.layers import (
     ACTIVATIONS,
     Dueling,
@@ -20,6 +21,7 @@ from rlab.networks.layers import (
     StackedLogStd,
     StackedTanh,
 )
+from rlab.networks.sequences import StackedEmbedding, StackedGRU
 from rlab.randomness import torch_stream
 from rlab.types import Json
 
@@ -96,6 +98,10 @@ LAYER_KINDS: dict[str, Callable[..., nn.Module]] = {
     "flatten": StackedFlatten,
     "dueling": _dueling,
     "log_std": StackedLogStd,
+    "embedding": StackedEmbedding,
+    "gru": StackedGRU,
+    "lora_linear": StackedLoraLinear,
+    "lora_conv2d": StackedLoraConv2d,
     **{name: _activation(kind) for name, kind in ACTIVATIONS.items()},
     "tanh": StackedTanh,
 }

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from rlab.errors import RlabError
+from rlab.networks.adapters import LoraConv2d, LoraLinear, StackedLoraConv2d, StackedLoraLinear
 from rlab.networks.layers import (
     ACTIVATIONS,
     Dueling,
@@ -20,6 +21,7 @@ from rlab.networks.layers import (
     StackedLogStd,
     StackedTanh,
 )
+from rlab.networks.sequences import LastGRU, StackedEmbedding, StackedGRU
 from rlab.networks.spec import StackedNetwork
 
 _STACKED_OF: dict[type[nn.Module], Any] = {
@@ -30,6 +32,10 @@ _STACKED_OF: dict[type[nn.Module], Any] = {
     nn.Flatten: StackedFlatten,
     nn.Tanh: StackedTanh,
     LogStd: StackedLogStd,
+    nn.Embedding: StackedEmbedding,
+    LastGRU: StackedGRU,
+    LoraLinear: StackedLoraLinear,
+    LoraConv2d: StackedLoraConv2d,
 }
 
 

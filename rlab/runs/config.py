@@ -1,4 +1,4 @@
-"""What one run is asked to do, apart from the agent's own settings."""
+"""What one run is asked to do, and from what, apart from the agent's own settings."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,6 +7,7 @@ from rlab.errors import UsageError
 
 _AT_LEAST_ONE = (
     "env_steps",
+    "updates",
     "seeds",
     "num_envs",
     "eval_every",
@@ -21,11 +22,14 @@ _AT_LEAST_ONE = (
 class RunConfig:
     """The budget, seeds, envs, evaluation and device of a run.
 
+    Of an agent that learns from a dataset the budget and the periods are counted in updates.
+
     Raises:
         UsageError: a count that is zero or negative.
     """
 
     env_steps: int = 100_000  # budget per member, summed over its envs
+    updates: int = 10_000  # budget per member of an agent that learns from a dataset
     seed: int = 0  # first training seed
     seeds: int = 1  # members; training seeds are seed .. seed + seeds - 1
     num_envs: int = 8  # envs per member
@@ -51,3 +55,32 @@ class RunConfig:
     def training_seeds(self) -> tuple[int, ...]:
         """One per member."""
         return tuple(range(self.seed, self.seed + self.seeds))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """What a run learns from besides its env.
+
+    Raises:
+        UsageError: a share, weight or count out of range.
+    """
+
+    dataset: str | None = None  # a folder of demonstrations, such as `rlab collect` writes
+    dataset_episodes: int | None = None  # of them for each seed, drawn by the seed; None: all
+    demonstration_share: float = 0.0  # of every batch from replay that comes from the dataset
+    teacher: str | None = None  # a run or policy folder that is imitated while learning (kickstarting)
+    teacher_member: int | None = None  # its training seed; None: the same as the learner's, or the only one
+    teacher_weight: float = 1.0  # of the imitation in the loss, at the start
+    teacher_fraction: float = 0.5  # of the budget over which that weight falls to 0
+    teacher_temperature: float | None = None  # of the teacher's outputs; None: 1 for logits, 0.01 for Q values
+
+    def __post_init__(self) -> None:
+        for name in ("demonstration_share", "teacher_fraction"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} must be a share in [0, 1].")
+        if self.dataset_episodes is not None and self.dataset_episodes < 1:
+            raise UsageError(f"--dataset-episodes {self.dataset_episodes} must be 1 or more.")
+        if not 0.0 <= self.teacher_weight < float("inf"):
+            raise UsageError(f"--teacher-weight {self.teacher_weight} must be 0 or more.")
+        if self.teacher_temperature is not None and not 0.0 < self.teacher_temperature < float("inf"):
+            raise UsageError(f"--teacher-temperature {self.teacher_temperature} must be above 0.")

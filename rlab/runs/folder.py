@@ -4,6 +4,7 @@ config.json     all that is needed to repeat the run; written first, never chang
 manifest.json   SHA-256 of config.json and of every file of the policies; checked on every load
 policy/         the final policy and nothing else: what people share
 best/           the same, best in evaluation
+start/          the policy that fine-tuning began with; teacher/ the one that was imitated
 checkpoint/     full training state
 tensorboard/    one sub-run per training seed and one for the population
 metrics.jsonl, eval.jsonl (nothing that depends on the clock), timing.jsonl (what does)
@@ -26,7 +27,7 @@ from rlab.runs import files
 
 CONFIG = "config.json"
 MANIFEST = "manifest.json"
-POLICY_FOLDERS = ("policy", "best")
+POLICY_FOLDERS = ("policy", "best", "start", "teacher")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,14 @@ class RunFolder:
     @property
     def best(self) -> Path:
         return self.path / "best"
+
+    @property
+    def start(self) -> Path:
+        return self.path / "start"
+
+    @property
+    def teacher(self) -> Path:
+        return self.path / "teacher"
 
     @property
     def checkpoint(self) -> Path:

@@ -12,8 +12,9 @@ from rlab.runs.logs import last_row
 def list_runs(root: Path | str = "runs") -> list[dict[str, Any]]:
     """One dict per run folder directly under `root`, by name; an empty list where there is no such folder.
 
-    Keys: `path`, `agent`, `env_id`, `seeds` (list), `env_steps` and `total_env_steps` (per member), `eval_iqm` (of
-    the last evaluation), `state` (`"finished"`, `"unfinished"` or `"broken"`) and `reason` (why broken, else None).
+    Keys: `path`, `agent`, `env_id`, `seeds` (list), `env_steps` and `total_env_steps` (per member; None where a run
+    learns from a dataset), `updates` and `total_updates` (only there), `eval_iqm` (of the last evaluation), `state`
+    (`"finished"`, `"unfinished"` or `"broken"`) and `reason` (why broken, else None).
     What is not known is None. Weights are not read: `load_policy` checks them.
     """
     try:
@@ -25,7 +26,10 @@ def list_runs(root: Path | str = "runs") -> list[dict[str, Any]]:
 
 def _described(path: Path) -> dict[str, Any]:
     known: dict[str, Any] = dict.fromkeys(
-        ("agent", "env_id", "seeds", "env_steps", "total_env_steps", "eval_iqm", "state", "reason")
+        (
+            *("agent", "env_id", "seeds", "env_steps", "total_env_steps", "updates", "total_updates"),
+            *("eval_iqm", "state", "reason"),
+        )
     )
     known["path"] = str(path)
     try:
@@ -39,30 +43,31 @@ def _described(path: Path) -> dict[str, Any]:
 
 def _facts(run: RunFolder) -> dict[str, Any]:
     settings = run.config["run"]
-    first, total = settings["seed"], settings["env_steps"]
-    done = max(policy_env_steps(run), _logged_env_steps(run))
+    unit = clock_unit(run)
+    first, total = settings["seed"], settings[unit]
+    saved = saved_time(run)
     evaluation = last_row(run.path / "eval.jsonl") or {}
-    finished = policy_env_steps(run) >= total
     return {
         "agent": run.config["agent"],
         "env_id": run.config["env"]["env_id"],
         "seeds": list(range(first, first + settings["seeds"])),
-        "env_steps": done,
-        "total_env_steps": total,
+        unit: max(saved, int((last_row(run.path / "metrics.jsonl") or {}).get(unit, 0))),
+        f"total_{unit}": total,
         "eval_iqm": evaluation.get("iqm"),
-        "state": "finished" if finished else "unfinished",
+        "state": "finished" if saved >= total else "unfinished",
     }
 
 
-def _logged_env_steps(run: RunFolder) -> int:
-    return int((last_row(run.path / "metrics.jsonl") or {}).get("env_steps", 0))
+def clock_unit(run: RunFolder) -> str:
+    """What the clock of a run counts: `env_steps`, or `updates` where it learns from a dataset alone."""
+    return str(run.config.get("unit", "env_steps"))
 
 
-def policy_env_steps(run: RunFolder) -> int:
-    """How far the saved policy was trained; 0 where there is none yet."""
+def saved_time(run: RunFolder) -> int:
+    """How far the saved policy was trained, in the run's unit; 0 where there is none yet."""
     path = run.policy / "policy.json"
     if not path.exists():
         return 0
     content = files.read_bytes(path)
     check_against_manifest(run.path, f"policy/{path.name}", content)
-    return int(files.parse_json(content, path).get("extra", {}).get("env_steps", 0))
+    return int(files.parse_json(content, path).get("extra", {}).get(clock_unit(run), 0))

@@ -58,10 +58,10 @@ class JsonLines:
         except OSError as error:
             raise RlabError(f"cannot write {self.path}: {error.strerror}") from error
 
-    def truncate_after(self, env_steps: int) -> None:
-        """Drop what a resumed run will write again: rows later than `env_steps`, and the final evaluation."""
+    def truncate_after(self, unit: str, time: int) -> None:
+        """Drop what a resumed run will write again: rows whose `unit` is above `time`, and the final evaluation."""
         header, rows = read_json_lines(self.path)
-        kept = [row for row in rows if row["env_steps"] <= env_steps and not row.get("final")]
+        kept = [row for row in rows if row[unit] <= time and not row.get("final")]
         if len(kept) < len(rows):
             self._file.close()
             files.write_bytes(self.path, b"".join(map(_line, [header, *kept])))
@@ -107,6 +107,7 @@ class MetricsLog:
         iqm: Callable[[np.ndarray], float],
         summarise: Callable[[np.ndarray], tuple[float, float, float]],
         resume_at: int | None = None,
+        unit: str = "env_steps",
     ) -> None:
         """Open the logs of the run in `folder`.
 
@@ -115,16 +116,17 @@ class MetricsLog:
             seeds: one training seed per member.
             iqm: the interquartile mean of `[n]` values; used on every metric, so it should be quick.
             summarise: the IQM of `[S]` mean returns and the ends of its 95 % interval (NaN where there is none).
-            resume_at: env steps of the checkpoint that a resumed run goes on from; later rows are dropped.
+            resume_at: the time of the checkpoint that a resumed run goes on from; later rows are dropped.
+            unit: what the run's clock counts, and the name of that column.
         """
-        self._summarise = summarise
+        self._summarise, self._unit = summarise, unit
         self._num_members = len(seeds)
         self._metrics, self._evaluations, self._timing = (
             JsonLines(folder / f"{name}.jsonl", {"seeds": list(seeds)}) for name in ("metrics", "eval", "timing")
         )
         if resume_at is not None:
             for log in self._logs:
-                log.truncate_after(resume_at)
+                log.truncate_after(unit, resume_at)
         self._events = EventLog(folder / "tensorboard", seeds, iqm, resume_at)
 
     def on_start(self, settings: Mapping[str, Any], origins: Mapping[str, str]) -> None:
@@ -142,7 +144,7 @@ class MetricsLog:
         steady = {tag: array for tag, array in arrays.items() if tag not in timing}
         for log, part in ((self._metrics, steady), (self._timing, timing)):
             if part:
-                log.write({"env_steps": env_steps} | {tag: strict(array.tolist()) for tag, array in part.items()})
+                log.write({self._unit: env_steps} | {tag: strict(array.tolist()) for tag, array in part.items()})
         self._events.metrics(env_steps, arrays)
 
     def on_evaluation(self, env_steps: int, returns: np.ndarray, lengths: np.ndarray) -> None:
@@ -181,7 +183,7 @@ class MetricsLog:
     def _evaluation(self, env_steps: int, returns: np.ndarray, lengths: np.ndarray, final: bool) -> None:
         iqm, low, high = map(float, self._summarise(returns.mean(axis=1)))
         row = {
-            "env_steps": env_steps,
+            self._unit: env_steps,
             "iqm": strict(iqm),
             "ci95": [low, high] if math.isfinite(low) and math.isfinite(high) else None,
             "returns": strict(returns.tolist()),

@@ -83,7 +83,7 @@ def train_members(
         learner = agent_class(config, env.obs_space, env.action_space, seeds, torch.device("cpu"))
         feed = feed_for(agent_class.__name__, agent_class.data)
         run = RunConfig(seeds=len(seeds), num_envs=num_envs, env_steps=env_steps)
-        store = feed.make_store(run, config, *learner.fields())
+        store = feed.make_store(run, config, learner.fields(), None, 0.0)
         judged = SimpleNamespace(returns=np.zeros((len(seeds), 1)), lengths=np.ones((len(seeds), 1)))
         periods = Periods(log_every, NEVER, NEVER)
         feed.loop(learner, Collector(env), store, env_steps, periods, lambda: judged, listeners).run()

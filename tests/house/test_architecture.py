@@ -17,7 +17,7 @@ FILES = sorted(path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / 
 
 PORCH = {"errors", "randomness", "types"}  # importable by all, and importing no room
 EVERYTHING = {"networks", "experience", "learning", "evaluation", "compression", "runs", "search", "serving"}
-EVERYTHING |= {"cli", "api", "agents", "envs", "experiments"}
+EVERYTHING |= {"cli", "api", "supervised", "agents", "envs", "experiments"}
 MAY_IMPORT: dict[str, set[str]] = {
     "networks": set(),
     "experience": {"networks"},
@@ -29,9 +29,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serving": {"networks", "compression", "runs"},
     "cli": EVERYTHING,
     "api": EVERYTHING,
+    "supervised": EVERYTHING,
     "agents": {"networks", "learning", "experience"},
     "envs": {"networks", "experience"},
-    "experiments": {"api", "evaluation"},  # the public API, of which the statistics are a part
+    "experiments": {"api", "supervised", "evaluation"},  # the public API, of which the statistics are a part
     "__init__": {"api"},
     "__main__": {"cli"},
 } | {room: set() for room in PORCH}
@@ -109,6 +110,8 @@ def test_rooms_import_only_what_the_table_allows(path: Path) -> None:
         ("agents/dqn.py", "from . import other\nfrom .. import runs", ["rlab.runs"]),
         ("experiments/benchmarks/a.py", "import rlab\nfrom rlab import train", []),
         ("experiments/benchmarks/a.py", "import rlab.learning.loop", ["rlab.learning.loop"]),
+        ("experiments/a.py", "from rlab import supervised\nfrom rlab.supervised import fit", []),
+        ("agents/a.py", "from rlab.learning.supervised import Supervised\nimport rlab.supervised", ["rlab.supervised"]),
         ("envs/a.py", "import rlab\nrlab.__version__", []),
         ("envs/a.py", "import rlab\nrlab.load('run')", ["rlab.load"]),
         ("envs/a.py", "from rlab import __version__, load", ["rlab.load"]),

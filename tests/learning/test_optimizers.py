@@ -131,11 +131,11 @@ def test_a_member_with_huge_gradients_does_not_move_the_others(name: str) -> Non
 def test_the_learning_rate_follows_the_factor() -> None:
     weight = nn.Parameter(torch.ones(1, 1))
     stepper = Stepper(OptimizerSettings("sgd", learning_rate=0.5), [weight])
-    stepper.set_learning_rate_factor(0.5)
+    stepper.at(0, 0.5)
     stepper.step(weight.sum(dim=1))
     assert stepper.optimizer.param_groups[0]["lr"] == 0.25
     assert weight.item() == 0.75
-    stepper.set_learning_rate_factor(0.5)  # of the base rate, not of the last one
+    stepper.at(0, 0.5)  # of the base rate, not of the last one
     assert stepper.optimizer.param_groups[0]["lr"] == 0.25
 
 

@@ -8,7 +8,7 @@ from rlab.networks.bodies import (
     BodySettings,
     actor_network_spec,
     critic_head_spec,
-    critic_network_spec,
+    critic_like,
     q_network_spec,
 )
 from rlab.networks.spaces import Box, Discrete, Masked
@@ -106,7 +106,8 @@ def test_what_is_no_image_is_a_vector(space, features):
 
 def test_an_actor_ends_in_small_weights_and_a_critic_in_one_value():
     body = BodySettings(hidden=(8, 6), activation="tanh", init="orthogonal", gain=2**0.5)
-    actor, critic = actor_network_spec(VECTOR, 4, body), critic_network_spec(VECTOR, body)
+    actor = actor_network_spec(VECTOR, 4, body)
+    critic = critic_like(actor)
     assert kinds(actor) == kinds(critic) == ["linear", "tanh", "linear", "tanh", "linear"]
     assert linear_sizes(actor.layers) == [(4, 8), (8, 6), (6, 4)]
     assert linear_sizes(critic.layers) == [(4, 8), (8, 6), (6, 1)]

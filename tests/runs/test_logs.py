@@ -72,7 +72,7 @@ def test_rows_later_than_the_checkpoint_are_dropped_and_so_is_a_final_evaluation
     log = JsonLines(tmp_path / "rows.jsonl", {})
     for row in [*ROWS, {"env_steps": 100, "final": True}]:
         log.write(row)
-    log.truncate_after(200)
+    log.truncate_after("env_steps", 200)
     log.write({"env_steps": 250})
     log.close()
     assert [row["env_steps"] for row in read_json_lines(tmp_path / "rows.jsonl")[1]] == [100, 200, 250]

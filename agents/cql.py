@@ -1,0 +1,22 @@
+"""Conservative Q-learning for discrete actions (Kumar et al. 2020): double DQN on a dataset of any behaviour, with a
+loss that keeps the values of actions down which the data does not show."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rlab.agents.dqfd import FromDataset
+from rlab.learning.q_learning import QLearningConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class CQLConfig(QLearningConfig):
+    """Settings of CQL. The clock counts updates; the paper's alpha is `demonstration_weight`."""
+
+    demonstration_loss: str = "conservative"  # none, margin or conservative
+    demonstration_weight: float = 1.0  # alpha of equation 4; 1 weighs it like the TD loss
+
+
+class CQL(FromDataset):
+    """Conservative Q-learning: values that do not promise more than the dataset shows."""
+
+    Config: ClassVar[type] = CQLConfig

@@ -1,0 +1,181 @@
+"""Implicit Q-learning (Kostrikov et al. 2022): values that never ask what an action would be worth that the data does
+not show, and a policy that clones the data's actions the more, the better they are. Read from top to bottom."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from rlab.errors import UsageError
+from rlab.learning.cloning import (
+    Cloner,
+    CloningConfig,
+    action_features,
+    action_width,
+    check_positive,
+    check_shares,
+    negative_log_likelihood,
+)
+from rlab.learning.contract import Batch
+from rlab.learning.demonstration_losses import advantage_weight, expectile
+from rlab.learning.returns import continuation, n_step_return
+from rlab.networks.bodies import critic_like
+from rlab.networks.policy import PolicySpec
+from rlab.networks.spaces import Box, Discrete, Space
+from rlab.networks.spec import LayerSpec, NetworkSpec, StackedNetwork, copy_parameters
+from rlab.types import Clock
+
+
+@dataclass(frozen=True, kw_only=True)
+class IQLConfig(CloningConfig):
+    """Settings of IQL. The clock counts updates. The paper's networks are 256 256."""
+
+    gamma: float = 0.99  # discount per env step; Kostrikov et al. 2022, appendix B
+    expectile: float = 0.7  # of the value: 0.5 is the behaviour's own, 1 the best action's; section 5 (locomotion)
+    beta: float = 3.0  # inverse temperature of the policy's weights: 0 is cloning; section 5 (locomotion)
+    max_weight: float = 100.0  # that a row can have in the policy's loss; the authors' code
+    target_tau: float = 0.005  # share of the Q networks that their targets take over in every update; appendix B
+    learning_rate: float = 3e-4  # of all networks; appendix B
+    activation: str = "relu"  # relu, tanh, elu, gelu, silu or leaky_relu; appendix B
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_shares(self, "gamma")
+        check_positive(self, "max_weight")
+        if not 0.0 < self.expectile < 1.0:
+            raise UsageError(f"expectile {self.expectile} must be above 0 and below 1.")
+        if not 0.0 <= self.beta < float("inf"):
+            raise UsageError(f"beta {self.beta} must be 0 or more.")
+        if not 0.0 < self.target_tau <= 1.0:
+            raise UsageError(f"target_tau {self.target_tau} must be in (0, 1]; 1 is a copy.")
+
+
+class ActionValue(nn.Module):
+    """Q values of preprocessed observations: of every choice, or of a continuous action beside the features.
+
+    Args:
+        body: what comes before the first linear layer, such as convolutions.
+        top: from there to the values; for continuous actions its first layer also reads the action.
+    """
+
+    def __init__(self, body: StackedNetwork, top: StackedNetwork) -> None:
+        super().__init__()
+        self.body, self.top = body, top
+
+    def forward(self, obs: Tensor, action: Tensor, continuous: bool) -> Tensor:
+        """`Q(s, a) [S, B]`; `action` is `[S, B]`, or the normalised `[S, B, d]` of continuous ones."""
+        features = self.body.forward(obs)
+        if continuous:
+            return self.top.forward(torch.cat([features, action], dim=-1)).squeeze(-1)
+        return self.top.forward(features).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+
+class IQL(Cloner):
+    """Implicit Q-learning: as good as the best of what the data holds, in stitches, and no further."""
+
+    Config: ClassVar[type] = IQLConfig
+    action_spaces: ClassVar[tuple[type, ...]] = (Discrete, Box)
+    heads: ClassVar[tuple[str, ...]] = ("categorical", "gaussian", "squashed_gaussian")
+    config: IQLConfig
+
+    def __init__(
+        self,
+        config: IQLConfig,
+        obs_space: Space,
+        action_space: Space,
+        seeds: Sequence[int],
+        device: torch.device,
+        start: PolicySpec | None = None,
+    ) -> None:
+        super().__init__(config, obs_space, action_space, seeds, device, start)
+        self._continuous = isinstance(action_space, Box)
+        network = self._policy.spec.network
+        self.critic = self._fresh(critic_like(network), "critic")
+        self.q_networks = nn.ModuleList(self._action_value(network, f"q_network_{i}") for i in (1, 2))
+        self.target_networks = nn.ModuleList(self._action_value(network, f"q_network_{i}") for i in (1, 2))
+        self.target_networks.requires_grad_(False)
+        self.stepper = self._stepper_of(self.networks.values())
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        return {"actor": self.actor, "critic": self.critic, "q_networks": self.q_networks}
+
+    def prepare(self, batch: Batch) -> Batch:
+        """What the networks see; the action as a Q network reads it."""
+        rows = {**self._features(batch), "next_obs": self.preprocess(batch["next_obs"])}
+        rows["reward"] = n_step_return(batch["reward"], self.config.gamma)
+        rows["discount"] = continuation(batch["terminated"], self.config.gamma, batch["steps"])
+        if self._continuous:
+            rows["q_action"] = action_features(self.head, self._action_space, batch["action"])
+        return rows
+
+    def update(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        """One gradient step of all networks on prepared rows `[S, B]`; the targets of the Q networks follow.
+
+        No two of them share a weight, so that one step down the sum of their losses is a step of each.
+        """
+        self.stepper.at(clock.env_steps, self.schedule.factor(clock.progress))
+        config = self.config
+        with torch.no_grad():
+            target_q = self.action_values(self.target_networks, batch).amin(dim=0)  # [S, B]
+            goal = batch["reward"] + batch["discount"] * self.critic(batch["next_obs"]).squeeze(-1)  # equation 6
+        value = self.critic(batch["obs"]).squeeze(-1)
+        advantage = target_q - value.detach()
+        weight = advantage_weight(advantage, config.beta, config.max_weight)
+        outputs = self._in_training(self.actor, batch["obs"])
+        surprise = negative_log_likelihood(self.head, outputs, batch["action"], batch.get("mask"))
+        q = self.action_values(self.q_networks, batch)  # [2, S, B]
+        losses = {
+            "loss/value": expectile(target_q - value, config.expectile).mean(dim=-1),  # equation 5
+            "loss/q": (goal - q).square().sum(dim=0).mean(dim=-1),
+            "loss/policy": (weight * surprise).mean(dim=-1),  # equation 7
+        }
+        norm = self.stepper.step(torch.stack(list(losses.values())).sum(dim=0))
+        self._follow()
+        return {
+            **{name: loss.detach() for name, loss in losses.items()},
+            "q/mean": q.detach().mean(dim=(0, 2)),
+            "value/mean": value.detach().mean(dim=-1),
+            "policy/weight": weight.mean(dim=-1),
+            "grad/norm": norm,
+        }
+
+    def action_values(self, networks: nn.ModuleList, batch: Batch) -> Tensor:
+        """What each of two Q networks says of the data's actions, `[2, S, B]`."""
+        action = batch["q_action"] if self._continuous else batch["action"]
+        return torch.stack([network(batch["obs"], action, self._continuous) for network in networks])
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "target_networks": self.target_networks.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self.target_networks.load_state_dict(state["target_networks"])
+
+    def _action_value(self, actor: NetworkSpec, use: str) -> ActionValue:
+        """A Q network with a body like the policy's."""
+        layers = list(critic_like(actor).layers)
+        first = next(i for i, layer in enumerate(layers) if layer.kind == "linear")
+        if self._continuous:
+            layers[first] = _with(layers[first], "in_features", action_width(self._action_space))
+        else:
+            assert isinstance(self._action_space, Discrete)
+            layers[-1] = _with(layers[-1], "out_features", self._action_space.n - 1)
+        body, top = NetworkSpec(tuple(layers[:first])), NetworkSpec(tuple(layers[first:]))
+        return ActionValue(self._fresh(body, f"{use}_body"), self._fresh(top, use))
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Polyak averaging of the Q networks into their targets."""
+        if self.config.target_tau == 1.0:
+            copy_parameters(self.q_networks, self.target_networks)
+            return
+        online = [p.detach() for p in self.q_networks.parameters()]
+        torch._foreach_lerp_(list(self.target_networks.parameters()), online, self.config.target_tau)
+
+
+def _with(layer: LayerSpec, size: str, more: int) -> LayerSpec:
+    """The same layer, so much wider on one side."""
+    return LayerSpec(layer.kind, {**layer.args, size: layer.args[size] + more})

@@ -1,0 +1,82 @@
+"""What the studies of pretraining and fine-tuning share: experts, demonstrations, and records of what came out."""
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import rlab
+from rlab import api
+from rlab.evaluation.plots import Curve, save_curves
+from rlab.evaluation.stats import iqm, stratified_bootstrap
+
+# Where the runs of a study go; those of experts and controls are used again when they are there.
+RUNS = Path("runs/studies")
+HERE = Path(__file__).parent
+# An expert is one member, trained as its shipped experiment says; its seed is none that a study trains.
+EXPERT_SEED = 1_000
+
+
+def run_folder(name: str) -> Path:
+    """A fresh place for a run of that name; what was there is removed."""
+    path = RUNS / name
+    if path.exists():
+        shutil.rmtree(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def expert(agent: str, env: str, **settings: Any) -> Path:
+    """The run of one expert, trained with the shipped settings where it is not there yet."""
+    path = RUNS / f"expert-{agent}-{env}"
+    if not (path / "result.json").exists():
+        say(f"training the expert: {agent} on {env}")
+        rlab.train(agent, env, out=run_folder(path.name), seed=EXPERT_SEED, **settings)
+    return path
+
+
+def demonstrations(name: str, source: Path | str, episodes: int, **how: Any) -> Path:
+    """A dataset of `episodes` episodes of a policy, recorded anew."""
+    path = run_folder(f"data-{name}")
+    rlab.collect(source, episodes=episodes, out=path, **how)
+    return path
+
+
+def judged(run: api.Run) -> dict[str, Any]:
+    """What a run's final weights reached, for a record: every seed's mean return, and the IQM with its interval."""
+    assert run.evaluation is not None
+    return of_seeds(run.evaluation.per_seed_mean)
+
+
+def of_seeds(values: np.ndarray) -> dict[str, Any]:
+    """A value per training seed, with the IQM and its 95 % interval."""
+    interval = stratified_bootstrap(values)
+    per_seed = [round(float(value), 4) for value in values]
+    return {"per_seed": per_seed, "iqm": iqm(values), "ci95": [interval.low, interval.high]}
+
+
+def goal(what: str, found: float, at_least: float) -> dict[str, Any]:
+    """A goal with what was found, said and returned for the record."""
+    holds = bool(found >= at_least)
+    say(f"{what}: {found:.4g}, asked for {at_least:.4g}: {'met' if holds else 'MISSED'}")
+    return {"goal": what, "found": float(found), "at_least": at_least, "holds": holds}
+
+
+def record(name: str, result: Mapping[str, Any]) -> None:
+    """Write `<name>.result.json` beside the script of that name."""
+    content = {"format": 1, "study": name, "hardware": api.hardware(), "versions": api.versions(), **result}
+    (HERE / f"{name}.result.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def picture(name: str, curves: Mapping[str, Curve], x_label: str, y_label: str) -> None:
+    """Draw `<name>.png` there."""
+    save_curves(HERE / f"{name}.png", curves, x_label, y_label)
+
+
+def say(line: str) -> None:
+    """One line for people, at once."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,84 @@
+"""`rlab collect RUN --out DIR`: record episodes as a Minari dataset."""
+
+import json
+from dataclasses import dataclass
+
+import tyro
+
+from rlab.cli.flags import given, parse
+from rlab.errors import UsageError
+
+RANDOM = "random"
+USAGE = "rlab collect RUN --out DIR, rlab collect random --env ENV --out DIR, or rlab collect --merge A B --out C"
+OF_ENV = frozenset({"env", "env_kwargs", "wrapper", "max_episode_steps"})
+OF_POLICY = frozenset({"member", "all_members", "noise", "stochastic", "trust"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectOptions:
+    """Who plays, how, and where the episodes go."""
+
+    run: tyro.conf.Positional[str] = ""  # a run folder (its final policy) or a policy folder, or the word random
+    out: str  # the new folder of the dataset
+    episodes: int = 100  # to play
+    seed: int = 200_000  # of the first episode; episode k has seed + k
+    member: int | None = None  # training seed of the member that plays; None: the first
+    all_members: bool = False  # all members play, in turns
+    noise: float = 0.0  # probability of a uniformly random action at each step
+    stochastic: bool = False  # sample actions as in training, instead of the greedy ones
+    min_return: float | None = None  # episodes that return less are dropped
+    merge: tuple[str, ...] = ()  # DIR DIR ...: nothing is played, these datasets become one
+    env: str | None = None  # of random: the env to play in
+    env_kwargs: tuple[str, ...] = ()  # of random: key=value ..., keywords of the env
+    wrapper: tuple[str, ...] = ()  # of random: NAME or NAME:key=value, innermost first
+    max_episode_steps: int | None = None  # of random: env steps; None: the env's own time limit
+    trust: bool = False  # run envs, wrappers and layers of others that the folder names
+    json: bool = False  # one JSON object on standard output
+
+
+def run(argv: list[str]) -> int:
+    """Parse, play, write, report."""
+    (options,) = parse(argv, (CollectOptions,), prog="rlab collect")
+    _check_words(options, given(argv, (CollectOptions,)))
+    from rlab.cli import collecting
+
+    if options.merge:
+        done = collecting.merge(options.merge, options.out)
+    elif options.run == RANDOM:
+        from rlab.envs import EnvSpec
+
+        env = EnvSpec.parse(options.env or "", options.env_kwargs, options.wrapper, options.max_episode_steps)
+        done = collecting.collect_random(
+            env, options.out, episodes=options.episodes, seed=options.seed, min_return=options.min_return
+        )
+    else:
+        done = collecting.collect(
+            options.run,
+            options.out,
+            episodes=options.episodes,
+            seed=options.seed,
+            member=options.member,
+            all_members=options.all_members,
+            noise=options.noise,
+            stochastic=options.stochastic,
+            min_return=options.min_return,
+            trust=options.trust,
+        )
+    print(json.dumps(done.to_json()) if options.json else done.report())
+    return 0
+
+
+def _check_words(options: CollectOptions, named: frozenset[str]) -> None:
+    """Refuse settings that the chosen way of collecting would not read."""
+    if bool(options.run) == bool(options.merge):
+        raise UsageError(f"who plays? Say one of: {USAGE}.")
+    if options.merge:
+        what, unread = "--merge", named - {"merge", "out", "json"}
+    elif options.run == RANDOM:
+        what, unread = "random", named & OF_POLICY
+        if options.env is None:
+            raise UsageError("random actions need an env: rlab collect random --env ENV --out DIR.")
+    else:
+        what, unread = "a trained policy", named & OF_ENV
+    if unread:
+        raise UsageError(f"--{min(unread).replace('_', '-')} says nothing about {what}. {USAGE}.")

@@ -1,0 +1,168 @@
+"""Recording datasets from Python: of a trained policy, of random actions, or out of others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rlab.cli.saved import open_policy
+from rlab.envs import EnvSpec, make_episodes
+from rlab.errors import RlabError, UsageError
+from rlab.evaluation.record import check_request, record, uniform_action
+from rlab.experience.dataset import Dataset
+from rlab.experience.minari_files import check_can_write, read_dataset, write_dataset
+from rlab.learning.runtime import torch_settings
+from rlab.networks.policy import Policy
+from rlab.networks.spaces import Space
+
+FIRST_EPISODE_SEED = 200_000  # below it are those that `rlab eval` judges by
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A dataset that was written."""
+
+    path: Path
+    dataset: Dataset
+    dropped: int = 0  # episodes that returned too little
+
+    def to_json(self) -> dict[str, Any]:
+        """The one object that `rlab collect --json` prints."""
+        return {"format": 1, "path": str(self.path), **self.dataset.summary(), "dropped": self.dropped}
+
+    def report(self) -> str:
+        """The dataset for people."""
+        facts = self.dataset.summary()
+        dropped = f", {self.dropped} more returned too little and were dropped" if self.dropped else ""
+        return (
+            f"{facts['episodes']} episodes, {facts['transitions']} transitions{dropped}\n"
+            f"return {facts['return_mean']:.1f} on average, from {facts['return_min']:.1f} to "
+            f"{facts['return_max']:.1f}; {facts['terminated']} terminated, {facts['truncated']} truncated\n"
+            f"dataset: {self.path} (Minari id {facts['name']})"
+        )
+
+
+def collect(
+    run: str | Path,
+    out: str | Path,
+    *,
+    episodes: int = 100,
+    seed: int = FIRST_EPISODE_SEED,
+    member: int | None = None,
+    all_members: bool = False,
+    noise: float = 0.0,
+    stochastic: bool = False,
+    min_return: float | None = None,
+    trust: bool = False,
+) -> Collected:
+    """Record episodes of a trained policy in the env that it was trained in.
+
+    Args:
+        run: a run folder (its final policy) or a policy folder.
+        out: the new folder of the dataset.
+        episodes: how many are played; all are kept unless `min_return` says otherwise.
+        seed: of the first episode; episode k starts from `seed + k`.
+        member: training seed of the one that plays; None: the first.
+        all_members: all play, in turns.
+        noise: probability of a uniformly random action at each step.
+        stochastic: sample actions as in training, where otherwise the greedy ones are taken.
+        min_return: episodes that return less are dropped.
+        trust: allow an env, wrappers and layers of others that the folder names, which run their code.
+
+    Raises:
+        UsageError: anything in the request that cannot be; nothing has been played then.
+        RlabError: the folder is broken, an episode failed, none returned enough, or the disk refuses.
+    """
+    if all_members and member is not None:
+        raise UsageError("a member and all members cannot both play; leave out --member or --all-members.")
+    saved = open_policy(str(run), trust)
+    policy = saved.policy if all_members else saved.policy.only(saved.policy.seeds[0] if member is None else member)
+    how = {"agent": saved.agent, "members": list(policy.seeds), "greedy": not stochastic, "noise": noise}
+    spaces = policy.spec.obs_space, policy.spec.action_space
+    return _recorded(policy, saved.env, spaces, out, how, episodes, seed, min_return)
+
+
+def collect_random(
+    env: EnvSpec | str,
+    out: str | Path,
+    *,
+    episodes: int = 100,
+    seed: int = FIRST_EPISODE_SEED,
+    min_return: float | None = None,
+) -> Collected:
+    """Record episodes of uniformly random actions; arguments and errors are those of `collect`."""
+    env = EnvSpec.parse(env) if isinstance(env, str) else env
+    probe = make_episodes(env, 1)
+    probe.close()
+    how = {"agent": "random", "members": [], "greedy": False, "noise": 1.0}
+    return _recorded(None, env, (probe.obs_space, probe.action_space), out, how, episodes, seed, min_return)
+
+
+def merge(paths: Sequence[str | Path], out: str | Path) -> Collected:
+    """Write the episodes of several datasets, one after the other, as one.
+
+    Raises:
+        UsageError: their spaces differ, or there is something at `out`.
+        RlabError: one of them is broken.
+    """
+    datasets = [read_dataset(path) for path in paths]
+    joined = Dataset.joined(datasets, Path(out).name)
+    return _written(out, joined, EnvSpec.from_json(joined.env) if joined.env else None)
+
+
+def _recorded(
+    policy: Policy | None,
+    env: EnvSpec,
+    spaces: tuple[Space, Space],
+    out: str | Path,
+    how: dict[str, Any],
+    episodes: int,
+    seed: int,
+    min_return: float | None,
+) -> Collected:
+    check_request(episodes, seed, how["noise"])
+    if how["noise"]:
+        uniform_action(*spaces)  # refuses what cannot be drawn
+    check_can_write(out, *spaces)
+    with torch_settings(threads=1):
+        played = record(
+            policy,
+            lambda n: make_episodes(env, n),
+            spaces,
+            episodes,
+            seed,
+            greedy=how["greedy"],
+            noise=how["noise"],
+        )
+    dataset = Dataset(Path(out).name, *spaces, played, env.to_json())
+    kept = dataset if min_return is None else _good_ones(dataset, min_return)
+    facts = {**how, "first_episode_seed": seed, "played": episodes, "min_return": min_return}
+    facts["return_mean"] = float(kept.returns.mean())
+    return _written(out, replace(kept, facts=facts), env, episodes - len(kept.episodes))
+
+
+def _good_ones(dataset: Dataset, min_return: float) -> Dataset:
+    good = (dataset.returns >= min_return).nonzero()[0]
+    if not len(good):
+        raise RlabError(
+            f"none of the {len(dataset.episodes)} episodes returned {min_return} or more, the best "
+            f"{dataset.returns.max():.1f}; nothing was written. Lower --min-return."
+        )
+    return dataset.subset(good)
+
+
+def _written(out: str | Path, dataset: Dataset, env: EnvSpec | None, dropped: int = 0) -> Collected:
+    name = write_dataset(out, dataset, None if env is None else _gymnasium_spec(env))
+    return Collected(Path(out), replace(dataset, name=name), dropped)
+
+
+def _gymnasium_spec(env: EnvSpec) -> str | None:
+    """Gymnasium's own JSON of the env, for others who read the dataset; None where it cannot name the env."""
+    if env.wrappers:
+        return None  # it would make another env than the one that was played
+    found = env.check()
+    kwargs, limit = {**found.kwargs, **env.kwargs}, env.max_episode_steps or found.max_episode_steps
+    try:
+        return replace(found, kwargs=kwargs, max_episode_steps=limit).to_json()
+    except (TypeError, ValueError):  # it is made by a function, which has no name
+        return None

@@ -1,0 +1,104 @@
+"""`rlab pretrain bc|encoder DATASET`: a policy, or the body of one, from demonstrations alone."""
+
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+
+from rlab.agents import load_agent
+from rlab.cli.flags import HELP, given, parse
+from rlab.cli.request import NETWORK_SETTINGS, Defaults, Request, command_words, defaults_for
+from rlab.cli.train import carry_out, value_of
+from rlab.envs import EnvSpec
+from rlab.errors import UsageError, unknown
+from rlab.experience.minari_files import read_dataset
+from rlab.runs.config import SourceConfig
+
+USAGE = "rlab pretrain bc|encoder DATASET [--env ENV] [--agent AGENT] [settings]"
+METHODS = ("bc", "encoder")
+VALUE_CLONER = "dqfd"  # clones for agents whose network gives Q values; chosen by experiments/value_pretraining.py
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainOptions:
+    """For what to pretrain, where to put it, and how to report."""
+
+    env: str | None = None  # None: the env that the dataset was recorded in
+    env_kwargs: tuple[str, ...] = ()  # key=value ..., keywords of the env
+    wrapper: tuple[str, ...] = ()  # NAME or NAME:key=value, innermost first
+    agent: str = "ppo"  # whose network to pretrain; fine-tuning goes on with it
+    out: str | None = None  # the run folder; None: a fresh one under runs/
+    trust: bool = False  # run envs and wrappers of others that the dataset names
+    json: bool = False  # the final evaluation as one JSON object on standard output
+
+
+def run(argv: list[str]) -> int:
+    """Parse, pretrain, report."""
+    method, dataset, words = _method_and_dataset(argv)
+    request, options = read_request(method, dataset, words)
+    from rlab import api
+
+    return carry_out(request, options.out, options.json, partial(api.start, trust=options.trust))
+
+
+def read_request(method: str, dataset: str, argv: list[str]) -> tuple[Request, PretrainOptions]:
+    """The request and options that the words after the dataset ask for."""
+    agent = value_of(argv, "--agent") or PretrainOptions.agent
+    learner = learner_for(method, agent)
+    helping = bool(HELP & set(argv))
+    named = value_of(argv, "--env")
+    env = None if helping else env_for(dataset, None if named is None else EnvSpec.parse(named))
+    start = pretraining_defaults(method, agent, "" if env is None else env.env_id)
+    schemas = (PretrainOptions(), start.run, SourceConfig(dataset=dataset), start.settings)
+    prog = f"rlab pretrain {method} {dataset}"
+    options, run_config, sources, settings = parse(argv, schemas, prog=prog, subject=learner)
+    assert env is not None  # --help has left by now
+    if options.wrapper or options.env_kwargs:
+        env = EnvSpec.parse(env.env_id, options.env_kwargs, options.wrapper, env.max_episode_steps)
+    env = replace(env, max_episode_steps=run_config.max_episode_steps or env.max_episode_steps)
+    origins = start.origins(given(argv, schemas), (sources,))
+    return Request(learner, env, run_config, settings, origins, command_words(), sources), options
+
+
+def learner_for(method: str, agent: str) -> str:
+    """The agent that pretrains a network for `agent`.
+
+    Raises:
+        UsageError: the method or the agent does not exist.
+    """
+    if method not in METHODS:
+        raise unknown("method of pretraining", method, METHODS)
+    values = "q" in getattr(load_agent(agent), "heads", ())
+    return VALUE_CLONER if method == "bc" and values else method
+
+
+def env_for(dataset: str, named: EnvSpec | None) -> EnvSpec:
+    """The env that was named, or else the one that the dataset was recorded in.
+
+    Raises:
+        UsageError: neither is known.
+    """
+    if named is not None:
+        return named
+    recorded = read_dataset(dataset).env
+    if recorded is None:
+        raise UsageError(f"{dataset} does not say which env it was recorded in; name it: --env ENV.")
+    return EnvSpec.from_json(recorded)
+
+
+def pretraining_defaults(method: str, agent: str, env_id: str) -> Defaults:
+    """The learner's defaults with the network, the scaling and the discount of `agent` as tuned for the env."""
+    tuned = defaults_for(agent, env_id, None)
+    learner = defaults_for(learner_for(method, agent), env_id, None)
+    return learner.copying(asdict(tuned.settings), (*NETWORK_SETTINGS, "gamma"), f"agent {agent}")
+
+
+def _method_and_dataset(argv: list[str]) -> tuple[str, str, list[str]]:
+    if not argv or argv[0] in HELP:
+        print(f"usage: {USAGE}\n`rlab pretrain bc DATASET --help` lists the settings.")
+        raise SystemExit(0 if argv else 2)
+    if argv[0] not in METHODS:
+        raise unknown("method of pretraining", argv[0], METHODS)
+    if len(argv) < 2 or (argv[1].startswith("-") and argv[1] not in HELP):
+        raise UsageError(f"pretrain {argv[0]} needs a dataset: {USAGE}")
+    if argv[1] in HELP:
+        return argv[0], "DATASET", argv[1:]
+    return argv[0], argv[1], argv[2:]

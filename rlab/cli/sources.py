@@ -1,0 +1,195 @@
+"""What a run begins with and learns from besides its env: a dataset, the policy of another run, a teacher."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlab.cli.request import Request, Start, data_of
+from rlab.cli.saved import SavedPolicy, open_policy
+from rlab.errors import UsageError
+from rlab.experience.dataset import Dataset
+from rlab.experience.demonstrations import Demonstrations, filled_replay
+from rlab.experience.minari_files import read_dataset
+from rlab.learning.distillation import Guide
+from rlab.learning.finetuning import Refit, members_of, parameter_groups, refit, trainable_share, transfer
+from rlab.learning.optimizers import Stepper
+from rlab.networks.policy import Policy, build_policy
+from rlab.networks.spaces import Space
+from rlab.runs.checkpoint import has_checkpoint, load_checkpoint
+from rlab.runs.folder import RunFolder, is_run
+from rlab.runs.policies import save_policy
+
+
+@dataclass(frozen=True)
+class Sources:
+    """All that was asked for, opened; None where it was not."""
+
+    dataset: Dataset | None = None
+    start: SavedPolicy | None = None
+    teacher: SavedPolicy | None = None
+
+    def keep(self, folder: RunFolder) -> None:
+        """Copy the policies into the run, so that it can go on without the runs that they came from."""
+        for saved, place in ((self.start, folder.start), (self.teacher, folder.teacher)):
+            if saved is not None:
+                save_policy(place, saved.policy, {"agent": saved.agent, "env": saved.env.to_json()})
+
+
+NO_SOURCES = Sources()
+
+
+def open_sources(request: Request, folder: RunFolder | None = None, trust: bool = False) -> Sources:
+    """Open what a request names; policies from `folder` where the run keeps copies of them.
+
+    Raises:
+        UsageError: the agent has no use for a dataset, or cannot do without one.
+        RlabError: something that is named is missing or broken.
+    """
+    _check_dataset(request, data_of(request.agent))
+    path = request.sources.dataset
+    dataset = None if path is None else read_dataset(path)
+    begun = None if request.start is None else request.start.run
+    start = _policy(begun, None if folder is None else folder.start, trust)
+    teacher = _policy(request.sources.teacher, None if folder is None else folder.teacher, trust)
+    return Sources(dataset, start, teacher)
+
+
+def demonstrations_for(
+    sources: Sources, request: Request, obs_space: Space, action_space: Space
+) -> tuple[Demonstrations | None, Demonstrations | None]:
+    """Each member's demonstrations, and those that are held out to judge it by; None where there are none.
+
+    Raises:
+        UsageError: the dataset's spaces are not the env's, or it has fewer episodes than were asked for.
+    """
+    if sources.dataset is None:
+        return None, None
+    sources.dataset.check_fits(obs_space, action_space, request.env.env_id)
+    seeds = request.run.training_seeds
+    demonstrations = filled_replay(sources.dataset, seeds, request.sources.dataset_episodes)
+    return demonstrations.split(getattr(request.settings, "validation_fraction", 0.0), seeds)
+
+
+@dataclass(frozen=True)
+class Made:
+    """An agent with its beginning and its teacher."""
+
+    agent: Any
+    said: list[str]  # what there is to say about them, for people
+    trainable: float = 1.0  # share of the policy's parameters that ever learn
+
+
+def make_agent(
+    agent_class: Any, request: Request, spaces: tuple[Space, Space], device: torch.device, sources: Sources
+) -> Made:
+    """The agent that a request asks for.
+
+    Raises:
+        UsageError: the agent cannot begin from a policy or take a teacher, or theirs do not suit it.
+    """
+    seeds, settings = request.run.training_seeds, request.settings
+    arguments = (settings, *spaces, seeds, device)
+    if request.start is None or sources.start is None:
+        made = Made(agent_class(*arguments), [])
+    else:
+        made = _begun(agent_class, arguments, request.start, sources.start)
+    if sources.teacher is not None:
+        made.agent.guide = _guide(made.agent, request, spaces, sources.teacher)
+        made.said.append(f"teacher: {request.sources.teacher}")
+    return made
+
+
+def _begun(agent_class: Any, arguments: Any, start: Start, saved: SavedPolicy) -> Made:
+    settings, obs_space, action_space, seeds, _ = arguments
+    if "start" not in inspect.signature(agent_class).parameters:
+        raise UsageError(f"{agent_class.__name__} cannot begin from a policy: its constructor takes no `start`.")
+    head = agent_class.head_json(settings, action_space)
+    fitted = refit(
+        saved.policy.spec,
+        obs_space,
+        action_space,
+        head,
+        agent_class.heads,
+        start.config,
+        log_std=getattr(settings, "log_std_init", None),
+        output_gain=getattr(settings, "actor_gain", None),
+    )
+    agent = agent_class(*arguments, start=fitted.spec)
+    members = members_of(saved.policy.seeds, seeds, start.member)
+    transfer(saved.policy, agent.policy(), fitted, members)
+    agent.adopt({})  # whatever follows the policy, such as a target network, follows
+    critic = _adopt_critic(agent, saved, members)
+    first = next(iter(agent.networks))
+    groups = parameter_groups(agent.networks, first, fitted, start.config)
+    agent.stepper = Stepper(agent.stepper.settings, groups)
+    share = trainable_share(groups, agent.networks[first])
+    said = [*_told(fitted, saved), *critic, f"strategy {start.config.strategy}: {share:.1%} of the policy learns"]
+    return Made(agent, said, share)
+
+
+def _told(fitted: Refit, saved: SavedPolicy) -> list[str]:
+    replaced = ", ".join(fitted.replaced) if fitted.replaced else "nothing"
+    kept = ", ".join(fitted.kept) if fitted.kept else "nothing"
+    return [f"begins from {saved.folder}: kept {kept}; replaced {replaced}"]
+
+
+def _adopt_critic(agent: Any, saved: SavedPolicy, members: Sequence[int]) -> list[str]:
+    """Take the critic over from the checkpoint of the run that the policy is of, where both have one that fits."""
+    if not hasattr(agent, "adopt_critic"):
+        return []
+    run = saved.folder.parent
+    if is_run(run) and saved.folder.name == "policy" and has_checkpoint(folder := RunFolder.open(run)):
+        state, _ = load_checkpoint(folder)
+        reason = agent.adopt_critic(state["loop"]["agent"], members)
+        return ["critic: from the run's checkpoint" if reason is None else f"critic: fresh, since {reason}"]
+    return ["critic: fresh, since only a run's checkpoint holds one"]
+
+
+def _guide(agent: Any, request: Request, spaces: tuple[Space, Space], saved: SavedPolicy) -> Guide:
+    if not hasattr(agent, "guide"):
+        raise UsageError(f"{request.agent} takes no teacher: it has no attribute `guide`.")
+    spec = saved.policy.spec
+    if (spec.obs_space, spec.action_space) != spaces:
+        raise UsageError(
+            f"the teacher {saved.folder} acts on {spec.obs_space} with {spec.action_space}, and {request.env.env_id} "
+            f"has {spaces[0]} and {spaces[1]}; a teacher needs the same spaces."
+        )
+    sources, seeds = request.sources, request.run.training_seeds
+    chosen = members_of(saved.policy.seeds, seeds, sources.teacher_member)
+    teacher = _picked(saved.policy, chosen, seeds).to(agent.device)
+    return Guide(
+        teacher,
+        agent.policy().spec.head["kind"],
+        sources.teacher_weight,
+        sources.teacher_fraction,
+        sources.teacher_temperature,
+    )
+
+
+def _picked(policy: Policy, members: Sequence[int], seeds: Sequence[int]) -> Policy:
+    """A stack of copies of some members, in this order."""
+    picked = build_policy(policy.spec, seeds, trust=True)  # these layers are running already
+    tensors: dict[str, Tensor] = {name: tensor[list(members)] for name, tensor in policy.state_dict().items()}
+    picked.load_state_dict(tensors)
+    return picked
+
+
+def _policy(named: str | None, kept: Path | None, trust: bool) -> SavedPolicy | None:
+    if named is None:
+        return None
+    return open_policy(str(kept) if kept is not None and kept.is_dir() else named, trust)
+
+
+def _check_dataset(request: Request, data: str) -> None:
+    dataset, share = request.sources.dataset, request.sources.demonstration_share
+    if data == "dataset" and dataset is None:
+        raise UsageError(f"{request.agent} learns from a dataset: name one with --dataset DIR. rlab collect makes one.")
+    if data == "rollout" and dataset is not None:
+        raise UsageError(f"{request.agent} learns from its own rollouts; --dataset is for agents with a replay.")
+    if data == "replay" and (dataset is not None) != (share > 0.0):
+        raise UsageError("--dataset and --demonstration-share belong together; the share is that of every batch.")

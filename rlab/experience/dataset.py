@@ -1,0 +1,239 @@
+"""Datasets of recorded episodes, as plain data: what demonstrations are learned from, whatever file they came from."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from rlab.errors import RlabError, UsageError
+from rlab.experience.lanes import Field
+from rlab.networks.spaces import (
+    Box,
+    Dict,
+    Discrete,
+    Leaf,
+    Masked,
+    MultiBinary,
+    MultiDiscrete,
+    Space,
+    Tuple,
+    choices,
+)
+
+TOLERANCE = 1e-6  # how far beyond a bound an action may be, relative to it: float32 rounds
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """One recorded episode of T steps in array form (see `rlab.networks.spaces`).
+
+    An episode that neither terminated nor was truncated was cut by the recording; learners treat it as truncated.
+    """
+
+    obs: np.ndarray  # [T + 1, *obs], of the observation space's dtype; the last one is what the last action led to
+    action: np.ndarray  # [T, *action], as `action_field` says; integers count from 0
+    reward: np.ndarray  # [T] float32
+    terminated: bool  # the world ended with the last row
+    truncated: bool  # a time limit cut it there
+    seed: int | None = None  # that the env was reset with, where known
+
+    @property
+    def length(self) -> int:
+        """T, in transitions."""
+        return len(self.reward)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Episodes of one pair of spaces.
+
+    `env` is an env spec as JSON (`EnvSpec.to_json`) where it is known, `facts` anything else that JSON can carry, such
+    as who played.
+
+    Raises:
+        RlabError: there is no episode, or one that cannot be learned from; the message names it.
+    """
+
+    name: str
+    obs_space: Space
+    action_space: Space
+    episodes: tuple[Episode, ...]
+    env: dict[str, Any] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.episodes:
+            raise RlabError(f"the dataset {self.name} has no episodes; record some: rlab collect RUN --out DIR")
+        expected = action_field(self.action_space)
+        for index, episode in enumerate(self.episodes):
+            problem = _problem(episode, self.obs_space, self.action_space, expected)
+            if problem:
+                raise RlabError(f"the dataset {self.name}: episode {index} {problem}.")
+
+    @property
+    def transitions(self) -> int:
+        """Over all episodes."""
+        return int(self.lengths.sum())
+
+    @property
+    def returns(self) -> np.ndarray:
+        """Undiscounted, float64 `[E]`."""
+        return np.array([episode.reward.sum(dtype=np.float64) for episode in self.episodes])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Transitions of each episode, `[E]`."""
+        return np.array([episode.length for episode in self.episodes])
+
+    def summary(self) -> dict[str, Any]:
+        """What there is in it, as JSON."""
+        returns = self.returns
+        return {
+            "name": self.name,
+            "env_id": self.env["env_id"] if self.env else None,
+            "episodes": len(self.episodes),
+            "transitions": self.transitions,
+            "return_mean": float(returns.mean()),
+            "return_min": float(returns.min()),
+            "return_max": float(returns.max()),
+            "terminated": sum(episode.terminated for episode in self.episodes),
+            "truncated": sum(episode.truncated for episode in self.episodes),
+            "obs_space": str(self.obs_space),
+            "action_space": str(self.action_space),
+        }
+
+    def check_fits(self, obs_space: Space, action_space: Space, where: str) -> None:
+        """Raise where these are not the spaces of the episodes. The bounds of observations do not matter.
+
+        Args:
+            where: whose spaces they are, for the message: `"CartPole-v1"`.
+
+        Raises:
+            UsageError: naming both spaces.
+        """
+        if _unbounded(self.obs_space) != _unbounded(obs_space):
+            raise UsageError(
+                f"the dataset {self.name} has observations {self.obs_space}; those of {where} are {obs_space}."
+            )
+        if self.action_space != action_space:
+            raise UsageError(
+                f"the dataset {self.name} has actions {_with_bounds(self.action_space)}; "
+                f"those of {where} are {_with_bounds(action_space)}."
+            )
+
+    def subset(self, indices: Iterable[int]) -> "Dataset":
+        """The episodes with these indices, in this order."""
+        return replace(self, episodes=tuple(self.episodes[index] for index in indices))
+
+    @classmethod
+    def joined(cls, datasets: Sequence["Dataset"], name: str) -> "Dataset":
+        """All episodes of several datasets, one after the other; `facts["joined"]` says what they were.
+
+        Raises:
+            UsageError: there is none, or their spaces differ.
+        """
+        if not datasets:
+            raise UsageError("there is no dataset to join; name two or more.")
+        first = datasets[0]
+        for other in datasets[1:]:
+            other.check_fits(first.obs_space, first.action_space, f"the dataset {first.name}")
+        env = first.env if all(other.env == first.env for other in datasets) else None
+        parts = [{"name": d.name, "episodes": len(d.episodes), **d.facts} for d in datasets]
+        episodes = tuple(episode for d in datasets for episode in d.episodes)
+        return cls(name, first.obs_space, first.action_space, episodes, env, {"joined": parts})
+
+
+def action_field(space: Space) -> Field:
+    """The form in which replay keeps actions: integers counted from 0, floats in the env's units as float32.
+
+    Raises:
+        UsageError: actions that are made of parts.
+    """
+    if not isinstance(space, Leaf):
+        raise UsageError(f"actions {space} are made of parts; Box, Discrete, MultiDiscrete and MultiBinary are not.")
+    is_float = isinstance(space, Box) and np.issubdtype(np.dtype(space.dtype), np.floating)
+    return Field("action", space.shape, "float32" if is_float else space.dtype)
+
+
+def action_from_env(space: Space, action: np.ndarray) -> np.ndarray:
+    """Actions `[..., *action]` that `env.step` takes, in the form that replay keeps."""
+    if isinstance(space, Discrete | MultiDiscrete):
+        action = action - np.array(space.start).reshape(space.shape)
+    return action.astype(action_field(space).dtype)
+
+
+def action_to_env(space: Space, action: np.ndarray) -> np.ndarray:
+    """Actions `[..., *action]` that replay keeps, as `env.step` takes them."""
+    if isinstance(space, Discrete | MultiDiscrete):
+        action = action + np.array(space.start).reshape(space.shape)
+    return action.astype(space.dtype)
+
+
+def _problem(episode: Episode, obs_space: Space, action_space: Space, expected: Field) -> str | None:
+    """Why nothing can be learned from an episode, as the end of a sentence about it; None where it can be."""
+    steps = episode.length
+    if not steps:
+        return "has no step"
+    shapes = ((steps + 1, *obs_space.shape), (steps, *expected.shape), (steps,))
+    dtypes = (obs_space.dtype, expected.dtype, "float32")
+    arrays = {"observations": episode.obs, "actions": episode.action, "rewards": episode.reward}
+    for (name, array), shape, dtype in zip(arrays.items(), shapes, dtypes, strict=True):
+        if array.shape != shape or array.dtype != dtype:
+            return f"has {name} {array.dtype} {array.shape}; expected {dtype} {shape} for its {steps} steps"
+        if not np.isfinite(array).all():
+            return f"has {name} that are not finite"
+    if episode.terminated and episode.truncated:
+        return "ends twice, terminated and truncated; an ending outranks a time limit"
+    outside = _outside(action_space, episode.action)
+    if outside.any():
+        step = int(outside.argmax())
+        return f"has an action outside of {_with_bounds(action_space)} at step {step}: {episode.action[step]}"
+    if isinstance(obs_space, Masked):
+        forbidden = _forbidden(action_space, episode.action, episode.obs[:-1, -obs_space.size :] != 0)
+        if forbidden.any():
+            step = int(forbidden.argmax())
+            return f"has an action that its mask forbids at step {step}: {episode.action[step]}"
+    return None
+
+
+def _outside(space: Space, action: np.ndarray) -> np.ndarray:
+    """Which of the actions `[T, *action]` are none of the space's, bool `[T]`."""
+    flat = action.reshape(len(action), -1)  # [T, elements]
+    if isinstance(space, Box):
+        low, high = (np.asarray(bound, np.float64).reshape(-1) for bound in (space.low, space.high))
+        slack_low, slack_high = (TOLERANCE * np.maximum(1.0, np.abs(bound)) for bound in (low, high))
+        wrong = (flat < low - slack_low) | (flat > high + slack_high)
+    else:
+        wrong = (flat < 0) | (flat >= (2 if isinstance(space, MultiBinary) else np.array(choices(space))))
+    return np.any(wrong, axis=-1)
+
+
+def _forbidden(space: Space, action: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """Which of the actions `[T, *action]` the masks `allowed [T, size]` forbid; a choice without options is free."""
+    sizes = np.array(choices(space), np.int64)
+    first = np.cumsum(sizes) - sizes  # where the bits of each choice begin
+    chosen = np.take_along_axis(allowed, action.reshape(len(action), -1) + first, axis=1)  # [T, choices]
+    return np.any(~chosen & np.logical_or.reduceat(allowed, first, axis=1), axis=1)
+
+
+def _unbounded(space: Space) -> Space:
+    """The space without the bounds of its Boxes."""
+    if isinstance(space, Box):
+        return replace(space, low=0.0, high=0.0)
+    if isinstance(space, Dict):
+        return Dict(tuple((name, _unbounded(part)) for name, part in space.items))
+    if isinstance(space, Tuple):
+        return Tuple(tuple(map(_unbounded, space.items)))
+    return Masked(_unbounded(space.obs), space.size) if isinstance(space, Masked) else space
+
+
+def _with_bounds(space: Space) -> str:
+    """The space in words; of a Box with the range of its bounds."""
+    if not isinstance(space, Box):
+        return str(space)
+    return f"Box({space.shape}, {space.dtype}, from {_range(space.low)} to {_range(space.high)})"
+
+
+def _range(bounds: float | tuple[float, ...]) -> str:
+    return " ".join(f"{bound:g}" for bound in bounds) if isinstance(bounds, tuple) else f"{bounds:g}"

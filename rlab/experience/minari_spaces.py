@@ -1,0 +1,163 @@
+"""Spaces and values between rlab's array form and what Minari keeps: its JSON of a space, and dicts, tuples and arrays
+with time in front.
+
+Minari's JSON is what its own `metadata.json` holds. It names the parts of a Dict in the env's order, which a Gymnasium
+space that is made from it does not keep.
+"""
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from rlab.errors import UsageError
+from rlab.networks.spaces import (
+    MASK_KEY,
+    Bounds,
+    Box,
+    Dict,
+    Discrete,
+    Leaf,
+    Masked,
+    MultiBinary,
+    MultiDiscrete,
+    Space,
+    Tuple,
+    choices,
+    leaves,
+    pack,
+)
+
+
+def space_to_minari(space: Space) -> dict[str, Any]:
+    """A space in Minari's JSON.
+
+    A masked Dict becomes a Dict with the mask as its part `action_mask`; any other masked space loses its mask, which
+    goes into the infos (see `to_minari`).
+    """
+    if isinstance(space, Box):
+        bounds = {name: _full(bound, space).tolist() for name, bound in (("low", space.low), ("high", space.high))}
+        return {"type": "Box", "dtype": space.dtype, "shape": list(space.shape), **bounds}
+    if isinstance(space, Discrete):
+        return {"type": "Discrete", "dtype": "int64", "start": space.start, "n": space.n}
+    if isinstance(space, MultiDiscrete):
+        counts, start = (np.array(numbers).reshape(space.shape).tolist() for numbers in (space.nvec, space.start))
+        return {"type": "MultiDiscrete", "dtype": "int64", "nvec": counts, "start": start}
+    if isinstance(space, MultiBinary):
+        return {"type": "MultiBinary", "n": list(space.shape)}
+    if isinstance(space, Dict):
+        return {"type": "Dict", "subspaces": {name: space_to_minari(part) for name, part in space.items}}
+    if isinstance(space, Tuple):
+        return {"type": "Tuple", "subspaces": [space_to_minari(part) for part in space.items]}
+    inner = space_to_minari(space.obs)
+    if isinstance(space.obs, Dict):
+        inner["subspaces"][MASK_KEY] = space_to_minari(MultiBinary((space.size,)))
+    return inner
+
+
+def space_from_minari(data: Mapping[str, Any], of: str) -> Space:
+    """The space that Minari's JSON describes; a Dict with a part `action_mask` is a masked space.
+
+    Args:
+        of: whose space it is, for the error.
+
+    Raises:
+        UsageError: a kind that rlab does not work with.
+    """
+    parts: Any = data.get("subspaces") or ()
+    if data.get("type") == "Dict" and MASK_KEY in parts:
+        rest = {name: part for name, part in parts.items() if name != MASK_KEY}
+        mask = space_from_minari(parts[MASK_KEY], of)
+        size = sum(prod(leaf.shape) for leaf in leaves(mask))
+        return Masked(space_from_minari({"type": "Dict", "subspaces": rest}, of), size)
+    if data.get("type") == "Dict" and parts:
+        return Dict(tuple((name, space_from_minari(part, of)) for name, part in parts.items()))
+    if data.get("type") == "Tuple" and parts:
+        return Tuple(tuple(space_from_minari(part, of) for part in parts))
+    return _leaf_from_minari(data, of)
+
+
+def _leaf_from_minari(data: Mapping[str, Any], of: str) -> Leaf:
+    kind = data.get("type")
+    if kind == "Box":
+        low, high = (_shared(data[name], data["dtype"]) for name in ("low", "high"))
+        return Box(tuple(data["shape"]), data["dtype"], low, high)
+    if kind == "Discrete":
+        return Discrete(int(data["n"]), int(data["start"]))
+    if kind == "MultiDiscrete":
+        counts = np.array(data["nvec"])
+        start = np.array(data.get("start", np.zeros_like(counts)))
+        return MultiDiscrete(tuple(counts.ravel().tolist()), tuple(start.ravel().tolist()), counts.shape)
+    if kind == "MultiBinary":
+        n = data["n"]
+        return MultiBinary(tuple(n) if isinstance(n, list) else (n,))
+    raise UsageError(
+        f"{of} are or hold a {kind} space; rlab works with Box, Discrete, MultiDiscrete and MultiBinary, "
+        "and with Dict and Tuple of them."
+    )
+
+
+def to_minari(space: Space, obs: np.ndarray) -> tuple[Any, dict[str, np.ndarray] | None]:
+    """Observations `[T, *obs]` in array form as the env gave them, and the infos that go with them.
+
+    Dicts and tuples have an array per part. A mask is a part `action_mask` of a Dict; where the observation is no Dict
+    it is in the infos, as Gymnasium's own envs give it.
+    """
+    if not isinstance(space, Masked):
+        return _unpacked(space, obs), None
+    mask = obs[..., -space.size :].astype(np.int8)
+    inner = _unpacked(space.obs, obs[..., : -space.size])
+    if isinstance(space.obs, Dict):
+        return {**inner, MASK_KEY: mask}, None
+    return inner, {MASK_KEY: mask}
+
+
+def from_minari(space: Space, obs: Any, infos: Mapping[str, Any] | None) -> np.ndarray:
+    """Observations as Minari gives them, in array form `[T, *obs]`.
+
+    Raises:
+        UsageError: a part is missing or has another shape than its space says.
+    """
+    inside = isinstance(space, Masked) and isinstance(obs, Mapping) and MASK_KEY in obs
+    mask = None if inside or not isinstance(space, Masked) or infos is None else infos.get(MASK_KEY)
+    return pack(space, obs, mask)
+
+
+def has_masks(infos: Mapping[str, Any] | None, action_space: Space, steps: int) -> bool:
+    """Whether the infos of an episode of T steps have a mask for each of its T + 1 observations."""
+    mask = (infos or {}).get(MASK_KEY)
+    size = sum(choices(action_space))
+    return size > 0 and isinstance(mask, np.ndarray) and mask.shape == (steps + 1, size)
+
+
+def _unpacked(space: Space, packed: np.ndarray) -> Any:
+    """The parts of observations `[T, *obs]` in array form, each with its own shape and dtype."""
+    if isinstance(space, Leaf):
+        return packed.reshape(len(packed), *space.shape).astype(space.dtype)
+    ends = np.cumsum([prod(part.shape) for part in space.parts])[:-1]
+    pieces = zip(space.parts, np.split(packed, ends, axis=-1), strict=True)
+    values = tuple(_unpacked(part, piece) for part, piece in pieces)
+    if isinstance(space, Dict):
+        return {name: value for (name, _), value in zip(space.items, values, strict=True)}
+    return values
+
+
+def _full(bound: Bounds, space: Box) -> np.ndarray:
+    """A bound for each element, in the space's own dtype."""
+    dtype = np.dtype(space.dtype)
+    shape = space.shape if isinstance(bound, tuple) else ()
+    exact = np.broadcast_to(np.asarray(bound, np.float64).reshape(shape), space.shape)
+    if dtype.kind in "iu":  # a bound at the edge of 64 bits is no float
+        info = np.iinfo(dtype)
+        whole = [min(max(int(value), info.min), info.max) for value in exact.ravel()]
+        return np.array(whole, dtype).reshape(space.shape)
+    return exact.astype(dtype)
+
+
+def _shared(bounds: Any, dtype: str) -> Bounds:
+    """One number where all elements share it, else one number per element in row-major order."""
+    flat = np.array(bounds, dtype).ravel()
+    if flat.size and (flat == flat[0]).all():
+        return float(flat[0])
+    return tuple(float(bound) for bound in flat)

@@ -1,0 +1,315 @@
+"""What the agents have in common that learn a policy, or the body of one, from a dataset: settings, a policy, the
+optimizer, and how far a policy is from the actions in the data. An agent adds its settings and its loss."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rlab.errors import UsageError
+from rlab.experience.contract import Step
+from rlab.experience.lanes import Field
+from rlab.learning.actor_critic import actor_spec
+from rlab.learning.contract import Batch
+from rlab.learning.optimizers import OptimizerSettings, Stepper
+from rlab.learning.schedules import Schedule
+from rlab.networks.distributions import only
+from rlab.networks.heads import (
+    STOCHASTIC_HEADS,
+    GaussianHead,
+    SquashedGaussianHead,
+    StochasticHead,
+    build_head,
+    stochastic_head_json,
+)
+from rlab.networks.layers import ACTIVATIONS
+from rlab.networks.policy import Policy, PolicySpec
+from rlab.networks.preprocess import Preprocess
+from rlab.networks.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space, choices
+from rlab.networks.spec import (
+    LayerSpec,
+    NetworkSpec,
+    StackedNetwork,
+    build,
+    generator_states,
+    load_generator_states,
+)
+from rlab.types import Clock
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloningConfig:
+    """The settings that these agents share; each states its own defaults where they differ.
+
+    The network's are those of the policy-gradient agents, so that one of these can go on with it.
+    """
+
+    batch_size: int = 256  # rows per update and member
+    learning_rate: float = 1e-3  # Adam
+    hidden: tuple[int, ...] | None = None  # widths; None: 64 64 for vectors, 512 or 128 after convolutions
+    activation: str = "tanh"  # relu, tanh, elu, gelu, silu or leaky_relu
+    layer_norm: bool = False  # after every hidden layer
+    dropout: float = 0.0  # share of the policy's hidden units set to zero in updates; Srivastava et al. 2014
+    init: str = "orthogonal"  # pytorch, orthogonal, xavier or he
+    init_gain: float = 2**0.5  # scale of the hidden layers' first weights
+    actor_gain: float = 0.01  # scale of the policy's last layer, so that it starts near uniform
+    squash: bool = False  # Box actions alone: through tanh instead of clipped
+    log_std_init: float = -0.69  # Box actions alone: log of a deviation of 0.5 half ranges
+    obs_scaling: str = "none"  # none, fixed (divide by obs_scale) or running (mean and deviation of the whole data)
+    obs_scale: tuple[float, ...] | None = None  # one divisor per component; None: the space's finite bounds
+    optimizer: str = "adam"  # sgd, momentum, adagrad, adadelta, rmsprop, adam, adamw or radam
+    optimizer_eps: float | None = None  # None: torch's default
+    weight_decay: float = 0.0  # decoupled for adamw, added to the gradient otherwise
+    l1: float = 0.0  # weight of the sum of absolute parameters
+    max_grad_norm: float | None = None  # per member, over all networks; None: no clipping
+    lr_schedule: str = "constant"  # constant, linear, cosine or step
+    lr_final: float = 0.05  # factor at the end of linear and cosine; factor of each step of step
+    lr_warmup_fraction: float = 0.0  # of the budget
+    lr_steps: int = 3  # stretches of the step schedule
+
+    def __post_init__(self) -> None:
+        check_counts(self, "batch_size")
+        check_positive(self, "init_gain", "actor_gain")
+        if not 0.0 <= self.dropout < 1.0:
+            raise UsageError(f"dropout {self.dropout} must be a share in [0, 1).")
+
+
+def check_counts(config: Any, *names: str) -> None:
+    """Refuse settings that are below 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise UsageError(f"{name} {getattr(config, name)} must be 1 or more.")
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Refuse settings that are not above 0 and finite."""
+    for name in names:
+        if not 0.0 < getattr(config, name) < float("inf"):
+            raise UsageError(f"{name} {getattr(config, name)} must be above 0.")
+
+
+def check_not_negative(config: Any, *names: str) -> None:
+    """Refuse settings that are below 0 or not finite."""
+    for name in names:
+        if not 0.0 <= getattr(config, name) < float("inf"):
+            raise UsageError(f"{name} {getattr(config, name)} must be 0 or more.")
+
+
+def check_shares(config: Any, *names: str) -> None:
+    """Refuse settings that are not in [0, 1]."""
+    for name in names:
+        if not 0.0 <= getattr(config, name) <= 1.0:
+            raise UsageError(f"{name} {getattr(config, name)} must be in [0, 1].")
+
+
+class Cloner:
+    """A policy for S members, learned from a dataset; the clock counts updates.
+
+    Subclasses give `networks`, `prepare` and `update`, and make `stepper` when all networks are there.
+    """
+
+    Config: ClassVar[type] = CloningConfig
+    data: ClassVar[str] = "dataset"
+    action_spaces: ClassVar[tuple[type, ...]] = (Discrete, MultiDiscrete, MultiBinary, Box)
+    heads: ClassVar[tuple[str, ...]] = STOCHASTIC_HEADS
+    stepper: Stepper
+
+    def __init__(
+        self,
+        config: CloningConfig,
+        obs_space: Space,
+        action_space: Space,
+        seeds: Sequence[int],
+        device: torch.device,
+        start: PolicySpec | None = None,
+    ) -> None:
+        self.config, self.seeds, self.device = config, tuple(seeds), device
+        self._obs_space, self._action_space = obs_space, action_space
+        spec = start or cloning_spec(config, obs_space, action_space)
+        head = build_head(spec.head, action_space).to(device)
+        assert isinstance(head, StochasticHead)  # all of STOCHASTIC_HEADS are
+        self.head = head
+        self.preprocess = Preprocess.from_json(spec.preprocess, obs_space, len(seeds)).to(device)
+        self.actor = build(spec.network, seeds, "actor").to(device)
+        self._policy = Policy(spec, self.preprocess, self.actor, seeds).eval()
+        self.schedule = Schedule(config.lr_schedule, config.lr_final, config.lr_warmup_fraction, config.lr_steps)
+
+    def _stepper_of(self, networks: Iterable[nn.Module]) -> Stepper:
+        """The optimizer of all parameters of these networks."""
+        parameters = [parameter for network in networks for parameter in network.parameters()]
+        return Stepper(OptimizerSettings.of(self.config), parameters)
+
+    def _fresh(self, spec: NetworkSpec, use: str) -> StackedNetwork:
+        """A network beside the policy; its dropout, if it has any, is off."""
+        network = build(spec, self.seeds, use).to(self.device)
+        network.eval()
+        return network
+
+    @staticmethod
+    def head_json(config: Any, action_space: Space) -> dict[str, Any]:
+        """The policy head, as plain data."""
+        return stochastic_head_json(action_space, config.squash)
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """What is trained, by name; the first is the policy's."""
+        raise NotImplementedError
+
+    def adopt(self, tensors: Mapping[str, Tensor]) -> None:
+        """Begin from other weights: those of `policy().state_dict()` that `tensors` names."""
+        self._policy.load_state_dict(tensors, strict=False)
+
+    def fields(self) -> tuple[Field, Field]:
+        obs, action = self._obs_space, self._action_space
+        return Field("obs", obs.shape, obs.dtype), Field("action", action.shape, action.dtype)
+
+    def act(self, obs: np.ndarray, clock: Clock) -> np.ndarray:
+        """Greedy actions `[S, N, *action]` for observations `[S, N, *obs]`: nothing is explored."""
+        with torch.inference_mode():
+            tensor = torch.from_numpy(obs).to(self.device)
+            action: np.ndarray = self.head.act(self._policy.outputs(tensor), self.preprocess.mask(tensor)).cpu().numpy()
+            return action
+
+    def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None:
+        """Nothing to follow: no env is stepped."""
+
+    def study(self, obs: Tensor, valid: Tensor) -> None:
+        """Fold all observations of the data `[S, R, *obs]` into the running statistics, where `valid [S, R]`."""
+        self.preprocess.observe(obs, valid)
+
+    def metrics(self, clock: Clock) -> dict[str, float]:
+        return {"optimizer/learning_rate": self.config.learning_rate * self.schedule.factor(clock.progress)}
+
+    def policy(self) -> Policy:
+        return self._policy
+
+    def state(self) -> dict[str, Any]:
+        """The policy, every other network under its name, the optimizer and the dropout's streams."""
+        others = {name: network.state_dict() for name, network in list(self.networks.items())[1:]}
+        return {
+            **others,
+            "policy": self._policy.state_dict(),
+            "optimizer": self.stepper.state(),
+            "dropout": generator_states(self.actor),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        for name, network in list(self.networks.items())[1:]:
+            network.load_state_dict(state[name])
+        self._policy.load_state_dict(state["policy"])
+        self.stepper.load_state(state["optimizer"])
+        load_generator_states(self.actor, state["dropout"])
+
+    def _features(self, batch: Batch) -> Batch:
+        """The part of `prepare` that all share: what networks see of `obs`, the action, the mask where there is one."""
+        mask = self.preprocess.mask(batch["obs"])
+        rows = {"obs": self.preprocess(batch["obs"]), "action": batch["action"]}
+        return rows if mask is None else {**rows, "mask": mask}
+
+    def _in_training(self, network: nn.Module, features: Tensor) -> Tensor:
+        """A network, the actor or a part of it, with its dropout on; everywhere else that is off."""
+        outputs: Tensor
+        if self.config.dropout == 0.0:
+            outputs = network(features)
+            return outputs
+        network.train()
+        outputs = network(features)
+        network.eval()
+        return outputs
+
+
+def cloning_spec(config: CloningConfig, obs_space: Space, action_space: Space) -> PolicySpec:
+    """The policy that the settings ask for."""
+    spec = actor_spec(config, obs_space, action_space)
+    network = with_dropout(spec.network, config.dropout)
+    return PolicySpec(obs_space, action_space, spec.preprocess, network, spec.head)
+
+
+def with_dropout(network: NetworkSpec, dropout: float) -> NetworkSpec:
+    """The same network with dropout behind every activation that follows a linear layer, as Q networks have it."""
+    layers: list[LayerSpec] = []
+    flat = False  # behind a linear layer
+    for layer in network.layers:
+        layers.append(layer)
+        flat = flat or layer.kind == "linear"
+        if dropout and flat and layer.kind in ACTIVATIONS:
+            layers.append(LayerSpec("dropout", {"p": dropout}))
+    return NetworkSpec(tuple(layers))
+
+
+def negative_log_likelihood(
+    head: StochasticHead,
+    outputs: Tensor,
+    action: Tensor,
+    mask: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """How surprising the data's actions are to the policy, in nats, one value per row `[...]`.
+
+    With label smoothing e, for one choice among `A` allowed actions: `(1 - e) (-log p_a) + e / A sum_i (-log p_i)`
+    (Szegedy et al. 2016, section 7).
+    """
+    taken = -head.log_prob(outputs, action, mask)
+    if label_smoothing == 0.0:
+        return taken
+    allowed = torch.ones_like(outputs, dtype=torch.bool) if mask is None else mask
+    surprise = -only(outputs, mask).log_softmax(dim=-1)
+    spread = surprise.masked_fill(~allowed, 0.0).sum(dim=-1) / allowed.sum(dim=-1)
+    return (1.0 - label_smoothing) * taken + label_smoothing * spread
+
+
+def squared_distance(head: GaussianHead, outputs: Tensor, action: Tensor) -> Tensor:
+    """Half the squared distance `[...]` of the greedy action from the data's, in units of half the action's range.
+
+    It is minus the log density of a normal variable with standard deviation 1, less a constant. `outputs [..., width]`
+    lead with the means; more may follow.
+    """
+    return 0.5 * (_greedy(head, outputs) - normalised_action(head, action)).square().sum(dim=-1)
+
+
+def normalised_action(head: GaussianHead, action: Tensor) -> Tensor:
+    """Continuous actions `[..., *action]` as a vector `[..., d]` in units in which [-1, 1] is the Box."""
+    lead = action.shape[: action.dim() - len(head.shape)]
+    return (action.reshape(*lead, head.noise_width).float() - head.middle) / head.scale
+
+
+def agreement(head: StochasticHead, outputs: Tensor, action: Tensor, mask: Tensor | None = None) -> tuple[str, Tensor]:
+    """A name and one value per row `[...]` for how well the greedy action agrees with the data's.
+
+    `accuracy` is 1 where they are equal, all choices of them, else 0; continuous actions have an `action_error`, the
+    mean distance of their elements in units of half the range.
+    """
+    if isinstance(head, GaussianHead):
+        return "action_error", (_greedy(head, outputs) - normalised_action(head, action)).abs().mean(dim=-1)
+    same = head.act(outputs, mask) == action
+    return "accuracy", same.reshape(*outputs.shape[:-1], -1).all(dim=-1).to(outputs.dtype)
+
+
+def action_features(head: StochasticHead, action_space: Space, action: Tensor) -> Tensor:
+    """Actions as the data has them, `[..., *action]`, as what a network reads, `[..., action_width(action_space)]`.
+
+    Choices are one-hot, bits are 0 and 1, continuous actions in units in which [-1, 1] is the Box.
+    """
+    if isinstance(head, GaussianHead):
+        return normalised_action(head, action)
+    flat = action.reshape(*action.shape[: action.dim() - len(action_space.shape)], -1)  # [..., choices]
+    if not choices(action_space):
+        return flat.float()
+    each = [F.one_hot(flat[..., i].long(), n) for i, n in enumerate(choices(action_space))]
+    return torch.cat(each, dim=-1).float()
+
+
+def action_width(action_space: Space) -> int:
+    """How many numbers `action_features` makes of an action."""
+    return sum(choices(action_space)) or prod(action_space.shape)
+
+
+def _greedy(head: GaussianHead, outputs: Tensor) -> Tensor:
+    """The greedy action `[..., d]` before it is clipped, in units in which [-1, 1] is the Box."""
+    mean = outputs[..., : head.noise_width]
+    return mean.tanh() if isinstance(head, SquashedGaussianHead) else mean

@@ -1,0 +1,197 @@
+"""Learning from a teacher: how far a student's actions are from a teacher's, and a teacher that guides an agent."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rlab.errors import UsageError, unknown
+from rlab.learning.exploration import linear
+from rlab.networks.distributions import normal_log_density, only
+from rlab.networks.heads import HEADS, LOG_STD
+from rlab.networks.policy import Policy
+from rlab.networks.spaces import choices
+from rlab.types import Clock
+
+Q_TEMPERATURE = 0.01  # Rusu et al. 2016, section 3.1: Q values are sharpened before they serve as logits
+
+# kind of student's head -> kinds of teachers' heads that speak of the same thing in the same units
+TEACHERS = {
+    "q": ("q", "categorical"),
+    "categorical": ("q", "categorical"),
+    "multi_categorical": ("multi_categorical",),
+    "bernoulli": ("bernoulli",),
+    "gaussian": ("gaussian",),
+    "squashed_gaussian": ("squashed_gaussian",),
+}
+GAUSSIANS = ("gaussian", "squashed_gaussian")
+
+
+def distillation_loss(
+    student: Tensor,
+    student_kind: str,
+    teacher: Tensor,
+    teacher_kind: str,
+    temperature: float | None = None,
+    student_temperature: float | None = None,
+    nvec: Sequence[int] = (),
+    hard: bool = False,
+) -> Tensor:
+    """How far a student's policy is from a teacher's, one value per row, 0 where they agree.
+
+    The divergence KL(teacher || student) in nats, which is their cross-entropy less the teacher's own entropy, so that
+    its gradient is the cross-entropy's (Hinton et al. 2015; Rusu et al. 2016, equation 3). Q values are logits once
+    they are divided by a temperature. For Gaussians it is that of the normal variables before clipping or squashing,
+    in closed form.
+
+    Args:
+        student, teacher: what the networks say, `[..., width]`. A choice that the teacher has at -inf is forbidden and
+            counts for neither.
+        student_kind, teacher_kind: of their policy heads, names of `heads.HEADS`.
+        temperature: what the teacher's outputs are divided by; None: 1 for logits, `Q_TEMPERATURE` for Q values.
+        student_temperature: the same for the student, whose loss is multiplied by it, so that its gradient keeps
+            within [-1, 1]; multiply once more for Hinton's T^2. None: 1 for logits; for Q values the teacher's where
+            that has Q values too, else `Q_TEMPERATURE`.
+        nvec: of `multi_categorical`: how many options each choice has.
+        hard: learn the teacher's greedy action alone: the negative log probability (or density) that the student gives
+            to it.
+
+    Returns:
+        `[...]`; no gradient flows into the teacher.
+
+    Raises:
+        UsageError: the two heads do not speak of the same thing, a temperature is not above 0, or a Gaussian has one.
+        ValueError: the shapes differ.
+    """
+    check_kinds(student_kind, teacher_kind)
+    if student.shape != teacher.shape:
+        raise ValueError(f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must have one shape")
+    soft, student_soft = _temperatures(student_kind, teacher_kind, temperature, student_temperature)
+    teacher = teacher.detach()
+    if student_kind in GAUSSIANS:
+        return _gaussian(student, teacher, hard)
+    student, teacher = student / student_soft, teacher / soft
+    if student_kind == "bernoulli":
+        return student_soft * _bernoulli(student, teacher, hard)
+    sizes = list(nvec) if student_kind == "multi_categorical" else [student.shape[-1]]
+    pairs = zip(student.split(sizes, dim=-1), teacher.split(sizes, dim=-1), strict=True)
+    return student_soft * torch.stack([_choice(s, t, hard) for s, t in pairs]).sum(dim=0)
+
+
+def check_kinds(student_kind: str, teacher_kind: str) -> None:
+    """Refuse a teacher whose head does not speak of what the student's does.
+
+    Raises:
+        UsageError: naming both.
+    """
+    for kind in (student_kind, teacher_kind):
+        if kind not in HEADS:
+            raise unknown("policy head", kind, HEADS)
+    if teacher_kind not in TEACHERS[student_kind]:
+        able = " or ".join(repr(kind) for kind in TEACHERS[student_kind])
+        raise UsageError(f"a student with the policy head {student_kind!r} learns from {able}, not {teacher_kind!r}.")
+
+
+def _temperatures(
+    student_kind: str, teacher_kind: str, temperature: float | None, student_temperature: float | None
+) -> tuple[float, float]:
+    """What the teacher's and the student's outputs are divided by."""
+    given = [t for t in (temperature, student_temperature) if t is not None]
+    if not all(0.0 < t < math.inf for t in given):
+        raise UsageError(f"a temperature must be above 0, not {' and '.join(map(str, given))}.")
+    if student_kind in GAUSSIANS and any(t != 1.0 for t in given):
+        raise UsageError(f"a temperature is for choices and bits; {student_kind} actions have none.")
+    soft = temperature or (Q_TEMPERATURE if teacher_kind == "q" else 1.0)
+    sharp = soft if teacher_kind == "q" else Q_TEMPERATURE
+    return soft, student_temperature or (sharp if student_kind == "q" else 1.0)
+
+
+def _choice(student: Tensor, teacher: Tensor, hard: bool) -> Tensor:
+    """Of logits `[..., A]`."""
+    forbidden = teacher.isneginf()
+    log_student = student.masked_fill(forbidden, -torch.inf).log_softmax(dim=-1)
+    if hard:
+        return -log_student.gather(-1, teacher.argmax(dim=-1, keepdim=True)).squeeze(-1)
+    log_teacher = teacher.log_softmax(dim=-1)
+    # 0 times -inf is NaN
+    difference = log_teacher.masked_fill(forbidden, 0.0) - log_student.masked_fill(forbidden, 0.0)
+    return (log_teacher.exp() * difference).sum(dim=-1)
+
+
+def _bernoulli(student: Tensor, teacher: Tensor, hard: bool) -> Tensor:
+    """Of one logit per bit, `[..., bits]`."""
+    if hard:
+        return F.softplus(torch.where(teacher > 0, -student, student)).sum(dim=-1)
+    yes, no = teacher.sigmoid(), (-teacher).sigmoid()
+    on = F.logsigmoid(teacher) - F.logsigmoid(student)
+    off = F.logsigmoid(-teacher) - F.logsigmoid(-student)
+    return (yes * on + no * off).sum(dim=-1)
+
+
+def _gaussian(student: Tensor, teacher: Tensor, hard: bool) -> Tensor:
+    """Of means and log standard deviations, `[..., 2d]`; the log deviations are kept where the heads keep them."""
+    (mean, log_std), (goal, goal_log_std) = student.chunk(2, dim=-1), teacher.chunk(2, dim=-1)
+    log_std, goal_log_std = log_std.clamp(*LOG_STD), goal_log_std.clamp(*LOG_STD)
+    if hard:
+        return -normal_log_density(goal, mean, log_std).sum(dim=-1)
+    ratio = goal_log_std - log_std
+    spread = (2.0 * ratio).exp() + ((goal - mean) * (-log_std).exp()).square()
+    return (0.5 * (spread - 1.0) - ratio).sum(dim=-1)
+
+
+class Guide:
+    """A frozen teacher whose policy a learning agent is drawn towards, less and less (kickstarting).
+
+    Schmitt et al. (2018), equation 4: the agent's loss plus a weight times the cross-entropy of teacher and student.
+    Here the weight falls linearly to 0 instead of being found by population-based training, and the teacher's own
+    entropy is subtracted, so that the loss is 0 where the two agree.
+
+    Args:
+        teacher: one member for each of the agent's, over the same observation space and the same actions.
+        student_head: the kind of the student's policy head.
+        weight: of the distillation loss at the start.
+        fraction: of the budget over which the weight falls to 0.
+        temperature: by which the teacher's outputs are divided; None: 1 for logits, `Q_TEMPERATURE` for Q values.
+
+    Raises:
+        UsageError: a number out of range, or a teacher whose policy head is no teacher to such a student.
+    """
+
+    def __init__(
+        self, teacher: Policy, student_head: str, weight: float, fraction: float, temperature: float | None = None
+    ) -> None:
+        if not 0.0 <= weight < math.inf:
+            raise UsageError(f"the weight {weight} of a teacher must be 0 or more.")
+        if not 0.0 <= fraction <= 1.0:
+            raise UsageError(f"the share {fraction} of the budget that a teacher guides must be in [0, 1].")
+        teacher_head = teacher.spec.head["kind"]
+        check_kinds(student_head, teacher_head)
+        _temperatures(student_head, teacher_head, temperature, None)
+        self.teacher = teacher.requires_grad_(False).eval()
+        self._kinds = student_head, teacher_head
+        self._weight, self._fraction, self._temperature = weight, fraction, temperature
+        self._nvec = choices(teacher.spec.action_space)
+
+    @torch.no_grad()
+    def outputs(self, obs: Tensor) -> Tensor:
+        """What the teacher says of observations `[S, B, *obs]` in array form: `[S, B, width]`, no gradient.
+
+        Where an observation forbids an action that is -inf, so that `loss` leaves it out.
+        """
+        outputs, mask = self.teacher.outputs(obs), self.teacher.preprocess.mask(obs)
+        if mask is None:
+            return outputs
+        parts = [bits | ~bits.any(dim=-1, keepdim=True) for bits in mask.split(self._nvec, dim=-1)]
+        return only(outputs, torch.cat(parts, dim=-1))
+
+    def loss(self, outputs: Tensor, teacher_outputs: Tensor) -> Tensor:
+        """How far the student is from the teacher, a mean over the batch `[S]`."""
+        student, teacher = self._kinds
+        error = distillation_loss(outputs, student, teacher_outputs, teacher, self._temperature, nvec=self._nvec)
+        return error.mean(dim=-1)
+
+    def weight(self, clock: Clock) -> float:
+        """The weight of the loss at this time: exactly 0 from `fraction` of the budget on."""
+        return linear(self._weight, 0.0, self._fraction, clock.progress)

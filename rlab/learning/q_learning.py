@@ -1,0 +1,83 @@
+"""The settings that the agents with Q values share, whether they learn in an env or from a dataset."""
+
+from dataclasses import dataclass
+
+from rlab.errors import UsageError, unknown
+from rlab.learning.demonstration_losses import DEMONSTRATION_LOSSES
+from rlab.learning.returns import LOSSES
+
+
+@dataclass(frozen=True, kw_only=True)
+class QLearningConfig:
+    """What DQN and its family share; each agent states its own defaults where they differ.
+
+    The clock counts env steps of one member, or updates where there is no env.
+    """
+
+    gamma: float = 0.99  # discount per env step; Mnih et al. 2015, Extended Data Table 1
+    learning_rate: float = 1e-3  # differs from the paper: Adam on small networks instead of RMSProp on images
+    batch_size: int = 64  # transitions per update and member
+    n_step: int = 1  # transitions per return; Sutton and Barto 2018, chapter 7
+    loss: str = "huber"  # huber or squared; Huber is the paper's error clipping
+    target_every: int = 250  # env steps between target updates; updates where there is no env
+    target_tau: float = 1.0  # share of the online weights that the target takes over; 1 is a hard copy
+    hidden: tuple[int, ...] | None = None  # widths; None: 64 64 for vectors, 512 or 128 after convolutions
+    activation: str = "relu"  # relu, tanh, elu, gelu, silu or leaky_relu
+    layer_norm: bool = True  # after every hidden layer; Ba et al. 2016. The paper's DQN has none
+    dropout: float = 0.0  # share of hidden units set to zero in updates
+    init: str = "pytorch"  # pytorch, orthogonal, xavier or he
+    dueling: bool = False  # Wang et al. 2016
+    obs_scaling: str = "none"  # none, fixed (divide by obs_scale) or running (mean and deviation per member)
+    obs_scale: tuple[float, ...] | None = None  # one divisor per component; None: the space's finite bounds
+    optimizer: str = "adam"  # sgd, momentum, adagrad, adadelta, rmsprop, adam, adamw or radam
+    optimizer_eps: float | None = 1.5e-4  # Hessel et al. 2018, table 1; None: torch's default
+    weight_decay: float = 0.0  # decoupled for adamw, added to the gradient otherwise
+    l1: float = 0.0  # weight of the sum of absolute parameters
+    max_grad_norm: float | None = 10.0  # per member; Stable-Baselines3's default. None: no clipping
+    lr_schedule: str = "constant"  # constant, linear, cosine or step
+    lr_final: float = 0.05  # factor at the end of linear and cosine; factor of each step of step
+    lr_warmup_fraction: float = 0.0  # of the budget
+    lr_steps: int = 3  # stretches of the step schedule
+    demonstration_loss: str = "none"  # none, margin or conservative: of rows that come from demonstrations
+    demonstration_weight: float = 1.0  # of that loss beside the TD loss; Hester et al. 2018, Experimental Setup
+    margin: float = 0.8  # of margin: by how much a demonstrated action shall be the best; Hester et al. 2018
+
+    # Without an env nothing is explored; an agent that has one makes settings of these.
+    @property
+    def epsilon_start(self) -> float:
+        """Share of random actions at the start."""
+        return 0.0
+
+    @property
+    def epsilon_end(self) -> float:
+        """Share of random actions in the end."""
+        return 0.0
+
+    @property
+    def epsilon_fraction(self) -> float:
+        """Share of the budget over which epsilon falls linearly."""
+        return 0.0
+
+    @property
+    def epsilon_duration(self) -> float | None:
+        """Exponent of how long an exploring action is held."""
+        return None
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise unknown("loss", self.loss, LOSSES)
+        for name in ("batch_size", "n_step", "target_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} {getattr(self, name)} must be 1 or more.")
+        for name in ("gamma", "epsilon_start", "epsilon_end", "epsilon_fraction"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UsageError(f"{name} {getattr(self, name)} must be in [0, 1].")
+        if not 0.0 < self.target_tau <= 1.0:
+            raise UsageError(f"target_tau {self.target_tau} must be in (0, 1]; 1 is a hard copy.")
+        if self.epsilon_duration is not None and self.epsilon_duration <= 1.0:
+            raise UsageError(f"epsilon_duration {self.epsilon_duration} must be above 1; None: one step.")
+        if self.demonstration_loss not in DEMONSTRATION_LOSSES:
+            raise unknown("demonstration_loss", self.demonstration_loss, DEMONSTRATION_LOSSES)
+        for name in ("demonstration_weight", "margin"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise UsageError(f"{name} {getattr(self, name)} must be 0 or more.")

@@ -1,0 +1,241 @@
+"""An old policy for a new task: which layers still fit, and which must be fresh."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+from rlab.errors import UsageError
+from rlab.networks.heads import build_head
+from rlab.networks.layers import ACTIVATIONS
+from rlab.networks.lora import merged_spec, named_layers
+from rlab.networks.policy import PolicySpec
+from rlab.networks.spaces import Box, Discrete, Masked, Space, choices, feature_shape, leaves
+from rlab.networks.spec import LayerSpec, NetworkSpec
+from rlab.types import Json
+
+OUTPUT_KINDS = ("linear", "dueling")  # what can be the last layer with weights of a policy, before `log_std`
+WEIGHTLESS = (*ACTIVATIONS, "dropout", "flatten")
+
+
+@dataclass(frozen=True)
+class Refit:
+    """A policy for new spaces, and what of it is old.
+
+    Names are those of the state dict: `network.4`, `network.3.value.0`, `preprocess`.
+    """
+
+    spec: PolicySpec
+    kept: tuple[str, ...]  # layers with weights of their own that are taken over
+    fresh: dict[str, str]  # layer -> why it begins anew: "5 inputs instead of 4"
+
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """What begins anew and why, to be printed."""
+        return tuple(f"{name} ({why})" for name, why in self.fresh.items())
+
+
+def refit_policy(
+    source: PolicySpec,
+    obs_space: Space,
+    action_space: Space,
+    head: Json,
+    heads: Sequence[str],
+    log_std: float | None = None,
+    output_gain: float | None = None,
+) -> Refit:
+    """The source's policy for these spaces, with as many of its layers as fit. Adapters are merged.
+
+    Args:
+        head: the policy head that the agent would use, as plain data.
+        heads: the kinds of head that it can learn with. One of these is kept, with the output layer behind it, where
+            the actions are alike; of `q` the epsilon is the agent's own.
+        log_std: where a fresh output layer is to have log standard deviations that no observation changes, and they
+            start here. None: as the source has it.
+        output_gain: of a fresh output layer's initial weights. None: the source's.
+
+    Raises:
+        UsageError: the bodies have nothing in common (a vector against an image), an image is too small for the
+            convolutions, the head does not suit the actions, or a layer of someone else's stands in the way.
+    """
+    spec = replace(source, network=merged_spec(source.network))
+    walk = _Walk(_changed_features(spec.obs_space, obs_space))
+    reason = _new_output(spec, action_space, head, heads)
+    if reason is None:
+        layers = walk.through(spec.network.layers)
+        head = {**spec.head, **head} if spec.head["kind"] == head["kind"] else spec.head
+    else:
+        output = _Output(build_head(head, action_space).width, reason, output_gain)
+        layers = _with_output(walk, spec.network.layers, output, _initial_log_std(spec, action_space, log_std))
+    network = NetworkSpec(layers)
+    preprocess, why = _new_preprocess(spec, obs_space)
+    if why is not None:
+        walk.fresh["preprocess"] = why
+    names = [name for name, layer in named_layers(network) if layer.kind not in WEIGHTLESS]
+    return Refit(
+        PolicySpec(obs_space, action_space, preprocess, network, dict(head)),
+        tuple(name for name in names if name not in walk.fresh),
+        walk.fresh,
+    )
+
+
+@dataclass(frozen=True)
+class _Output:
+    """What a fresh output layer must give."""
+
+    width: int
+    reason: str
+    gain: float | None  # of its initial weights; None: as the layer in its place
+
+
+@dataclass
+class _Walk:
+    """The way of the features through the layers, which notes the layers that cannot stay.
+
+    `shape` is what the next layer sees, None where that is what it has always seen.
+    """
+
+    shape: tuple[int, ...] | None
+    fresh: dict[str, str] = field(default_factory=dict)
+
+    def through(self, layers: Sequence[LayerSpec], prefix: str = "network") -> tuple[LayerSpec, ...]:
+        """The layers with inputs that fit."""
+        return tuple(self.step(f"{prefix}.{index}", layer) for index, layer in enumerate(layers))
+
+    def step(self, name: str, layer: LayerSpec) -> LayerSpec:
+        """One layer with an input that fits; a LayerNorm goes with the layer before it."""
+        if layer.kind == "layer_norm":
+            return self._norm(name, layer)
+        if self.shape is None or (layer.kind in WEIGHTLESS and layer.kind != "flatten"):
+            return layer
+        if layer.kind == "flatten":
+            self.shape = (prod(self.shape),)
+            return layer
+        if layer.kind == "linear":
+            layer, self.shape = self._fitted(name, layer, "in_features", "inputs"), None
+            return layer
+        if layer.kind == "conv2d":
+            return self._convolution(name, layer)
+        if layer.kind == "dueling":
+            return self._streams(name, layer)
+        raise UsageError(f"{name} is a {layer.kind}: rlab cannot fit that to features of another shape, {self.shape}.")
+
+    def to_output(self, layers: Sequence[LayerSpec], output: _Output, prefix: str) -> tuple[LayerSpec, ...]:
+        """As `through`, with the last layer that has weights fresh; of `dueling`, that of each stream."""
+        last = max((index for index, layer in enumerate(layers) if layer.kind not in WEIGHTLESS), default=0)
+        name, layer = f"{prefix}.{last}", layers[last]
+        if layer.kind not in OUTPUT_KINDS:
+            raise UsageError(f"{name}, the output layer, is a {layer.kind}; rlab can make anew only a linear layer.")
+        before = self.through(layers[:last], prefix)
+        fresh = self._output if layer.kind == "linear" else self._streams
+        return (*before, fresh(name, layer, output), *layers[last + 1 :])
+
+    def _output(self, name: str, layer: LayerSpec, output: _Output) -> LayerSpec:
+        layer = self.step(name, layer)
+        inputs = [self.fresh[name]] if name in self.fresh else []
+        self.fresh[name] = " and ".join([*inputs, output.reason])
+        gain = {} if output.gain is None else {"gain": output.gain}
+        return LayerSpec(layer.kind, {**layer.args, "out_features": output.width, **gain})
+
+    def _norm(self, name: str, layer: LayerSpec) -> LayerSpec:
+        parent, _, index = name.rpartition(".")
+        before = f"{parent}.{int(index) - 1}"
+        if self.shape is not None:
+            return self._fitted(name, layer, "features", "inputs")
+        if before in self.fresh:
+            self.fresh[name] = f"behind {before}"
+        return layer
+
+    def _convolution(self, name: str, layer: LayerSpec) -> LayerSpec:
+        assert self.shape is not None
+        channels, height, width = self.shape
+        kernel, stride = layer.args["kernel_size"], layer.args.get("stride", 1)
+        if min(height, width) < kernel:
+            raise UsageError(f"{name}, a {kernel}x{kernel} convolution, does not fit an image of {height}x{width}.")
+        self.shape = (channels,)
+        layer = self._fitted(name, layer, "in_channels", "input channels")
+        self.shape = (layer.args["out_channels"], (height - kernel) // stride + 1, (width - kernel) // stride + 1)
+        return layer
+
+    def _streams(self, name: str, layer: LayerSpec, output: _Output | None = None) -> LayerSpec:
+        """Each stream of `dueling` sees the same; its value is one number (Wang et al. 2016, equation 9)."""
+        streams, shape = {}, self.shape
+        for key, value in layer.args.items():
+            self.shape, prefix = shape, f"{name}.{key}"
+            if output is None:
+                streams[key] = self.through(value, prefix)
+            else:
+                streams[key] = self.to_output(value, replace(output, width=1) if key == "value" else output, prefix)
+        return LayerSpec(layer.kind, streams)
+
+    def _fitted(self, name: str, layer: LayerSpec, size: str, what: str) -> LayerSpec:
+        """The layer, fresh where its input has another size."""
+        assert self.shape is not None
+        new, old = self.shape[-1], layer.args[size]
+        if new == old:
+            return layer
+        self.fresh[name] = f"{new} {what} instead of {old}"
+        return LayerSpec(layer.kind, {**layer.args, size: new})
+
+
+def _changed_features(old: Space, new: Space) -> tuple[int, ...] | None:
+    """The shape of the new features; None where it is the old one."""
+    before, now = feature_shape(old), feature_shape(new)
+    if len(before) != len(now):
+        kinds = {1: "a vector", 3: "an image"}
+        raise UsageError(
+            f"the source sees {kinds[len(before)]}, {old}, and the new observations are {kinds[len(now)]}, {new}: "
+            "no layer of its body fits."
+        )
+    return None if before == now else now
+
+
+def _new_output(source: PolicySpec, action_space: Space, head: Json, heads: Sequence[str]) -> str | None:
+    """Why the output layer cannot stay; None where it can.
+
+    Actions are alike where each output means the same: bounds of a Box may differ, since outputs are in units in which
+    [-1, 1] is the Box, and so may the integer from which actions are counted.
+    """
+    if source.head["kind"] not in heads:
+        return f"head {head['kind']} instead of {source.head['kind']}"
+    old = source.action_space
+    if type(old) is type(action_space) and old.shape == action_space.shape and choices(old) == choices(action_space):
+        return None
+    if isinstance(old, Discrete) and isinstance(action_space, Discrete):
+        return f"{action_space.n} actions instead of {old.n}"
+    return f"actions {action_space} instead of {old}"
+
+
+def _initial_log_std(source: PolicySpec, action_space: Space, wanted: float | None) -> float | None:
+    """Where the log standard deviations of a fresh output begin; None where the network gives them, or has none."""
+    if not isinstance(action_space, Box):
+        return None
+    last = source.network.layers[-1]
+    if wanted is None and last.kind == "log_std":
+        return float(last.args.get("initial", 0.0))
+    return wanted
+
+
+def _with_output(
+    walk: _Walk, layers: Sequence[LayerSpec], output: _Output, log_std: float | None
+) -> tuple[LayerSpec, ...]:
+    """The layers with fresh outputs and, where `log_std` is given, fresh deviations behind them."""
+    below = layers[:-1] if layers[-1].kind == "log_std" else layers
+    if log_std is None:
+        return walk.to_output(below, output, "network")
+    means = output.width // 2
+    found = walk.to_output(below, replace(output, width=means), "network")
+    walk.fresh[f"network.{len(found)}"] = output.reason
+    return (*found, LayerSpec("log_std", {"features": means, "initial": log_std}))
+
+
+def _new_preprocess(source: PolicySpec, obs_space: Space) -> tuple[dict[str, Any], str | None]:
+    """How the new observations are scaled, and why that is not as before (None: it is)."""
+    old = source.preprocess
+    if obs_space == source.obs_space or old["scaling"] == "none":
+        return old, None
+    inner = obs_space.obs if isinstance(obs_space, Masked) else obs_space
+    if not any(isinstance(leaf, Box) and not leaf.is_image for leaf in leaves(inner)):
+        return {"scaling": "none", "scale": None}, f"no {old['scaling']} scaling: the new observations hold no numbers"
+    fresh = {"running": "running statistics from nothing", "fixed": "fixed scaling by the new space's bounds"}
+    return {"scaling": old["scaling"], "scale": None}, f"{fresh[old['scaling']]}: the observation space is another"

@@ -1,0 +1,255 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021): a layer whose weights stand still beside a small product that learns.
+
+The layer computes `x W + b + (alpha / rank) x A B` (equation 3), here with `down` for A and `up` for B. `weight` and
+`bias` have the names and shapes of the plain layer's, and `merge()` gives that plain layer. `up` starts at zero, so
+that a layer begins with exactly the outputs of the plain one.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rlab.errors import UsageError
+from rlab.networks.initialization import initialise
+from rlab.networks.layers import StackedConv2d, StackedLinear
+
+
+class LoraLinear(nn.Module):
+    """`[B, in] -> [B, out]`; `weight [out, in]`, `bias [out]`, `down [rank, in]`, `up [out, rank]`."""
+
+    def __init__(self, in_features: int, out_features: int, rank: int, alpha: float) -> None:
+        super().__init__()
+        self.rank, self.alpha = rank, alpha
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(out_features))
+        self.down = nn.Parameter(torch.empty(rank, in_features))
+        self.up = nn.Parameter(torch.zeros(out_features, rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = F.linear(F.linear(x, self.down), self.up)
+        return F.linear(x, self.weight, self.bias) + self.alpha / self.rank * low
+
+    @torch.no_grad()
+    def merge(self) -> nn.Linear:
+        """The plain layer with equal outputs; a copy."""
+        out_features, in_features = self.weight.shape
+        plain = nn.Linear(in_features, out_features).to(self.weight)
+        plain.weight.copy_(torch.addmm(self.weight, self.up, self.down, alpha=self.alpha / self.rank))
+        plain.bias.copy_(self.bias)
+        return plain
+
+    def extra_repr(self) -> str:
+        out_features, in_features = self.weight.shape
+        return f"in_features={in_features}, out_features={out_features}, rank={self.rank}, alpha={self.alpha}"
+
+
+class StackedLoraLinear(nn.Module):
+    """`[S, B, in] -> [S, B, out]`; `weight [S, in, out]`, `bias [S, 1, out]`, `down [S, in, rank]`,
+    `up [S, rank, out]`.
+
+    Raises:
+        UsageError: the rank is larger than the layer's smaller side, or alpha is no positive number.
+    """
+
+    def __init__(
+        self,
+        members: int,
+        in_features: int,
+        out_features: int,
+        rank: int,
+        alpha: float,
+        init: str = "pytorch",
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        _check(rank, alpha, min(in_features, out_features), f"linear layer {in_features} x {out_features}")
+        self.rank, self.alpha, self.init, self.gain = rank, alpha, init, gain
+        self.weight = nn.Parameter(torch.empty(members, in_features, out_features))
+        self.bias = nn.Parameter(torch.empty(members, 1, out_features))
+        self.down = nn.Parameter(torch.empty(members, in_features, rank))
+        self.up = nn.Parameter(torch.zeros(members, rank, out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        base = torch.baddbmm(self.bias, x, self.weight)
+        return torch.baddbmm(base, torch.bmm(x, self.down), self.up, alpha=self.alpha / self.rank)
+
+    @torch.no_grad()
+    def initialise(self, generators: Sequence[torch.Generator]) -> None:
+        """Fresh weights, member i's from `generators[i]`."""
+        for i, generator in enumerate(generators):
+            # torch.nn.init reads fans from [out, in]
+            initialise(self.weight[i].T, self.bias[i, 0], self.init, self.gain, generator)
+            _initialise_down(self.down[i].T, generator)
+        self.up.zero_()
+
+    @torch.no_grad()
+    def merge(self) -> StackedLinear:
+        """The plain layer with equal outputs; a copy."""
+        members, in_features, out_features = self.weight.shape
+        plain = StackedLinear(members, in_features, out_features, self.init, self.gain).to(self.weight)
+        plain.weight.copy_(torch.baddbmm(self.weight, self.down, self.up, alpha=self.alpha / self.rank))
+        plain.bias.copy_(self.bias)
+        return plain
+
+    @torch.no_grad()
+    def unstack(self, member: int) -> LoraLinear:
+        """The plain layer of one member; a copy."""
+        _, in_features, out_features = self.weight.shape
+        plain = LoraLinear(in_features, out_features, self.rank, self.alpha).to(self.weight)
+        plain.weight.copy_(self.weight[member].T)
+        plain.bias.copy_(self.bias[member, 0])
+        plain.down.copy_(self.down[member].T)
+        plain.up.copy_(self.up[member].T)
+        return plain
+
+    @classmethod
+    @torch.no_grad()
+    def stack(cls, modules: Sequence[LoraLinear]) -> Self:
+        """Plain layers, alike but for their weights, as one stacked layer; a copy."""
+        first = modules[0]
+        out_features, in_features = first.weight.shape
+        stacked = cls(len(modules), in_features, out_features, first.rank, first.alpha).to(first.weight)
+        stacked.weight.copy_(torch.stack([m.weight.T for m in modules]))
+        stacked.bias.copy_(torch.stack([m.bias for m in modules]).unsqueeze(1))
+        stacked.down.copy_(torch.stack([m.down.T for m in modules]))
+        stacked.up.copy_(torch.stack([m.up.T for m in modules]))
+        return stacked
+
+
+class LoraConv2d(nn.Module):
+    """`[B, C, H, W] -> [B, out, H', W']`; `weight [out, in, k, k]`, `bias [out]`, `down [rank, in, k, k]`,
+    `up [out, rank, 1, 1]`."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, rank: int, alpha: float, stride: int = 1
+    ) -> None:
+        super().__init__()
+        self.rank, self.alpha, self.stride = rank, alpha, stride
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.empty(out_channels))
+        self.down = nn.Parameter(torch.empty(rank, in_channels, kernel_size, kernel_size))
+        self.up = nn.Parameter(torch.zeros(out_channels, rank, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        base = F.conv2d(x, self.weight, self.bias, self.stride)
+        return base + self.alpha / self.rank * F.conv2d(F.conv2d(x, self.down, stride=self.stride), self.up)
+
+    @torch.no_grad()
+    def merge(self) -> nn.Conv2d:
+        """The plain layer with equal outputs; a copy."""
+        out_channels, in_channels, kernel_size, _ = self.weight.shape
+        plain = nn.Conv2d(in_channels, out_channels, kernel_size, self.stride).to(self.weight)
+        plain.weight.copy_(self.weight + self.alpha / self.rank * _product(self.up, self.down))
+        assert plain.bias is not None
+        plain.bias.copy_(self.bias)
+        return plain
+
+    def extra_repr(self) -> str:
+        out_channels, in_channels, kernel_size, _ = self.weight.shape
+        shape = f"{in_channels}, {out_channels}, kernel_size={kernel_size}, stride={self.stride}"
+        return f"{shape}, rank={self.rank}, alpha={self.alpha}"
+
+
+class StackedLoraConv2d(nn.Module):
+    """`[S, B, C, H, W] -> [S, B, out, H', W']`; `weight [S, out, in, k, k]`, `bias [S, out]`,
+    `down [S, rank, in, k, k]`, `up [S, out, rank, 1, 1]`.
+
+    The low-rank path is a convolution like the layer's own to `rank` channels and one of 1x1 behind it; their product
+    is a kernel of the layer's size (LoCon, Yeh et al. 2024).
+
+    Raises:
+        UsageError: the rank is larger than the layer's smaller side, or alpha is no positive number.
+    """
+
+    def __init__(
+        self,
+        members: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        rank: int,
+        alpha: float,
+        stride: int = 1,
+        init: str = "pytorch",
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        fan_in = in_channels * kernel_size**2
+        _check(rank, alpha, min(fan_in, out_channels), f"convolution {fan_in} x {out_channels}")
+        self.rank, self.alpha, self.stride, self.init, self.gain = rank, alpha, stride, init, gain
+        self.weight = nn.Parameter(torch.empty(members, out_channels, in_channels, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.empty(members, out_channels))
+        self.down = nn.Parameter(torch.empty(members, rank, in_channels, kernel_size, kernel_size))
+        self.up = nn.Parameter(torch.zeros(members, out_channels, rank, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        members, out_channels = self.bias.shape
+        grouped = x.transpose(0, 1).flatten(1, 2)  # as StackedConv2d: one group per member
+        base = F.conv2d(grouped, self.weight.flatten(0, 1), self.bias.flatten(), self.stride, groups=members)
+        low = F.conv2d(grouped, self.down.flatten(0, 1), None, self.stride, groups=members)
+        y = base + self.alpha / self.rank * F.conv2d(low, self.up.flatten(0, 1), groups=members)
+        return y.unflatten(1, (members, out_channels)).transpose(0, 1)
+
+    @torch.no_grad()
+    def initialise(self, generators: Sequence[torch.Generator]) -> None:
+        """Fresh weights, member i's from `generators[i]`."""
+        for i, generator in enumerate(generators):
+            initialise(self.weight[i], self.bias[i], self.init, self.gain, generator)
+            _initialise_down(self.down[i], generator)
+        self.up.zero_()
+
+    @torch.no_grad()
+    def merge(self) -> StackedConv2d:
+        """The plain layer with equal outputs; a copy."""
+        members, out_channels, in_channels, kernel_size, _ = self.weight.shape
+        plain = StackedConv2d(members, in_channels, out_channels, kernel_size, self.stride, self.init, self.gain)
+        plain.to(self.weight)
+        plain.weight.copy_(self.weight + self.alpha / self.rank * _product(self.up, self.down))
+        plain.bias.copy_(self.bias)
+        return plain
+
+    @torch.no_grad()
+    def unstack(self, member: int) -> LoraConv2d:
+        """The plain layer of one member; a copy."""
+        _, out_channels, in_channels, kernel_size, _ = self.weight.shape
+        plain = LoraConv2d(in_channels, out_channels, kernel_size, self.rank, self.alpha, self.stride).to(self.weight)
+        for name, parameter in plain.named_parameters():
+            parameter.copy_(self.get_parameter(name)[member])
+        return plain
+
+    @classmethod
+    @torch.no_grad()
+    def stack(cls, modules: Sequence[LoraConv2d]) -> Self:
+        """Plain layers, alike but for their weights, as one stacked layer; a copy."""
+        first = modules[0]
+        out_channels, in_channels, kernel_size, _ = first.weight.shape
+        stacked = cls(len(modules), in_channels, out_channels, kernel_size, first.rank, first.alpha, first.stride)
+        stacked.to(first.weight)
+        for name, parameter in stacked.named_parameters():
+            parameter.copy_(torch.stack([m.get_parameter(name) for m in modules]))
+        return stacked
+
+
+LORA_LAYERS = LoraLinear, StackedLoraLinear, LoraConv2d, StackedLoraConv2d
+
+
+def _check(rank: int, alpha: float, most: int, layer: str) -> None:
+    if not 1 <= rank <= most:
+        raise UsageError(f"LoRA rank {rank} does not fit a {layer}: it must be in 1 .. {most}.")
+    if not 0.0 < alpha < math.inf:
+        raise UsageError(f"LoRA alpha {alpha} must be above 0.")
+
+
+def _initialise_down(down: Tensor, generator: torch.Generator) -> None:
+    """U(+-1/sqrt(fan_in)), for `down [rank, in, ...]`: as in the authors' code (microsoft/LoRA); section 4.1 of the
+    paper has a Gaussian."""
+    nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
+
+
+def _product(up: Tensor, down: Tensor) -> Tensor:
+    """The kernel `[..., out, in, k, k]` of the two convolutions, one behind the other."""
+    return torch.einsum("...orij,...rckl->...ockl", up, down)

@@ -1,0 +1,148 @@
+"""Layers for sequences, with a seed axis: token embeddings and gated recurrent units.
+
+Sequences of unequal length are padded at the front, so that the last hidden state is that of the last token.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from rlab.errors import RlabError
+from rlab.networks.layers import _check_alike
+
+
+class StackedEmbedding(nn.Module):
+    """Tokens `[S, B, ...]`, integers `0 .. num_embeddings - 1`, to their vectors `[S, B, ..., D]`; `weight [S, V, D]`.
+
+    The vector of `padding_index` starts at zero and does not learn, as in `torch.nn.Embedding`.
+    """
+
+    def __init__(self, members: int, num_embeddings: int, features: int, padding_index: int | None = None) -> None:
+        super().__init__()
+        if padding_index is not None and not 0 <= padding_index < num_embeddings:
+            raise RlabError(f"padding_index {padding_index} must be one of the {num_embeddings} tokens, from 0.")
+        self.padding_index = padding_index
+        self.weight = nn.Parameter(torch.empty(members, num_embeddings, features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A gather, not one flat lookup: an unknown token must be an error, not a vector of the next member.
+        index = x.flatten(1).unsqueeze(-1).expand(-1, -1, self.weight.shape[-1])
+        y = self.weight.gather(1, index).unflatten(1, x.shape[1:])
+        if self.padding_index is None:
+            return y
+        return torch.where((x == self.padding_index).unsqueeze(-1), y.detach(), y)
+
+    @torch.no_grad()
+    def initialise(self, generators: Sequence[torch.Generator]) -> None:
+        """Fresh weights, member i's from `generators[i]`: normal with deviation 1, as torch has them."""
+        for i, generator in enumerate(generators):
+            self.weight[i].normal_(generator=generator)
+            if self.padding_index is not None:
+                self.weight[i, self.padding_index] = 0.0
+
+    @torch.no_grad()
+    def unstack(self, member: int) -> nn.Embedding:
+        """The plain layer of one member; a copy."""
+        _, tokens, features = self.weight.shape
+        plain = nn.Embedding(tokens, features, self.padding_index).to(self.weight)
+        plain.weight.copy_(self.weight[member])
+        return plain
+
+    @classmethod
+    @torch.no_grad()
+    def stack(cls, modules: Sequence[nn.Embedding]) -> Self:
+        """Plain layers, alike but for their weights, as one stacked layer; a copy."""
+        first = modules[0]
+        stacked = cls(len(modules), first.num_embeddings, first.embedding_dim, first.padding_idx).to(first.weight)
+        _check_alike(stacked.unstack(0), modules)
+        stacked.weight.copy_(torch.stack([m.weight for m in modules]))
+        return stacked
+
+
+class LastGRU(nn.Module):
+    """`torch.nn.GRU` of one layer: `[B, T, D]` to its last state `[B, H]`, or with `sequence` to all `[B, T, H]`."""
+
+    def __init__(self, in_features: int, hidden: int, sequence: bool = False) -> None:
+        super().__init__()
+        self.sequence = sequence
+        self.gru = nn.GRU(in_features, hidden, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, last = self.gru(x)
+        y: Tensor = states if self.sequence else last.squeeze(0)
+        return y
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.gru!r}, sequence={self.sequence})"  # one line, with every setting
+
+
+class StackedGRU(nn.Module):
+    """Gated recurrent units (Cho et al. 2014) in the form of `torch.nn.GRU`, from a hidden state of zeros:
+
+        r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
+        z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
+        n = tanh(W_in x + b_in + r * (W_hn h + b_hn))
+        h' = (1 - z) * n + z * h
+
+    `[S, B, T, D]` to the last hidden state `[S, B, H]`, or with `sequence` to all of them `[S, B, T, H]`. The gates
+    stand beside each other in this order: `weight_ih [S, D, 3 H]`, `weight_hh [S, H, 3 H]`, `bias_ih` and `bias_hh
+    [S, 1, 3 H]`.
+    """
+
+    def __init__(self, members: int, in_features: int, hidden: int, sequence: bool = False) -> None:
+        super().__init__()
+        self.sequence = sequence
+        self.weight_ih = nn.Parameter(torch.empty(members, in_features, 3 * hidden))
+        self.weight_hh = nn.Parameter(torch.empty(members, hidden, 3 * hidden))
+        self.bias_ih = nn.Parameter(torch.empty(members, 1, 3 * hidden))
+        self.bias_hh = nn.Parameter(torch.empty(members, 1, 3 * hidden))
+
+    def forward(self, x: Tensor) -> Tensor:
+        members, rows, steps, _ = x.shape
+        hidden = self.weight_hh.shape[1]
+        # What the inputs say to the gates, for all times at once: [S, B, T, 3 H].
+        said = torch.baddbmm(self.bias_ih, x.flatten(1, 2), self.weight_ih).unflatten(1, (rows, steps))
+        state, states = x.new_zeros(members, rows, hidden), []
+        for now in said.unbind(dim=2):
+            before = torch.baddbmm(self.bias_hh, state, self.weight_hh)  # [S, B, 3 H]
+            gates = torch.sigmoid(now[..., : 2 * hidden] + before[..., : 2 * hidden])
+            reset, update = gates[..., :hidden], gates[..., hidden:]
+            new = torch.tanh(torch.addcmul(now[..., 2 * hidden :], reset, before[..., 2 * hidden :]))
+            state = torch.lerp(new, state, update)
+            states.append(state)
+        return torch.stack(states, dim=2) if self.sequence else state
+
+    @torch.no_grad()
+    def initialise(self, generators: Sequence[torch.Generator]) -> None:
+        """Fresh weights, member i's from `generators[i]`: uniform within 1 / sqrt(H), as torch has them."""
+        bound = 1.0 / math.sqrt(self.weight_hh.shape[1])
+        for i, generator in enumerate(generators):
+            for tensor in (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh):
+                tensor[i].uniform_(-bound, bound, generator=generator)
+
+    @torch.no_grad()
+    def unstack(self, member: int) -> LastGRU:
+        """The plain layer of one member; a copy."""
+        plain = LastGRU(self.weight_ih.shape[1], self.weight_hh.shape[1], self.sequence).to(self.weight_ih)
+        plain.gru.get_parameter("weight_ih_l0").copy_(self.weight_ih[member].T)
+        plain.gru.get_parameter("weight_hh_l0").copy_(self.weight_hh[member].T)
+        plain.gru.get_parameter("bias_ih_l0").copy_(self.bias_ih[member, 0])
+        plain.gru.get_parameter("bias_hh_l0").copy_(self.bias_hh[member, 0])
+        return plain
+
+    @classmethod
+    @torch.no_grad()
+    def stack(cls, modules: Sequence[LastGRU]) -> Self:
+        """Plain layers, alike but for their weights, as one stacked layer; a copy."""
+        grus = [m.gru for m in modules]
+        stacked = cls(len(modules), grus[0].input_size, grus[0].hidden_size, modules[0].sequence)
+        stacked.to(grus[0].get_parameter("weight_ih_l0"))
+        _check_alike(stacked.unstack(0), modules)
+        stacked.weight_ih.copy_(torch.stack([g.get_parameter("weight_ih_l0").T for g in grus]))
+        stacked.weight_hh.copy_(torch.stack([g.get_parameter("weight_hh_l0").T for g in grus]))
+        stacked.bias_ih.copy_(torch.stack([g.get_parameter("bias_ih_l0") for g in grus]).unsqueeze(1))
+        stacked.bias_hh.copy_(torch.stack([g.get_parameter("bias_hh_l0") for g in grus]).unsqueeze(1))
+        return stacked

@@ -1,0 +1,199 @@
+"""Supervised learning the Python way: `fit(image_network((1, 8, 8), 10), images, labels, seeds=range(5))`.
+
+The loop, the optimizers and the seed axis are those that agents learn with; see `rlab.learning.supervised`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from rlab.errors import RlabError, UsageError
+from rlab.experience.examples import Examples
+from rlab.learning.cross_validation import CrossValidation, cross_validate
+from rlab.learning.fitting import Fitted, fit, fit_examples
+from rlab.learning.runtime import torch_settings
+from rlab.learning.supervised import SupervisedSettings
+from rlab.networks.spec import LayerSpec, NetworkSpec, StackedNetwork, build
+from rlab.networks.stacking import unstack
+from rlab.runs import files
+from rlab.runs.tensors import tensors_from_bytes, tensors_to_bytes
+
+__all__ = [
+    "CrossValidation",
+    "Examples",
+    "Fitted",
+    "LayerSpec",
+    "LoadedNetwork",
+    "NetworkSpec",
+    "SupervisedSettings",
+    "cross_validate",
+    "fit",
+    "fit_examples",
+    "image_network",
+    "load_network",
+    "save_network",
+    "text_network",
+    "torch_settings",
+    "vector_network",
+]
+
+NETWORK = "network.json"
+STEM, SUFFIX = "weights", ".safetensors"
+
+
+def vector_network(features: int, outputs: int, hidden: Sequence[int] = (64, 64), dropout: float = 0.0) -> NetworkSpec:
+    """Vectors `[features]` to `outputs` logits or numbers through hidden ReLU layers.
+
+    Raises:
+        UsageError: a width is below 1, or dropout is no share.
+    """
+    _check(features=features, outputs=outputs, hidden=hidden, dropout=dropout)
+    return NetworkSpec(_mlp(features, outputs, hidden, dropout))
+
+
+def image_network(
+    shape: tuple[int, int, int],
+    outputs: int,
+    convolutions: Sequence[tuple[int, int, int]] = ((32, 3, 1), (64, 3, 1)),
+    hidden: Sequence[int] = (128,),
+    dropout: float = 0.0,
+) -> NetworkSpec:
+    """Images `[C, H, W]` to `outputs` logits or numbers: convolutions, then hidden layers, all with ReLU.
+
+    Args:
+        shape: of one image, channels first.
+        convolutions: channels, kernel and stride of each; there is no padding.
+        hidden: widths behind them.
+        dropout: share of what goes into every linear layer that is set to zero in training.
+
+    Raises:
+        UsageError: the image is too small for the convolutions, a width is below 1, or dropout is no share.
+    """
+    channels, height, width = shape
+    _check(outputs=outputs, hidden=hidden, dropout=dropout, convolutions=[n for row in convolutions for n in row])
+    layers: list[LayerSpec] = []
+    for out_channels, kernel, stride in convolutions:
+        if min(height, width) < kernel:
+            raise UsageError(f"an image of {height}x{width} is too small for a {kernel}x{kernel} convolution.")
+        sizes = {"in_channels": channels, "out_channels": out_channels, "kernel_size": kernel, "stride": stride}
+        layers += [LayerSpec("conv2d", sizes), LayerSpec("relu")]
+        channels, height, width = out_channels, (height - kernel) // stride + 1, (width - kernel) // stride + 1
+    head = _mlp(channels * height * width, outputs, hidden, dropout, drop_inputs=True)
+    return NetworkSpec((*layers, LayerSpec("flatten"), *head))
+
+
+def text_network(
+    tokens: int,
+    outputs: int,
+    embedding: int = 32,
+    hidden: int = 64,
+    dropout: float = 0.0,
+    padding_index: int | None = 0,
+) -> NetworkSpec:
+    """Sentences `[T]` of integers below `tokens` to `outputs` logits or numbers: embedding, GRU, one linear layer.
+
+    Args:
+        padding_index: the token in front of sentences that are shorter than the longest; None: there is none.
+
+    Raises:
+        UsageError: a width is below 1, or dropout is no share.
+    """
+    _check(tokens=tokens, outputs=outputs, embedding=embedding, hidden=[hidden], dropout=dropout)
+    padding = {} if padding_index is None else {"padding_index": padding_index}
+    layers = [
+        LayerSpec("embedding", {"num_embeddings": tokens, "features": embedding, **padding}),
+        LayerSpec("gru", {"in_features": embedding, "hidden": hidden}),
+    ]
+    return NetworkSpec((*layers, *_mlp(hidden, outputs, (), dropout, drop_inputs=True)))
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedNetwork:
+    """A network from the disk, and what was told with it."""
+
+    network: StackedNetwork  # [S, B, ...] in and out, in evaluation mode
+    spec: NetworkSpec
+    seeds: tuple[int, ...]
+    extra: dict[str, Any]
+
+    def member(self, seed: int | None = None) -> nn.Module:
+        """The plain module of one training seed (None: the first), `[B, ...]` in and out.
+
+        Raises:
+            UsageError: no member has that training seed.
+        """
+        seed = self.seeds[0] if seed is None else seed
+        if seed not in self.seeds:
+            raise UsageError(f"no member with training seed {seed}; there are {', '.join(map(str, self.seeds))}.")
+        return unstack(self.network, self.seeds.index(seed))
+
+
+def save_network(
+    folder: Path | str, network: nn.Module, spec: NetworkSpec, seeds: Sequence[int], extra: Mapping[str, Any]
+) -> None:
+    """Put a stack into `folder`: its spec as JSON, its weights as safetensors; a crash leaves the old or the new one.
+
+    Args:
+        extra: facts worth telling, as JSON takes them.
+
+    Raises:
+        RlabError: the disk refuses.
+    """
+    folder = Path(folder)
+    files.make_folder(folder)
+    files.clean(folder)
+    weights = tensors_to_bytes(network.state_dict())
+    name = files.content_name(STEM, weights, SUFFIX)
+    files.write_bytes(folder / name, weights)
+    entry = {"name": name, "sha256": files.sha256(weights)}
+    content = {"spec": spec.to_json(), "seeds": list(seeds), "extra": dict(extra), "weights": entry}
+    files.write_json(folder / NETWORK, content)
+    files.keep_only(folder, {name}, f"{STEM}-*{SUFFIX}")
+
+
+def load_network(folder: Path | str, trust: bool = False) -> LoadedNetwork:
+    """What `save_network` wrote, on the CPU. `trust` allows layers of other people's code, which loading would import.
+
+    Raises:
+        RlabError: one line on what is missing, changed, damaged or does not fit.
+    """
+    path = Path(folder) / NETWORK
+    data = files.read_json(path)
+    weights = files.read_checked(Path(folder), data.get("weights"), STEM, SUFFIX, path)
+    tensors = tensors_from_bytes(weights, Path(folder) / data["weights"]["name"])
+    try:
+        spec, seeds = NetworkSpec.from_json(data["spec"]), tuple(int(seed) for seed in data["seeds"])
+        network = build(spec, seeds, trust=trust)
+        network.load_state_dict(tensors)
+    except RlabError as error:
+        raise RlabError(f"{path}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise RlabError(f"{path}: no network can be built from it ({type(error).__name__}: {reason})") from error
+    return LoadedNetwork(network.eval(), spec, seeds, data.get("extra", {}))
+
+
+def _mlp(
+    features: int, outputs: int, hidden: Sequence[int], dropout: float, drop_inputs: bool = False
+) -> tuple[LayerSpec, ...]:
+    """Linear layers with ReLU between them and dropout in front of each, of the first only with `drop_inputs`."""
+    layers: list[LayerSpec] = []
+    for index, width in enumerate((*hidden, outputs)):
+        if dropout and (index or drop_inputs):
+            layers.append(LayerSpec("dropout", {"p": dropout}))
+        layers.append(LayerSpec("linear", {"in_features": features, "out_features": width}))
+        if index < len(hidden):
+            layers.append(LayerSpec("relu"))
+        features = width
+    return tuple(layers)
+
+
+def _check(dropout: float, **sizes: int | Sequence[int]) -> None:
+    if not 0.0 <= dropout < 1.0:
+        raise UsageError(f"dropout {dropout} must be a share in [0, 1).")
+    for name, size in sizes.items():
+        if min([size] if isinstance(size, int) else [1, *size]) < 1:
+            raise UsageError(f"{name} {size} must be 1 or more.")

@@ -1,0 +1,234 @@
+"""Demonstrations as a replay: every window is one that was recorded, and members never mix."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlab.errors import RlabError, UsageError
+from rlab.experience.dataset import Dataset, Episode
+from rlab.experience.demonstrations import DemonstrationReplay, Demonstrations, choose_episodes, filled_replay
+from rlab.experience.lanes import Field
+from rlab.experience.replay import Replay
+from rlab.networks.spaces import Box, Discrete
+from rlab.randomness import stream
+from rlab.runs.checkpoint import load_checkpoint, save_checkpoint
+from rlab.runs.folder import RunFolder
+
+OBS, ACTION = Field("obs", (2,), "int64"), Field("action", (), "int64")
+ENDINGS = ((True, False), (False, True), (False, False))  # terminated, truncated, cut by the recording
+
+
+def make(*lengths, first=0):
+    """Episodes whose every number says where it is from: episode e, step t is 100 e + t, its negative beside it."""
+    episodes = []
+    for e, steps in enumerate(lengths):
+        ids = 100 * (e + first) + np.arange(steps + 1)
+        obs = np.stack([ids, -ids], axis=-1)
+        reward = (ids[:-1] / 8).astype(np.float32)
+        episodes.append(Episode(obs, ids[:-1] % 10, reward, *ENDINGS[e % 3]))
+    return Dataset("lessons", Box((2,), "int64", -1e6, 1e6), Discrete(10), tuple(episodes))
+
+
+def ids_of(batch, name="obs"):
+    assert torch.equal(batch[name][..., 0], -batch[name][..., 1])
+    return batch[name][..., 0].numpy()
+
+
+def check_rows(batch, lengths, n_step):
+    """Every window is what its first row's id says that it should be."""
+    e, t = np.divmod(ids_of(batch), 100)
+    length = np.array(lengths)[e]
+    steps = np.minimum(n_step, length - t)
+    assert (t < length).all()  # no row that only holds a last observation
+    assert np.array_equal(batch["steps"], steps)
+    assert np.array_equal(batch["action"], ids_of(batch) % 10)
+    assert np.array_equal(ids_of(batch, "next_obs"), 100 * e + t + steps)
+    ends = t + steps == length
+    assert np.array_equal(batch["terminated"], ends & (e % 3 == 0))
+    assert np.array_equal(batch["truncated"], ends & (e % 3 != 0))  # a cut episode counts as truncated
+    k = np.arange(n_step)
+    reward = np.where(k < steps[..., None], (ids_of(batch)[..., None] + k) / 8, 0.0)
+    assert np.array_equal(batch["reward"], reward.astype(np.float32))
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(1, 5), st.integers(1, 3), st.data())
+def test_every_window_is_one_that_was_recorded(lengths, n_step, members, data):
+    some = data.draw(st.one_of(st.none(), st.integers(1, len(lengths))))
+    replay = filled_replay(make(*lengths), range(members), some)
+    batch = replay.sample([np.random.default_rng(i) for i in range(members)], 64, n_step)
+    check_rows(batch, lengths, n_step)
+    for member, chosen in enumerate(choose_episodes(make(*lengths), range(members), some)):
+        assert set(ids_of(batch)[member] // 100) <= set(chosen)
+        assert replay.transitions[member] == sum(lengths[e] for e in chosen)
+    assert batch["demonstration"].all()
+    assert batch["demonstration"].shape == (members, 64)
+
+
+def test_every_transition_is_drawn_about_equally_often():
+    replay = filled_replay(make(1, 9), [0])
+    drawn = ids_of(replay.sample([np.random.default_rng(0)], 20_000))
+    _, counts = np.unique(drawn, return_counts=True)
+    assert len(counts) == 10
+    assert np.square(counts - 2000).sum() / 2000 < 27.9  # chi-squared, 9 degrees of freedom, p = 0.001
+
+
+def test_a_member_draws_the_same_beside_others_with_longer_episodes():
+    data = make(2, 3, 90)
+    beside = Demonstrations(data, [np.array([0, 1]), np.array([1, 2])])
+    alone = Demonstrations(data, [np.array([0, 1])])
+    both = beside.sample([np.random.default_rng(0), np.random.default_rng(1)], 50, 3)
+    one = alone.sample([np.random.default_rng(0)], 50, 3)
+    assert all(torch.equal(both[name][:1], one[name]) for name in one)
+
+
+def test_members_draw_episodes_of_their_own_without_replacement():
+    data = make(*[1] * 30)
+    first, second = choose_episodes(data, [3, 4], 10)
+    assert len(set(first)) == 10
+    assert first.tolist() != second.tolist()
+    assert first.tolist() == sorted(first)
+    assert choose_episodes(data, [4], 10)[0].tolist() == second.tolist()
+    assert [chosen.tolist() for chosen in choose_episodes(data, [3, 4], None)] == [list(range(30))] * 2
+
+
+@pytest.mark.parametrize("episodes", [0, 4])
+def test_more_episodes_than_there_are_cannot_be_taken(episodes):
+    with pytest.raises(UsageError, match=f"lessons has 3 episodes; {episodes} of them cannot be taken"):
+        choose_episodes(make(1, 1, 1), [0], episodes)
+
+
+def test_observations_for_statistics_are_those_acted_on():
+    obs, valid = Demonstrations(make(2, 1), [np.array([0, 1]), np.array([1])]).observations()
+    assert obs.shape == (2, 5, 2)
+    assert obs[0, valid[0], 0].tolist() == [0, 1, 100]
+    assert obs[1, valid[1], 0].tolist() == [100]
+
+
+@pytest.mark.parametrize(("limit", "size"), [(None, 4), (3, 3), (9, 4)])
+def test_rows_come_in_order_and_say_which_are_filled_up(limit, size):
+    replay = Demonstrations(make(3, 1), [np.array([0, 1]), np.array([1])])
+    batch = replay.rows_in_order(limit)
+    check_rows(batch, [3, 1], n_step=1)
+    assert ids_of(batch).tolist() == [[0, 1, 2, 100][:size], [100] * size]
+    assert batch["valid"].tolist() == [[True] * size, [True] + [False] * (size - 1)]
+    assert batch.keys() == {*replay.sample([np.random.default_rng(0)] * 2, 2), "valid"}
+
+
+@given(st.integers(2, 12), st.floats(0.01, 0.99), st.integers(0, 9))
+def test_a_split_is_by_whole_episodes_and_loses_none(episodes, fraction, seed):
+    train, held_out = filled_replay(make(*[2] * episodes), [seed, seed + 1]).split(fraction, [seed, seed + 1])
+    for kept, out in zip(train.chosen, held_out.chosen, strict=True):
+        assert sorted([*kept, *out]) == list(range(episodes))
+        assert len(kept) >= 1
+        assert len(out) == min(max(round(fraction * episodes), 1), episodes - 1)
+    assert set(ids_of(train.rows_in_order())[0] // 100) == set(train.chosen[0])
+    again = filled_replay(make(*[2] * episodes), [seed + 1]).split(fraction, [seed + 1])[1]
+    assert again.chosen[0].tolist() == held_out.chosen[1].tolist()
+
+
+def test_members_hold_out_episodes_of_their_own():
+    _, held_out = filled_replay(make(*[1] * 40), [0, 1]).split(0.5, [0, 1])
+    assert held_out.chosen[0].tolist() != held_out.chosen[1].tolist()
+
+
+def test_one_episode_cannot_be_split():
+    one = filled_replay(make(5), [0])
+    assert one.split(0.0, [0]) == (one, None)
+    with pytest.raises(UsageError, match="none is left to hold out"):
+        one.split(0.1, [0])
+    with pytest.raises(UsageError, match=r"share of 1.0 .* must be in \[0, 1\)"):
+        one.split(1.0, [0])
+
+
+def test_a_checkpoint_holds_no_data_and_knows_the_data_again(tmp_path):
+    replay = filled_replay(make(3, 4), [0, 1])
+    run = RunFolder.create(tmp_path / "run", {})
+    save_checkpoint(run, replay.state(), replay.chunks())
+    assert sum(path.stat().st_size for path in (run.path / "checkpoint").iterdir()) < 2000
+    state, chunks = load_checkpoint(run)
+    filled_replay(make(3, 4), [0, 1]).load(state, (chunk.arrays() for chunk in chunks))
+    with pytest.raises(RlabError, match="lessons is not the one that this run began with"):
+        filled_replay(make(4, 3), [0, 1]).load(state, iter(()))
+
+
+# The online replay with demonstrations: online rows come from a made-up world, their ids are below 10 000.
+SHOWN = make(5, 6, 7, first=1000)
+
+
+def mixed(world, share, seeds=(7, 8), capacity=60):
+    shown = Demonstrations(SHOWN, choose_episodes(SHOWN, seeds, None))
+    return DemonstrationReplay(len(seeds), world.num_envs, capacity, OBS, ACTION, shown, share, seeds)
+
+
+@pytest.mark.parametrize(("share", "size", "count"), [(0.25, 32, 8), (0.29, 100, 29), (1 / 3, 30, 10), (0.7, 10, 7)])
+def test_every_stretch_of_a_batch_has_its_share(make_world, streams, share, size, count):
+    world = make_world(2, 3, "same")
+    replay = mixed(world, share)
+    world.play(30, replay)
+    batch = replay.sample(streams(2), 4 * size)
+    flags = batch["demonstration"]
+    assert torch.equal(flags[0], flags[1])
+    assert flags[0].reshape(4, size).sum(dim=1).tolist() == [count] * 4
+    for i in range(4 * size - 7):
+        assert abs(int(flags[0, i : i + 7].sum()) - 7 * share) <= 1.0
+    assert np.array_equal(ids_of(batch) >= 100_000, flags)
+
+
+@pytest.mark.parametrize("style", ["same", "next"])
+def test_online_rows_are_those_of_a_plain_replay_and_demonstrations_have_their_own_streams(make_world, streams, style):
+    world, n_step = make_world(2, 3, style), 3
+    replay, plain = mixed(world, 0.25), world.replay(60)
+    world.play(30, replay, plain)
+    batch, online = replay.sample(streams(2), 40, n_step), plain.sample(streams(2), 30, n_step)
+    shown = filled_replay(SHOWN, (7, 8)).sample([stream(seed, "demonstrations") for seed in (7, 8)], 10, n_step)
+    flags = batch["demonstration"][0]
+    for name in online:
+        assert torch.equal(batch[name][:, ~flags], online[name]), name
+        assert torch.equal(batch[name][:, flags], shown[name]), name
+        assert batch[name].dtype == online[name].dtype
+
+
+def test_without_a_share_it_is_a_plain_replay_and_with_all_of_it_needs_no_online_row(make_world, streams):
+    world = make_world(2, 3, "same")
+    replay, plain = mixed(world, 0.0), world.replay(60)
+    world.play(30, replay, plain)
+    batch, online = replay.sample(streams(2), 40), plain.sample(streams(2), 40)
+    assert all(torch.equal(batch[name], online[name]) for name in online)
+    assert not batch["demonstration"].any()
+    assert (ids_of(mixed(world, 1.0).sample(streams(2), 40)) >= 100_000).all()
+
+
+def test_a_saved_mixture_goes_on_with_the_very_next_draw(make_world, streams, tmp_path):
+    world = make_world(2, 3, "same")
+    replay = mixed(world, 0.5)
+    world.play(30, replay)
+    replay.sample(streams(2), 40)
+    run = RunFolder.create(tmp_path / "run", {})
+    save_checkpoint(run, replay.state(), replay.chunks())
+    state, chunks = load_checkpoint(run)
+    again = mixed(world, 0.5)
+    again.load(state, (chunk.arrays() for chunk in chunks))
+    one, other = replay.sample(streams(2, 1), 40, 2), again.sample(streams(2, 1), 40, 2)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    shown = filled_replay(make(5, 6, 8, first=1000), (7, 8))
+    with pytest.raises(RlabError, match="not the one that this run began with"):
+        DemonstrationReplay(2, 3, 60, OBS, ACTION, shown, 0.5, (7, 8)).load(state, iter(()))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_a_share_is_a_share(make_world, share):
+    with pytest.raises(UsageError, match="share of demonstrations"):
+        mixed(make_world(2, 3, "same"), share)
+
+
+def test_demonstrations_of_another_kind_do_not_fit():
+    shown = filled_replay(SHOWN, (7, 8))
+    for members, obs in ((1, OBS), (2, Field("obs", (3,), "int64"))):
+        with pytest.raises(ValueError, match="do not fit"):
+            DemonstrationReplay(members, 1, 10, obs, ACTION, shown, 0.5, (7, 8)[:members])
+
+
+def test_demonstrations_are_a_replay():
+    assert isinstance(filled_replay(SHOWN, [0]), Replay)
