@@ -7,12 +7,14 @@ READY := .venv/ready
 export OMP_NUM_THREADS := 1
 PYTEST := $(BIN)/python -m pytest -n 2
 
+STUDIES := overestimation digits text_task cloning value_pretraining no_dip head_start strategies bodies offline kickstarting
+
 .PHONY: help train test prove bench lint types clean
 
 help:
 	@echo "make train   set up, then train DQN on CartPole-v1"
 	@echo "make test    set up, then run the tests"
-	@echo "make prove   the long proofs and every experiment's claim (hours)"
+	@echo "make prove   the long proofs, every experiment's claim and every study (hours)"
 	@echo "make bench   the speed comparisons"
 	@echo "make lint    ruff"
 	@echo "make types   mypy, on the built package"
@@ -27,7 +29,7 @@ test: $(READY)
 prove: $(READY)
 	$(PYTEST) -m prove
 	$(BIN)/python -m rlab bench experiments/*.toml
-	$(BIN)/python -m rlab.experiments.overestimation
+	for name in $(STUDIES); do $(BIN)/python -m rlab.experiments.$$name || exit 1; done
 
 bench: $(READY)
 	$(BIN)/pip install -q -c constraints.txt -e ".[bench]" --no-build-isolation

@@ -141,7 +141,8 @@ class DQN:
             }
             if "demonstration" in batch and self.config.demonstration_loss != "none":
                 prepared["demonstration"] = batch["demonstration"]
-                prepared |= _mask_of(self.preprocess.mask(batch["obs"]))
+                mask = self.preprocess.mask(batch["obs"])
+                prepared |= {} if mask is None else {"mask": mask}
             if self.guide is not None:
                 prepared["teacher"] = self.guide.outputs(batch["obs"])
             return prepared
@@ -236,10 +237,6 @@ def _policy_spec(config: QLearningConfig, obs_space: Space, action_space: Discre
     network = q_network_spec(obs_space, action_space.n, body, config.dueling)
     preprocess = Preprocess(obs_space, config.obs_scaling, config.obs_scale, members=None).to_json()
     return PolicySpec(obs_space, action_space, preprocess, network, DQN.head_json(config, action_space))
-
-
-def _mask_of(allowed: Tensor | None) -> Batch:
-    return {} if allowed is None else {"mask": allowed}
 
 
 def _only_allowed(q: Tensor, allowed: Tensor | None) -> Tensor:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, TypeVar
 
 from gymnasium.envs.registration import EnvSpec as Registered
@@ -74,11 +74,26 @@ class EnvSpec:
             check_wrapper(name)
         return found
 
+    def wrapped(self, wrappers: Sequence[str]) -> "EnvSpec":
+        """The same env with these wrappers, written as for `parse`, in place of its own.
+
+        Raises:
+            UsageError: a wrapper that does not exist or does not parse.
+        """
+        return replace(self, wrappers=type(self).parse(self.env_id, (), wrappers).wrappers)
+
     @property
     def foreign_modules(self) -> tuple[str, ...]:
         """Modules that making this env imports by name: a spec read from a stranger's file needs trust for them."""
         modules = [foreign_module(self.env_id), *(foreign_wrapper_module(name) for name, _ in self.wrappers)]
         return tuple(module for module in modules if module is not None)
+
+    @property
+    def label(self) -> str:
+        """The env for people: its id, its keywords and its wrappers."""
+        kwargs = ", ".join(f"{key}={value}" for key, value in self.kwargs.items())
+        wrappers = [f"{name}({', '.join(f'{k}={v}' for k, v in args.items())})" for name, args in self.wrappers]
+        return " + ".join([f"{self.env_id}({kwargs})" if kwargs else self.env_id, *wrappers])
 
     def to_json(self) -> dict[str, Any]:
         return {

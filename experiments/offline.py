@@ -1,6 +1,8 @@
 """Learning from bad data: half of the transitions are random, half those of a medium policy, in CartPole-v1.
 
-Cloning copies what is there; CQL and IQL read from the rewards which of it was good.
+Cloning copies what is there; CQL and IQL read from the rewards which of it was good. CQL's settings were chosen on
+seeds 0 to 9: IQM 173 with the defaults, 297 with 5-step targets, 482 with a weight of 0.3, 500 with 0.1, 469 with 0.03.
+IQL has its defaults.
 
     python -m rlab.experiments.offline
 """
@@ -13,11 +15,11 @@ from rlab import api
 from rlab.evaluation.stats import probability_of_improvement
 from rlab.experiments.studies import goal, judged, record, run_folder, say
 
-ENV, SEEDS, UPDATES = "CartPole-v1", 20, 10_000
+ENV, FIRST_SEED, SEEDS, UPDATES = "CartPole-v1", 100, 20, 10_000
 TRANSITIONS = 10_000  # or a little more, of each half
 MEDIUM: dict[str, Any] = {"env_steps": 8_192, "seed": 1_000, "eval_every": 100_000}  # of PPO: stopped early
 SCALING = {"obs_scaling": "fixed", "obs_scale": (2.4, 3.0, 0.2095, 3.0)}
-LEARNERS: dict[str, dict[str, Any]] = {"bc": {}, "cql": {}, "iql": {}}
+LEARNERS: dict[str, dict[str, Any]] = {"bc": {}, "cql": {"n_step": 5, "demonstration_weight": 0.1}, "iql": {}}
 
 
 def mixed() -> tuple[Path, dict[str, Any]]:
@@ -46,7 +48,7 @@ def main() -> None:
     found, results = {}, []
     for agent, settings in LEARNERS.items():
         say(agent)
-        common = {"seeds": SEEDS, "updates": UPDATES, "eval_every": UPDATES, **SCALING, **settings}
+        common = {"seed": FIRST_SEED, "seeds": SEEDS, "updates": UPDATES, "eval_every": UPDATES, **SCALING, **settings}
         done = rlab.train(agent, ENV, out=run_folder(f"offline-{agent}"), dataset=str(dataset), **common)
         assert done.evaluation is not None
         found[agent] = done.evaluation.per_seed_mean

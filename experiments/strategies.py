@@ -14,7 +14,7 @@ import rlab
 from rlab import api
 from rlab.evaluation.plots import Curve
 from rlab.evaluation.stats import iqm, probability_of_improvement
-from rlab.experiments.studies import RUNS, goal, judged, picture, record, run_folder, say
+from rlab.experiments.studies import RUNS, control, goal, judged, of_seeds, picture, record, run_folder, say
 
 ENV, CHANGED, SEEDS = "CartPole-v1", "CartPolePhysics:length=2,gravity=20", 20
 COMMON: dict[str, Any] = {
@@ -46,17 +46,19 @@ def source() -> Path:
 
 def scratch() -> api.Run:
     """The control: the same budget and env from fresh weights, with the settings tuned for that."""
-    return rlab.train("ppo", ENV, wrappers=[CHANGED], out=run_folder("strategies-scratch"), seeds=SEEDS, **COMMON)
+    return control(
+        "strategies-scratch", lambda out: rlab.train("ppo", ENV, wrappers=[CHANGED], out=out, seeds=SEEDS, **COMMON)
+    )
 
 
 def main() -> None:
     """Fine-tune with every strategy, compare, record."""
     begun = source()
     before = api.evaluate(begun, wrappers=[CHANGED]).per_seed_mean
-    control = scratch()
-    results: dict[str, Any] = {"before": {"iqm": iqm(before), "per_seed": before.tolist()}, "scratch": judged(control)}
-    curves: dict[str, Curve] = {"scratch": control.curve()}
-    means = {"scratch": _means(control)}
+    alone = scratch()
+    results: dict[str, Any] = {"before": of_seeds(before), "scratch": judged(alone)}
+    curves: dict[str, Curve] = {"scratch": alone.curve()}
+    means = {"scratch": _means(alone)}
     for name, settings in STRATEGIES.items():
         say(f"strategy {name}")
         out = run_folder(f"strategies-{name}")

@@ -3,7 +3,8 @@
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,15 @@ def expert(agent: str, env: str, **settings: Any) -> Path:
         say(f"training the expert: {agent} on {env}")
         rlab.train(agent, env, out=run_folder(path.name), seed=EXPERT_SEED, **settings)
     return path
+
+
+def control(name: str, train: Callable[[Path], api.Run]) -> api.Run:
+    """A run that `train` makes in a folder; where it is there already it is opened and judged again."""
+    path = RUNS / name
+    if not (path / "result.json").exists():
+        return train(run_folder(name))
+    run = api.Run(path, True, "env_steps", 0, rlab.evaluate(path))
+    return replace(run, time=int(run.curve()[0][-1]))
 
 
 def demonstrations(name: str, source: Path | str, episodes: int, **how: Any) -> Path:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 from rlab.cli.collecting import collect, collect_random
 from rlab.cli.collecting import merge as merge_datasets
 from rlab.cli.finetune import finetuning_defaults, next_agent, refuse_network_settings
-from rlab.cli.flags import merge
 from rlab.cli.pretrain import env_for, learner_for, pretraining_defaults
 from rlab.cli.progress import ProgressListener
 from rlab.cli.request import Request, Start, complete, request_from_keywords
@@ -22,7 +21,6 @@ from rlab.envs import EnvSpec, make_episodes
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import Evaluation
 from rlab.evaluation.evaluate import evaluate as judge_episodes
-from rlab.learning.finetuning import FinetuneConfig
 from rlab.learning.runtime import torch_settings
 from rlab.networks.policy import MemberPolicy
 from rlab.runs.checkpoint import has_checkpoint
@@ -87,6 +85,7 @@ def train(
     out: str | Path | None = None,
     experiment: str | None = None,
     progress: bool = False,
+    trust: bool = False,
     **settings: Any,
 ) -> Run:
     """Train a population and judge it.
@@ -100,7 +99,9 @@ def train(
         experiment: the name or file of the tuned settings to start from; None takes the one for this agent and env if
             there is one and the env is not changed by keywords or wrappers, `"none"` the plain defaults.
         progress: show a bar, as the command line does.
-        settings: fields of `RunConfig` (`seeds=10`, `env_steps=50_000`) and of the agent's config (`gamma=0.9`).
+        trust: allow layers, envs and wrappers of others that the folder of a teacher names, which run their code.
+        settings: fields of `RunConfig` (`seeds=10`, `env_steps=50_000`), of `SourceConfig` (`teacher="runs/good"`) and
+            of the agent's config (`gamma=0.9`).
 
     Raises:
         UsageError: anything in the request that cannot be.
@@ -110,7 +111,7 @@ def train(
     spec = EnvSpec(spec.env_id, dict(env_kwargs or {}), spec.wrappers)
     if experiment is None and (spec.kwargs or spec.wrappers):
         experiment = "none"
-    return start(request_from_keywords(agent, spec, experiment, settings), out, progress)
+    return start(request_from_keywords(agent, spec, experiment, settings), out, progress, trust)
 
 
 def pretrain(
@@ -121,6 +122,7 @@ def pretrain(
     agent: str = "ppo",
     out: str | Path | None = None,
     progress: bool = False,
+    trust: bool = False,
     **settings: Any,
 ) -> Run:
     """Learn a policy (`method` `"bc"`), or the body of one (`"encoder"`), from demonstrations alone.
@@ -130,16 +132,19 @@ def pretrain(
         env: a Gymnasium id; None takes the env that the dataset was recorded in.
         agent: whose network to pretrain: its tuned settings for the env give the layers, the scaling and the discount.
         out, progress: as for `train`.
+        trust: allow an env or wrappers of others that the dataset names, which run their code.
         settings: fields of `RunConfig` (`updates=5_000`), of `SourceConfig` and of the learner's config.
 
     Raises:
         UsageError: anything in the request that cannot be.
         RlabError: the run failed, or the dataset is broken.
     """
-    spec = env_for(str(dataset), None if env is None else EnvSpec.parse(env))
+    spec = env_for(str(dataset), None if env is None else EnvSpec.parse(env), trust)
     defaults = pretraining_defaults(method, agent, spec.env_id)
     settings["dataset"] = str(dataset)
-    return start(complete(learner_for(method, agent), spec, defaults, settings, "pretrain"), out, progress)
+    words = repr(method), f"env={spec.env_id!r}", f"agent={agent!r}"
+    request = complete(learner_for(method, agent), spec, defaults, settings, "pretrain", words)
+    return start(replace(request, for_agent=agent), out, progress, trust)
 
 
 def finetune(
@@ -173,14 +178,15 @@ def finetune(
     saved = open_policy(str(run), trust)
     spec = saved.env
     if env is not None or wrappers or env_kwargs:
-        spec = replace(EnvSpec.parse(env or spec.env_id, (), wrappers), kwargs=dict(env_kwargs or {}))
-    agent = agent or next_agent(saved)
+        limit = spec.max_episode_steps if env is None else None
+        spec = EnvSpec.parse(env or spec.env_id, (), wrappers, limit)
+        spec = replace(spec, kwargs=dict(env_kwargs or {}))
+    agent = agent or next_agent(saved, trust)
     refuse_network_settings(frozenset(settings), str(run))
-    names = {f.name for f in fields(FinetuneConfig)}
-    config = merge(FinetuneConfig(), {k: settings.pop(k) for k in names & settings.keys()}, "rlab.finetune")
     defaults = finetuning_defaults(saved, agent, spec, experiment, member)
-    beginning = Start(str(run), member, config)
-    return start(complete(agent, spec, defaults, settings, "finetune", beginning), out, progress, trust)
+    words = repr(str(run)), repr(spec.env_id), f"agent={agent!r}", f"member={member!r}"
+    request = complete(agent, spec, defaults, settings, "finetune", words, Start(str(run), member))
+    return start(request, out, progress, trust)
 
 
 def evaluate(
@@ -209,7 +215,7 @@ def evaluate(
     policy = saved.policy if member is None else saved.policy.only(member)
     env = saved.env
     if wrappers is not None:
-        env = replace(env, wrappers=EnvSpec.parse(env.env_id, (), wrappers).wrappers)
+        env = env.wrapped(wrappers)
     with torch_settings(threads=1):
         return judge_episodes(policy, lambda n: make_episodes(env, n), episodes, seed)
 
@@ -241,7 +247,7 @@ def start(request: Request, out: str | Path | None, progress: bool, trust: bool 
             print(session.describe())
         path = Path(out) if out is not None else fresh_run_path(request.agent, request.env.env_id)
         try:
-            folder = RunFolder.create(path, request.to_json())
+            folder = RunFolder.create(path, session.request.to_json())
         except UsageError:
             session.env.close()
             raise
@@ -262,13 +268,15 @@ def resume(path: str | Path, progress: bool = False, trust: bool = False) -> Run
     folder = RunFolder.open(path)
     request = Request.from_json(folder.config, str(folder.path / "config.json"), trust)
     done = saved_time(folder)
-    judged = (folder.path / RESULT).is_file() or not request.run.final_eval_episodes
-    if done >= request.budget and judged:
+    # Only a finished run is judged; early stopping finishes one before its budget is used.
+    judged = (folder.path / RESULT).is_file()
+    if judged or (done >= request.budget and not request.run.final_eval_episodes):
         raise UsageError(f"{path} is finished; rlab eval {path} judges it.")
     if done and not has_checkpoint(folder):
         raise RlabError(f"{path} has lost its checkpoint, so it cannot go on; rlab eval {path} judges what it has.")
     if progress:
-        where = "goes on from its last save, with fresh episodes" if done else "nothing was saved, it starts anew"
+        fresh = ", with fresh episodes" if request.unit == "env_steps" else ""
+        where = f"goes on from its last save{fresh}" if done else "nothing was saved, it starts anew"
         print(f"{path}: {where}")
     with torch_settings(request.run.threads):
         sources = open_sources(request, folder, trust)

@@ -3,15 +3,20 @@
 The loop, the optimizers and the seed axis are those that agents learn with; see `rlab.learning.supervised`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from rlab.cli.progress import ProgressListener
+from rlab.cli.session import interval_over_members
 from rlab.errors import RlabError, UsageError
+from rlab.evaluation.stats import iqm
 from rlab.experience.examples import Examples
+from rlab.learning.contract import Listener
 from rlab.learning.cross_validation import CrossValidation, cross_validate
 from rlab.learning.fitting import Fitted, fit, fit_examples
 from rlab.learning.runtime import torch_settings
@@ -19,6 +24,7 @@ from rlab.learning.supervised import SupervisedSettings
 from rlab.networks.spec import LayerSpec, NetworkSpec, StackedNetwork, build
 from rlab.networks.stacking import unstack
 from rlab.runs import files
+from rlab.runs.logs import MetricsLog
 from rlab.runs.tensors import tensors_from_bytes, tensors_to_bytes
 
 __all__ = [
@@ -34,6 +40,7 @@ __all__ = [
     "fit_examples",
     "image_network",
     "load_network",
+    "recorded",
     "save_network",
     "text_network",
     "torch_settings",
@@ -108,6 +115,24 @@ def text_network(
         LayerSpec("gru", {"in_features": embedding, "hidden": hidden}),
     ]
     return NetworkSpec((*layers, *_mlp(hidden, outputs, (), dropout, drop_inputs=True)))
+
+
+@contextmanager
+def recorded(folder: Path | str, seeds: Sequence[int], updates: int) -> Iterator[tuple[Listener, ...]]:
+    """Listeners for `fit`: curves in `folder`, as `metrics.jsonl` and for TensorBoard, and a progress bar.
+
+    Args:
+        seeds: those that are fitted.
+        updates: how many there will be, for the bar: epochs times batches.
+
+    Raises:
+        RlabError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    files.make_folder(folder)
+    log = MetricsLog(folder, seeds, iqm=iqm, summarise=interval_over_members, unit="updates")
+    with closing(log), ProgressListener(updates, "updates") as bar:
+        yield log, bar
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 """Recording datasets from Python: of a trained policy, of random actions, or out of others."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ class Collected:
     """A dataset that was written."""
 
     path: Path
-    dataset: Dataset
+    dataset: Dataset = field(repr=False)
     dropped: int = 0  # episodes that returned too little
 
     def to_json(self) -> dict[str, Any]:
@@ -105,9 +105,24 @@ def merge(paths: Sequence[str | Path], out: str | Path) -> Collected:
         UsageError: their spaces differ, or there is something at `out`.
         RlabError: one of them is broken.
     """
+    if len(paths) < 2:
+        raise UsageError("to merge takes two datasets or more.")
     datasets = [read_dataset(path) for path in paths]
+    _check_different(paths, datasets)
     joined = Dataset.joined(datasets, Path(out).name)
     return _written(out, joined, EnvSpec.from_json(joined.env) if joined.env else None)
+
+
+def _check_different(paths: Sequence[str | Path], datasets: Sequence[Dataset]) -> None:
+    """Refuse to count an episode twice: recordings of one policy overlap unless each has seeds of its own."""
+    seen: dict[bytes, int] = {}  # which of the datasets an episode is in
+    for place, dataset in enumerate(datasets):
+        for index, episode in enumerate(dataset.episodes):
+            first = seen.setdefault(episode.obs.tobytes() + episode.action.tobytes(), place)
+            if first != place:
+                raise UsageError(
+                    f"episode {index} of {paths[place]} is also in {paths[first]}; record one with another --seed."
+                )
 
 
 def _recorded(

@@ -16,6 +16,7 @@ class EvalOptions:
     episodes: int = 100  # per member
     seed: int = 100_000  # of the first episode; episode k has seed + k, the same for every member and policy
     member: int | None = None  # training seed of one member; None: all
+    wrapper: tuple[str, ...] = ()  # NAME or NAME:key=value, around the env in place of those that it was trained with
     trust: bool = False  # run envs, wrappers and layers of others that the folder names
     json: bool = False  # one JSON object on standard output
 
@@ -24,15 +25,17 @@ def run(argv: list[str]) -> int:
     """Parse, judge, report."""
     (options,) = parse(argv, (EvalOptions,), prog="rlab eval")
     from rlab.cli.saved import open_policy
+    from rlab.envs import make_episodes
     from rlab.evaluation.evaluate import evaluate
     from rlab.learning.runtime import torch_settings
 
     saved = open_policy(options.run, options.trust)
     policy = saved.policy if options.member is None else saved.policy.only(options.member)
+    env = saved.env.wrapped(options.wrapper) if options.wrapper else saved.env
     with torch_settings(threads=1):
-        result = evaluate(policy, saved.make_episodes, options.episodes, options.seed)
+        result = evaluate(policy, lambda n: make_episodes(env, n), options.episodes, options.seed)
     if options.json:
         print(json.dumps(result.to_json(options.run, saved.agent, saved.env.env_id)))
     else:
-        print(f"{saved.agent} on {saved.env.env_id}: {saved.folder}\n{result.summary()}")
+        print(f"{saved.agent} on {env.label}: {saved.folder}\n{result.summary()}")
     return 0

@@ -4,29 +4,44 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+from rlab.agents import load_agent
 from rlab.cli.flags import HELP, given, parse
-from rlab.cli.request import NETWORK_SETTINGS, Defaults, Request, Start, command_words, data_of, defaults_for
+from rlab.cli.request import (
+    NETWORK_SETTINGS,
+    Defaults,
+    Request,
+    Start,
+    check_budget,
+    check_trust,
+    command_words,
+    data_of,
+    defaults_for,
+    foreign_agent_module,
+)
 from rlab.cli.saved import SavedPolicy, open_policy
 from rlab.cli.train import carry_out, value_of
 from rlab.envs import EnvSpec
 from rlab.errors import UsageError
-from rlab.learning.finetuning import FinetuneConfig
+from rlab.learning.finetuning import OF_ONE_STRATEGY, FinetuneConfig
 from rlab.runs.config import SourceConfig
 from rlab.runs.folder import RunFolder, is_run
 
 USAGE = "rlab finetune RUN [ENV] [--strategy STRATEGY] [--agent AGENT] [settings]"
 # What the values of a pretrained network mean, and what holds it to its demonstrations while these are at hand.
 LESSON = ("gamma", "demonstration_loss", "demonstration_weight", "margin")
+# Of the learning rate from scratch: with the whole of it PPO of CartPole-v1 fell from 500 to an IQM of 203 in 20 000
+# env steps after cloning, with this share no seed of 20 fell at all.
+RATE = 0.3
 FROM_START = "start"  # the origin of what the policy that a run begins with decides
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneOptions:
+class BeginOptions:
     """What to go on with and in which env, where to put it, and how to report."""
 
     env_kwargs: tuple[str, ...] = ()  # key=value ..., keywords of the env
     wrapper: tuple[str, ...] = ()  # NAME or NAME:key=value, innermost first
-    agent: str | None = None  # None: the one that trained RUN; after pretraining double_dqn for Q values, else ppo
+    agent: str | None = None  # None: the one that trained RUN, or that it was pretrained for
     member: int | None = None  # training seed of the one to go on with; None: every seed goes on with its own
     experiment: str | None = None  # NAME or FILE of tuned settings; none: the agent's plain defaults
     out: str | None = None  # the run folder; None: a fresh one under runs/
@@ -42,7 +57,7 @@ def run(argv: list[str]) -> int:
     return carry_out(request, options.out, options.json, partial(api.start, trust=options.trust))
 
 
-def read_request(argv: list[str]) -> tuple[Request, FinetuneOptions]:
+def read_request(argv: list[str]) -> tuple[Request, BeginOptions]:
     """The request and options that the words after `finetune` ask for."""
     if not argv or argv[0] in HELP:
         print(f"usage: {USAGE}\n`rlab finetune RUN --help` lists the settings.")
@@ -54,33 +69,44 @@ def read_request(argv: list[str]) -> tuple[Request, FinetuneOptions]:
     saved = open_policy(source, "--trust" in words)
     member = value_of(words, "--member")
     env = saved.env if env_id is None else EnvSpec.parse(env_id)
-    agent = value_of(words, "--agent") or next_agent(saved)
+    agent = value_of(words, "--agent") or next_agent(saved, "--trust" in words)
     start = finetuning_defaults(saved, agent, env, value_of(words, "--experiment"), None if member is None else 0)
-    schemas = (FinetuneOptions(), FinetuneConfig(), start.run, SourceConfig(), start.settings)
+    schemas = (BeginOptions(), FinetuneConfig(), start.run, SourceConfig(), start.settings)
     prog = f"rlab finetune {source}"
     options, config, run_config, sources, settings = parse(words, schemas, prog=prog, subject=agent)
     if options.wrapper or options.env_kwargs:
         env = EnvSpec.parse(env.env_id, options.env_kwargs, options.wrapper, env.max_episode_steps)
     env = replace(env, max_episode_steps=run_config.max_episode_steps or env.max_episode_steps)
     named = given(words, schemas)
+    check_budget(agent, named)
+    refuse_idle_settings(named, config.strategy)
     refuse_network_settings(named, source)
     origins = start.origins(named, (sources, config))
     beginning = Start(source, options.member, config)
     return Request(agent, env, run_config, settings, origins, command_words(), sources, beginning), options
 
 
-def next_agent(saved: SavedPolicy) -> str:
-    """Who goes on with a policy unless told otherwise."""
+def next_agent(saved: SavedPolicy, trust: bool) -> str:
+    """Who goes on with a policy unless told otherwise.
+
+    Raises:
+        RlabError: that is somebody else's code and `trust` is false.
+    """
+    check_trust(str(saved.folder), foreign_agent_module(saved.agent), trust)
     if data_of(saved.agent) != "dataset":
         return saved.agent
+    pretrained_for = _config_of(saved).get("for_agent")
+    if pretrained_for is not None:
+        return str(pretrained_for)
     return "double_dqn" if saved.policy.spec.head["kind"] == "q" else "ppo"
 
 
 def finetuning_defaults(
     saved: SavedPolicy, agent: str, env: EnvSpec, experiment: str | None, member: int | None
 ) -> Defaults:
-    """Where the settings start from: the agent as tuned for the env, but with the discount of the policy it begins
-    with, and with no more exploration than it ends with. An agent that goes on with its own run keeps its settings.
+    """Where the settings start from: the agent as tuned for the env, but with the discount of the policy that it begins
+    with, smaller steps, and no more exploration than it ends with where the policy's head is one that it goes on with.
+    An agent that goes on with its own run keeps that run's settings otherwise.
 
     Args:
         member: the one that every seed begins with; None: as many seeds as the policy has, each with its own.
@@ -92,12 +118,22 @@ def finetuning_defaults(
     start = start.copying(copied, copied if every else LESSON, FROM_START)
     # What decides about networks is the policy; the settings say what it was made with, where that is known.
     start = start.copying(copied, NETWORK_SETTINGS, FROM_START)
-    end = asdict(start.settings).get("epsilon_end")
-    start = start.copying({"epsilon_start": end}, ("epsilon_start",), "fine-tuning")
+    settings = asdict(start.settings)
+    careful = {"learning_rate": RATE * settings["learning_rate"]} if "learning_rate" in settings else {}
+    if saved.policy.spec.head["kind"] in getattr(load_agent(agent), "heads", ()):
+        careful["epsilon_start"] = settings.get("epsilon_end")
+    start = start.copying(careful, careful, "fine-tuning")
     seeds = saved.policy.seeds
     if member is None and seeds == tuple(range(seeds[0], seeds[0] + len(seeds))):
         start = replace(start, run=replace(start.run, seed=seeds[0], seeds=len(seeds)))
     return start
+
+
+def refuse_idle_settings(named: frozenset[str], strategy: str) -> None:
+    """Raise UsageError where a setting is named that another strategy reads."""
+    for name in sorted(named & OF_ONE_STRATEGY.keys()):
+        if (own := OF_ONE_STRATEGY[name]) != strategy:
+            raise UsageError(f"--{name.replace('_', '-')} is for --strategy {own}, not for {strategy}.")
 
 
 def refuse_network_settings(named: frozenset[str], source: str) -> None:

@@ -5,16 +5,18 @@ from functools import partial
 
 from rlab.agents import load_agent
 from rlab.cli.flags import HELP, given, parse
-from rlab.cli.request import NETWORK_SETTINGS, Defaults, Request, command_words, defaults_for
+from rlab.cli.request import NETWORK_SETTINGS, Defaults, Request, check_budget, check_trust, command_words, defaults_for
 from rlab.cli.train import carry_out, value_of
 from rlab.envs import EnvSpec
-from rlab.errors import UsageError, unknown
+from rlab.errors import RlabError, UsageError, unknown
 from rlab.experience.minari_files import read_dataset
 from rlab.runs.config import SourceConfig
 
 USAGE = "rlab pretrain bc|encoder DATASET [--env ENV] [--agent AGENT] [settings]"
 METHODS = ("bc", "encoder")
-VALUE_CLONER = "dqfd"  # clones for agents whose network gives Q values; chosen by experiments/value_pretraining.py
+# What clones for agents whose network gives Q values, chosen by experiments/value_pretraining.py: CQL's loss with
+# 10-step targets loses least when learning goes on online.
+VALUE_CLONER, VALUE_SETTINGS = "cql", {"n_step": 10}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,8 @@ def read_request(method: str, dataset: str, argv: list[str]) -> tuple[Request, P
     learner = learner_for(method, agent)
     helping = bool(HELP & set(argv))
     named = value_of(argv, "--env")
-    env = None if helping else env_for(dataset, None if named is None else EnvSpec.parse(named))
+    spec = None if named is None else EnvSpec.parse(named)
+    env = None if helping else env_for(dataset, spec, "--trust" in argv)
     start = pretraining_defaults(method, agent, "" if env is None else env.env_id)
     schemas = (PretrainOptions(), start.run, SourceConfig(dataset=dataset), start.settings)
     prog = f"rlab pretrain {method} {dataset}"
@@ -54,8 +57,12 @@ def read_request(method: str, dataset: str, argv: list[str]) -> tuple[Request, P
     if options.wrapper or options.env_kwargs:
         env = EnvSpec.parse(env.env_id, options.env_kwargs, options.wrapper, env.max_episode_steps)
     env = replace(env, max_episode_steps=run_config.max_episode_steps or env.max_episode_steps)
-    origins = start.origins(given(argv, schemas), (sources,))
-    return Request(learner, env, run_config, settings, origins, command_words(), sources), options
+    if sources.dataset != dataset:
+        raise UsageError(f"--dataset {sources.dataset} contradicts {dataset}, the word behind {method}; leave it out.")
+    named_settings = given(argv, schemas)
+    check_budget(learner, named_settings)
+    origins = start.origins(named_settings, (sources,))
+    return Request(learner, env, run_config, settings, origins, command_words(), sources, None, agent), options
 
 
 def learner_for(method: str, agent: str) -> str:
@@ -70,25 +77,33 @@ def learner_for(method: str, agent: str) -> str:
     return VALUE_CLONER if method == "bc" and values else method
 
 
-def env_for(dataset: str, named: EnvSpec | None) -> EnvSpec:
+def env_for(dataset: str, named: EnvSpec | None, trust: bool) -> EnvSpec:
     """The env that was named, or else the one that the dataset was recorded in.
 
     Raises:
         UsageError: neither is known.
+        RlabError: the dataset is broken, or names code of others and `trust` is false.
     """
     if named is not None:
         return named
     recorded = read_dataset(dataset).env
     if recorded is None:
         raise UsageError(f"{dataset} does not say which env it was recorded in; name it: --env ENV.")
-    return EnvSpec.from_json(recorded)
+    try:
+        env = EnvSpec.from_json(recorded)
+    except RlabError as error:
+        raise RlabError(f"{dataset}: {error}") from error
+    check_trust(dataset, env.foreign_modules, trust)
+    return env
 
 
 def pretraining_defaults(method: str, agent: str, env_id: str) -> Defaults:
     """The learner's defaults with the network, the scaling and the discount of `agent` as tuned for the env."""
     tuned = defaults_for(agent, env_id, None)
     learner = defaults_for(learner_for(method, agent), env_id, None)
-    return learner.copying(asdict(tuned.settings), (*NETWORK_SETTINGS, "gamma"), f"agent {agent}")
+    learner = learner.copying(asdict(tuned.settings), (*NETWORK_SETTINGS, "gamma"), f"agent {agent}")
+    values = learner_for(method, agent) == VALUE_CLONER
+    return learner.copying(VALUE_SETTINGS, VALUE_SETTINGS, "pretraining") if values else learner
 
 
 def _method_and_dataset(argv: list[str]) -> tuple[str, str, list[str]]:

@@ -55,6 +55,7 @@ class Request:
     command: str
     sources: SourceConfig = field(default_factory=SourceConfig)
     start: Start | None = None  # None: fresh weights
+    for_agent: str | None = None  # whose network is pretrained; None: nobody's but the agent's own
 
     @property
     def unit(self) -> str:
@@ -76,6 +77,7 @@ class Request:
             "settings": asdict(self.settings),
             "sources": asdict(self.sources),
             "start": None if self.start is None else self.start.to_json(),
+            "for_agent": self.for_agent,
             "origins": self.origins,
             "versions": versions(),
             "command": self.command,
@@ -90,8 +92,7 @@ class Request:
             UsageError: a setting is unknown or of the wrong type: the run was made by another version.
         """
         env = EnvSpec.from_json(data["env"])
-        agent_module = [data["agent"].partition(":")[0]] if ":" in data["agent"] else []
-        check_trust(where, [*agent_module, *env.foreign_modules], trust)
+        check_trust(where, [*foreign_agent_module(data["agent"]), *env.foreign_modules], trust)
         return cls(
             data["agent"],
             env,
@@ -101,6 +102,7 @@ class Request:
             data["command"],
             merge(SourceConfig(), data.get("sources", {}), where),
             Start.from_json(data["start"], where) if data.get("start") else None,
+            data.get("for_agent"),
         )
 
     def tuned(self) -> str:
@@ -117,6 +119,11 @@ class Request:
         """Every setting by name, for TensorBoard."""
         start = {} if self.start is None else asdict(self.start.config)
         return {**asdict(self.run), **asdict(self.sources), **start, **asdict(self.settings)}
+
+
+def foreign_agent_module(agent: str) -> list[str]:
+    """The module that running this agent imports, where it is none of rlab's."""
+    return [agent.partition(":")[0]] if ":" in agent else []
 
 
 def check_trust(where: str, modules: Sequence[str], trust: bool) -> None:
@@ -192,28 +199,58 @@ def defaults_for(agent: str, env_id: str, experiment: str | None) -> Defaults:
 
 def request_from_keywords(agent: str, env: EnvSpec, experiment: str | None, keywords: Mapping[str, Any]) -> Request:
     """What `rlab.train` asks for; `keywords` as for `complete`."""
-    return complete(agent, env, defaults_for(agent, env.env_id, experiment), keywords, "train")
+    words = repr(agent), repr(env.env_id)
+    return complete(agent, env, defaults_for(agent, env.env_id, experiment), keywords, "train", words)
 
 
 def complete(
-    agent: str, env: EnvSpec, defaults: Defaults, keywords: Mapping[str, Any], verb: str, start: Start | None = None
+    agent: str,
+    env: EnvSpec,
+    defaults: Defaults,
+    keywords: Mapping[str, Any],
+    verb: str,
+    words: Sequence[str],
+    start: Start | None = None,
 ) -> Request:
-    """A request from Python: `keywords` may name settings of the run, of its sources and of the agent alike.
+    """A request from Python: `keywords` may name settings of the run, of its sources, of the agent and, where it begins
+    with a policy, of fine-tuning alike.
+
+    Args:
+        words: what else the call says, as Python spells it, for the command that the run records.
 
     Raises:
         UsageError: a keyword that none of them has.
     """
     where = f"rlab.{verb}"
+    check_budget(agent, keywords)
     rest = dict(keywords)
-    of_run, of_sources = (
-        {f.name: rest.pop(f.name) for f in fields(part) if f.name in rest} for part in (RunConfig, SourceConfig)
-    )
-    run, sources = merge(defaults.run, of_run, where), merge(SourceConfig(), of_sources, where)
+    run = merge(defaults.run, _taken(rest, RunConfig), where)
+    sources = merge(SourceConfig(), _taken(rest, SourceConfig), where)
+    if start is not None:
+        start = replace(start, config=merge(start.config, _taken(rest, FinetuneConfig), where))
     settings = merge(defaults.settings, rest, where)
-    env = replace(env, max_episode_steps=run.max_episode_steps)
-    words = ", ".join([repr(agent), repr(env.env_id), *(f"{k}={v!r}" for k, v in keywords.items())])
-    origins = defaults.origins(keywords, (sources,))
-    return Request(agent, env, run, settings, origins, f"{where}({words})", sources, start)
+    env = replace(env, max_episode_steps=run.max_episode_steps or env.max_episode_steps)
+    command = ", ".join([*words, *(f"{k}={v!r}" for k, v in keywords.items())])
+    origins = defaults.origins(keywords, (sources,) if start is None else (sources, start.config))
+    return Request(agent, env, run, settings, origins, f"{where}({command})", sources, start)
+
+
+def check_budget(agent: str, named: Iterable[str]) -> None:
+    """Refuse the budget of the other kind of agent.
+
+    Raises:
+        UsageError: env steps for an agent that takes none, or updates for one that takes them.
+    """
+    own = feed_for(agent, data_of(agent)).loop.unit
+    other = "updates" if own == "env_steps" else "env_steps"
+    if other in named:
+        flags = (f"--{name.replace('_', '-')}" for name in (other, own))
+        raise UsageError(f"{next(flags)} is no budget of {agent}: {next(flags)} is.")
+
+
+def _taken(keywords: dict[str, Any], kind: type) -> dict[str, Any]:
+    """Those of the keywords that name fields of a dataclass, which they leave."""
+    return {f.name: keywords.pop(f.name) for f in fields(kind) if f.name in keywords}
 
 
 def command_words() -> str:

@@ -4,7 +4,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,7 @@ class Session:
             self._capacity = self._feed.capacity(run, request.settings, self._demonstrations)
             made = make_agent(agent_class, request, spaces, choose_device(run.device), sources)
             self.agent, self._said, self.trainable = made.agent, made.said, made.trainable
+            self.request = replace(request, start=made.start)
             self._check_time_limit()
             self._store_nbytes = lanes_nbytes(run.seeds, envs[1], self._capacity, self.agent.fields())
         except BaseException:
@@ -99,7 +100,7 @@ class Session:
         learns = f"{updates} updates" if updates else f"warning: NO UPDATE, {feed.too_late}"
         mib = f"{self._store_nbytes / 2**20:.1f} MiB in all"
         lines = [
-            f"{self.request.agent} on {env.env_id}: {seeds}, {size}, {self.agent.device}",
+            f"{self.request.agent} on {env.label}: {seeds}, {size}, {self.agent.device}",
             f"{feed.name}: {self._capacity} transitions per seed, {mib}; {learns}",
         ]
         if online and self._demonstrations is not None:
@@ -123,17 +124,17 @@ class Session:
                 self.store = self._feed.make_store(run, self.request.settings, fields, self._demonstrations, share)
                 state = self._restored(folder)
                 resume_at = 0 if state is None else state["loop"][self.request.unit]
-                log = self._log(folder, resume_at)
-                loop = self._loop(stop.is_set, (self.best, log, _Saver(self, folder), *listeners))
-                if state is None and isinstance(self.store, Demonstrations):
-                    self.agent.study(*map(torch.from_numpy, self.store.observations()))
-                if state is not None:
-                    loop.load_state(state["loop"])
-                    self.best.load_state(state["best"])
-                    self.resumed_at = [*state["resumed_at"], resume_at]
-                elif self.sources.start is not None:
-                    loop.save()  # what it begins with: the run that it came from may be gone when this one goes on
-                with closing(log):
+                with closing(self._log(folder, resume_at)) as log:
+                    loop = self._loop(stop.is_set, (self.best, log, _Saver(self, folder), *listeners))
+                    if state is None and isinstance(self.store, Demonstrations):
+                        self.agent.study(*map(torch.from_numpy, self.store.observations()))
+                    if state is not None:
+                        loop.load_state(state["loop"])
+                        self.best.load_state(state["best"])
+                        self.resumed_at = [*state["resumed_at"], resume_at]
+                    elif self.sources.start is not None:
+                        loop.save()  # what it begins with: the run that it came from may be gone when this one goes on
+                        loop.judge()  # or nobody would see what learning does to it
                     finished = self._run(loop, folder)
                     judged = self._judge(folder, log) if finished and run.final_eval_episodes else None
                 return Outcome(finished, loop.clock.env_steps, judged)

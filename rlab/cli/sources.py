@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,15 @@ from rlab.experience.demonstrations import Demonstrations, filled_replay
 from rlab.experience.minari_files import read_dataset
 from rlab.learning.distillation import Guide
 from rlab.learning.finetuning import Refit, members_of, parameter_groups, refit, trainable_share, transfer
-from rlab.learning.optimizers import Stepper
+from rlab.learning.optimizers import ParameterGroup, Stepper
 from rlab.networks.policy import Policy, build_policy
 from rlab.networks.spaces import Space
 from rlab.runs.checkpoint import has_checkpoint, load_checkpoint
+from rlab.runs.config import SourceConfig
 from rlab.runs.folder import RunFolder, is_run
 from rlab.runs.policies import save_policy
+
+MOST_WARMUP = 4_000  # env steps of a fresh critic by itself; what experiments/no_dip.py was measured with
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ def open_sources(request: Request, folder: RunFolder | None = None, trust: bool 
         RlabError: something that is named is missing or broken.
     """
     _check_dataset(request, data_of(request.agent))
+    _check_read(request.sources)
     path = request.sources.dataset
     dataset = None if path is None else read_dataset(path)
     begun = None if request.start is None else request.start.run
@@ -65,14 +69,18 @@ def demonstrations_for(
     """Each member's demonstrations, and those that are held out to judge it by; None where there are none.
 
     Raises:
-        UsageError: the dataset's spaces are not the env's, or it has fewer episodes than were asked for.
+        UsageError: the dataset's spaces are not the env's, it has fewer episodes than were asked for, or a run is to
+            stop early by rows that nobody holds out.
     """
     if sources.dataset is None:
         return None, None
+    fraction, patience = (getattr(request.settings, name, None) for name in ("validation_fraction", "patience"))
+    if patience is not None and not fraction:
+        raise UsageError(f"--patience {patience} counts validations; hold some episodes out: --validation-fraction 0.2")
     sources.dataset.check_fits(obs_space, action_space, request.env.env_id)
     seeds = request.run.training_seeds
     demonstrations = filled_replay(sources.dataset, seeds, request.sources.dataset_episodes)
-    return demonstrations.split(getattr(request.settings, "validation_fraction", 0.0), seeds)
+    return demonstrations.split(fraction or 0.0, seeds)
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,7 @@ class Made:
 
     agent: Any
     said: list[str]  # what there is to say about them, for people
+    start: Start | None = None  # what it began with, with what was left open decided
     trainable: float = 1.0  # share of the policy's parameters that ever learn
 
 
@@ -97,14 +106,14 @@ def make_agent(
     if request.start is None or sources.start is None:
         made = Made(agent_class(*arguments), [])
     else:
-        made = _begun(agent_class, arguments, request.start, sources.start)
+        made = _begun(agent_class, arguments, request.start, sources.start, request.budget)
     if sources.teacher is not None:
         made.agent.guide = _guide(made.agent, request, spaces, sources.teacher)
         made.said.append(f"teacher: {request.sources.teacher}")
     return made
 
 
-def _begun(agent_class: Any, arguments: Any, start: Start, saved: SavedPolicy) -> Made:
+def _begun(agent_class: Any, arguments: Any, start: Start, saved: SavedPolicy, budget: int) -> Made:
     settings, obs_space, action_space, seeds, _ = arguments
     if "start" not in inspect.signature(agent_class).parameters:
         raise UsageError(f"{agent_class.__name__} cannot begin from a policy: its constructor takes no `start`.")
@@ -123,36 +132,63 @@ def _begun(agent_class: Any, arguments: Any, start: Start, saved: SavedPolicy) -
     members = members_of(saved.policy.seeds, seeds, start.member)
     transfer(saved.policy, agent.policy(), fitted, members)
     agent.adopt({})  # whatever follows the policy, such as a target network, follows
-    critic = _adopt_critic(agent, saved, members)
+    told, fresh = _adopt_critic(agent, saved, members)
+    if start.config.critic_warmup is None:
+        warmup = min(MOST_WARMUP, budget // 5) if fresh else 0
+        start = replace(start, config=replace(start.config, critic_warmup=warmup))
     first = next(iter(agent.networks))
     groups = parameter_groups(agent.networks, first, fitted, start.config)
     agent.stepper = Stepper(agent.stepper.settings, groups)
     share = trainable_share(groups, agent.networks[first])
-    said = [*_told(fitted, saved), *critic, f"strategy {start.config.strategy}: {share:.1%} of the policy learns"]
-    return Made(agent, said, share)
+    return Made(agent, [*_told(fitted, saved), *told, *_timetable(groups, start, share, budget)], start, share)
+
+
+def _timetable(groups: Sequence[ParameterGroup], start: Start, share: float, budget: int) -> list[str]:
+    """What of the policy learns, and when; a warning where the budget ends before that.
+
+    Raises:
+        UsageError: the critic's warm-up takes the whole budget.
+    """
+    warmup, strategy = start.config.critic_warmup or 0, start.config.strategy
+    if warmup >= budget:
+        raise UsageError(f"--critic-warmup {warmup} leaves nothing of the {budget} env steps to the policy; lower it.")
+    lines = [f"strategy {strategy}: {share:.1%} of the policy learns"]
+    if warmup:
+        lines[0] += f", after {warmup} env steps in which the critic learns alone"
+    last = max((group.begins_at or 0 for group in groups), default=0)
+    if last > warmup:
+        late = "" if last < budget else "; WARNING: the budget ends before that"
+        lines.append(f"the head learns from {warmup} env steps on, the lowest layer from {last}{late}")
+    return lines
 
 
 def _told(fitted: Refit, saved: SavedPolicy) -> list[str]:
     replaced = ", ".join(fitted.replaced) if fitted.replaced else "nothing"
     kept = ", ".join(fitted.kept) if fitted.kept else "nothing"
-    return [f"begins from {saved.folder}: kept {kept}; replaced {replaced}"]
+    untrained = ["its head was never trained: it is of an encoder"] if saved.agent == "encoder" else []
+    return [f"begins from {saved.folder}: kept {kept}; replaced {replaced}", *untrained]
 
 
-def _adopt_critic(agent: Any, saved: SavedPolicy, members: Sequence[int]) -> list[str]:
-    """Take the critic over from the checkpoint of the run that the policy is of, where both have one that fits."""
+def _adopt_critic(agent: Any, saved: SavedPolicy, members: Sequence[int]) -> tuple[list[str], bool]:
+    """Take the critic over from the checkpoint of the run that the policy is of, where both have one that fits.
+
+    Returns what there is to say about it, and whether there is one that is fresh.
+    """
     if not hasattr(agent, "adopt_critic"):
-        return []
+        return [], False
     run = saved.folder.parent
     if is_run(run) and saved.folder.name == "policy" and has_checkpoint(folder := RunFolder.open(run)):
         state, _ = load_checkpoint(folder)
         reason = agent.adopt_critic(state["loop"]["agent"], members)
-        return ["critic: from the run's checkpoint" if reason is None else f"critic: fresh, since {reason}"]
-    return ["critic: fresh, since only a run's checkpoint holds one"]
+        if reason is None:
+            return ["critic: from the run's checkpoint"], False
+        return [f"critic: fresh, since {reason}"], True
+    return ["critic: fresh, since only a run's checkpoint holds one"], True
 
 
 def _guide(agent: Any, request: Request, spaces: tuple[Space, Space], saved: SavedPolicy) -> Guide:
     if not hasattr(agent, "guide"):
-        raise UsageError(f"{request.agent} takes no teacher: it has no attribute `guide`.")
+        raise UsageError(f"{request.agent} takes no teacher; agents that learn in an env do.")
     spec = saved.policy.spec
     if (spec.obs_space, spec.action_space) != spaces:
         raise UsageError(
@@ -160,6 +196,12 @@ def _guide(agent: Any, request: Request, spaces: tuple[Space, Space], saved: Sav
             f"has {spaces[0]} and {spaces[1]}; a teacher needs the same spaces."
         )
     sources, seeds = request.sources, request.run.training_seeds
+    known = set(saved.policy.seeds)
+    if sources.teacher_member is None and len(known) > 1 and not known.issuperset(seeds):
+        raise UsageError(
+            f"the teacher {saved.folder} has the training seeds {_listed(saved.policy.seeds)}, not all of the run's, "
+            f"{_listed(seeds)}: take some of those, or one teacher for all with --teacher-member SEED."
+        )
     chosen = members_of(saved.policy.seeds, seeds, sources.teacher_member)
     teacher = _picked(saved.policy, chosen, seeds).to(agent.device)
     return Guide(
@@ -169,6 +211,10 @@ def _guide(agent: Any, request: Request, spaces: tuple[Space, Space], saved: Sav
         sources.teacher_fraction,
         sources.teacher_temperature,
     )
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))
 
 
 def _picked(policy: Policy, members: Sequence[int], seeds: Sequence[int]) -> Policy:
@@ -193,3 +239,15 @@ def _check_dataset(request: Request, data: str) -> None:
         raise UsageError(f"{request.agent} learns from its own rollouts; --dataset is for agents with a replay.")
     if data == "replay" and (dataset is not None) != (share > 0.0):
         raise UsageError("--dataset and --demonstration-share belong together; the share is that of every batch.")
+    if data != "replay" and share > 0.0:
+        raise UsageError(f"{request.agent} mixes no replay with demonstrations; leave out --demonstration-share.")
+
+
+def _check_read(sources: SourceConfig) -> None:
+    """Refuse what nobody would read: how to take demonstrations or a teacher that are not there."""
+    unset = SourceConfig()
+    for name in (f.name for f in fields(sources) if getattr(sources, f.name) != getattr(unset, f.name)):
+        for what in ("dataset", "teacher"):
+            if name.startswith(f"{what}_") and getattr(sources, what) is None:
+                flag = name.replace("_", "-")
+                raise UsageError(f"--{flag} says how to use a {what}, and none is named: --{what} DIR.")

@@ -5,12 +5,13 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rlab.agents import AGENTS
 from rlab.cli.flags import HELP, given, parse
 from rlab.cli.main import STOPPED
-from rlab.cli.request import Request, command_words, defaults_for
+from rlab.cli.request import Request, check_budget, command_words, defaults_for
 from rlab.errors import UsageError
 from rlab.runs.config import SourceConfig
 
@@ -25,6 +26,7 @@ class TrainOptions:
     wrapper: tuple[str, ...] = ()  # NAME or NAME:key=value, innermost first
     out: str | None = None  # the run folder; None: a fresh one under runs/
     experiment: str | None = None  # NAME or FILE of tuned settings; none: the agent's plain defaults
+    trust: bool = False  # run layers, envs and wrappers of others that the teacher's folder names
     json: bool = False  # the final evaluation as one JSON object on standard output
 
 
@@ -35,7 +37,7 @@ def run(argv: list[str]) -> int:
     request, options = read_request(agent, env_id, rest)
     from rlab import api  # torch takes its time: after every check of the words
 
-    return carry_out(request, options.out, options.json, api.start)
+    return carry_out(request, options.out, options.json, partial(api.start, trust=options.trust))
 
 
 def carry_out(request: Request, out: str | None, as_json: bool, start: Callable[..., Any]) -> int:
@@ -65,7 +67,9 @@ def read_request(agent: str, env_id: str, argv: list[str]) -> tuple[Request, Tra
     env_kwargs = (*(start.experiment.env_kwargs if start.experiment else ()), *options.env_kwargs)
     wrappers = options.wrapper or (start.experiment.wrapper if start.experiment else ())
     env = EnvSpec.parse(env_id, env_kwargs, wrappers, run_config.max_episode_steps)
-    origins = start.origins(given(argv, schemas), (sources,))
+    named = given(argv, schemas)
+    check_budget(agent, named)
+    origins = start.origins(named, (sources,))
     return Request(agent, env, run_config, settings, origins, command_words(), sources), options
 
 

@@ -31,8 +31,8 @@ def save_curves(
             low, high = [i.low for i in line if i], [i.high for i in line if i]
             axes.fill_between(when, low, high, alpha=0.12, color=drawn.get_color(), linewidth=0)
     axes.set_xlabel(x_label)
-    axes.set_ylabel(f"{y_label}, IQM and 95 % interval")
-    axes.set_title(title)
+    axes.set_ylabel(y_label)
+    axes.set_title(title or "IQM over seeds with its 95 % interval", fontsize="medium")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=120, metadata={"Software": "rlab"} if str(path).endswith(".png") else None)

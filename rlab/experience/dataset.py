@@ -31,9 +31,10 @@ class Episode:
     An episode that neither terminated nor was truncated was cut by the recording; learners treat it as truncated.
     """
 
-    obs: np.ndarray  # [T + 1, *obs], of the observation space's dtype; the last one is what the last action led to
-    action: np.ndarray  # [T, *action], as `action_field` says; integers count from 0
-    reward: np.ndarray  # [T] float32
+    # [T + 1, *obs], of the observation space's dtype; the last one is what the last action led to
+    obs: np.ndarray = field(repr=False)
+    action: np.ndarray = field(repr=False)  # [T, *action], as `action_field` says; integers count from 0
+    reward: np.ndarray = field(repr=False)  # [T] float32
     terminated: bool  # the world ended with the last row
     truncated: bool  # a time limit cut it there
     seed: int | None = None  # that the env was reset with, where known
@@ -58,7 +59,7 @@ class Dataset:
     name: str
     obs_space: Space
     action_space: Space
-    episodes: tuple[Episode, ...]
+    episodes: tuple[Episode, ...] = field(repr=False)
     env: dict[str, Any] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 

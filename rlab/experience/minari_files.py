@@ -188,8 +188,16 @@ def _read(minari: Any, folder: Path) -> Dataset:
         obs_space = Masked(obs_space, sum(choices(action_space)))
     seeds = (facts.get("seed") for facts in found.storage.get_episode_metadata(found.episode_indices))
     episodes = tuple(_episode(data, seed, obs_space, action_space) for data, seed in zip(found, seeds, strict=True))
-    ours = metadata.get(OURS, {})
-    return Dataset(found.id, obs_space, action_space, episodes, ours.get("env"), ours.get("facts", {}))
+    return Dataset(found.id, obs_space, action_space, episodes, *_ours(metadata.get(OURS, {})))
+
+
+def _ours(written: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """The env and the facts that rlab wrote beside what Minari has words for."""
+    env, facts = written.get("env"), written.get("facts", {})
+    named = env is None or (isinstance(env, dict) and isinstance(env.get("env_id"), str))
+    if not named or not isinstance(facts, dict):
+        raise RlabError(f"what its {METADATA} has under {OURS!r} is not what rlab writes there. Was it edited?")
+    return env, facts
 
 
 def _episode(data: Any, seed: int | None, obs_space: Space, action_space: Space) -> Episode:

@@ -19,6 +19,14 @@ from rlab.types import Json
 
 STRATEGIES = ("full", "head", "last-2", "gradual", "discriminative", "lora")  # any last-K
 
+# Settings that one strategy alone reads.
+OF_ONE_STRATEGY = {
+    "layer_decay": "discriminative",
+    "unfreeze_every": "gradual",
+    "lora_rank": "lora",
+    "lora_alpha": "lora",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
@@ -33,7 +41,8 @@ class FinetuneConfig:
     unfreeze_every: int = 5_000  # gradual: env steps between a layer and the one below; there an epoch, section 3.3
     lora_rank: int = 4  # lora: Hu et al. 2021, table 11 (GPT-2)
     lora_alpha: float = 32.0  # lora: changes are scaled by alpha / rank; table 11
-    critic_warmup: int = 0  # env steps during which only the critic learns, for agents that have one
+    critic_warmup: int | None = None  # env steps in which the critic learns alone; None: a fifth of the budget, 4 000
+    # at most, where an agent's critic is fresh, else 0
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES and self.last is None:
@@ -43,7 +52,7 @@ class FinetuneConfig:
         if not 0.0 < self.layer_decay <= 1.0:
             raise UsageError(f"layer_decay {self.layer_decay} must be in (0, 1]; 1 gives every layer the same rate.")
         for name, least in (("unfreeze_every", 1), ("lora_rank", 1), ("critic_warmup", 0)):
-            if getattr(self, name) < least:
+            if getattr(self, name) is not None and getattr(self, name) < least:
                 raise UsageError(f"{name} {getattr(self, name)} must be {least} or more.")
         if not 0.0 < self.lora_alpha < float("inf"):
             raise UsageError(f"lora_alpha {self.lora_alpha} must be above 0.")
@@ -170,7 +179,7 @@ def parameter_groups(
     groups = []
     for plan, found in parameters.items():
         name = policy_network if len(parameters) == 1 else f"{policy_network}.{','.join(labels[plan])}"
-        begins_at = None if plan.begins_at is None else max(plan.begins_at, config.critic_warmup)
+        begins_at = None if plan.begins_at is None else max(plan.begins_at, config.critic_warmup or 0)
         groups.append(ParameterGroup(name, tuple(found), plan.factor, begins_at))
     return [*groups, *(ParameterGroup(name, tuple(network.parameters())) for name, network in others.items())]
 

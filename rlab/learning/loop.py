@@ -116,12 +116,17 @@ class Loop:
             metrics = self._metrics()
             for listener in self.listeners:
                 listener.on_metrics(now, metrics)
-        if self.evaluate is not None and (crossed(before, now, self.periods.eval_every) or end):
-            judged = self.evaluate()
-            for listener in self.listeners:
-                listener.on_evaluation(now, judged.returns, judged.lengths)
+        if crossed(before, now, self.periods.eval_every) or end:
+            self.judge()
         if crossed(before, now, self.periods.checkpoint_every) and not end:
             self.save()
+
+    def judge(self) -> None:
+        """Have the listeners hear how good the present policy is, where there is a way to tell."""
+        if self.evaluate is not None:
+            judged = self.evaluate()
+            for listener in self.listeners:
+                listener.on_evaluation(self.clock.env_steps, judged.returns, judged.lengths)
 
     def save(self) -> None:
         """Have the listeners write everything down; never over a good save with weights that an update broke."""
@@ -146,6 +151,7 @@ class Loop:
         return {
             self.unit: self.clock.env_steps,
             "updates": self.updates,
+            "learned": list(self._learned),
             "agent": self.agent.state(),
             "store": self.store.state(),
             "streams": [s.bit_generator.state for s in self._streams],
@@ -155,6 +161,7 @@ class Loop:
         """Go on from `state()`; the store's rows are loaded apart."""
         self.clock = Clock(state[self.unit], self.clock.total_env_steps)
         self.updates = state["updates"]
+        self._learned = [{n: v.to(self.agent.device) for n, v in row.items()} for row in state.get("learned", [])]
         self.agent.load_state(state["agent"])
         for s, saved in zip(self._streams, state["streams"], strict=True):
             s.bit_generator.state = saved

@@ -21,6 +21,7 @@ from rlab.networks.layers import (
     StackedLogStd,
     StackedTanh,
 )
+from rlab.networks.quantized import COMPRESSED_LAYERS
 from rlab.networks.sequences import StackedEmbedding, StackedGRU
 from rlab.randomness import torch_stream
 from rlab.types import Json
@@ -102,6 +103,7 @@ LAYER_KINDS: dict[str, Callable[..., nn.Module]] = {
     "gru": StackedGRU,
     "lora_linear": StackedLoraLinear,
     "lora_conv2d": StackedLoraConv2d,
+    **{str(layer.kind): layer for layer in COMPRESSED_LAYERS},
     **{name: _activation(kind) for name, kind in ACTIVATIONS.items()},
     "tanh": StackedTanh,
 }

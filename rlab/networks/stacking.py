@@ -21,6 +21,7 @@ from rlab.networks.layers import (
     StackedLogStd,
     StackedTanh,
 )
+from rlab.networks.quantized import COMPRESSED_LAYERS
 from rlab.networks.sequences import LastGRU, StackedEmbedding, StackedGRU
 from rlab.networks.spec import StackedNetwork
 
@@ -36,6 +37,7 @@ _STACKED_OF: dict[type[nn.Module], Any] = {
     LastGRU: StackedGRU,
     LoraLinear: StackedLoraLinear,
     LoraConv2d: StackedLoraConv2d,
+    **{layer: layer for layer in COMPRESSED_LAYERS},
 }
 
 

@@ -54,7 +54,7 @@ def _facts(run: RunFolder) -> dict[str, Any]:
         unit: max(saved, int((last_row(run.path / "metrics.jsonl") or {}).get(unit, 0))),
         f"total_{unit}": total,
         "eval_iqm": evaluation.get("iqm"),
-        "state": "finished" if saved >= total else "unfinished",
+        "state": "finished" if saved >= total or (run.path / "result.json").is_file() else "unfinished",
     }
 
 

@@ -23,8 +23,12 @@ def commands() -> list[list[str]]:
 
 def made_small(argv: list[str]) -> list[str]:
     """The same command with a tiny budget; the last of two equal flags counts."""
-    if argv[0] == "train":
+    if argv[0] == "pretrain" or "cql" in argv:
+        return [*argv, "--updates", "60", *SMALL[2:]]
+    if argv[0] in ("train", "finetune"):
         return [*argv, *SMALL]
+    if argv[0] == "collect":
+        return [*argv, "--episodes", "3"]
     if argv[0] == "eval":
         return [*argv, "--episodes", "2"]
     return argv
@@ -41,7 +45,7 @@ def test_every_documented_command_runs_in_order(tmp_path: Path, monkeypatch: pyt
         expected = 2 if argv[0] == "resume" else 0  # the README's run is finished, which is said in one line
         assert main(made_small(argv)) == expected, " ".join(argv)
         done.append(argv[0])
-    assert {"train", "eval", "play", "resume", "list"} <= set(done)
+    assert {"train", "eval", "play", "resume", "list", "collect", "pretrain", "finetune"} <= set(done)
     assert (tmp_path / "cartpole.gif").stat().st_size > 0
 
 
@@ -55,6 +59,13 @@ def test_the_documented_python_runs(
     exec(compile(block.replace("seeds=10", f"seeds=4, {small}"), "README.md", "exec"), {})  # noqa: S102
     iqm, *interval = re.findall(r"[\d.]+", capsys.readouterr().out)
     assert float(interval[0]) <= float(iqm) <= float(interval[1])
+
+
+def test_the_documented_supervised_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (block,) = (b for b in blocks if "supervised.fit" in b)
+    exec(compile(block, "README.md", "exec"), {})  # noqa: S102
+    assert len(re.findall(r"0\.9\d*|1\.0?", capsys.readouterr().out)) == 5  # five networks that have learned it
 
 
 def test_every_file_that_the_readme_names_is_there() -> None:
