@@ -53,5 +53,5 @@ clean:
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt setuptools
-	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[dev,box2d,minigrid,video,minari,sklearn,plot]"
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[dev,box2d,minigrid,video,minari,sklearn,plot,onnx]"
 	touch $@

@@ -28,7 +28,9 @@ if not (_HERE / "agents").is_dir():
 
 if TYPE_CHECKING:
     from rlab.api import collect as collect
+    from rlab.api import compress as compress
     from rlab.api import evaluate as evaluate
+    from rlab.api import export as export
     from rlab.api import finetune as finetune
     from rlab.api import load as load
     from rlab.api import pretrain as pretrain
@@ -37,7 +39,7 @@ else:
 
     def __getattr__(name: str) -> Any:
         # On demand, since rlab.api imports torch, which takes over a second.
-        if name not in ("collect", "evaluate", "finetune", "load", "pretrain", "train"):
+        if name not in ("collect", "compress", "evaluate", "export", "finetune", "load", "pretrain", "train"):
             raise AttributeError(f"module 'rlab' has no attribute {name!r}")
         from rlab import api
 

@@ -10,6 +10,8 @@ import numpy as np
 
 from rlab.cli.collecting import collect, collect_random
 from rlab.cli.collecting import merge as merge_datasets
+from rlab.cli.compressing import compress
+from rlab.cli.exporting import export_member as export
 from rlab.cli.finetune import finetuning_defaults, next_agent, refuse_network_settings
 from rlab.cli.pretrain import env_for, learner_for, pretraining_defaults
 from rlab.cli.progress import ProgressListener
@@ -33,7 +35,9 @@ __all__ = [
     "Run",
     "collect",
     "collect_random",
+    "compress",
     "evaluate",
+    "export",
     "finetune",
     "hardware",
     "load",

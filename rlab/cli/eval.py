@@ -1,41 +1,90 @@
-"""`rlab eval RUN`: judge a trained population, or one member, on episode seeds of its own."""
+"""`rlab eval RUN`: judge a trained population, one member, or an exported file, on episode seeds of its own."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import tyro
 
-from rlab.cli.flags import parse
+from rlab.cli.flags import given, parse
+from rlab.errors import UsageError
+
+OF_EPISODES = frozenset({"episodes", "seed", "member", "wrapper"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions:
     """What to judge, and on which episodes."""
 
-    run: tyro.conf.Positional[str]  # a run folder (its final policy) or a policy folder
+    # a run folder (its final policy), a policy folder or an exported file; with --latency one exported file or more
+    run: tyro.conf.Positional[tuple[str, ...]] = ()
     episodes: int = 100  # per member
     seed: int = 100_000  # of the first episode; episode k has seed + k, the same for every member and policy
     member: int | None = None  # training seed of one member; None: all
     wrapper: tuple[str, ...] = ()  # NAME or NAME:key=value, around the env in place of those that it was trained with
-    trust: bool = False  # run envs, wrappers and layers of others that the folder names
+    latency: bool = False  # play nothing: time the calls of exported files, all in turn
+    trust: bool = False  # run envs, wrappers and layers of others that the folder names, and files that can run code
     json: bool = False  # one JSON object on standard output
 
 
 def run(argv: list[str]) -> int:
     """Parse, judge, report."""
     (options,) = parse(argv, (EvalOptions,), prog="rlab eval")
-    from rlab.cli.saved import open_policy
+    if options.latency:
+        return _time(options, given(argv, (EvalOptions,)))
+    if not options.run:
+        raise UsageError("eval needs a run folder, a policy folder or an exported file: rlab eval RUN.")
+    if len(options.run) != 1:
+        raise UsageError(f"eval judges one run or file at a time, not {len(options.run)}; --latency takes several.")
     from rlab.envs import make_episodes
     from rlab.evaluation.evaluate import evaluate
     from rlab.learning.runtime import torch_settings
 
-    saved = open_policy(options.run, options.trust)
-    policy = saved.policy if options.member is None else saved.policy.only(options.member)
-    env = saved.env.wrapped(options.wrapper) if options.wrapper else saved.env
+    policy, agent, trained_in, where = _opened(options)
+    env = trained_in.wrapped(options.wrapper) if options.wrapper else trained_in
     with torch_settings(threads=1):
         result = evaluate(policy, lambda n: make_episodes(env, n), options.episodes, options.seed)
     if options.json:
-        print(json.dumps(result.to_json(options.run, saved.agent, saved.env.env_id)))
+        print(json.dumps(result.to_json(options.run[0], agent, trained_in.env_id)))
     else:
-        print(f"{saved.agent} on {env.label}: {saved.folder}\n{result.summary()}")
+        print(f"{agent} on {env.label}: {where}\n{result.summary()}")
+    return 0
+
+
+def _opened(options: EvalOptions) -> tuple[Any, str, Any, Path]:
+    """The stack of policies to judge, its agent, its env and where it was found."""
+    (path,) = options.run
+    if not Path(path).is_file():
+        from rlab.cli.saved import open_policy
+
+        saved = open_policy(path, options.trust)
+        policy = saved.policy if options.member is None else saved.policy.only(options.member)
+        return policy, saved.agent, saved.env, saved.folder
+    from rlab.cli.exporting import open_file
+
+    runner, env = open_file(path, options.trust)
+    if options.member not in (None, *runner.seeds):
+        raise UsageError(f"no member with training seed {options.member}; {path} holds {runner.seeds[0]} alone.")
+    return runner, str(runner.metadata.get("agent") or "unknown"), env, Path(path)
+
+
+def _time(options: EvalOptions, named: frozenset[str]) -> int:
+    if unread := named & OF_EPISODES:
+        raise UsageError(f"--latency plays no episodes; leave out --{min(unread).replace('_', '-')}.")
+    if not options.run:
+        raise UsageError("--latency needs exported files: rlab eval FILE... --latency. rlab export makes some.")
+    for path in options.run:
+        if Path(path).is_dir():
+            raise UsageError(f"{path} is a folder; --latency times exported files. rlab export {path} makes one.")
+    from rlab.cli.exporting import measure
+
+    found = measure(options.run, options.trust)
+    if options.json:
+        print(json.dumps({"format": 1, "files": {path: [asdict(each) for each in found[path]] for path in found}}))
+        return 0
+    print(f"{'file':<60} {'batch':>6} {'p50 us':>9} {'p99 us':>9}")
+    for path, times in found.items():
+        for each in times:
+            print(f"{path:<60} {each.batch:>6} {each.p50_us:>9.1f} {each.p99_us:>9.1f}")
     return 0

@@ -122,7 +122,8 @@ def finetuning_defaults(
     careful = {"learning_rate": RATE * settings["learning_rate"]} if "learning_rate" in settings else {}
     if saved.policy.spec.head["kind"] in getattr(load_agent(agent), "heads", ()):
         careful["epsilon_start"] = settings.get("epsilon_end")
-    start = start.copying(careful, careful, "fine-tuning")
+    if saved.acts:  # an encoder's policy is none yet, and nothing of it can be spoiled
+        start = start.copying(careful, careful, "fine-tuning")
     seeds = saved.policy.seeds
     if member is None and seeds == tuple(range(seeds[0], seeds[0] + len(seeds))):
         start = replace(start, run=replace(start.run, seed=seeds[0], seeds=len(seeds)))

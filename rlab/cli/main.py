@@ -27,6 +27,8 @@ VERBS = {
     "collect": Verb("rlab.cli.collect:run", "record episodes of a policy, or of random actions, as a dataset"),
     "pretrain": Verb("rlab.cli.pretrain:run", "learn a policy, or the body of one, from demonstrations"),
     "finetune": Verb("rlab.cli.finetune:run", "go on from a trained or pretrained policy in an environment"),
+    "compress": Verb("rlab.cli.compress:run", "make a trained policy smaller and faster, and tell what that cost"),
+    "export": Verb("rlab.cli.export:run", "write one member as one file: ONNX, torch.export, NumPy or C"),
     "bench": Verb("rlab.cli.bench:run", "run experiment files and check their claims"),
 }
 

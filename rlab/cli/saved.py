@@ -20,6 +20,11 @@ class SavedPolicy:
     env: EnvSpec
     folder: Path
 
+    @property
+    def acts(self) -> bool:
+        """Whether the policy was ever taught to act: an encoder trains the body alone."""
+        return self.agent != "encoder"
+
     def make_episodes(self, n: int) -> EpisodeEnvs:
         """n envs for evaluation."""
         return make_episodes(self.env, n)

@@ -18,7 +18,9 @@ from rlab.experience.minari_files import read_dataset
 from rlab.learning.distillation import Guide
 from rlab.learning.finetuning import Refit, members_of, parameter_groups, refit, trainable_share, transfer
 from rlab.learning.optimizers import ParameterGroup, Stepper
+from rlab.networks.describe import with_network
 from rlab.networks.policy import Policy, build_policy
+from rlab.networks.quantized import CompressedLayer, full_precision
 from rlab.networks.spaces import Space
 from rlab.runs.checkpoint import has_checkpoint, load_checkpoint
 from rlab.runs.config import SourceConfig
@@ -115,6 +117,7 @@ def make_agent(
 
 def _begun(agent_class: Any, arguments: Any, start: Start, saved: SavedPolicy, budget: int) -> Made:
     settings, obs_space, action_space, seeds, _ = arguments
+    saved, unrounded = _in_full_precision(saved)
     if "start" not in inspect.signature(agent_class).parameters:
         raise UsageError(f"{agent_class.__name__} cannot begin from a policy: its constructor takes no `start`.")
     head = agent_class.head_json(settings, action_space)
@@ -134,13 +137,14 @@ def _begun(agent_class: Any, arguments: Any, start: Start, saved: SavedPolicy, b
     agent.adopt({})  # whatever follows the policy, such as a target network, follows
     told, fresh = _adopt_critic(agent, saved, members)
     if start.config.critic_warmup is None:
-        warmup = min(MOST_WARMUP, budget // 5) if fresh else 0
+        warmup = min(MOST_WARMUP, budget // 5) if fresh and saved.acts else 0
         start = replace(start, config=replace(start.config, critic_warmup=warmup))
     first = next(iter(agent.networks))
     groups = parameter_groups(agent.networks, first, fitted, start.config)
     agent.stepper = Stepper(agent.stepper.settings, groups)
     share = trainable_share(groups, agent.networks[first])
-    return Made(agent, [*_told(fitted, saved), *told, *_timetable(groups, start, share, budget)], start, share)
+    said = [*_told(fitted, saved), *unrounded, *told, *_timetable(groups, start, share, budget)]
+    return Made(agent, said, start, share)
 
 
 def _timetable(groups: Sequence[ParameterGroup], start: Start, share: float, budget: int) -> list[str]:
@@ -162,10 +166,19 @@ def _timetable(groups: Sequence[ParameterGroup], start: Start, share: float, bud
     return lines
 
 
+def _in_full_precision(saved: SavedPolicy) -> tuple[SavedPolicy, list[str]]:
+    """The policy with weights that can learn, and what there is to say about it."""
+    policy = saved.policy
+    if not any(isinstance(layer, CompressedLayer) for layer in policy.network.modules()):
+        return saved, []
+    said = ["its weights were rounded: they go on in float, as they are"]
+    return replace(saved, policy=with_network(policy, full_precision(policy.network))), said
+
+
 def _told(fitted: Refit, saved: SavedPolicy) -> list[str]:
     replaced = ", ".join(fitted.replaced) if fitted.replaced else "nothing"
     kept = ", ".join(fitted.kept) if fitted.kept else "nothing"
-    untrained = ["its head was never trained: it is of an encoder"] if saved.agent == "encoder" else []
+    untrained = [] if saved.acts else ["its head was never trained: it is of an encoder"]
     return [f"begins from {saved.folder}: kept {kept}; replaced {replaced}", *untrained]
 
 

@@ -27,6 +27,8 @@ def made_small(argv: list[str]) -> list[str]:
         return [*argv, "--updates", "60", *SMALL[2:]]
     if argv[0] in ("train", "finetune"):
         return [*argv, *SMALL]
+    if argv[0] == "compress":
+        return [*argv, "--episodes", "2", "--updates", "40", "--min-return-ratio", "0"]
     if argv[0] == "collect":
         return [*argv, "--episodes", "3"]
     if argv[0] == "eval":

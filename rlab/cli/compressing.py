@@ -1,0 +1,154 @@
+"""Compressing the policy of a run from Python: steps, a report, and a policy folder that tells both."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlab.cli.saved import SavedPolicy, open_policy
+from rlab.compression.distil import DistilSettings
+from rlab.compression.report import Report, compare
+from rlab.compression.steps import Step, parse_steps
+from rlab.compression.steps import compress as compress_policy
+from rlab.errors import UsageError
+from rlab.learning.runtime import torch_settings
+from rlab.runs import files
+from rlab.runs.folder import check_free, is_run
+from rlab.runs.policies import POLICY, save_policy
+
+MIN_RETURN_RATIO = 0.95
+ROOT = "runs"
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A compressed policy on the disk, and what it cost."""
+
+    path: Path
+    steps: tuple[str, ...]
+    min_return_ratio: float
+    report: Report = field(repr=False)
+
+    @property
+    def success(self) -> bool:
+        """Whether the policy keeps as much of the return as was asked for."""
+        return self.report.success(self.min_return_ratio)
+
+    def to_json(self) -> dict[str, Any]:
+        """The one object that `rlab compress --json` prints."""
+        return {
+            "format": 1,
+            "policy": str(self.path),
+            "steps": list(self.steps),
+            "min_return_ratio": self.min_return_ratio,
+            "success": self.success,
+            **self.report.to_json(),
+        }
+
+    def summary(self) -> str:
+        """The result for people."""
+        verdict = self.report.verdict(self.min_return_ratio)
+        kept = "policy" if self.success else "kept all the same"
+        return f"{self.report.summary()}\n{verdict}\n{kept}: {self.path}   judge it: rlab eval {self.path}"
+
+
+def compress(
+    run: str | Path,
+    steps: str,
+    *,
+    out: str | Path | None = None,
+    episodes: int = 100,
+    min_return_ratio: float = MIN_RETURN_RATIO,
+    member: int | None = None,
+    updates: int | None = None,
+    trust: bool = False,
+    after_step: Callable[[Step], None] | None = None,
+) -> Compressed:
+    """Compress the policy of a run or policy folder, and compare the result with it.
+
+    Args:
+        steps: such as `"distil:64x64,prune:0.5,int8"`, see `rlab.compression.steps`.
+        out: the new policy folder; None makes a fresh one under `runs/`.
+        episodes: per member, that parent and child are judged by, from the seeds of `evaluate`.
+        min_return_ratio: what the lower end of the paired return ratio must reach for a success.
+        member: training seed of the one to compress; None: all.
+        updates: of each step that trains; None: as many as distillation was measured with.
+        trust: allow layers, envs and wrappers of others that the folder names, which run their code.
+        after_step: called with each step when it is done.
+
+    Raises:
+        UsageError: anything in the request that cannot be; nothing is on the disk then.
+        RlabError: the folder is broken, or an episode failed.
+    """
+    wanted = parse_steps(steps)
+    if out is not None:
+        check_free(out)
+    if episodes < 1 or min_return_ratio < 0.0:
+        raise UsageError(f"{episodes} episodes and a return ratio of {min_return_ratio:g}: 1 and 0 are the least.")
+    settings = DistilSettings() if updates is None else DistilSettings(updates=updates)
+    saved = open_policy(str(run), trust)
+    parent = saved.policy if member is None else saved.policy.only(member)
+    if episodes * len(parent.seeds) < 2:  # before any work
+        raise UsageError("one episode of one member shows no interval; give --episodes 2 or more.")
+    words = tuple(map(str, wanted))
+    with torch_settings(threads=1):
+        child = compress_policy(parent, wanted, saved.make_episodes, settings, after_step)
+        report = compare(parent, child, saved.make_episodes, episodes)
+    only = "" if member is None else f"-seed{member}"
+    path = _claimed(out) if out is not None else _fresh(f"{name_of(saved)}{only}-{'-'.join(words)}")
+    done = Compressed(path, words, min_return_ratio, report)
+    save_policy(path, child, _facts(saved, done))
+    return done
+
+
+def name_of(saved: SavedPolicy) -> str:
+    """What people call a policy: the name of its run, or of its folder."""
+    folder = saved.folder.resolve()
+    if not is_run(folder.parent):
+        return folder.name
+    return folder.parent.name if folder.name == "policy" else f"{folder.parent.name}-{folder.name}"
+
+
+def weights_sha256(saved: SavedPolicy) -> str:
+    """The checksum of the weights file of a saved policy."""
+    return str(files.read_json(saved.folder / POLICY)["weights"]["sha256"])
+
+
+def _facts(saved: SavedPolicy, done: Compressed) -> dict[str, Any]:
+    """What a policy folder tells beside the policy: agent and env as any other, and where it comes from."""
+    return {
+        "agent": saved.agent,
+        "env": saved.env.to_json(),
+        "parent": {"folder": name_of(saved), "weights_sha256": weights_sha256(saved)},
+        "steps": list(done.steps),
+        "min_return_ratio": done.min_return_ratio,
+        "success": done.success,
+        "report": done.report.to_json(),
+    }
+
+
+def _claimed(out: str | Path) -> Path:
+    path = Path(out)
+    check_free(path)  # again: it has taken a while
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {path}: {error.strerror}. Name another one with --out") from error
+    return path
+
+
+def _fresh(name: str) -> Path:
+    """Make a new empty folder such as `runs/ppo-CartPole-v1-20261122-101500-int8`."""
+    words = re.sub(r"[^A-Za-z0-9._-]+", "", name)[:200]
+    count = 1
+    while True:
+        path = Path(ROOT) / (words if count == 1 else f"{words}-{count}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            count += 1
+        except OSError as error:
+            raise UsageError(f"cannot make {path}: {error.strerror}. Name another folder with --out") from error
+        else:
+            return path

@@ -1,0 +1,178 @@
+"""Exporting a member of a run from Python, and judging exported files in their own runtimes."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlab.cli.compressing import ROOT, name_of, weights_sha256
+from rlab.cli.request import check_trust
+from rlab.cli.saved import open_policy
+from rlab.compression.export.exporting import Exported, export
+from rlab.compression.export.metadata import Origin
+from rlab.compression.export.runtimes import SUFFIXES, Latency, Runner, latency, open_exported
+from rlab.compression.visits import visited
+from rlab.envs import EnvSpec, make_episodes
+from rlab.errors import RlabError, UsageError, unknown
+from rlab.learning.runtime import torch_settings
+
+CHECKED_STATES = 2_000  # that parity is checked on
+REPEATS = 512  # calls that are timed, of each batch size
+
+
+@dataclass(frozen=True)
+class ExportedMember:
+    """A file that has passed its check, beside the member that it was made of."""
+
+    exported: Exported
+    seed: int  # training seed of the member
+    latency: tuple[Latency, ...] = field(repr=False)  # of the file
+    torch_latency: tuple[Latency, ...] = field(repr=False)  # of the member, in turn with it
+
+    @property
+    def path(self) -> Path:
+        """Where the file is."""
+        return self.exported.path
+
+    def to_json(self) -> dict[str, Any]:
+        """The one object that `rlab export --json` prints."""
+        done, parity = self.exported, self.exported.parity
+        return {
+            "format": 1,
+            "path": str(done.path),
+            "export_format": done.format,
+            "writer": done.writer,
+            "member": self.seed,
+            "bytes": done.bytes,
+            "seconds": done.seconds,
+            "parity": {**asdict(parity), "relative_error": parity.relative_error},
+            "latency": [asdict(each) for each in self.latency],
+            "torch_latency": [asdict(each) for each in self.torch_latency],
+        }
+
+    def summary(self) -> str:
+        """The result for people."""
+        done, parity = self.exported, self.exported.parity
+        lines = [
+            f"{done.path}: training seed {self.seed}, {done.bytes} bytes, written by {done.writer} in "
+            f"{done.seconds * 1000:.1f} ms",
+            f"parity on {parity.rows} visited states: {parity.agreement:.4f} of the actions are equal, largest error "
+            f"of an output {parity.largest_error:.2g} ({parity.relative_error:.1g} of the largest output)",
+        ]
+        for file, torch in zip(self.latency, self.torch_latency, strict=True):
+            lines.append(
+                f"one call with batch {file.batch}: {file.p50_us:.1f} us (p99 {file.p99_us:.1f}); in torch "
+                f"{torch.p50_us:.1f} us (p99 {torch.p99_us:.1f})"
+            )
+        return "\n".join([*lines, f"judge it: rlab eval {done.path}"])
+
+
+def export_member(
+    run: str | Path,
+    format: str,
+    *,
+    member: int | None = None,
+    out: str | Path | None = None,
+    exporter: str = "auto",
+    trust: bool = False,
+) -> ExportedMember:
+    """Write the greedy policy of one member as one file, checked on states that it visits.
+
+    Args:
+        run: a run or policy folder.
+        format: `onnx`, `torch-export`, `numpy` or `c`.
+        member: its training seed; None: the first.
+        out: the new file; None makes one under `runs/`, named after the run.
+        exporter: of ONNX, see `rlab.compression.export.exporting.export`.
+        trust: allow layers, envs and wrappers of others that the folder names, which run their code.
+
+    Raises:
+        UsageError: anything in the request that cannot be, or something is at `out`.
+        RlabError: the folder is broken, the file failed its check, or the disk refuses.
+    """
+    if format not in SUFFIXES:
+        raise unknown("format", format, SUFFIXES)
+    if out is not None:
+        _check_out(Path(out), SUFFIXES[format])
+    saved = open_policy(str(run), trust)
+    policy = saved.policy.only(saved.policy.seeds[0] if member is None else member)
+    seed = policy.seeds[0]
+    path = Path(out) if out is not None else _fresh(f"{name_of(saved)}-seed{seed}", SUFFIXES[format])
+    origin = Origin(saved.agent, saved.env.to_json(), weights_sha256(saved))
+    with torch_settings(threads=1):
+        (obs,) = visited(policy, saved.make_episodes, CHECKED_STATES)
+        alone = policy.member()
+        done = export(alone, obs, format, path, origin=origin, exporter=exporter)
+        runner = open_exported(path, trust=True)  # written a moment ago, by us
+        timed = latency({"file": runner, "torch": alone}, obs, repeats=REPEATS)
+    return ExportedMember(done, seed, tuple(timed["file"]), tuple(timed["torch"]))
+
+
+def open_file(path: str | Path, trust: bool) -> tuple[Runner, EnvSpec]:
+    """An exported file in its runtime, and the env that it says it is for.
+
+    Raises:
+        UsageError: it can run code and `trust` is false, or a runtime is missing.
+        RlabError: it is damaged, none of rlab's or says no env, or the env is code of others and `trust` is false.
+    """
+    if Path(path).suffix in (".h", ".pt2") and Path(path).is_file() and not trust:
+        raise UsageError(f"{path} can run code when it is opened; add --trust if you trust its author.")
+    runner = open_exported(path, trust=trust)
+    if runner.env is None:
+        raise RlabError(f"{path} does not say which env its policy is for.")
+    env = EnvSpec.from_json(runner.env)
+    check_trust(str(path), env.foreign_modules, trust)
+    return runner, env
+
+
+def measure(paths: Sequence[str], trust: bool) -> dict[str, list[Latency]]:
+    """How long a call of each exported file takes, all measured in turn.
+
+    Raises:
+        UsageError: the files are of different observations.
+        RlabError: as `open_file`.
+    """
+    opened = [open_file(path, trust) for path in paths]
+    first, env = opened[0]
+    for path, (runner, _) in zip(paths, opened, strict=True):
+        if runner.obs_space != first.obs_space:
+            raise UsageError(f"{path} reads {runner.obs_space} and {paths[0]} {first.obs_space}: measure them apart.")
+    with torch_settings(threads=1):
+        obs = _states(first, env)
+        return latency({path: runner for path, (runner, _) in zip(paths, opened, strict=True)}, obs, repeats=REPEATS)
+
+
+def _states(runner: Runner, env: EnvSpec) -> np.ndarray:
+    """64 states that episodes begin with, `[64, *obs]` in array form: what a call costs hangs on no state."""
+    envs = make_episodes(env, 64)
+    try:
+        obs: np.ndarray = envs.reset(list(range(64)))
+    finally:
+        envs.close()
+    return np.ascontiguousarray(obs, runner.obs_space.dtype)
+
+
+def _check_out(path: Path, suffix: str) -> None:
+    if path.suffix != suffix:
+        raise UsageError(f"--out {path} must end in {suffix}, which is what that format's files end in.")
+    if path.exists():
+        raise UsageError(f"{path} exists; nothing was touched. Name a new file with --out.")
+    if not path.parent.is_dir():
+        raise UsageError(f"--out {path}: {path.parent} is no folder. Make it first.")
+
+
+def _fresh(name: str, suffix: str) -> Path:
+    """The first free name such as `runs/ppo-CartPole-v1-20261122-101500-seed0.onnx`."""
+    root, words = Path(ROOT), re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:200]
+    try:
+        root.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make {root}: {error.strerror}. Name the file with --out") from error
+    path, count = root / f"{words}{suffix}", 1
+    while path.exists():
+        count += 1
+        path = root / f"{words}-{count}{suffix}"
+    return path

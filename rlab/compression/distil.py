@@ -1,0 +1,297 @@
+"""Distillation: a student of any size learns a teacher's policy on states that the teacher, then the student visits.
+
+Soft labels after Hinton et al. (2015) and Rusu et al. (2016); states after DAgger (Ross et al. 2011, algorithm 3.1
+with their parameter-free choice: the teacher acts in the first round and the student in all others, the teacher labels
+every state). All members learn as one stack.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from rlab.compression.visits import END_OF_VISIT_SEEDS, FIRST_VISIT_SEED, seeds_needed, visited
+from rlab.errors import RlabError, UsageError
+from rlab.evaluation.evaluate import EpisodeEnvs
+from rlab.learning.distillation import Guide, distillation_loss
+from rlab.learning.optimizers import OptimizerSettings, Stepper
+from rlab.learning.schedules import Schedule
+from rlab.networks.bodies import BodySettings, actor_network_spec
+from rlab.networks.heads import build_head
+from rlab.networks.layers import ACTIVATIONS, StackedDropout
+from rlab.networks.lora import named_layers
+from rlab.networks.policy import Policy, PolicySpec, build_policy
+from rlab.networks.spaces import choices
+from rlab.networks.spec import NetworkSpec, build
+from rlab.randomness import torch_stream
+
+MakeEnvs = Callable[[int], EpisodeEnvs]
+# Of Q values, in units of the median distance of the best two of a member's own. Rusu et al. (2016) have 0.01, in the
+# units of their games; where values are far apart that is as good as here, where they are close it is too soft.
+Q_SHARPNESS = 0.02
+LABELLED_ROWS = 1024  # states of each member that are labelled at once, so that large images fit into memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilSettings:
+    """How a student learns from a teacher.
+
+    Raises:
+        UsageError: a name is unknown or a number out of range.
+    """
+
+    # Measured on 16-16 students of DQN and PPO (64-64; CartPole and LunarLander): one round with as many states leaves
+    # one CartPole student of ten at 454 where four bring all to 500; a rate of 3e-3 costs 0.02 of agreement.
+    rounds: int = 4  # of visits; the first is the teacher's, all others the student's
+    rows: int = 2_000  # states per member and round
+    sampled: float = 0.5  # share of the episodes of visits in which actions are sampled instead of greedy
+    updates: int = 2_000  # over all rounds
+    batch_size: int = 256  # rows per update and member
+    learning_rate: float = 1e-2  # Adam
+    optimizer: str = "adam"  # sgd, momentum, adagrad, adadelta, rmsprop, adam, adamw or radam
+    optimizer_eps: float | None = None  # None: torch's default
+    weight_decay: float = 0.0  # decoupled for adamw, added to the gradient otherwise
+    l1: float = 0.0  # weight of the sum of absolute parameters
+    max_grad_norm: float | None = None  # per member; None: no clipping
+    lr_schedule: str = "cosine"  # constant, linear, cosine or step
+    lr_final: float = 0.0  # factor at the end of linear and cosine; factor of each step of step
+    lr_warmup_fraction: float = 0.0  # of all updates
+    lr_steps: int = 3  # stretches of the step schedule
+    temperature: float | None = None  # of the outputs; None: 1 for logits, for Q values see `Q_SHARPNESS`
+    hard: bool = False  # learn the teacher's greedy action alone
+    starts: int = 1  # students per member, each from its own weights, of which the best is kept
+    first_seed: int = FIRST_VISIT_SEED  # of the visits' episodes
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "rows", "updates", "batch_size", "starts"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} {getattr(self, name)} must be 1 or more.")
+        if self.starts > self.rows:
+            raise UsageError(f"{self.rows} rows of visits are too few for {self.starts} starts.")
+        if self.first_seed + (self.rounds + 1) * seeds_needed(self.rows) > END_OF_VISIT_SEEDS:
+            raise UsageError(
+                f"{self.rounds} rounds of {self.rows} rows need more episode seeds than there are for visits."
+            )
+        self.make_optimizer()
+        self.make_schedule()
+
+    def make_optimizer(self) -> OptimizerSettings:
+        """What is said of the optimizer."""
+        return OptimizerSettings.of(self)
+
+    def make_schedule(self) -> Schedule:
+        """What is said of the learning rate over time."""
+        return Schedule(self.lr_schedule, self.lr_final, self.lr_warmup_fraction, self.lr_steps)
+
+
+def distil(
+    teacher: Policy,
+    student: Sequence[int] | NetworkSpec,
+    make_envs: MakeEnvs,
+    settings: DistilSettings | None = None,
+    after_update: Callable[[int], None] | None = None,
+) -> Policy:
+    """Students that do what their teachers do: member i learns from member i, beside all others.
+
+    With several starts the student is kept whose loss is the lowest on states that its member's students visit at last
+    and that none has learned from.
+
+    Args:
+        student: hidden widths of a network with the teacher's activation, or its whole spec.
+        make_envs: makes n envs that do not reset themselves.
+        after_update: called with the number of updates after each.
+
+    Raises:
+        UsageError: student and teacher do not fit each other, or settings are out of range.
+    """
+    settings = settings or DistilSettings()
+    spec = student_spec(teacher.spec, student)
+    students = _fresh(teacher, spec, settings.starts)
+    retrain(students, teacher, make_envs, settings, after_update)
+    return students if settings.starts == 1 else _best(students, teacher, make_envs, settings)
+
+
+def student_spec(teacher: PolicySpec, student: Sequence[int] | NetworkSpec) -> PolicySpec:
+    """A policy with the teacher's spaces, input and head around a smaller network.
+
+    Hidden widths make a network as agents do: convolutions for images, the teacher's activation, no LayerNorm, one
+    stream even where the teacher has two; log standard deviations that no observation changes stay so.
+
+    Raises:
+        UsageError: a width is below 1 or no body suits the observations.
+    """
+    if isinstance(student, NetworkSpec):
+        return replace(teacher, network=student)
+    kinds = [layer.kind for _, layer in named_layers(teacher.network)]
+    activation = next((kind for kind in kinds if kind in ACTIVATIONS), "relu")
+    head = build_head(teacher.head, teacher.action_space)
+    log_std = 0.0 if "log_std" in kinds else None
+    body = BodySettings(tuple(student), activation)
+    network = actor_network_spec(teacher.obs_space, head.width, body, output_gain=1.0, log_std=log_std)
+    return replace(teacher, network=network)
+
+
+def retrain(
+    student: Policy,
+    teacher: Policy,
+    make_envs: MakeEnvs,
+    settings: DistilSettings | None = None,
+    after_update: Callable[[int], None] | None = None,
+) -> Policy:
+    """Train any student, in place, to do what the teacher does; what `distil` does with a fresh one.
+
+    It serves networks that were pruned, and those that are prepared for quantization: whatever maps features
+    `[S, B, ...]` to outputs, with parameters `[S, ...]`. Dropout is off. The student's input is left as it is.
+
+    Args:
+        student: K members for each of the teacher's, one behind the other; they share the states that they visit.
+        after_update: called with the number of updates after each, such as `MaskedTraining.after_update`.
+
+    Raises:
+        UsageError: student and teacher do not fit each other.
+        RlabError: an episode of the visits does not end, or a weight became NaN or infinite.
+    """
+    settings = settings or DistilSettings()
+    lessons = _Lessons(student, teacher, make_envs, settings)
+    learning = [parameter for parameter in student.network.parameters() if parameter.requires_grad]
+    stepper = Stepper(settings.make_optimizer(), learning, members=len(student.seeds))
+    schedule = settings.make_schedule()
+    ends = [settings.updates * (k + 1) // settings.rounds for k in range(settings.rounds)]
+    for round_, (first, last) in enumerate(zip([0, *ends], ends, strict=False)):
+        lessons.visit(round_)
+        _train_mode(student.network)
+        for update, (obs, labels) in enumerate(lessons.batches(round_, last - first), first):
+            stepper.at(update, schedule.factor(update / settings.updates))
+            stepper.step(lessons.loss(student.outputs(obs), labels).mean(dim=-1))
+            if after_update is not None:
+                after_update(update + 1)
+        student.eval()
+        _check_finite(learning, student.seeds, last)
+    for parameter in learning:
+        parameter.data = parameter.data.clone()  # no longer a view of the optimizer's: safetensors refuses those
+    return student
+
+
+class _Lessons:
+    """States that were visited, and what the teacher says of them: `[S, R, ...]`, S the teacher's members."""
+
+    def __init__(self, student: Policy, teacher: Policy, make_envs: MakeEnvs, settings: DistilSettings) -> None:
+        self.starts, rest = divmod(len(student.seeds), len(teacher.seeds))
+        if rest or not self.starts:
+            raise UsageError(f"{len(student.seeds)} students do not fit {len(teacher.seeds)} teachers.")
+        self.student, self.teacher, self.make_envs, self.settings = student, teacher, make_envs, settings
+        self._kinds = student.spec.head["kind"], teacher.spec.head["kind"]
+        # A copy, since a guide freezes its teacher.
+        self._guide = Guide(copy.deepcopy(teacher), self._kinds[0], 1.0, 1.0, settings.temperature)
+        self._nvec = choices(teacher.spec.action_space)
+        self.device = next(student.network.parameters()).device
+        self.unit: Tensor | None = None  # [S * starts, 1, 1], of Q values; known from the first visits
+        self._obs: list[Tensor] = []
+        self._labels: list[Tensor] = []
+
+    def visit(self, round_: int) -> tuple[Tensor, Tensor]:
+        """The states of one more round, `[S, R, *obs]`, and their labels `[S, R, width]`."""
+        seed = self.settings.first_seed + round_ * seeds_needed(self.settings.rows)
+        if round_ == 0:
+            obs = visited(self.teacher, self.make_envs, self.settings.rows, seed, self.settings.sampled)
+        else:
+            each = -(-self.settings.rows // self.starts)
+            obs = visited(self.student, self.make_envs, each, seed, self.settings.sampled)
+            obs = obs.reshape(len(self.teacher.seeds), -1, *obs.shape[2:])[:, : self.settings.rows]
+        self._obs.append(torch.from_numpy(obs))
+        self._labels.append(self._label(self._obs[-1]))
+        if self.unit is None:
+            self.unit = self._unit(self._labels[-1]).to(self.device)
+        return self._obs[-1], self._labels[-1]
+
+    def _label(self, obs: Tensor) -> Tensor:
+        parts = [self._guide.outputs(part.to(self.device)) for part in obs.split(LABELLED_ROWS, dim=1)]
+        return torch.cat(parts, dim=1).cpu()
+
+    def batches(self, round_: int, updates: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows of all rounds so far, `[S * starts, B, ...]`, drawn uniformly for each student."""
+        obs, labels = torch.cat(self._obs, dim=1), torch.cat(self._labels, dim=1)
+        self._obs, self._labels = [obs], [labels]
+        shape = (updates, self.settings.batch_size)
+        streams = [
+            torch_stream(seed, f"distil {round_}/{i % self.starts}") for i, seed in enumerate(self.student.seeds)
+        ]
+        drawn = torch.stack([torch.randint(obs.shape[1], shape, generator=s) for s in streams], dim=1)  # [U, S * K, B]
+        member = torch.arange(len(streams)).unsqueeze(1) // self.starts  # [S * K, 1]
+        for rows in drawn:
+            yield obs[member, rows].to(self.device), labels[member, rows].to(self.device)
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """How far each student is from its teacher, one value per row `[S * starts, B]`."""
+        student, teacher = self._kinds
+        temperature = self.settings.temperature
+        if teacher == "q" and temperature is None:
+            assert self.unit is not None  # states are visited before anything is learned from them
+            temperature, labels = Q_SHARPNESS, labels / self.unit
+            outputs = outputs / self.unit if student == "q" else outputs
+        return distillation_loss(
+            outputs, student, labels, teacher, temperature, nvec=self._nvec, hard=self.settings.hard
+        )
+
+    def _unit(self, labels: Tensor) -> Tensor:
+        """How far apart the best two Q values of `labels [S, R, A]` are, the median of each member's states."""
+        if labels.shape[-1] < 2:
+            return torch.ones(len(self.student.seeds), 1, 1)
+        best = labels.topk(2, dim=-1).values
+        gap = best[..., 0] - best[..., 1]
+        gap = gap.masked_fill(gap.isinf(), torch.nan)  # one action alone is allowed: that says nothing
+        median = gap.nanmedian(dim=1).values
+        median = torch.where(median > 0, median, 1.0)  # neither NaN nor 0
+        return median.repeat_interleave(self.starts).view(-1, 1, 1)
+
+
+def _fresh(teacher: Policy, spec: PolicySpec, starts: int) -> Policy:
+    """`starts` students for each teacher, one behind the other, with its input and weights of their own."""
+    seeds = [seed for seed in teacher.seeds for _ in range(starts)]
+    students = build_policy(spec, seeds, trust=True)  # these layers are running already
+    for name, value in teacher.preprocess.state_dict().items():
+        students.preprocess.get_buffer(name).copy_(value.repeat_interleave(starts, dim=0))
+    drawn = [build(spec.network, teacher.seeds, f"student {k}", trust=True).state_dict() for k in range(starts)]
+    weights = {name: torch.stack([each[name] for each in drawn], dim=1).flatten(0, 1) for name in drawn[0]}
+    students.network.load_state_dict(weights)
+    return students.to(next(teacher.network.parameters()).device)
+
+
+@torch.no_grad()
+def _best(students: Policy, teacher: Policy, make_envs: MakeEnvs, settings: DistilSettings) -> Policy:
+    """Of each member's students the one with the lowest loss on states that all of them visit now."""
+    lessons = _Lessons(students, teacher, make_envs, settings)
+    obs, labels = lessons.visit(settings.rounds)
+    obs, labels = (x.repeat_interleave(settings.starts, dim=0) for x in (obs, labels))
+    loss = torch.cat(
+        [
+            lessons.loss(students.outputs(o.to(lessons.device)), y.to(lessons.device))
+            for o, y in zip(obs.split(LABELLED_ROWS, dim=1), labels.split(LABELLED_ROWS, dim=1), strict=True)
+        ],
+        dim=1,
+    ).mean(dim=1)
+    first = torch.arange(0, len(students.seeds), settings.starts, device=loss.device)
+    best = first + loss.view(-1, settings.starts).argmin(dim=1)
+    kept = build_policy(students.spec, teacher.seeds, trust=True).to(loss.device)
+    kept.load_state_dict({name: tensor[best] for name, tensor in students.state_dict().items()})
+    return kept
+
+
+def _train_mode(network: nn.Module) -> None:
+    """Everything in training but dropout: a student is made as good as it can be on its own."""
+    network.train()
+    for module in network.modules():
+        if isinstance(module, StackedDropout):
+            module.eval()
+
+
+def _check_finite(parameters: Sequence[Tensor], seeds: Sequence[int], updates: int) -> None:
+    for parameter in parameters:
+        broken = ~parameter.isfinite().flatten(1).all(dim=1)
+        if broken.any():
+            raise RlabError(
+                f"a weight of the student of seed {seeds[int(broken.nonzero()[0])]} is not finite after {updates} "
+                "updates; a lower learning rate or max_grad_norm often helps."
+            )

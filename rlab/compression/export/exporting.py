@@ -1,0 +1,194 @@
+"""One member as one file, checked against the member before it gets its name."""
+
+import os
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rlab.compression.export.c_writer import Examples, write_c
+from rlab.compression.export.graph import Graph, InexpressibleError
+from rlab.compression.export.metadata import Origin, metadata_of, to_text
+from rlab.compression.export.numpy_writer import write_numpy
+from rlab.compression.export.onnx_writer import folds_weights, write_onnx
+from rlab.compression.export.parity import FLOAT_ERROR, MIN_ROWS, Parity, answers, check, rounding_effect
+from rlab.compression.export.runtimes import SUFFIXES, open_exported
+from rlab.compression.export.torch_export import write_torch_export, write_torch_onnx
+from rlab.compression.export.tracing import quantized_kind, trace
+from rlab.errors import RlabError, UsageError, unknown
+from rlab.networks.policy import MemberPolicy
+
+EXPORTERS = ("auto", "own", "torch")
+TEST_NUMBERS = 1_000  # about how many numbers of observations a C header's own test holds, at least one row
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a writer may ask for."""
+
+    member: MemberPolicy
+    obs: np.ndarray  # [R, *obs]
+    origin: Origin
+    prefix: str  # of the names in a C header
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that has passed its check."""
+
+    path: Path
+    format: str
+    writer: str  # `rlab`, `torch.onnx` or `torch.export`
+    bytes: int
+    seconds: float  # that the writing took, without the check
+    parity: Parity
+
+
+def export(
+    member: MemberPolicy,
+    obs: np.ndarray,
+    format: str,
+    path: Path | str,
+    *,
+    origin: Origin | None = None,
+    exporter: str = "auto",
+    prefix: str = "rlab",
+) -> Exported:
+    """Write a member's greedy policy as one file, and prove it on visited states before it gets its name.
+
+    The file is written beside `path` and run in its own runtime. Where it says anything else than the member, it is
+    deleted and what was at `path` stays.
+
+    Args:
+        obs: `[R, *obs]` in array form, `MIN_ROWS` states or more that the policy visits.
+        format: `onnx`, `torch-export`, `numpy` or `c`.
+        origin: what the file tells of the member's agent, env and parent.
+        exporter: of ONNX: `own` writes our layers, `torch` any that torch.onnx knows, `auto` the first that can.
+        prefix: what all names in a C header begin with.
+
+    Raises:
+        UsageError: the format, the name or the observations do not fit, a layer cannot be expressed in this format, or
+            a package or compiler that the check needs is missing.
+        RlabError: the file is not what the member is, or the disk refuses.
+    """
+    path = Path(path)
+    _check_request(member, obs, format, path, exporter)
+    obs = np.ascontiguousarray(obs, member.spec.obs_space.dtype)
+    request = Request(member, obs, origin or Origin(), prefix)
+    started = time.perf_counter()
+    content, writer = _content(request, format, exporter)
+    seconds = time.perf_counter() - started
+    temporary = path.with_name(f".tmp-{secrets.token_hex(8)}{path.suffix}")
+    try:
+        _write(temporary, content)
+        parity = _checked(request, temporary, format)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RlabError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+    return Exported(path, format, writer, len(content), seconds, parity)
+
+
+def _check_request(member: MemberPolicy, obs: np.ndarray, format: str, path: Path, exporter: str) -> None:
+    if format not in SUFFIXES:
+        raise unknown("format", format, SUFFIXES)
+    if exporter not in EXPORTERS:
+        raise unknown("exporter", exporter, EXPORTERS)
+    if path.suffix != SUFFIXES[format]:
+        raise UsageError(f"format {format} is for names that end in {SUFFIXES[format]}, not for {path.name}.")
+    shape = member.spec.obs_space.shape
+    if obs.shape[1:] != shape or len(obs) < MIN_ROWS:
+        raise UsageError(
+            f"an export is checked on visited states [R, *obs], R {MIN_ROWS} or more, *obs = {shape}; not on "
+            f"{obs.shape}."
+        )
+    if member.training:
+        raise UsageError("a member in training has no greedy policy to export; call eval() on it.")
+
+
+def _content(request: Request, format: str, exporter: str) -> tuple[bytes, str]:
+    """The file's bytes, and who wrote them."""
+    if format == "torch-export":
+        return WRITERS[format](request), "torch.export"
+    if format == "onnx" and exporter == "torch":
+        return WRITERS["torch-onnx"](request), "torch.onnx"
+    try:
+        return WRITERS[format](request), "rlab"
+    except InexpressibleError as error:
+        if format == "onnx" and exporter == "auto":
+            return WRITERS["torch-onnx"](request), "torch.onnx"
+        others = "exporter torch (torch.onnx) can" if format == "onnx" else "onnx (through torch.onnx) can"
+        raise UsageError(
+            f"format {format} cannot express the layer {error.layer}; {others}, and so can torch-export."
+        ) from error
+
+
+def _onnx(request: Request) -> bytes:
+    graph = trace(request.member)
+    return write_onnx(graph, _metadata(request, graph, fold_weights=folds_weights(graph)))
+
+
+def _numpy(request: Request) -> bytes:
+    graph = trace(request.member)
+    return write_numpy(graph, _metadata(request, graph))
+
+
+def _c(request: Request) -> bytes:
+    graph = trace(request.member)
+    rows = max(1, min(8, TEST_NUMBERS // max(1, int(np.prod(request.obs.shape[1:])))))
+    obs = request.obs[:: len(request.obs) // rows][:rows]  # from all over the visited states
+    action, outputs = answers(request.member, obs, batch=1)
+    scale = max(float(np.abs(outputs).max()), 1e-12)
+    tolerance = max(10 * FLOAT_ERROR * scale, rounding_effect(request.member, obs, 1, outputs))
+    floats = np.issubdtype(action.dtype, np.floating)
+    near = tolerance / scale * max(float(np.abs(action).max()), 1e-12) if floats else 0.0
+    examples = Examples(obs, action, outputs, tolerance, near)
+    return write_c(graph, _metadata(request, graph, prefix=request.prefix), examples, request.prefix)
+
+
+def _torch_onnx(request: Request) -> bytes:
+    return write_torch_onnx(request.member, request.obs, _metadata(request, None))
+
+
+def _torch_export(request: Request) -> bytes:
+    return write_torch_export(request.member, request.obs, _metadata(request, None))
+
+
+WRITERS: dict[str, Callable[[Request], bytes]] = {
+    "onnx": _onnx,
+    "torch-onnx": _torch_onnx,
+    "numpy": _numpy,
+    "c": _c,
+    "torch-export": _torch_export,
+}
+
+
+def _metadata(request: Request, graph: Graph | None, **more: str | bool) -> str:
+    quantized = quantized_kind(request.member.network) if graph is None else graph.quantized
+    return to_text(metadata_of(request.member, request.origin, quantized, **more))
+
+
+def _checked(request: Request, temporary: Path, format: str) -> Parity:
+    """Run the file and compare.
+
+    Raises:
+        RlabError: it says something else than the member.
+    """
+    runner = open_exported(temporary, trust=True)  # written a moment ago, by us
+    parity = check(request.member, runner, request.obs)
+    if parity.failure:
+        raise RlabError(f"the {format} file is not what was exported: {parity.failure}. Nothing was written.")
+    return parity
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

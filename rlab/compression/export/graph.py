@@ -1,0 +1,173 @@
+"""One member's whole policy as a list of plain operations on arrays, which every writer of files shares.
+
+The list goes from the observation in array form to the action that `env.step` takes: features and their scaling, the
+network, the mask, the greedy choice. The batch axis goes without saying: shapes are those of one row.
+
+| operation | inputs -> output | settings |
+|---|---|---|
+| `cast` | x -> x as `dtype` | |
+| `reshape`, `slice` | x -> the same numbers; elements `first .. last - 1` of a vector | `first`, `last` |
+| `channels_first` | `[H, W, C] -> [C, H, W]` | |
+| `one_hot` | x, element `[F]`, value `[F]` -> 1 where `x[element] == value`, else 0 | |
+| `concat`, `append` | vectors, one behind the other; `append` has a constant as its second | |
+| `add`, `subtract`, `multiply`, `divide` | x, y -> numbers; y is like x, or one number | |
+| `clip` | x, low, high -> numbers | |
+| `relu`, `tanh`, `elu`, `gelu`, `silu`, `leaky_relu` | x -> numbers | `alpha` |
+| `mean` | `[d] -> [1]` | |
+| `linear` | x `[in]`, weight `[out, in]`, bias `[out]` -> `[out]` | |
+| `conv2d` | x `[C, H, W]`, weight `[out, C, k, k]`, bias `[out]` -> `[out, H', W']` | `stride` |
+| `layer_norm` | x `[d]`, weight `[d]`, bias `[d]` -> `[d]` | `epsilon` |
+| `round_static` | x, scale, zero point -> x as u8 can say it: QuantizeLinear, then DequantizeLinear of ONNX | |
+| `round_dynamic` | x -> likewise, with the range of the whole batch: DynamicQuantizeLinear | |
+| `choose` | x `[sum(sizes)]`, perhaps a mask of its shape -> the largest allowed of each choice, int64 | `sizes` |
+| `positive` | x -> 1 where x > 0, else 0, int8 | |
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from rlab.errors import UsageError
+
+OBS, OUTPUTS, ACTION = "obs", "outputs", "action"  # the names of what goes into a file and comes out of it
+INTEGER_BITS = {"int8": 8, "int4": 4, "int2": 2}  # kinds of constants that have a scale
+
+
+class InexpressibleError(UsageError):
+    """A layer that these operations cannot say; `layer` names it."""
+
+    def __init__(self, layer: str) -> None:
+        super().__init__(f"the layer {layer} cannot be said in rlab's own operations.")
+        self.layer = layer
+
+
+@dataclass(frozen=True)
+class Value:
+    """What an operation gives, for one row of the batch."""
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """Numbers that the file carries, in the form in which it carries them.
+
+    `kind` is the dtype of `values`, or `bfloat16` (its bits as uint16), or one of `INTEGER_BITS`: int8 values within
+    that many bits, of which `scale [n]` times row n are the numbers meant.
+    """
+
+    values: np.ndarray
+    kind: str
+    scale: np.ndarray | None = None
+
+    def dense(self) -> np.ndarray:
+        """The numbers meant; weights as float32."""
+        if self.kind == "bfloat16":
+            return (self.values.astype(np.uint32) << 16).view(np.float32)
+        if self.scale is not None:
+            rows = self.scale.reshape(-1, *(1,) * (self.values.ndim - 1))
+            return self.values.astype(np.float32) * rows
+        return self.values.astype(np.float32) if self.kind == "float16" else self.values
+
+
+@dataclass(frozen=True)
+class Operation:
+    """`output = kind(*inputs)`; inputs are names of values or constants."""
+
+    kind: str
+    inputs: tuple[str, ...]
+    output: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Operations in the order in which they run, from the value `obs` to the values `outputs` and `action`."""
+
+    operations: tuple[Operation, ...]
+    values: dict[str, Value]
+    constants: dict[str, Constant]
+
+    @property
+    def quantized(self) -> str:
+        """`none`, or what is in few bits: the `weights` alone, or the `activations` too."""
+        if any(operation.kind in ("round_static", "round_dynamic") for operation in self.operations):
+            return "activations"
+        return "weights" if any(constant.scale is not None for constant in self.constants.values()) else "none"
+
+
+class Tracer:
+    """Notes operations down one by one; `finished` makes them a graph."""
+
+    def __init__(self, obs: Value) -> None:
+        self.operations: list[Operation] = []
+        self.values: dict[str, Value] = {OBS: obs}
+        self.constants: dict[str, Constant] = {}
+
+    def add(
+        self, kind: str, inputs: Sequence[str], shape: Sequence[int], dtype: str = "float32", **settings: Any
+    ) -> str:
+        """Note one operation; gives the name of its output."""
+        name = f"{kind}_{len(self.operations)}"
+        self.operations.append(Operation(kind, tuple(inputs), name, settings))
+        self.values[name] = Value(tuple(shape), dtype)
+        return name
+
+    def unary(self, kind: str, x: str, **settings: Any) -> str:
+        """An operation whose output has the shape of its input."""
+        return self.add(kind, (x,), self.values[x].shape, **settings)
+
+    def constant(self, values: np.ndarray | Tensor, kind: str | None = None, scale: np.ndarray | None = None) -> str:
+        """Note numbers; gives their name."""
+        array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+        name = f"constant_{len(self.constants)}"
+        self.constants[name] = Constant(np.asarray(array, order="C"), kind or array.dtype.name, scale)
+        return name
+
+    def with_constant(self, kind: str, x: str, values: np.ndarray | Tensor, dtype: str = "float32") -> str:
+        """`x + values` and the like; nothing is noted where it would change nothing."""
+        array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+        if (array == (0 if kind in ("add", "subtract") else 1)).all():
+            return x
+        return self.add(kind, (x, self.constant(array)), self.values[x].shape, dtype)
+
+    def cast(self, x: str, dtype: str) -> str:
+        """x as `dtype`; nothing is noted where it is that."""
+        return x if self.values[x].dtype == dtype else self.add("cast", (x,), self.values[x].shape, dtype)
+
+    def reshape(self, x: str, shape: Sequence[int]) -> str:
+        """x in another shape; nothing is noted where it is that."""
+        value = self.values[x]
+        return x if value.shape == tuple(shape) else self.add("reshape", (x,), shape, value.dtype)
+
+    def slice(self, x: str, first: int, last: int) -> str:
+        """The elements `first .. last - 1` of a vector; nothing is noted where these are all."""
+        value = self.values[x]
+        if (first, last) == (0, value.size):
+            return x
+        return self.add("slice", (x,), (last - first,), value.dtype, first=first, last=last)
+
+    def concat(self, parts: Sequence[str]) -> str:
+        """Vectors one behind the other."""
+        return parts[0] if len(parts) == 1 else self.add("concat", parts, (sum(self.values[p].size for p in parts),))
+
+    def finished(self, outputs: str, action: str) -> Graph:
+        """The graph, with these two values under the names that every file gives them."""
+        new = {outputs: OUTPUTS, action: ACTION}
+
+        def named(operation: Operation) -> Operation:
+            inputs = tuple(new.get(name, name) for name in operation.inputs)
+            return replace(operation, inputs=inputs, output=new.get(operation.output, operation.output))
+
+        values = {new.get(name, name): value for name, value in self.values.items()}
+        return Graph(tuple(map(named, self.operations)), values, self.constants)

@@ -1,0 +1,123 @@
+"""What an exported file says of itself, beside the policy: plain data, nothing of the machine that made it."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlab import __version__
+from rlab.compression.export.graph import ACTION, OBS, OUTPUTS
+from rlab.errors import RlabError, UsageError
+from rlab.networks.policy import MemberPolicy
+from rlab.types import Json
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a member comes from, as far as it is known: what its policy folder tells.
+
+    `env` is the spec of its env as JSON; `parent_sha256` the checksum of its policy's weights file. Without that, the
+    file says the checksum of the member's own tensors, `weights_sha256`.
+    """
+
+    agent: str | None = None
+    env: Json | None = None
+    parent_sha256: str | None = None
+
+
+def metadata_of(member: MemberPolicy, origin: Origin, quantized: str, **more: Any) -> dict[str, Any]:
+    """All that a file says, as plain data.
+
+    Args:
+        quantized: `none`, `weights` or `activations`.
+        more: what one format needs to know.
+
+    Raises:
+        UsageError: the env's arguments hold an absolute path.
+    """
+    _refuse_paths(origin.env)
+    obs_space = member.spec.obs_space
+    # what one row of zeros gives shows the types and shapes
+    action = member(torch.zeros((1, *obs_space.shape), dtype=getattr(torch, obs_space.dtype)))
+    inputs = [_port(OBS, obs_space.shape, obs_space.dtype)]
+    outputs = [
+        _port(ACTION, action.shape[1:], str(action.dtype).removeprefix("torch.")),
+        _port(OUTPUTS, (member.head.width,), "float32"),
+    ]
+    return {
+        "format": FORMAT,
+        "rlab": __version__,
+        "agent": origin.agent,
+        "env": origin.env,
+        "training_seed": member.seed,
+        "parent_sha256": origin.parent_sha256 or weights_sha256(member),
+        "obs_space": obs_space.to_json(),
+        "action_space": member.spec.action_space.to_json(),
+        "head": dict(member.spec.head),
+        "inputs": inputs,
+        "outputs": outputs,
+        "quantized": quantized,
+        **more,
+    }
+
+
+def to_text(metadata: Json) -> str:
+    """One line of JSON; equal data are equal text."""
+    return json.dumps(metadata, sort_keys=True, allow_nan=False)
+
+
+def from_text(text: str | bytes, path: object) -> dict[str, Any]:
+    """What `to_text` wrote, read from the file `path`.
+
+    Raises:
+        RlabError: it is no JSON object, or of another format.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RlabError(f"{path}: what the file says of itself is no JSON ({error}). Was it damaged?") from error
+    if not isinstance(found, dict) or type(found.get("format")) is not int or found["format"] != FORMAT:
+        version = found.get("format") if isinstance(found, dict) else None
+        raise RlabError(f"{path} has format {version!r}; this rlab reads format {FORMAT}. Is a newer rlab needed?")
+    return found
+
+
+@torch.no_grad()
+def weights_sha256(member: MemberPolicy) -> str:
+    """A checksum of all tensors of one member, their names, types and shapes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(member.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _port(name: str, shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
+    return {"name": name, "shape": ["batch", *shape], "dtype": np.dtype(dtype).name}
+
+
+def _refuse_paths(env: Json | None) -> None:
+    for text in _strings(env):
+        if PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute() or text.startswith("~"):
+            raise UsageError(
+                f"the env has the argument {text!r}, a path of this machine, which an exported file must not hold. "
+                "Give the env a path relative to the folder that you run in."
+            )
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _strings(item)

@@ -1,0 +1,267 @@
+"""Runs a policy that `rlab export --format numpy` wrote. It needs NumPy alone: this one file may be copied and used.
+
+    policy = load("policy.npz")
+    action, outputs = policy.run(obs)     # obs [B, *obs] in array form
+
+The file is data: the operations that it names are looked up in a table below, and no other code can run.
+"""
+
+import json
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+FORMAT = 1
+INTEGER_BITS = {"int8": 8, "int4": 4, "int2": 2}
+Array = np.ndarray
+Step = tuple[Callable[..., Array], tuple[str, ...], str]
+
+
+class NumpyPolicy:
+    """`metadata` is the file's; `run` answers a batch of observations."""
+
+    def __init__(self, metadata: dict[str, Any], constants: dict[str, Array], steps: list[Step], obs: Any) -> None:
+        self.metadata, self._constants, self._steps = metadata, constants, steps
+        self.obs_shape, self.obs_dtype = tuple(obs["shape"]), np.dtype(obs["dtype"])
+
+    def run(self, obs: Array) -> tuple[Array, Array]:
+        """The greedy actions `[B, *action]` and the network's outputs `[B, width]` for `obs [B, *obs]`.
+
+        Raises:
+            ValueError: the observations have another shape.
+        """
+        obs = np.asarray(obs, self.obs_dtype)
+        if obs.shape[1:] != self.obs_shape or obs.ndim == 0:
+            raise ValueError(f"observations of shape {obs.shape} do not fit; expected [B, *{self.obs_shape}]")
+        values = {**self._constants, "obs": obs}
+        for function, inputs, output in self._steps:
+            values[output] = function(*[values[name] for name in inputs])
+        return values["action"], values["outputs"]
+
+
+def load(path: Any) -> NumpyPolicy:
+    """The policy in a `.npz`.
+
+    Raises:
+        ValueError: the file is damaged, or of a format that this runner does not know.
+    """
+    try:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        description = json.loads(arrays.pop("description").tobytes())
+        metadata = description["metadata"]
+        if metadata["format"] != FORMAT:
+            raise ValueError(f"format {metadata['format']!r}, and this runner reads {FORMAT}")
+        constants = {name: _dense(arrays, name, told) for name, told in description["constants"].items()}
+        steps = [_step(op, description["values"], constants) for op in description["operations"]]
+        return NumpyPolicy(metadata, constants, steps, description["values"]["obs"])
+    except (KeyError, TypeError, AttributeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"no policy of rlab's for NumPy: {error}") from error
+
+
+def _dense(arrays: dict[str, Array], name: str, told: dict[str, Any]) -> Array:
+    """A constant as the numbers meant; weights as float32."""
+    stored, kind, shape = arrays[name], told["kind"], tuple(told["shape"])
+    if kind == "bfloat16":
+        return (stored.astype(np.uint32) << 16).view(np.float32).reshape(shape)
+    if kind not in INTEGER_BITS:
+        return (stored.astype(np.float32) if kind == "float16" else stored).reshape(shape)
+    bits = INTEGER_BITS[kind]
+    if bits < 8:
+        fields = (stored[:, None] >> np.arange(0, 8, bits, dtype=np.uint8)) & (2**bits - 1)
+        sign = 2 ** (bits - 1)
+        stored = (fields.reshape(-1)[: int(np.prod(shape))].astype(np.int8) ^ sign) - sign
+    scale = arrays[f"{name}.scale"].reshape(-1, *(1,) * (len(shape) - 1))
+    return np.asarray(stored.reshape(shape).astype(np.float32) * scale)
+
+
+def _step(op: dict[str, Any], values: dict[str, Any], constants: dict[str, Array]) -> Step:
+    """What one operation runs; settings and shapes are bound, weights laid out, once for all."""
+    kind, inputs, output = op["kind"], tuple(op["inputs"]), values[op["output"]]
+    if kind == "linear":
+        constants[inputs[1]] = np.ascontiguousarray(constants[inputs[1]].T)
+    return OPERATIONS[kind](op["settings"], output), inputs, op["output"]
+
+
+def _plain(function: Callable[..., Array]) -> Callable[[dict[str, Any], dict[str, Any]], Callable[..., Array]]:
+    """An operation without settings."""
+    return lambda settings, output: function
+
+
+def _reshape(settings: dict[str, Any], output: dict[str, Any]) -> Callable[[Array], Array]:
+    shape = tuple(output["shape"])
+    return lambda x: x.reshape(len(x), *shape)
+
+
+def _slice(settings: dict[str, Any], output: dict[str, Any]) -> Callable[[Array], Array]:
+    part = slice(settings["first"], settings["last"])
+    return lambda x: x[:, part]
+
+
+def _cast(settings: dict[str, Any], output: dict[str, Any]) -> Callable[[Array], Array]:
+    dtype = np.dtype(output["dtype"])
+    return lambda x: x.astype(dtype)
+
+
+def _append(x: Array, constant: Array) -> Array:
+    return np.concatenate([x, np.broadcast_to(constant, x.shape)], axis=1)
+
+
+def _concat(*parts: Array) -> Array:
+    return np.concatenate(parts, axis=1)
+
+
+def _one_hot(x: Array, element: Array, value: Array) -> Array:
+    return np.asarray(x[:, element] == value, np.float32)
+
+
+def _linear(x: Array, weight: Array, bias: Array) -> Array:
+    y: Array = x @ weight
+    y += bias
+    return y
+
+
+def _conv2d(settings: dict[str, Any], output: dict[str, Any]) -> Callable[..., Array]:
+    stride = settings["stride"]
+
+    def run(x: Array, weight: Array, bias: Array) -> Array:
+        patches = np.lib.stride_tricks.sliding_window_view(x, weight.shape[2:], axis=(2, 3))
+        # [B, C, H', W', k, k] -> [B, H', W', out] -> [B, out, H', W']
+        y = np.tensordot(patches[:, :, ::stride, ::stride], weight, axes=((1, 4, 5), (1, 2, 3)))
+        return np.moveaxis(y + bias, -1, 1)
+
+    return run
+
+
+def _layer_norm(settings: dict[str, Any], output: dict[str, Any]) -> Callable[..., Array]:
+    epsilon = np.float32(settings["epsilon"])
+
+    def run(x: Array, weight: Array, bias: Array) -> Array:
+        centred = x - x.mean(axis=1, keepdims=True)
+        variance = np.square(centred).mean(axis=1, keepdims=True)
+        return centred / np.sqrt(variance + epsilon) * weight + bias
+
+    return run
+
+
+def _elu(settings: dict[str, Any], output: dict[str, Any]) -> Callable[[Array], Array]:
+    alpha = np.float32(settings["alpha"])
+    return lambda x: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+def _leaky_relu(settings: dict[str, Any], output: dict[str, Any]) -> Callable[[Array], Array]:
+    alpha = np.float32(settings["alpha"])
+    return lambda x: np.where(x > 0, x, alpha * x)
+
+
+def _relu(x: Array) -> Array:
+    return np.maximum(x, np.float32(0))
+
+
+def _silu(x: Array) -> Array:
+    small = np.exp(-np.abs(x))  # never overflows
+    return x * np.where(x >= 0, 1 / (1 + small), small / (1 + small))
+
+
+# The error function on [-4, 4] as an odd polynomial over an even one: the coefficients of Eigen's float32 version,
+# highest power first. It is 5e-7 off at most.
+ERF_OVER: tuple[float, ...] = (
+    *(-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05),
+    *(-7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02),
+)
+ERF_UNDER: tuple[float, ...] = (
+    *(-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03),
+    -1.42647390514189e-02,
+)
+
+
+def erf(x: Array) -> Array:
+    """The error function of float32 numbers."""
+    x = np.clip(x, np.float32(-4), np.float32(4))
+    square = x * x
+    return np.asarray(x * _polynomial(ERF_OVER, square) / _polynomial(ERF_UNDER, square))
+
+
+def _polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
+    y = np.full_like(x, coefficients[0])
+    for coefficient in coefficients[1:]:
+        y = y * x + np.float32(coefficient)
+    return y
+
+
+def _gelu(x: Array) -> Array:
+    return np.asarray(np.float32(0.5) * x * (1 + erf(x * np.float32(0.5**0.5))))
+
+
+def _mean(x: Array) -> Array:
+    return np.asarray(x.mean(axis=1, keepdims=True))
+
+
+def _clip(x: Array, low: Array, high: Array) -> Array:
+    return np.minimum(np.maximum(x, low), high)
+
+
+def _round_static(x: Array, scale: Any, zero_point: Any) -> Array:
+    zero = np.float32(zero_point)
+    return np.asarray((np.clip(np.rint(x / scale) + zero, 0, 255) - zero) * scale, np.float32)
+
+
+def _round_dynamic(x: Array) -> Array:
+    low, high = np.float32(min(x.min(initial=0.0), 0.0)), np.float32(max(x.max(initial=0.0), 0.0))
+    scale = (high - low) / np.float32(255) if high > low else np.float32(1)
+    return _round_static(x, scale, np.rint(np.clip(-low / scale, 0, 255)))
+
+
+def _choose(settings: dict[str, Any], output: dict[str, Any]) -> Callable[..., Array]:
+    """The first of the largest allowed logits of each choice; where a mask allows nothing of it, all is allowed."""
+    ends = np.cumsum(settings["sizes"])
+    parts = [slice(int(end - size), int(end)) for end, size in zip(ends, settings["sizes"], strict=True)]
+    shape = tuple(output["shape"])
+
+    def best(logits: Array, mask: Array | None = None) -> Array:
+        if mask is not None:
+            allowed = mask != 0
+            logits = np.where(allowed | ~allowed.any(axis=1, keepdims=True), logits, -np.inf)
+        return logits.argmax(axis=1)
+
+    def run(logits: Array, mask: Array | None = None) -> Array:
+        if mask is None:
+            chosen = [best(logits[:, part]) for part in parts]
+        else:
+            chosen = [best(logits[:, part], mask[:, part]) for part in parts]
+        return chosen[0].reshape(-1, *shape) if len(chosen) == 1 else np.stack(chosen, axis=1).reshape(-1, *shape)
+
+    return run
+
+
+# kind -> what gives its function: f(settings, the output's shape and dtype)
+OPERATIONS: dict[str, Callable[[dict[str, Any], dict[str, Any]], Callable[..., Array]]] = {
+    "cast": _cast,
+    "reshape": _reshape,
+    "slice": _slice,
+    "channels_first": _plain(lambda x: np.moveaxis(x, -1, 1)),
+    "one_hot": _plain(_one_hot),
+    "concat": _plain(_concat),
+    "append": _plain(_append),
+    "add": _plain(np.add),
+    "subtract": _plain(np.subtract),
+    "multiply": _plain(np.multiply),
+    "divide": _plain(np.divide),
+    "clip": _plain(_clip),
+    "relu": _plain(_relu),
+    "tanh": _plain(np.tanh),
+    "elu": _elu,
+    "gelu": _plain(_gelu),
+    "silu": _plain(_silu),
+    "leaky_relu": _leaky_relu,
+    "mean": _plain(_mean),
+    "linear": _plain(_linear),
+    "conv2d": _conv2d,
+    "layer_norm": _layer_norm,
+    "round_static": _plain(_round_static),
+    "round_dynamic": _plain(_round_dynamic),
+    "choose": _choose,
+    "positive": _plain(lambda x: (x > 0).astype(np.int8)),
+}

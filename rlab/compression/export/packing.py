@@ -1,0 +1,17 @@
+"""Integers of 4 and 2 bits, several to a byte."""
+
+import numpy as np
+
+
+def packed(values: np.ndarray, bits: int) -> np.ndarray:
+    """Integers of 8 bits or more (and floats) as they are; int8 within 4 or 2 bits as bytes, in row-major order.
+
+    The first integer takes the lowest bits of the first byte, as ONNX has it; the last byte is filled up with zeros.
+    """
+    if bits >= 8:
+        return values
+    fields = values.reshape(-1).view(np.uint8) & (2**bits - 1)
+    per_byte = 8 // bits
+    filled = np.pad(fields, (0, -len(fields) % per_byte)).reshape(-1, per_byte)
+    shifted: np.ndarray = np.bitwise_or.reduce(filled << np.arange(0, 8, bits, dtype=np.uint8), axis=1)
+    return shifted

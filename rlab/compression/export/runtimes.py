@@ -1,0 +1,331 @@
+"""Exported files in their own runtimes, all with one face: observations in, actions that `env.step` accepts out."""
+
+import ctypes
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import numpy as np
+
+from rlab.compression.export import metadata as meta
+from rlab.compression.export import numpy_runner
+from rlab.compression.export.c_writer import METADATA as C_METADATA
+from rlab.compression.export.graph import ACTION, OBS, OUTPUTS
+from rlab.compression.export.onnx_writer import METADATA as ONNX_METADATA
+from rlab.errors import RlabError, UsageError
+from rlab.networks.spaces import pack, space_from_json
+
+SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "numpy": ".npz", "c": ".h"}  # format -> how its files end
+
+
+class Runner:
+    """One exported policy, as `rlab.evaluation` judges policies.
+
+    `metadata` is what the file says of itself, `env` the spec of its env or None. `rows_at_once` is 1 where the runtime
+    decides row by row, so that a range of activations taken over a batch is that of one row.
+    """
+
+    rows_at_once: int | None = None
+
+    def __init__(self, path: Path, metadata: dict[str, Any]) -> None:
+        self.path, self.metadata = path, metadata
+        try:
+            self.obs_space = space_from_json(metadata["obs_space"])
+            self.action_space = space_from_json(metadata["action_space"])
+            self.seeds: tuple[int, ...] = (int(metadata["training_seed"]),)
+            self.env: dict[str, Any] | None = metadata["env"]
+            self.quantized = str(metadata["quantized"])
+            ports = {port["name"]: port for port in metadata["outputs"]}
+            self.action_shape = tuple(ports[ACTION]["shape"][1:])
+            self.action_dtype = np.dtype(ports[ACTION]["dtype"])
+            self.width = int(ports[OUTPUTS]["shape"][1])
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise RlabError(f"{path}: what the file says of itself is incomplete ({error!r}).") from error
+
+    def run(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Actions `[B, *action]` and outputs `[B, width]` for a batch `[B, *obs]` in array form and its dtype."""
+        raise NotImplementedError
+
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        """The actions of `run` alone."""
+        return self.run(obs)[0]
+
+    def __call__(self, obs: Any) -> np.ndarray:
+        """Greedy actions for `[*obs]`, `[B, *obs]` or, as evaluation asks, `[1, B, *obs]`; with the same axes in front.
+
+        `obs` is in array form, or what an env of the observation space gives.
+
+        Raises:
+            UsageError: the shape does not fit.
+        """
+        batch, lead = self._batch(obs)
+        action = self.act(batch)
+        # [()] makes a number of a 0-d array, which envs that look actions up in a table do not take
+        return action.reshape((*lead, *action.shape[1:]))[()]
+
+    def outputs(self, obs: Any) -> np.ndarray:
+        """What the network says, `[..., width]`; axes and errors as for a call."""
+        batch, lead = self._batch(obs)
+        outputs = self.run(batch)[1]
+        return outputs.reshape((*lead, outputs.shape[-1]))
+
+    def _batch(self, obs: Any) -> tuple[np.ndarray, tuple[int, ...]]:
+        """`[B, *obs]`, contiguous, and the axes that led."""
+        shape = self.obs_space.shape
+        array = obs if isinstance(obs, np.ndarray) else pack(self.obs_space, obs)
+        axes = array.ndim - len(shape)
+        lead = array.shape[: max(axes, 0)]
+        if not 0 <= axes <= 2 or array.shape[axes:] != shape or (axes == 2 and lead[0] != 1):
+            raise UsageError(
+                f"an observation of shape {array.shape} does not fit; expected [*obs], [B, *obs] or [1, B, *obs], "
+                f"*obs = {shape}."
+            )
+        return np.ascontiguousarray(array, self.obs_space.dtype).reshape(-1, *shape), lead
+
+
+class OnnxRunner(Runner):
+    """A `.onnx` in onnxruntime on the CPU.
+
+    Args:
+        threads: of one operation.
+        optimise: false runs the graph as it is written.
+        binding: keep input and output buffers for each size of batch; fewer microseconds, and not for several threads.
+
+    Raises:
+        UsageError: onnxruntime is not installed.
+        RlabError: the file is no ONNX, or none of rlab's.
+    """
+
+    def __init__(self, path: Path, threads: int = 1, optimise: bool = True, binding: bool = False) -> None:
+        try:
+            import onnxruntime as ort
+        except ImportError:
+            raise UsageError('.onnx files run in onnxruntime: pip install "rlab[onnx]"') from None
+        content = path.read_bytes()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = threads
+        options.log_severity_level = 3  # errors
+        if not optimise:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._session = self._open(ort, content, options, path)
+        told = self._session.get_modelmeta().custom_metadata_map.get(ONNX_METADATA)
+        if told is None:
+            raise RlabError(f"{path} is no file of rlab's: it says nothing of a policy.")
+        super().__init__(path, meta.from_text(told, path))
+        if self.metadata.get("fold_weights") and self.quantized != "none" and optimise:
+            # else onnxruntime makes floats of integer weights at each call
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+            self._session = self._open(ort, content, options, path)
+        self._ort, self._binding = ort, binding
+        self._bound: dict[int, tuple[np.ndarray, Any, np.ndarray]] = {}
+
+    def run(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        action, outputs = self._session.run([ACTION, OUTPUTS], {OBS: obs})
+        return action, outputs
+
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        if not self._binding:
+            action: np.ndarray = self._session.run([ACTION], {OBS: obs})[0]
+            return action
+        if len(obs) not in self._bound:
+            self._bound[len(obs)] = self._buffers(obs)
+        given, bound, taken = self._bound[len(obs)]
+        np.copyto(given, obs)
+        self._session.run_with_iobinding(bound)
+        return taken.copy()
+
+    def _buffers(self, obs: np.ndarray) -> tuple[np.ndarray, Any, np.ndarray]:
+        """Memory for this size of batch, which onnxruntime reads and writes in place."""
+        given, taken = obs.copy(), np.zeros((len(obs), *self.action_shape), self.action_dtype)
+        bound = self._session.io_binding()
+        bound.bind_ortvalue_input(OBS, self._ort.OrtValue.ortvalue_from_numpy(given))
+        bound.bind_ortvalue_output(ACTION, self._ort.OrtValue.ortvalue_from_numpy(taken))
+        return given, bound, taken
+
+    @staticmethod
+    def _open(ort: Any, content: bytes, options: Any, path: Path) -> Any:
+        try:
+            return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has a class of its own for each thing that can be wrong
+            reason = str(error).splitlines()[0]
+            raise RlabError(f"{path} is no ONNX file that onnxruntime can run: {reason}") from error
+
+
+class NumpyRunner(Runner):
+    """A `.npz` in NumPy, by `numpy_runner`.
+
+    Raises:
+        RlabError: the file is damaged or none of rlab's.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._policy = numpy_runner.load(path)
+        except ValueError as error:
+            raise RlabError(f"{path}: {error}. Was it damaged?") from error
+        super().__init__(path, self._policy.metadata)
+        self.run = self._policy.run  # type: ignore[method-assign]
+
+
+class CRunner(Runner):
+    """A `.h`, compiled by gcc into a temporary folder. It runs what the file says.
+
+    Raises:
+        UsageError: there is no gcc.
+        RlabError: the file does not compile, its own test fails, or it is none of rlab's.
+    """
+
+    rows_at_once = 1
+
+    def __init__(self, path: Path) -> None:
+        source = path.read_text(errors="replace")
+        told = re.search(rf"^ \* {C_METADATA} (.*)$", source, re.MULTILINE)
+        if told is None:
+            raise RlabError(f"{path} is no header of rlab's: it says nothing of a policy.")
+        super().__init__(path, meta.from_text(told[1], path))
+        prefix = str(self.metadata.get("prefix"))
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", prefix):
+            raise RlabError(f"{path}: the prefix {prefix!r} is no name of C's.")
+        self._library = _compiled(path, source, prefix)
+        self._library.runner_rows.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
+        sizes = (ctypes.c_int * 5)()
+        self._library.runner_sizes(sizes)
+        lengths = [int(np.prod(shape)) for shape in (self.obs_space.shape, self.action_shape)]
+        widths = [np.dtype(dtype).itemsize for dtype in (self.obs_space.dtype, self.action_dtype)]
+        if list(sizes) != [*lengths, self.width, *widths]:
+            raise RlabError(f"{path}: the functions do not fit what the file says of itself. Was it edited?")
+        failed = self._library.runner_selftest()
+        if failed:
+            raise RlabError(f"{path}: its own test fails in row {failed}: this machine computes something else.")
+
+    def run(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        action = np.empty((len(obs), *self.action_shape), self.action_dtype)
+        outputs = np.empty((len(obs), self.width), np.float32)
+        if self._library.runner_rows(obs.ctypes.data, len(obs), action.ctypes.data, outputs.ctypes.data):
+            raise RlabError(f"{self.path}: an output of the network is not a number. Are the observations finite?")
+        return action, outputs
+
+
+_C_RUNNER = """
+#include "policy.h"
+int runner_rows(const {p}_obs_t *obs, int64_t rows, {p}_action_t *action, float *outputs) {{
+  int bad = 0;
+  for (int64_t i = 0; i < rows; ++i)
+    bad |= {p}_decide(obs + i * {P}_OBS_SIZE, action + i * {P}_ACTION_SIZE, outputs + i * {P}_OUTPUTS);
+  return bad;
+}}
+int runner_selftest(void) {{ return {p}_selftest(); }}
+void runner_sizes(int *sizes) {{
+  sizes[0] = {P}_OBS_SIZE, sizes[1] = {P}_ACTION_SIZE, sizes[2] = {P}_OUTPUTS;
+  sizes[3] = (int)sizeof({p}_obs_t), sizes[4] = (int)sizeof({p}_action_t);
+}}
+"""
+
+
+def _compiled(path: Path, source: str, prefix: str) -> ctypes.CDLL:
+    """The header as a library."""
+    compiler = which("gcc")
+    if compiler is None:
+        raise UsageError(f"{path} is C and needs gcc to run, which is not on this machine's PATH.")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "policy.h").write_text(source)
+        (folder / "runner.c").write_text(_C_RUNNER.format(p=prefix, P=prefix.upper()))
+        flags = ["-std=c99", "-O3", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+        command = [compiler, *flags, "runner.c", "-o", "policy.so", "-lm"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = next((line for line in done.stderr.splitlines() if "error" in line), "gcc gave no reason")
+            raise RlabError(f"{path} does not compile: {reason}")
+        return ctypes.CDLL(str(folder / "policy.so"))  # once loaded, the file may go
+
+
+class TorchRunner(Runner):
+    """A `.pt2` in torch. Loading it can run code: torch unpickles parts of it and evaluates expressions.
+
+    Raises:
+        RlabError: the file is damaged or none of rlab's.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from rlab.compression.export.torch_export import load_program, read_metadata
+
+        super().__init__(path, meta.from_text(read_metadata(path), path))
+        self._program = load_program(path)
+
+    def run(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        import torch
+
+        # torch does not take read-only memory
+        with torch.no_grad():
+            action, outputs = self._program(torch.from_numpy(obs if obs.flags.writeable else obs.copy()))
+        return action.numpy(), outputs.numpy()
+
+
+def open_exported(path: Path | str, *, threads: int = 1, trust: bool = False) -> Runner:
+    """The policy in an exported file, in the runtime that its name asks for.
+
+    `.onnx` and `.npz` are data. A `.h` is compiled and run, and loading a `.pt2` can run code: these need `trust`.
+
+    Raises:
+        UsageError: the name ends in none of the four ways, trust is needed, or a runtime is missing.
+        RlabError: the file is missing, damaged, or none of rlab's.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES.values():
+        raise UsageError(f"{path} is no exported file by its name; these end in {', '.join(SUFFIXES.values())}.")
+    if not path.is_file():
+        raise RlabError(f"{path} is missing.")
+    if path.suffix in (".h", ".pt2") and not trust:
+        raise UsageError(f"{path} can run code when it is opened; open it with trust=True if you trust its author.")
+    if path.suffix == ".onnx":
+        return OnnxRunner(path, threads)
+    return {".npz": NumpyRunner, ".h": CRunner, ".pt2": TorchRunner}[path.suffix](path)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long one call takes with a batch of this size: median and 99th percentile, in microseconds."""
+
+    batch: int
+    p50_us: float
+    p99_us: float
+
+
+def latency(
+    runners: Mapping[str, Callable[[np.ndarray], Any]],
+    obs: np.ndarray,
+    batch_sizes: tuple[int, ...] = (1, 64),
+    repeats: int = 1000,
+) -> dict[str, list[Latency]]:
+    """Time calls with batches `[B, *obs]` taken from the rows of `obs`; runners in turn, so that all see one machine.
+
+    Raises:
+        UsageError: there are fewer rows than the largest batch.
+    """
+    if len(obs) < max(batch_sizes):
+        raise UsageError(f"{len(obs)} observations are too few for a batch of {max(batch_sizes)}.")
+    found: dict[str, list[Latency]] = {name: [] for name in runners}
+    for size in batch_sizes:
+        batches = [np.ascontiguousarray(obs[i * size : (i + 1) * size]) for i in range(min(64, len(obs) // size))]
+        times: dict[str, list[int]] = {name: [] for name in runners}
+        while min(map(len, times.values())) < repeats:
+            for name, run in runners.items():
+                run(batches[0])  # warms up: the one before has used the caches
+                times[name] += [_nanoseconds(run, batch) for batch in batches]
+        for name, measured in times.items():
+            p50, p99 = np.percentile(measured, (50, 99)) / 1000
+            found[name].append(Latency(size, float(p50), float(p99)))
+    return found
+
+
+def _nanoseconds(run: Callable[[np.ndarray], Any], batch: np.ndarray) -> int:
+    start = time.perf_counter_ns()
+    run(batch)
+    return time.perf_counter_ns() - start

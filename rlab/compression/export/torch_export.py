@@ -1,0 +1,160 @@
+"""Files that torch writes: `.pt2` by `torch.export`, and ONNX by `torch.onnx` for layers that we have no words for."""
+
+import io
+import logging
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rlab.compression.export.graph import ACTION, OBS, OUTPUTS
+from rlab.compression.export.onnx_writer import METADATA, OPSET, require_onnx
+from rlab.errors import RlabError, UsageError
+from rlab.networks.policy import MemberPolicy
+
+EXTRA = "rlab.json"  # the file inside a .pt2 that says what it is
+
+
+class Exportable(nn.Module):
+    """A member's greedy decision as one function of the observations: `[B, *obs]` to actions and outputs."""
+
+    def __init__(self, member: MemberPolicy) -> None:
+        super().__init__()
+        self.preprocess, self.network, self.head = member.preprocess, member.network, member.head
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = self.network(self.preprocess(obs))
+        return self.head.to_env(self.head.act(outputs, self.preprocess.mask(obs))), outputs
+
+
+def write_torch_export(member: MemberPolicy, obs: np.ndarray, metadata: str) -> bytes:
+    """The content of a `.pt2` with a dynamic batch; `obs [R, *obs]` are examples.
+
+    Raises:
+        UsageError: torch.export cannot follow a layer.
+    """
+    program = _program(member, obs)
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)  # the author's absolute paths
+    program.example_inputs = None  # the file needs none
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files={EXTRA: metadata})
+    return content.getvalue()
+
+
+def load_program(path: Path) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """The function in a `.pt2`. This can run code: torch unpickles parts of the file, and has sympy evaluate others.
+
+    Raises:
+        RlabError: the file is damaged.
+    """
+    try:
+        module: Callable[[Tensor], tuple[Tensor, Tensor]] = torch.export.load(path).module()
+    except Exception as error:  # of a damaged file, each part fails in its own way
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise RlabError(f"{path} is no whole .pt2 file of this torch ({reason}). Was it damaged?") from error
+    return module
+
+
+def read_metadata(path: Path) -> bytes:
+    """What a `.pt2` says of itself, without running anything in it.
+
+    Raises:
+        RlabError: the file is damaged or none of rlab's.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith(f"extra/{EXTRA}"))
+            return archive.read(name)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise RlabError(f"{path} is no whole .pt2 file ({error}). Was it damaged?") from error
+    except StopIteration:
+        raise RlabError(f"{path} is no file of rlab's: it says nothing of a policy.") from None
+
+
+def write_torch_onnx(member: MemberPolicy, obs: np.ndarray, metadata: str) -> bytes:
+    """The content of an ONNX file by `torch.onnx.export`; it knows most layers, and takes seconds.
+
+    Raises:
+        UsageError: a package is missing, or torch.onnx cannot express a layer.
+    """
+    onnx = require_onnx()
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise UsageError('torch.onnx needs the package onnxscript: pip install "rlab[onnx]"') from None
+    program = _program(member, obs)
+    with _quiet():
+        try:
+            exported = torch.onnx.export(
+                program, dynamo=True, external_data=False, verbose=False, opset_version=OPSET[0]
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UsageError(f"torch.onnx cannot express this network: {reason}") from error
+        assert exported is not None
+        model = exported.model_proto
+    _rename(model.graph)
+    _scrub(model)
+    onnx.helper.set_model_props(model, {METADATA: metadata})
+    written: bytes = model.SerializeToString()
+    return written
+
+
+def _program(member: MemberPolicy, obs: np.ndarray) -> torch.export.ExportedProgram:
+    # Two rows: torch takes an axis of length 1 for one that is always so.
+    examples = torch.from_numpy(np.array(obs[:2]))
+    shapes = {OBS: {0: torch.export.Dim("batch")}}
+    try:
+        return torch.export.export(Exportable(member).eval(), (examples,), dynamic_shapes=shapes)
+    except Exception as error:  # whatever a foreign layer does that cannot be followed
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UsageError(f"torch.export cannot follow this network: {reason}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch says about its own insides: packages that it would know how to use, things to come."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+def _rename(graph: Any) -> None:
+    """Our names for what goes in and comes out."""
+    new = {graph.input[0].name: OBS, graph.output[0].name: ACTION, graph.output[1].name: OUTPUTS}
+    for port in (*graph.input, *graph.output):
+        port.name = new[port.name]
+    for node in graph.node:
+        node.input[:] = [new.get(name, name) for name in node.input]
+        node.output[:] = [new.get(name, name) for name in node.output]
+
+
+def _scrub(model: Any) -> None:
+    """Drop what torch notes about the code that the network was made by, its absolute paths among it."""
+    model.doc_string = model.graph.doc_string = ""
+    del model.metadata_props[:], model.graph.metadata_props[:]
+    for function in model.functions:
+        function.doc_string = ""
+        del function.metadata_props[:]
+    for part in (*model.graph.node, *model.graph.initializer, *model.graph.value_info, *model.graph.input):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    for function in model.functions:
+        for node in function.node:
+            node.doc_string = ""
+            del node.metadata_props[:]

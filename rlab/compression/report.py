@@ -1,0 +1,236 @@
+"""What a compression cost and what it saved: parent and child on the same episodes, the same states, one machine."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from rlab.compression.agreement import agreement
+from rlab.compression.distil import MakeEnvs
+from rlab.compression.export.runtimes import Latency, latency
+from rlab.compression.visits import visited
+from rlab.errors import UsageError
+from rlab.evaluation.evaluate import evaluate
+from rlab.evaluation.stats import Interval, paired_difference, paired_ratio
+from rlab.networks.lora import merged
+from rlab.networks.policy import Policy
+from rlab.networks.quantized import full_precision
+
+FIRST_STATE_SEED = 400_000  # of the episodes whose states decisions are compared on; training visits those below
+STATES = 2_000  # per member
+BATCH_SIZES = (1, 64)
+REPEATS = 512  # calls that are timed, of each policy and batch size
+ROWS_AT_ONCE = 250  # states of each member that are judged at once, so that large images fit into memory
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two policies; sizes are those of one member."""
+
+    returns: tuple[float, ...]  # mean return of each member
+    weight_bytes: int  # of the weights as a safetensors file
+    parameters: int  # of the network, however many bits each has
+    nonzero: float  # share of these, over all members, that are not 0
+    multiply_adds: int  # of one decision, in linear layers and convolutions
+    latency: tuple[Latency, ...]  # of one decision as a plain torch module
+
+
+@dataclass(frozen=True)
+class Report:
+    """Parent and child side by side; index i of every list is the member with training seed `seeds[i]`."""
+
+    seeds: tuple[int, ...]
+    first_seed: int  # of the episodes, which both played
+    episodes: int  # per member
+    parent: Side
+    child: Side
+    difference: Interval  # of the mean returns, child less parent, paired
+    ratio: Interval | None  # 1 + (child - parent) / |parent|, paired; None where the parent's mean may be 0
+    measure: str  # what `agreement` is, see `rlab.compression.agreement`
+    agreement: tuple[float, ...]
+    worst_output_error: tuple[float, ...]  # largest absolute difference of one output, in the network's own units
+    states: int  # per member, on which the decisions were compared
+
+    def success(self, min_return_ratio: float) -> bool:
+        """Whether the lower end of the ratio's interval reaches the bound; without a ratio, whether nothing is lost."""
+        if self.ratio is None:
+            return self.difference.low >= 0.0
+        return self.ratio.low >= min_return_ratio
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        return asdict(self)
+
+    def summary(self) -> str:
+        """The report for people."""
+        return "\n".join([*self._returns(), *self._agreement(), *self._sizes()])
+
+    def verdict(self, min_return_ratio: float) -> str:
+        """One line: a success or not, and by which number."""
+        word = "success" if self.success(min_return_ratio) else "NOT a success"
+        if self.ratio is None:
+            return f"{word}: no ratio, since the parent's mean return may be 0; the difference's lower end must be 0"
+        return f"{word}: the lower end of the return ratio is {self.ratio.low:.3f}, the bound {min_return_ratio:g}"
+
+    def _returns(self) -> list[str]:
+        last = self.first_seed + self.episodes - 1
+        rows = [f"{'seed':>10} {'parent':>10} {'child':>10}   agreement  worst output error"]
+        columns = (self.seeds, self.parent.returns, self.child.returns, self.agreement, self.worst_output_error)
+        for seed, parent, child, agreed, worst in zip(*columns, strict=True):
+            rows.append(f"{seed:>10} {parent:>10.1f} {child:>10.1f} {agreed:>11.4f} {worst:>19.3g}")
+        rows.append(f"{self.difference} difference of the mean returns, episode seeds {self.first_seed} to {last}")
+        if self.ratio is not None:
+            kind = "" if np.mean(self.parent.returns) > 0 else ": 1 + (child - parent) / |parent|, for negative returns"
+            rows.append(f"{_ratio(self.ratio)} return ratio{kind}")
+        return [*rows, "(intervals: 95 %, paired, over members and episodes)"]
+
+    def _agreement(self) -> list[str]:
+        mean, least = float(np.mean(self.agreement)), min(self.agreement)
+        if self.measure == "same_action":
+            said = f"{mean:.4f} of the greedy actions are the same, {least:.4f} in the member with fewest"
+        else:
+            said = (
+                f"actions differ by {mean:.4f} of their range on average, by {max(self.agreement):.4f} in the member "
+                "with the largest difference"
+            )
+        return [f"{said} ({self.states} states per member that the parent visits)"]
+
+    def _sizes(self) -> list[str]:
+        rows = [f"{'one member':<28} {'parent':>10} {'child':>10} {'ratio':>8}"]
+        rows.append(_row("weights, bytes", self.parent.weight_bytes, self.child.weight_bytes))
+        rows.append(_row("parameters", self.parent.parameters, self.child.parameters))
+        if self.child.nonzero < 0.95:  # a few become 0 by rounding alone
+            rows.append(f"{'of them not 0':<28} {self.parent.nonzero:>10.1%} {self.child.nonzero:>10.1%}")
+        rows.append(_row("multiply-adds", self.parent.multiply_adds, self.child.multiply_adds))
+        for parent, child in zip(self.parent.latency, self.child.latency, strict=True):
+            for name, a, b in (("p50", parent.p50_us, child.p50_us), ("p99", parent.p99_us, child.p99_us)):
+                rows.append(_row(f"torch, batch {parent.batch}, {name} in us", a, b))
+        return rows
+
+
+def compare(
+    parent: Policy,
+    child: Policy,
+    make_envs: MakeEnvs,
+    episodes: int = 100,
+    first_seed: int = 100_000,
+) -> Report:
+    """Play both policies on the same episodes and look at both on the same states, which the parent visits.
+
+    Decisions are timed in turn, those of the first member as a plain torch module, observation to action. Exported
+    files have runtimes of their own, which `rlab export` times.
+
+    Args:
+        make_envs: makes n envs that do not reset themselves.
+        episodes: per member.
+
+    Raises:
+        UsageError: the policies have other members or spaces, there is but one pair of episodes, or the episode seeds
+            are those of training.
+        RlabError: an episode does not end, or a return is not finite.
+    """
+    _check(parent, child, episodes)
+    judged = [evaluate(policy, make_envs, episodes, first_seed) for policy in (parent, child)]
+    obs = visited(parent, make_envs, STATES, FIRST_STATE_SEED)
+    agreed, worst, measure = _agreement(parent, child, torch.from_numpy(obs))
+    timed = latency(
+        {"parent": parent.member(), "child": child.member()}, obs[0], batch_sizes=BATCH_SIZES, repeats=REPEATS
+    )
+    before, after = judged
+    return Report(
+        seeds=parent.seeds,
+        first_seed=first_seed,
+        episodes=episodes,
+        parent=_side(parent, before.per_seed_mean, timed["parent"], obs),
+        child=_side(child, after.per_seed_mean, timed["child"], obs),
+        difference=paired_difference(after.returns, before.returns),
+        ratio=_relative(after.returns, before.returns),
+        measure=measure,
+        agreement=agreed,
+        worst_output_error=worst,
+        states=STATES,
+    )
+
+
+def _check(parent: Policy, child: Policy, episodes: int) -> None:
+    if parent.seeds != child.seeds:
+        raise UsageError(f"parent and child need the same members, not {parent.seeds} and {child.seeds}.")
+    spaces = [(policy.spec.obs_space, policy.spec.action_space) for policy in (parent, child)]
+    if spaces[0] != spaces[1]:
+        raise UsageError("parent and child need the same observations and actions.")
+    if episodes * len(parent.seeds) < 2:
+        raise UsageError(f"{episodes} episodes of one member show no interval; --episodes 100 shows a narrow one.")
+
+
+def _relative(child: np.ndarray, parent: np.ndarray) -> Interval | None:
+    """1 + (child - parent) / |parent|: the ratio of the means where they are positive, and 2 less that ratio where
+    they are negative, so that more than 1 is always the better child. None where the parent's mean may be 0."""
+    try:
+        ratio = paired_ratio(child, parent)
+    except UsageError:
+        return None
+    if parent.mean() > 0:
+        return ratio
+    return Interval(2.0 - ratio.estimate, 2.0 - ratio.high, 2.0 - ratio.low, ratio.level)
+
+
+@torch.no_grad()
+def _agreement(parent: Policy, child: Policy, obs: Tensor) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+    found = agreement(_outputs(parent, obs), _outputs(child, obs), child.head, parent.preprocess.mask(obs))
+    return tuple(found.value.tolist()), tuple(found.worst_output_error.tolist()), found.measure
+
+
+def _outputs(policy: Policy, obs: Tensor) -> Tensor:
+    """`[S, R, width]`."""
+    return torch.cat([policy.outputs(part) for part in obs.split(ROWS_AT_ONCE, dim=1)], dim=1)
+
+
+def _side(policy: Policy, returns: np.ndarray, timed: Sequence[Latency], obs: np.ndarray) -> Side:
+    member = policy.member()
+    whole = merged(full_precision(member.network))
+    parameters = list(merged(full_precision(policy.network)).parameters())
+    nonzero = sum(int(p.count_nonzero()) for p in parameters) / max(1, sum(p.numel() for p in parameters))
+    with torch.no_grad():
+        multiply_adds = count_multiply_adds(whole, member.preprocess(torch.from_numpy(obs[0, :1])))
+    return Side(
+        tuple(returns.tolist()),
+        len(safetensors.torch.save({name: tensor.contiguous() for name, tensor in member.state_dict().items()})),
+        sum(parameter.numel() for parameter in whole.parameters()),
+        nonzero,
+        multiply_adds,
+        tuple(timed),
+    )
+
+
+@torch.no_grad()
+def count_multiply_adds(network: nn.Module, features: Tensor) -> int:
+    """Multiplications of the linear layers and convolutions of a plain network in float for one row of features
+    `[1, ...]`; biases, activations and norms, and recurrent units, are not counted."""
+    found = 0
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal found
+        weight = layer.get_parameter("weight")
+        found += weight.numel() * output.numel() // weight.shape[0]  # each weight, at each place of the output
+
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    handles = [layer.register_forward_hook(note) for layer in layers]
+    network(features)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def _ratio(interval: Interval) -> str:
+    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _row(name: str, parent: float, child: float) -> str:
+    ratio = child / parent if parent else math.nan
+    digits = 0 if isinstance(parent, int) else 1
+    return f"{name:<28} {parent:>10.{digits}f} {child:>10.{digits}f} {ratio:>7.2f}x"

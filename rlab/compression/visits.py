@@ -1,0 +1,146 @@
+"""The states that policies visit: what students learn from, what neurons are judged by, what ranges are measured on.
+
+Episodes start from seeds of their own, `FIRST_VISIT_SEED` up to `END_OF_VISIT_SEEDS`: `rlab eval` judges by those
+from 100 000, `rlab collect` records from 200 000 and training chooses its best weights by those from 500 000, so that
+what learns from visits never sees the episodes that it is judged by.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import count
+
+import numpy as np
+import torch
+
+from rlab.errors import RlabError, UsageError
+from rlab.evaluation.evaluate import MOST_STEPS, EpisodeEnvs
+from rlab.networks.policy import Policy
+from rlab.randomness import stream, torch_stream
+
+FIRST_VISIT_SEED = 300_000
+END_OF_VISIT_SEEDS = 500_000
+WIDTH = 10  # episodes at once per member; the same for any number of members, so that none depends on the others
+
+
+def visited(
+    policy: Policy,
+    make_envs: Callable[[int], EpisodeEnvs],
+    rows: int,
+    first_seed: int = FIRST_VISIT_SEED,
+    sampled: float = 0.0,
+) -> np.ndarray:
+    """States that each member visits, `[S, rows, *obs]` in array form.
+
+    All members play whole episodes side by side, `WIDTH` each at a time, until they have seen `rows` states; a member
+    with enough of them rests. A uniform sample of all that it saw is kept. Episode k starts from seed
+    `first_seed + k`, the same for every member; there are at most `seeds_needed(rows)` of them.
+
+    Args:
+        make_envs: makes n envs that do not reset themselves; they are closed at the end.
+        rows: states per member.
+        sampled: share of the episodes, rounded to a whole number of `WIDTH`, in which actions are sampled as in
+            training; in the others they are greedy. Q values sample with the epsilon that their head records.
+
+    Raises:
+        UsageError: no rows, a share outside [0, 1], or seeds that are not for visits.
+        RlabError: an episode does not end; the message names its seed.
+    """
+    _check(rows, first_seed, sampled)
+    members = len(policy.seeds)
+    samples = [_Sample(rows, stream(seed, f"visits from {first_seed}")) for seed in policy.seeds]
+    envs = make_envs(members * WIDTH)
+    try:
+        for start in count(first_seed, WIDTH):
+            lacking = np.array([sample.seen < rows for sample in samples])
+            if not lacking.any():
+                break
+            _play_block(policy, envs, start, lacking, round(sampled * WIDTH), samples)
+    finally:
+        envs.close()
+    return np.stack([sample.rows() for sample in samples])
+
+
+def seeds_needed(rows: int) -> int:
+    """The most episode seeds that `visited` may use, since an episode shows one state or more."""
+    return -(-rows // WIDTH) * WIDTH
+
+
+class _Sample:
+    """A uniform sample of all rows seen so far, without repetition, in the order in which they came.
+
+    Every row gets a random number, and those with the smallest numbers stay: a reservoir (Vitter 1985) that takes
+    many rows at once.
+    """
+
+    def __init__(self, size: int, rng: np.random.Generator) -> None:
+        self.size, self.seen, self._rng = size, 0, rng
+        self._rows: list[np.ndarray] = []
+        self._keys: list[np.ndarray] = []
+        self._held = 0
+
+    def add(self, rows: np.ndarray) -> None:
+        """Look at `rows [n, *obs]`, which become the sample's own."""
+        self._rows.append(rows)
+        self._keys.append(self._rng.random(len(rows)))
+        self.seen += len(rows)
+        self._held += len(rows)
+        if self._held > 4 * self.size:
+            self._thin_out()
+
+    def rows(self) -> np.ndarray:
+        """`[size, *obs]`, or as many as were seen."""
+        self._thin_out()
+        return self._rows[0]
+
+    def _thin_out(self) -> None:
+        rows, keys = np.concatenate(self._rows), np.concatenate(self._keys)
+        stay = np.sort(np.argsort(keys)[: self.size])
+        self._rows, self._keys, self._held = [rows[stay]], [keys[stay]], len(stay)
+
+
+def _play_block(
+    policy: Policy,
+    envs: EpisodeEnvs,
+    first_seed: int,
+    playing: np.ndarray,
+    sampled: int,
+    samples: Sequence[_Sample],
+) -> None:
+    """One episode in each of the envs of the members that are `playing [S]`, the last `sampled` ones not greedy."""
+    shape = (len(playing), WIDTH)
+    active = np.repeat(playing[:, None], WIDTH, axis=1)  # [S, W]
+    generators = [torch_stream(seed, f"visits from {first_seed}", _device_of(policy)) for seed in policy.seeds]
+    obs = envs.reset(np.tile(np.arange(first_seed, first_seed + WIDTH), len(playing)).tolist())
+    for step in count(1):
+        by_member = obs.reshape(*shape, *obs.shape[1:])
+        for member in np.flatnonzero(active.any(axis=1)).tolist():
+            samples[member].add(by_member[member, active[member]])
+        # All columns are asked, those that are over too: what is drawn for one depends on no other.
+        action = np.asarray(policy(by_member))
+        if sampled:
+            action[:, -sampled:] = policy(by_member[:, -sampled:], greedy=False, generators=generators)
+        obs, _, terminated, truncated = envs.step(action.reshape(-1, *action.shape[2:]), active.ravel())
+        active &= ~(terminated | truncated).reshape(shape)
+        if not active.any():
+            return
+        if step >= MOST_STEPS:
+            raise RlabError(
+                f"the episode of seed {first_seed + np.argwhere(active)[0, 1]} has not ended after {MOST_STEPS} env "
+                "steps. Give the env a time limit: --max-episode-steps."
+            )
+
+
+def _device_of(policy: Policy) -> torch.device:
+    return next(policy.parameters()).device
+
+
+def _check(rows: int, first_seed: int, sampled: float) -> None:
+    if rows < 1:
+        raise UsageError(f"visits need one row or more, not {rows}.")
+    if not 0.0 <= sampled <= 1.0:
+        raise UsageError(f"the share of episodes with sampled actions must be in [0, 1], not {sampled}.")
+    if not FIRST_VISIT_SEED <= first_seed <= END_OF_VISIT_SEEDS - seeds_needed(rows):
+        raise UsageError(
+            f"{rows} visited states from episode seed {first_seed} may need seeds up to "
+            f"{first_seed + seeds_needed(rows) - 1}; those for visits are {FIRST_VISIT_SEED} to "
+            f"{END_OF_VISIT_SEEDS - 1}, which evaluation never uses."
+        )

@@ -1,0 +1,139 @@
+"""What the tests of exported files share: members of every kind of space, head and body, and observations for them."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from rlab.networks.bodies import BodySettings, actor_network_spec, q_network_spec
+from rlab.networks.heads import build_head, stochastic_head_json
+from rlab.networks.policy import MemberPolicy, PolicySpec, build_policy
+from rlab.networks.spaces import (
+    Box,
+    Dict,
+    Discrete,
+    Masked,
+    MultiBinary,
+    MultiDiscrete,
+    Tuple,
+    leaves,
+)
+
+torch.set_num_threads(1)
+
+VECTOR = Box((4,), "float32", float("-inf"), float("inf"))
+BITS = Box((6, 6, 2), "bool", 0.0, 1.0)
+PIXELS = Box((8, 9, 3), "uint8", 0.0, 255.0)
+PARTS = Dict(
+    (
+        ("place", Box((2,), "float32", -2.0, 4.0)),
+        ("kind", Discrete(4, start=2)),
+        ("pair", MultiDiscrete((3, 2), (0, -1), (2,))),
+        ("bits", MultiBinary((3,))),
+        ("small image", Box((2, 2, 1), "uint8", 0.0, 255.0)),
+    )
+)
+THREE = Discrete(3, start=-1)
+CHOICES = MultiDiscrete((3, 2), (0, 1), (2,))
+ARM = Box((2,), "float32", (-2.0, -1.0), (1.0, 3.0))
+HIDDEN = BodySettings(hidden=(37, 20))  # no multiple of anything that a kernel likes
+
+# name -> how its member is made
+CASES = {
+    **{
+        f"{name} and layer norm": {"body": BodySettings(hidden=(37, 20), activation=name, layer_norm=True)}
+        for name in ("relu", "tanh", "elu", "gelu", "silu", "leaky_relu")
+    },
+    "no hidden layer": {"body": BodySettings(hidden=())},
+    "dueling, running": {"dueling": True, "scaling": "running"},
+    "dropout, fixed": {
+        "space": Box((3,), "float32", -5.0, 5.0),
+        "scaling": "fixed",
+        "body": BodySettings((9,), dropout=0.5),
+    },
+    "image of bits, dueling": {"space": BITS, "dueling": True, "body": BodySettings(hidden=(9,), activation="silu")},
+    "pixels": {"space": PIXELS, "body": BodySettings(hidden=(9,), activation="elu")},
+    "one integer": {"space": Discrete(5, start=-2)},
+    "bytes": {"space": MultiDiscrete((3, 4), (0, 2), (2,))},
+    "parts, running": {"space": PARTS, "scaling": "running"},
+    "tuple of integers": {"space": Tuple((Discrete(3), Discrete(300, start=-7)))},
+    "float64 observations": {"space": Box((2, 3), "float64", -1.0, 1.0), "scaling": "running"},
+    "masked": {"space": Masked(PARTS, 3), "head": "actor"},
+    "masked image and choices": {"space": Masked(PIXELS, 5), "actions": CHOICES, "head": "actor"},
+    "masked q values": {"space": Masked(VECTOR, 3)},
+    "choices in two dimensions": {"actions": MultiDiscrete((3, 2, 4, 2), (0, 1, -1, 0), (2, 2)), "head": "actor"},
+    "one choice": {"actions": MultiDiscrete((3,), (1,), (1,)), "head": "actor"},
+    "bernoulli": {"actions": MultiBinary((2, 2)), "head": "actor"},
+    "gaussian": {"actions": ARM, "head": "actor", "log_std": -0.5},
+    "gaussian, float64, one bound": {
+        "actions": Box((2, 1), "float64", (-2.0, -1.0), (1.0, float("inf"))),
+        "head": "actor",
+        "log_std": 0.0,
+    },
+    "squashed gaussian": {"actions": ARM, "head": "actor", "squash": True},
+}
+
+
+def make_member(space=VECTOR, actions=THREE, body=HIDDEN, head="q", scaling="none", **more):
+    """A member with random weights, biases and statistics."""
+    if head == "q":
+        network, head = q_network_spec(space, actions.n, body, more.get("dueling", False)), {"kind": "q"}
+    else:
+        head = stochastic_head_json(actions, more.get("squash", False))
+        width = build_head(head, actions).width
+        network = actor_network_spec(space, width, body, output_gain=1.0, log_std=more.get("log_std"))
+    spec = PolicySpec(space, actions, {"scaling": scaling, "scale": None}, network, head)
+    policy = build_policy(spec, (5, 6, 7))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, tensor in policy.named_parameters():
+            if "bias" in name or (tensor.dim() == 3 and tensor.shape[1] == 1):  # layer norms too
+                tensor += torch.rand(tensor.shape, generator=generator) - 0.5
+    obs = torch.from_numpy(np.stack([make_obs(space, 50, seed) for seed in range(3)]))
+    policy.preprocess.observe(obs, torch.ones(3, 50, dtype=torch.bool))
+    return policy.member(6)
+
+
+def make_obs(space, rows, seed=0):
+    """Observations `[rows, *obs]` in array form; about every tenth mask allows nothing."""
+    rng = np.random.default_rng(seed)
+    parts = [_leaf(leaf, rows, rng) for leaf in leaves(space)]
+    if isinstance(space, Masked):
+        parts[-1][rng.random(rows) < 0.1] = 0
+    if isinstance(space, Dict | Tuple | Masked):
+        return np.concatenate([part.reshape(rows, -1).astype(space.dtype) for part in parts], axis=1)
+    return parts[0]
+
+
+def _leaf(leaf, rows, rng):
+    shape = (rows, *leaf.shape)
+    if isinstance(leaf, Box) and leaf.dtype in ("uint8", "bool"):
+        return rng.integers(0, 256 if leaf.dtype == "uint8" else 2, shape).astype(leaf.dtype)
+    if isinstance(leaf, Box):
+        return rng.normal(size=shape).astype(leaf.dtype)
+    if isinstance(leaf, Discrete):
+        return rng.integers(leaf.start, leaf.start + leaf.n, shape)
+    if isinstance(leaf, MultiDiscrete):
+        return (np.array(leaf.start) + rng.integers(0, leaf.nvec, (rows, len(leaf.nvec)))).reshape(shape)
+    return rng.integers(0, 2, shape).astype(np.int8)
+
+
+def with_network(member, network):
+    """The member with another network."""
+    return MemberPolicy(member.spec, member.preprocess, network, member.seed).eval()
+
+
+@pytest.fixture(scope="session")
+def exports():
+    """The helpers above, by name."""
+    return SimpleNamespace(
+        cases=CASES, vector=VECTOR, pixels=PIXELS, member=make_member, obs=make_obs, with_network=with_network
+    )
+
+
+@pytest.fixture(scope="session", params=list(CASES))
+def case(request):
+    """A member of each kind in turn, and 1000 observations for it."""
+    member = make_member(**CASES[request.param])
+    return member, make_obs(member.spec.obs_space, 1000)

@@ -1,0 +1,141 @@
+"""`rlab export` and `rlab eval FILE`: one file that says what its member says, judged by the same protocol."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import which
+
+import pytest
+
+from rlab.cli.main import main
+from rlab.runs import files
+
+pytestmark = pytest.mark.usefixtures("quick_disk")
+
+SUFFIXES = {"onnx": ".onnx", "numpy": ".npz", "c": ".h", "torch-export": ".pt2"}
+
+
+def make_file(run: Path, folder: Path, format: str, *words: str) -> Path:
+    if format == "onnx" and not (find_spec("onnx") and find_spec("onnxruntime")):
+        pytest.skip("onnx and onnxruntime are not installed")
+    if format == "c" and which("gcc") is None:
+        pytest.skip("there is no gcc")
+    path = folder / f"policy{SUFFIXES[format]}"
+    assert main(["export", str(run), "--format", format, "--out", str(path), *words]) == 0
+    return path
+
+
+@pytest.mark.parametrize("format", ["onnx", "numpy", "c"])
+def test_a_file_reaches_in_every_episode_what_its_member_reaches(
+    ppo_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str
+) -> None:
+    path = make_file(ppo_run, tmp_path, format, "--member", "4", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert (found["member"], found["bytes"], found["path"]) == (4, path.stat().st_size, str(path))
+    assert found["parity"]["rows"] >= 1000
+    assert found["parity"]["agreement"] > 0.999
+    assert found["parity"]["relative_error"] < 1e-5
+    assert [each["batch"] for each in found["latency"]] == [1, 64]
+    judged = []
+    for what in ([str(path), "--trust"], [str(ppo_run), "--member", "4"]):
+        assert main(["eval", *what, "--episodes", "6", "--json"]) == 0
+        judged.append(json.loads(capsys.readouterr().out))
+    file, run = judged
+    assert file["per_seed"] == run["per_seed"]
+    assert (file["agent"], file["env_id"], file["policy"]) == ("ppo", "CartPole-v1", str(path))
+
+
+def test_a_file_tells_where_it_comes_from_and_nothing_of_the_machine(ppo_run: Path, tmp_path: Path) -> None:
+    from rlab.compression.export.runtimes import open_exported
+
+    path = make_file(ppo_run, tmp_path, "numpy")
+    metadata = open_exported(path).metadata
+    parent = files.read_json(ppo_run / "policy" / "policy.json")
+    assert metadata["parent_sha256"] == parent["weights"]["sha256"]
+    assert (metadata["agent"], metadata["training_seed"], metadata["env"]["env_id"]) == ("ppo", 3, "CartPole-v1")
+    assert str(tmp_path).encode() not in path.read_bytes()
+
+
+def test_people_are_told_size_parity_and_latency(
+    ppo_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_file(ppo_run, tmp_path, "numpy")
+    shown = capsys.readouterr().out
+    for words in (f"{path}: training seed 3, {path.stat().st_size} bytes", "visited states: 1.0000", "batch 64"):
+        assert words in shown
+
+
+def test_files_are_timed_in_turn(ppo_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "other").mkdir()
+    paths = [str(make_file(ppo_run, folder, "numpy")) for folder in (tmp_path, tmp_path / "other")]
+    capsys.readouterr()
+    assert main(["eval", *paths, "--latency", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["files"]
+    assert list(found) == paths
+    assert all(0 < each["p50_us"] <= each["p99_us"] for times in found.values() for each in times)
+    assert main(["eval", *paths, "--latency"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 2 * 2
+
+
+def test_without_out_a_file_under_runs_is_named_after_the_run_and_the_member(
+    ppo_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/ppo-seed4.npz", "runs/ppo-seed4-2.npz"):
+        assert main(["export", str(ppo_run), "--format", "numpy", "--member", "4"]) == 0
+        assert Path(name).is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--format", "onxx"], "unknown format 'onxx'. Did you mean 'onnx'?"),
+        ([], "--format is missing; give a text"),
+        (["--format", "numpy", "--out", "a.onnx"], "--out a.onnx must end in .npz"),
+        (["--format", "numpy", "--out", "nowhere/a.npz"], "nowhere is no folder"),
+        (["--format", "numpy", "--out", "taken.npz"], "taken.npz exists; nothing was touched."),
+        (["--format", "numpy", "--member", "9"], "no member with training seed 9; there are 3, 4."),
+        (["--format", "numpy", "--exporter", "mine"], "unknown exporter 'mine'"),
+    ],
+)
+def test_wrong_words_are_one_line(
+    ppo_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("taken.npz").write_bytes(b"mine")
+    assert main(["export", str(ppo_run), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "taken.npz"]
+
+
+def test_files_that_cannot_be_judged_get_one_line(
+    ppo_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(make_file(ppo_run, tmp_path, "numpy"))
+    header, broken, text = (tmp_path / name for name in ("policy.h", "broken.npz", "notes.txt"))
+    header.write_text("int main(void) { return 0; }")
+    broken.write_bytes(Path(path).read_bytes()[:200])
+    text.write_text("hello")
+    capsys.readouterr()
+    for words, code, message in [
+        ([str(header)], 2, "can run code when it is opened; add --trust if you trust its author."),
+        ([str(header), "--trust"], 1, "is no header of rlab's"),
+        ([str(broken)], 1, "Was it damaged?"),
+        ([str(text)], 2, "is no exported file by its name"),
+        ([path, "--member", "4"], 2, "no member with training seed 4;"),
+        ([path, path], 2, "eval judges one run or file at a time, not 2; --latency takes several."),
+        ([], 2, "eval needs a run folder, a policy folder or an exported file"),
+        ([str(ppo_run), "--latency"], 2, "is a folder; --latency times exported files."),
+        ([path, "--latency", "--episodes", "3"], 2, "--latency plays no episodes; leave out --episodes."),
+        (["--latency"], 2, "--latency needs exported files"),
+        ([str(tmp_path / "gone.onnx"), "--latency"], 1, "gone.onnx is missing."),
+    ]:
+        assert main(["eval", *words]) == code, words
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
