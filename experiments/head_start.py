@@ -32,7 +32,8 @@ SHARES = (0.5, 0.1)  # of the budget from scratch
 
 def scratch(env: str, seeds: int, env_steps: int) -> api.Run:
     """The control, with the shipped settings."""
-    settings: dict[str, Any] = {"seeds": seeds, "env_steps": env_steps, "eval_every": env_steps // 20, "eval_episodes": 20}
+    settings: dict[str, Any] = {"seeds": seeds, "env_steps": env_steps, "eval_every": env_steps // 20}
+    settings["eval_episodes"] = 20
     return control(f"start-scratch-{env}", lambda out: rlab.train(AGENT, env, out=out, **settings))
 
 
