@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlab.agents import load_agent
 from rlab.cli.flags import HELP, given, parse
@@ -18,13 +18,15 @@ from rlab.cli.request import (
     defaults_for,
     foreign_agent_module,
 )
-from rlab.cli.saved import SavedPolicy, open_policy
 from rlab.cli.train import carry_out, value_of
 from rlab.envs import EnvSpec
 from rlab.errors import UsageError
-from rlab.learning.finetuning import OF_ONE_STRATEGY, FinetuneConfig
+from rlab.learning.finetune_config import OF_ONE_STRATEGY, FinetuneConfig
 from rlab.runs.config import SourceConfig
 from rlab.runs.folder import RunFolder, is_run
+
+if TYPE_CHECKING:
+    from rlab.cli.saved import SavedPolicy
 
 USAGE = "rlab finetune RUN [ENV] [--strategy STRATEGY] [--agent AGENT] [settings]"
 # What the values of a pretrained network mean, and what holds it to its demonstrations while these are at hand.
@@ -64,6 +66,8 @@ def read_request(argv: list[str]) -> tuple[Request, BeginOptions]:
         raise SystemExit(0 if argv else 2)
     if argv[0].startswith("-"):
         raise UsageError(f"finetune needs a run first: {USAGE}")
+    from rlab.cli.saved import open_policy  # torch takes its time
+
     source, words = argv[0], argv[1:]
     env_id = words.pop(0) if words and not words[0].startswith("-") else None
     saved = open_policy(source, "--trust" in words)
@@ -86,7 +90,7 @@ def read_request(argv: list[str]) -> tuple[Request, BeginOptions]:
     return Request(agent, env, run_config, settings, origins, command_words(), sources, beginning), options
 
 
-def next_agent(saved: SavedPolicy, trust: bool) -> str:
+def next_agent(saved: "SavedPolicy", trust: bool) -> str:
     """Who goes on with a policy unless told otherwise.
 
     Raises:
@@ -102,7 +106,7 @@ def next_agent(saved: SavedPolicy, trust: bool) -> str:
 
 
 def finetuning_defaults(
-    saved: SavedPolicy, agent: str, env: EnvSpec, experiment: str | None, member: int | None
+    saved: "SavedPolicy", agent: str, env: EnvSpec, experiment: str | None, member: int | None
 ) -> Defaults:
     """Where the settings start from: the agent as tuned for the env, but with the discount of the policy that it begins
     with, smaller steps, and no more exploration than it ends with where the policy's head is one that it goes on with.
@@ -119,7 +123,9 @@ def finetuning_defaults(
     # What decides about networks is the policy; the settings say what it was made with, where that is known.
     start = start.copying(copied, NETWORK_SETTINGS, FROM_START)
     settings = asdict(start.settings)
-    careful = {"learning_rate": RATE * settings["learning_rate"]} if "learning_rate" in settings else {}
+    careful = {}
+    if "learning_rate" in settings and not (every and config.get("start")):  # or it is that of fine-tuning already
+        careful["learning_rate"] = RATE * settings["learning_rate"]
     if saved.policy.spec.head["kind"] in getattr(load_agent(agent), "heads", ()):
         careful["epsilon_start"] = settings.get("epsilon_end")
     if saved.acts:  # an encoder's policy is none yet, and nothing of it can be spoiled
@@ -145,7 +151,7 @@ def refuse_network_settings(named: frozenset[str], source: str) -> None:
         raise UsageError(f"{flags}: the network is that of {source}. Leave it out, or train from scratch.")
 
 
-def _config_of(saved: SavedPolicy) -> dict[str, Any]:
+def _config_of(saved: "SavedPolicy") -> dict[str, Any]:
     """The config of the run that a policy is of; empty for a policy folder that stands alone."""
     run = saved.folder.parent
     return RunFolder.open(run).config if is_run(run) else {}

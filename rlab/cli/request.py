@@ -8,11 +8,10 @@ from typing import Any
 
 from rlab.agents import load_agent
 from rlab.cli.experiment_files import Experiment, find_experiment
-from rlab.cli.feeds import feed_for
 from rlab.cli.flags import merge
 from rlab.envs import EnvSpec
 from rlab.errors import RlabError, UsageError
-from rlab.learning.finetuning import FinetuneConfig
+from rlab.learning.finetune_config import FinetuneConfig
 from rlab.runs.config import RunConfig, SourceConfig
 from rlab.runs.folder import versions
 
@@ -60,7 +59,7 @@ class Request:
     @property
     def unit(self) -> str:
         """What the run's clock counts: `env_steps` or `updates`."""
-        return feed_for(self.agent, data_of(self.agent)).loop.unit
+        return unit_of(self.agent)
 
     @property
     def budget(self) -> int:
@@ -169,6 +168,13 @@ def data_of(agent: str) -> str:
     return str(found.data)
 
 
+def unit_of(agent: str) -> str:
+    """What the clock of this agent's runs counts: `env_steps` or `updates`."""
+    from rlab.cli.feeds import feed_for  # here, since it imports torch, which wrong words need not wait for
+
+    return feed_for(agent, data_of(agent)).loop.unit
+
+
 def agent_config(agent: str) -> Any:
     """The plain defaults of an agent's settings."""
     found = load_agent(agent)
@@ -241,7 +247,7 @@ def check_budget(agent: str, named: Iterable[str]) -> None:
     Raises:
         UsageError: env steps for an agent that takes none, or updates for one that takes them.
     """
-    own = feed_for(agent, data_of(agent)).loop.unit
+    own = unit_of(agent)
     other = "updates" if own == "env_steps" else "env_steps"
     if other in named:
         flags = (f"--{name.replace('_', '-')}" for name in (other, own))

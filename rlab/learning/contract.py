@@ -67,13 +67,6 @@ class RolloutConfig(Protocol):
     def minibatches(self) -> int: ...  # updates in each pass
 
 
-class DatasetConfig(Protocol):
-    """How an agent that learns from a dataset does so: one update after the other."""
-
-    @property
-    def batch_size(self) -> int: ...  # rows per update and member
-
-
 class Agent(Protocol):
     """Arrays come in, actions and metrics go out. An agent never sees an env, a writer, a path or the loop.
 

@@ -1,13 +1,13 @@
 """Fine-tuning strategies: which layers of a policy that was trained elsewhere learn, when, and how fast."""
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from rlab.errors import UsageError, unknown
+from rlab.errors import UsageError
+from rlab.learning.finetune_config import FinetuneConfig
 from rlab.learning.optimizers import ParameterGroup
 from rlab.learning.refitting import WEIGHTLESS, Refit, refit_policy
 from rlab.networks.adapters import LORA_LAYERS
@@ -16,52 +16,6 @@ from rlab.networks.policy import Policy, PolicySpec
 from rlab.networks.spaces import Space
 from rlab.networks.spec import NetworkSpec
 from rlab.types import Json
-
-STRATEGIES = ("full", "head", "last-2", "gradual", "discriminative", "lora")  # any last-K
-
-# Settings that one strategy alone reads.
-OF_ONE_STRATEGY = {
-    "layer_decay": "discriminative",
-    "unfreeze_every": "gradual",
-    "lora_rank": "lora",
-    "lora_alpha": "lora",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneConfig:
-    """Settings of fine-tuning. Steps are env steps of one member, summed over its envs.
-
-    Raises:
-        UsageError: an unknown strategy or a number out of range.
-    """
-
-    strategy: str = "full"  # full, head, last-K (as in last-2), gradual, discriminative or lora
-    layer_decay: float = 1 / 2.6  # discriminative: factor per layer going down; Howard and Ruder 2018, section 3.2
-    unfreeze_every: int = 5_000  # gradual: env steps between a layer and the one below; there an epoch, section 3.3
-    lora_rank: int = 4  # lora: Hu et al. 2021, table 11 (GPT-2)
-    lora_alpha: float = 32.0  # lora: changes are scaled by alpha / rank; table 11
-    critic_warmup: int | None = None  # env steps in which the critic learns alone; None: a fifth of the budget, 4 000
-    # at most, where an agent's critic is fresh, else 0
-
-    def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES and self.last is None:
-            raise unknown("fine-tuning strategy", self.strategy, STRATEGIES)
-        if self.last == 0:
-            raise UsageError("strategy last-0 would train nothing; last-1, the head alone, is the least.")
-        if not 0.0 < self.layer_decay <= 1.0:
-            raise UsageError(f"layer_decay {self.layer_decay} must be in (0, 1]; 1 gives every layer the same rate.")
-        for name, least in (("unfreeze_every", 1), ("lora_rank", 1), ("critic_warmup", 0)):
-            if getattr(self, name) is not None and getattr(self, name) < least:
-                raise UsageError(f"{name} {getattr(self, name)} must be {least} or more.")
-        if not 0.0 < self.lora_alpha < float("inf"):
-            raise UsageError(f"lora_alpha {self.lora_alpha} must be above 0.")
-
-    @property
-    def last(self) -> int | None:
-        """K of `last-K`, 1 for `head`; None for other strategies."""
-        found = re.fullmatch(r"last-(\d+)", self.strategy, re.ASCII)
-        return 1 if self.strategy == "head" else int(found[1]) if found else None
 
 
 def refit(

@@ -162,3 +162,14 @@ def test_the_installed_program_sees_modules_of_the_current_folder(
 
     verb(run)
     assert main(["train"]) == 42
+
+
+@pytest.mark.parametrize("words", [["train"], ["train", "--help"], ["pretrain", "--help"], ["finetune", "--help"]])
+def test_wrong_words_and_usage_do_not_wait_for_torch(words: list[str]) -> None:
+    code = (
+        "import sys; from rlab.cli.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print('torch' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "False"

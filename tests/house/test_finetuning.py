@@ -243,3 +243,14 @@ def test_the_target_network_begins_with_the_same_values(tmp_path: Path, road: Si
     request = road.asked("finetune", str(dqn_run), **DQN, **road.JUDGED)
     road.begin(request, tmp_path / "run", [road.Hearing(on_save=save)])
     assert found == {"same": True, "old": True}
+
+
+def test_steps_are_made_smaller_once_however_often_a_run_is_fine_tuned(tmp_path: Path, ppo_run: Path) -> None:
+    own = {name: value for name, value in PPO.items() if name != "experiment"}  # a run's settings are gone on with
+    rates, source = [], ppo_run
+    for name in ("once", "twice", "thrice"):
+        rlab.finetune(source, out=tmp_path / name, **own)
+        source = tmp_path / name
+        rates.append(RunFolder.open(source).config["settings"]["learning_rate"])
+    whole = RunFolder.open(ppo_run).config["settings"]["learning_rate"]
+    assert rates == pytest.approx([0.3 * whole] * 3)
