@@ -111,18 +111,13 @@ class ActorCritic:
         self.config, self.seeds, self.device = config, tuple(seeds), device
         self._obs_space, self._action_space = obs_space, action_space
         spec = start or actor_spec(config, obs_space, action_space)
-        head = build_head(spec.head, action_space).to(device)
-        assert isinstance(head, StochasticHead)  # all of STOCHASTIC_HEADS are
-        self.head = head
-        self.preprocess = Preprocess.from_json(spec.preprocess, obs_space, len(seeds)).to(device)
-        self.actor = build(spec.network, seeds, "actor").to(device)
+        self.head, self.preprocess, self.actor, self._policy = policy_parts(spec, seeds, device)
         top = 2 if spec.network.layers[-1].kind == "log_std" else 1  # layers above the body
         self._body, self._top = self.actor[:-top], self.actor[-top:]  # views of the actor, for a shared body
         critic = (critic_head_spec if config.shared_body else critic_like)(spec.network, config.critic_gain)
         self.critic = build(critic, seeds, "critic").to(device)
         self.critic.eval()  # what it was made like may have dropout
         self.guide: Guide | None = None
-        self._policy = Policy(spec, self.preprocess, self.actor, seeds).eval()
         self.stepper = Stepper(OptimizerSettings.of(config), [*self.actor.parameters(), *self.critic.parameters()])
         self.schedule = Schedule(config.lr_schedule, config.lr_final, config.lr_warmup_fraction, config.lr_steps)
         self._noise = ActionNoise(self.head.noise, self.head.noise_width, seeds)
@@ -325,6 +320,17 @@ class _Rollout:
 def _rows(values: Tensor, num_envs: int) -> Tensor:
     """`[S, N * (T + 1), ...] -> [S, N * T, ...]`: without the row behind the last."""
     return values.unflatten(1, (num_envs, -1))[:, :, :-1].flatten(1, 2)
+
+
+def policy_parts(
+    spec: PolicySpec, seeds: Sequence[int], device: torch.device
+) -> tuple[StochasticHead, Preprocess, StackedNetwork, Policy]:
+    """A stochastic policy with fresh weights, and the head, the input and the network that it consists of."""
+    head = build_head(spec.head, spec.action_space).to(device)
+    assert isinstance(head, StochasticHead)  # all of STOCHASTIC_HEADS are
+    preprocess = Preprocess.from_json(spec.preprocess, spec.obs_space, len(seeds)).to(device)
+    actor = build(spec.network, seeds, "actor").to(device)
+    return head, preprocess, actor, Policy(spec, preprocess, actor, seeds).eval()
 
 
 def actor_spec(config: Any, obs_space: Space, action_space: Space) -> PolicySpec:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rlab.errors import UsageError
 from rlab.experience.contract import Step
 from rlab.experience.lanes import Field
-from rlab.learning.actor_critic import actor_spec
+from rlab.learning.actor_critic import actor_spec, policy_parts
 from rlab.learning.contract import Batch
 from rlab.learning.optimizers import OptimizerSettings, Stepper
 from rlab.learning.schedules import Schedule
@@ -24,12 +24,10 @@ from rlab.networks.heads import (
     GaussianHead,
     SquashedGaussianHead,
     StochasticHead,
-    build_head,
     stochastic_head_json,
 )
 from rlab.networks.layers import ACTIVATIONS
 from rlab.networks.policy import Policy, PolicySpec
-from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space, choices
 from rlab.networks.spec import (
     LayerSpec,
@@ -131,12 +129,7 @@ class Cloner:
         self.config, self.seeds, self.device = config, tuple(seeds), device
         self._obs_space, self._action_space = obs_space, action_space
         spec = start or cloning_spec(config, obs_space, action_space)
-        head = build_head(spec.head, action_space).to(device)
-        assert isinstance(head, StochasticHead)  # all of STOCHASTIC_HEADS are
-        self.head = head
-        self.preprocess = Preprocess.from_json(spec.preprocess, obs_space, len(seeds)).to(device)
-        self.actor = build(spec.network, seeds, "actor").to(device)
-        self._policy = Policy(spec, self.preprocess, self.actor, seeds).eval()
+        self.head, self.preprocess, self.actor, self._policy = policy_parts(spec, seeds, device)
         self.schedule = Schedule(config.lr_schedule, config.lr_final, config.lr_warmup_fraction, config.lr_steps)
 
     def _stepper_of(self, networks: Iterable[nn.Module]) -> Stepper:
