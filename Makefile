@@ -7,7 +7,7 @@ READY := .venv/ready
 export OMP_NUM_THREADS := 1
 PYTEST := $(BIN)/python -m pytest -n 2
 
-STUDIES := overestimation digits text_task cloning value_pretraining no_dip head_start strategies bodies offline kickstarting
+STUDIES := overestimation digits text_task cloning value_pretraining no_dip head_start strategies bodies offline kickstarting quantization distillation pruning
 
 .PHONY: help train test prove bench lint types clean
 
@@ -33,7 +33,7 @@ prove: $(READY)
 
 bench: $(READY)
 	$(BIN)/pip install -q -c constraints.txt -e ".[bench]" --no-build-isolation
-	for name in speed_against_sb3 ppo_speed main_job cost_of_seeds; do $(BIN)/python -m rlab.experiments.benchmarks.$$name || exit 1; done
+	for name in speed_against_sb3 ppo_speed main_job cost_of_seeds export; do $(BIN)/python -m rlab.experiments.benchmarks.$$name || exit 1; done
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ from rlab.learning.optimizers import OptimizerSettings, Stepper
 from rlab.learning.q_learning import QLearningConfig
 from rlab.learning.returns import LOSSES, continuation, max_value, n_step_return, q_td_error
 from rlab.learning.schedules import Schedule
+from rlab.learning.sparsity import GradualPruning
 from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.policy import Policy, PolicySpec
 from rlab.networks.preprocess import Preprocess
@@ -79,6 +80,7 @@ class DQN:
         self.target_network = build(spec.network, seeds, "q_network").to(device).requires_grad_(False).eval()
         self._policy = Policy(spec, self.preprocess, self.q_network, seeds).eval()
         self.guide: Guide | None = None
+        self.pruning = GradualPruning(config.sparsity, self.q_network)
         self.stepper = Stepper(OptimizerSettings.of(config), self.q_network.parameters())
         self.schedule = Schedule(config.lr_schedule, config.lr_final, config.lr_warmup_fraction, config.lr_steps)
         masked = isinstance(obs_space, Masked)
@@ -160,8 +162,7 @@ class DQN:
             guidance = self.guide.loss(q, batch["teacher"])
             loss = loss + self.guide.weight(clock) * guidance
             metrics["loss/teacher"] = guidance.detach()
-        metrics["grad/norm"] = self.stepper.step(loss)
-        return metrics
+        return metrics | self.pruning.step(self.stepper, loss, clock)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss per member `[S]`, averaged over its batch, and the Q values `[S, B, A]`."""
@@ -225,10 +226,9 @@ class DQN:
         if self.config.target_tau == 1.0:
             copy_parameters(self.q_network, self.target_network)
             return
-        online = [p.detach() for p in self.q_network.parameters()]
         # A vector step may pass several multiples of target_every; the online weights stand still in between.
         share = 1.0 - (1.0 - self.config.target_tau) ** times
-        torch._foreach_lerp_(list(self.target_network.parameters()), online, share)
+        torch._foreach_lerp_(list(self.target_network.parameters()), list(self.q_network.parameters()), share)
 
 
 def _policy_spec(config: QLearningConfig, obs_space: Space, action_space: Discrete) -> PolicySpec:

@@ -34,12 +34,13 @@ if TYPE_CHECKING:
     from rlab.api import finetune as finetune
     from rlab.api import load as load
     from rlab.api import pretrain as pretrain
+    from rlab.api import search as search
     from rlab.api import train as train
 else:
 
     def __getattr__(name: str) -> Any:
         # On demand, since rlab.api imports torch, which takes over a second.
-        if name not in ("collect", "compress", "evaluate", "export", "finetune", "load", "pretrain", "train"):
+        if name not in ("collect", "compress", "evaluate", "export", "finetune", "load", "pretrain", "search", "train"):
             raise AttributeError(f"module 'rlab' has no attribute {name!r}")
         from rlab import api
 

@@ -17,6 +17,7 @@ from rlab.cli.pretrain import env_for, learner_for, pretraining_defaults
 from rlab.cli.progress import ProgressListener
 from rlab.cli.request import Request, Start, complete, request_from_keywords
 from rlab.cli.saved import open_policy
+from rlab.cli.searching import search
 from rlab.cli.session import FINAL_EPISODE_SEED, RESULT, Session
 from rlab.cli.sources import open_sources
 from rlab.envs import EnvSpec, make_episodes
@@ -44,6 +45,7 @@ __all__ = [
     "merge_datasets",
     "pretrain",
     "resume",
+    "search",
     "train",
     "versions",
 ]

@@ -1,4 +1,4 @@
-"""`rlab compress RUN --steps STEPS`: a smaller, faster policy, and what it cost."""
+"""`rlab compress RUN --steps STEPS`, or `--search` within a bound: a smaller, faster policy, and what it cost."""
 
 import json
 import sys
@@ -7,7 +7,8 @@ from typing import Any
 
 import tyro
 
-from rlab.cli.flags import parse
+from rlab.cli.flags import given, parse
+from rlab.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,11 @@ class CompressOptions:
     run: tyro.conf.Positional[str]  # a run folder (its final policy) or a policy folder
     # one after the other, such as distil:64x64,prune:0.5,int8; also sparse:SHARE lowrank:RANK fp16 bf16 int4 int2
     # dynamic8 static8 qat8 qat4 qat2
-    steps: str
+    steps: str | None = None
+    search: bool = False  # in place of steps: try widths, sparsity and bits, and keep the best within the bounds
+    max_bytes: int | None = None  # of one member's weights as a file; a bound of the search
+    max_latency_us: float | None = None  # of one decision, median, exported where onnxruntime is; a bound of the search
+    candidates: int = 24  # that the search trains at most
     out: str | None = None  # the new policy folder; None: a fresh one under runs/
     episodes: int = 100  # per member, that parent and child are judged by
     min_return_ratio: float = 0.95  # that the lower end of the return ratio's interval must reach
@@ -30,22 +35,51 @@ class CompressOptions:
 def run(argv: list[str]) -> int:
     """Parse, compress, compare, report; the exit code is 1 where too much of the return is lost."""
     (options,) = parse(argv, (CompressOptions,), prog="rlab compress")
-    from rlab.cli.compressing import compress
-
-    done = compress(
-        options.run,
-        options.steps,
-        out=options.out,
-        episodes=options.episodes,
-        min_return_ratio=options.min_return_ratio,
-        member=options.member,
-        updates=options.updates,
-        trust=options.trust,
-        after_step=_say,
-    )
+    _check(options, given(argv, (CompressOptions,)))
+    done = _searched(options) if options.search else _compressed(options)
     print(json.dumps(done.to_json()) if options.json else done.summary())
     return 0 if done.success else 1
 
 
-def _say(step: Any) -> None:
-    print(f"{step}: done", file=sys.stderr, flush=True)
+def _check(options: CompressOptions, named: frozenset[str]) -> None:
+    """Raise UsageError for settings that do not go together, before torch is imported."""
+    if options.search and options.steps is not None:
+        raise UsageError("--steps and --search exclude each other: give the steps, or have them searched for.")
+    if not options.search:
+        for_search = sorted(named & {"max_bytes", "max_latency_us", "candidates"})
+        if for_search:
+            raise UsageError(f"--{for_search[0].replace('_', '-')} is for a search; add --search in place of --steps.")
+        if options.steps is None:
+            raise UsageError("--steps is missing; give a text such as distil:64x64,int8, or --search --max-bytes 4096.")
+        return
+    if options.max_bytes is None and options.max_latency_us is None:
+        raise UsageError("--search needs a bound: --max-bytes 4096, --max-latency-us 10 or both.")
+
+
+def _compressed(options: CompressOptions) -> Any:
+    from rlab.cli.compressing import compress
+
+    return compress(options.run, options.steps or "", after_step=lambda step: _say(f"{step}: done"), **_shared(options))
+
+
+def _searched(options: CompressOptions) -> Any:
+    from rlab.cli.searching import search
+
+    return search(
+        options.run,
+        max_bytes=options.max_bytes,
+        max_latency_us=options.max_latency_us,
+        candidates=options.candidates,
+        say=_say,
+        **_shared(options),
+    )
+
+
+def _shared(options: CompressOptions) -> dict[str, Any]:
+    """What both ways are told alike."""
+    names = ("out", "episodes", "min_return_ratio", "member", "updates", "trust")
+    return {name: getattr(options, name) for name in names}
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

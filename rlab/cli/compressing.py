@@ -1,7 +1,8 @@
 """Compressing the policy of a run from Python: steps, a report, and a policy folder that tells both."""
 
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rlab.compression.steps import Step, parse_steps
 from rlab.compression.steps import compress as compress_policy
 from rlab.errors import UsageError
 from rlab.learning.runtime import torch_settings
+from rlab.networks.policy import Policy
 from rlab.runs import files
 from rlab.runs.folder import check_free, is_run
 from rlab.runs.policies import POLICY, save_policy
@@ -53,6 +55,19 @@ class Compressed:
         return f"{self.report.summary()}\n{verdict}\n{kept}: {self.path}   judge it: rlab eval {self.path}"
 
 
+@dataclass(frozen=True)
+class Order:
+    """What is to be compressed, and how the result is judged and kept; known to fit before any work."""
+
+    saved: SavedPolicy
+    parent: Policy  # of the members that are compressed
+    settings: DistilSettings
+    out: str | Path | None
+    episodes: int
+    min_return_ratio: float
+    member: int | None
+
+
 def compress(
     run: str | Path,
     steps: str,
@@ -82,6 +97,23 @@ def compress(
         RlabError: the folder is broken, or an episode failed.
     """
     wanted = parse_steps(steps)
+    order = read_order(run, out, episodes, min_return_ratio, member, updates, trust)
+    with torch_settings(threads=1):
+        child = compress_policy(order.parent, wanted, order.saved.make_episodes, order.settings, after_step)
+        report = compare(order.parent, child, order.saved.make_episodes, episodes)
+    return keep(order, wanted, child, report)
+
+
+def read_order(
+    run: str | Path,
+    out: str | Path | None,
+    episodes: int,
+    min_return_ratio: float,
+    member: int | None,
+    updates: int | None,
+    trust: bool,
+) -> Order:
+    """The policy to compress, and what `compress` says of it; errors and arguments are those of `compress`."""
     if out is not None:
         check_free(out)
     if episodes < 1 or min_return_ratio < 0.0:
@@ -89,16 +121,38 @@ def compress(
     settings = DistilSettings() if updates is None else DistilSettings(updates=updates)
     saved = open_policy(str(run), trust)
     parent = saved.policy if member is None else saved.policy.only(member)
-    if episodes * len(parent.seeds) < 2:  # before any work
+    if episodes * len(parent.seeds) < 2:
         raise UsageError("one episode of one member shows no interval; give --episodes 2 or more.")
-    words = tuple(map(str, wanted))
-    with torch_settings(threads=1):
-        child = compress_policy(parent, wanted, saved.make_episodes, settings, after_step)
-        report = compare(parent, child, saved.make_episodes, episodes)
-    only = "" if member is None else f"-seed{member}"
-    path = _claimed(out) if out is not None else _fresh(f"{name_of(saved)}{only}-{'-'.join(words)}")
-    done = Compressed(path, words, min_return_ratio, report)
-    save_policy(path, child, _facts(saved, done))
+    return Order(saved, parent, settings, out, episodes, min_return_ratio, member)
+
+
+def keep(
+    order: Order,
+    steps: Sequence[Step],
+    child: Policy,
+    report: Report,
+    beside: Callable[[Path, Compressed], None] | None = None,
+) -> Compressed:
+    """Write the policy folder, whole or not at all.
+
+    Args:
+        beside: puts more files into the folder, before the policy makes one of it.
+    """
+    words = tuple(map(str, steps))
+    only = "" if order.member is None else f"-seed{order.member}"
+    fresh = f"{name_of(order.saved)}{only}-{'-'.join(words)}"
+    was_there = order.out is not None and Path(order.out).is_dir()
+    path = _fresh(fresh) if order.out is None else _claimed(order.out)
+    try:
+        done = Compressed(path, words, order.min_return_ratio, report)
+        if beside is not None:
+            beside(path, done)
+        save_policy(path, child, _facts(order.saved, done))
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        if was_there:
+            path.mkdir()
+        raise
     return done
 
 

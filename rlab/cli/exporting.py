@@ -11,12 +11,12 @@ import numpy as np
 from rlab.cli.compressing import ROOT, name_of, weights_sha256
 from rlab.cli.request import check_trust
 from rlab.cli.saved import open_policy
-from rlab.compression.export.exporting import Exported, export
+from rlab.compression.export.exporting import Exported, check_format, export
 from rlab.compression.export.metadata import Origin
 from rlab.compression.export.runtimes import SUFFIXES, Latency, Runner, latency, open_exported
 from rlab.compression.visits import visited
 from rlab.envs import EnvSpec, make_episodes
-from rlab.errors import RlabError, UsageError, unknown
+from rlab.errors import RlabError, UsageError
 from rlab.learning.runtime import torch_settings
 
 CHECKED_STATES = 2_000  # that parity is checked on
@@ -93,8 +93,7 @@ def export_member(
         UsageError: anything in the request that cannot be, or something is at `out`.
         RlabError: the folder is broken, the file failed its check, or the disk refuses.
     """
-    if format not in SUFFIXES:
-        raise unknown("format", format, SUFFIXES)
+    check_format(format, exporter)  # before any work
     if out is not None:
         _check_out(Path(out), SUFFIXES[format])
     saved = open_policy(str(run), trust)

@@ -1,5 +1,6 @@
 """A saved policy with the env that it was trained in."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from rlab.envs import EnvSpec, make_episodes
 from rlab.errors import RlabError
 from rlab.experience.contract import EpisodeEnvs
 from rlab.networks.policy import Policy
-from rlab.runs.policies import load_policy
+from rlab.runs.policies import POLICY, LoadedPolicy, load_policy
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,32 @@ def open_policy(path: str, trust: bool) -> SavedPolicy:
     """The stack of policies in a run or policy folder.
 
     Raises:
-        RlabError: the folder is broken, or names code of others and `trust` is false.
+        RlabError: the folder is broken, its parent no policy, or it names code of others and `trust` is false.
     """
     loaded = load_policy(path, trust)
     if "env" not in loaded.extra:
         raise RlabError(f"{loaded.folder} does not say which env its policy is for.")
     env = EnvSpec.from_json(loaded.extra["env"])
     check_trust(str(loaded.folder), env.foreign_modules, trust)
+    _check_parent(loaded)
     return SavedPolicy(loaded.policy, loaded.extra.get("agent", "unknown"), env, loaded.folder)
+
+
+def _check_parent(loaded: LoadedPolicy) -> None:
+    """What a compressed policy says of the one that it was made of: the name of its folder, the checksum of its
+    weights."""
+    if "parent" not in loaded.extra:
+        return
+    parent = loaded.extra["parent"]
+    whole = (
+        isinstance(parent, dict)
+        and parent.keys() == {"folder", "weights_sha256"}
+        and all(isinstance(value, str) for value in parent.values())
+        and parent["folder"]
+        and re.fullmatch(r"[0-9a-f]{64}", parent["weights_sha256"])
+    )
+    if not whole:
+        raise RlabError(
+            f"{loaded.folder / POLICY}: 'parent' must be the folder name and the weights_sha256 (64 hex digits) of the "
+            f"policy that this one was made of, not {parent!r:.80}. Was it edited?"
+        )

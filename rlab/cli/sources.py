@@ -171,7 +171,7 @@ def _in_full_precision(saved: SavedPolicy) -> tuple[SavedPolicy, list[str]]:
     policy = saved.policy
     if not any(isinstance(layer, CompressedLayer) for layer in policy.network.modules()):
         return saved, []
-    said = ["its weights were rounded: they go on in float, as they are"]
+    said = ["its compressed layers go on as plain ones in float, with the weights as they are"]
     return replace(saved, policy=with_network(policy, full_precision(policy.network))), said
 
 

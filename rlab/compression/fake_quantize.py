@@ -26,6 +26,7 @@ def prepare_qat(
     activations: str = "none",
     learned_scales: bool = True,
     keep_first_input: bool = True,
+    rounded: nn.Module | None = None,
 ) -> nn.Module:
     """A copy that trains in float and computes as the network that `convert` makes of it.
 
@@ -37,9 +38,12 @@ def prepare_qat(
             Esser et al. 2020); if false it is that of the channel's largest weight at each step, as in Jacob et al.
             Learned ones gave the higher agreement at 8, 4 and 2 bits alike.
         keep_first_input: with static activations, leave the observation in float.
+        rounded: what `weight_only` made of the network with as many bits, such as one that visited states corrected:
+            weights, biases and learned scales start from its own, so that training starts from its outputs. None:
+            from the float weights.
 
     Raises:
-        UsageError: an argument is not known, or the network cannot be quantized.
+        UsageError: an argument is not known, the network cannot be quantized, or `rounded` has other bits.
     """
     if bits not in rounding.BITS:
         raise UsageError(f"weights of {bits} bits are not known; 8, 4 and 2 are.")
@@ -47,6 +51,7 @@ def prepare_qat(
         raise UsageError(f"activations {activations!r} cannot be trained for; {' and '.join(QAT_ACTIVATIONS)} can.")
     network = quantizable(network)
     kept = first_layers(network) if keep_first_input else set()
+    names = {layer: name for name, layer in network.named_modules()}
 
     def change(layer: nn.Module) -> nn.Module | None:
         if not is_float_layer(layer):
@@ -55,9 +60,24 @@ def prepare_qat(
         options = {"bits": bits, "activations": own, "learned_scales": learned_scales}
         new, weight = built_like(layer, FakeLinear, FakeConv2d, **options)
         new.load_dense(weight)
+        if rounded is not None:
+            _start_from(new, rounded.get_submodule(names[layer]))
         return new
 
     return replaced(network, change)
+
+
+@torch.no_grad()
+def _start_from(layer: "FakeLinear | FakeConv2d", rounded: nn.Module) -> None:
+    """Take over weights, biases and, where they are learned, scales; a weight in the middle of its step stays there
+    longest."""
+    assert isinstance(rounded, QuantizedLinear | QuantizedConv2d)
+    if rounded.bits != layer.bits:
+        raise UsageError(f"weights rounded to {rounded.bits} bits are no start for {layer.bits} bits.")
+    layer.weight.copy_(rounded.dense())
+    layer.bias.copy_(rounded.bias)
+    if layer.learned_scales:
+        layer.log_scale.copy_(rounded.scale.log())
 
 
 def freeze_ranges(network: nn.Module, frozen: bool = True) -> None:

@@ -7,23 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from rlab.errors import RlabError, UsageError
-from rlab.networks.layers import Dueling, StackedConv2d, StackedLinear
+from rlab.networks.layers import FLOAT_LAYERS, Dueling, StackedConv2d, StackedLinear, is_float_layer, is_stacked
 from rlab.networks.lora import merged
 from rlab.networks.quantized import CompressedLayer, plain_layer, replaced
 
-FLOAT_LAYERS = (nn.Linear, nn.Conv2d, StackedLinear, StackedConv2d)
 Linear = TypeVar("Linear", bound=CompressedLayer)
 Conv2d = TypeVar("Conv2d", bound=CompressedLayer)
-
-
-def is_float_layer(layer: nn.Module) -> bool:
-    """Whether it is a linear layer or convolution in float; exactly one of these types, whose forward is known."""
-    return type(layer) in FLOAT_LAYERS
-
-
-def is_stacked(layer: nn.Module) -> bool:
-    """Whether a float layer leads with the seed axis."""
-    return isinstance(layer, StackedLinear | StackedConv2d)
 
 
 def quantizable(network: nn.Module) -> nn.Module:
@@ -98,7 +87,7 @@ def built_like(
     """
     weight = float_weight(layer)
     members, stride = None, 1
-    if isinstance(layer, StackedLinear | StackedConv2d):
+    if is_stacked(layer):
         members, options = weight.shape[0], {"init": layer.init, "gain": layer.gain, **options}
     if isinstance(layer, nn.Conv2d | StackedConv2d):
         stride = layer.stride if isinstance(layer.stride, int) else layer.stride[0]

@@ -35,7 +35,7 @@ def half(network: nn.Module, dtype: str = "float16", features: Tensor | None = N
     """Weights in 16 bits, `float16` or `bfloat16`; biases and arithmetic stay in float32.
 
     Args:
-        features: visited states as in `weight_only`, by which biases are corrected.
+        features: visited states as in `weight_only`, by which roundings and biases are corrected.
 
     Raises:
         UsageError: the type is not known, a weight does not fit it, or the network cannot be quantized.
@@ -48,8 +48,8 @@ def weight_only(network: nn.Module, bits: int = 8, features: Tensor | None = Non
     """Weights as integers of 8, 4 or 2 bits with one scale for each output channel; activations stay in float32.
 
     Args:
-        features: `[R, ...]` (`[S, R, ...]` for a stack), the network's input on visited states, by which roundings and
-            biases are corrected (`corrections.correct`). None: each weight takes the nearest value.
+        features: `[R, ...]` (`[S, R, ...]` for a stack), the network's input on visited states, by which scales,
+            roundings and biases are corrected (`corrections.correct`). None: each weight takes the nearest value.
 
     Raises:
         UsageError: other bits, or the network cannot be quantized.

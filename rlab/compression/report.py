@@ -1,8 +1,9 @@
 """What a compression cost and what it saved: parent and child on the same episodes, the same states, one machine."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -12,19 +13,22 @@ from torch import Tensor, nn
 
 from rlab.compression.agreement import agreement
 from rlab.compression.distil import MakeEnvs
-from rlab.compression.export.runtimes import Latency, latency
+from rlab.compression.export.exporting import open_in_onnxruntime
+from rlab.compression.export.graph import InexpressibleError
+from rlab.compression.export.runtimes import Latency, Runner, latency
 from rlab.compression.visits import visited
-from rlab.errors import UsageError
+from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import evaluate
 from rlab.evaluation.stats import Interval, paired_difference, paired_ratio
 from rlab.networks.lora import merged
-from rlab.networks.policy import Policy
+from rlab.networks.policy import MemberPolicy, Policy
 from rlab.networks.quantized import full_precision
 
 FIRST_STATE_SEED = 400_000  # of the episodes whose states decisions are compared on; training visits those below
 STATES = 2_000  # per member
 BATCH_SIZES = (1, 64)
 REPEATS = 512  # calls that are timed, of each policy and batch size
+ONNXRUNTIME = "onnxruntime"
 ROWS_AT_ONCE = 250  # states of each member that are judged at once, so that large images fit into memory
 
 
@@ -38,6 +42,8 @@ class Side:
     nonzero: float  # share of these, over all members, that are not 0
     multiply_adds: int  # of one decision, in linear layers and convolutions
     latency: tuple[Latency, ...]  # of one decision as a plain torch module
+    runtime: str  # that it would be used in: `onnxruntime`, or `torch (why)`
+    runtime_latency: tuple[Latency, ...]  # of one decision there, of the first member; in torch: `latency`
 
 
 @dataclass(frozen=True)
@@ -101,16 +107,20 @@ class Report:
         return [f"{said} ({self.states} states per member that the parent visits)"]
 
     def _sizes(self) -> list[str]:
-        rows = [f"{'one member':<28} {'parent':>10} {'child':>10} {'ratio':>8}"]
+        rows = [f"{'one member':<34} {'parent':>10} {'child':>10} {'ratio':>8}"]
         rows.append(_row("weights, bytes", self.parent.weight_bytes, self.child.weight_bytes))
         rows.append(_row("parameters", self.parent.parameters, self.child.parameters))
         if self.child.nonzero < 0.95:  # a few become 0 by rounding alone
-            rows.append(f"{'of them not 0':<28} {self.parent.nonzero:>10.1%} {self.child.nonzero:>10.1%}")
+            rows.append(f"{'of them not 0':<34} {self.parent.nonzero:>10.1%} {self.child.nonzero:>10.1%}")
         rows.append(_row("multiply-adds", self.parent.multiply_adds, self.child.multiply_adds))
-        for parent, child in zip(self.parent.latency, self.child.latency, strict=True):
-            for name, a, b in (("p50", parent.p50_us, child.p50_us), ("p99", parent.p99_us, child.p99_us)):
-                rows.append(_row(f"torch, batch {parent.batch}, {name} in us", a, b))
-        return rows
+        runtimes = {"parent": self.parent.runtime, "child": self.child.runtime}
+        if ONNXRUNTIME in runtimes.values():
+            label = ONNXRUNTIME if self.parent.runtime == self.child.runtime else "own runtime"
+            rows += _times(label, self.parent.runtime_latency, self.child.runtime_latency)
+        rows += _times("torch", self.parent.latency, self.child.latency)
+        if self.parent.runtime == self.child.runtime:
+            return [*rows, f"(runtime that would be used: {self.parent.runtime})"]
+        return [*rows, *(f"(runtime that the {side} would be used in: {name})" for side, name in runtimes.items())]
 
 
 def compare(
@@ -122,8 +132,8 @@ def compare(
 ) -> Report:
     """Play both policies on the same episodes and look at both on the same states, which the parent visits.
 
-    Decisions are timed in turn, those of the first member as a plain torch module, observation to action. Exported
-    files have runtimes of their own, which `rlab export` times.
+    Decisions are timed in turn, those of the first member, observation to action: as an ONNX file in onnxruntime, where
+    that is installed and can say the layers, and as a plain torch module.
 
     Args:
         make_envs: makes n envs that do not reset themselves.
@@ -138,16 +148,14 @@ def compare(
     judged = [evaluate(policy, make_envs, episodes, first_seed) for policy in (parent, child)]
     obs = visited(parent, make_envs, STATES, FIRST_STATE_SEED)
     agreed, worst, measure = _agreement(parent, child, torch.from_numpy(obs))
-    timed = latency(
-        {"parent": parent.member(), "child": child.member()}, obs[0], batch_sizes=BATCH_SIZES, repeats=REPEATS
-    )
+    timed = _timed({"parent": parent.member(), "child": child.member()}, obs[0])
     before, after = judged
     return Report(
         seeds=parent.seeds,
         first_seed=first_seed,
         episodes=episodes,
-        parent=_side(parent, before.per_seed_mean, timed["parent"], obs),
-        child=_side(child, after.per_seed_mean, timed["child"], obs),
+        parent=_side(parent, before.per_seed_mean, obs, *timed["parent"]),
+        child=_side(child, after.per_seed_mean, obs, *timed["child"]),
         difference=paired_difference(after.returns, before.returns),
         ratio=_relative(after.returns, before.returns),
         measure=measure,
@@ -190,7 +198,49 @@ def _outputs(policy: Policy, obs: Tensor) -> Tensor:
     return torch.cat([policy.outputs(part) for part in obs.split(ROWS_AT_ONCE, dim=1)], dim=1)
 
 
-def _side(policy: Policy, returns: np.ndarray, timed: Sequence[Latency], obs: np.ndarray) -> Side:
+def _timed(
+    members: Mapping[str, MemberPolicy], obs: np.ndarray
+) -> dict[str, tuple[tuple[Latency, ...], str, tuple[Latency, ...]]]:
+    """Of each member: latency in torch, the runtime that it would be used in, latency there; all timed in turn."""
+    runtimes, files = {}, {}
+    for name, member in members.items():
+        runner, runtimes[name] = in_its_runtime(member)
+        if runner is not None:
+            files[name] = runner
+    things: dict[str, Callable[[np.ndarray], Any]] = {f"torch {name}": member for name, member in members.items()}
+    things |= {f"file {name}": runner for name, runner in files.items()}
+    found = latency(things, obs, batch_sizes=BATCH_SIZES, repeats=REPEATS)
+    return {
+        name: (
+            tuple(found[f"torch {name}"]),
+            runtimes[name],
+            tuple(found[f"{'file' if name in files else 'torch'} {name}"]),
+        )
+        for name in members
+    }
+
+
+def in_its_runtime(member: MemberPolicy) -> tuple[Runner | None, str]:
+    """The member in onnxruntime, or None and why it stays in torch; with the words for the report."""
+    missing = [package for package in (ONNXRUNTIME, "onnx") if find_spec(package) is None]
+    if missing:
+        return None, f"torch ({missing[0]} is not installed)"
+    try:
+        return open_in_onnxruntime(member), ONNXRUNTIME
+    except InexpressibleError as error:
+        return None, f"torch (rlab's ONNX cannot express the layer {error.layer})"
+    except RlabError:  # an onnxruntime too old for 2-bit weights, say; that is no reason to lose what was compressed
+        return None, "torch (this onnxruntime cannot run the file)"
+
+
+def _side(
+    policy: Policy,
+    returns: np.ndarray,
+    obs: np.ndarray,
+    torch_latency: tuple[Latency, ...],
+    runtime: str,
+    runtime_latency: tuple[Latency, ...],
+) -> Side:
     member = policy.member()
     whole = merged(full_precision(member.network))
     parameters = list(merged(full_precision(policy.network)).parameters())
@@ -199,12 +249,19 @@ def _side(policy: Policy, returns: np.ndarray, timed: Sequence[Latency], obs: np
         multiply_adds = count_multiply_adds(whole, member.preprocess(torch.from_numpy(obs[0, :1])))
     return Side(
         tuple(returns.tolist()),
-        len(safetensors.torch.save({name: tensor.contiguous() for name, tensor in member.state_dict().items()})),
+        weight_bytes(member),
         sum(parameter.numel() for parameter in whole.parameters()),
         nonzero,
         multiply_adds,
-        tuple(timed),
+        torch_latency,
+        runtime,
+        runtime_latency,
     )
+
+
+def weight_bytes(member: MemberPolicy) -> int:
+    """Of the weights of one member as a safetensors file."""
+    return len(safetensors.torch.save({name: tensor.contiguous() for name, tensor in member.state_dict().items()}))
 
 
 @torch.no_grad()
@@ -230,7 +287,15 @@ def _ratio(interval: Interval) -> str:
     return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
+def _times(label: str, parent: Sequence[Latency], child: Sequence[Latency]) -> list[str]:
+    rows = []
+    for a, b in zip(parent, child, strict=True):
+        rows.append(_row(f"{label}, batch {a.batch}, p50 in us", a.p50_us, b.p50_us))
+        rows.append(_row(f"{label}, batch {a.batch}, p99 in us", a.p99_us, b.p99_us))
+    return rows
+
+
 def _row(name: str, parent: float, child: float) -> str:
     ratio = child / parent if parent else math.nan
     digits = 0 if isinstance(parent, int) else 1
-    return f"{name:<28} {parent:>10.{digits}f} {child:>10.{digits}f} {ratio:>7.2f}x"
+    return f"{name:<34} {parent:>10.{digits}f} {child:>10.{digits}f} {ratio:>7.2f}x"

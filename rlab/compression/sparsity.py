@@ -1,18 +1,27 @@
-"""Unstructured pruning: single weights set to zero, after training or during it.
+"""Unstructured pruning after training: single weights set to zero, and layers that do not store them.
 
-Zeros give no speed: the kernels that run these networks multiply by them as by any number. They make a file smaller
-once it is compressed, and nothing else. To be faster, prune neurons (`rlab.compression.prune`).
+Zeros give no speed: the kernels that run these networks multiply by them as by any number. What they save is bytes,
+with `packed`. To be faster, prune neurons (`rlab.compression.prune`). Which weights go, and how they stay 0 while a
+network learns, is in `rlab.learning.sparsity`.
 """
 
-from collections.abc import Mapping
+from typing import Any, TypeVar, cast
 
+import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from rlab.compression.float_layers import is_float_layer, is_stacked
-from rlab.errors import UsageError, unknown
+from rlab.compression.float_layers import built_like, float_weight
+from rlab.errors import RlabError
+from rlab.learning.sparsity import apply_masks, weight_masks
+from rlab.networks.describe import with_network
+from rlab.networks.layers import is_float_layer, is_stacked
 from rlab.networks.lora import merged
-from rlab.networks.quantized import CompressedLayer
+from rlab.networks.policy import Policy
+from rlab.networks.quantized import CompressedLayer, HalfConv2d, HalfLinear, QuantizedConv2d, QuantizedLinear, replaced
+from rlab.networks.sparse import SPARSE_OF, SparseConv2d, SparseLayer, SparseLinear, present
+
+Whole = TypeVar("Whole", bound=nn.Module)
 
 
 def prune_weights(network: nn.Module, share: float, scope: str = "layer") -> nn.Module:
@@ -27,128 +36,66 @@ def prune_weights(network: nn.Module, share: float, scope: str = "layer") -> nn.
 
 
 @torch.no_grad()
-def weight_masks(network: nn.Module, share: float, scope: str = "layer") -> dict[str, Tensor]:
-    """Which weights of linear layers and convolutions stay: name of the parameter to bool of its shape.
+def packed(whole: Whole) -> Whole:
+    """A copy of a policy, or of a network, whose layers have the same weights and store only those that are not 0.
 
-    Magnitude pruning (Han et al. 2015): the weights with the smallest absolute values go. Biases stay. In a stack every
-    member loses as many, each of its own choice. Of equals the first go.
-
-    Args:
-        network: plain or a stack, in float or prepared for quantization-aware training.
-        share: of the weights that go, in [0, 1), rounded to whole weights.
-        scope: `layer` takes the share of each layer, `global` compares the weights of all layers with each other. That
-            may empty a layer whose weights are small, such as the last one of a policy, and an empty layer ends it all.
-
-    Raises:
-        UsageError: a share out of range, an unknown scope, or a network without weights in float.
+    Linear layers and convolutions change, in float or in fewer bits, where a file of one member is smaller for it; all
+    others stay, those with a setting that no sparse layer has (padding) among them. See `rlab.networks.sparse`.
     """
-    if scope not in ("global", "layer"):
-        raise unknown("scope", scope, ("global", "layer"))
-    _check_share(share)
-    weights, members = _weights(network)
-    groups = [list(weights)] if scope == "global" else [[name] for name in weights]
-    masks = {}
-    for names in groups:
-        sizes = [weights[name].numel() // members for name in names]
-        magnitude = torch.cat([weights[name].reshape(members, -1).abs() for name in names], dim=1)  # [S, P]
-        gone = magnitude.argsort(dim=1, stable=True)[:, : round(share * sum(sizes))]
-        keep = torch.ones_like(magnitude, dtype=torch.bool).scatter(1, gone, False)
-        for name, part in zip(names, keep.split(sizes, dim=1), strict=True):
-            masks[name] = part.reshape(weights[name].shape)
-    return masks
+    if isinstance(whole, Policy):
+        return cast(Whole, with_network(whole, packed(whole.network)))
+    names = {layer: name for name, layer in whole.named_modules()}
+    return cast(Whole, replaced(whole, lambda layer: _smaller(layer, names[layer])))
 
 
 @torch.no_grad()
-def apply_masks(network: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Set the weights to 0, in place, that `masks` does not keep."""
-    for name, keep in masks.items():
-        network.get_parameter(name).masked_fill_(~keep, 0.0)
+def sparse_layer(layer: nn.Module) -> SparseLayer | None:
+    """A linear layer or convolution, in float or in fewer bits, as one that stores only its weights that are not 0.
 
-
-def sparsity(network: nn.Module) -> Tensor:
-    """The share of weights of linear layers and convolutions that are 0: `[S]` of a stack, `[1]` of a plain network.
-
-    Raises:
-        UsageError: the network has no weights in float.
+    It may be larger than the one that it is made of, where few weights are 0. None of any other layer, and of one with
+    a setting that no sparse layer has.
     """
-    weights, members = _weights(network)
-    zeros = torch.cat([(weight == 0).reshape(members, -1) for weight in weights.values()], dim=1)
-    return zeros.float().mean(dim=1)
+    if is_float_layer(layer):
+        if layer.get_parameter("weight").dtype != torch.float32:  # the only floats that come back as they were
+            return None
+        stored, lead = float_weight(layer), int(is_stacked(layer))
+    elif type(layer) in SPARSE_OF:
+        assert isinstance(layer, QuantizedLinear | QuantizedConv2d | HalfLinear | HalfConv2d)
+        stored = layer.weight if isinstance(layer, HalfLinear | HalfConv2d) else layer.integers()
+        lead = len(layer.lead)
+    else:
+        return None
+    kept = int(present(stored).flatten(lead).sum(dim=-1).max())
+    try:
+        new = _sparse_like(layer, kept)
+    except RlabError:  # padding and the like
+        return None
+    new.keep(stored)
+    return new
 
 
-def gradual_sparsity(update: int, begin: int, end: int, final: float, initial: float = 0.0) -> float:
-    """The share of weights that are 0 at this update: fast at first, slower the fewer are left.
-
-    Zhu and Gupta (2017), equation 1: `s_f + (s_i - s_f) (1 - (t - t_0) / (n dt))^3`, constant before and after.
-
-    Args:
-        begin, end: t_0 and t_0 + n dt, in updates.
-    """
-    progress = 1.0 if update >= end else max(0.0, (update - begin) / (end - begin))
-    return final + (initial - final) * (1.0 - progress) ** 3
-
-
-class MaskedTraining:
-    """Keeps weights at 0 while a network learns: call `after_update` behind every step of the optimizer.
-
-    Without a share the weights that are 0 now stay 0. With one, more and more go, by `gradual_sparsity`, chosen anew by
-    their magnitude every `every` updates; what is 0 by then has the smallest magnitude, so it stays.
-
-    Args:
-        network: is changed in place; names of parameters and shapes must stay as they are.
-        share: of the weights that are 0 at the end; None: those that are 0 now.
-        begin, end: updates between which the share rises.
-        every: updates between two choices.
-
-    Raises:
-        UsageError: a share, a period or a scope out of range, or a network without weights in float.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        share: float | None = None,
-        begin: int = 0,
-        end: int = 1,
-        every: int = 20,
-        scope: str = "layer",
-    ) -> None:
-        if not 0 <= begin < end or every < 1:
-            raise UsageError(f"gradual pruning from update {begin} to {end} every {every} updates cannot be done.")
-        if share is not None:
-            _check_share(share)
-        self.network, self.share, self.scope = network, share, scope
-        self.begin, self.end, self.every = begin, end, every
-        self.initial = float(sparsity(network).min())
-        self.masks = {name: weight != 0 for name, weight in _weights(network)[0].items()}
-
-    def after_update(self, update: int) -> None:
-        """Apply the masks, and choose them anew where it is time to; `update` counts from 1."""
-        if self.share is not None and self._is_due(update):
-            share = gradual_sparsity(update, self.begin, self.end, self.share, self.initial)
-            self.masks = weight_masks(self.network, share, self.scope)
-        apply_masks(self.network, self.masks)
-
-    def _is_due(self, update: int) -> bool:
-        return update == self.end or (self.begin <= update < self.end and (update - self.begin) % self.every == 0)
+def _sparse_like(layer: nn.Module, kept: int) -> SparseLayer:
+    """A sparse layer with all of another one but its weights."""
+    if is_float_layer(layer):
+        return built_like(layer, SparseLinear, SparseConv2d, kept=kept)[0]
+    assert isinstance(layer, CompressedLayer)
+    kind: Any = SPARSE_OF[type(layer)]
+    new: SparseLayer = kind(layer.members, **layer.settings(), kept=kept, init=layer.init, gain=layer.gain)
+    new.to(layer.bias.device)
+    for key, tensor in layer.state_dict().items():
+        if key != "weight":
+            new.state_dict()[key].copy_(tensor)
+    return new
 
 
-def _weights(network: nn.Module) -> tuple[dict[str, nn.Parameter], int]:
-    """The weights of linear layers and convolutions by name, and S, which is 1 for a plain network."""
-    found: dict[str, nn.Parameter] = {}
-    members = 1
-    for name, layer in network.named_modules():
-        weight = getattr(layer, "weight", None)
-        if not isinstance(weight, nn.Parameter) or not (is_float_layer(layer) or isinstance(layer, CompressedLayer)):
-            continue
-        found[f"{name}.weight".lstrip(".")] = weight
-        if is_stacked(layer) or (isinstance(layer, CompressedLayer) and layer.members is not None):
-            members = weight.shape[0]
-    if not found:
-        raise UsageError("the network has no weights in float that could be pruned; prune it before quantizing.")
-    return found, members
+def _smaller(layer: nn.Module, name: str) -> SparseLayer | None:
+    """The sparse layer that takes the place of one of this name; None where that stays."""
+    new = sparse_layer(layer)
+    return new if new is not None and _file_bytes(new, new, name) < _file_bytes(layer, new, name) else None
 
 
-def _check_share(share: float) -> None:
-    if not 0.0 <= share < 1.0:
-        raise UsageError(f"the share of weights to prune must be in [0, 1), not {share}.")
+def _file_bytes(layer: nn.Module, like: SparseLayer, name: str) -> int:
+    """What a layer takes in a weights file of one member, the words that describe its tensors included."""
+    at = (0,) * len(like.lead)
+    tensors = {f"network.{name}.{key}": tensor[at].contiguous() for key, tensor in layer.state_dict().items()}
+    return len(safetensors.torch.save(tensors))

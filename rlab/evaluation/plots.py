@@ -1,13 +1,14 @@
 """Pictures of results. They need matplotlib, the extra `plot`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rlab.errors import UsageError
-from rlab.evaluation.stats import stratified_bootstrap
+from rlab.evaluation.stats import Interval, stratified_bootstrap
 
 Curve = tuple[np.ndarray, np.ndarray]  # when [T], and each member's value then [S, T]
 REPS = 2_000  # of the bootstrap at each point: a curve is read by eye
@@ -36,6 +37,101 @@ def save_curves(
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=120, metadata={"Software": "rlab"} if str(path).endswith(".png") else None)
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one choice costs, and what it is worth."""
+
+    name: str
+    cost: float  # above 0
+    value: Interval
+    on_front: bool  # no other choice costs no more and is worth more
+    chosen: bool
+
+
+def check_drawing() -> None:
+    """Raise UsageError where matplotlib is not installed: before the work that a picture is to be made of."""
+    _figure()
+
+
+def save_front(
+    path: Path | str,
+    points: Sequence[Point],
+    others: Sequence[tuple[float, float]],
+    labels: tuple[str, str],
+    limits: tuple[float | None, float | None],
+    title: str = "",
+) -> None:
+    """Draw value against cost, with intervals and the front as a line, into a PNG or SVG file.
+
+    Args:
+        points: one or more; one of them at least is on the front.
+        others: `(cost, value)` of what was looked at more briefly; small dots without intervals.
+        labels: of the axes of cost, which is logarithmic, and value.
+        limits: the most that a choice may cost and the least that it must be worth; None: no line.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
+    figure = _figure()
+    axes = figure.add_subplot()
+    if others:
+        axes.plot(*zip(*others, strict=True), ".", color="0.75", label="screened only", zorder=1)
+    front = sorted((point.cost, point.value.estimate) for point in points if point.on_front)
+    right = max([point.cost for point in points] + [cost for cost, _ in others])
+    front.append((right if limits[0] is None else limits[0], front[-1][1]))  # nothing that costs more is worth more
+    steps = {"drawstyle": "steps-post", "linewidth": 1, "zorder": 2}
+    axes.plot(*zip(*front, strict=True), color="tab:blue", label="Pareto front", **steps)
+    for point in points:
+        ends = [[point.value.estimate - point.value.low], [point.value.high - point.value.estimate]]
+        color = "tab:red" if point.chosen else "tab:blue" if point.on_front else "0.45"
+        mark, size, layer = ("*", 12, 4) if point.chosen else ("o", 4, 3)
+        axes.errorbar(
+            point.cost,
+            point.value.estimate,
+            ends,
+            fmt=mark,
+            color=color,
+            capsize=2,
+            markersize=size,
+            linewidth=1,
+            zorder=layer,
+        )
+    most, least = limits
+    if most is not None:
+        axes.axvline(most, color="0.3", linestyle=":", linewidth=1)
+    if least is not None:
+        axes.axhline(least, color="0.3", linestyle=":", linewidth=1)
+    _name(axes, points)
+    axes.set_xscale("log")
+    for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        ticks(lambda value, _: f"{value:g}")
+    axes.tick_params(axis="x", which="both", length=4, labelsize="small")
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
+    axes.set_title(title, fontsize="medium")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120, metadata={"Software": "rlab"} if str(path).endswith(".png") else None)
+
+
+def _name(axes: Any, points: Sequence[Point]) -> None:
+    """The names of those on the front and of the chosen one, below their points."""
+    for point in points:
+        if point.on_front or point.chosen:
+            axes.annotate(
+                point.name,
+                (point.cost, point.value.low),
+                (0, -7),
+                textcoords="offset points",
+                rotation=90,
+                ha="center",
+                va="top",
+                fontsize="x-small",
+                color="tab:red" if point.chosen else "0.2",
+                bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1},
+            )
 
 
 def _figure() -> Any:

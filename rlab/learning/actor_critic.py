@@ -19,6 +19,7 @@ from rlab.learning.policy_gradient import explained_variance, gae
 from rlab.learning.reward_scaling import RewardScaler
 from rlab.learning.sampling import ActionNoise
 from rlab.learning.schedules import Schedule
+from rlab.learning.sparsity import GradualPruning
 from rlab.networks.bodies import BodySettings, actor_network_spec, critic_head_spec, critic_like
 from rlab.networks.heads import STOCHASTIC_HEADS, StochasticHead, build_head, stochastic_head_json
 from rlab.networks.policy import Policy, PolicySpec
@@ -58,6 +59,7 @@ class ActorCriticConfig:
     optimizer_eps: float | None = 1e-5  # Huang et al. 2022, detail 3; None: torch's default
     weight_decay: float = 0.0  # decoupled for adamw, added to the gradient otherwise
     l1: float = 0.0  # weight of the sum of absolute parameters
+    sparsity: float = 0.0  # share of each layer's weights, of the policy alone, that are 0 in the end
     max_grad_norm: float | None = 0.5  # per member, over policy and value; Huang et al. 2022, detail 11
     lr_schedule: str = "linear"  # constant, linear, cosine or step; Huang et al. 2022, detail 4
     lr_final: float = 0.0  # factor at the end of linear and cosine; factor of each step of step
@@ -84,6 +86,8 @@ class ActorCriticConfig:
         for name in ("value_weight", "entropy_weight", "entropy_final"):
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise UsageError(f"{name} {getattr(self, name)} must be 0 or more.")
+        if not 0.0 <= self.sparsity < 1.0:
+            raise UsageError(f"sparsity {self.sparsity} must be a share in [0, 1).")
         for name in ("init_gain", "actor_gain", "critic_gain"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise UsageError(f"{name} {getattr(self, name)} must be above 0.")
@@ -118,6 +122,7 @@ class ActorCritic:
         self.critic = build(critic, seeds, "critic").to(device)
         self.critic.eval()  # what it was made like may have dropout
         self.guide: Guide | None = None
+        self.pruning = GradualPruning(config.sparsity, self.actor)  # with a shared body, of all but the value's layer
         self.stepper = Stepper(OptimizerSettings.of(config), [*self.actor.parameters(), *self.critic.parameters()])
         self.schedule = Schedule(config.lr_schedule, config.lr_final, config.lr_warmup_fraction, config.lr_steps)
         self._noise = ActionNoise(self.head.noise, self.head.noise_width, seeds)
@@ -238,9 +243,9 @@ class ActorCritic:
         self._learned_at = self.progress(clock)
         self.stepper.at(clock.env_steps, self.schedule.factor(self._learned_at))
         loss, metrics, members = self.loss(batch, clock)
-        norm = self.stepper.step(loss, members)
         metrics = {name: value.detach() for name, value in metrics.items()}
-        metrics |= {"value/explained_variance": self._rollout.explained_variance, "grad/norm": norm}
+        metrics |= {"value/explained_variance": self._rollout.explained_variance}
+        metrics |= self.pruning.step(self.stepper, loss, clock, members)
         self._count_update()
         return metrics
 

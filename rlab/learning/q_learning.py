@@ -33,6 +33,7 @@ class QLearningConfig:
     optimizer_eps: float | None = 1.5e-4  # Hessel et al. 2018, table 1; None: torch's default
     weight_decay: float = 0.0  # decoupled for adamw, added to the gradient otherwise
     l1: float = 0.0  # weight of the sum of absolute parameters
+    sparsity: float = 0.0  # share of each layer's weights that are 0 in the end; Graesser et al. 2022
     max_grad_norm: float | None = 10.0  # per member; Stable-Baselines3's default. None: no clipping
     lr_schedule: str = "constant"  # constant, linear, cosine or step
     lr_final: float = 0.05  # factor at the end of linear and cosine; factor of each step of step
@@ -72,6 +73,8 @@ class QLearningConfig:
         for name in ("gamma", "epsilon_start", "epsilon_end", "epsilon_fraction"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UsageError(f"{name} {getattr(self, name)} must be in [0, 1].")
+        if not 0.0 <= self.sparsity < 1.0:
+            raise UsageError(f"sparsity {self.sparsity} must be a share in [0, 1).")
         if not 0.0 < self.target_tau <= 1.0:
             raise UsageError(f"target_tau {self.target_tau} must be in (0, 1]; 1 is a hard copy.")
         if self.epsilon_duration is not None and self.epsilon_duration <= 1.0:

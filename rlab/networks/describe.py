@@ -23,6 +23,7 @@ from rlab.networks.layers import (
 from rlab.networks.policy import Policy
 from rlab.networks.quantized import COMPRESSED_LAYERS, CompressedLayer
 from rlab.networks.sequences import StackedEmbedding, StackedGRU
+from rlab.networks.sparse import SPARSE_LAYERS
 from rlab.networks.spec import LayerSpec, NetworkSpec, StackedNetwork
 from rlab.networks.stacking import stack
 
@@ -57,7 +58,7 @@ def _layer(layer: nn.Module) -> LayerSpec:
     if isinstance(layer, Dueling):
         streams = {"value": spec_of(layer.value).layers, "advantage": spec_of(layer.advantage).layers}
         return LayerSpec("dueling", streams)
-    if isinstance(layer, COMPRESSED_LAYERS):
+    if isinstance(layer, (*COMPRESSED_LAYERS, *SPARSE_LAYERS)):
         return LayerSpec(str(layer.kind), {**layer.settings(), **_fresh(layer)})
     if type(layer) in _ARGUMENTS:
         kind, arguments = _ARGUMENTS[type(layer)]

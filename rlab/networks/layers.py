@@ -301,6 +301,19 @@ class Dueling(nn.Module):
         return self.value(x) + advantage - advantage.mean(dim=-1, keepdim=True)
 
 
+FLOAT_LAYERS = (nn.Linear, nn.Conv2d, StackedLinear, StackedConv2d)
+
+
+def is_float_layer(layer: nn.Module) -> bool:
+    """Whether it is a linear layer or convolution in float; exactly one of these types, whose forward is known."""
+    return type(layer) in FLOAT_LAYERS
+
+
+def is_stacked(layer: nn.Module) -> bool:
+    """Whether a float layer leads with the seed axis."""
+    return isinstance(layer, StackedLinear | StackedConv2d)
+
+
 def _check_alike(carried: nn.Module, modules: Sequence[nn.Module]) -> None:
     """Refuse plain modules with a setting that the stacked layer would lose, such as padding or a missing bias."""
     for module in modules:

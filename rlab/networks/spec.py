@@ -23,6 +23,7 @@ from rlab.networks.layers import (
 )
 from rlab.networks.quantized import COMPRESSED_LAYERS
 from rlab.networks.sequences import StackedEmbedding, StackedGRU
+from rlab.networks.sparse import SPARSE_LAYERS
 from rlab.randomness import torch_stream
 from rlab.types import Json
 
@@ -104,6 +105,7 @@ LAYER_KINDS: dict[str, Callable[..., nn.Module]] = {
     "lora_linear": StackedLoraLinear,
     "lora_conv2d": StackedLoraConv2d,
     **{str(layer.kind): layer for layer in COMPRESSED_LAYERS},
+    **{str(layer.kind): layer for layer in SPARSE_LAYERS},
     **{name: _activation(kind) for name, kind in ACTIVATIONS.items()},
     "tanh": StackedTanh,
 }

@@ -23,6 +23,7 @@ from rlab.networks.layers import (
 )
 from rlab.networks.quantized import COMPRESSED_LAYERS
 from rlab.networks.sequences import LastGRU, StackedEmbedding, StackedGRU
+from rlab.networks.sparse import SPARSE_LAYERS
 from rlab.networks.spec import StackedNetwork
 
 _STACKED_OF: dict[type[nn.Module], Any] = {
@@ -38,6 +39,7 @@ _STACKED_OF: dict[type[nn.Module], Any] = {
     LoraLinear: StackedLoraLinear,
     LoraConv2d: StackedLoraConv2d,
     **{layer: layer for layer in COMPRESSED_LAYERS},
+    **{layer: layer for layer in SPARSE_LAYERS},
 }
 
 

@@ -93,7 +93,10 @@ def load_policy(path: Path | str, trust: bool = False) -> LoadedPolicy:
     tensors = tensors_from_bytes(weights, where)
     _check_fit(policy.state_dict(), tensors, where)
     policy.load_state_dict(tensors)
-    return LoadedPolicy(policy, data.get("extra", {}), folder)
+    extra = data.get("extra", {})
+    if not isinstance(extra, dict):
+        raise RlabError(f"{folder / POLICY}: 'extra' must be an object, not {extra!r:.80}")
+    return LoadedPolicy(policy, extra, folder)
 
 
 def _policy_folder(path: Path) -> Path:

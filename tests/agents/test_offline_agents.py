@@ -263,10 +263,10 @@ def test_members_learn_beside_others_what_they_learn_alone(name: str) -> None:
                 torch.testing.assert_close(both, value, rtol=1e-3, atol=1e-4, msg=f"{seed} {kind} {tensor}")
 
 
-@pytest.mark.parametrize("name", OFFLINE)
-def test_a_run_that_stops_and_goes_on_is_the_run_that_never_stopped(name: str) -> None:
+@pytest.mark.parametrize(("name", "more"), [*((name, {}) for name in OFFLINE), ("cql", {"sparsity": 0.8})])
+def test_a_run_that_stops_and_goes_on_is_the_run_that_never_stopped(name: str, more: dict[str, float]) -> None:
     dataset, periods = recorded("rlab/ProbeCredit-v0", 40, pairs), Periods(NEVER, NEVER, NEVER)
-    agents = [make(name, dataset, **EVERYTHING[name]) for _ in range(3)]
+    agents = [make(name, dataset, **EVERYTHING[name], **more) for _ in range(3)]
     whole, broken, resumed = (DatasetLoop(agent, agent.seeds, store, 45, periods) for agent, store in agents)
     whole.run()
     broken.should_stop = lambda: broken.updates == 17

@@ -11,11 +11,12 @@ from rlab.compression.distil import DistilSettings, _Lessons, distil, retrain, s
 from rlab.compression.fake_quantize import convert, prepare_qat
 from rlab.compression.prune import prune_neurons
 from rlab.compression.quantize import weight_only
-from rlab.compression.sparsity import MaskedTraining, prune_weights, sparsity
+from rlab.compression.sparsity import prune_weights
 from rlab.compression.visits import END_OF_VISIT_SEEDS, FIRST_VISIT_SEED, visited
 from rlab.envs import EnvSpec, make_episodes
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import evaluate
+from rlab.learning.sparsity import MaskedTraining, sparsity
 from rlab.networks.bodies import BodySettings, actor_network_spec, q_network_spec
 from rlab.networks.describe import with_network
 from rlab.networks.policy import Policy, PolicySpec, build_policy

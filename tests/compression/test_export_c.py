@@ -13,6 +13,7 @@ from rlab.compression import quantize
 from rlab.compression.export.exporting import export
 from rlab.compression.export.metadata import Origin
 from rlab.compression.export.runtimes import open_exported
+from rlab.compression.sparsity import packed, prune_weights, sparse_layer
 from rlab.errors import RlabError, UsageError
 from rlab.networks.bodies import BodySettings
 from rlab.networks.spaces import Box, Discrete
@@ -68,6 +69,60 @@ def test_small_weights_are_stored_small(kind, space, exports, tmp_path):
     arrays = re.findall(rf"static const {ctype} rlab_\w+\[(\d+)\]", done.path.read_text())
     weights = [layer.weight for layer in network if hasattr(layer, "weight_shape")]
     assert [int(length) for length in arrays] == [weight.numel() for weight in weights]
+
+
+SPARSE = [*(("vector", kind) for kind in (None, "float16", "bfloat16", 8, 4, 2)), ("pixels", None), ("pixels", 4)]
+
+
+@pytest.mark.parametrize(("space", "kind"), SPARSE)
+def test_weights_that_are_0_take_one_bit_and_nothing_else(kind, space, exports, tmp_path):
+    space = getattr(exports, space)
+    member, obs = exports.member(space=space, body=BodySettings((64, 37))), exports.obs(space, 1000)
+    network = prune_weights(member.network, 0.85)
+    if kind is not None:
+        network = quantize.weight_only(network, kind) if isinstance(kind, int) else quantize.half(network, kind)
+    small = exports.with_network(member, packed(network))
+    done = export(small, obs, "c", tmp_path / "p.h")
+    assert done.parity.relative_error < 1e-6
+    assert done.parity.agreement == 1.0
+    text = done.path.read_text()
+    found = {name: int(size) for name, size in re.findall(r"static const \w+ rlab_(constant_\d+\w*)\[(\d+)\]", text)}
+    sparse = [layer for layer in small.network if hasattr(layer, "mask")]
+    masks = [name for name in found if name.endswith("_mask")]
+    assert [found[name] for name in masks] == [layer.mask.numel() for layer in sparse]
+    assert [found[name.removesuffix("_mask")] for name in masks] == [layer.values.numel() for layer in sparse]
+    assert len(sparse) >= 1
+    assert compiled(tmp_path, '#include "p.h"\nint test(void) { return rlab_selftest(); }').test() == 0
+    assert text.count("_sparse_conv2d_") == (0 if space is exports.vector else 2)  # the kernel and its call
+
+
+def test_a_sparse_kernel_on_numbers_worked_by_hand(exports, tmp_path):
+    """Weights [[0, 3, 0, -0.5], [0, 0, 0, 0], [2, 0, 0, 0]]: bits 1, 3 and 8, of 12."""
+    member = exports.member(body=BodySettings(hidden=()))
+    with torch.no_grad():
+        rows = [[0.0, 3.0, 0.0, -0.5], [0.0] * 4, [2.0, 0.0, 0.0, 0.0]]
+        member.network[0].weight.copy_(torch.tensor(rows))
+        member.network[0].bias.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    obs = np.tile(np.array([10.0, 20.0, 40.0, 80.0], np.float32), (1000, 1))
+    sparse = exports.with_network(member, torch.nn.Sequential(sparse_layer(member.network[0])))
+    path = export(sparse, obs, "c", tmp_path / "p.h").path
+    assert re.search(r"uint8_t rlab_constant_0_mask\[2\] = \{\s*10, 1\}", path.read_text())
+    assert re.search(r"float rlab_constant_0\[3\] = \{\s*3.0f, -0.5f, 2.0f\}", path.read_text())
+    assert open_exported(path, trust=True).outputs(obs[:1]).tolist() == [[1.0 + 60.0 - 40.0, 2.0, 3.0 + 20.0]]
+
+
+@pytest.mark.parametrize("bits", [None, 8, 4])
+def test_a_layer_of_nothing_but_zeros_is_its_bias(bits, exports, tmp_path):
+    """C has no empty arrays."""
+    member = exports.member(body=BodySettings(hidden=()))
+    with torch.no_grad():
+        member.network[0].weight.zero_()
+    layer = member.network[0] if bits is None else quantize.weight_only(member.network, bits)[0]
+    sparse = exports.with_network(member, torch.nn.Sequential(sparse_layer(layer)))
+    path = export(sparse, exports.obs(exports.vector, 1000), "c", tmp_path / "p.h").path
+    runner = open_exported(path, trust=True)
+    assert runner.outputs(np.ones((1, 4), np.float32)).tolist() == [member.network[0].bias.tolist()]
+    assert compiled(tmp_path, '#include "p.h"\nint test(void) { return rlab_selftest(); }').test() == 0
 
 
 def test_a_half_precision_number_of_every_exponent_is_read_exactly(exports, tmp_path):

@@ -17,12 +17,15 @@ from hypothesis import strategies as st
 from rlab.compression import quantize
 from rlab.compression.export import numpy_runner
 from rlab.compression.export.exporting import export
-from rlab.compression.export.graph import Constant
-from rlab.compression.export.numpy_writer import write_numpy
-from rlab.compression.export.packing import packed
+from rlab.compression.export.graph import INTEGER_BITS, Constant, Graph
+from rlab.compression.export.numpy_writer import DESCRIPTION, write_numpy
+from rlab.compression.export.packing import packed, without_zeros
 from rlab.compression.export.runtimes import open_exported
 from rlab.compression.export.tracing import trace
+from rlab.compression.sparsity import packed as without_stored_zeros
+from rlab.compression.sparsity import prune_weights
 from rlab.errors import RlabError
+from rlab.networks.bodies import BodySettings
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +123,57 @@ def test_packed_integers_come_back(bits, integers):
     assert len(stored["w"]) == -(-len(values) * bits // 8)
     told = {"kind": f"int{bits}", "shape": values.shape}
     assert numpy_runner._dense(stored, "w", told).tolist() == values.tolist()
+
+
+def test_weights_without_zeros_worked_by_hand():
+    values = np.array([[0.0, 3.0, 0.0, 0.0, -1.0], [0.0, 0.0, 0.5, -0.0, 2.0]], np.float32)
+    mask, kept = without_zeros(values)
+    assert mask.tolist() == [146, 3]  # 2 + 16 + 128; the bits of weights 8, a zero with a sign, and 9
+    assert kept.tolist() == [3.0, -1.0, 0.5, -0.0, 2.0]
+
+
+@given(
+    kind=st.sampled_from(["float32", "float16", "bfloat16", "int8", "int4", "int2"]),
+    rows=st.integers(1, 5),
+    columns=st.integers(1, 13),
+    share=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
+    seed=st.integers(0, 1000),
+)
+def test_sparse_weights_come_back_from_the_file(kind, rows, columns, share, seed):
+    rng = np.random.default_rng(seed)
+    if kind in INTEGER_BITS:
+        top = 2 ** (INTEGER_BITS[kind] - 1)
+        values = rng.integers(-top, top, (rows, columns)).astype(np.int8)
+    else:
+        values = rng.normal(size=(rows, columns)).astype("float16" if kind == "float16" else "float32")
+        values = (values.view(np.uint32) >> 16).astype(np.uint16) if kind == "bfloat16" else values
+    values[rng.random(values.shape) < share] = 0
+    scale = rng.random(rows).astype(np.float32) if kind in INTEGER_BITS else None
+    constants = {name: Constant(values, kind, scale, name == "sparse") for name in ("sparse", "dense")}
+    with np.load(io.BytesIO(write_numpy(Graph((), {}, constants), "{}"))) as file:
+        arrays = {name: file[name] for name in file.files}
+    told = json.loads(arrays[DESCRIPTION].tobytes())["constants"]
+    sparse, dense = (numpy_runner._dense(arrays, name, told[name]) for name in constants)
+    assert told["sparse"]["kept"] == np.count_nonzero(values)
+    assert (sparse.dtype, sparse.shape) == (np.float32, (rows, columns))
+    assert np.array_equal(sparse.view(np.uint32), dense.view(np.uint32))
+
+
+def test_sparse_weights_that_do_not_fit_their_mask_are_refused(exports, tmp_path):
+    member, obs = exports.member(body=BodySettings((64,))), exports.obs(exports.vector, 1000)
+    sparse = exports.with_network(member, without_stored_zeros(prune_weights(member.network, 0.8)))
+    path, bad = export(sparse, obs, "numpy", tmp_path / "p.npz").path, tmp_path / "bad.npz"
+    with np.load(path) as file:
+        weights = file["constant_0"]
+    assert weights.dtype == np.uint8
+    assert len(weights) == 32 + 51 * 4  # 256 bits, and a fifth of 256 floats
+    weights[0] ^= 1
+    rewritten(path, bad, constant_0=weights)
+    with pytest.raises(RlabError, match=r"51 sparse weights for a mask of 5[02], and 51 are told"):
+        open_exported(bad)
+    rewritten(path, bad, description=described(path, lambda told: told["constants"]["constant_0"].update(kept=50)))
+    with pytest.raises(RlabError, match="51 sparse weights for a mask of 51, and 50 are told"):
+        open_exported(bad)
 
 
 def test_a_scale_belongs_to_a_row():

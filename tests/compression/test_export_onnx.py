@@ -94,6 +94,33 @@ def test_weights_of_few_bits_take_few_bytes(exports, tmp_path):
         assert abs(saved - weights * (32 - bits) / 8) < 4 * 259 + 500
 
 
+def test_little_is_in_a_file_besides_its_numbers(exports, tmp_path):
+    """An MLP 4-64-64-3: 4 * 64 + 64 * 64 + 64 * 3 = 4544 weights, and a bias and a scale for each of 131 outputs."""
+    member = exports.member(body=BodySettings(hidden=(64, 64)))
+    obs = exports.obs(exports.vector, 1000)
+    small = exports.with_network(member, quantize.weight_only(member.network, 8))
+    for policy, numbers in ((member, 4 * 4544 + 4 * 131), (small, 4544 + 4 * (131 + 131))):
+        path = export(policy, obs, "onnx", tmp_path / "p.onnx").path
+        model = onnx.load(path)
+        assert sum(len(tensor.raw_data) for tensor in model.graph.initializer) == numbers + 8  # the first action
+        (told,) = model.metadata_props
+        assert path.stat().st_size - numbers - len(told.value) < 700  # nodes, names and shapes
+        assert ", " not in told.value
+
+
+def test_names_are_as_short_as_they_can_be(exports, tmp_path):
+    member = exports.member(**exports.cases["masked"])
+    path = export(member, exports.obs(member.spec.obs_space, 1000), "onnx", tmp_path / "p.onnx").path
+    graph = onnx.load(path).graph
+    made = {name for node in graph.node for name in node.output}
+    names = {tensor.name for tensor in graph.initializer} | made - {"action", "outputs"}
+    assert {"action", "outputs"} < made
+    assert len(names) == len(graph.initializer) + len(made) - 2 > 26
+    assert {name for name in names if len(name) == 1} == set("abcdefghijklmnopqrstuvwxyz")
+    assert {len(name) for name in names} == {1, 2}
+    assert not any(node.name for node in graph.node)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_weights_are_cast(dtype, plain, exports, tmp_path):
     member, obs = plain

@@ -161,11 +161,11 @@ def test_a_file_tells_where_it_comes_from_and_nothing_of_the_machine(file, plain
     assert (told["format"], told["agent"], told["training_seed"], told["head"]) == (1, "ppo", 6, {"kind": "q"})
     assert (told["parent_sha256"], told["quantized"], runner.env, runner.seeds) == ("ab" * 32, "none", ORIGIN.env, (6,))
     assert (runner.obs_space, runner.action_space) == (member.spec.obs_space, member.spec.action_space)
-    assert told["inputs"] == [{"name": "obs", "shape": ["batch", 4], "dtype": "float32"}]
-    assert told["outputs"] == [
-        {"name": "action", "shape": ["batch"], "dtype": "int64"},
-        {"name": "outputs", "shape": ["batch", 3], "dtype": "float32"},
-    ]
+    assert told["inputs"] == {"obs": {"shape": [4], "dtype": "float32"}}
+    assert told["outputs"] == {
+        "action": {"shape": [], "dtype": "int64"},
+        "outputs": {"shape": [3], "dtype": "float32"},
+    }
     content = file.read_bytes()
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:

@@ -125,6 +125,19 @@ def test_before_any_training_it_computes_as_the_weights_rounded_at_once(teacher,
             torch.testing.assert_close(fake(states), real(states), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_it_can_start_from_a_rounding_that_was_corrected(bits, teacher, states):
+    rounded = weight_only(teacher, bits, states)
+    prepared = prepare_qat(teacher, bits, rounded=rounded)
+    with torch.no_grad():
+        torch.testing.assert_close(prepared(states), rounded(states), rtol=0, atol=1e-5)
+    again = convert(prepared)
+    assert torch.equal(again[2].integers(), rounded[2].integers())
+    assert not torch.equal(again[2].integers(), weight_only(teacher, bits)[2].integers())
+    assert torch.equal(again[2].bias, rounded[2].bias)
+    torch.testing.assert_close(again[2].scale, rounded[2].scale)
+
+
 def test_gradients_pass_the_rounding_straight_through():
     layer = FakeLinear(None, 2, 1, bits=4, learned_scales=True)
     layer.weight.data.copy_(torch.tensor([[0.6, 9.0]]))
@@ -191,6 +204,11 @@ def test_a_trained_policy_is_saved_and_loaded_to_the_bit(tmp_path, teacher, stat
     [
         (lambda n: prepare_qat(n, 5), UsageError, "weights of 5 bits are not known; 8, 4 and 2 are."),
         (lambda n: prepare_qat(n, 8, "dynamic"), UsageError, "'dynamic' cannot be trained for; none and static can."),
+        (
+            lambda n: prepare_qat(n, 4, rounded=weight_only(n, 2)),
+            UsageError,
+            "weights rounded to 2 bits are no start for 4 bits.",
+        ),
         (lambda n: prepare_qat(weight_only(n)), UsageError, "already quantized"),
         (lambda n: prepare_qat(prepare_qat(n)), UsageError, "already quantized (layer '0' is FakeLinear)"),
         (convert, UsageError, "call prepare_qat first."),

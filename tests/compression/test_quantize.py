@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import nn
 
-from rlab.compression.corrections import correct
 from rlab.compression.float_layers import first_layers, is_float_layer
 from rlab.compression.quantize import CALIBRATIONS, dynamic, half, static, weight_only, weight_scale
 from rlab.errors import RlabError, UsageError
@@ -234,19 +233,6 @@ def test_a_constant_error_of_the_weights_goes_into_the_bias():
     # integers (1, 0): the bias takes 0.26 * 10
     assert small[0].dense().tolist() == [[1.0, 0.0]]
     torch.testing.assert_close(small[0].bias, torch.tensor([7.6]))
-
-
-def test_roundings_make_up_for_each_other_where_inputs_go_together():
-    network = nn.Sequential(nn.Linear(3, 1))
-    network.load_state_dict({"0.weight": torch.tensor([[7.0, 1.4, 1.4]]), "0.bias": torch.tensor([0.0])})
-    inputs = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
-    features = inputs[
-        :, [0, 1, 1]
-    ]  # of the last two only their sum counts: 2.8, which is nearer to 1 + 2 than to 1 + 1
-    small = weight_only(network, 4)
-    small[0].load_dense(network[0].weight.data, torch.tensor([1.0]))
-    correct(network, small, features)
-    assert small[0].integers().tolist() == [[7, 1, 2]]
 
 
 def test_adapters_are_merged_and_all_else_stays():

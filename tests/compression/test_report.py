@@ -1,7 +1,9 @@
 """The report of a compression: sizes worked by hand, ratios that mean something for negative returns, verdicts."""
 
 import json
+import sys
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -16,11 +18,19 @@ from rlab.errors import UsageError
 from rlab.evaluation.stats import Interval
 from rlab.networks.bodies import BodySettings, actor_network_spec
 from rlab.networks.describe import with_network
-from rlab.networks.policy import PolicySpec, build_policy
+from rlab.networks.policy import Policy, PolicySpec, build_policy
 from rlab.networks.quantized import full_precision
 from rlab.networks.spaces import Box, Discrete
+from rlab.networks.spec import StackedNetwork
 
 CARTPOLE = Box((4,), "float32", float("-inf"), float("inf"))
+
+
+class Bent(nn.Softsign):
+    """A layer of somebody else's."""
+
+    def unstack(self, member):
+        return self
 
 
 def make_envs(n):
@@ -51,6 +61,65 @@ def test_sizes_are_those_of_one_member(rounded):
     assert [each.batch for each in report.child.latency] == [1, 64]
     assert all(0 < each.p50_us <= each.p99_us for each in (*report.parent.latency, *report.child.latency))
     assert report.parent.nonzero > 0.99
+
+
+def test_decisions_are_timed_in_the_runtime_that_would_be_used_and_in_torch(rounded):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    _parent, _child, report = rounded
+    text = report.summary()
+    for side in (report.parent, report.child):
+        assert side.runtime == "onnxruntime"
+        assert [each.batch for each in side.runtime_latency] == [1, 64]
+        assert all(0 < each.p50_us <= each.p99_us for each in side.runtime_latency)
+        assert side.runtime_latency[0].p50_us < side.latency[0].p50_us
+    for words in ("onnxruntime, batch 1, p50 in us", "(runtime that would be used: onnxruntime)"):
+        assert words in text
+    assert f" {report.child.runtime_latency[1].p99_us:.1f} " in text
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_without_onnxruntime_the_runtime_is_torch_and_the_report_says_why(package, rounded, monkeypatch):
+    pytest.importorskip("onnx")
+    parent, child, _ = rounded
+    monkeypatch.setitem(sys.modules, package, None)
+    report = compare(parent, child, make_envs, episodes=5)
+    for side in (report.parent, report.child):
+        assert (side.runtime, side.runtime_latency) == (f"torch ({package} is not installed)", side.latency)
+    text = report.summary()
+    assert f"(runtime that would be used: torch ({package} is not installed))" in text
+    assert "torch, batch 64, p99 in us" in text
+    assert "onnxruntime, batch" not in text
+
+
+def test_a_file_that_onnxruntime_cannot_run_leaves_the_report_in_torch(rounded, monkeypatch):
+    ort = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+
+    def too_old(*given, **more):
+        raise ort.capi.onnxruntime_pybind11_state.NotImplemented("opset 25")
+
+    monkeypatch.setattr(ort, "InferenceSession", too_old)
+    parent, child, _ = rounded
+    report = compare(parent, child, make_envs, episodes=5)
+    assert (report.child.runtime, report.child.runtime_latency) == (
+        "torch (this onnxruntime cannot run the file)",
+        report.child.latency,
+    )
+
+
+@pytest.mark.skipif(find_spec("onnxruntime") is None or find_spec("onnx") is None, reason="onnx is not installed")
+def test_a_layer_that_onnx_cannot_express_stays_in_torch_and_is_named(rounded):
+    parent, child, _ = rounded
+    network = StackedNetwork(*parent.network, Bent())
+    foreign = Policy(parent.spec, parent.preprocess, network, parent.seeds).eval()
+    report = compare(foreign, child, make_envs, episodes=5)
+    assert report.parent.runtime == "torch (rlab's ONNX cannot express the layer Bent)"
+    assert (report.parent.runtime_latency, report.child.runtime) == (report.parent.latency, "onnxruntime")
+    text = report.summary()
+    assert "own runtime, batch 1, p50 in us" in text
+    assert "(runtime that the parent would be used in: torch (rlab's ONNX cannot express the layer Bent))" in text
+    assert "(runtime that the child would be used in: onnxruntime)" in text
 
 
 def test_agreement_is_that_of_states_which_training_never_visits(rounded):
@@ -123,6 +192,7 @@ def test_the_report_is_plain_data_and_lines_for_people(rounded):
     assert told["seeds"] == [3, 4]
     assert set(told["ratio"]) == {"estimate", "low", "high", "level"}
     text = report.summary()
+    assert told["child"]["runtime_latency"][1]["batch"] == told["child"]["latency"][1]["batch"] == 64
     for words in ("weights, bytes", "multiply-adds", "torch, batch 64, p99 in us", "greedy actions are the same"):
         assert words in text
     assert "not 0" not in text

@@ -1,21 +1,27 @@
 """Lists of steps: how they are written, which orders make sense, and what each does to a policy of two members."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from rlab.compression.distil import DistilSettings
-from rlab.compression.sparsity import sparsity
-from rlab.compression.steps import STEPS, Job, Step, check_order, compress, parse_steps
+from rlab.compression.fake_quantize import convert, prepare_qat
+from rlab.compression.quantize import weight_only
+from rlab.compression.steps import QAT_RATES, STEPS, Job, Step, check_order, compress, parse_steps
 from rlab.compression.visits import visited
 from rlab.envs import EnvSpec, make_episodes
 from rlab.errors import UsageError
+from rlab.learning.sparsity import sparsity
 from rlab.networks.bodies import BodySettings, actor_network_spec
+from rlab.networks.describe import with_network
 from rlab.networks.lora import with_lora
-from rlab.networks.policy import PolicySpec, build_policy
-from rlab.networks.quantized import CompressedLayer, full_precision
+from rlab.networks.policy import Policy, PolicySpec, build_policy
+from rlab.networks.quantized import CompressedLayer, QuantizedLinear, full_precision
 from rlab.networks.spaces import Box, Discrete
+from rlab.networks.sparse import SparseQuantizedLinear
 from rlab.runs.policies import load_policy, save_policy
 
 CARTPOLE = Box((4,), "float32", float("-inf"), float("inf"))
@@ -107,8 +113,8 @@ def test_every_step_makes_a_policy_that_loads_like_any_other(name, tmp_path):
     save_policy(tmp_path / "policy", child, {})
     again = load_policy(tmp_path / "policy").policy
     assert torch.equal(outputs(again), outputs(child))
-    rounded = any(isinstance(layer, CompressedLayer) for layer in child.network.modules())
-    assert rounded == STEPS[name].final
+    compressed = any(isinstance(layer, CompressedLayer) for layer in child.network.modules())
+    assert compressed == (STEPS[name].final or name == "sparse")  # all others leave plain layers in float
 
 
 def test_steps_change_what_they_say_they_change():
@@ -126,6 +132,15 @@ def test_zeros_stay_zeros_through_what_comes_behind(steps):
     assert (sparsity(full_precision(child.network)) >= 0.75).all()
 
 
+def test_a_sparse_policy_can_be_rounded_and_keeps_its_zeros_stored_or_not():
+    stored = compress(make_parent(), "sparse:0.75", make_envs, TINY)
+    trained_for = with_network(stored, full_precision(stored.network))  # as training with sparsity leaves a policy
+    for parent in (stored, trained_for):
+        child = compress(parent, "int8", make_envs, TINY)
+        assert (sparsity(full_precision(child.network)) >= 0.75).all()
+        assert any(isinstance(layer, SparseQuantizedLinear) for layer in child.network.modules())
+
+
 def test_zeros_stay_zeros_where_neurons_are_cut_out_behind():
     child = compress(make_parent(), "sparse:0.9,prune:0.25", make_envs, TINY)
     assert (sparsity(child.network) > 0.5).all()  # those that were cut out had zeros too
@@ -136,6 +151,49 @@ def test_rounding_to_8_bits_hardly_moves_an_output_and_to_2_bits_it_does():
     before = outputs(parent)
     errors = [(outputs(compress(parent, word, make_envs, TINY)) - before).abs().max() for word in ("int8", "int2")]
     assert errors[0] < 0.02 < errors[1]
+
+
+@pytest.mark.parametrize("step", ["int2", "qat2"])
+def test_what_is_left_after_the_rounding_learns_to_make_up_for_it(step):
+    parent = make_parent()
+    states = torch.from_numpy(visited(parent, make_envs, 300, first_seed=450_000))
+
+    def error(updates):
+        child = compress(parent, step, make_envs, replace(TINY, rows=300, updates=updates, batch_size=64))
+        with torch.no_grad():
+            return (child.outputs(states).softmax(-1) - parent.outputs(states).softmax(-1)).square().mean()
+
+    assert error(200) < 0.3 * error(2)
+
+
+def test_training_beside_the_rounding_goes_on_behind_it():
+    parent = make_parent()
+    job = Job(parent, parent, make_envs, replace(TINY, rows=300, updates=200, batch_size=64))
+    rounded = weight_only(parent.network, 2, job.features())
+    student = job.stand_in(prepare_qat(parent.network, 2, rounded=rounded))
+    beside = convert(job.retrained(student, settings=job.fine(QAT_RATES[2][0], 0.5)).network)
+    behind = STEPS["qat2"].function(job, None).network
+    states = torch.from_numpy(visited(parent, make_envs, 300, first_seed=450_000))
+    with torch.no_grad():
+        wanted, *errors = (network(states).softmax(-1) for network in (parent.network, beside, behind))
+        errors = [(output - wanted).square().mean() for output in errors]
+    assert errors[1] < errors[0]
+    for before, after in zip(beside, behind, strict=True):
+        if isinstance(after, QuantizedLinear):
+            assert torch.equal(before.integers(), after.integers())
+            assert not torch.equal(before.scale, after.scale)
+
+
+def test_rounded_networks_learn_on_more_states_as_far_as_memory_and_seeds_go():
+    parent = make_parent()
+    fine = Job(parent, parent, make_envs, DistilSettings()).fine(1e-3, 0.25)
+    assert (fine.rows, fine.updates, fine.learning_rate) == (8_000, 500, 1e-3)
+    late = DistilSettings(first_seed=380_003)  # 19 997 seeds are left for 5 visits, and each takes tens of them
+    assert Job(parent, parent, make_envs, late).fine(1e-3, 1.0).rows == 3_990
+    for pixels, rows in ((84, 2_377), (120, 2_000)):  # of 4 bytes each: 64 MiB, but never fewer than asked for
+        space = Box((pixels, pixels, 4), "uint8", 0.0, 255.0)
+        images = Policy(replace(parent.spec, obs_space=space), parent.preprocess, parent.network, parent.seeds)
+        assert Job(images, images, make_envs, DistilSettings()).fine(1e-3, 1.0).rows == rows
 
 
 def test_members_are_compressed_as_if_each_were_alone():

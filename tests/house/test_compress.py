@@ -65,7 +65,7 @@ def test_fine_tuning_goes_on_in_float_and_says_so(
     words = ["--env-steps", "128", "--rollout-steps", "16", "--num-envs", "4", "--eval-episodes", "1"]
     words += ["--final-eval-episodes", "1", "--out", str(tmp_path / "run"), "--critic-warmup", "0"]
     assert main(["finetune", str(rounded), *words]) == 0
-    assert "its weights were rounded: they go on in float, as they are" in capsys.readouterr().out
+    assert "its compressed layers go on as plain ones in float, with the weights as they are" in capsys.readouterr().out
     run = load_policy(tmp_path / "run").policy
     assert run.seeds == road.SEEDS
     assert not any(isinstance(layer, CompressedLayer) for layer in run.network.modules())

@@ -1,11 +1,14 @@
 """`rlab export` and `rlab eval FILE`: one file that says what its member says, judged by the same protocol."""
 
 import json
+import shutil
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
 
 import pytest
+from torch import nn
 
 from rlab.cli.main import main
 from rlab.runs import files
@@ -139,3 +142,107 @@ def test_files_that_cannot_be_judged_get_one_line(
         assert main(["eval", *words]) == code, words
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
+
+
+def one_line(words: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> str:
+    """The line on standard error of a command that fails with this code."""
+    capsys.readouterr()
+    assert main(words) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_without_the_extra_onnx_nothing_is_begun_and_the_line_says_what_to_install(
+    ppo_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], package: str
+) -> None:
+    path = str(make_file(ppo_run, tmp_path, "onnx"))
+    monkeypatch.setitem(sys.modules, package, None)
+    words = ["export", str(ppo_run), "--format", "onnx", "--out", str(tmp_path / "new.onnx")]
+    line = one_line(words, 2, capsys)
+    assert package in line
+    assert 'pip install "rlab[onnx]"' in line
+    assert not (tmp_path / "new.onnx").exists()
+    if package == "onnxruntime":
+        missing = f'{path} runs in onnxruntime, which is not installed: pip install "rlab[onnx]"'
+        for more in ([], ["--latency"]):
+            assert missing in one_line(["eval", path, *more], 2, capsys)
+
+
+def test_without_gcc_a_header_is_neither_written_nor_judged(
+    ppo_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(make_file(ppo_run, tmp_path, "c"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    words = ["export", str(ppo_run), "--format", "c", "--out", str(tmp_path / "new.h")]
+    line = one_line(words, 2, capsys)
+    assert "gcc is not on this machine's PATH; install it, or write another format" in line
+    assert not (tmp_path / "new.h").exists()
+    assert f"{path} is C and needs gcc to run" in one_line(["eval", path, "--trust"], 2, capsys)
+
+
+@pytest.mark.parametrize(
+    "parent",
+    [
+        "runs/old",
+        None,
+        {},
+        {"folder": "ppo"},
+        {"folder": "", "weights_sha256": "ab" * 32},
+        {"folder": ["ppo"], "weights_sha256": "ab" * 32},
+        {"folder": "ppo", "weights_sha256": 7},
+        {"folder": "ppo", "weights_sha256": "ab" * 31},
+        {"folder": "ppo", "weights_sha256": "xy" * 32},
+        {"folder": "ppo", "weights_sha256": "ab" * 32, "more": 1},
+    ],
+)
+def test_a_policy_with_a_wrong_parent_is_refused_in_one_line(
+    ppo_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], parent: object
+) -> None:
+    folder = tmp_path / "policy"
+    shutil.copytree(ppo_run / "policy", folder)
+    told = json.loads((folder / "policy.json").read_text())
+    told["extra"]["parent"] = {"folder": "ppo", "weights_sha256": "ab" * 32}
+    (folder / "policy.json").write_text(json.dumps(told))
+    assert main(["eval", str(folder), "--episodes", "1"]) == 0
+    told["extra"]["parent"] = parent
+    (folder / "policy.json").write_text(json.dumps(told))
+    line = one_line(["eval", str(folder)], 1, capsys)
+    assert f"{folder / 'policy.json'}: 'parent' must be the folder name and the weights_sha256 (64 hex digits)" in line
+    assert repr(parent)[:80] in line
+
+
+def test_facts_that_are_no_object_are_refused_in_one_line(
+    ppo_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "policy"
+    shutil.copytree(ppo_run / "policy", folder)
+    told = json.loads((folder / "policy.json").read_text())
+    (folder / "policy.json").write_text(json.dumps({**told, "extra": ["env"]}))
+    assert "'extra' must be an object, not ['env']" in one_line(["eval", str(folder)], 1, capsys)
+
+
+class Bent(nn.Softsign):
+    """A layer of somebody else's, as a policy folder names it."""
+
+    def __init__(self, members: int) -> None:
+        super().__init__()
+
+    def unstack(self, member: int) -> nn.Module:
+        return self
+
+
+@pytest.mark.parametrize("format", ["numpy", "c"])
+def test_a_layer_that_a_format_cannot_express_is_named(
+    ppo_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str
+) -> None:
+    if format == "c" and which("gcc") is None:
+        pytest.skip("there is no gcc")
+    folder = tmp_path / "policy"
+    shutil.copytree(ppo_run / "policy", folder)
+    told = json.loads((folder / "policy.json").read_text())
+    told["spec"]["network"]["layers"].append({"kind": f"{__name__}:Bent"})
+    (folder / "policy.json").write_text(json.dumps(told))
+    words = ["export", str(folder), "--format", format, "--trust", "--out", str(tmp_path / f"new{SUFFIXES[format]}")]
+    line = one_line(words, 2, capsys)
+    assert f"format {format} cannot express the layer Bent; onnx (through torch.onnx) can" in line

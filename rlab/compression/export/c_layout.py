@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from rlab.compression.export.c_kernels import WEIGHTS, whole_bytes
+from rlab.compression.export.c_kernels import SPARSE, WEIGHTS, whole_bytes
 from rlab.compression.export.graph import ACTION, INTEGER_BITS, OBS, OUTPUTS, Graph, Operation
-from rlab.compression.export.packing import packed
+from rlab.compression.export.packing import packed, without_zeros
 
 C_TYPES = {
     "float32": "float",
@@ -87,23 +87,33 @@ class Layout:
         return constants[name].values.size if name in constants else self.graph.values[name].size
 
     def definition(self, name: str) -> str:
-        """The definition of a constant, and of its scale."""
+        """The definition of a constant, and of its mask and scale."""
         constant = self.graph.constants[name]
         ctype = WEIGHTS[constant.kind][0] if constant.kind in WEIGHTS else C_TYPES[constant.kind]
-        stored, bits = constant.values, INTEGER_BITS.get(constant.kind, 8)
-        if bits < 8:
+        stored, bits, text = constant.values, INTEGER_BITS.get(constant.kind, 8), ""
+        if constant.sparse:
+            mask, stored = without_zeros(stored)
+            stored = packed(stored if stored.size else np.zeros(1, stored.dtype), bits)  # no array of C's is empty
+            text = array_text(f"{self.prefix}_{name}_mask", "uint8_t", mask)
+        elif bits < 8:
             stored = packed(whole_bytes(stored.reshape(len(stored), -1), bits), bits)
         if constant.kind == "float16":
             stored = stored.view(np.uint16)
-        text = array_text(f"{self.prefix}_{name}", ctype, stored)
+        text += array_text(f"{self.prefix}_{name}", ctype, stored)
         if constant.scale is not None:
             text += array_text(f"{self.prefix}_{name}_scale", "float", constant.scale)
         return text
 
-    def weights(self, name: str) -> tuple[str, str]:
-        """Pointers to weights and to their scale."""
-        scaled = self.graph.constants[name].scale is not None
-        return self.place(name), f"{self.place(name)}_scale" if scaled else "(const float *)0"
+    def weight_kernel(self, family: str, name: str) -> str:
+        """The full name of the kernel, `linear` or `conv2d`, for these weights."""
+        constant = self.graph.constants[name]
+        return self.kernel(f"{SPARSE if constant.sparse else ''}{family}_{constant.kind}")
+
+    def weights(self, name: str) -> str:
+        """Pointers to the mask of sparse weights, to the weights and to their scale, as arguments."""
+        constant, place = self.graph.constants[name], self.place(name)
+        mask = f"{place}_mask, " if constant.sparse else ""
+        return f"{mask}{place}, " + ("(const float *)0" if constant.scale is None else f"{place}_scale")
 
     def _behind(self, name: str) -> str:
         """The value that reshaped ones show."""

@@ -205,10 +205,9 @@ def _mean(layout: Layout, op: Operation) -> str:
 
 def _linear(layout: Layout, op: Operation) -> str:
     y, (x, weight, bias) = layout.start(op), op.inputs
-    constant = layout.graph.constants[weight]
-    outputs, inputs = constant.values.shape
-    kernel, (w, scale) = layout.kernel(f"linear_{constant.kind}"), layout.weights(weight)
-    return f"  {kernel}({layout.place(x)}, {w}, {scale}, {layout.place(bias)}, {inputs}, {outputs}, {y});\n"
+    outputs, inputs = layout.graph.constants[weight].values.shape
+    kernel, weights = layout.weight_kernel("linear", weight), layout.weights(weight)
+    return f"  {kernel}({layout.place(x)}, {weights}, {layout.place(bias)}, {inputs}, {outputs}, {y});\n"
 
 
 def _conv2d(layout: Layout, op: Operation) -> str:
@@ -217,9 +216,9 @@ def _conv2d(layout: Layout, op: Operation) -> str:
     out, _, kernel, _ = constant.values.shape
     patch = layout.scratch(f"{op.output}_patch", channels * kernel * kernel)
     pixel = layout.scratch(f"{op.output}_pixel", out)
-    function, (w, scale) = layout.kernel(f"conv2d_{constant.kind}"), layout.weights(weight)
+    function, weights = layout.weight_kernel("conv2d", weight), layout.weights(weight)
     sizes = f"{channels}, {height}, {width}, {kernel}, {op.settings['stride']}, {out}"
-    return f"  {function}({layout.place(x)}, {w}, {scale}, {layout.place(bias)}, {sizes}, {patch}, {pixel}, {y});\n"
+    return f"  {function}({layout.place(x)}, {weights}, {layout.place(bias)}, {sizes}, {patch}, {pixel}, {y});\n"
 
 
 def _layer_norm(layout: Layout, op: Operation) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,9 +15,9 @@ from rlab.compression.export.c_writer import Examples, write_c
 from rlab.compression.export.graph import Graph, InexpressibleError
 from rlab.compression.export.metadata import Origin, metadata_of, to_text
 from rlab.compression.export.numpy_writer import write_numpy
-from rlab.compression.export.onnx_writer import folds_weights, write_onnx
+from rlab.compression.export.onnx_writer import folds_weights, require_onnx, write_onnx
 from rlab.compression.export.parity import FLOAT_ERROR, MIN_ROWS, Parity, answers, check, rounding_effect
-from rlab.compression.export.runtimes import SUFFIXES, open_exported
+from rlab.compression.export.runtimes import SUFFIXES, OnnxRunner, check_runtime, open_exported
 from rlab.compression.export.torch_export import write_torch_export, write_torch_onnx
 from rlab.compression.export.tracing import quantized_kind, trace
 from rlab.errors import RlabError, UsageError, unknown
@@ -95,11 +96,37 @@ def export(
     return Exported(path, format, writer, len(content), seconds, parity)
 
 
-def _check_request(member: MemberPolicy, obs: np.ndarray, format: str, path: Path, exporter: str) -> None:
+def check_format(format: str, exporter: str = "auto") -> None:
+    """Whether such a file can be written and checked here, as far as that is known without a policy.
+
+    Raises:
+        UsageError: the format or the exporter is unknown, or a package or compiler is missing.
+    """
     if format not in SUFFIXES:
         raise unknown("format", format, SUFFIXES)
     if exporter not in EXPORTERS:
         raise unknown("exporter", exporter, EXPORTERS)
+    if format == "onnx":
+        require_onnx()
+    check_runtime(format)
+
+
+def open_in_onnxruntime(member: MemberPolicy) -> OnnxRunner:
+    """A member as the ONNX file that `export` would write, in onnxruntime; no file stays.
+
+    Raises:
+        UsageError: onnx or onnxruntime is not installed.
+        InexpressibleError: a layer is none of those that our own writer knows.
+    """
+    content = _own_onnx(member, Origin())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "policy.onnx"
+        path.write_bytes(content)
+        return OnnxRunner(path)
+
+
+def _check_request(member: MemberPolicy, obs: np.ndarray, format: str, path: Path, exporter: str) -> None:
+    check_format(format, exporter)
     if path.suffix != SUFFIXES[format]:
         raise UsageError(f"format {format} is for names that end in {SUFFIXES[format]}, not for {path.name}.")
     shape = member.spec.obs_space.shape
@@ -130,8 +157,13 @@ def _content(request: Request, format: str, exporter: str) -> tuple[bytes, str]:
 
 
 def _onnx(request: Request) -> bytes:
-    graph = trace(request.member)
-    return write_onnx(graph, _metadata(request, graph, fold_weights=folds_weights(graph)))
+    return _own_onnx(request.member, request.origin)
+
+
+def _own_onnx(member: MemberPolicy, origin: Origin) -> bytes:
+    graph = trace(member)
+    text = to_text(metadata_of(member, origin, graph.quantized, fold_weights=folds_weights(graph)))
+    return write_onnx(graph, text)
 
 
 def _numpy(request: Request) -> bytes:

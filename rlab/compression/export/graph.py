@@ -63,12 +63,14 @@ class Constant:
     """Numbers that the file carries, in the form in which it carries them.
 
     `kind` is the dtype of `values`, or `bfloat16` (its bits as uint16), or one of `INTEGER_BITS`: int8 values within
-    that many bits, of which `scale [n]` times row n are the numbers meant.
+    that many bits, of which `scale [n]` times row n are the numbers meant. `values` hold the zeros of `sparse` weights
+    too; a writer whose files can do without them leaves them out.
     """
 
     values: np.ndarray
     kind: str
     scale: np.ndarray | None = None
+    sparse: bool = False
 
     def dense(self) -> np.ndarray:
         """The numbers meant; weights as float32."""
@@ -127,11 +129,17 @@ class Tracer:
         """An operation whose output has the shape of its input."""
         return self.add(kind, (x,), self.values[x].shape, **settings)
 
-    def constant(self, values: np.ndarray | Tensor, kind: str | None = None, scale: np.ndarray | None = None) -> str:
+    def constant(
+        self,
+        values: np.ndarray | Tensor,
+        kind: str | None = None,
+        scale: np.ndarray | None = None,
+        sparse: bool = False,
+    ) -> str:
         """Note numbers; gives their name."""
         array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
         name = f"constant_{len(self.constants)}"
-        self.constants[name] = Constant(np.asarray(array, order="C"), kind or array.dtype.name, scale)
+        self.constants[name] = Constant(np.asarray(array, order="C"), kind or array.dtype.name, scale, sparse)
         return name
 
     def with_constant(self, kind: str, x: str, values: np.ndarray | Tensor, dtype: str = "float32") -> str:

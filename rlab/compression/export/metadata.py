@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
@@ -46,11 +46,11 @@ def metadata_of(member: MemberPolicy, origin: Origin, quantized: str, **more: An
     obs_space = member.spec.obs_space
     # what one row of zeros gives shows the types and shapes
     action = member(torch.zeros((1, *obs_space.shape), dtype=getattr(torch, obs_space.dtype)))
-    inputs = [_port(OBS, obs_space.shape, obs_space.dtype)]
-    outputs = [
-        _port(ACTION, action.shape[1:], str(action.dtype).removeprefix("torch.")),
-        _port(OUTPUTS, (member.head.width,), "float32"),
-    ]
+    inputs = {OBS: _port(obs_space.shape, obs_space.dtype)}
+    outputs = {
+        ACTION: _port(action.shape[1:], str(action.dtype).removeprefix("torch.")),
+        OUTPUTS: _port((member.head.width,), "float32"),
+    }
     return {
         "format": FORMAT,
         "rlab": __version__,
@@ -70,7 +70,7 @@ def metadata_of(member: MemberPolicy, origin: Origin, quantized: str, **more: An
 
 def to_text(metadata: Json) -> str:
     """One line of JSON; equal data are equal text."""
-    return json.dumps(metadata, sort_keys=True, allow_nan=False)
+    return json.dumps(metadata, sort_keys=True, allow_nan=False, separators=(",", ":"))
 
 
 def from_text(text: str | bytes, path: object) -> dict[str, Any]:
@@ -99,8 +99,9 @@ def weights_sha256(member: MemberPolicy) -> str:
     return digest.hexdigest()
 
 
-def _port(name: str, shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
-    return {"name": name, "shape": ["batch", *shape], "dtype": np.dtype(dtype).name}
+def _port(shape: Sequence[int], dtype: str) -> dict[str, Any]:
+    """The shape of one row, which goes in or out behind the axis of the batch."""
+    return {"shape": list(shape), "dtype": np.dtype(dtype).name}
 
 
 def _refuse_paths(env: Json | None) -> None:

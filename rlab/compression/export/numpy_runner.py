@@ -15,6 +15,7 @@ import numpy as np
 
 FORMAT = 1
 INTEGER_BITS = {"int8": 8, "int4": 4, "int2": 2}
+FLOAT_BYTES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}  # how sparse weights are read from bytes
 Array = np.ndarray
 Step = tuple[Callable[..., Array], tuple[str, ...], str]
 
@@ -64,17 +65,38 @@ def load(path: Any) -> NumpyPolicy:
 def _dense(arrays: dict[str, Array], name: str, told: dict[str, Any]) -> Array:
     """A constant as the numbers meant; weights as float32."""
     stored, kind, shape = arrays[name], told["kind"], tuple(told["shape"])
+    bits = INTEGER_BITS.get(kind, 8)
+    if "kept" in told:
+        stored = _with_zeros(stored, kind, int(np.prod(shape)), told["kept"])
+    elif bits < 8:
+        stored = _integers(stored, bits, int(np.prod(shape)))
     if kind == "bfloat16":
         return (stored.astype(np.uint32) << 16).view(np.float32).reshape(shape)
     if kind not in INTEGER_BITS:
         return (stored.astype(np.float32) if kind == "float16" else stored).reshape(shape)
-    bits = INTEGER_BITS[kind]
-    if bits < 8:
-        fields = (stored[:, None] >> np.arange(0, 8, bits, dtype=np.uint8)) & (2**bits - 1)
-        sign = 2 ** (bits - 1)
-        stored = (fields.reshape(-1)[: int(np.prod(shape))].astype(np.int8) ^ sign) - sign
     scale = arrays[f"{name}.scale"].reshape(-1, *(1,) * (len(shape) - 1))
     return np.asarray(stored.reshape(shape).astype(np.float32) * scale)
+
+
+def _integers(stored: Array, bits: int, count: int) -> Array:
+    """Integers of 4 or 2 bits, the first in the lowest bits of the first byte, as int8 `[count]`."""
+    fields = (stored[:, None] >> np.arange(0, 8, bits, dtype=np.uint8)) & (2**bits - 1)
+    sign = 2 ** (bits - 1)
+    return np.asarray((fields.reshape(-1)[:count].astype(np.int8) ^ sign) - sign)
+
+
+def _with_zeros(stored: Array, kind: str, size: int, kept: int) -> Array:
+    """Sparse weights `[size]`: bytes with one bit for each of them, the first in the lowest bit, and behind these the
+    `kept` weights whose bit is set."""
+    mask, values = np.split(stored, [-(-size // 8)])
+    bits = INTEGER_BITS.get(kind, 8)
+    values = _integers(values, bits, kept) if bits < 8 else values.view(FLOAT_BYTES.get(kind, "i1"))
+    there = np.unpackbits(mask, count=size, bitorder="little").astype(bool)
+    if not there.sum() == kept == len(values):
+        raise ValueError(f"{len(values)} sparse weights for a mask of {there.sum()}, and {kept} are told")
+    dense = np.zeros(size, values.dtype)
+    dense[there] = values
+    return dense
 
 
 def _step(op: dict[str, Any], values: dict[str, Any], constants: dict[str, Array]) -> Step:

@@ -1,6 +1,8 @@
 """A graph as one ONNX file, written with `onnx.helper`: integer weights stay integers behind DequantizeLinear nodes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count, product
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ def write_onnx(graph: Graph, metadata: str) -> bytes:
         NODES[operation.kind](writer, operation)
     opset, ir_version = OPSET_INT2 if writer.has_int2 else OPSET
     helper = onnx.helper
+    _shorten_names(writer.nodes, writer.tensors)
     whole = helper.make_graph(
         writer.nodes, "policy", [writer.info(OBS)], [writer.info(ACTION), writer.info(OUTPUTS)], writer.tensors
     )
@@ -60,8 +63,26 @@ def require_onnx() -> Any:
     return onnx
 
 
+def _shorten_names(nodes: Sequence[Any], tensors: Sequence[Any]) -> None:
+    """Call everything but the file's inputs and outputs a, b, c ...: in a file of a few kB long names are felt."""
+    short, fresh = {name: name for name in (OBS, ACTION, OUTPUTS)}, _letters()
+    for tensor in tensors:
+        short[tensor.name] = next(fresh)
+        tensor.name = short[tensor.name]
+    for node in nodes:
+        node.input[:] = [short[name] for name in node.input]
+        for name in node.output:
+            short[name] = short.get(name) or next(fresh)
+        node.output[:] = [short[name] for name in node.output]
+
+
+def _letters() -> Iterator[str]:
+    """a to z, aa to zz, and so on: C identifiers, as ONNX asks for."""
+    return ("".join(letters) for length in count(1) for letters in product(ascii_lowercase, repeat=length))
+
+
 class _Writer:
-    """The nodes and tensors so far; names are those of the graph."""
+    """The nodes and tensors so far; names are those of the graph. Nodes have none: what they give has one."""
 
     def __init__(self, graph: Graph, onnx: Any) -> None:
         self.graph, self.helper, self.types = graph, onnx.helper, onnx.TensorProto
@@ -73,7 +94,7 @@ class _Writer:
 
     def node(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         """Note one node; its inputs are tensors or what other nodes give."""
-        self.nodes.append(self.helper.make_node(kind, list(inputs), [output], name=output, **attributes))
+        self.nodes.append(self.helper.make_node(kind, list(inputs), [output], **attributes))
         return output
 
     def tensor(self, name: str, values: np.ndarray, dtype: str | None = None) -> str:
@@ -265,7 +286,7 @@ def _round_static(writer: _Writer, op: Operation) -> None:
 
 def _round_dynamic(writer: _Writer, op: Operation) -> None:
     names = [f"{op.output}_{part}" for part in ("u8", "scale", "zero_point")]
-    writer.nodes.append(writer.helper.make_node("DynamicQuantizeLinear", list(op.inputs), names, name=names[0]))
+    writer.nodes.append(writer.helper.make_node("DynamicQuantizeLinear", list(op.inputs), names))
     _use_rounded(writer, op, (names[0], names[1], names[2]))
 
 

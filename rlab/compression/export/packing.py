@@ -1,4 +1,4 @@
-"""Integers of 4 and 2 bits, several to a byte."""
+"""Integers of 4 and 2 bits, several to a byte, and weights without their zeros."""
 
 import numpy as np
 
@@ -15,3 +15,13 @@ def packed(values: np.ndarray, bits: int) -> np.ndarray:
     filled = np.pad(fields, (0, -len(fields) % per_byte)).reshape(-1, per_byte)
     shifted: np.ndarray = np.bitwise_or.reduce(filled << np.arange(0, 8, bits, dtype=np.uint8), axis=1)
     return shifted
+
+
+def without_zeros(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights `[...]` as a mask, uint8 `[ceil(n / 8)]`, and those that are not 0, `[kept]`, both in row-major order.
+
+    The first weight has the lowest bit of the first byte. A 0 with a sign is kept, so that every bit comes back.
+    """
+    flat = np.ascontiguousarray(values).reshape(-1)
+    kept = flat.view(f"u{flat.itemsize}") != 0
+    return np.packbits(kept, bitorder="little"), flat[kept]

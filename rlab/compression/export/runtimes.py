@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -41,10 +42,10 @@ class Runner:
             self.seeds: tuple[int, ...] = (int(metadata["training_seed"]),)
             self.env: dict[str, Any] | None = metadata["env"]
             self.quantized = str(metadata["quantized"])
-            ports = {port["name"]: port for port in metadata["outputs"]}
-            self.action_shape = tuple(ports[ACTION]["shape"][1:])
+            ports = metadata["outputs"]
+            self.action_shape = tuple(ports[ACTION]["shape"])
             self.action_dtype = np.dtype(ports[ACTION]["dtype"])
-            self.width = int(ports[OUTPUTS]["shape"][1])
+            self.width = int(ports[OUTPUTS]["shape"][0])
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise RlabError(f"{path}: what the file says of itself is incomplete ({error!r}).") from error
 
@@ -106,7 +107,7 @@ class OnnxRunner(Runner):
         try:
             import onnxruntime as ort
         except ImportError:
-            raise UsageError('.onnx files run in onnxruntime: pip install "rlab[onnx]"') from None
+            raise UsageError(f'{path} runs in onnxruntime, which is not installed: pip install "rlab[onnx]"') from None
         content = path.read_bytes()
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = threads
@@ -266,6 +267,21 @@ class TorchRunner(Runner):
         with torch.no_grad():
             action, outputs = self._program(torch.from_numpy(obs if obs.flags.writeable else obs.copy()))
         return action.numpy(), outputs.numpy()
+
+
+def check_runtime(format: str) -> None:
+    """Whether files of this format can run here, and so be checked.
+
+    Raises:
+        UsageError: they cannot, and what is missing.
+    """
+    if format == "onnx" and find_spec("onnxruntime") is None:
+        raise UsageError('.onnx files run in onnxruntime, which is not installed: pip install "rlab[onnx]"')
+    if format == "c" and which("gcc") is None:
+        raise UsageError(
+            "a C header is compiled and run before it is kept, and gcc is not on this machine's PATH; install it, or "
+            "write another format: onnx, numpy or torch-export."
+        )
 
 
 def open_exported(path: Path | str, *, threads: int = 1, trust: bool = False) -> Runner:

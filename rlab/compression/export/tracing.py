@@ -17,6 +17,7 @@ from rlab.networks.policy import MemberPolicy
 from rlab.networks.preprocess import CLIP, EPSILON, Preprocess
 from rlab.networks.quantized import HalfConv2d, HalfLinear, QuantizedConv2d, QuantizedLinear
 from rlab.networks.spaces import Box, Discrete, Leaf, Masked, MultiDiscrete, choices, leaves
+from rlab.networks.sparse import SparseConv2d, SparseLayer, SparseLinear, SparseQuantizedConv2d, SparseQuantizedLinear
 
 WEIGHT_KINDS = {8: "int8", 4: "int4", 2: "int2"}
 
@@ -146,13 +147,15 @@ def _conv2d(tracer: Tracer, layer: Any, x: str) -> str:
 
 
 def _weight(tracer: Tracer, layer: Any) -> str:
-    """The weights in the form in which the layer holds them."""
+    """The weights in the form in which the layer holds them; those of a sparse one with their zeros."""
+    sparse = isinstance(layer, SparseLayer)
     if isinstance(layer, QuantizedLinear | QuantizedConv2d):
         integers, scale = layer.quantized_weight()
-        return tracer.constant(integers, WEIGHT_KINDS[layer.bits], scale)
-    if layer.weight.dtype == torch.bfloat16:
-        return tracer.constant(layer.weight.view(torch.uint16), "bfloat16")
-    return tracer.constant(layer.weight)
+        return tracer.constant(integers, WEIGHT_KINDS[layer.bits], scale, sparse)
+    weight = layer.stored() if sparse else layer.weight
+    if weight.dtype == torch.bfloat16:
+        return tracer.constant(weight.view(torch.uint16), "bfloat16", sparse=sparse)
+    return tracer.constant(weight, sparse=sparse)
 
 
 def _entering(tracer: Tracer, layer: Any, x: str) -> str:
@@ -210,9 +213,13 @@ LAYERS: dict[type[nn.Module], Callable[[Tracer, Any, str], str]] = {
     nn.Linear: _linear,
     HalfLinear: _linear,
     QuantizedLinear: _linear,
+    SparseLinear: _linear,
+    SparseQuantizedLinear: _linear,
     nn.Conv2d: _conv2d,
     HalfConv2d: _conv2d,
     QuantizedConv2d: _conv2d,
+    SparseConv2d: _conv2d,
+    SparseQuantizedConv2d: _conv2d,
     nn.LayerNorm: _layer_norm,
     Dueling: _dueling,
     LogStd: _log_std,

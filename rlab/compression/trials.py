@@ -1,0 +1,128 @@
+"""Candidates of a search as networks: untrained for their sizes, trained and screened for what they lose.
+
+The screening has states and episodes of its own: from `FIRST_SCREENING_STATE_SEED` and `FIRST_SCREENING_SEED`, both
+among the seeds that are for visits (`rlab.compression.visits`) and above all others. So the best of many trials is not
+chosen by the episodes that `compare` then judges it by.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from rlab.compression.agreement import agreement
+from rlab.compression.distil import DistilSettings, MakeEnvs, student_spec
+from rlab.compression.export.runtimes import latency
+from rlab.compression.quantize import weight_only
+from rlab.compression.report import in_its_runtime, weight_bytes
+from rlab.compression.search import BITS, Candidate, Size, Trial
+from rlab.compression.sparsity import packed, prune_weights
+from rlab.compression.steps import STEPS, Job, Step, check_order
+from rlab.compression.visits import visited
+from rlab.evaluation.evaluate import evaluate
+from rlab.evaluation.stats import paired_difference
+from rlab.networks.describe import with_network
+from rlab.networks.heads import GaussianHead
+from rlab.networks.lora import merge_policy
+from rlab.networks.policy import MemberPolicy, Policy, build_policy
+
+FIRST_SCREENING_STATE_SEED = 450_000  # of the episodes whose states decisions are compared on
+FIRST_SCREENING_SEED = 460_000  # of the episodes that are played
+STATES = 1_000  # per member
+EPISODES = 20  # per member
+REPEATS = 256  # calls that are timed, of each candidate
+ROWS_AT_ONCE = 250  # states of each member that are judged at once, so that large images fit into memory
+
+
+class Trials:
+    """Makes and screens candidates; what several of them begin with is made once.
+
+    Args:
+        parent: the stack that is compressed.
+        make_envs: makes n envs that do not reset themselves.
+        settings: of every step that trains.
+        episodes: per member, of the screening.
+    """
+
+    def __init__(self, parent: Policy, make_envs: MakeEnvs, settings: DistilSettings, episodes: int = EPISODES) -> None:
+        self.parent = merge_policy(parent)
+        self._make_envs, self._episodes = make_envs, episodes
+        self._jobs: dict[tuple[Step, ...], Job] = {(): Job(self.parent, self.parent, make_envs, settings)}
+        self.obs = visited(self.parent, make_envs, STATES, FIRST_SCREENING_STATE_SEED)
+        self.returns = evaluate(self.parent, make_envs, episodes, FIRST_SCREENING_SEED).returns  # [S, E]
+        self._outputs = self._outputs_of(self.parent)
+        self.same_action = not isinstance(self.parent.head, GaussianHead)  # what `agreement` measures
+
+    def made(self, candidate: Candidate) -> Policy:
+        """The candidate's policy, trained: the one that `rlab.compression.steps.compress` makes with its steps.
+
+        Raises:
+            UsageError, RlabError: as `compress` does.
+        """
+        policy = self._job(candidate.steps).policy
+        return packed(policy) if candidate.share else policy
+
+    def _job(self, steps: tuple[Step, ...]) -> Job:
+        if steps not in self._jobs:
+            check_order(steps)
+            before, step = self._job(steps[:-1]), steps[-1]
+            policy = STEPS[step.name].function(before, step.value).eval()
+            self._jobs[steps] = replace(before, policy=policy, sparse=before.sparse or step.name == "sparse")
+        return self._jobs[steps]
+
+    def expected(self, candidate: Candidate, timed: bool) -> Size:
+        """What the candidate will take, by the same layers with other weights: nothing is trained.
+
+        Bytes are those of the finished policy, but for sparse weights: how many of these are rounded to 0 besides is
+        not known before.
+        """
+        member = _untrained(self.parent, candidate)
+        return Size(weight_bytes(member), self.medians([member])[0] if timed else None)
+
+    def screened(self, candidate: Candidate, latency_us: float | None) -> Trial:
+        """How the candidate does, made where it was not yet; `latency_us` is what was expected."""
+        policy = self.made(candidate)
+        returns = evaluate(policy, self._make_envs, self._episodes, FIRST_SCREENING_SEED).returns
+        mask = self.parent.preprocess.mask(torch.from_numpy(self.obs))
+        with torch.no_grad():
+            found = agreement(self._outputs, self._outputs_of(policy), policy.head, mask)
+        likeness = found.value.mean().item()
+        difference = paired_difference(returns, self.returns)
+        return Trial(
+            candidate,
+            Size(weight_bytes(policy.member()), latency_us),
+            float(returns.mean()),
+            difference,
+            likeness if found.measure == "same_action" else -likeness,
+        )
+
+    def medians(self, members: Sequence[MemberPolicy]) -> list[float]:
+        """Microseconds of one decision of each, in the runtime that the report judges by; timed in turn, so that all
+        of them see one machine."""
+        runners = {str(number): in_its_runtime(member)[0] or member for number, member in enumerate(members)}
+        found = latency(runners, self.obs[0], batch_sizes=(1,), repeats=REPEATS)
+        return [found[str(number)][0].p50_us for number in range(len(members))]
+
+    @torch.no_grad()
+    def _outputs_of(self, policy: Policy) -> Tensor:
+        """What the members say of the screening's states, `[S, R, width]`."""
+        parts = torch.from_numpy(self.obs).split(ROWS_AT_ONCE, dim=1)
+        return torch.cat([policy.outputs(part) for part in parts], dim=1)
+
+
+def _untrained(parent: Policy, candidate: Candidate) -> MemberPolicy:
+    """One member of the candidate's layers: the parent's own or fresh weights, cut and rounded as they are."""
+    first = parent.seeds[:1]
+    if candidate.widths is None:
+        policy = parent.only(*first)
+    else:
+        policy = build_policy(student_spec(parent.spec, candidate.widths), first, trust=True)  # as the parent runs
+    network = policy.network
+    if candidate.share:
+        network = prune_weights(network, candidate.share)
+    if candidate.word != "float32":
+        network = weight_only(network, BITS[candidate.word])
+    if candidate.share:
+        network = packed(network)
+    return with_network(policy, network).member()

@@ -1,0 +1,69 @@
+"""Behind the rounding: integers stand still, and what stays in float learns what they cannot say.
+
+That is biases, layer norms and all else that is no rounded weight, and the scale of each channel. Any loop trains what
+`prepare_tuning` makes, and `tuned` makes the rounded network of it, whose outputs are those of the trained one.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from rlab.errors import UsageError
+from rlab.networks import rounding
+from rlab.networks.quantized import CompressedLayer, QuantizedConv2d, QuantizedLinear, replaced
+
+
+def prepare_tuning(network: nn.Module) -> nn.Module:
+    """A copy of a rounded network, plain or stacked, in which scales are parameters as biases are.
+
+    Layers of 16 bits have no scales; they stay as they are.
+
+    Raises:
+        UsageError: no layer is rounded.
+    """
+    if not any(isinstance(layer, CompressedLayer) for layer in network.modules()):
+        raise UsageError("no layer of the network is rounded; round it first.")
+    return replaced(network, _with_gains)
+
+
+def tuned(network: nn.Module) -> nn.Module:
+    """The rounded network again, with the scales and all else as they were learned."""
+    return replaced(network, lambda layer: layer.quantized() if isinstance(layer, _Tuned) else None)
+
+
+def _with_gains(layer: nn.Module) -> nn.Module | None:
+    return _Tuned(layer) if isinstance(layer, QuantizedLinear | QuantizedConv2d) else None
+
+
+class _Tuned(CompressedLayer):
+    """A quantized layer whose scales are multiplied with `exp(log_gain) [..., out]`, which starts at 0.
+
+    Of a logarithm Adam's steps change large and small scales by the same share, and none becomes negative.
+    """
+
+    integers: Tensor
+
+    def __init__(self, layer: QuantizedLinear | QuantizedConv2d) -> None:
+        super().__init__(layer.weight_shape, layer.stride, layer.members, layer.init, layer.gain)
+        self.layer = copy.deepcopy(layer)
+        self.bias = self.layer.bias  # one parameter of both
+        self.log_gain = nn.Parameter(torch.zeros_like(layer.scale))
+        self.register_buffer("integers", layer.integers().to(layer.scale.dtype), persistent=False)
+
+    def scale(self) -> Tensor:
+        """Of each output channel, `[..., out]`."""
+        return self.layer.scale * self.log_gain.exp()
+
+    def dense(self) -> Tensor:
+        return rounding.to_floats(self.integers, self._per_channel(self.scale()))
+
+    def entering(self, x: Tensor) -> Tensor:
+        return self.layer.entering(x)
+
+    @torch.no_grad()
+    def quantized(self) -> QuantizedLinear | QuantizedConv2d:
+        """The layer with the scales that were learned; a copy."""
+        new = copy.deepcopy(self.layer)
+        new.scale.copy_(self.scale())
+        return new
