@@ -28,7 +28,8 @@ def made_small(argv: list[str]) -> list[str]:
     if argv[0] in ("train", "finetune"):
         return [*argv, *SMALL]
     if argv[0] == "compress":
-        return [*argv, "--episodes", "2", "--updates", "40", "--min-return-ratio", "0"]
+        few = ["--candidates", "2"] if "--search" in argv else []
+        return [*argv, *few, "--episodes", "2", "--updates", "40", "--min-return-ratio", "0"]
     if argv[0] == "collect":
         return [*argv, "--episodes", "3"]
     if argv[0] == "eval":
