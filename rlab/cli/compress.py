@@ -17,7 +17,8 @@ class CompressOptions:
 
     run: tyro.conf.Positional[str]  # a run folder (its final policy) or a policy folder
     # one after the other, such as distil:64x64,prune:0.5,int8; also sparse:SHARE lowrank:RANK fp16 bf16 int4 int2
-    # dynamic8 static8 qat8 qat4 qat2
+    # dynamic8 static8 qat8 qat4 qat2; distil-hard:WxW learns greedy actions alone, prune-norm:SHARE and
+    # prune-gradient:SHARE judge neurons by other measures than their activation
     steps: str | None = None
     search: bool = False  # in place of steps: try widths, sparsity and bits, and keep the best within the bounds
     max_bytes: int | None = None  # of one member's weights as a file; a bound of the search

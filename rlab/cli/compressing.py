@@ -29,6 +29,7 @@ class Compressed:
 
     path: Path
     steps: tuple[str, ...]
+    updates: int  # of each step that trains
     min_return_ratio: float
     report: Report = field(repr=False)
 
@@ -43,6 +44,7 @@ class Compressed:
             "format": 1,
             "policy": str(self.path),
             "steps": list(self.steps),
+            "updates": self.updates,
             "min_return_ratio": self.min_return_ratio,
             "success": self.success,
             **self.report.to_json(),
@@ -144,7 +146,7 @@ def keep(
     was_there = order.out is not None and Path(order.out).is_dir()
     path = _fresh(fresh) if order.out is None else _claimed(order.out)
     try:
-        done = Compressed(path, words, order.min_return_ratio, report)
+        done = Compressed(path, words, order.settings.updates, order.min_return_ratio, report)
         if beside is not None:
             beside(path, done)
         save_policy(path, child, _facts(order.saved, done))
@@ -176,6 +178,7 @@ def _facts(saved: SavedPolicy, done: Compressed) -> dict[str, Any]:
         "env": saved.env.to_json(),
         "parent": {"folder": name_of(saved), "weights_sha256": weights_sha256(saved)},
         "steps": list(done.steps),
+        "updates": done.updates,
         "min_return_ratio": done.min_return_ratio,
         "success": done.success,
         "report": done.report.to_json(),

@@ -149,7 +149,7 @@ def compress(
     zeros = any(isinstance(layer, SparseLayer) for layer in packed(parent.network).modules())
     if zeros:
         parent = with_network(parent, full_precision(parent.network))
-    keeps_zeros = zeros and steps[0].name != "distil"
+    keeps_zeros = zeros and not STEPS[steps[0].name].fresh
     job = Job(parent, parent, make_envs, settings or DistilSettings(), keeps_zeros)
     for step in steps:
         job.policy = STEPS[step.name].function(job, step.value).eval()
@@ -189,8 +189,8 @@ def _conflict(before: Step, step: Step) -> str | None:
         if STEPS[step.name].final:
             return "the weights are rounded already; choose one of the two"
         return f"it trains, and rounded weights do not; put {before} last"
-    if step.name == "distil":
-        return f"its student begins with fresh weights, so {before} would be lost; put distil first"
+    if STEPS[step.name].fresh:
+        return f"its student begins with fresh weights, so {before} would be lost; put {step} first"
     if before.name == "sparse" and step.name == "lowrank":
         return f"its factors have no zeros, so {before} would be lost; put lowrank first"
     return None
@@ -214,7 +214,7 @@ def _parsed(word: str, text: str) -> Step:
 
 
 def _check_parent(policy: Policy, steps: Sequence[Step]) -> None:
-    if steps[0].name != "distil" and any(_is_rounded(layer) for layer in policy.network.modules()):
+    if not STEPS[steps[0].name].fresh and any(_is_rounded(layer) for layer in policy.network.modules()):
         raise UsageError(
             f"the weights of this policy are rounded already, so {steps[0]} cannot be done; start from the policy that "
             "it was made from, or with a distil step."
@@ -250,15 +250,18 @@ def _rank(value: str) -> int | float:
     return _share(value)
 
 
-def _distil(job: Job, widths: tuple[int, ...]) -> Policy:
-    return distil(job.parent, widths, job.make_envs, job.settings)
+def _distil(hard: bool) -> Callable[[Job, tuple[int, ...]], Policy]:
+    return lambda job, widths: distil(job.parent, widths, job.make_envs, replace(job.settings, hard=hard))
 
 
-def _prune(job: Job, share: float) -> Policy:
-    features, network = job.features(), job.policy.network
-    members = range(len(job.policy.seeds))
-    pruned = [prune_neurons(unstack(network, i), share, "activation", features[i]) for i in members]
-    return job.retrained(_stacked(job.policy, pruned))
+def _prune(by: str) -> Callable[[Job, float], Policy]:
+    def step(job: Job, share: float) -> Policy:
+        features, network = job.features(), job.policy.network
+        members = range(len(job.policy.seeds))
+        pruned = [prune_neurons(unstack(network, i), share, by, features[i]) for i in members]
+        return job.retrained(_stacked(job.policy, pruned))
+
+    return step
 
 
 def _sparse(job: Job, share: float) -> Policy:
@@ -319,14 +322,26 @@ class Kind:
 
     function: Callable[[Job, Any], Policy]
     final: bool = False  # its weights are rounded: nothing can be done with them afterwards
+    fresh: bool = False  # its network has weights of its own: nothing that was done before is in it
     read: Callable[[str], Any] | None = None  # its value; raises ValueError. None: it takes none
     form: str = ""
     example: str = ""
 
 
+def _distillation(example: str, hard: bool) -> Kind:
+    return Kind(_distil(hard), False, True, _widths, "the widths of the student's hidden layers", example)
+
+
+def _pruning(example: str, by: str) -> Kind:
+    return Kind(_prune(by), False, False, _share, "the share of neurons that go, above 0 and below 1", example)
+
+
 STEPS: dict[str, Kind] = {
-    "distil": Kind(_distil, read=_widths, form="the widths of the student's hidden layers", example="distil:64x64"),
-    "prune": Kind(_prune, read=_share, form="the share of neurons that go, above 0 and below 1", example="prune:0.5"),
+    "distil": _distillation("distil:64x64", hard=False),
+    "distil-hard": _distillation("distil-hard:64x64", hard=True),
+    "prune": _pruning("prune:0.5", "activation"),
+    "prune-norm": _pruning("prune-norm:0.5", "norm"),
+    "prune-gradient": _pruning("prune-gradient:0.5", "gradient"),
     "sparse": Kind(
         _sparse, read=_share, form="the share of weights that become 0, above 0 and below 1", example="sparse:0.8"
     ),

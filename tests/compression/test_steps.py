@@ -70,7 +70,7 @@ def test_steps_are_read_and_written_alike(text, steps):
     [
         ("int9", "unknown step 'int9'. Did you mean 'int8'?"),
         ("destil:8", "unknown step 'destil'. Did you mean 'distil'?"),
-        ("", "no steps; name some of distil, prune, "),
+        ("", "no steps; name some of distil, distil-hard, prune, "),
         ("int8,", "--steps 'int8,' has an empty step; write them like distil:64x64,prune:0.5,int8."),
         ("int8:3", "step 'int8:3': int8 takes no value; write int8."),
         ("distil", "step 'distil': distil needs the widths of the student's hidden layers, such as distil:64x64."),
@@ -99,7 +99,9 @@ def test_no_steps_at_all_are_refused():
         check_order(())
 
 
-WORDS = {"distil": "distil:6", "prune": "prune:0.5", "sparse": "sparse:0.5", "lowrank": "lowrank:2"}
+WORDS = {"sparse": "sparse:0.5", "lowrank": "lowrank:2"}
+WORDS |= {name: f"{name}:6" for name in ("distil", "distil-hard")}
+WORDS |= {name: f"{name}:0.5" for name in ("prune", "prune-norm", "prune-gradient")}
 
 
 @pytest.mark.parametrize("name", sorted(STEPS))
@@ -115,6 +117,15 @@ def test_every_step_makes_a_policy_that_loads_like_any_other(name, tmp_path):
     assert torch.equal(outputs(again), outputs(child))
     compressed = any(isinstance(layer, CompressedLayer) for layer in child.network.modules())
     assert compressed == (STEPS[name].final or name == "sparse")  # all others leave plain layers in float
+
+
+def test_steps_of_one_family_differ_in_what_they_go_by():
+    def weights(steps):
+        return torch.cat([p.flatten() for p in compress(make_parent(), steps, make_envs, TINY).network.parameters()])
+
+    assert not torch.equal(weights("distil:6"), weights("distil-hard:6"))
+    pruned = [weights(steps) for steps in ("prune:0.5", "prune-norm:0.5", "prune-gradient:0.5")]
+    assert all(not torch.equal(a, b) for a, b in zip(pruned, (*pruned[1:], pruned[0]), strict=True))
 
 
 def test_steps_change_what_they_say_they_change():
