@@ -7,7 +7,7 @@ READY := .venv/ready
 export OMP_NUM_THREADS := 1
 PYTEST := $(BIN)/python -m pytest -n 2
 
-STUDIES := overestimation digits text_task cloning value_pretraining no_dip head_start strategies bodies offline kickstarting quantization distillation pruning
+STUDIES := overestimation digits text_task cloning value_pretraining no_dip head_start strategies bodies offline kickstarting quantization distillation pruning return_against_size
 
 .PHONY: help train test prove bench lint types clean
 

@@ -57,7 +57,7 @@ def correct(network: nn.Module, quantized: nn.Module, features: Tensor, candidat
     for name, outputs in wanted.items():
         layer = quantized.get_submodule(name)
         assert isinstance(layer, CompressedLayer)
-        rows = _rows(layer, layer.entering(_entering(quantized, layer, features)))
+        rows = _rows(layer, layer.entering(entering(quantized, layer, features)))
         _fit(layer, float_weight(network.get_submodule(name)), rows, outputs, candidates)
         found = rows @ _matrix(layer, layer.dense()).mT
         layer.bias.add_((outputs - found).mean(dim=-2, dtype=torch.double))
@@ -69,7 +69,7 @@ def _matrix(layer: CompressedLayer, weight: Tensor) -> Tensor:
     return weight.flatten(len(layer.lead) + 1)
 
 
-def _entering(network: nn.Module, layer: nn.Module, features: Tensor) -> Tensor:
+def entering(network: nn.Module, layer: nn.Module, features: Tensor) -> Tensor:
     """What enters one layer of the network, the first time that it is called."""
     found: list[Tensor] = []
 
@@ -117,7 +117,7 @@ def _fit(layer: CompressedLayer, weight: Tensor, rows: Tensor, outputs: Tensor, 
 def _halved(weight: Tensor, rows: Tensor, outputs: Tensor, dtype: torch.dtype) -> Tensor:
     """Weights `[out, in]` that 16 bits can hold."""
     most = torch.finfo(dtype).max
-    goal, covariance = _goal(weight, rows, outputs)
+    goal, covariance = fitted(weight, rows, outputs)
     found, _ = _compensated(goal.unsqueeze(0), covariance, lambda x: x.clamp(-most, most).to(dtype).to(x.dtype))
     return found[0].to(weight.dtype)
 
@@ -126,7 +126,7 @@ def _quantized(
     weight: Tensor, rows: Tensor, outputs: Tensor, scale: Tensor, bits: int, candidates: int
 ) -> tuple[Tensor, Tensor]:
     """Weights `[out, in]` on the grid of the scales `[out]` that are given with them."""
-    goal, covariance = _goal(weight, rows, outputs)
+    goal, covariance = fitted(weight, rows, outputs)
     if bits == 8:  # no weight shall saturate
         scale = torch.maximum(scale, rounding.max_abs_scale(goal, bits, 1).to(scale.dtype))
     tried = min(candidates, int(WORK / (goal.numel() * goal.shape[1])))
@@ -141,7 +141,7 @@ def _quantized(
     return found[best, channel].to(weight.dtype), steps[best, channel].to(scale.dtype)
 
 
-def _goal(weight: Tensor, rows: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+def fitted(weight: Tensor, rows: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
     """Float weights near `weight [out, in]` whose products with `rows [n, in]` are nearest to `outputs [n, out]`, but
     for a constant, which is the bias's part, and the damped covariance `[in, in]` of the rows; in double precision."""
     rows, weight = rows.double() - rows.double().mean(dim=0), weight.double()

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rlab.compression.refit import refit
 from rlab.errors import UsageError, unknown
 from rlab.networks.layers import ACTIVATIONS, Dueling, LogStd
 from rlab.networks.lora import merged
@@ -54,18 +55,29 @@ def hidden_layers(network: nn.Module) -> tuple[HiddenLayer, ...]:
 
 
 def prune_neurons(
-    network: nn.Module, share: float | Sequence[float], by: str = "norm", features: Tensor | None = None
+    network: nn.Module,
+    share: float | Sequence[float],
+    by: str = "norm",
+    features: Tensor | None = None,
+    refitted: bool = False,
 ) -> nn.Module:
     """A smaller network without the least important neurons of each hidden layer; see `neuron_masks`.
 
     Networks of one shape keep one shape, so that the members of a population can be stacked again, though each loses
     neurons of its own choice. Adapters are merged first.
 
+    Args:
+        refitted: fit its linear layers to those of the whole network, on the features (`rlab.compression.refit`).
+
     Raises:
         UsageError: as `neuron_masks`.
     """
+    if refitted and features is None:
+        raise UsageError("layers are fitted on features of visited states; there are none.")
     network = merged(network)
-    return cut(network, neuron_masks(network, share, by, features))
+    masks = neuron_masks(network, share, by, features)
+    pruned = cut(network, masks)
+    return pruned if features is None or not refitted else refit(network, pruned, masks, features)
 
 
 def neuron_masks(
