@@ -1,5 +1,7 @@
 """Compressing the policy of a run from Python: steps, a report, and a policy folder that tells both."""
 
+import math
+import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -72,7 +74,7 @@ class Order:
 
 def compress(
     run: str | Path,
-    steps: str,
+    steps: str | Sequence[str],
     *,
     out: str | Path | None = None,
     episodes: int = 100,
@@ -85,7 +87,8 @@ def compress(
     """Compress the policy of a run or policy folder, and compare the result with it.
 
     Args:
-        steps: such as `"distil:64x64,prune:0.5,int8"`, see `rlab.compression.steps`.
+        steps: such as `"distil:64x64,prune:0.5,int8"` or `["distil:64x64", "prune:0.5", "int8"]`, see
+            `rlab.compression.steps`.
         out: the new policy folder; None makes a fresh one under `runs/`.
         episodes: per member, that parent and child are judged by, from the seeds of `evaluate`.
         min_return_ratio: what the lower end of the paired return ratio must reach for a success.
@@ -118,8 +121,11 @@ def read_order(
     """The policy to compress, and what `compress` says of it; errors and arguments are those of `compress`."""
     if out is not None:
         check_free(out)
-    if episodes < 1 or min_return_ratio < 0.0:
-        raise UsageError(f"{episodes} episodes and a return ratio of {min_return_ratio:g}: 1 and 0 are the least.")
+    _check_can_be_made(Path(ROOT if out is None else out))
+    if episodes < 1:
+        raise UsageError(f"--episodes {episodes} must be 1 or more.")
+    if not 0.0 <= min_return_ratio < math.inf:
+        raise UsageError(f"--min-return-ratio {min_return_ratio:g} must be a number of 0 or more, such as 0.95.")
     settings = DistilSettings() if updates is None else DistilSettings(updates=updates)
     saved = open_policy(str(run), trust)
     parent = saved.policy if member is None else saved.policy.only(member)
@@ -183,6 +189,15 @@ def _facts(saved: SavedPolicy, done: Compressed) -> dict[str, Any]:
         "success": done.success,
         "report": done.report.to_json(),
     }
+
+
+def _check_can_be_made(path: Path) -> None:
+    """Raise UsageError where no folder can be made or filled at `path`, as far as that is seen without making it."""
+    there = next(each for each in (path, *path.parents) if os.path.lexists(each))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"cannot write to {path}: {there} is no folder that can be written. Name another folder with --out"
+        )
 
 
 def _claimed(out: str | Path) -> Path:

@@ -54,10 +54,10 @@ def run(argv: list[str]) -> int:
 
 def _opened(options: EvalOptions) -> tuple[Any, str, Any, Path]:
     """The stack of policies to judge, its agent, its env and where it was found."""
-    (path,) = options.run
-    if not Path(path).is_file():
-        from rlab.cli.saved import open_policy
+    from rlab.cli.saved import has_exported_name, open_policy
 
+    (path,) = options.run
+    if not Path(path).is_file() and (Path(path).is_dir() or not has_exported_name(path)):
         saved = open_policy(path, options.trust)
         policy = saved.policy if options.member is None else saved.policy.only(options.member)
         return policy, saved.agent, saved.env, saved.folder

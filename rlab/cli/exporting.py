@@ -21,6 +21,8 @@ from rlab.learning.runtime import torch_settings
 
 CHECKED_STATES = 2_000  # that parity is checked on
 REPEATS = 512  # calls that are timed, of each batch size
+RUNS_CODE = (".h", ".pt2")  # files that can run code when they are opened
+NUMPY_RUNNER = "rlab/compression/export/numpy_runner.py"
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,10 @@ class ExportedMember:
                 f"one call with batch {file.batch}: {file.p50_us:.1f} us (p99 {file.p99_us:.1f}); in torch "
                 f"{torch.p50_us:.1f} us (p99 {torch.p99_us:.1f})"
             )
-        return "\n".join([*lines, f"judge it: rlab eval {done.path}"])
+        if done.path.suffix == ".npz":
+            lines.append(f"without rlab: {NUMPY_RUNNER} runs it with NumPy alone; this one file may be copied")
+        trust = " --trust" if done.path.suffix in RUNS_CODE else ""
+        return "\n".join([*lines, f"judge it: rlab eval {done.path}{trust}"])
 
 
 def export_member(
@@ -94,6 +99,8 @@ def export_member(
         RlabError: the folder is broken, the file failed its check, or the disk refuses.
     """
     check_format(format, exporter)  # before any work
+    if format != "onnx" and exporter != "auto":
+        raise UsageError(f"--exporter {exporter} is for --format onnx alone; leave it out for {format}.")
     if out is not None:
         _check_out(Path(out), SUFFIXES[format])
     saved = open_policy(str(run), trust)
@@ -115,9 +122,12 @@ def open_file(path: str | Path, trust: bool) -> tuple[Runner, EnvSpec]:
 
     Raises:
         UsageError: it can run code and `trust` is false, or a runtime is missing.
-        RlabError: it is damaged, none of rlab's or says no env, or the env is code of others and `trust` is false.
+        RlabError: it is missing, damaged, none of rlab's or says no env, or the env is code of others and `trust` is
+            false.
     """
-    if Path(path).suffix in (".h", ".pt2") and Path(path).is_file() and not trust:
+    if not Path(path).exists():
+        raise RlabError(f"there is no file {path}. rlab export makes such files")
+    if Path(path).suffix in RUNS_CODE and not trust:
         raise UsageError(f"{path} can run code when it is opened; add --trust if you trust its author.")
     runner = open_exported(path, trust=trust)
     if runner.env is None:

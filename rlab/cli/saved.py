@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlab.cli.request import check_trust
+from rlab.compression.export.runtimes import SUFFIXES
 from rlab.envs import EnvSpec, make_episodes
-from rlab.errors import RlabError
+from rlab.errors import RlabError, UsageError
 from rlab.experience.contract import EpisodeEnvs
 from rlab.networks.policy import Policy
 from rlab.runs.policies import POLICY, LoadedPolicy, load_policy
@@ -35,8 +36,11 @@ def open_policy(path: str, trust: bool) -> SavedPolicy:
     """The stack of policies in a run or policy folder.
 
     Raises:
+        UsageError: it is an exported file.
         RlabError: the folder is broken, its parent no policy, or it names code of others and `trust` is false.
     """
+    if has_exported_name(path) and Path(path).is_file():
+        raise UsageError(f"{path} is an exported file, which rlab eval alone takes; give a run or policy folder here.")
     loaded = load_policy(path, trust)
     if "env" not in loaded.extra:
         raise RlabError(f"{loaded.folder} does not say which env its policy is for.")
@@ -44,6 +48,11 @@ def open_policy(path: str, trust: bool) -> SavedPolicy:
     check_trust(str(loaded.folder), env.foreign_modules, trust)
     _check_parent(loaded)
     return SavedPolicy(loaded.policy, loaded.extra.get("agent", "unknown"), env, loaded.folder)
+
+
+def has_exported_name(path: str) -> bool:
+    """Whether the name ends as those of exported files do."""
+    return Path(path).suffix in SUFFIXES.values()
 
 
 def _check_parent(loaded: LoadedPolicy) -> None:

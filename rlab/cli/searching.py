@@ -1,7 +1,7 @@
 """Searching for the best policy within a bound from Python: trials, finalists, a policy folder, a table and a plot."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from rlab.compression.search import (
     best,
     candidates,
     finalists,
-    front,
     hidden_widths,
     hopeful,
+    on_front,
     outdone,
     spread,
 )
@@ -46,7 +46,7 @@ class Finalist:
     candidate: Candidate
     report: Report = field(repr=False)
     latency_us: float  # median of one decision, timed in turn with the parent and the other finalists
-    on_front: bool = False  # no other finalist takes no more and returns more
+    on_front: bool = False  # no other finalist that fits takes no more and returns more
     chosen: bool = False
 
     @property
@@ -106,17 +106,33 @@ class Searched:
             "agreement": float(np.mean(report.agreement)),
             "success": report.success(self.compressed.min_return_ratio),
             "fits": self.bounds.fits(each.size),
+            "fits_within_noise": self.bounds.fits(each.size, LATENCY_NOISE),
             "front": each.on_front,
             "chosen": each.chosen,
         }
 
     def summary(self) -> str:
         """The result for people."""
-        lines = [*self._rows(), "F: on the front of return against size; *: chosen, by the highest lower end"]
+        lines = [*self._rows(), f"F: on the {_front_name(self.bounds)}; *: chosen, by the highest lower end"]
+        lines += self._warnings()
         if len(self.finalists) > 1:
             how = f"rlab eval {self.compressed.path} --seed 0 judges it on others"
             lines.append(f"(the best of {len(self.finalists)} on the same episodes; {how})")
         return "\n".join([*lines, "", self.compressed.summary(), f"table and plot: {self.compressed.path / PLOT}"])
+
+    def _warnings(self) -> list[str]:
+        """What must be known of the chosen one before it is used."""
+        (chosen,) = [each for each in self.finalists if each.chosen]
+        lines = []
+        if not self.bounds.fits(chosen.size):
+            lines.append(
+                f"No finalist was measured within {self.bounds}: the chosen one took {chosen.latency_us:.1f} us, "
+                f"which is more by less than latencies vary ({LATENCY_NOISE:.0%})."
+            )
+        if not self.success:
+            ratio = self.compressed.min_return_ratio
+            lines.append(f"NO SUCCESS: no finalist that fits {self.bounds} keeps {ratio:g} of the return for certain.")
+        return lines
 
     def _rows(self) -> list[str]:
         names = ["parent", *(str(each.candidate) for each in self.finalists)]
@@ -137,7 +153,7 @@ class Searched:
         rows.append(sizes[0])
         for size, each in zip(sizes[1:], self.finalists, strict=True):
             success = "yes" if each.report.success(self.compressed.min_return_ratio) else "no"
-            success = success if self.bounds.fits(each.size) else "too large"
+            success = success if self.bounds.fits(each.size, LATENCY_NOISE) else _too_much(each.size, self.bounds)
             marks = f"{'F' if each.on_front else ' '}{'*' if each.chosen else ' '}"
             rows.append(f"{size} {_shown(each.kept):>24} {np.mean(each.report.agreement):>9.4f} {success:<7} {marks}")
         return [row.rstrip() for row in rows]
@@ -213,7 +229,7 @@ def _worth_trying(trials: Trials, bounds: Bounds, most: int, say: Say) -> tuple[
     every = candidates(hidden_widths(trials.parent.spec.network), rounded)
     if not every:
         raise UsageError("the weights of this policy are rounded and its layers as narrow as can be: nothing to try.")
-    sizes = {each: trials.expected(each, bounds.max_latency_us is not None) for each in every}
+    sizes = trials.expected(every, bounds.max_latency_us is not None)
     fitting = {each: size for each, size in sizes.items() if bounds.fits(size, LATENCY_NOISE)}
     if not fitting:
         raise _nothing_fits(list(sizes.items()), bounds, "candidates")
@@ -222,9 +238,18 @@ def _worth_trying(trials: Trials, bounds: Bounds, most: int, say: Say) -> tuple[
     counts = {"all": len(every), "within_bounds": len(fitting), "worth_trying": len(worth), "most_trained": most}
     say(
         f"{len(every)} candidates, {len(fitting)} within {bounds}, {len(worth)} of these not outdone by another one; "
-        f"at most {most} are trained"
+        f"at most {most} are trained{_bases(worth)}"
     )
     return worth, counts
+
+
+def _bases(worth: Iterable[Candidate]) -> str:
+    """What else counts as trained: students that are too large themselves, as the beginning of others."""
+    above = {each.student for each in worth if each.widths is not None} - set(worth)
+    if not above:
+        return ""
+    students = "1 student above the bound" if len(above) == 1 else f"{len(above)} students above the bound"
+    return f", and to these count the networks that others begin with: up to {students}"
 
 
 def _screened(
@@ -251,7 +276,8 @@ def _screened(
             say(f"{trial.candidate} loses too much already: nothing is tried on it")
     further = [each for each in by_cost if each.student in going_on and each != each.student]
     others = [tried(each) for each in spread(further, most - len(students))]
-    return (*(trial for trial in students if trial.candidate in worth), *others)
+    found = [trial for trial in (*students, *others) if trial.candidate.steps]  # not the parent itself
+    return tuple(found if bounds.max_latency_us is None else trials.timed_in_turn(found))
 
 
 def _wideness(student: Candidate) -> tuple[float, ...]:
@@ -272,21 +298,38 @@ def _judged(
         report = compare(order.parent, child, order.saved.make_episodes, order.episodes)
         found.append(Finalist(candidate, report, latency_us))
         say(f"judged {candidate}: {found[-1].size.weight_bytes} bytes, return kept {_shown(found[-1].kept)}")
-    chosen = best([each.kept.low for each in found], [each.size for each in found], bounds)
+    kept, sizes = [each.kept for each in found], [each.size for each in found]
+    chosen = best(kept, sizes, bounds)
     if chosen is None:
         raise _nothing_fits([(each.candidate, each.size) for each in found], bounds, "finalists, measured again")
-    on_front = front([(bounds.cost(each.size), each.kept.estimate) for each in found])
-    marked = enumerate(zip(found, on_front, strict=True))
+    marked = enumerate(zip(found, on_front(kept, sizes, bounds), strict=True))
     return tuple(replace(each, on_front=on, chosen=i == chosen) for i, (each, on) in marked), parent_us
 
 
 def _nothing_fits(sizes: Sequence[tuple[Candidate, Size]], bounds: Bounds, what: str) -> RlabError:
-    candidate, size = min(sizes, key=lambda each: bounds.cost(each[1]))
+    """The error that names the smallest one, or where only latency stands in the way the fastest one."""
+    small = [each for each in sizes if bounds.max_bytes is None or each[1].weight_bytes <= bounds.max_bytes]
+    latency_fails = bool(small) and bounds.max_latency_us is not None
+    candidate, size = min(small if latency_fails else sizes, key=lambda each: _least(each[1], latency_fails))
+    among = f"{len(small)} {what}" if latency_fails else f"{len(sizes)} {what}"
+    enough = f" within {bounds.max_bytes} bytes" if latency_fails and len(small) < len(sizes) else ""
     latency = "" if size.latency_us is None or bounds.max_latency_us is None else f" and {size.latency_us:.1f} us"
     return RlabError(
-        f"nothing fits {bounds}: the smallest of {len(sizes)} {what}, {candidate}, takes {size.weight_bytes} bytes"
-        f"{latency}."
+        f"nothing fits {bounds}: the {'fastest' if latency_fails else 'smallest'} of {among}{enough}, {candidate}, "
+        f"takes {size.weight_bytes} bytes{latency}."
     )
+
+
+def _least(size: Size, by_latency: bool) -> float:
+    return size.latency_us if by_latency and size.latency_us is not None else float(size.weight_bytes)
+
+
+def _too_much(size: Size, bounds: Bounds) -> str:
+    return "too slow" if Bounds(bounds.max_bytes).fits(size) else "too large"
+
+
+def _front_name(bounds: Bounds) -> str:
+    return f"front of return against {'latency' if bounds.max_bytes is None else 'size'}"
 
 
 def _draw(path: Path, found: Searched, name: str, parent_mean: float) -> None:
@@ -299,7 +342,7 @@ def _draw(path: Path, found: Searched, name: str, parent_mean: float) -> None:
     others = [
         (bounds.cost(trial.size), 1.0 + gap / (abs(parent_mean) or math.inf) if has_ratio else gap)
         for trial in found.trials
-        if trial.candidate not in {each.candidate for each in judged}
+        if trial.candidate not in {each.candidate for each in judged} and bounds.fits(trial.size, LATENCY_NOISE)
         for gap in [trial.difference.estimate]
     ]
     labels = (
@@ -307,7 +350,16 @@ def _draw(path: Path, found: Searched, name: str, parent_mean: float) -> None:
         "return ratio, 95 %" if has_ratio else "difference of the mean returns, 95 %",
     )
     limits = (bounds.max_bytes if by_bytes else bounds.max_latency_us, found.compressed.min_return_ratio)
-    save_front(path, points, others, labels, limits if has_ratio else (limits[0], 0.0), f"{name}, within {bounds}")
+    save_front(
+        path,
+        points,
+        others,
+        labels,
+        limits if has_ratio else (limits[0], 0.0),
+        f"{name}, within {bounds}",
+        front_label=_front_name(bounds),
+        others_label=f"screened on {EPISODES} other episodes",
+    )
 
 
 def _trial(trial: Trial) -> dict[str, Any]:

@@ -79,16 +79,20 @@ class Report:
     def verdict(self, min_return_ratio: float) -> str:
         """One line: a success or not, and by which number."""
         word = "success" if self.success(min_return_ratio) else "NOT a success"
+        if self.ratio is None and self.difference.low == 0.0:  # of a child that is better, more is known
+            return f"{word}: the child loses nothing, but the parent's own mean return may be 0, so nothing is shown"
         if self.ratio is None:
             return f"{word}: no ratio, since the parent's mean return may be 0; the difference's lower end must be 0"
         return f"{word}: the lower end of the return ratio is {self.ratio.low:.3f}, the bound {min_return_ratio:g}"
 
     def _returns(self) -> list[str]:
         last = self.first_seed + self.episodes - 1
-        rows = [f"{'seed':>10} {'parent':>10} {'child':>10}   agreement  worst output error"]
+        name = "agreement" if self.measure == "same_action" else "difference"
+        rows = [f"{'seed':>10} {'parent':>10} {'child':>10} {name:>11}  worst output error"]
+        digits = 3 if max(map(abs, (*self.parent.returns, *self.child.returns))) < 10.0 else 1
         columns = (self.seeds, self.parent.returns, self.child.returns, self.agreement, self.worst_output_error)
         for seed, parent, child, agreed, worst in zip(*columns, strict=True):
-            rows.append(f"{seed:>10} {parent:>10.1f} {child:>10.1f} {agreed:>11.4f} {worst:>19.3g}")
+            rows.append(f"{seed:>10} {parent:>10.{digits}f} {child:>10.{digits}f} {agreed:>11.4f} {worst:>19.3g}")
         rows.append(f"{self.difference} difference of the mean returns, episode seeds {self.first_seed} to {last}")
         if self.ratio is not None:
             kind = "" if np.mean(self.parent.returns) > 0 else ": 1 + (child - parent) / |parent|, for negative returns"

@@ -4,6 +4,7 @@ Candidates are widths x sparsity x bits. What fits no bound, and what another ca
 before anything is trained; of the rest as many are tried as were asked for, evenly spread over their sizes.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -127,9 +128,12 @@ def candidates(hidden: Sequence[int], rounded: bool = False) -> tuple[Candidate,
 
 
 def outdone(sizes: Mapping[Candidate, Size], bounds: Bounds) -> set[Candidate]:
-    """Candidates that need no trial: another one of the same widths is as dense and as precise, and takes no more.
+    """Candidates that need no trial: another one of the same widths is as dense and as precise, and takes no more bytes
+    nor, where latency is bounded, more time than the noise explains.
 
-    That is what becomes of bits and zeros where they save nothing: the scales of a few weights take more than these.
+    That is what becomes of bits and zeros where they save nothing: the scales of a few weights take more than these,
+    and rounded weights are no faster where the runtime computes in float. Fewer bytes count without a bound on them
+    too: of policies that are equally fast the smaller one is worth a trial.
     """
     return {each for each in sizes if any(_outdoes(other, each, sizes, bounds) for other in sizes)}
 
@@ -142,7 +146,7 @@ def _outdoes(other: Candidate, each: Candidate, sizes: Mapping[Candidate, Size],
 
 
 def _takes_no_more(one: Size, other: Size, bounds: Bounds) -> bool:
-    if bounds.max_bytes is not None and one.weight_bytes > other.weight_bytes:
+    if one.weight_bytes > other.weight_bytes:
         return False
     if bounds.max_latency_us is None or one.latency_us is None or other.latency_us is None:
         return True
@@ -168,32 +172,90 @@ def hopeful(students: Sequence[Trial], may_lose: float) -> list[Trial]:
     return found or sorted(students, key=lambda trial: trial.mean_return)[-1:]
 
 
-def front(points: Sequence[tuple[float, ...]]) -> list[bool]:
+def costs(sizes: Sequence[Size], bounds: Bounds) -> list[float]:
+    """The cost of each by `Bounds.cost`, where latencies that differ by noise alone are the same.
+
+    From the fastest one on, all that take up to `LATENCY_NOISE` more have its latency; the next one begins anew. So
+    being equal is no matter of the pair that is compared, and no front can go round in a circle.
+    """
+    found = [bounds.cost(size) for size in sizes]
+    if bounds.max_bytes is not None:
+        return found
+    level, levels = -math.inf, {}
+    for cost in sorted(found):
+        level = level if cost <= level * (1.0 + LATENCY_NOISE) else cost
+        levels[cost] = level
+    return [levels[cost] for cost in found]
+
+
+def front(points: Sequence[tuple[float, ...]], weight_bytes: Sequence[int] | None = None) -> list[bool]:
     """Which points `(cost, value, ...)` no other one beats: by costing no more and being as good in every value, and
-    better in one of these. Of equal points all are on the front; values count to `DECIMALS`."""
-    points = [(point[0], *(round(value, DECIMALS) for value in point[1:])) for point in points]
-    return [not any(_beats(other, point) for other in points) for point in points]
+    better in one of these; of equal points, by fewer bytes. Values count to `DECIMALS`."""
+    rounded = [(point[0], *(round(value, DECIMALS) for value in point[1:])) for point in points]
+    all_points = list(zip(rounded, weight_bytes or [0] * len(points), strict=True))
+    return [not any(_beats(other, point) for other in all_points) for point in all_points]
 
 
-def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return one != other and one[0] <= other[0] and all(a >= b for a, b in zip(one[1:], other[1:], strict=True))
+def _beats(one: tuple[tuple[float, ...], int], other: tuple[tuple[float, ...], int]) -> bool:
+    if one[0] == other[0]:
+        return one[1] < other[1]
+    return one[0][0] <= other[0][0] and all(a >= b for a, b in zip(one[0][1:], other[0][1:], strict=True))
 
 
 def finalists(trials: Sequence[Trial], bounds: Bounds, most: int) -> list[Trial]:
     """At most so many of the trials, by cost: those on the front of return against cost, then those on the front of
-    return and likeness, since few episodes hide damage that decisions show."""
-    ordered = sorted(trials, key=lambda trial: (bounds.cost(trial.size), -trial.mean_return))
-    costs = [bounds.cost(trial.size) for trial in ordered]
-    by_return = front([(cost, trial.mean_return) for cost, trial in zip(costs, ordered, strict=True)])
-    by_both = front([(cost, t.mean_return, t.likeness) for cost, t in zip(costs, ordered, strict=True)])
-    first = spread([trial for trial, on in zip(ordered, by_return, strict=True) if on], most)
+    return and likeness, since few episodes hide damage that decisions show.
+
+    Where latency is bounded the smallest student in float is always among them: what was timed as faster by chance may
+    not fit when it is timed again, and nothing is more likely to fit than that one.
+    """
+    cost_of = dict(zip((t.candidate for t in trials), costs([t.size for t in trials], bounds), strict=True))
+    ordered = sorted(trials, key=lambda t: (cost_of[t.candidate], -t.mean_return, t.size.weight_bytes, -_bits(t)))
+    sizes = [trial.size.weight_bytes for trial in ordered]
+    by_return = front([(cost_of[t.candidate], t.mean_return) for t in ordered], sizes)
+    by_both = front([(cost_of[t.candidate], t.mean_return, t.likeness) for t in ordered], sizes)
+    safe = [] if bounds.max_latency_us is None else smallest_students(trials, 1)[: most - 1]
+    best_for_cost = [trial for trial, on in zip(ordered, by_return, strict=True) if on and trial not in safe]
+    first = [*safe, *spread(best_for_cost, most - len(safe))]
     others = [trial for trial, on in zip(ordered, by_both, strict=True) if on and trial not in first]
     taken = [*first, *spread(others, most - len(first))]
     return [trial for trial in ordered if trial in taken]
 
 
-def best(lows: Sequence[float], sizes: Sequence[Size], bounds: Bounds) -> int | None:
-    """The number of the candidate to keep: of those that fit, the one whose return's interval has the highest lower
-    end; of equals (to `DECIMALS`) the one of fewest bytes. None where none fits."""
+def smallest_students(trials: Sequence[Trial], most: int) -> list[Trial]:
+    """At most so many of the students that kept all of their weights in float, those of fewest bytes."""
+    students = [trial for trial in trials if trial.candidate == trial.candidate.student]
+    return sorted(students, key=lambda trial: trial.size.weight_bytes)[:most]
+
+
+def _bits(trial: Trial) -> int:
+    return BITS[trial.candidate.word]
+
+
+def fitting_ones(sizes: Sequence[Size], bounds: Bounds) -> list[int]:
+    """The numbers of those that fit; where none does, of those that fit but for what latencies vary by."""
     fitting = [i for i, size in enumerate(sizes) if bounds.fits(size)]
-    return max(fitting, key=lambda i: (round(lows[i], DECIMALS), -sizes[i].weight_bytes), default=None)
+    return fitting or [i for i, size in enumerate(sizes) if bounds.fits(size, LATENCY_NOISE)]
+
+
+def on_front(kept: Sequence[Interval], sizes: Sequence[Size], bounds: Bounds) -> list[bool]:
+    """Which of the candidates fit (`fitting_ones`) and are beaten by no other that does, in what is known of the
+    return, the estimate and its lower end, against cost; of equals the one of fewest bytes."""
+    fitting = fitting_ones(sizes, bounds)
+    cost = costs([sizes[i] for i in fitting], bounds)
+    points = [(each, kept[i].estimate, kept[i].low) for each, i in zip(cost, fitting, strict=True)]
+    on = dict(zip(fitting, front(points, [sizes[i].weight_bytes for i in fitting]), strict=True))
+    return [on.get(i, False) for i in range(len(sizes))]
+
+
+def best(kept: Sequence[Interval], sizes: Sequence[Size], bounds: Bounds) -> int | None:
+    """The number of the candidate to keep: of those that fit (`fitting_ones`) the one whose return's interval has the
+    highest lower end; of equals (to `DECIMALS`) the one of the highest estimate, then the cheapest (`costs`), then that
+    of fewest bytes. None where none fits. It is always `on_front`."""
+    fitting = fitting_ones(sizes, bounds)
+    cost = dict(zip(fitting, costs([sizes[i] for i in fitting], bounds), strict=True))
+
+    def worth(i: int) -> tuple[float, ...]:
+        return round(kept[i].low, DECIMALS), round(kept[i].estimate, DECIMALS), -cost[i], -sizes[i].weight_bytes
+
+    return max(fitting, key=worth, default=None)

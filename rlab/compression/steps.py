@@ -21,6 +21,7 @@ from rlab.compression.prune import prune_neurons
 from rlab.compression.quantize import dynamic, half, static, weight_only
 from rlab.compression.sparsity import packed
 from rlab.compression.tuning import prepare_tuning, tuned
+from rlab.compression.values import give_values
 from rlab.compression.visits import END_OF_VISIT_SEEDS, FIRST_VISIT_SEED, WIDTH, visited
 from rlab.errors import UsageError, unknown
 from rlab.learning.sparsity import MaskedTraining
@@ -80,6 +81,22 @@ class Job:
     make_envs: MakeEnvs
     settings: DistilSettings
     sparse: bool = False  # weights that are 0 must stay so
+    fresh: bool = False  # a student of its own weights
+
+    def note(self, step: "Step") -> None:
+        """Remember what a step that was done means for those behind it."""
+        self.sparse = self.sparse or step.name == "sparse"
+        self.fresh = self.fresh or STEPS[step.name].fresh
+
+    def finished(self) -> Policy:
+        """The policy when all steps are done; a copy where it is not the same."""
+        policy = packed(self.policy) if self.sparse else self.policy
+        if not self.fresh or {self.parent.spec.head["kind"], policy.spec.head["kind"]} != {"q"}:
+            return policy
+        policy = copy.deepcopy(policy)
+        obs = visited(self.parent, self.make_envs, FEATURE_ROWS, sampled=FEATURES_SAMPLED)
+        give_values(policy, self.parent, torch.from_numpy(obs).to(_device_of(policy)))
+        return policy
 
     def features(self) -> Tensor:
         """What the network reads in states that the policy visits, `[S, R, ...]`."""
@@ -155,22 +172,23 @@ def compress(
     job = Job(parent, parent, make_envs, settings or DistilSettings(), keeps_zeros)
     for step in steps:
         job.policy = STEPS[step.name].function(job, step.value).eval()
-        job.sparse = job.sparse or step.name == "sparse"
+        job.note(step)
         if after_step is not None:
             after_step(step)
-    return packed(job.policy) if job.sparse else job.policy
+    return job.finished()
 
 
-def parse_steps(text: str) -> tuple[Step, ...]:
-    """The steps that `distil:64x64,prune:0.5,int8` names.
+def parse_steps(words: str | Sequence[str]) -> tuple[Step, ...]:
+    """The steps that `distil:64x64,prune:0.5,int8` names, as one text or as its words.
 
     Raises:
         UsageError: a word is unknown or lacks its value, or the order makes no sense.
     """
-    words = [word.strip() for word in text.split(",")]
-    if not any(words):
+    text = words if isinstance(words, str) else ",".join(map(str, words))
+    parts = [part.strip() for part in text.split(",")]
+    if not any(parts):
         raise UsageError(f"no steps; name some of {', '.join(STEPS)}, such as {EXAMPLE}.")
-    steps = tuple(_parsed(word, text) for word in words)
+    steps = tuple(_parsed(part, text) for part in parts)
     check_order(steps)
     return steps
 

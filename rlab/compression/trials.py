@@ -48,6 +48,7 @@ class Trials:
     def __init__(self, parent: Policy, make_envs: MakeEnvs, settings: DistilSettings, episodes: int = EPISODES) -> None:
         self.parent = merge_policy(parent)
         self._make_envs, self._episodes = make_envs, episodes
+        self._made: dict[Candidate, Policy] = {}
         self._jobs: dict[tuple[Step, ...], Job] = {(): Job(self.parent, self.parent, make_envs, settings)}
         self.obs = visited(self.parent, make_envs, STATES, FIRST_SCREENING_STATE_SEED)
         self.returns = evaluate(self.parent, make_envs, episodes, FIRST_SCREENING_SEED).returns  # [S, E]
@@ -60,27 +61,35 @@ class Trials:
         Raises:
             UsageError, RlabError: as `compress` does.
         """
-        policy = self._job(candidate.steps).policy
-        return packed(policy) if candidate.share else policy
+        if candidate not in self._made:
+            self._made[candidate] = self._job(candidate.steps).finished()
+        return self._made[candidate]
 
     def _job(self, steps: tuple[Step, ...]) -> Job:
         if steps not in self._jobs:
             check_order(steps)
             before, step = self._job(steps[:-1]), steps[-1]
             policy = STEPS[step.name].function(before, step.value).eval()
-            self._jobs[steps] = replace(before, policy=policy, sparse=before.sparse or step.name == "sparse")
+            self._jobs[steps] = replace(before, policy=policy)
+            self._jobs[steps].note(step)
         return self._jobs[steps]
 
-    def expected(self, candidate: Candidate, timed: bool) -> Size:
-        """What the candidate will take, by the same layers with other weights: nothing is trained.
+    def expected(self, candidates: Sequence[Candidate], timed: bool) -> dict[Candidate, Size]:
+        """What the candidates will take, by the same layers with other weights: nothing is trained.
 
         Bytes are those of the finished policy, but for sparse weights: how many of these are rounded to 0 besides is
-        not known before.
+        not known before. Candidates of the same widths are timed in turn, since these are compared with each other.
         """
-        member = _untrained(self.parent, candidate)
-        return Size(weight_bytes(member), self.medians([member])[0] if timed else None)
+        found: dict[Candidate, Size] = {}
+        for widths in dict.fromkeys(each.widths for each in candidates):
+            alike = [each for each in candidates if each.widths == widths]
+            members = [_untrained(self.parent, each) for each in alike]
+            latencies: Sequence[float | None] = self.medians(members) if timed else [None] * len(alike)
+            sizes = map(Size, map(weight_bytes, members), latencies)
+            found.update(zip(alike, sizes, strict=True))
+        return {each: found[each] for each in candidates}
 
-    def screened(self, candidate: Candidate, latency_us: float | None) -> Trial:
+    def screened(self, candidate: Candidate, latency_us: float | None = None) -> Trial:
         """How the candidate does, made where it was not yet; `latency_us` is what was expected."""
         policy = self.made(candidate)
         returns = evaluate(policy, self._make_envs, self._episodes, FIRST_SCREENING_SEED).returns
@@ -96,6 +105,14 @@ class Trials:
             difference,
             likeness if found.measure == "same_action" else -likeness,
         )
+
+    def timed_in_turn(self, trials: Sequence[Trial]) -> list[Trial]:
+        """The trials with the latencies of what was made, which can be compared with each other."""
+        latencies = self.medians([self.made(trial.candidate).member() for trial in trials])
+        return [
+            replace(trial, size=replace(trial.size, latency_us=latency_us))
+            for trial, latency_us in zip(trials, latencies, strict=True)
+        ]
 
     def medians(self, members: Sequence[MemberPolicy]) -> list[float]:
         """Microseconds of one decision of each, in the runtime that the report judges by; timed in turn, so that all

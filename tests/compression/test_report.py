@@ -182,7 +182,18 @@ def test_the_lower_end_of_the_interval_decides(rounded):
     assert not unknown.success(0.0)
     assert "no ratio" in unknown.verdict(0.95)
     assert "ratio:" not in unknown.summary()
-    assert replace(unknown, difference=Interval(0.0, 0.0, 0.0)).success(0.95)
+    gained = replace(unknown, difference=Interval(0.2, 0.1, 0.3))
+    assert gained.verdict(0.95).startswith("success: no ratio")
+    assert "nothing is shown" not in gained.verdict(0.95)
+
+
+def test_no_loss_beside_a_parent_that_may_return_nothing_is_said_to_show_nothing(rounded):
+    _, _, report = rounded
+    equal = replace(report, ratio=None, difference=Interval(0.0, 0.0, 0.0))
+    assert equal.success(0.95)
+    assert equal.verdict(0.95) == (
+        "success: the child loses nothing, but the parent's own mean return may be 0, so nothing is shown"
+    )
 
 
 def test_the_report_is_plain_data_and_lines_for_people(rounded):
@@ -197,7 +208,25 @@ def test_the_report_is_plain_data_and_lines_for_people(rounded):
         assert words in text
     assert "not 0" not in text
     assert "not 0" in replace(report, child=replace(report.child, nonzero=0.2)).summary()
-    assert "differ by" in replace(report, measure="action_difference").summary()
+    assert text.splitlines()[0].split()[:4] == ["seed", "parent", "child", "agreement"]
+    continuous = replace(report, measure="action_difference").summary()
+    assert "differ by" in continuous
+    assert continuous.splitlines()[0].split()[:4] == ["seed", "parent", "child", "difference"]
+    assert len(continuous.splitlines()[0]) == len(continuous.splitlines()[1])
+
+
+@pytest.mark.parametrize(
+    ("parent", "child", "shown"),
+    [
+        ((0.2, 0.1875), (0.2, -9.5), [["0.200", "0.200"], ["0.188", "-9.500"]]),
+        ((0.2, 9.0), (0.2, -10.0), [["0.2", "0.2"], ["9.0", "-10.0"]]),
+    ],
+)
+def test_returns_that_are_all_small_have_three_decimals(rounded, parent, child, shown):
+    _, _, report = rounded
+    sides = {"parent": replace(report.parent, returns=parent), "child": replace(report.child, returns=child)}
+    rows = replace(report, **sides).summary().splitlines()[1:3]
+    assert [row.split()[1:3] for row in rows] == shown
 
 
 def test_what_cannot_be_compared_is_refused(rounded):

@@ -1,5 +1,7 @@
 """Searching: candidates, fronts and choices on numbers worked on paper, and trials of tiny policies."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,11 +17,13 @@ from rlab.compression.search import (
     Trial,
     best,
     candidates,
+    costs,
     finalists,
     front,
     hidden_widths,
     hopeful,
     ladder,
+    on_front,
     outdone,
     spread,
 )
@@ -119,11 +123,24 @@ def test_bits_and_zeros_that_save_nothing_are_outdone_by_those_that_lose_less():
 
 
 def test_latencies_that_differ_by_noise_alone_are_equal():
-    sizes = {named("distil:4x4"): Size(728, 6.2), named("distil:4x4,int8"): Size(700, 6.0)}
+    sizes = {named("distil:4x4"): Size(728, 6.2), named("distil:4x4,int8"): Size(848, 6.0)}
     assert set(map(str, outdone(sizes, Bounds(None, 10.0)))) == {"distil:4x4,int8"}  # 6.2 <= 6.0 * 1.05
-    assert outdone(sizes, Bounds(1000, 10.0)) == set()  # but it saves bytes, which are bounded too
-    sizes[named("distil:4x4,int8")] = Size(700, 5.9)  # 5.9 * 1.05 = 6.195
+    assert set(map(str, outdone(sizes, Bounds(1000, 10.0)))) == {"distil:4x4,int8"}
+    sizes[named("distil:4x4,int8")] = Size(728, 5.9)  # 5.9 * 1.05 = 6.195
     assert outdone(sizes, Bounds(None, 10.0)) == set()
+
+
+def test_what_is_as_fast_and_takes_fewer_bytes_is_worth_a_trial():
+    sizes = {named("distil:4x4"): Size(728, 6.0), named("distil:4x4,qat4"): Size(720, 6.0)}
+    assert outdone(sizes, Bounds(None, 10.0)) == set()
+    sizes[named("distil:4x4,qat2")] = Size(720, 6.0)  # of equals the more precise one
+    assert set(map(str, outdone(sizes, Bounds(None, 10.0)))) == {"distil:4x4,qat2"}
+
+
+def test_latencies_are_equal_up_to_the_noise_from_the_fastest_one_on():
+    sizes = [Size(1, each) for each in (5.745, 5.73, 6.1, 6.0, 6.4)]  # 5.73 * 1.05 = 6.0165, 6.1 * 1.05 = 6.405
+    assert costs(sizes, Bounds(None, 10.0)) == [5.73, 5.73, 6.1, 5.73, 6.1]
+    assert costs([Size(100, 6.0), Size(101, 6.0)], Bounds(1000, 10.0)) == [100, 101]  # bytes are known exactly
 
 
 def test_items_are_spread_evenly_with_both_ends():
@@ -156,6 +173,7 @@ def test_the_front_on_numbers_worked_on_paper():
     assert front([(1, 1.0), (1, 1.0)]) == [True, True]
     assert front([(1, 0.5, 0.9), (2, 0.5, 0.8), (2, 0.5, 0.95)]) == [True, False, True]
     assert front([]) == []
+    assert front([(1, 1.0), (1, 1.0), (1, 0.9)], [9, 8, 7]) == [False, True, False]  # of equals that of fewest bytes
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9)), max_size=12))
@@ -188,11 +206,61 @@ def test_finalists_are_the_front_and_those_whose_decisions_are_more_alike():
 
 
 def test_the_highest_lower_end_within_the_bound_is_chosen_and_of_equals_the_smallest():
-    lows = [0.90, 0.97, 0.9704, 0.99]
-    assert best(lows, [Size(500), Size(900), Size(800), Size(1001)], BYTES) == 2  # 0.97 and 0.9704 are both 0.970
-    assert best(lows, [Size(500), Size(700), Size(800), Size(1000)], BYTES) == 3
-    assert best(lows, [Size(2000)] * 4, BYTES) is None
-    assert best(lows, [Size(1, 9.0), Size(1, 11.0), Size(1, 12.0), Size(1, 10.5)], Bounds(None, 10.0)) == 0
+    kept = [Interval(1.0, low, 1.0) for low in (0.90, 0.97, 0.9704, 0.99)]
+    assert best(kept, [Size(500), Size(900), Size(800), Size(1001)], BYTES) == 2  # 0.97 and 0.9704 are both 0.970
+    assert best(kept, [Size(500), Size(700), Size(800), Size(1000)], BYTES) == 3
+    assert best(kept, [Size(2000)] * 4, BYTES) is None
+    assert best(kept, [Size(1, 9.0), Size(1, 11.0), Size(1, 12.0), Size(1, 10.5)], Bounds(None, 10.0)) == 0
+
+
+def test_where_lower_ends_tie_the_higher_estimate_comes_before_fewer_bytes():
+    kept = [Interval(0.0912, 0.0, 0.2), Interval(0.340, 0.0, 0.7), Interval(0.3404, 0.0, 0.7)]
+    assert best(kept, [Size(500), Size(800), Size(900)], BYTES) == 1  # 0.340 and 0.3404 are equal
+
+
+def test_where_nothing_fits_what_is_too_slow_by_the_noise_alone_is_chosen():
+    kept, bounds = [Interval(1.0, low, 1.0) for low in (0.9, 0.8, 1.0)], Bounds(None, 6.0)
+    slow = [Size(728, 6.2), Size(848, 6.3), Size(900, 6.4)]  # 6 * 1.05 = 6.3
+    assert best(kept, slow, bounds) == 0
+    assert best(kept, [slow[0], Size(848, 6.0), slow[2]], bounds) == 1  # one fits: the noise excuses none
+    assert best(kept, [Size(1, 6.4)] * 3, bounds) is None
+    assert on_front(kept, [Size(1, 6.4)] * 3, bounds) == [False] * 3
+
+
+def test_of_equal_latencies_and_returns_the_smaller_policy_is_chosen_and_on_the_front():
+    kept, sizes = [Interval(1.0, 1.0, 1.0)] * 2, [Size(3624, 5.73), Size(1504, 5.745)]
+    assert best(kept, sizes, Bounds(None, 10.0)) == 1
+    assert on_front(kept, sizes, Bounds(None, 10.0)) == [False, True]
+
+
+RETURNS = st.tuples(st.integers(0, 3), st.integers(0, 3)).map(lambda two: Interval(max(two), min(two), 4.0))
+SIZES = st.builds(Size, st.integers(900, 1100), st.floats(5.0, 7.0))
+
+
+@given(
+    st.lists(st.tuples(RETURNS, SIZES), max_size=8),
+    st.sampled_from([Bounds(None, 6.0), Bounds(1000, None), Bounds(1000, 6.0)]),
+)
+def test_the_chosen_one_is_on_the_front(found, bounds):
+    kept, sizes = [each[0] for each in found], [each[1] for each in found]
+    chosen = best(kept, sizes, bounds)
+    assert any(on_front(kept, sizes, bounds)) == (chosen is not None)
+    assert chosen is None or on_front(kept, sizes, bounds)[chosen]
+
+
+def test_the_smallest_student_that_fits_is_a_finalist_where_latency_is_bounded():
+    def timed(name, size, us, mean, likeness):
+        found = trial(name, size, mean, likeness)
+        return replace(found, size=Size(size, us))
+
+    trials = [
+        timed("distil:4x4", 728, 6.2, 499.0, 0.8),
+        timed("distil:4x4,int8", 848, 5.5, 500.0, 0.9),  # better in everything by chance
+        timed("distil:8x8", 1048, 6.2, 499.0, 0.8),
+    ]
+    names = [str(each.candidate) for each in finalists(trials, Bounds(None, 6.0), most=8)]
+    assert names == ["distil:4x4,int8", "distil:4x4"]
+    assert len(finalists(trials, Bounds(None, 6.0), most=1)) == 1
 
 
 @pytest.fixture(scope="module")
@@ -238,16 +306,29 @@ def test_what_candidates_begin_with_is_made_once():
 def test_bytes_are_known_before_anything_is_trained(trials, name):
     (candidate,) = [each for each in candidates((16, 8)) if str(each) == name]
     found = weight_bytes(trials.made(candidate).member())
-    assert trials.expected(candidate, timed=False).weight_bytes == found
+    assert trials.expected([candidate], timed=False) == {candidate: Size(found)}
     assert trials.screened(candidate, None).size == Size(found)
     assert compare(trials.parent, trials.made(candidate), make_envs, episodes=2).child.weight_bytes == found
 
 
 def test_latency_is_measured_where_it_is_asked_for(trials):
-    assert trials.expected(Candidate((4, 4)), timed=False).latency_us is None
-    latency = trials.expected(Candidate((4, 4)), timed=True).latency_us
-    assert latency is not None
-    assert 0 < latency < 10_000
+    every = [Candidate((4, 4)), Candidate((6, 6)), Candidate((4, 4), 0.5)]
+    assert all(each.latency_us is None for each in trials.expected(every, timed=False).values())
+    found = trials.expected(every, timed=True)
+    assert list(found) == every
+    assert all(each.latency_us is not None and 0 < each.latency_us < 10_000 for each in found.values())
+
+
+def test_candidates_of_the_same_widths_are_timed_in_turn(trials, monkeypatch):
+    groups, medians = [], trials.medians
+    monkeypatch.setattr(trials, "medians", lambda members: (groups.append(len(members)), medians(members))[1])
+    trials.expected([Candidate((4, 4)), Candidate((6, 6)), Candidate((4, 4), 0.5)], timed=True)
+    assert groups == [2, 1]
+    found = [trials.screened(Candidate((4, 4)), 1e9), trials.screened(Candidate((4, 4), 0.5))]
+    again = trials.timed_in_turn(found)
+    assert groups == [2, 1, 2]
+    assert [each.candidate for each in again] == [each.candidate for each in found]
+    assert all(0 < each.size.latency_us < 10_000 for each in again)
 
 
 def test_the_screening_sees_no_episode_that_anything_is_judged_by():

@@ -1,6 +1,7 @@
 """`rlab compress`: a policy folder like any other, a report, an exit code, and one line for what is wrong."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import torch
 import rlab
 from rlab import api
 from rlab.cli.main import main
+from rlab.errors import UsageError
 from rlab.networks.quantized import CompressedLayer
 from rlab.runs import files
 from rlab.runs.policies import load_policy
@@ -122,6 +124,45 @@ def test_what_is_in_the_way_is_refused_before_any_work(
     assert before == {path: path.read_bytes() for path in rounded.iterdir()}
 
 
+@pytest.mark.parametrize("how", [["--steps", "int8"], ["--search", "--max-bytes", "900"]])
+def test_a_folder_that_cannot_be_made_is_noticed_before_any_work(
+    ppo_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: list[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    for name, there in [("file/out", "file"), ("file/more/out", "file"), ("nowhere/out", "nowhere")]:
+        assert main(["compress", str(ppo_run), *how, "--out", str(tmp_path / name), *QUICK]) == 2
+        (line,) = capsys.readouterr().err.splitlines()  # and no line of a step that is done
+        assert f"cannot write to {tmp_path / name}: {tmp_path / there} is no folder that can be written." in line
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_that_is_shut_is_noticed_before_any_work(
+    ppo_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shut, access = tmp_path / "shut", os.access
+    shut.mkdir()
+    # The superuser may write everywhere, so that permissions alone would not show it.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != shut and access(path, mode))
+    for out in (shut / "a" / "b", shut):
+        assert main(["compress", str(ppo_run), "--steps", "int8", "--out", str(out), *QUICK]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"cannot write to {out}: {shut} is no folder that can be written." in line
+    monkeypatch.chdir(tmp_path)
+    Path("runs").write_text("mine")
+    assert main(["compress", str(ppo_run), "--steps", "int8", *QUICK]) == 2
+    assert "cannot write to runs: runs is no folder" in capsys.readouterr().err
+
+
+def test_python_takes_the_steps_as_one_text_or_as_words(ppo_run: Path, tmp_path: Path) -> None:
+    for out, steps in [("words", ["distil:4", "fp16"]), ("text", "distil:4,fp16")]:
+        done = rlab.compress(ppo_run, steps, out=tmp_path / out, episodes=2, member=4, updates=1)
+        assert done.steps == ("distil:4", "fp16")
+    for wrong, message in [([], "no steps; name some of"), (["int9"], "Did you mean 'int8'?")]:
+        with pytest.raises(UsageError, match=message):
+            rlab.compress(ppo_run, wrong)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -129,7 +170,10 @@ def test_what_is_in_the_way_is_refused_before_any_work(
         (["--steps", "int8,distil:4"], "step distil:4 cannot stand behind int8"),
         ([], "--steps is missing; give a text"),
         (["--steps", "int8", "--member", "7"], "no member with training seed 7; there are 3, 4."),
-        (["--steps", "int8", "--episodes", "0"], "0 episodes"),
+        (["--steps", "int8", "--episodes", "0"], "--episodes 0 must be 1 or more."),
+        (["--steps", "int8", "--min-return-ratio", "-1"], "--min-return-ratio -1 must be a number of 0 or more"),
+        (["--steps", "int8", "--min-return-ratio", "nan"], "--min-return-ratio nan must be a number of 0 or more"),
+        (["--search", "--max-bytes", "900", "--min-return-ratio", "inf"], "--min-return-ratio inf must be a number"),
         (["--steps", "int8", "--episodes", "1", "--member", "3"], "give --episodes 2 or more"),
         (["--steps", "distil:4", "--updates", "0"], "updates 0 must be 1 or more."),
         (["--steps", "int8", "--epsodes", "1"], "unknown setting --epsodes. Did you mean --episodes?"),

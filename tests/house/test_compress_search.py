@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,9 @@ import torch
 from rlab import api
 from rlab.cli import searching
 from rlab.cli.main import main
+from rlab.compression.search import Bounds, Candidate, Size
+from rlab.evaluation import plots
+from rlab.evaluation.stats import Interval
 from rlab.runs import files
 from rlab.runs.policies import load_policy
 
@@ -89,7 +93,7 @@ def test_json_is_one_object_and_progress_goes_to_the_other_stream(
     assert all(each["latency_us"] > 0 for each in found["search"]["trials"])
     first, *lines = heard.err.splitlines()
     assert first.startswith("79 candidates, ")
-    assert first.endswith("at most 4 are trained")
+    assert "; at most 4 are trained, and to these count the networks that others begin with: up to 1 student" in first
     assert sum(line.startswith("screened ") for line in lines) <= 4
     assert sum(line.startswith("judged ") for line in lines) == len(found["search"]["finalists"])
 
@@ -105,6 +109,8 @@ def test_the_table_for_people_marks_what_was_chosen(
     assert rows[1].startswith("parent ")
     assert sum(row.endswith("*") for row in rows[2:]) == 1
     assert "NOT a success: the lower end of the return ratio is" in shown
+    assert "\nNO SUCCESS: no finalist that fits 100000 us keeps 50 of the return for certain.\n" in shown
+    assert "\nF: on the front of return against latency; " in shown
     assert f"table and plot: {tmp_path / 'out' / 'search.png'}" in shown
 
 
@@ -114,10 +120,104 @@ def test_python_searches_too(ppo_run: Path, tmp_path: Path, monkeypatch: pytest.
     done = api.search(ppo_run, max_bytes=900, **how)
     assert str(done.compressed.path).startswith("runs/ppo-")
     assert done.success
+    assert "NO SUCCESS" not in done.summary()
+    assert "\nF: on the front of return against size; " in done.summary()
     assert table(done.compressed.path) == {"format": 1, **json.loads(json.dumps(done.table()))}
 
 
-def test_where_nothing_fits_the_smallest_is_named(
+def test_of_what_keeps_the_bytes_the_fastest_is_named() -> None:
+    sizes = [(Candidate((4, 4)), Size(728, 6.2)), (Candidate((6, 6)), Size(872, 6.0))]
+    sizes.append((Candidate((8, 8)), Size(9, 5.8)))
+    assert "the fastest of 3 finalists, distil:8x8, takes 9 bytes and 5.8 us." in str(
+        searching._nothing_fits(sizes, Bounds(None, 5.0), "finalists")
+    )
+    sizes[2] = (Candidate((8, 8)), Size(1048, 5.8))
+    assert "the fastest of 2 finalists within 900 bytes, distil:6x6, takes 872 bytes and 6.0 us." in str(
+        searching._nothing_fits(sizes, Bounds(900, 5.0), "finalists")
+    )
+    assert "the smallest of 3 finalists, distil:4x4, takes 728 bytes and 6.2 us." in str(
+        searching._nothing_fits(sizes, Bounds(700, 5.0), "finalists")
+    )
+
+
+def test_what_fits_but_for_the_noise_is_told(ppo_run: Path, tmp_path: Path) -> None:
+    how: dict[str, Any] = {"candidates": 2, "episodes": 2, "updates": 1, "min_return_ratio": 0.0}
+    done = api.search(ppo_run, max_latency_us=1e5, out=tmp_path / "out", **how)
+    assert "No finalist was measured within" not in done.summary()
+    (chosen,) = [each for each in done.finalists if each.chosen]
+    bounds = Bounds(None, chosen.latency_us / 1.04)
+    noisy = replace(done, bounds=bounds)
+    took = f"the chosen one took {chosen.latency_us:.1f} us"
+    assert f"No finalist was measured within {bounds}: {took}" in noisy.summary()
+    found = {each["chosen"]: each for each in noisy.table()["finalists"]}[True]
+    assert (found["fits"], found["fits_within_noise"]) == (False, True)
+    slow = replace(done, bounds=Bounds(None, chosen.latency_us / 1.06)).summary()
+    assert any("too slow" in row and row.endswith("*") for row in slow.splitlines())
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The figures that are drawn."""
+    figures: list[Any] = []
+    figure = plots._figure
+    monkeypatch.setattr(plots, "_figure", lambda: (figures.append(figure()), figures[-1])[1])
+    return figures
+
+
+def legend(figure: Any) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_the_legend_of_the_plot_names_all_that_is_drawn(ppo_run: Path, tmp_path: Path, drawn: list[Any]) -> None:
+    how: dict[str, Any] = {"candidates": 4, "episodes": 2, "updates": 1, "min_return_ratio": 0.0}
+    done = api.search(ppo_run, max_latency_us=1e5, out=tmp_path / "out", **how)
+    words = legend(drawn[-1])
+    assert {"front of return against latency", "bounds", "chosen"} <= set(words)
+    assert ("screened on 20 other episodes" in words) == (len(done.trials) > len(done.finalists))
+    assert {str(each.candidate) for each in done.finalists if each.on_front} <= set(words)
+    assert len(words) == len(set(words))
+
+
+def test_failures_far_below_are_arrows_at_the_lower_edge(tmp_path: Path, drawn: list[Any]) -> None:
+    points = [
+        plots.Point("bad", 700.0, Interval(-9.0, -12.0, -6.0), False, False),
+        plots.Point("good", 800.0, Interval(0.99, 0.97, 1.0), True, True),
+        plots.Point("better", 801.0, Interval(1.0, 0.96, 1.0), True, False),
+    ]
+    plots.save_front(tmp_path / "a.png", points, [(750.0, -20.0), (760.0, 0.98)], ("bytes", "ratio"), (900.0, 0.95))
+    low, high = drawn[-1].axes[0].get_ylim()
+    assert 0.9 < low < 0.95
+    assert 1.0 < high < 1.1
+    arrows = [line for line in drawn[-1].axes[0].lines if line.get_marker() == "v" and len(line.get_ydata())]
+    assert sorted(line.get_xdata()[0] for line in arrows) == [700.0, 750.0]
+    assert all(low < line.get_ydata()[0] < 0.95 for line in arrows)
+    assert legend(drawn[-1])[:2] == ["screened only", "lower than is drawn"]
+
+
+def test_numbers_of_close_points_are_apart_and_within_the_axes(tmp_path: Path, drawn: list[Any]) -> None:
+    points = [plots.Point(f"p{i}", 5.7 + i / 1000, Interval(1.0, 1.0, 1.0), True, i == 0) for i in range(5)]
+    plots.save_front(tmp_path / "a.png", points, [], ("us", "ratio"), (10.0, 0.95))
+    texts = drawn[-1].axes[0].texts
+    assert [text.get_text() for text in texts] == list("12345")
+    boxes = [text.get_window_extent() for text in texts]
+    assert all(not one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+    frame = drawn[-1].axes[0].bbox
+    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1 for box in boxes)
+
+
+@pytest.mark.parametrize(
+    ("chosen_estimate", "least", "edge"),
+    [(0.99, 0.95, 0.95), (0.2, 0.95, 0.1), (0.0, 0.95, 0.0), (-0.5, 0.95, -0.5), (-3.0, 0.0, -3.1)],
+)
+def test_the_lower_edge_is_not_below_0_but_for_what_was_chosen(
+    chosen_estimate: float, least: float, edge: float
+) -> None:
+    low = chosen_estimate - 0.1 if chosen_estimate < 0.9 else 0.97
+    chosen = plots.Point("a", 1.0, Interval(chosen_estimate, low, chosen_estimate), True, True)
+    assert plots.lower_edge([chosen], least) == pytest.approx(edge)
+
+
+def test_where_nothing_fits_the_smallest_or_fastest_is_named(
     ppo_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -127,8 +227,11 @@ def test_where_nothing_fits_the_smallest_is_named(
     words = ["--search", "--max-bytes", "9000", "--max-latency-us", "0.01"]
     assert main(["compress", str(ppo_run), *words, "--out", str(out), *QUICK]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "nothing fits 9000 bytes and 0.01 us: the smallest of 79 candidates" in line
+    assert "nothing fits 9000 bytes and 0.01 us: the fastest of 79 candidates" in line
     assert line.endswith(" us.")
+    assert main(["compress", str(ppo_run), "--search", *words[3:], "--out", str(out), *QUICK]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "nothing fits 0.01 us: the fastest of 79 candidates, " in line
     assert not out.exists()
 
 
@@ -188,8 +291,8 @@ def test_an_interrupted_search_leaves_nothing_behind(
         out.mkdir()
     draw = searching.save_front
 
-    def interrupted(path: Path, *rest: Any) -> None:
-        draw(path, *rest)
+    def interrupted(path: Path, *rest: Any, **words: Any) -> None:
+        draw(path, *rest, **words)
         assert path.is_file()
         raise KeyboardInterrupt
 

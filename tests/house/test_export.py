@@ -10,6 +10,7 @@ from shutil import which
 import pytest
 from torch import nn
 
+import rlab
 from rlab.cli.main import main
 from rlab.runs import files
 
@@ -68,6 +69,30 @@ def test_people_are_told_size_parity_and_latency(
         assert words in shown
 
 
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_the_advice_behind_an_export_can_be_followed_as_it_is(
+    ppo_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str
+) -> None:
+    path = make_file(ppo_run, tmp_path, format)
+    shown = capsys.readouterr().out
+    program, *words = shown.splitlines()[-1].removeprefix("judge it: ").split(" ")
+    assert (program, words) == ("rlab", ["eval", str(path), *(["--trust"] if path.suffix in (".h", ".pt2") else [])])
+    assert main([*words, "--episodes", "1"]) == 0
+    runner = "rlab/compression/export/numpy_runner.py"
+    assert (f"without rlab: {runner} runs it with NumPy alone" in shown) is (format == "numpy")
+    assert Path(rlab.__file__).parents[1].joinpath(runner).is_file()
+
+
+def test_what_takes_folders_alone_says_so_of_an_exported_file(
+    ppo_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header = tmp_path / "policy.h"
+    header.write_text("")
+    for path in (str(make_file(ppo_run, tmp_path, "numpy")), str(header)):
+        for words in (["play", path], ["compress", path, "--steps", "int8"]):
+            assert f"{path} is an exported file, which rlab eval alone takes;" in one_line(words, 2, capsys)
+
+
 def test_files_are_timed_in_turn(ppo_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "other").mkdir()
     paths = [str(make_file(ppo_run, folder, "numpy")) for folder in (tmp_path, tmp_path / "other")]
@@ -99,6 +124,7 @@ def test_without_out_a_file_under_runs_is_named_after_the_run_and_the_member(
         (["--format", "numpy", "--out", "taken.npz"], "taken.npz exists; nothing was touched."),
         (["--format", "numpy", "--member", "9"], "no member with training seed 9; there are 3, 4."),
         (["--format", "numpy", "--exporter", "mine"], "unknown exporter 'mine'"),
+        (["--format", "numpy", "--exporter", "torch"], "--exporter torch is for --format onnx alone; leave it out"),
     ],
 )
 def test_wrong_words_are_one_line(
@@ -137,7 +163,10 @@ def test_files_that_cannot_be_judged_get_one_line(
         ([str(ppo_run), "--latency"], 2, "is a folder; --latency times exported files."),
         ([path, "--latency", "--episodes", "3"], 2, "--latency plays no episodes; leave out --episodes."),
         (["--latency"], 2, "--latency needs exported files"),
-        ([str(tmp_path / "gone.onnx"), "--latency"], 1, "gone.onnx is missing."),
+        ([str(tmp_path / "gone.onnx"), "--latency"], 1, f"there is no file {tmp_path / 'gone.onnx'}."),
+        ([str(tmp_path / "gone.onnx")], 1, f"there is no file {tmp_path / 'gone.onnx'}."),
+        ([str(tmp_path / "gone.h")], 1, f"there is no file {tmp_path / 'gone.h'}."),
+        ([str(tmp_path / "gone")], 1, "gone is no folder."),
     ]:
         assert main(["eval", *words]) == code, words
         (line,) = capsys.readouterr().err.splitlines()

@@ -1,0 +1,50 @@
+"""Q values for a student that has learned which action is better, and not how good it is.
+
+A softmax says nothing of what all actions of a state have in common, so that a student of Q values is off by just that:
+its greedy actions are right, and what learns on from it by its values would have to find them first, and forget the
+rest over it.
+"""
+
+import torch
+from torch import Tensor
+
+from rlab.compression.corrections import entering, fitted
+from rlab.networks.layers import StackedLinear
+from rlab.networks.policy import Policy
+from rlab.networks.quantized import CompressedLayer
+
+ROWS_AT_ONCE = 250  # states of each member that are looked at together, so that large images fit into memory
+
+
+@torch.no_grad()
+def give_values(student: Policy, teacher: Policy, obs: Tensor) -> None:
+    """Add to the student's outputs, in place, what its teacher's have more on average over the actions of a state.
+
+    The last layer takes it up, as one more linear function of what enters it, by least squares, the same for every
+    action, so that decisions stay as they are. A layer whose weights are rounded takes up the mean over all states
+    alone, in its bias. A network that ends otherwise, such as a dueling one, stays as it is.
+
+    Args:
+        student, teacher: with Q values as outputs.
+        obs: `[S, R, *obs]`, visited states.
+    """
+    last = list(student.network.children())[-1]
+    if not isinstance(last, StackedLinear | CompressedLayer):
+        return
+    gap = torch.cat([_gap(student, teacher, part) for part in obs.split(ROWS_AT_ONCE, dim=1)], dim=1)  # [S, R]
+    if isinstance(last, CompressedLayer):
+        last.bias.add_(gap.mean(dim=1, keepdim=True))
+        return
+    parts = [entering(student.network, last, student.preprocess(part)) for part in obs.split(ROWS_AT_ONCE, dim=1)]
+    features = torch.cat(parts, dim=1)  # [S, R, H]
+    for member, (rows, wanted) in enumerate(zip(features, gap.unsqueeze(-1), strict=True)):
+        slope = fitted(rows.new_zeros(1, rows.shape[-1]), rows, wanted)[0]  # [1, H]
+        last.weight[member].add_(slope.T)
+        last.bias[member].add_((wanted - rows @ slope.T.to(rows.dtype)).mean())
+
+
+def _gap(student: Policy, teacher: Policy, obs: Tensor) -> Tensor:
+    """How much more the teacher's outputs are than the student's, the mean over allowed actions, `[S, R]`."""
+    values, outputs = teacher.outputs(obs), student.outputs(obs)
+    allowed = values.isfinite() & outputs.isfinite()  # what is forbidden is at -inf
+    return torch.where(allowed, values - outputs, 0.0).sum(dim=-1) / allowed.sum(dim=-1).clamp(min=1)

@@ -1,0 +1,69 @@
+"""Students of Q values get back what a softmax does not see, and decide as before."""
+
+import pytest
+import torch
+
+from rlab.compression.distil import DistilSettings
+from rlab.compression.steps import compress
+from rlab.compression.values import give_values
+from rlab.envs import EnvSpec, make_episodes
+from rlab.networks.bodies import BodySettings, q_network_spec
+from rlab.networks.describe import with_network
+from rlab.networks.policy import PolicySpec, build_policy
+from rlab.networks.spaces import Box, Discrete
+
+CARTPOLE = Box((4,), "float32", float("-inf"), float("inf"))
+TINY = DistilSettings(rounds=1, rows=40, updates=8, batch_size=8)
+
+
+def make_envs(n):
+    return make_episodes(EnvSpec("CartPole-v1", max_episode_steps=30), n)
+
+
+def q_policy(hidden=(16, 8), offset=0.0):
+    network = q_network_spec(CARTPOLE, 2, BodySettings(hidden), dueling=False)
+    spec = PolicySpec(CARTPOLE, Discrete(2), {"scaling": "none", "scale": None}, network, {"kind": "q", "epsilon": 0.0})
+    policy = build_policy(spec, (3, 4)).eval()
+    with torch.no_grad():
+        policy.network[-1].bias.add_(offset)
+    return policy
+
+
+def test_a_constant_that_all_actions_have_in_common_comes_back_exactly():
+    teacher, student = q_policy(offset=50.0), q_policy()
+    obs = torch.randn(2, 300, 4)
+    decided = student(obs.numpy())
+    give_values(student, teacher, obs)
+    with torch.no_grad():
+        assert torch.allclose(student.outputs(obs), teacher.outputs(obs), atol=1e-3)
+    assert (student(obs.numpy()) == decided).all()
+
+
+def test_what_a_state_is_worth_is_fitted_by_the_last_layer_and_decisions_stay():
+    teacher, student = q_policy((32, 32)), q_policy((16, 16))
+    with torch.no_grad():
+        teacher.network[-1].weight.mul_(20.0)
+        obs = torch.randn(2, 2000, 4)
+        fresh = torch.randn(2, 500, 4)
+        decided, before = student(fresh.numpy()), (teacher.outputs(fresh) - student.outputs(fresh)).mean(-1)
+        give_values(student, teacher, obs)
+        after = (teacher.outputs(fresh) - student.outputs(fresh)).mean(-1)
+    assert after.square().mean() < 0.5 * before.square().mean()
+    assert (student(fresh.numpy()) == decided).mean() > 0.999  # but for ties
+
+
+@pytest.mark.parametrize("steps", ["distil:6x6", "distil:6x6,int8", "distil:6x6,sparse:0.5"])
+def test_a_student_of_q_values_has_values_of_its_teacher_s_size(steps):
+    teacher = q_policy(offset=50.0)
+    student = compress(teacher, steps, make_envs, TINY)
+    obs = torch.zeros(2, 1, 4)
+    with torch.no_grad():
+        assert (student.outputs(obs).mean() - teacher.outputs(obs).mean()).abs() < 1.0
+
+
+def test_other_heads_are_left_alone():
+    teacher = q_policy()
+    kept = with_network(teacher, teacher.network)
+    give_values(kept, teacher, torch.randn(2, 50, 4))
+    for ours, theirs in zip(kept.network.parameters(), teacher.network.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
