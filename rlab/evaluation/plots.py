@@ -92,8 +92,8 @@ def save_front(
     _draw_points(axes, points, others, lowest, edge, others_label)
     _draw_lines(axes, points, [cost for cost, _ in others], limits, edge, front_label)
     axes.set_ylim(edge - margin / 2, max(values) + margin)
-    for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        ticks(lambda value, _: f"{value:g}")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")  # room for no more
     axes.tick_params(axis="x", which="both", length=4, labelsize="small")
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
