@@ -12,16 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from rlab.compression.corrections import correct
-from rlab.compression.float_layers import (
-    built_like,
-    first_layers,
-    is_float_layer,
-    is_stacked,
-    observe,
-    quantizable,
-)
+from rlab.compression.float_layers import built_like, first_layers, observe, quantizable
 from rlab.errors import unknown
 from rlab.networks import rounding
+from rlab.networks.layers import is_float_layer, is_stacked
 from rlab.networks.quantized import HalfConv2d, HalfLinear, QuantizedConv2d, QuantizedLinear, replaced, u8
 
 PERCENTILE = 99.99  # of the inputs lie below the upper end of a range, and as many above the lower end

@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from rlab.compression.float_layers import first_layers, is_float_layer
+from rlab.compression.float_layers import first_layers
 from rlab.compression.quantize import CALIBRATIONS, dynamic, half, static, weight_only, weight_scale
 from rlab.errors import RlabError, UsageError
 from rlab.networks import rounding
 from rlab.networks.bodies import BodySettings, actor_network_spec, q_network_spec
 from rlab.networks.describe import spec_of, with_network
-from rlab.networks.layers import LogStd
+from rlab.networks.layers import LogStd, is_float_layer
 from rlab.networks.lora import merged, with_lora
 from rlab.networks.policy import PolicySpec, build_policy
 from rlab.networks.quantized import CompressedLayer, HalfLinear, QuantizedConv2d, QuantizedLinear, full_precision
