@@ -3,6 +3,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/ready
+EXTRAS := dev,box2d,minigrid,video,minari,sklearn,plot,onnx,pandas,notebook,docs
 # One torch thread per process: more cost time at this size, and the results would depend on the machine.
 export OMP_NUM_THREADS := 1
 PYTEST := $(BIN)/python -m pytest -n 2
@@ -53,5 +54,5 @@ clean:
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt setuptools
-	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[dev,box2d,minigrid,video,minari,sklearn,plot,onnx]"
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[$(EXTRAS)]"
 	touch $@

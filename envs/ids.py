@@ -11,7 +11,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec as Registered
 from gymnasium.envs.registration import parse_env_id
 
-from rlab.errors import UsageError
+from rlab.errors import UsageError, extra
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,15 @@ class Package:
 
 # Id prefixes that register when they are asked for, since Gymnasium 1.0 loads no plugins by itself.
 ON_DEMAND = {
-    "ALE/": Package("ale-py", "ale_py", "rlab[atari]"),
-    "MinAtar/": Package("MinAtar", "minatar", "rlab[minatar]"),
-    "MiniGrid-": Package("minigrid", "minigrid", "rlab[minigrid]"),
-    "BabyAI-": Package("minigrid", "minigrid", "rlab[minigrid]"),
+    "ALE/": Package("ale-py", "ale_py", extra("atari")),
+    "MinAtar/": Package("MinAtar", "minatar", extra("minatar")),
+    "MiniGrid-": Package("minigrid", "minigrid", extra("minigrid")),
+    "BabyAI-": Package("minigrid", "minigrid", extra("minigrid")),
 }
 
 # Envs that Gymnasium registers although what they run on may be missing: start of the entry point -> package.
 ENTRY_POINTS = {
-    "gymnasium.envs.box2d": Package("Box2D", "Box2D", "rlab[box2d]"),
+    "gymnasium.envs.box2d": Package("Box2D", "Box2D", extra("box2d")),
     "gymnasium.envs.mujoco": Package("MuJoCo", "mujoco", "gymnasium[mujoco]"),
     "gymnasium.envs.phys2d": Package("JAX", "jax", "gymnasium[jax]"),
     "gymnasium.envs.tabular": Package("JAX", "jax", "gymnasium[jax]"),

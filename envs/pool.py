@@ -12,10 +12,10 @@ import numpy as np
 from rlab.envs.ids import Package
 from rlab.envs.packing import Packing
 from rlab.envs.spaces import space_from_gym
-from rlab.errors import UsageError
+from rlab.errors import UsageError, extra
 from rlab.networks.spaces import Box, Space
 
-ENVPOOL = Package("EnvPool", "envpool", "rlab[envpool]")
+ENVPOOL = Package("EnvPool", "envpool", extra("envpool"))
 
 
 class PoolVectorEnv(gym.vector.VectorEnv):

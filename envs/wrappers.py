@@ -13,10 +13,10 @@ import numpy as np
 from gymnasium.envs.classic_control import CartPoleEnv
 
 from rlab.envs.ids import Package
-from rlab.errors import UsageError, unknown
+from rlab.errors import UsageError, extra, unknown
 
 OPENCV = Package("OpenCV", "cv2", "opencv-python-headless")
-MINIGRID = Package("minigrid", "minigrid", "rlab[minigrid]")
+MINIGRID = Package("minigrid", "minigrid", extra("minigrid"))
 
 # name -> where it lives, and the package that it needs beyond Gymnasium
 WRAPPERS: Mapping[str, tuple[str, Package | None]] = {

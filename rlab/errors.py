@@ -3,6 +3,19 @@
 import difflib
 from collections.abc import Iterable
 
+# The distribution, as pip knows it. The import name, `rlab`, belongs to a stranger's package in the index.
+DISTRIBUTION = "rlab-agents"
+
+
+def extra(name: str) -> str:
+    """What pip must be given for an extra: `extra("box2d")` is `rlab-agents[box2d]`."""
+    return f"{DISTRIBUTION}[{name}]"
+
+
+def pip_install(name: str) -> str:
+    """The line that installs an extra, to be copied from an error into a shell."""
+    return f'pip install "{extra(name)}"'
+
 
 class RlabError(Exception):
     """A run or a file failed; the command line prints the message and leaves with exit code 1."""

@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from rlab.cli.flags import parse
-from rlab.errors import RlabError, UsageError
+from rlab.errors import RlabError, UsageError, pip_install
 
 DEFAULT_FPS = 30  # where the env does not say how fast its frames are
 
@@ -95,7 +95,7 @@ def write_video(path: Path, frames: list[np.ndarray], fps: int) -> None:
     try:
         from moviepy import ImageSequenceClip  # type: ignore[import-untyped]
     except ImportError as error:
-        raise UsageError('films need moviepy: pip install "rlab[video]"') from error
+        raise UsageError(f"films need moviepy: {pip_install('video')}") from error
     clip = ImageSequenceClip(frames, fps=fps)
     try:
         if path.suffix == ".gif":

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rlab.errors import UsageError
+from rlab.errors import UsageError, pip_install
 from rlab.evaluation.stats import Interval, stratified_bootstrap
 
 Curve = tuple[np.ndarray, np.ndarray]  # when [T], and each member's value then [S, T]
@@ -204,5 +204,5 @@ def _figure() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UsageError('a picture needs matplotlib: pip install "rlab[plot]".') from error
+        raise UsageError(f"a picture needs matplotlib: {pip_install('plot')}.") from error
     return Figure(figsize=(7.0, 4.2), layout="constrained")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import rlab
-from rlab.errors import RlabError, UsageError
+from rlab.errors import RlabError, UsageError, pip_install
 from rlab.experience.dataset import Dataset, Episode, action_field, action_from_env, action_to_env
 from rlab.experience.minari_spaces import from_minari, has_masks, space_from_minari, space_to_minari, to_minari
 from rlab.networks.spaces import MASK_KEY, Masked, Space, choices
@@ -131,7 +131,7 @@ def _minari() -> Any:
             importlib.import_module(name)
         return importlib.import_module("minari")
     except ImportError as error:
-        raise UsageError(f'datasets need Minari: pip install "rlab[minari]" ({error})') from error
+        raise UsageError(f"datasets need Minari: {pip_install('minari')} ({error})") from error
 
 
 def _write(minari: Any, folder: Path, dataset: Dataset, dataset_id: str, env_spec: str | None) -> None:

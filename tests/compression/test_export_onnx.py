@@ -202,7 +202,7 @@ def test_a_layer_of_somebody_else_goes_through_torch(plain, exports, tmp_path):
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
 def test_a_missing_package_is_named(package, plain, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UsageError, match=r'pip install "rlab\[onnx\]"'):
+    with pytest.raises(UsageError, match=r'pip install "rlab-agents\[onnx\]"'):
         export(*plain, "onnx", tmp_path / "p.onnx")
     assert list(tmp_path.iterdir()) == []
 

@@ -11,16 +11,16 @@ from rlab.envs.ids import Package
 from rlab.errors import UsageError
 
 needs_envpool = pytest.mark.skipif(
-    importlib.util.find_spec("envpool") is None, reason="envpool is not installed: pip install 'rlab[envpool]'"
+    importlib.util.find_spec("envpool") is None, reason="envpool is not installed: pip install 'rlab-agents[envpool]'"
 )
 SPEC = EnvSpec("CartPole-v1", max_episode_steps=12)
 
 
 def test_without_envpool_one_line_names_the_extra(monkeypatch):
-    monkeypatch.setattr("rlab.envs.pool.ENVPOOL", Package("EnvPool", "no_such_module_here", "rlab[envpool]"))
+    monkeypatch.setattr("rlab.envs.pool.ENVPOOL", Package("EnvPool", "no_such_module_here", "rlab-agents[envpool]"))
     with pytest.raises(UsageError) as caught:
         make_vec(SPEC, (0,), 2, "envpool")
-    assert str(caught.value) == '--vector envpool needs EnvPool: pip install "rlab[envpool]"'
+    assert str(caught.value) == '--vector envpool needs EnvPool: pip install "rlab-agents[envpool]"'
 
 
 def test_envpool_takes_no_wrappers():

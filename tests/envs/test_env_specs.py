@@ -159,22 +159,24 @@ def test_reading_a_spec_imports_nothing():
     assert not {"evil_module", "evil.two"} & sys.modules.keys()
 
 
-MISSING = Package("Nothing", "no_such_module_here", "rlab[nothing]")
+MISSING = Package("Nothing", "no_such_module_here", "rlab-agents[nothing]")
 
 
 @pytest.mark.parametrize("prefix", sorted(ON_DEMAND))
 def test_a_missing_package_gives_the_pip_line(prefix, monkeypatch):
     monkeypatch.setitem(ON_DEMAND, prefix, MISSING)
-    assert message_of(EnvSpec.parse, f"{prefix}Any-v0") == f'{prefix}Any-v0 needs Nothing: pip install "rlab[nothing]"'
+    line = f'{prefix}Any-v0 needs Nothing: pip install "rlab-agents[nothing]"'
+    assert message_of(EnvSpec.parse, f"{prefix}Any-v0") == line
 
 
 def test_a_registered_env_whose_engine_is_missing_gives_the_pip_line(monkeypatch):
-    assert ENTRY_POINTS["gymnasium.envs.box2d"] == Package("Box2D", "Box2D", "rlab[box2d]")
-    monkeypatch.setitem(ENTRY_POINTS, "gymnasium.envs.box2d", Package("Box2D", "no_such_module_here", "rlab[box2d]"))
-    line = 'LunarLander-v3 needs Box2D: pip install "rlab[box2d]"'
+    assert ENTRY_POINTS["gymnasium.envs.box2d"] == Package("Box2D", "Box2D", "rlab-agents[box2d]")
+    missing = Package("Box2D", "no_such_module_here", "rlab-agents[box2d]")
+    monkeypatch.setitem(ENTRY_POINTS, "gymnasium.envs.box2d", missing)
+    line = 'LunarLander-v3 needs Box2D: pip install "rlab-agents[box2d]"'
     assert message_of(EnvSpec.parse, "LunarLander-v3") == line
     rows = {row.env_id: row for row in list_envs()}
-    assert (rows["LunarLander-v3"].install, rows["LunarLander-v3"].installed) == ("rlab[box2d]", False)
+    assert (rows["LunarLander-v3"].install, rows["LunarLander-v3"].installed) == ("rlab-agents[box2d]", False)
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_a_wrapper_that_does_not_work_gives_one_line(wrapper, message):
 
 
 def test_minigrid_is_flattened():
-    pytest.importorskip("minigrid", reason="minigrid is not installed: pip install 'rlab[minigrid]'")
+    pytest.importorskip("minigrid", reason="minigrid is not installed: pip install 'rlab-agents[minigrid]'")
     env = make_env(EnvSpec.parse("MiniGrid-Empty-5x5-v0", wrappers=["FlatObsWrapper"]))
     obs, _ = env.reset(seed=0)
     assert env.observation_space.contains(obs)

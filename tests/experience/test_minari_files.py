@@ -269,7 +269,7 @@ def test_what_is_no_dataset_is_refused_without_a_download(tmp_path, monkeypatch,
 def test_without_minari_it_is_said_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     for call in (lambda: read_dataset("d"), lambda: write_dataset(tmp_path / "d", make()), lambda: list_datasets(".")):
-        with pytest.raises(UsageError, match=r'pip install "rlab\[minari\]"'):
+        with pytest.raises(UsageError, match=r'pip install "rlab-agents\[minari\]"'):
             call()
 
 

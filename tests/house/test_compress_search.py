@@ -267,7 +267,7 @@ def test_without_matplotlib_nothing_begins(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert main(["compress", str(ppo_run), "--search", "--max-bytes", "900", "--out", str(tmp_path / "out")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert 'a picture needs matplotlib: pip install "rlab[plot]".' in line
+    assert 'a picture needs matplotlib: pip install "rlab-agents[plot]".' in line
 
 
 def test_rounded_weights_can_only_be_taught_to_students(

@@ -190,10 +190,10 @@ def test_without_the_extra_onnx_nothing_is_begun_and_the_line_says_what_to_insta
     words = ["export", str(ppo_run), "--format", "onnx", "--out", str(tmp_path / "new.onnx")]
     line = one_line(words, 2, capsys)
     assert package in line
-    assert 'pip install "rlab[onnx]"' in line
+    assert 'pip install "rlab-agents[onnx]"' in line
     assert not (tmp_path / "new.onnx").exists()
     if package == "onnxruntime":
-        missing = f'{path} runs in onnxruntime, which is not installed: pip install "rlab[onnx]"'
+        missing = f'{path} runs in onnxruntime, which is not installed: pip install "rlab-agents[onnx]"'
         for more in ([], ["--latency"]):
             assert missing in one_line(["eval", path, *more], 2, capsys)
 

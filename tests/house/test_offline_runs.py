@@ -295,5 +295,5 @@ def test_without_minari_every_road_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     assert main([*words.format(data=dataset).split(), "--out", str(tmp_path / "run")]) == 2
-    assert 'datasets need Minari: pip install "rlab[minari]"' in one_line(capsys)
+    assert 'datasets need Minari: pip install "rlab-agents[minari]"' in one_line(capsys)
     assert not (tmp_path / "run").exists()

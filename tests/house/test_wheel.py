@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import rlab
+from rlab.errors import DISTRIBUTION, pip_install
 
 ROOT = Path(rlab.__file__).parent.parent
 FOLDERS = ("rlab", "agents", "envs", "experiments")
@@ -73,7 +74,24 @@ def test_git_ignores_no_python_file_of_ours(export: Path) -> None:
 
 def test_the_wheel_owns_exactly_one_import_name(contents: set[str]) -> None:
     tops = {name.split("/")[0] for name in contents}
-    assert tops == {"rlab", f"rlab-{rlab.__version__}.dist-info"}
+    assert tops == {"rlab", f"rlab_agents-{rlab.__version__}.dist-info"}
+
+
+def test_the_name_that_hints_give_to_pip_is_the_distribution_s(export: Path) -> None:
+    project = tomllib.loads((export / "pyproject.toml").read_text())["project"]
+    assert (project["name"], DISTRIBUTION) == ("rlab-agents", "rlab-agents")
+    assert pip_install("onnx") == 'pip install "rlab-agents[onnx]"'
+
+
+def test_every_extra_that_the_source_names_is_one_that_pyproject_has(export: Path) -> None:
+    named = {
+        extra
+        for path in files_of(export, ".py")
+        for extra in re.findall(r"""\b(?:extra|pip_install)\(['"](\w+)['"]\)""", (export / path).read_text())
+    }
+    known = tomllib.loads((export / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert named - set(known) == set()
+    assert {"box2d", "minari", "onnx", "plot", "video"} <= named  # the search does find them
 
 
 def test_every_python_file_experiment_and_record_is_in_the_wheel(export: Path, contents: set[str]) -> None:
@@ -113,9 +131,10 @@ def test_the_installed_wheel_works_away_from_the_checkout(wheel: Path, tmp_path:
         r"pypi\.|pythonhosted\.|download\.pytorch\.|anaconda\.",  # where packages come from is the user's choice
         r"(?<![\w.])/(?:home|Users|root|work|mnt)/\w",
         r"[A-Z]:\\Users\\",
+        r"(?<![\w-])rlab\[",  # an extra of a distribution that is not this one
     ],
 )
-def test_no_file_names_a_registry_s_host_or_a_path_of_one_machine(export: Path, forbidden: str) -> None:
+def test_no_file_names_what_belongs_to_one_machine_or_to_strangers(export: Path, forbidden: str) -> None:
     guilty = []
     for path in export.rglob("*"):
         if path.is_file() and path.suffix not in (".png", ".gif", ".mp4", ".safetensors"):

@@ -9,7 +9,7 @@ import numpy as np
 
 from rlab.compression.export.graph import ACTION, INTEGER_BITS, OBS, OUTPUTS, Graph, Operation
 from rlab.compression.export.packing import packed
-from rlab.errors import UsageError
+from rlab.errors import UsageError, pip_install
 
 # The first operator set with 4-bit integers, and the first with 2-bit ones, each with its version of the file format.
 OPSET, OPSET_INT2 = (21, 10), (25, 13)
@@ -59,7 +59,7 @@ def require_onnx() -> Any:
     try:
         import onnx
     except ImportError:
-        raise UsageError('ONNX files need the package onnx: pip install "rlab[onnx]"') from None
+        raise UsageError(f"ONNX files need the package onnx: {pip_install('onnx')}") from None
     return onnx
 
 

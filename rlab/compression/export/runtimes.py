@@ -19,7 +19,7 @@ from rlab.compression.export import numpy_runner
 from rlab.compression.export.c_writer import METADATA as C_METADATA
 from rlab.compression.export.graph import ACTION, OBS, OUTPUTS
 from rlab.compression.export.onnx_writer import METADATA as ONNX_METADATA
-from rlab.errors import RlabError, UsageError
+from rlab.errors import RlabError, UsageError, pip_install
 from rlab.networks.spaces import pack, space_from_json
 
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "numpy": ".npz", "c": ".h"}  # format -> how its files end
@@ -107,7 +107,7 @@ class OnnxRunner(Runner):
         try:
             import onnxruntime as ort
         except ImportError:
-            raise UsageError(f'{path} runs in onnxruntime, which is not installed: pip install "rlab[onnx]"') from None
+            raise UsageError(f"{path} runs in onnxruntime, which is not installed: {pip_install('onnx')}") from None
         content = path.read_bytes()
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = threads
@@ -276,7 +276,7 @@ def check_runtime(format: str) -> None:
         UsageError: they cannot, and what is missing.
     """
     if format == "onnx" and find_spec("onnxruntime") is None:
-        raise UsageError('.onnx files run in onnxruntime, which is not installed: pip install "rlab[onnx]"')
+        raise UsageError(f".onnx files run in onnxruntime, which is not installed: {pip_install('onnx')}")
     if format == "c" and which("gcc") is None:
         raise UsageError(
             "a C header is compiled and run before it is kept, and gcc is not on this machine's PATH; install it, or "

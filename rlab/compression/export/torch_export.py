@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rlab.compression.export.graph import ACTION, OBS, OUTPUTS
 from rlab.compression.export.onnx_writer import METADATA, OPSET, require_onnx
-from rlab.errors import RlabError, UsageError
+from rlab.errors import RlabError, UsageError, pip_install
 from rlab.networks.policy import MemberPolicy
 
 EXTRA = "rlab.json"  # the file inside a .pt2 that says what it is
@@ -90,7 +90,7 @@ def write_torch_onnx(member: MemberPolicy, obs: np.ndarray, metadata: str) -> by
     try:
         import onnxscript  # noqa: F401
     except ImportError:
-        raise UsageError('torch.onnx needs the package onnxscript: pip install "rlab[onnx]"') from None
+        raise UsageError(f"torch.onnx needs the package onnxscript: {pip_install('onnx')}") from None
     program = _program(member, obs)
     with _quiet():
         try:
