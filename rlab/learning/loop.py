@@ -2,7 +2,7 @@
 one that learns without an env is in `dataset_loop`."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -16,6 +16,7 @@ from rlab.experience.replay import Replay
 from rlab.experience.rollout import Rollout
 from rlab.learning.contract import Agent, Batch, Listener, ReplayConfig
 from rlab.learning.finite import check_update, check_weights
+from rlab.learning.means import Means
 from rlab.randomness import stream
 from rlab.types import Clock, crossed
 
@@ -70,7 +71,7 @@ class Loop:
         self.clock = Clock(0, budget)
         self.updates = 0
         self._streams = [stream(seed, self.stream_use) for seed in seeds]
-        self._learned: list[Mapping[str, Tensor]] = []
+        self._learned = Means()  # of what updates reported since the last row of metrics
         self._logged_at = (0, time.perf_counter())
 
     @property
@@ -104,7 +105,7 @@ class Loop:
             metrics = self.agent.update(batch, self.clock)
             self.updates += 1
             check_update(metrics, batch, self.agent, self.seeds, self.updates)
-            self._learned.append(metrics)
+            self._learned.add(metrics)
 
     def _batches_due(self, before: int) -> Iterator[Batch]:
         """What to learn from now, the clock having stood at `before` when it was last moved."""
@@ -136,14 +137,11 @@ class Loop:
 
     def _metrics(self) -> dict[str, np.ndarray]:
         metrics = {name: np.array(value) for name, value in self.agent.metrics(self.clock).items()}
-        if self._learned:
-            for name in self._learned[0]:
-                metrics[name] = torch.stack([m[name] for m in self._learned]).mean(dim=0).cpu().numpy().astype(float)
+        metrics |= self._learned.take()
         metrics["train/updates"] = np.array(float(self.updates))
         steps, moment = self.clock.env_steps, time.perf_counter()
         metrics[f"time/{self.unit}_per_second"] = np.array((steps - self._logged_at[0]) / (moment - self._logged_at[1]))
         self._logged_at = (steps, moment)
-        self._learned = []
         return metrics
 
     def state(self) -> dict[str, Any]:
@@ -151,7 +149,7 @@ class Loop:
         return {
             self.unit: self.clock.env_steps,
             "updates": self.updates,
-            "learned": list(self._learned),
+            "means": self._learned.state(),
             "agent": self.agent.state(),
             "store": self.store.state(),
             "streams": [s.bit_generator.state for s in self._streams],
@@ -161,7 +159,7 @@ class Loop:
         """Go on from `state()`; the store's rows are loaded apart."""
         self.clock = Clock(state[self.unit], self.clock.total_env_steps)
         self.updates = state["updates"]
-        self._learned = [{n: v.to(self.agent.device) for n, v in row.items()} for row in state.get("learned", [])]
+        self._learned.load_state(state.get("means", {}), self.agent.device)
         self.agent.load_state(state["agent"])
         for s, saved in zip(self._streams, state["streams"], strict=True):
             s.bit_generator.state = saved
