@@ -1,5 +1,6 @@
 """rlab: train, watch and judge reinforcement-learning agents, ten seeds at once."""
 
+import importlib
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -26,22 +27,53 @@ class _Bridge:
 if not (_HERE / "agents").is_dir():
     sys.meta_path.append(_Bridge)
 
+# What rlab offers, found on demand: rlab/api.py and rlab.supervised import torch, which takes over a second.
+API = (
+    "Played",
+    "Run",
+    "collect",
+    "collect_random",
+    "compress",
+    "evaluate",
+    "export",
+    "finetune",
+    "load",
+    "merge_datasets",
+    "play",
+    "pretrain",
+    "resume",
+    "search",
+    "train",
+)
+__all__ = ["RlabError", "UsageError", "__version__", "supervised", *API]
+
 if TYPE_CHECKING:
+    from rlab import supervised as supervised
+    from rlab.api import Played as Played
+    from rlab.api import Run as Run
     from rlab.api import collect as collect
+    from rlab.api import collect_random as collect_random
     from rlab.api import compress as compress
     from rlab.api import evaluate as evaluate
     from rlab.api import export as export
     from rlab.api import finetune as finetune
     from rlab.api import load as load
+    from rlab.api import merge_datasets as merge_datasets
+    from rlab.api import play as play
     from rlab.api import pretrain as pretrain
+    from rlab.api import resume as resume
     from rlab.api import search as search
     from rlab.api import train as train
 else:
 
     def __getattr__(name: str) -> Any:
-        # On demand, since rlab.api imports torch, which takes over a second.
-        if name not in ("collect", "compress", "evaluate", "export", "finetune", "load", "pretrain", "search", "train"):
-            raise AttributeError(f"module 'rlab' has no attribute {name!r}")
-        from rlab import api
+        if name not in __all__:
+            raise AttributeError(f"module 'rlab' has no attribute {name!r}; it has {', '.join(__all__)}")
+        if name == "supervised":
+            return importlib.import_module("rlab.supervised")
+        return getattr(importlib.import_module("rlab.api"), name)
 
-        return getattr(api, name)
+
+def __dir__() -> list[str]:
+    """What Tab completes: the public names, whether torch is imported yet or not."""
+    return sorted({*__all__, "__doc__", "__file__", "__name__", "__path__"})

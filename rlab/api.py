@@ -13,10 +13,11 @@ from rlab.cli.collecting import merge as merge_datasets
 from rlab.cli.compressing import compress
 from rlab.cli.exporting import export_member as export
 from rlab.cli.finetune import finetuning_defaults, next_agent, refuse_network_settings
+from rlab.cli.playing import Played, play
 from rlab.cli.pretrain import env_for, learner_for, pretraining_defaults
 from rlab.cli.progress import ProgressListener
 from rlab.cli.request import Request, Start, complete, request_from_keywords
-from rlab.cli.saved import open_policy
+from rlab.cli.saved import check_can_sample, open_policy
 from rlab.cli.searching import search
 from rlab.cli.session import FINAL_EPISODE_SEED, RESULT, Session
 from rlab.cli.sources import open_sources
@@ -33,6 +34,7 @@ from rlab.runs.logs import read_json_lines
 from rlab.runs.policies import load_policy
 
 __all__ = [
+    "Played",
     "Run",
     "collect",
     "collect_random",
@@ -43,6 +45,7 @@ __all__ = [
     "hardware",
     "load",
     "merge_datasets",
+    "play",
     "pretrain",
     "resume",
     "search",
@@ -201,13 +204,15 @@ def evaluate(
     episodes: int = 100,
     seed: int = FINAL_EPISODE_SEED,
     member: int | None = None,
+    stochastic: bool = False,
     wrappers: Sequence[str] | None = None,
     trust: bool = False,
 ) -> Evaluation:
-    """Judge the policy of a run or policy folder in the env that it was trained in, greedily, as `rlab eval` does.
+    """Judge the policy of a run or policy folder in the env that it was trained in, as `rlab eval` does.
 
     Args:
         episodes: per member.
+        stochastic: sample actions as in training, instead of the greedy ones.
         wrappers: around the env in place of those that it was trained with; None: the same.
         seed: of the first episode; episode k has `seed + k`, the same for every member and policy.
         member: training seed of the one to judge; None: all.
@@ -222,24 +227,31 @@ def evaluate(
     env = saved.env
     if wrappers is not None:
         env = env.wrapped(wrappers)
+    if stochastic:
+        check_can_sample(policy)
     with torch_settings(threads=1):
-        return judge_episodes(policy, lambda n: make_episodes(env, n), episodes, seed)
+        return judge_episodes(policy, lambda n: make_episodes(env, n), episodes, seed, greedy=not stochastic)
 
 
-def load(path: str | Path, seed: int | None = None, trust: bool = False) -> MemberPolicy:
+def load(path: str | Path, seed: int | None = None, trust: bool = False, *, sample_seed: int = 0) -> MemberPolicy:
     """The policy of one member of a run or policy folder, as plain `torch.nn` modules on the CPU.
 
     `policy(obs)` takes `[*obs]` or `[B, *obs]`: NumPy gives NumPy, which `env.step` accepts, and torch gives torch.
+    `policy(obs, greedy=False)` samples as in training; `policy.reseed(7)` begins the random stream of
+    seed 7 anew.
 
     Args:
         seed: the training seed of the member; None takes the first.
+        sample_seed: of the stream that `greedy=False` draws from: the same seed gives the same actions.
         trust: allow layers written by others, which run their code.
 
     Raises:
         RlabError: the folder is missing, broken or not ours.
         UsageError: no member has that training seed.
     """
-    return load_policy(path, trust).policy.member(seed)
+    policy = load_policy(path, trust).policy.member(seed)
+    policy.reseed(sample_seed)
+    return policy
 
 
 def start(request: Request, out: str | Path | None, progress: bool, trust: bool = False) -> Run:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rlab.cli.saved import open_policy
+from rlab.cli.saved import check_can_sample, open_policy
 from rlab.envs import EnvSpec, make_episodes
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.record import check_request, record, uniform_action
@@ -77,6 +77,8 @@ def collect(
         raise UsageError("a member and all members cannot both play; leave out --member or --all-members.")
     saved = open_policy(str(run), trust)
     policy = saved.policy if all_members else saved.policy.only(saved.policy.seeds[0] if member is None else member)
+    if stochastic:
+        check_can_sample(policy)
     how = {"agent": saved.agent, "members": list(policy.seeds), "greedy": not stochastic, "noise": noise}
     spaces = policy.spec.obs_space, policy.spec.action_space
     return _recorded(policy, saved.env, spaces, out, how, episodes, seed, min_return)

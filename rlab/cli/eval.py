@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import tyro
 from rlab.cli.flags import given, parse
 from rlab.errors import UsageError
 
-OF_EPISODES = frozenset({"episodes", "seed", "member", "wrapper"})
+OF_EPISODES = frozenset({"episodes", "seed", "member", "stochastic", "wrapper"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,7 @@ class EvalOptions:
     episodes: int = 100  # per member
     seed: int = 100_000  # of the first episode; episode k has seed + k, the same for every member and policy
     member: int | None = None  # training seed of one member; None: all
+    stochastic: bool = False  # sample actions as in training, instead of the greedy ones
     wrapper: tuple[str, ...] = ()  # NAME or NAME:key=value, around the env in place of those that it was trained with
     latency: bool = False  # play nothing: time the calls of exported files, all in turn
     trust: bool = False  # run envs, wrappers and layers of others that the folder names, and files that can run code
@@ -37,14 +39,18 @@ def run(argv: list[str]) -> int:
         raise UsageError("eval needs a run folder, a policy folder or an exported file: rlab eval RUN.")
     if len(options.run) != 1:
         raise UsageError(f"eval judges one run or file at a time, not {len(options.run)}; --latency takes several.")
+    from rlab.cli.saved import check_can_sample
     from rlab.envs import make_episodes
     from rlab.evaluation.evaluate import evaluate
     from rlab.learning.runtime import torch_settings
 
     policy, agent, trained_in, where = _opened(options)
     env = trained_in.wrapped(options.wrapper) if options.wrapper else trained_in
+    if options.stochastic:
+        check_can_sample(policy)
     with torch_settings(threads=1):
-        result = evaluate(policy, lambda n: make_episodes(env, n), options.episodes, options.seed)
+        make = partial(make_episodes, env)
+        result = evaluate(policy, make, options.episodes, options.seed, greedy=not options.stochastic)
     if options.json:
         print(json.dumps(result.to_json(options.run[0], agent, trained_in.env_id)))
     else:

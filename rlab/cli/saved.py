@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rlab.cli.request import check_trust
 from rlab.compression.export.runtimes import SUFFIXES
@@ -48,6 +49,21 @@ def open_policy(path: str, trust: bool) -> SavedPolicy:
     check_trust(str(loaded.folder), env.foreign_modules, trust)
     _check_parent(loaded)
     return SavedPolicy(loaded.policy, loaded.extra.get("agent", "unknown"), env, loaded.folder)
+
+
+def check_can_sample(policy: Any) -> None:
+    """Refuse to sample the actions of a policy that knows its best actions alone.
+
+    Raises:
+        UsageError: it is an exported file, or it gives Q values and was trained without exploration.
+    """
+    if not isinstance(policy, Policy):
+        raise UsageError("an exported file gives greedy actions alone; sample those of the run that it was made of.")
+    if getattr(policy.head, "epsilon", None) == 0.0:
+        raise UsageError(
+            "this policy gives Q values, which are not a distribution, and it records no exploration (epsilon 0): its "
+            "greedy actions are the only ones. From Python, policy(obs, greedy=False, epsilon=0.05) explores."
+        )
 
 
 def has_exported_name(path: str) -> bool:

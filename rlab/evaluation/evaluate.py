@@ -1,4 +1,5 @@
-"""Judge a population of policies: the same episodes for every member, greedy actions, seeds that training never sees.
+"""Judge a population of policies: the same episodes for every member, greedy actions unless sampled ones are asked for,
+seeds that training never sees.
 
 Episode k starts one env from seed `first_seed + k`, for every member and every policy: two evaluations with the same
 `first_seed` are paired, episode by episode.
@@ -15,13 +16,14 @@ import numpy as np
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.stats import Interval, iqm, mean_interval, shown_digits, stratified_bootstrap
 from rlab.experience.contract import EpisodeEnvs
-from rlab.randomness import FIRST_TRAINING_ENV_SEED
+from rlab.randomness import FIRST_TRAINING_ENV_SEED, torch_stream
 
 MOST_STEPS = 50_000  # of one episode; the longest of the field, Atari's, has 27 000
 
 
 class PolicyStack(Protocol):
-    """One greedy policy per training seed, asked all at once."""
+    """One policy per training seed, asked all at once. To be judged by sampled actions it must take `greedy=False` and
+    `generators`, one per row, as `rlab.networks.policy.Policy` does."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -41,6 +43,7 @@ class Evaluation:
     first_seed: int  # of the episodes
     returns: np.ndarray  # [S, E] float64, undiscounted sums of the env's own rewards
     lengths: np.ndarray  # [S, E] int64, env steps
+    greedy: bool = True  # False: actions were sampled as in training
 
     @property
     def episodes(self) -> int:
@@ -90,6 +93,7 @@ class Evaluation:
             "agent": agent,
             "env_id": env_id,
             "episodes": self.episodes,
+            "greedy": self.greedy,
             "env_steps": self.env_steps,
             "per_seed": [
                 {
@@ -119,7 +123,7 @@ class Evaluation:
     def _verdict(self) -> list[str]:
         last_seed = self.first_seed + self.episodes - 1
         count = f"{self.episodes} episodes each" if len(self.seeds) > 1 else f"{self.episodes} episodes"
-        what = f"{count}, episode seeds {self.first_seed} to {last_seed}"
+        what = f"{count}, episode seeds {self.first_seed} to {last_seed}{'' if self.greedy else ', sampled actions'}"
         if self._over_episodes is None:
             lines = [f"one episode, seed {self.first_seed}: it shows nothing about other episodes"]
         else:
@@ -136,6 +140,7 @@ def evaluate(
     episodes: int,
     first_seed: int,
     max_envs: int = 512,
+    greedy: bool = True,
 ) -> Evaluation:
     """Play `episodes` whole episodes with every member of `policy`.
 
@@ -143,11 +148,13 @@ def evaluate(
     it terminates or is truncated.
 
     Args:
-        policy: the stack; its greedy actions are what counts.
+        policy: the stack.
         make_envs: makes n envs that do not reset themselves; they are closed at the end.
         episodes: per member, 1 or more.
         first_seed: seed of the first episode; all of them stay below `FIRST_TRAINING_ENV_SEED`.
         max_envs: most envs at once; one per member is the least.
+        greedy: false samples actions, each episode of each member from a stream of its own: what else is played beside
+            it makes no difference.
 
     Raises:
         UsageError: no episodes, or episode seeds that training envs may have used.
@@ -163,25 +170,26 @@ def evaluate(
     try:
         for start in range(0, episodes, width):
             block = slice(start, min(start + width, episodes))
-            returns[:, block], lengths[:, block] = _play_block(policy, envs, width, first_seed, block)
+            returns[:, block], lengths[:, block] = _play_block(policy, envs, width, first_seed, block, greedy)
             _check_finite(returns[:, block], policy.seeds, first_seed + start)
     finally:
         envs.close()
-    return Evaluation(tuple(policy.seeds), first_seed, returns, lengths)
+    return Evaluation(tuple(policy.seeds), first_seed, returns, lengths, greedy)
 
 
 def _play_block(
-    policy: PolicyStack, envs: EpisodeEnvs, width: int, first_seed: int, block: slice
+    policy: PolicyStack, envs: EpisodeEnvs, width: int, first_seed: int, block: slice, greedy: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """One episode in each of `members x width` envs; returns and lengths `[S, episodes of the block]`."""
     members, episodes = len(policy.seeds), block.stop - block.start
     # The last block may be narrower than the envs: what is left over repeats a seed and is never stepped.
     column_seeds = first_seed + np.minimum(np.arange(block.start, block.start + width), block.stop - 1)
+    streams = None if greedy else _streams(policy, column_seeds)
     active = np.tile(np.arange(width) < episodes, (members, 1))  # [S, B]
     returns, lengths = np.zeros((members, width), dtype=np.float64), np.zeros((members, width), dtype=np.int64)
     obs = envs.reset(np.tile(column_seeds, members).tolist())  # [S * B, *obs]
     while active.any():
-        action = _act(policy, obs.reshape(members, width, *obs.shape[1:]), np.any(active, axis=0))
+        action = _act(policy, obs.reshape(members, width, *obs.shape[1:]), np.any(active, axis=0), streams)
         obs, reward, terminated, truncated = envs.step(action.reshape(-1, *action.shape[2:]), active.ravel())
         # A finished row's reward is 0 by contract; where() keeps the sum right even so.
         returns += np.where(active, reward.reshape(members, width), 0.0)
@@ -196,9 +204,19 @@ def _play_block(
     return returns[:, :episodes], lengths[:, :episodes]
 
 
-def _act(policy: PolicyStack, obs: np.ndarray, live: np.ndarray) -> np.ndarray:
+def _streams(policy: PolicyStack, episode_seeds: np.ndarray) -> np.ndarray:
+    """What the actions of each member in each episode are drawn from, `[S, B]`: always on the CPU, on any device."""
+    streams = np.empty((len(policy.seeds), len(episode_seeds)), dtype=object)
+    for member, seed in enumerate(policy.seeds):
+        streams[member] = [torch_stream(seed, f"judged episode {episode}") for episode in episode_seeds.tolist()]
+    return streams
+
+
+def _act(policy: PolicyStack, obs: np.ndarray, live: np.ndarray, streams: np.ndarray | None = None) -> np.ndarray:
     """Actions `[S, B, ...]` for observations `[S, B, *obs]`, asking nothing for columns `[B]` that are over."""
-    chosen = np.asarray(policy(obs[:, live]))
+    acting: Any = policy  # sampling is more than the protocol asks of a stack
+    how = {} if streams is None else {"greedy": False, "generators": streams[:, live].ravel().tolist()}
+    chosen = np.asarray(acting(obs[:, live], **how))
     if chosen.shape[:2] != (len(obs), live.sum()):
         raise ValueError(f"the policy answered actions {chosen.shape} to observations {obs[:, live].shape}")
     # A column that is over repeats its neighbour's action: never stepped, yet always one that the env would accept.

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from rlab.errors import RlabError, UsageError
-from rlab.networks.heads import build_head
+from rlab.networks.heads import Head, QHead, build_head
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Masked, Space, pack, space_from_json
 from rlab.networks.spec import NetworkSpec, build
 from rlab.networks.stacking import unstack
+from rlab.randomness import torch_stream
 from rlab.types import Json
 
 Array = np.ndarray | Tensor
@@ -60,6 +61,7 @@ class _Acting(nn.Module):
         super().__init__()
         self.spec, self.preprocess, self.network = spec, preprocess, network
         self.head = build_head(spec.head, spec.action_space).to(self._device())
+        self._sample_seed, self._sampled = 0, 0  # which stream sampled actions are drawn from, and how far it is
         if isinstance(spec.obs_space, Masked) and spec.obs_space.size != self.head.mask_width:
             raise UsageError(f"observations with a mask of {spec.obs_space.size} do not fit {spec.action_space}.")
 
@@ -67,6 +69,10 @@ class _Acting(nn.Module):
         """What the network says of a batch `[..., B, *obs]` in array form: `[..., B, width]`, as the head reads it."""
         outputs: Tensor = self.network(self.preprocess(obs))
         return outputs
+
+    def reseed(self, sample_seed: int = 0) -> None:
+        """Begin anew with the stream that `policy(obs, greedy=False)` draws from: the same seed, the same actions."""
+        self._sample_seed, self._sampled = sample_seed, 0
 
     @torch.no_grad()
     def forward(
@@ -76,6 +82,7 @@ class _Acting(nn.Module):
         mask: Any = None,
         state: None = None,
         greedy: bool = True,
+        epsilon: float | None = None,
         generators: Sequence[torch.Generator] | None = None,
     ) -> Any:
         """Actions that `env.step` accepts, as torch tensors where `obs` is one, else as NumPy arrays.
@@ -87,12 +94,16 @@ class _Acting(nn.Module):
             mask: true (or 1) where an action is allowed, `[..., A]` beside `obs`; None allows all that `obs` does not
                 forbid. A mask inside observations that allows nothing counts as one that allows everything.
             state: the recurrent state; none of today's networks has one.
-            greedy: false samples as in training: from the head's distribution, or with the epsilon that it records. It
-                needs `generators`, one per member.
+            greedy: false samples as in training: from the head's distribution; of Q values, which are not one, the
+                best action, or with probability `epsilon` a uniform one.
+            epsilon: for Q values with `greedy=False`; None takes the one that training ended with.
+            generators: what samples are drawn from, one per member, or one per row `[S * B]`. None draws from each
+                member's own stream, which `reseed` sets back: the n-th call draws the same after the same seed.
 
         Raises:
             UsageError: the shape of `obs` or `mask` is not the one that the policy was made for, a mask allows nothing
-                or these actions take none, or there are not as many generators as members.
+                or these actions take none, `epsilon` is not for this policy or is missing, or there are not as many
+                generators as members.
         """
         array, mask = self._array_form(obs, mask)
         tensor = self._tensor(array)
@@ -103,7 +114,9 @@ class _Acting(nn.Module):
         if greedy:
             action = self.head.act(outputs, allowed)
         else:
-            action = self.head.sample(outputs, self._check_generators(generators), allowed)
+            rows = outputs.shape[:-1].numel()
+            chosen = self._next_generators() if generators is None else self._check_generators(generators, rows)
+            action = self._sampling_head(epsilon, generators is not None).sample(outputs, chosen, allowed)
         action = self.head.to_env(action)
         action = action.squeeze(0) if single else action
         # [()] makes a number of a 0-d array, which envs that look actions up in a table do not take
@@ -157,11 +170,42 @@ class _Acting(nn.Module):
             raise UsageError("a mask allows no action at all; every row needs one that is true.")
         return allowed
 
-    def _check_generators(self, generators: Sequence[torch.Generator] | None) -> Sequence[torch.Generator]:
-        members, found = self.preprocess.members or 1, 0 if generators is None else len(generators)
-        if generators is None or found != members:
-            raise UsageError(f"greedy=False needs generators, one torch.Generator per member: {members}, not {found}.")
+    def _check_generators(self, generators: Sequence[torch.Generator], rows: int) -> Sequence[torch.Generator]:
+        members, found = self.preprocess.members or 1, len(generators)
+        if found not in (members, rows):
+            raise UsageError(f"greedy=False takes one torch.Generator per member: {members}, not {found}.")
         return generators
+
+    def _next_generators(self) -> Sequence[torch.Generator]:
+        """One per member for this call alone: keyed by seed and count, a copy of the policy needs no state of them."""
+        self._sampled += 1
+        use = f"sampled actions {self._sample_seed} {self._sampled}"
+        return [torch_stream(seed, use, self._device()) for seed in self._training_seeds()]
+
+    def _sampling_head(self, epsilon: float | None, told: bool) -> Head:
+        """The head that samples: that of Q values with this epsilon, where one is given.
+
+        Args:
+            told: the caller brings generators, and so takes an epsilon of 0 as it is.
+        """
+        if not isinstance(self.head, QHead):
+            if epsilon is not None:
+                raise UsageError("epsilon is for policies of Q values; this one samples from its own distribution.")
+            return self.head
+        if epsilon is not None:
+            if not 0.0 <= epsilon <= 1.0:
+                raise UsageError(f"epsilon {epsilon} is not a probability; it must be in [0, 1].")
+            return QHead({"epsilon": epsilon}, self.spec.action_space)
+        if not self.head.epsilon and not told:
+            raise UsageError(
+                "greedy=False: Q values are not a distribution, and this policy records no exploration to sample with; "
+                "say how often an action is random: policy(obs, greedy=False, epsilon=0.05)."
+            )
+        return self.head
+
+    def _training_seeds(self) -> tuple[int, ...]:
+        """The training seed of each member."""
+        raise NotImplementedError
 
 
 class Policy(_Acting):
@@ -170,6 +214,9 @@ class Policy(_Acting):
     def __init__(self, spec: PolicySpec, preprocess: Preprocess, network: nn.Module, seeds: Sequence[int]) -> None:
         super().__init__(spec, preprocess, network)
         self.seeds = tuple(seeds)
+
+    def _training_seeds(self) -> tuple[int, ...]:
+        return self.seeds
 
     def member(self, seed: int | None = None) -> "MemberPolicy":
         """The plain policy of one training seed (None: the first). Weights are copied.
@@ -204,6 +251,9 @@ class MemberPolicy(_Acting):
     def __init__(self, spec: PolicySpec, preprocess: Preprocess, network: nn.Module, seed: int) -> None:
         super().__init__(spec, preprocess, network)
         self.seed = seed
+
+    def _training_seeds(self) -> tuple[int, ...]:
+        return (self.seed,)
 
 
 def build_policy(spec: PolicySpec, seeds: Sequence[int], trust: bool = False) -> Policy:

@@ -263,6 +263,7 @@ def test_json_has_the_promised_keys_and_plain_numbers():
         "policy": "runs/a",
         "agent": "dqn",
         "env_id": "CartPole-v1",
+        "greedy": True,
         "episodes": 2,
         "env_steps": 40,
         "iqm": 3.5,

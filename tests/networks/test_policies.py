@@ -1,5 +1,6 @@
 """A policy: any batch in, legal actions out, the same from the stack, from one member and from the saved spec."""
 
+import copy
 import json
 import math
 
@@ -215,11 +216,10 @@ def test_members_explore_on_streams_of_their_own(make_policy, random_obs):
         assert torch.equal(alone, first[i])
 
 
-@pytest.mark.parametrize("found", [None, 0, 1, 2, 4])
-def test_exploring_needs_one_generator_per_member(make_policy, found):
-    given_ = None if found is None else generators(found)
-    with pytest.raises(UsageError, match=rf"one torch\.Generator per member: 3, not {found or 0}\."):
-        make_policy()(np.zeros((3, 2, 4), np.float32), greedy=False, generators=given_)
+@pytest.mark.parametrize("found", [0, 1, 2, 4])
+def test_generators_of_ones_own_are_one_per_member(make_policy, found):
+    with pytest.raises(UsageError, match=rf"one torch\.Generator per member: 3, not {found}\."):
+        make_policy()(np.zeros((3, 2, 4), np.float32), greedy=False, generators=generators(found))
 
 
 def test_acting_uses_no_random_stream_and_keeps_no_graph(make_policy):
@@ -280,6 +280,38 @@ def test_stack_and_member_of_every_head_choose_alike(stochastic, random_obs):
         single = member(obs[i, 0].numpy())
         assert np.shape(single) == actions.shape
         np.testing.assert_allclose(single, greedy[i, 0].numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["q", *ACTIONS])
+def test_the_same_sample_seed_gives_the_same_actions_of_every_head_and_call(make_policy, random_obs, kind):
+    policy = make_policy(actions=Discrete(7, start=3), epsilon=0.5) if kind == "q" else stochastic_policy(kind)
+    obs = random_obs(VECTOR, 3, 20)
+    first = [policy(obs, greedy=False) for _ in range(3)]
+    assert not torch.equal(first[0], first[1])  # a stream goes on from call to call
+    copied = copy.deepcopy(policy)
+    policy.reseed(0)
+    assert all(torch.equal(policy(obs, greedy=False), each) for each in first)
+    assert torch.equal(policy(obs, greedy=False), copied(obs, greedy=False))  # the fourth call of each
+    policy.reseed(7)
+    seventh = policy(obs, greedy=False)
+    assert not torch.equal(seventh, first[0])
+    alone = policy.member(6)  # the second training seed: the same draws beside others and alone
+    alone.reseed(7)
+    torch.testing.assert_close(alone(obs[1], greedy=False), seventh[1])
+
+
+def test_q_values_sample_with_the_epsilon_that_is_given_recorded_or_asked_for(make_policy, random_obs):
+    policy = make_policy(actions=Discrete(4), epsilon=0.0)
+    obs = random_obs(policy.spec.obs_space, 3, 1).expand(3, 4_000, 4)
+    with pytest.raises(UsageError, match=r"say how often an action is random: .*epsilon=0\.05"):
+        policy(obs, greedy=False)
+    other = (policy(obs, greedy=False, epsilon=0.4) != policy(obs)).float().mean()
+    assert other == pytest.approx(0.3, abs=0.02)  # 0.4 x 3 of 4 actions; the deviation of 12 000 coins is 0.0042
+    assert torch.equal(policy(obs, greedy=False, epsilon=0.0), policy(obs))
+    with pytest.raises(UsageError, match=r"epsilon 1\.5 is not a probability"):
+        policy(obs, greedy=False, epsilon=1.5)
+    with pytest.raises(UsageError, match="samples from its own distribution"):
+        stochastic_policy("categorical")(obs, greedy=False, epsilon=0.1)
 
 
 def test_every_head_is_rebuilt_from_json(stochastic, random_obs):

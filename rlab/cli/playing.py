@@ -1,0 +1,167 @@
+"""Watching a policy from Python: in a window, as a film or as frames, and what each episode returned."""
+
+import base64
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlab.cli.saved import check_can_sample, open_policy
+from rlab.envs import make_env
+from rlab.errors import RlabError, UsageError, extra
+from rlab.learning.runtime import torch_settings
+from rlab.networks.policy import MemberPolicy
+
+DEFAULT_FPS = 30  # where the env does not say how fast its frames are
+FILM = "play.gif"  # where there is no screen
+FIRST_EPISODE_SEED = 100_000  # the same as in rlab eval
+
+
+@dataclass(frozen=True)
+class Played:
+    """What happened in each episode; in a notebook it shows its film."""
+
+    seeds: tuple[int, ...]  # of the episodes
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]  # env steps
+    video: Path | None = None
+    frames: tuple[np.ndarray, ...] = field(default=(), repr=False)  # [height, width, 3] uint8, one after each step
+
+    def to_json(self) -> dict[str, Any]:
+        """The one object that `rlab play --json` prints."""
+        rows = zip(self.seeds, self.returns, self.lengths, strict=True)
+        episodes = [{"seed": seed, "return": total, "length": length} for seed, total, length in rows]
+        return {"format": 1, "episodes": episodes, "video": None if self.video is None else str(self.video)}
+
+    def report(self) -> str:
+        """One line for each episode, and where the film is."""
+        rows = zip(self.seeds, self.returns, self.lengths, strict=True)
+        lines = [f"episode seed {seed}: return {total:.1f} in {length} steps" for seed, total, length in rows]
+        return "\n".join([*lines, *([] if self.video is None else [f"film: {self.video}"])])
+
+    def _repr_html_(self) -> str | None:
+        """How a notebook shows it: the film itself, inside the page."""
+        if self.video is None or not self.video.is_file():
+            return None
+        data = base64.b64encode(self.video.read_bytes()).decode()
+        text = "<br>".join(self.report().splitlines())
+        if self.video.suffix == ".gif":
+            return f'<img src="data:image/gif;base64,{data}"><br>{text}'
+        return f'<video controls autoplay loop src="data:video/mp4;base64,{data}"></video><br>{text}'
+
+
+def play(
+    run: str | Path,
+    *,
+    episodes: int = 1,
+    seed: int = FIRST_EPISODE_SEED,
+    member: int | None = None,
+    stochastic: bool = False,
+    video: str | Path | None = None,
+    frames: bool = False,
+    trust: bool = False,
+) -> Played:
+    """Watch a trained policy: in a window, or as a film where there is no screen, and in a notebook inside the page.
+
+        rlab.play("runs/my-run", episodes=3, video="three.mp4").returns
+
+    Args:
+        run: a run folder (its final policy) or a policy folder.
+        episodes: how many to watch.
+        seed: of the first episode; the same as in `rlab.evaluate`.
+        member: training seed of the one that plays; None: the first.
+        stochastic: sample actions as in training, instead of the greedy ones.
+        video: a file `.mp4` or `.gif` instead of a window; None where there is no window: `play.gif`.
+        frames: keep the pictures in memory, as arrays, instead of a window or a film (or beside the film named).
+        trust: allow envs, wrappers and layers of others that the folder names, which run their code.
+
+    Raises:
+        UsageError: no such member, a film that cannot be written, or moviepy is missing.
+        RlabError: the folder is missing or broken.
+    """
+    if episodes < 1:
+        raise UsageError(f"episodes {episodes} must be 1 or more.")
+    saved = open_policy(str(run), trust)
+    policy = saved.policy.member(member)
+    if stochastic:
+        check_can_sample(saved.policy)
+    film = _film_path(None if video is None else Path(video), frames)
+    pictured = film is not None or frames
+    if pictured:
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # frames are wanted, not a window
+        os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())  # or SDL complains that it has none
+    env = make_env(saved.env, "rgb_array" if pictured else "human")
+    seeds, pictures = tuple(range(seed, seed + episodes)), []
+    returns, lengths = [], []
+    try:
+        with torch_settings(threads=1):
+            for each in seeds:
+                total, steps = 0.0, 0
+                for reward, picture in _episode(env, policy, each, stochastic):
+                    total, steps = total + reward, steps + 1
+                    if pictured:
+                        pictures.append(picture)
+                returns.append(total)
+                lengths.append(steps)
+    finally:
+        env.close()
+    if film is not None:
+        write_video(film, pictures, env.metadata.get("render_fps", DEFAULT_FPS))
+    return Played(seeds, tuple(returns), tuple(lengths), film, tuple(pictures) if frames else ())
+
+
+def _episode(env: Any, policy: MemberPolicy, seed: int, stochastic: bool) -> Iterator[tuple[float, Any]]:
+    """One episode: the reward of each step and the picture after it."""
+    policy.reseed(seed)
+    obs, _ = env.reset(seed=seed)
+    ended = False
+    while not ended:
+        obs, reward, terminated, truncated, _ = env.step(policy(np.asarray(obs), greedy=not stochastic))
+        ended = terminated or truncated
+        yield float(reward), env.render()
+
+
+def _film_path(video: Path | None, frames: bool) -> Path | None:
+    """Where the film goes; None where a window is shown or the frames alone are wanted."""
+    if video is None:
+        return None if frames or (_has_screen() and not _in_notebook()) else Path(FILM)
+    if video.suffix not in (".mp4", ".gif"):
+        raise UsageError(f"--video {video} must end in .mp4 or .gif.")
+    if not video.parent.is_dir() or not os.access(video.parent, os.W_OK):
+        raise UsageError(f"--video {video}: {video.parent} is not a folder that can be written.")
+    return video
+
+
+def _has_screen() -> bool:
+    on_linux = sys.platform.startswith("linux")
+    return not on_linux or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _in_notebook() -> bool:
+    return "ipykernel" in sys.modules
+
+
+def write_video(path: Path, frames: list[np.ndarray], fps: int) -> None:
+    """Frames `[height, width, 3]` uint8 as an mp4 or gif.
+
+    Raises:
+        UsageError: moviepy is not installed.
+        RlabError: the file cannot be written.
+    """
+    try:
+        from moviepy import ImageSequenceClip  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise UsageError(f'films need moviepy: pip install "{extra("video")}"') from error
+    clip = ImageSequenceClip(frames, fps=fps)
+    try:
+        if path.suffix == ".gif":
+            clip.write_gif(str(path), logger=None)
+        else:
+            clip.write_videofile(str(path), logger=None, audio=False)
+    except OSError as error:
+        raise RlabError(f"cannot write {path}: {error}") from error
