@@ -1,5 +1,6 @@
 """From an `EnvSpec` to envs: vector envs to train in, episodes to judge by, one env to play."""
 
+import copy
 import inspect
 from collections.abc import Mapping
 from functools import partial
@@ -99,7 +100,7 @@ def _make_single(spec: EnvSpec, found: Registered, render_mode: str | None = Non
     # Gymnasium's own record instead of the id: no warnings about versions, and it reaches spawned workers whole.
     drawing: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
     try:
-        env = gym.make(found, max_episode_steps=spec.max_episode_steps, **spec.kwargs, **drawing)
+        env = gym.make(found, max_episode_steps=spec.max_episode_steps, **copy.deepcopy(spec.kwargs), **drawing)
     except Exception as error:  # a constructor may raise anything about its arguments or a missing package
         raise UsageError(f"{spec.env_id} cannot be made: {error}") from error
     return apply_wrappers(env, spec.wrappers)

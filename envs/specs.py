@@ -1,13 +1,15 @@
 """`EnvSpec`: which env a run uses, as plain data for experiment files, `config.json`, policies and flags."""
 
+import ast
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, TypeVar
 
 from gymnasium.envs.registration import EnvSpec as Registered
 
+from rlab.envs import plain
 from rlab.envs.ids import foreign_module, registered
 from rlab.envs.wrappers import check_wrapper, foreign_wrapper_module
 from rlab.errors import RlabError, UsageError
@@ -21,6 +23,7 @@ RESERVED_KWARGS = {
     "id": "it is the env's name",
 }
 PYTHON_WORDS = {"True": True, "False": False, "None": None}
+NOT_JSON = ("NaN", "nan", "Infinity", "inf")
 
 T = TypeVar("T")
 
@@ -29,17 +32,26 @@ T = TypeVar("T")
 class EnvSpec:
     """An env by id, with what it is made with. Nothing is imported and nothing looked up until it is made.
 
-    `wrappers` are applied from first to last, around Gymnasium's own time limit.
+    `wrappers` are applied from first to last, around Gymnasium's own time limit. Keywords and arguments are copied and
+    become plain data at once (`rlab.envs.plain` has the rule), so that training, resuming and judging give an env the
+    same. Lists among the arguments of wrappers become tuples, as Gymnasium's own wrappers ask for shapes.
+
+    Raises:
+        UsageError: a keyword or argument that config.json cannot hold, or that rlab sets itself.
     """
 
     env_id: str
-    kwargs: dict[str, Any] = field(default_factory=dict)  # to the env's constructor; JSON values
+    kwargs: dict[str, Any] = field(default_factory=dict)  # to the env's constructor
     wrappers: tuple[tuple[str, dict[str, Any]], ...] = ()  # (name or "module:Class", arguments)
     max_episode_steps: int | None = None  # env steps; None: the registered time limit, if any
 
     def __post_init__(self) -> None:
         if self.max_episode_steps is not None and self.max_episode_steps < 1:
             raise UsageError(f"max_episode_steps must be 1 or more, not {self.max_episode_steps}")
+        kwargs = plain.plain(self.kwargs, "env_kwargs")
+        wrappers = ((name, plain.plain(args, f"wrapper {name}", lists_as_tuples=True)) for name, args in self.wrappers)
+        object.__setattr__(self, "kwargs", kwargs)
+        object.__setattr__(self, "wrappers", tuple(wrappers))
         for key in RESERVED_KWARGS.keys() & self.kwargs.keys():
             raise UsageError(f"{key} cannot be an env keyword: {RESERVED_KWARGS[key]}")
 
@@ -47,7 +59,7 @@ class EnvSpec:
     def parse(
         cls,
         env_id: str,
-        env_kwargs: Sequence[str] = (),
+        env_kwargs: Sequence[str] | Mapping[str, Any] = (),
         wrappers: Sequence[str] = (),
         max_episode_steps: int | None = None,
     ) -> "EnvSpec":
@@ -55,15 +67,18 @@ class EnvSpec:
 
         Args:
             env_id: `CartPole-v1`, `ALE/Pong-v5` or `module:Env-v0`.
-            env_kwargs: `key=value` each; a value is a JSON literal (or True, False, None), else a string.
+            env_kwargs: `key=value` each; a value is a JSON or Python literal (`[3, 9]` is a list, `(3, 9)` a tuple),
+                else a text. From Python: a dict of values.
             wrappers: `NAME` or `NAME:key=value,key=value` each; NAME may be `their.module:Class`.
             max_episode_steps: replaces the registered time limit.
 
         Raises:
             UsageError: anything that does not exist or does not parse.
         """
-        kwargs = dict(_key_value(word, "--env-kwargs") for word in env_kwargs)
-        spec = cls(env_id, kwargs, tuple(_parse_wrapper(word) for word in wrappers), max_episode_steps)
+        if isinstance(wrappers, str) or not all(isinstance(word, str) for word in wrappers):
+            raise UsageError(f"wrappers are a list of names, such as ['FlattenObservation'], not {wrappers!r:.80}")
+        parsed = tuple(_parse_wrapper(word) for word in wrappers)
+        spec = cls(env_id, env_keywords(env_kwargs), parsed, max_episode_steps)
         spec.check()
         return spec
 
@@ -74,13 +89,17 @@ class EnvSpec:
             check_wrapper(name)
         return found
 
-    def wrapped(self, wrappers: Sequence[str]) -> "EnvSpec":
-        """The same env with these wrappers, written as for `parse`, in place of its own.
+    def changed(
+        self, env_kwargs: Sequence[str] | Mapping[str, Any] | None = None, wrappers: Sequence[str] | None = None
+    ) -> "EnvSpec":
+        """The same env with these keywords or wrappers, written as for `parse`, in place of its own; None keeps them.
 
         Raises:
-            UsageError: a wrapper that does not exist or does not parse.
+            UsageError: a keyword that does not parse, or a wrapper that does not exist or does not parse.
         """
-        return replace(self, wrappers=type(self).parse(self.env_id, (), wrappers).wrappers)
+        given = type(self).parse(self.env_id, env_kwargs or (), wrappers or ())
+        kwargs = self.kwargs if env_kwargs is None else given.kwargs
+        return replace(self, kwargs=kwargs, wrappers=self.wrappers if wrappers is None else given.wrappers)
 
     @property
     def foreign_modules(self) -> tuple[str, ...]:
@@ -98,8 +117,8 @@ class EnvSpec:
     def to_json(self) -> dict[str, Any]:
         return {
             "env_id": self.env_id,
-            "kwargs": dict(self.kwargs),
-            "wrappers": [{"name": name, "args": dict(args)} for name, args in self.wrappers],
+            "kwargs": plain.to_json(self.kwargs),
+            "wrappers": [{"name": name, "args": plain.to_json(args)} for name, args in self.wrappers],
             "max_episode_steps": self.max_episode_steps,
         }
 
@@ -111,12 +130,27 @@ class EnvSpec:
             RlabError: the data is not of that shape.
         """
         try:
-            wrappers = tuple((_typed(row["name"], str), dict(row["args"])) for row in data["wrappers"])
+            rows = [(_typed(row["name"], str), _typed(row["args"], dict)) for row in data["wrappers"]]
+            wrappers = tuple((name, plain.from_json(args)) for name, args in rows)
             limit = data["max_episode_steps"]
             limit = None if limit is None else _typed(limit, int)
-            return cls(_typed(data["env_id"], str), dict(data["kwargs"]), wrappers, limit)
+            kwargs = plain.from_json(_typed(data["kwargs"], dict))
+            return cls(_typed(data["env_id"], str), kwargs, wrappers, limit)
         except (KeyError, TypeError, ValueError) as error:
             raise RlabError(f"this env spec cannot be read: {type(error).__name__}: {error}") from error
+
+
+def env_keywords(given: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of an env from the words `key=value` of a command line, or from a dict.
+
+    Raises:
+        UsageError: a word that does not parse, or something else than a dict or words.
+    """
+    if isinstance(given, Mapping):
+        return dict(given)
+    if isinstance(given, str) or not all(isinstance(word, str) for word in given):
+        raise UsageError(f"env_kwargs are a dict, or words such as 'key=value', not {given!r:.80}")
+    return dict(_key_value(word, "--env-kwargs") for word in given)
 
 
 def _typed(value: Any, kind: type[T]) -> T:
@@ -140,7 +174,7 @@ def _split_commas(text: str) -> list[str]:
     parts, depth, quoted = [""], 0, False
     for letter in text:
         quoted ^= letter == '"'
-        depth += 0 if quoted else (letter in "[{") - (letter in "]}")
+        depth += 0 if quoted else (letter in "[{(") - (letter in "]})")
         if letter == "," and depth == 0 and not quoted:
             parts.append("")
         else:
@@ -152,13 +186,21 @@ def _key_value(word: str, flag: str) -> tuple[str, Any]:
     key, equals, text = word.partition("=")
     if not equals or not key.isidentifier():
         raise UsageError(f"{flag} expects key=value, not {word!r}")
-    if text in PYTHON_WORDS:  # "False" as a string would count as true
+    if text in PYTHON_WORDS:  # "False" as a text would count as true
         return key, PYTHON_WORDS[text]
+    if text.lstrip("+-") in NOT_JSON:
+        raise UsageError(f"{flag} {word}: config.json holds finite numbers only; a text is {key}='\"{text}\"'")
     try:
-        return key, json.loads(text, parse_constant=_no_json)
+        return key, json.loads(text, parse_constant=_not_json)
     except ValueError:
-        return key, text
+        if text[:1] not in ("[", "(", "{", '"'):
+            return key, text
+    try:
+        return key, ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        hint = 'texts inside brackets need quotes: ["a"]'
+        raise UsageError(f"{flag} {word}: {text} is neither JSON nor a Python literal; {hint}") from None
 
 
-def _no_json(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON")  # Python's reader would take NaN and Infinity
+def _not_json(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")  # Python's reader would take NaN and Infinity

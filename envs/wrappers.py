@@ -4,6 +4,7 @@ What belongs to an agent is not here: reward clipping and normalisation of obser
 measures or be lost with the policy, so agents and policies carry them themselves.
 """
 
+import copy
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -129,7 +130,7 @@ def load_wrapper(name: str) -> Callable[..., gym.Env]:
 
 
 def apply_wrappers(env: gym.Env, wrappers: Sequence[tuple[str, Mapping[str, Any]]]) -> gym.Env:
-    """The env inside its wrappers, the first innermost. Lists from JSON become tuples, as Gymnasium asks for shapes.
+    """The env inside its wrappers, the first innermost; each gets copies of its arguments.
 
     Raises:
         UsageError: a wrapper does not exist, or refuses this env or its arguments (saying what it said).
@@ -137,12 +138,8 @@ def apply_wrappers(env: gym.Env, wrappers: Sequence[tuple[str, Mapping[str, Any]
     for name, args in wrappers:
         wrapper = load_wrapper(name)
         try:
-            env = wrapper(env, **{key: _tuples(value) for key, value in args.items()})
+            env = wrapper(env, **copy.deepcopy(dict(args)))
         except Exception as error:  # AssertionError, TypeError, DependencyNotInstalled: wrappers raise them all
             why = str(error) or f"it does not suit {env.observation_space}"
             raise UsageError(f"wrapper {name} cannot be applied to {env}: {why}") from error
     return env
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -11,12 +11,13 @@ import numpy as np
 from rlab.cli.collecting import collect, collect_random
 from rlab.cli.collecting import merge as merge_datasets
 from rlab.cli.compressing import compress
+from rlab.cli.experiment_files import find_experiment
 from rlab.cli.exporting import export_member as export
 from rlab.cli.finetune import finetuning_defaults, next_agent, refuse_network_settings
 from rlab.cli.playing import Played, play
 from rlab.cli.pretrain import env_for, learner_for, pretraining_defaults
 from rlab.cli.progress import ProgressListener
-from rlab.cli.request import Request, Start, complete, request_from_keywords
+from rlab.cli.request import Request, Start, complete, request_from_keywords, spec_for
 from rlab.cli.saved import check_can_sample, open_policy
 from rlab.cli.searching import search
 from rlab.cli.session import FINAL_EPISODE_SEED, RESULT, Session
@@ -102,11 +103,13 @@ def train(
     Args:
         agent: a registered name, or `their.module:Class`.
         env: a Gymnasium id.
-        env_kwargs: keywords of the env.
+        env_kwargs: keywords of the env: numbers, texts, true/false, None, lists, tuples and dicts with text keys, which
+            it gets again when the run is resumed or judged; NumPy's become Python's.
         wrappers: names from `rlab.envs.WRAPPERS`, or `their.module:Wrapper`, innermost first.
         out: the run folder; None makes a fresh one under `runs/`.
         experiment: the name or file of the tuned settings to start from; None takes the one for this agent and env if
-            there is one and the env is not changed by keywords or wrappers, `"none"` the plain defaults.
+            there is one and the env is not changed by keywords or wrappers, `"none"` the plain defaults. It may bring
+            keywords and wrappers of the env, too.
         progress: show a bar, as the command line does.
         trust: allow layers, envs and wrappers of others that the folder of a teacher names, which run their code.
         settings: fields of `RunConfig` (`seeds=10`, `env_steps=50_000`), of `SourceConfig` (`teacher="runs/good"`) and
@@ -116,10 +119,9 @@ def train(
         UsageError: anything in the request that cannot be.
         RlabError: the run failed; what was saved stays.
     """
-    spec = EnvSpec.parse(env, (), wrappers)
-    spec = EnvSpec(spec.env_id, dict(env_kwargs or {}), spec.wrappers)
-    if experiment is None and (spec.kwargs or spec.wrappers):
+    if experiment is None and (env_kwargs or wrappers):
         experiment = "none"
+    spec = spec_for(find_experiment(agent, env, experiment), env, env_kwargs or {}, wrappers)
     return start(request_from_keywords(agent, spec, experiment, settings), out, progress, trust)
 
 
@@ -174,7 +176,7 @@ def finetune(
 
     Args:
         run: a run or policy folder.
-        env: a Gymnasium id; None takes the run's own, with its wrappers.
+        env: a Gymnasium id; None takes the run's own, with its keywords and wrappers where no others are given.
         agent: who goes on; None takes the one that trained the run, or after pretraining `double_dqn` or `ppo`.
         member: the training seed that every learner begins with; None: each begins with its own.
         env_kwargs, wrappers, experiment, out, progress: as for `train`.
@@ -186,10 +188,9 @@ def finetune(
     """
     saved = open_policy(str(run), trust)
     spec = saved.env
-    if env is not None or wrappers or env_kwargs:
-        limit = spec.max_episode_steps if env is None else None
-        spec = EnvSpec.parse(env or spec.env_id, (), wrappers, limit)
-        spec = replace(spec, kwargs=dict(env_kwargs or {}))
+    if env is not None:
+        spec = EnvSpec.parse(env)
+    spec = spec.changed(env_kwargs or None, wrappers or None)
     agent = agent or next_agent(saved, trust)
     refuse_network_settings(frozenset(settings), str(run))
     defaults = finetuning_defaults(saved, agent, spec, experiment, member)
@@ -226,7 +227,7 @@ def evaluate(
     policy = saved.policy if member is None else saved.policy.only(member)
     env = saved.env
     if wrappers is not None:
-        env = env.wrapped(wrappers)
+        env = env.changed(wrappers=wrappers)
     if stochastic:
         check_can_sample(policy)
     with torch_settings(threads=1):

@@ -24,6 +24,19 @@ class Clock:
         return min(self.env_steps / self.total_env_steps, 1.0)
 
 
+def json_number(value: Any) -> Any:
+    """For `json.dumps(default=...)`: a NumPy number, such as a seed out of `np.arange`, as Python's.
+
+    Raises:
+        TypeError: it is something else that JSON cannot hold.
+    """
+    import numpy as np
+
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
 def crossed(before: int, now: int, every: int) -> bool:
     """True when a counter that may jump by several passes a multiple of `every`."""
     return now // every > before // every

@@ -45,7 +45,7 @@ def run(argv: list[str]) -> int:
     from rlab.learning.runtime import torch_settings
 
     policy, agent, trained_in, where = _opened(options)
-    env = trained_in.wrapped(options.wrapper) if options.wrapper else trained_in
+    env = trained_in.changed(wrappers=options.wrapper) if options.wrapper else trained_in
     if options.stochastic:
         check_can_sample(policy)
     with torch_settings(threads=1):

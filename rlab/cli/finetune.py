@@ -78,8 +78,7 @@ def read_request(argv: list[str]) -> tuple[Request, BeginOptions]:
     schemas = (BeginOptions(), FinetuneConfig(), start.run, SourceConfig(), start.settings)
     prog = f"rlab finetune {source}"
     options, config, run_config, sources, settings = parse(words, schemas, prog=prog, subject=agent)
-    if options.wrapper or options.env_kwargs:
-        env = EnvSpec.parse(env.env_id, options.env_kwargs, options.wrapper, env.max_episode_steps)
+    env = env.changed(options.env_kwargs or None, options.wrapper or None)
     env = replace(env, max_episode_steps=run_config.max_episode_steps or env.max_episode_steps)
     named = given(words, schemas)
     check_budget(agent, named)

@@ -54,8 +54,7 @@ def read_request(method: str, dataset: str, argv: list[str]) -> tuple[Request, P
     prog = f"rlab pretrain {method} {dataset}"
     options, run_config, sources, settings = parse(argv, schemas, prog=prog, subject=learner)
     assert env is not None  # --help has left by now
-    if options.wrapper or options.env_kwargs:
-        env = EnvSpec.parse(env.env_id, options.env_kwargs, options.wrapper, env.max_episode_steps)
+    env = env.changed(options.env_kwargs or None, options.wrapper or None)
     env = replace(env, max_episode_steps=run_config.max_episode_steps or env.max_episode_steps)
     if sources.dataset != dataset:
         raise UsageError(f"--dataset {sources.dataset} contradicts {dataset}, the word behind {method}; leave it out.")

@@ -10,6 +10,7 @@ from rlab.agents import load_agent
 from rlab.cli.experiment_files import Experiment, find_experiment
 from rlab.cli.flags import merge
 from rlab.envs import EnvSpec
+from rlab.envs.specs import env_keywords
 from rlab.errors import RlabError, UsageError
 from rlab.learning.finetune_config import FinetuneConfig
 from rlab.runs.config import RunConfig, SourceConfig
@@ -201,6 +202,25 @@ def defaults_for(agent: str, env_id: str, experiment: str | None) -> Defaults:
         run = merge(run, found.run, str(found.path))
         settings = merge(settings, found.settings, str(found.path))
     return Defaults(run, settings, found)
+
+
+def spec_for(
+    experiment: Experiment | None,
+    env_id: str,
+    env_kwargs: Sequence[str] | Mapping[str, Any],
+    wrappers: Sequence[str],
+    limit: int | None = None,
+) -> EnvSpec:
+    """The env of a run: as the experiment has it, with the keywords and in the wrappers that were asked for.
+
+    Raises:
+        UsageError: it does not exist, or a keyword or wrapper does not parse.
+    """
+    kwargs = env_keywords(env_kwargs)
+    if experiment is not None:
+        kwargs = env_keywords(experiment.env_kwargs) | kwargs
+        wrappers = wrappers or experiment.wrapper
+    return EnvSpec.parse(env_id, kwargs, wrappers, limit)
 
 
 def request_from_keywords(agent: str, env: EnvSpec, experiment: str | None, keywords: Mapping[str, Any]) -> Request:

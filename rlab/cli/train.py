@@ -11,7 +11,7 @@ from typing import Any
 from rlab.agents import AGENTS
 from rlab.cli.flags import HELP, given, parse
 from rlab.cli.main import STOPPED
-from rlab.cli.request import Request, check_budget, command_words, defaults_for
+from rlab.cli.request import Request, check_budget, command_words, defaults_for, spec_for
 from rlab.errors import UsageError
 from rlab.runs.config import SourceConfig
 
@@ -54,8 +54,6 @@ def carry_out(request: Request, out: str | None, as_json: bool, start: Callable[
 
 def read_request(agent: str, env_id: str, argv: list[str]) -> tuple[Request, TrainOptions]:
     """The request and options that the words after AGENT and ENV ask for."""
-    from rlab.envs import EnvSpec
-
     prog = f"rlab train {agent} {env_id}"
     # The experiment decides the defaults of everything else, so it is looked for first.
     chosen = value_of(argv, "--experiment")
@@ -64,9 +62,7 @@ def read_request(agent: str, env_id: str, argv: list[str]) -> tuple[Request, Tra
     start = defaults_for(agent, env_id, chosen)
     schemas = (TrainOptions(), start.run, SourceConfig(), start.settings)
     options, run_config, sources, settings = parse(argv, schemas, prog=prog, subject=agent)
-    env_kwargs = (*(start.experiment.env_kwargs if start.experiment else ()), *options.env_kwargs)
-    wrappers = options.wrapper or (start.experiment.wrapper if start.experiment else ())
-    env = EnvSpec.parse(env_id, env_kwargs, wrappers, run_config.max_episode_steps)
+    env = spec_for(start.experiment, env_id, options.env_kwargs, options.wrapper, run_config.max_episode_steps)
     named = given(argv, schemas)
     check_budget(agent, named)
     origins = start.origins(named, (sources,))

@@ -21,6 +21,7 @@ from rlab.errors import RlabError, UsageError, pip_install
 from rlab.experience.dataset import Dataset, Episode, action_field, action_from_env, action_to_env
 from rlab.experience.minari_spaces import from_minari, has_masks, space_from_minari, space_to_minari, to_minari
 from rlab.networks.spaces import MASK_KEY, Masked, Space, choices
+from rlab.types import json_number
 
 DATA, METADATA, MAIN = "data", "metadata.json", "main_data.hdf5"
 COLUMNS = (
@@ -157,7 +158,7 @@ def _write(minari: Any, folder: Path, dataset: Dataset, dataset_id: str, env_spe
         metadata["env_spec"] = env_spec
     if isinstance(dataset.facts.get("agent"), str):
         metadata["algorithm_name"] = dataset.facts["agent"]
-    (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
+    (folder / METADATA).write_text(json.dumps(metadata, indent=2, default=json_number) + "\n")
 
 
 def _buffer(minari: Any, dataset: Dataset, episode: Episode) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rlab.errors import RlabError
+from rlab.types import json_number
 
 FORMAT = 1
 TEMPORARY = ".tmp-"  # what the names of unfinished files begin with
@@ -50,7 +51,8 @@ def to_json(data: Mapping[str, Any], path: Path) -> bytes:
         ValueError: a number is infinite or not a number, which JSON has no word for.
     """
     try:
-        text = json.dumps({"format": FORMAT, **data}, sort_keys=True, indent=2, allow_nan=False)
+        whole = {"format": FORMAT, **data}
+        text = json.dumps(whole, sort_keys=True, indent=2, allow_nan=False, default=json_number)
     except ValueError as error:
         raise ValueError(f"{path.name} cannot hold this: {error}") from error
     return text.encode() + b"\n"

@@ -22,7 +22,7 @@ def message_of(call, *args, **kwargs):
 
 
 def test_values_are_json_literals_or_else_strings():
-    words = ["a=1", "b=1.5", "c=true", "d=False", "e=None", "f=word", "g=[1,2]", "h=x=y", "i=NaN", 'j="1"', "k="]
+    words = ["a=1", "b=1.5", "c=true", "d=False", "e=None", "f=word", "g=[1,2]", "h=x=y", "i=nano", 'j="1"', "k="]
     spec = EnvSpec.parse("CartPole-v1", words)
     assert spec.kwargs == {
         "a": 1,
@@ -33,7 +33,7 @@ def test_values_are_json_literals_or_else_strings():
         "f": "word",
         "g": [1, 2],
         "h": "x=y",
-        "i": "NaN",
+        "i": "nano",
         "j": "1",
         "k": "",
     }
@@ -50,7 +50,7 @@ def test_wrappers_are_a_name_and_its_arguments():
     assert [EnvSpec("x", wrappers=(parse(word),)).wrappers[0] for word in words] == [
         ("FlattenObservation", {}),
         ("StickyAction", {"repeat_action_probability": 0.25}),
-        ("AtariPreprocessing", {"screen_size": [84, 84], "grayscale_obs": True}),
+        ("AtariPreprocessing", {"screen_size": (84, 84), "grayscale_obs": True}),
         ("their.module:Thing", {}),
         ("their.module:Thing", {"names": "a,b", "n": 2}),
     ]
@@ -86,6 +86,7 @@ def test_a_spec_survives_the_way_through_json(kwargs, wrappers, limit):
     [
         {"env_id": 3},
         {"kwargs": None},
+        {"kwargs": [["size", 3]]},
         {"wrappers": ["Flat"]},
         {"wrappers": [{"name": "x"}]},
         {"max_episode_steps": "9"},

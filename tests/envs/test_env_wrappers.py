@@ -72,7 +72,7 @@ def test_json_lists_become_the_tuples_that_gymnasium_asks_for():
             assert shape == (84, (1, 2))
 
     globals()["Wants"] = Wants
-    apply_wrappers(gym.make("CartPole-v1"), [(f"{__name__}:Wants", {"shape": [84, [1, 2]]})])
+    make_env(EnvSpec("CartPole-v1", wrappers=((f"{__name__}:Wants", {"shape": [84, [1, 2]]}),)))
 
 
 @pytest.mark.parametrize(

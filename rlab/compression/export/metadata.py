@@ -14,7 +14,7 @@ from rlab import __version__
 from rlab.compression.export.graph import ACTION, OBS, OUTPUTS
 from rlab.errors import RlabError, UsageError
 from rlab.networks.policy import MemberPolicy
-from rlab.types import Json
+from rlab.types import Json, json_number
 
 FORMAT = 1
 
@@ -70,7 +70,7 @@ def metadata_of(member: MemberPolicy, origin: Origin, quantized: str, **more: An
 
 def to_text(metadata: Json) -> str:
     """One line of JSON; equal data are equal text."""
-    return json.dumps(metadata, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    return json.dumps(metadata, sort_keys=True, allow_nan=False, separators=(",", ":"), default=json_number)
 
 
 def from_text(text: str | bytes, path: object) -> dict[str, Any]:
