@@ -6,7 +6,7 @@ if __name__ != "rlab.envs":
 from rlab.envs.adapter import GymVectorEnv
 from rlab.envs.episodes import NativeEpisodes, SingleEpisodes
 from rlab.envs.ids import EnvRow, list_envs
-from rlab.envs.make import make_env, make_episodes, make_vec
+from rlab.envs.make import EpisodeMaker, EpisodePool, make_env, make_episodes, make_vec
 from rlab.envs.packing import PackedObservation
 from rlab.envs.probe import PROBES, Probe, ProbeValue
 from rlab.envs.probe_spaces import SPACE_PROBES
@@ -20,6 +20,8 @@ __all__ = [
     "WRAPPERS",
     "EnvRow",
     "EnvSpec",
+    "EpisodeMaker",
+    "EpisodePool",
     "GymVectorEnv",
     "NativeEpisodes",
     "PackedObservation",

@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from rlab.envs.native import SeededCartPole
+from rlab.envs.native import NO_LIMIT, SeededCartPole
 from rlab.envs.packing import obs_space_of, reason
 from rlab.envs.spaces import array_space_from_gym, space_from_gym
 from rlab.errors import RlabError
@@ -22,6 +22,7 @@ class SingleEpisodes:
         self.env_id = env_id
         self.envs = tuple(envs)
         self.num_envs = len(envs)
+        self.time_limit = time_limit_of(envs[0])
         self.obs_space: Space = obs_space_of(envs[0], env_id)
         self.action_space: Space = array_space_from_gym(envs[0].action_space, f"the action space of {env_id}")
         space = envs[0].observation_space
@@ -70,6 +71,7 @@ class NativeEpisodes:
     def __init__(self, env: SeededCartPole, env_id: str = "the env") -> None:
         self.env_id = env_id
         self.num_envs = env.num_envs
+        self.time_limit = None if env.max_episode_steps == NO_LIMIT else int(env.max_episode_steps)
         self.obs_space: Space = space_from_gym(env.single_observation_space)
         self.action_space: Space = space_from_gym(env.single_action_space)
         self._env = env
@@ -104,6 +106,19 @@ class NativeEpisodes:
 
     def close(self) -> None:
         self._env.close()
+
+
+def time_limit_of(env: gym.Env) -> int | None:
+    """Env steps after which an env truncates its episodes: the least of the time limits around it; None: none is known.
+
+    A wrapper around the limit that repeats actions only makes episodes shorter, so the limit holds for it too.
+    """
+    limits = []
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, gym.wrappers.TimeLimit):
+            limits.append(env._max_episode_steps)  # Gymnasium has no other way to ask for it
+        env = env.env
+    return min(limits, default=None)
 
 
 def _check_seeds(seeds: Sequence[int], num_envs: int) -> None:

@@ -23,6 +23,8 @@ from rlab.errors import RlabError, UsageError, unknown
 from rlab.networks.spaces import Space
 
 VECTOR = ("auto", "native", "sync", "async", "envpool")
+# How many envs play episodes at once: rows of one native env cost next to nothing, other envs may cost a process each.
+MOST_NATIVE, MOST_SINGLE, MOST_PER_MEMBER = 512, 64, 10
 
 
 def make_vec(spec: EnvSpec, seeds: tuple[int, ...], num_envs: int, vector: str = "auto") -> GymVectorEnv:
@@ -63,15 +65,68 @@ def make_episodes(spec: EnvSpec, n: int, render_mode: str | None = None) -> Sing
     """n envs that play one seeded episode each: native ones where possible, else single Gymnasium envs.
 
     Raises:
-        UsageError: an env, keyword, wrapper or render mode that does not work.
+        UsageError: an env, keyword, wrapper or render mode that does not work, or not so many times at once.
     """
     found = spec.check()
-    if render_mode is None and why_not_native(found, spec.kwargs, spec.wrappers) is None:
-        native = make_native(found, n, spec.max_episode_steps, spec.kwargs)
-        if isinstance(native, SeededCartPole):
-            return NativeEpisodes(native, spec.env_id)
+    native = _native_episodes(spec, found, n) if render_mode is None else None
+    if native is not None:
+        return native
     packing = _packing(spec, found, render_mode)
-    return SingleEpisodes([_make_packed(spec, found, packing, render_mode) for _ in range(n)], spec.env_id)
+    return SingleEpisodes(_make_several(spec, found, packing, n, render_mode), spec.env_id)
+
+
+class EpisodeMaker:
+    """`make_episodes` for one spec, and how many of its envs should live at once.
+
+    Args:
+        most: so many in all; None: 512 rows where they are of one native vector env, else 10 per member, 64 in all.
+    """
+
+    def __init__(self, spec: EnvSpec, most: int | None = None) -> None:
+        self.spec, self._most = spec, most
+
+    def __call__(self, n: int) -> SingleEpisodes | NativeEpisodes:
+        return make_episodes(self.spec, n)
+
+    def most_at_once(self, members: int) -> int:
+        """How many envs to have at once for so many members; each of them has one at least, unless told otherwise."""
+        if self._most is not None:
+            return self._most
+        if why_not_native(self.spec.check(), self.spec.kwargs, self.spec.wrappers) is None:
+            return MOST_NATIVE
+        return max(members, min(MOST_PER_MEMBER * members, MOST_SINGLE))
+
+
+class EpisodePool(EpisodeMaker):
+    """An `EpisodeMaker` that keeps its single envs from one judgement to the next, until `close`."""
+
+    def __init__(self, spec: EnvSpec, most: int | None = None) -> None:
+        super().__init__(spec, most)
+        self._envs: list[gym.Env] = []
+        self._packing: Packing | None = None
+
+    def __call__(self, n: int) -> SingleEpisodes | NativeEpisodes:
+        found = self.spec.check()
+        native = _native_episodes(self.spec, found, n)
+        if native is not None:
+            return native
+        self._packing = self._packing or _packing(self.spec, found)
+        if n > len(self._envs):
+            self._envs += _make_several(self.spec, found, self._packing, n - len(self._envs))
+        return _Lent(self._envs[:n], self.spec.env_id)
+
+    def close(self) -> None:
+        """Close the envs; the next call makes new ones."""
+        kept, self._envs = self._envs, []
+        if kept:
+            SingleEpisodes(kept, self.spec.env_id).close()
+
+
+class _Lent(SingleEpisodes):
+    """Envs of a pool, which closes them itself."""
+
+    def close(self) -> None:
+        """They serve the next judgement too."""
 
 
 def make_env(spec: EnvSpec, render_mode: str | None = None) -> gym.Env:
@@ -94,6 +149,34 @@ def _packing(spec: EnvSpec, found: Registered, render_mode: str | None = None) -
 
 def _make_packed(spec: EnvSpec, found: Registered, packing: Packing, render_mode: str | None = None) -> gym.Env:
     return packing.wrap(_make_single(spec, found, render_mode))
+
+
+def _make_several(
+    spec: EnvSpec, found: Registered, packing: Packing, n: int, render_mode: str | None = None
+) -> list[gym.Env]:
+    """n envs, or none: where one of them cannot be made, the others are closed again."""
+    envs: list[gym.Env] = []
+    try:
+        while len(envs) < n:
+            envs.append(_make_packed(spec, found, packing, render_mode))
+    except UsageError as error:
+        made = len(envs)
+        if not made:
+            raise
+        SingleEpisodes(envs, spec.env_id).close()
+        raise UsageError(
+            f"{str(error).rstrip('.')}. {made} of {n} could be made at once: fewer do with --eval-envs {made} while "
+            f"training, and with --envs {made} in rlab eval and rlab collect."
+        ) from error
+    return envs
+
+
+def _native_episodes(spec: EnvSpec, found: Registered, n: int) -> NativeEpisodes | None:
+    """n rows of a native vector env; None where there is none for such episodes."""
+    if why_not_native(found, spec.kwargs, spec.wrappers) is not None:
+        return None
+    native = make_native(found, n, spec.max_episode_steps, spec.kwargs)
+    return NativeEpisodes(native, spec.env_id) if isinstance(native, SeededCartPole) else None
 
 
 def _make_single(spec: EnvSpec, found: Registered, render_mode: str | None = None) -> gym.Env:

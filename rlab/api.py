@@ -22,7 +22,7 @@ from rlab.cli.saved import check_can_sample, open_policy
 from rlab.cli.searching import search
 from rlab.cli.session import FINAL_EPISODE_SEED, RESULT, Session
 from rlab.cli.sources import open_sources
-from rlab.envs import EnvSpec, make_episodes
+from rlab.envs import EnvSpec, EpisodeMaker
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import Evaluation
 from rlab.evaluation.evaluate import evaluate as judge_episodes
@@ -207,6 +207,7 @@ def evaluate(
     member: int | None = None,
     stochastic: bool = False,
     wrappers: Sequence[str] | None = None,
+    envs: int | None = None,
     trust: bool = False,
 ) -> Evaluation:
     """Judge the policy of a run or policy folder in the env that it was trained in, as `rlab eval` does.
@@ -215,6 +216,7 @@ def evaluate(
         episodes: per member.
         stochastic: sample actions as in training, instead of the greedy ones.
         wrappers: around the env in place of those that it was trained with; None: the same.
+        envs: instances of the env at once, in all; None: 10 per member and 64 in all, native ones apart.
         seed: of the first episode; episode k has `seed + k`, the same for every member and policy.
         member: training seed of the one to judge; None: all.
         trust: allow layers, envs and wrappers of others that the folder names, which run their code.
@@ -231,7 +233,7 @@ def evaluate(
     if stochastic:
         check_can_sample(policy)
     with torch_settings(threads=1):
-        return judge_episodes(policy, lambda n: make_episodes(env, n), episodes, seed, greedy=not stochastic)
+        return judge_episodes(policy, EpisodeMaker(env, envs), episodes, seed, greedy=not stochastic)
 
 
 def load(path: str | Path, seed: int | None = None, trust: bool = False, *, sample_seed: int = 0) -> MemberPolicy:

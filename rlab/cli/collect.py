@@ -27,6 +27,7 @@ class CollectOptions:
     noise: float = 0.0  # probability of a uniformly random action at each step
     stochastic: bool = False  # sample actions as in training, instead of the greedy ones
     min_return: float | None = None  # episodes that return less are dropped
+    envs: int | None = None  # instances of the env at once, in all; None: 10 per member, 64 in all, if not native
     merge: tuple[str, ...] = ()  # DIR DIR ...: nothing is played, these datasets become one
     env: str | None = None  # of random: the env to play in
     env_kwargs: tuple[str, ...] = ()  # of random: key=value ..., keywords of the env
@@ -49,7 +50,12 @@ def run(argv: list[str]) -> int:
 
         env = EnvSpec.parse(options.env or "", options.env_kwargs, options.wrapper, options.max_episode_steps)
         done = collecting.collect_random(
-            env, options.out, episodes=options.episodes, seed=options.seed, min_return=options.min_return
+            env,
+            options.out,
+            episodes=options.episodes,
+            seed=options.seed,
+            min_return=options.min_return,
+            envs=options.envs,
         )
     else:
         done = collecting.collect(
@@ -62,6 +68,7 @@ def run(argv: list[str]) -> int:
             noise=options.noise,
             stochastic=options.stochastic,
             min_return=options.min_return,
+            envs=options.envs,
             trust=options.trust,
         )
     print(json.dumps(done.to_json()) if options.json else done.report())

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rlab.cli.saved import check_can_sample, open_policy
-from rlab.envs import EnvSpec, make_episodes
+from rlab.envs import EnvSpec, EpisodeMaker, make_episodes
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.record import check_request, record, uniform_action
 from rlab.experience.dataset import Dataset
@@ -53,6 +53,7 @@ def collect(
     noise: float = 0.0,
     stochastic: bool = False,
     min_return: float | None = None,
+    envs: int | None = None,
     trust: bool = False,
 ) -> Collected:
     """Record episodes of a trained policy in the env that it was trained in.
@@ -67,6 +68,8 @@ def collect(
         noise: probability of a uniformly random action at each step.
         stochastic: sample actions as in training, where otherwise the greedy ones are taken.
         min_return: episodes that return less are dropped.
+        envs: instances of the env at once, in all, at least one per member that plays; None: 10 per member and 64 in
+            all, native ones apart.
         trust: allow an env, wrappers and layers of others that the folder names, which run their code.
 
     Raises:
@@ -81,7 +84,7 @@ def collect(
         check_can_sample(policy)
     how = {"agent": saved.agent, "members": list(policy.seeds), "greedy": not stochastic, "noise": noise}
     spaces = policy.spec.obs_space, policy.spec.action_space
-    return _recorded(policy, saved.env, spaces, out, how, episodes, seed, min_return)
+    return _recorded(policy, saved.env, spaces, out, how, episodes, seed, min_return, envs)
 
 
 def collect_random(
@@ -91,13 +94,14 @@ def collect_random(
     episodes: int = 100,
     seed: int = FIRST_EPISODE_SEED,
     min_return: float | None = None,
+    envs: int | None = None,
 ) -> Collected:
     """Record episodes of uniformly random actions; arguments and errors are those of `collect`."""
     env = EnvSpec.parse(env) if isinstance(env, str) else env
     probe = make_episodes(env, 1)
     probe.close()
     how = {"agent": "random", "members": [], "greedy": False, "noise": 1.0}
-    return _recorded(None, env, (probe.obs_space, probe.action_space), out, how, episodes, seed, min_return)
+    return _recorded(None, env, (probe.obs_space, probe.action_space), out, how, episodes, seed, min_return, envs)
 
 
 def merge(paths: Sequence[str | Path], out: str | Path) -> Collected:
@@ -136,6 +140,7 @@ def _recorded(
     episodes: int,
     seed: int,
     min_return: float | None,
+    envs: int | None,
 ) -> Collected:
     check_request(episodes, seed, how["noise"])
     if how["noise"]:
@@ -144,7 +149,7 @@ def _recorded(
     with torch_settings(threads=1):
         played = record(
             policy,
-            lambda n: make_episodes(env, n),
+            EpisodeMaker(env, envs),
             spaces,
             episodes,
             seed,

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import tyro
 from rlab.cli.flags import given, parse
 from rlab.errors import UsageError
 
-OF_EPISODES = frozenset({"episodes", "seed", "member", "stochastic", "wrapper"})
+OF_EPISODES = frozenset({"episodes", "seed", "member", "stochastic", "wrapper", "envs"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +24,7 @@ class EvalOptions:
     member: int | None = None  # training seed of one member; None: all
     stochastic: bool = False  # sample actions as in training, instead of the greedy ones
     wrapper: tuple[str, ...] = ()  # NAME or NAME:key=value, around the env in place of those that it was trained with
+    envs: int | None = None  # instances of the env at once, in all; None: 10 per member, 64 in all, if not native
     latency: bool = False  # play nothing: time the calls of exported files, all in turn
     trust: bool = False  # run envs, wrappers and layers of others that the folder names, and files that can run code
     json: bool = False  # one JSON object on standard output
@@ -40,7 +40,7 @@ def run(argv: list[str]) -> int:
     if len(options.run) != 1:
         raise UsageError(f"eval judges one run or file at a time, not {len(options.run)}; --latency takes several.")
     from rlab.cli.saved import check_can_sample
-    from rlab.envs import make_episodes
+    from rlab.envs import EpisodeMaker
     from rlab.evaluation.evaluate import evaluate
     from rlab.learning.runtime import torch_settings
 
@@ -49,7 +49,7 @@ def run(argv: list[str]) -> int:
     if options.stochastic:
         check_can_sample(policy)
     with torch_settings(threads=1):
-        make = partial(make_episodes, env)
+        make = EpisodeMaker(env, options.envs)
         result = evaluate(policy, make, options.episodes, options.seed, greedy=not options.stochastic)
     if options.json:
         print(json.dumps(result.to_json(options.run[0], agent, trained_in.env_id)))

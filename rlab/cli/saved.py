@@ -7,9 +7,8 @@ from typing import Any
 
 from rlab.cli.request import check_trust
 from rlab.compression.export.runtimes import SUFFIXES
-from rlab.envs import EnvSpec, make_episodes
+from rlab.envs import EnvSpec, EpisodeMaker
 from rlab.errors import RlabError, UsageError
-from rlab.experience.contract import EpisodeEnvs
 from rlab.networks.policy import Policy
 from rlab.runs.policies import POLICY, LoadedPolicy, load_policy
 
@@ -28,9 +27,10 @@ class SavedPolicy:
         """Whether the policy was ever taught to act: an encoder trains the body alone."""
         return self.agent != "encoder"
 
-    def make_episodes(self, n: int) -> EpisodeEnvs:
-        """n envs for evaluation."""
-        return make_episodes(self.env, n)
+    @property
+    def make_episodes(self) -> EpisodeMaker:
+        """Makes n envs for evaluation."""
+        return EpisodeMaker(self.env)
 
 
 def open_policy(path: str, trust: bool) -> SavedPolicy:

@@ -12,8 +12,8 @@ from itertools import count
 import numpy as np
 import torch
 
-from rlab.errors import RlabError, UsageError
-from rlab.evaluation.evaluate import MOST_STEPS, EpisodeEnvs
+from rlab.errors import UsageError
+from rlab.evaluation.evaluate import EpisodeEnvs, endless, most_steps
 from rlab.networks.policy import Policy
 from rlab.randomness import stream, torch_stream
 
@@ -123,11 +123,8 @@ def _play_block(
         active &= ~(terminated | truncated).reshape(shape)
         if not active.any():
             return
-        if step >= MOST_STEPS:
-            raise RlabError(
-                f"the episode of seed {first_seed + np.argwhere(active)[0, 1]} has not ended after {MOST_STEPS} env "
-                "steps. Give the env a time limit: --max-episode-steps."
-            )
+        if step >= most_steps(envs):
+            raise endless(str(first_seed + np.argwhere(active)[0, 1]), envs)
 
 
 def _device_of(policy: Policy) -> torch.device:

@@ -5,6 +5,7 @@ Episode k starts one env from seed `first_seed + k`, for every member and every 
 `first_seed` are paired, episode by episode.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from rlab.evaluation.stats import Interval, iqm, mean_interval, shown_digits, st
 from rlab.experience.contract import EpisodeEnvs
 from rlab.randomness import FIRST_TRAINING_ENV_SEED, torch_stream
 
-MOST_STEPS = 50_000  # of one episode; the longest of the field, Atari's, has 27 000
+MOST_ENVS = 512  # at once, where nothing is known of what they cost
+MOST_STEPS = 50_000  # of one episode of an env without a time limit; the longest of the field, Atari's, has 27 000
 
 
 class PolicyStack(Protocol):
@@ -33,6 +35,10 @@ class PolicyStack(Protocol):
     def __call__(self, obs: np.ndarray, /) -> np.ndarray:
         """Actions `[S, B]` or `[S, B, *action]`, as `env.step` takes them, for observations `[S, B, *obs]`."""
         ...
+
+
+class StoppedError(Exception):
+    """The evaluation was asked to stop before its last episode was over; there is no result."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,69 +145,90 @@ def evaluate(
     make_envs: Callable[[int], EpisodeEnvs],
     episodes: int,
     first_seed: int,
-    max_envs: int = 512,
+    max_envs: int | None = None,
     greedy: bool = True,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """Play `episodes` whole episodes with every member of `policy`.
 
-    Episodes run in blocks, members x block envs side by side; the envs serve every block. An episode is played until
-    it terminates or is truncated.
+    Episodes run in blocks, members x block envs side by side; the envs serve every block. With fewer envs than members
+    the members take turns. An episode is played until it terminates or is truncated.
 
     Args:
         policy: the stack.
         make_envs: makes n envs that do not reset themselves; they are closed at the end.
         episodes: per member, 1 or more.
         first_seed: seed of the first episode; all of them stay below `FIRST_TRAINING_ENV_SEED`.
-        max_envs: most envs at once; one per member is the least.
+        max_envs: most envs at once, 1 or more; None: what `make_envs` advises, see `envs_at_once`.
         greedy: false samples actions, each episode of each member from a stream of its own: what else is played beside
             it makes no difference.
+        should_stop: asked at every step.
 
     Raises:
-        UsageError: no episodes, or episode seeds that training envs may have used.
+        StoppedError: `should_stop` said so.
+        UsageError: no episodes, no envs, or episode seeds that training envs may have used.
         RlabError: a return is not finite, or an episode does not end; the message names member and episode.
     """
     _check_seeds(episodes, first_seed)
     members = len(policy.seeds)
-    blocks = math.ceil(episodes / max(1, max_envs // members))
+    max_envs = envs_at_once(make_envs, members) if max_envs is None else max_envs
+    if max_envs < 1:
+        raise UsageError(f"an evaluation needs one env or more, not {max_envs}")
+    together = min(members, max_envs)  # members that play at once
+    blocks = math.ceil(episodes / (max_envs // together))
     width = math.ceil(episodes / blocks)  # of equal blocks, so that few envs idle in the last one
     returns = np.zeros((members, episodes), dtype=np.float64)
     lengths = np.zeros((members, episodes), dtype=np.int64)
-    envs = make_envs(members * width)
+    envs = make_envs(together * width)
     try:
-        for start in range(0, episodes, width):
-            block = slice(start, min(start + width, episodes))
-            returns[:, block], lengths[:, block] = _play_block(policy, envs, width, first_seed, block, greedy)
-            _check_finite(returns[:, block], policy.seeds, first_seed + start)
+        for first, start in itertools.product(range(0, members, together), range(0, episodes, width)):
+            playing = np.minimum(np.arange(first, first + together), members - 1)  # [P]
+            rows, block = slice(first, first + together), slice(start, min(start + width, episodes))
+            part = returns[rows, block], lengths[rows, block]
+            _play_block(policy, envs, playing, first_seed, block, part, greedy, should_stop)
+            _check_finite(part[0], policy.seeds[rows], first_seed + start)
     finally:
         envs.close()
     return Evaluation(tuple(policy.seeds), first_seed, returns, lengths, greedy)
 
 
 def _play_block(
-    policy: PolicyStack, envs: EpisodeEnvs, width: int, first_seed: int, block: slice, greedy: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """One episode in each of `members x width` envs; returns and lengths `[S, episodes of the block]`."""
-    members, episodes = len(policy.seeds), block.stop - block.start
-    # The last block may be narrower than the envs: what is left over repeats a seed and is never stepped.
+    policy: PolicyStack,
+    envs: EpisodeEnvs,
+    playing: np.ndarray,
+    first_seed: int,
+    block: slice,
+    found: tuple[np.ndarray, np.ndarray],
+    greedy: bool,
+    should_stop: Callable[[], bool],
+) -> None:
+    """One episode in each of `P x width` envs, of the members `playing [P]`; returns and lengths go into `found`.
+
+    What `found [members of the block, episodes of the block]` has no place for repeats a member or a seed and is never
+    stepped.
+    """
+    width = envs.num_envs // len(playing)
     column_seeds = first_seed + np.minimum(np.arange(block.start, block.start + width), block.stop - 1)
     streams = None if greedy else _streams(policy, column_seeds)
-    active = np.tile(np.arange(width) < episodes, (members, 1))  # [S, B]
-    returns, lengths = np.zeros((members, width), dtype=np.float64), np.zeros((members, width), dtype=np.int64)
-    obs = envs.reset(np.tile(column_seeds, members).tolist())  # [S * B, *obs]
+    active = np.zeros((len(playing), width), dtype=bool)  # [P, B]
+    active[: found[0].shape[0], : found[0].shape[1]] = True
+    returns, lengths = np.zeros(active.shape, dtype=np.float64), np.zeros(active.shape, dtype=np.int64)
+    obs = envs.reset(np.tile(column_seeds, len(playing)).tolist())  # [P * B, *obs]
     while active.any():
-        action = _act(policy, obs.reshape(members, width, *obs.shape[1:]), np.any(active, axis=0), streams)
+        if should_stop():
+            raise StoppedError
+        seen = obs.reshape(*active.shape, *obs.shape[1:])
+        action = _act(policy, playing, seen, np.any(active, axis=0), streams)
         obs, reward, terminated, truncated = envs.step(action.reshape(-1, *action.shape[2:]), active.ravel())
         # A finished row's reward is 0 by contract; where() keeps the sum right even so.
-        returns += np.where(active, reward.reshape(members, width), 0.0)
+        returns += np.where(active, reward.reshape(active.shape), 0.0)
         lengths += active
-        active &= ~(terminated | truncated).reshape(members, width)
-        if lengths.max() >= MOST_STEPS and active.any():
-            member, column = np.argwhere(active)[0]
-            raise RlabError(
-                f"the episode of seed {column_seeds[column]} of training seed {policy.seeds[member]} has not ended "
-                f"after {MOST_STEPS} env steps. Give the env a time limit: --max-episode-steps."
-            )
-    return returns[:, :episodes], lengths[:, :episodes]
+        active &= ~(terminated | truncated).reshape(active.shape)
+        if lengths.max() >= most_steps(envs) and active.any():
+            row, column = np.argwhere(active)[0]
+            raise endless(f"{column_seeds[column]} of training seed {policy.seeds[playing[row]]}", envs)
+    for whole, part in zip(found, (returns, lengths), strict=True):
+        whole[:] = part[: whole.shape[0], : whole.shape[1]]
 
 
 def _streams(policy: PolicyStack, episode_seeds: np.ndarray) -> np.ndarray:
@@ -212,15 +239,42 @@ def _streams(policy: PolicyStack, episode_seeds: np.ndarray) -> np.ndarray:
     return streams
 
 
-def _act(policy: PolicyStack, obs: np.ndarray, live: np.ndarray, streams: np.ndarray | None = None) -> np.ndarray:
-    """Actions `[S, B, ...]` for observations `[S, B, *obs]`, asking nothing for columns `[B]` that are over."""
+def _act(
+    policy: PolicyStack, playing: np.ndarray, obs: np.ndarray, live: np.ndarray, streams: np.ndarray | None = None
+) -> np.ndarray:
+    """Actions `[P, B, ...]` of the members `playing [P]` for observations `[P, B, *obs]`, asking nothing for columns
+    `[B]` that are over."""
+    seen, members = obs[:, live], len(policy.seeds)
+    if len(playing) < members:  # a stack answers for all its members: those that wait see what others see
+        seen = seen[np.arange(members) % len(playing)]
+        seen[playing[::-1]] = obs[::-1, live]  # backwards, since of a member that is named twice the first row plays
     acting: Any = policy  # sampling is more than the protocol asks of a stack
     how = {} if streams is None else {"greedy": False, "generators": streams[:, live].ravel().tolist()}
-    chosen = np.asarray(acting(obs[:, live], **how))
-    if chosen.shape[:2] != (len(obs), live.sum()):
-        raise ValueError(f"the policy answered actions {chosen.shape} to observations {obs[:, live].shape}")
+    chosen = np.asarray(acting(seen, **how))
+    if chosen.shape[:2] != seen.shape[:2]:
+        raise ValueError(f"the policy answered actions {chosen.shape} to observations {seen.shape}")
     # A column that is over repeats its neighbour's action: never stepped, yet always one that the env would accept.
-    return chosen[:, np.maximum(live.cumsum() - 1, 0)]
+    spread = chosen[:, np.maximum(live.cumsum() - 1, 0)]
+    return spread if len(playing) == members else spread[playing]
+
+
+def envs_at_once(make_envs: Callable[[int], EpisodeEnvs], members: int) -> int:
+    """How many envs to have at once: what `make_envs.most_at_once(members)` says, where it can tell, else 512."""
+    advice = getattr(make_envs, "most_at_once", None)
+    return MOST_ENVS if advice is None else int(advice(members))
+
+
+def most_steps(envs: EpisodeEnvs) -> int:
+    """After how many env steps an episode counts as one that never ends: the envs' own time limit where it is known."""
+    return envs.time_limit or MOST_STEPS
+
+
+def endless(seed: str, envs: EpisodeEnvs) -> RlabError:
+    """The error for an episode that goes on after `most_steps`; `seed` says which."""
+    hint = "Give the env a time limit: --max-episode-steps."
+    if envs.time_limit is not None:
+        hint = "That is the env's own time limit: does one of its wrappers hide the truncation?"
+    return RlabError(f"the episode of seed {seed} has not ended after {most_steps(envs)} env steps. {hint}")
 
 
 def _check_seeds(episodes: int, first_seed: int) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from rlab.errors import RlabError, UsageError
-from rlab.evaluation.evaluate import MOST_STEPS
+from rlab.errors import UsageError
+from rlab.evaluation.evaluate import endless, envs_at_once, most_steps
 from rlab.experience.contract import EpisodeEnvs
 from rlab.experience.dataset import Episode, action_from_env
 from rlab.networks.heads import UNLIMITED
@@ -31,7 +31,7 @@ def record(
     *,
     greedy: bool = True,
     noise: float = 0.0,
-    max_envs: int = 512,
+    max_envs: int | None = None,
 ) -> tuple[Episode, ...]:
     """Play so many whole episodes, all members together, and keep them in the order of their seeds.
 
@@ -43,7 +43,7 @@ def record(
         greedy: false samples from the policy as in training.
         noise: probability of a uniformly random action in place of the policy's, drawn at each step from the
             episode's own stream.
-        max_envs: most envs at once; one per member is the least.
+        max_envs: most envs at once, at least one per member; None: what `make_envs` advises, as for `evaluate`.
 
     Raises:
         UsageError: no episodes, seeds that training envs may have used, noise that is no probability, or actions that
@@ -55,6 +55,7 @@ def record(
     noise = 1.0 if policy is None else noise
     random_action = uniform_action(obs_space, action_space) if noise else None
     members = 1 if policy is None else len(policy.seeds)
+    max_envs = envs_at_once(make_envs, members) if max_envs is None else max_envs
     columns = math.ceil(episodes / members)  # episode k is in column k // S
     blocks = math.ceil(columns / max(1, max_envs // members))
     width = math.ceil(columns / blocks)  # of equal blocks, so that few envs idle in the last one
@@ -213,11 +214,8 @@ class _Block:
         return action
 
     def _check_length(self) -> None:
-        if len(self._steps) >= MOST_STEPS and self.active.any():
-            raise RlabError(
-                f"the episode of seed {self.seeds[self.active.argmax()]} has not ended after {MOST_STEPS} env steps. "
-                "Give the env a time limit: --max-episode-steps."
-            )
+        if len(self._steps) >= most_steps(self.envs) and self.active.any():
+            raise endless(str(self.seeds[self.active.argmax()]), self.envs)
 
     def recorded(self, action_space: Space) -> dict[int, Episode]:
         """The episodes that were played, by number."""

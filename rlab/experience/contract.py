@@ -61,6 +61,7 @@ class EpisodeEnvs(Protocol):
     """n envs for evaluation: one episode each, from a seed of its own, never reset by themselves."""
 
     num_envs: int
+    time_limit: int | None  # env steps after which every episode is truncated; None: none is known
 
     def reset(self, seeds: Sequence[int]) -> np.ndarray:
         """Start env i with `seeds[i]`; observations `[n, *obs]`."""

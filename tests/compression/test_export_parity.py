@@ -213,6 +213,8 @@ def test_what_a_mask_forbids_is_never_chosen(exports, tmp_path):
 class Countdown:
     """Envs that end after `seed % 4 + 1` steps and pay the action; observations are drawn from the seed."""
 
+    time_limit = None
+
     def __init__(self, num_envs):
         self.num_envs = num_envs
 

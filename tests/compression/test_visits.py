@@ -26,6 +26,8 @@ NEVER = 10**9
 class NamedStates:
     """Observes [seed, step, last action]. Action 0 goes on, until 1 + seed % 5 steps; action 1 ends the episode."""
 
+    time_limit = None
+
     def __init__(self, num_envs, length=lambda seeds: 1 + seeds % 5):
         self.num_envs, self.length = num_envs, length
         self.seeds_of_resets, self.steps, self.closed = [], np.zeros(num_envs, int), False
@@ -156,7 +158,7 @@ def test_what_cannot_be_visited_is_refused_before_an_env_is_made(options, messag
 
 
 def test_an_episode_that_never_ends_is_named_and_the_envs_are_closed(monkeypatch):
-    monkeypatch.setattr(visits, "MOST_STEPS", 7)
+    monkeypatch.setattr("rlab.evaluation.evaluate.MOST_STEPS", 7)
     makes = Makes(length=lambda seeds: np.where(seeds == FIRST_VISIT_SEED + 3, NEVER, 2))
     with pytest.raises(RlabError, match=f"seed {FIRST_VISIT_SEED + 3} has not ended after 7 env steps"):
         visited(constant_policy(0), makes, rows=30)

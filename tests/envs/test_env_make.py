@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 import rlab.envs
-from rlab.envs import EnvSpec, SingleEpisodes, make_env, make_episodes, make_vec, space_from_gym
+from rlab.envs import (
+    EnvSpec,
+    EpisodeMaker,
+    EpisodePool,
+    SingleEpisodes,
+    make_env,
+    make_episodes,
+    make_vec,
+    space_from_gym,
+)
 from rlab.errors import UsageError
 from rlab.networks.spaces import Box, Dict, Discrete, Masked, MultiBinary, MultiDiscrete, Tuple
 from rlab.randomness import FIRST_TRAINING_ENV_SEED
@@ -272,3 +281,69 @@ def test_training_and_evaluation_seeds_never_meet(monkeypatch):
     make_vec(EnvSpec("Acrobot-v1"), tuple(range(5)), 4).reset()
     assert len(set(used)) == 20
     assert min(used) >= FIRST_TRAINING_ENV_SEED
+
+
+class Lives(gym.Env):
+    """One-step episodes; counts how many instances live now, how many ever lived, and refuses more than `most`."""
+
+    observation_space = gym.spaces.Box(0.0, 1.0, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+    alive, made, most = 0, 0, 99
+
+    def __init__(self):
+        if Lives.alive >= Lives.most:
+            raise OSError("port in use")
+        Lives.alive, Lives.made = Lives.alive + 1, Lives.made + 1
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), 1.0, True, False, {}
+
+    def close(self):
+        Lives.alive -= 1
+
+
+@pytest.fixture
+def lives():
+    gym.register("rlab-test/Lives-v0", Lives, max_episode_steps=70_000)
+    Lives.alive, Lives.made, Lives.most = 0, 0, 99
+    yield EnvSpec("rlab-test/Lives-v0")
+    del gym.registry["rlab-test/Lives-v0"]
+
+
+def test_a_pool_keeps_its_envs_from_one_judgement_to_the_next(lives):
+    pool = EpisodePool(lives)
+    for n in (3, 3, 2, 5):
+        episodes = pool(n)
+        assert episodes.reset(list(range(n))).shape == (n, 1)
+        episodes.close()
+    assert (Lives.alive, Lives.made) == (5, 1 + 5)  # one more shows what its observations are, and is closed first
+    pool.close()
+    assert Lives.alive == 0
+
+
+def test_where_not_all_envs_can_be_made_the_others_are_closed_and_the_error_says_how_many_can(lives):
+    Lives.most = 2
+    with pytest.raises(UsageError, match=r"port in use\. 2 of 4 could be made at once: fewer do with --eval-envs 2"):
+        make_episodes(lives, 4)
+    assert Lives.alive == 0
+
+
+@pytest.mark.parametrize(("members", "most", "expected"), [(1, None, 10), (10, None, 64), (99, None, 99), (5, 2, 2)])
+def test_few_envs_live_at_once_however_many_episodes_are_asked_for(lives, members, most, expected):
+    assert EpisodeMaker(lives, most).most_at_once(members) == expected
+    assert EpisodeMaker(CARTPOLE, most).most_at_once(members) == (most or 512)  # rows of one native env
+
+
+def test_episodes_know_the_time_limit_that_ends_them(lives):
+    assert make_episodes(lives, 1).time_limit == 70_000
+    assert make_episodes(EnvSpec("rlab-test/Lives-v0", max_episode_steps=30), 1).time_limit == 30
+    limited = ("gymnasium.wrappers:TimeLimit", {"max_episode_steps": 20})
+    assert make_episodes(EnvSpec("rlab-test/Lives-v0", wrappers=(limited,)), 1).time_limit == 20
+    assert make_episodes(CARTPOLE, 1).time_limit == 500
+    gym.register("rlab-test/NoLimit-v0", Lives)
+    assert make_episodes(EnvSpec("rlab-test/NoLimit-v0"), 1).time_limit is None
+    del gym.registry["rlab-test/NoLimit-v0"]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlab.errors import RlabError, UsageError
-from rlab.evaluation.evaluate import Evaluation, evaluate
+from rlab.evaluation.evaluate import Evaluation, StoppedError, evaluate
 from rlab.randomness import FIRST_TRAINING_ENV_SEED
 
 
@@ -23,6 +23,8 @@ def return_of(seed, action):
 
 class FakeEnvs:
     """Env of seed s ends after `length_of(s)` steps: terminated where s is even, truncated where it is odd."""
+
+    time_limit = None
 
     def __init__(self, num_envs):
         self.num_envs = num_envs
@@ -107,7 +109,7 @@ def test_blocks_change_nothing_and_respect_the_limit(members, episodes, max_envs
     assert result.returns.tolist() == expected
     assert result.lengths.tolist() == [[length_of(first_seed + k) for k in range(episodes)]] * members
     (envs,) = makes.made  # one set of envs serves every block
-    assert envs.num_envs <= max(max_envs, members)
+    assert envs.num_envs <= max_envs
     assert envs.steps == result.env_steps  # not one step more than the episodes have
     assert max(seed for seeds in envs.seeds_of_resets for seed in seeds) == first_seed + episodes - 1
     assert envs.closed
@@ -214,6 +216,41 @@ def test_an_episode_that_does_not_end_is_an_error_that_says_what_helps(monkeypat
     with pytest.raises(RlabError, match=r"seed 12 of training seed 40 has not ended after 40 env steps.*--max-episode"):
         evaluate(ConstantPolicy(0, 1, seeds=(40, 41)), makes, episodes=5, first_seed=10)
     assert makes.made[0].closed
+
+
+def test_an_episode_may_be_as_long_as_the_envs_own_time_limit(monkeypatch):
+    class Long(FakeEnvs):
+        """Every episode has 60 steps, under a limit of 70."""
+
+        time_limit = 70
+
+        def step(self, action, active):
+            self.t += active
+            return self._obs(), np.ones(len(active)), np.zeros(len(active), bool), self.t == 60
+
+    monkeypatch.setattr("rlab.evaluation.evaluate.MOST_STEPS", 50)
+    result = evaluate(ConstantPolicy(0), Makes(Long), episodes=1, first_seed=59)
+    assert result.lengths.tolist() == [[60]]
+
+    monkeypatch.setattr(Long, "time_limit", 55)  # what does not end by its own limit never will
+    with pytest.raises(RlabError, match=r"seed 59 of training seed 0 has not ended after 55 env steps\. That is"):
+        evaluate(ConstantPolicy(0), Makes(Long), episodes=1, first_seed=59)
+
+
+def test_the_maker_of_envs_says_how_many_to_have_at_once():
+    makes = Makes()
+    makes.most_at_once = lambda members: 2 * members
+    result = evaluate(ConstantPolicy(0, 1), makes, episodes=7, first_seed=10)
+    assert [envs.num_envs for envs in makes.made] == [4]
+    assert result.returns[1].tolist() == [return_of(10 + k, 1) for k in range(7)]
+
+
+def test_an_evaluation_that_is_asked_to_stop_has_no_result_and_closes_its_envs():
+    makes, asked = Makes(), []
+    with pytest.raises(StoppedError):
+        evaluate(ConstantPolicy(0), makes, 5, 10, should_stop=lambda: len(asked) == 3 or asked.append(None))
+    assert makes.made[0].closed
+    assert makes.made[0].steps == 5 + 4 + 3  # episodes of 1 to 5 steps, of which three were taken side by side
 
 
 def test_actions_of_a_wrong_shape_are_an_error_and_not_a_broadcast():

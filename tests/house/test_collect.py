@@ -14,6 +14,7 @@ from rlab.envs import EnvSpec, make_env, make_episodes
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import evaluate
 from rlab.evaluation.record import record, uniform_action
+from rlab.experience.contract import EpisodeEnvs
 from rlab.experience.dataset import Dataset, action_to_env
 from rlab.experience.minari_files import read_dataset
 from rlab.networks.bodies import BodySettings, q_network_spec
@@ -271,6 +272,11 @@ def test_where_to_write_is_looked_at_before_anything_is_played(policy: Policy, t
 
 
 def test_an_episode_without_an_end_is_given_up(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlab.evaluation.record.MOST_STEPS", 5)
+    def unlimited(n: int) -> EpisodeEnvs:
+        envs = make_episodes(CARTPOLE, n)
+        envs.time_limit = None
+        return envs
+
+    monkeypatch.setattr("rlab.evaluation.evaluate.MOST_STEPS", 5)
     with pytest.raises(RlabError, match="episode of seed 60 has not ended after 5 env steps"):
-        record(policy, lambda n: make_episodes(CARTPOLE, n), spaces_of(CARTPOLE), 3, 60)
+        record(policy, unlimited, spaces_of(CARTPOLE), 3, 60)
