@@ -3,7 +3,7 @@ Beside it a value can be learned of what the demonstrator earns, so that PPO goe
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rlab.errors import UsageError, unknown
 from rlab.learning.augmentation import gaussian_noise
+from rlab.learning.choices import CloningLoss
 from rlab.learning.cloning import (
     Cloner,
     CloningConfig,
@@ -38,9 +39,10 @@ LOSSES = ("likelihood", "squared")
 class BCConfig(CloningConfig):
     """Settings of behavioural cloning. The clock counts updates."""
 
-    loss: str = "likelihood"  # likelihood, or squared: Box actions alone, the distance of the mean
+    loss: CloningLoss = "likelihood"  # squared: Box actions alone, the distance of the mean
     label_smoothing: float = 0.0  # Discrete actions alone: share of the target spread over all; Szegedy et al. 2016
-    class_weights: str | None = None  # balanced: every Discrete action counts alike, however rare; None: every row does
+    # balanced: every Discrete action counts alike, however rare; None: every row does
+    class_weights: Literal["balanced"] | None = None
     obs_noise: float = 0.0  # deviation of noise on vectors in updates, in units of what the network sees
     value_weight: float = 0.5  # of the value's loss beside the policy's; 0: no value is learned
     gamma: float = 0.99  # discount of the value per env step

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rlab.agents.dqfd import FromDataset
+from rlab.learning.choices import DemonstrationLoss
 from rlab.learning.q_learning import QLearningConfig
 
 
@@ -12,7 +13,7 @@ from rlab.learning.q_learning import QLearningConfig
 class CQLConfig(QLearningConfig):
     """Settings of CQL. The clock counts updates; the paper's alpha is `demonstration_weight`."""
 
-    demonstration_loss: str = "conservative"  # none, margin or conservative
+    demonstration_loss: DemonstrationLoss = "conservative"  # beside the TD loss, of rows that come from demonstrations
     demonstration_weight: float = 1.0  # alpha of equation 4; 1 weighs it like the TD loss
 
 

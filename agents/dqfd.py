@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rlab.agents.double_dqn import DoubleDQN
+from rlab.learning.choices import DemonstrationLoss
 from rlab.learning.contract import Batch
 from rlab.learning.q_learning import QLearningConfig
 from rlab.types import Clock
@@ -19,7 +20,7 @@ class DQfDConfig(QLearningConfig):
 
     n_step: int = 10  # transitions per return; Hester et al. 2018 add this loss to the one-step loss
     weight_decay: float = 1e-5  # the paper's weight of its L2 loss
-    demonstration_loss: str = "margin"  # none, margin or conservative
+    demonstration_loss: DemonstrationLoss = "margin"  # beside the TD loss, of rows that come from demonstrations
     demonstration_weight: float = 1.0  # of that loss beside the TD loss; Hester et al. 2018, Experimental Setup
 
 

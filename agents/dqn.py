@@ -61,6 +61,7 @@ class DQN:
     data: ClassVar[str] = "replay"
     action_spaces: ClassVar[tuple[type, ...]] = (Discrete,)
     heads: ClassVar[tuple[str, ...]] = ("q",)
+    guide: Guide | None = None  # a teacher, where the run has one
 
     def __init__(
         self,
@@ -79,7 +80,6 @@ class DQN:
         self.q_network = build(spec.network, seeds, "q_network").to(device)
         self.target_network = build(spec.network, seeds, "q_network").to(device).requires_grad_(False).eval()
         self._policy = Policy(spec, self.preprocess, self.q_network, seeds).eval()
-        self.guide: Guide | None = None
         self.pruning = GradualPruning(config.sparsity, self.q_network)
         self.stepper = Stepper(OptimizerSettings.of(config), self.q_network.parameters())
         self.schedule = Schedule(config.lr_schedule, config.lr_final, config.lr_warmup_fraction, config.lr_steps)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlab.errors import UsageError, unknown
+from rlab.learning.choices import EncoderObjective
 from rlab.learning.cloning import (
     Cloner,
     CloningConfig,
@@ -43,7 +44,7 @@ OBJECTIVES: Mapping[str, tuple[str, ...]] = {
 class EncoderConfig(CloningConfig):
     """Settings of a body's pretraining. The clock counts updates."""
 
-    objective: str = "dynamics"  # inverse, forward, dynamics (both) or classification (of the data's action)
+    objective: EncoderObjective = "dynamics"  # dynamics: inverse and forward; classification: of the data's action
     forward_weight: float = 0.2  # of dynamics: share of the forward loss; beta of Pathak et al. 2017, section 3.3
     model_hidden: tuple[int, ...] = (256,)  # widths of inverse and forward model; Pathak et al. 2017, section 4.1
     target_tau: float = 0.01  # share of the body that its target takes over in every update; Grill et al. 2020: 0.004

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rlab.errors import UsageError
+from rlab.learning.choices import Activation
 from rlab.learning.cloning import (
     Cloner,
     CloningConfig,
@@ -38,7 +39,7 @@ class IQLConfig(CloningConfig):
     max_weight: float = 100.0  # that a row can have in the policy's loss; the authors' code
     target_tau: float = 0.005  # share of the Q networks that their targets take over in every update; appendix B
     learning_rate: float = 3e-4  # of all networks; appendix B
-    activation: str = "relu"  # relu, tanh, elu, gelu, silu or leaky_relu; appendix B
+    activation: Activation = "relu"  # after every hidden layer; appendix B
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,6 +11,7 @@ import tyro
 
 from rlab.cli.experiment_files import Claim, Experiment, experiment_path, read_experiment
 from rlab.cli.flags import parse
+from rlab.cli.help import Page
 from rlab.errors import UsageError
 
 
@@ -23,9 +24,17 @@ class BenchOptions:
     json: bool = False  # one JSON object on standard output
 
 
+SCHEMAS = (BenchOptions,)
+PAGE = Page(
+    "rlab bench FILE ... [settings]",
+    "Run experiment files, record what came out beside them, and hold them to their claims.",
+    ("rlab bench dqn-CartPole-v1 --seeds 3",),
+)
+
+
 def run(argv: list[str]) -> int:
     """Run each file; 1 where a claim fails."""
-    (options,) = parse(argv, (BenchOptions,), prog="rlab bench")
+    (options,) = parse(argv, SCHEMAS, prog="rlab bench", page=PAGE)
     if not options.files:
         raise UsageError("bench needs one experiment file or more; `rlab list experiments` names what there is.")
     experiments = [read_experiment(experiment_path(file)) for file in options.files]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import tyro
 
 from rlab.cli.flags import given, parse
+from rlab.cli.help import Page
 from rlab.errors import UsageError
 
 RANDOM = "random"
@@ -37,10 +38,22 @@ class CollectOptions:
     json: bool = False  # one JSON object on standard output
 
 
+SCHEMAS = (CollectOptions,)
+PAGE = Page(
+    "rlab collect RUN --out DIR [settings]",
+    "Record episodes of a trained policy, or of random actions, as a Minari dataset; or join datasets.",
+    (
+        "rlab collect runs/my-run --out data --episodes 50",
+        "rlab collect random --env CartPole-v1 --out data",
+        "rlab collect --merge data-1 data-2 --out both",
+    ),
+)
+
+
 def run(argv: list[str]) -> int:
     """Parse, play, write, report."""
-    (options,) = parse(argv, (CollectOptions,), prog="rlab collect")
-    _check_words(options, given(argv, (CollectOptions,)))
+    (options,) = parse(argv, SCHEMAS, prog="rlab collect", page=PAGE)
+    _check_words(options, given(argv, SCHEMAS))
     from rlab.cli import collecting
 
     if options.merge:

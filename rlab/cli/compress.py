@@ -8,6 +8,7 @@ from typing import Any
 import tyro
 
 from rlab.cli.flags import given, parse
+from rlab.cli.help import Page
 from rlab.errors import UsageError
 
 
@@ -33,10 +34,21 @@ class CompressOptions:
     json: bool = False  # one JSON object on standard output
 
 
+SCHEMAS = (CompressOptions,)
+PAGE = Page(
+    "rlab compress RUN --steps STEPS [settings]",
+    "Make a trained policy smaller and faster, and tell what that cost in return.",
+    (
+        "rlab compress runs/my-run --steps distil:64x64,int8",
+        "rlab compress runs/my-run --search --max-bytes 4096",
+    ),
+)
+
+
 def run(argv: list[str]) -> int:
     """Parse, compress, compare, report; the exit code is 1 where too much of the return is lost."""
-    (options,) = parse(argv, (CompressOptions,), prog="rlab compress")
-    _check(options, given(argv, (CompressOptions,)))
+    (options,) = parse(argv, SCHEMAS, prog="rlab compress", page=PAGE)
+    _check(options, given(argv, SCHEMAS))
     done = _searched(options) if options.search else _compressed(options)
     print(json.dumps(done.to_json()) if options.json else done.summary())
     return 0 if done.success else 1

@@ -8,6 +8,7 @@ from typing import Any
 import tyro
 
 from rlab.cli.flags import given, parse
+from rlab.cli.help import Page
 from rlab.errors import UsageError
 
 OF_EPISODES = frozenset({"episodes", "seed", "member", "stochastic", "wrapper", "envs"})
@@ -30,11 +31,23 @@ class EvalOptions:
     json: bool = False  # one JSON object on standard output
 
 
+SCHEMAS = (EvalOptions,)
+PAGE = Page(
+    "rlab eval RUN [settings]",
+    "Judge a trained population, one member of it or an exported file on episode seeds of its own.",
+    (
+        "rlab eval runs/my-run",
+        "rlab eval runs/my-run --member 3 --episodes 500 --json",
+        "rlab eval policy.onnx --latency",
+    ),
+)
+
+
 def run(argv: list[str]) -> int:
     """Parse, judge, report."""
-    (options,) = parse(argv, (EvalOptions,), prog="rlab eval")
+    (options,) = parse(argv, SCHEMAS, prog="rlab eval", page=PAGE)
     if options.latency:
-        return _time(options, given(argv, (EvalOptions,)))
+        return _time(options, given(argv, SCHEMAS))
     if not options.run:
         raise UsageError("eval needs a run folder, a policy folder or an exported file: rlab eval RUN.")
     if len(options.run) != 1:

@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import dataclass
+from typing import Literal
 
 import tyro
 
 from rlab.cli.flags import parse
+from rlab.cli.help import Page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,17 +15,25 @@ class ExportOptions:
     """What to write, as what, and where to."""
 
     run: tyro.conf.Positional[str]  # a run folder (its final policy) or a policy folder
-    format: str  # onnx, torch-export, numpy or c
+    format: Literal["onnx", "torch-export", "numpy", "c"]  # what kind of file
     member: int | None = None  # training seed of the member; None: the first
     out: str | None = None  # the new file; None: one under runs/, named after the run
-    exporter: str = "auto"  # of ONNX: own, torch (torch.onnx), or auto: the first that knows all layers
+    exporter: Literal["auto", "own", "torch"] = "auto"  # of ONNX; auto: the first that knows all layers
     trust: bool = False  # run envs, wrappers and layers of others that the folder names
     json: bool = False  # one JSON object on standard output
 
 
+SCHEMAS = (ExportOptions,)
+PAGE = Page(
+    "rlab export RUN --format FORMAT [settings]",
+    "Write one member as one file that runs without rlab.",
+    ("rlab export runs/my-run --format onnx",),
+)
+
+
 def run(argv: list[str]) -> int:
     """Parse, write, check, report."""
-    (options,) = parse(argv, (ExportOptions,), prog="rlab export")
+    (options,) = parse(argv, SCHEMAS, prog="rlab export", page=PAGE)
     from rlab.cli.exporting import export_member
 
     done = export_member(

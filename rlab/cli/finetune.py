@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlab.agents import load_agent
 from rlab.cli.flags import HELP, given, parse
+from rlab.cli.help import Page
 from rlab.cli.request import (
     NETWORK_SETTINGS,
     Defaults,
@@ -18,11 +19,11 @@ from rlab.cli.request import (
     defaults_for,
     foreign_agent_module,
 )
-from rlab.cli.train import carry_out, value_of
+from rlab.cli.train import agent_page, carry_out, value_of
 from rlab.envs import EnvSpec
 from rlab.errors import UsageError
 from rlab.learning.finetune_config import OF_ONE_STRATEGY, FinetuneConfig
-from rlab.runs.config import SourceConfig
+from rlab.runs.config import RunConfig, SourceConfig
 from rlab.runs.folder import RunFolder, is_run
 
 if TYPE_CHECKING:
@@ -51,6 +52,19 @@ class BeginOptions:
     json: bool = False  # the final evaluation as one JSON object on standard output
 
 
+SCHEMAS = (BeginOptions, FinetuneConfig, RunConfig, SourceConfig)
+PAGE = Page(
+    USAGE,
+    "Go on from a trained or pretrained policy, in the same env or another.",
+    ("rlab finetune runs/my-run", "rlab finetune runs/my-run CartPole-v1 --env-kwargs gravity=12 --strategy gradual"),
+    (
+        "RUN: a run or policy folder; ENV: a Gymnasium id, by default the run's own with its wrappers.",
+        "The agent that goes on has settings of its own, and defaults that RUN decides: rlab finetune RUN --help.",
+    ),
+    command="rlab finetune",
+)
+
+
 def run(argv: list[str]) -> int:
     """Parse, fine-tune, report."""
     request, options = read_request(argv)
@@ -61,10 +75,9 @@ def run(argv: list[str]) -> int:
 
 def read_request(argv: list[str]) -> tuple[Request, BeginOptions]:
     """The request and options that the words after `finetune` ask for."""
-    if not argv or argv[0] in HELP:
-        print(f"usage: {USAGE}\n`rlab finetune RUN --help` lists the settings.")
-        raise SystemExit(0 if argv else 2)
-    if argv[0].startswith("-"):
+    if argv and argv[0] in HELP:
+        parse(argv[:1], SCHEMAS, prog="rlab finetune", page=PAGE)
+    if not argv or argv[0].startswith("-"):
         raise UsageError(f"finetune needs a run first: {USAGE}")
     from rlab.cli.saved import open_policy  # torch takes its time
 
@@ -77,7 +90,8 @@ def read_request(argv: list[str]) -> tuple[Request, BeginOptions]:
     start = finetuning_defaults(saved, agent, env, value_of(words, "--experiment"), None if member is None else 0)
     schemas = (BeginOptions(), FinetuneConfig(), start.run, SourceConfig(), start.settings)
     prog = f"rlab finetune {source}"
-    options, config, run_config, sources, settings = parse(words, schemas, prog=prog, subject=agent)
+    page = agent_page(f"{prog} [ENV] [settings]", agent, start) if HELP & set(words) else None
+    options, config, run_config, sources, settings = parse(words, schemas, prog=prog, subject=agent, page=page)
     env = env.changed(options.env_kwargs or None, options.wrapper or None)
     env = replace(env, max_episode_steps=run_config.max_episode_steps or env.max_episode_steps)
     named = given(words, schemas)

@@ -1,4 +1,5 @@
-"""Dataclasses to flags: tyro reads them and writes the help; what is wrong with them is said here, in one line.
+"""Dataclasses to flags: tyro reads them; what is wrong with them is said here, in one line, and `rlab.cli.help` writes
+the help.
 
 A setting is an `int`, a `float`, a `bool`, a `str`, a `Literal`, a tuple of these, or one of these `| None`: what JSON
 and TOML can carry. tyro's own complaints are boxed panels of many lines, so the words are looked through before tyro
@@ -19,29 +20,16 @@ from typing import Any, Literal, TypeVar, Union
 
 import tyro
 
-from rlab.errors import RlabError, UsageError
+from rlab.cli.help import HELP_ALL, Page, page_text
+from rlab.cli.schema import Setting, settings_of, wanted
+from rlab.errors import UsageError
 
 T = TypeVar("T")
-HELP = frozenset({"-h", "--help"})
-
-
-@dataclasses.dataclass(frozen=True)
-class _Setting:
-    """One field of a schema, as the command line sees it."""
-
-    name: str
-    hint: Any  # its type, without the marks that tyro reads
-    owner: str
-    required: bool
-    positional: bool
-
-    @property
-    def flag(self) -> str:
-        return self.name.upper() if self.positional else "--" + self.name.replace("_", "-")
+HELP = frozenset({"-h", "--help", HELP_ALL})
 
 
 def parse(
-    argv: Sequence[str], schemas: Sequence[Any], *, prog: str, description: str = "", subject: str = ""
+    argv: Sequence[str], schemas: Sequence[Any], *, prog: str, subject: str = "", page: Page | None = None
 ) -> tuple[Any, ...]:
     """One filled instance per schema. `--help` prints the help and leaves with `SystemExit(0)`.
 
@@ -49,33 +37,32 @@ def parse(
         argv: the words after the verb.
         schemas: dataclasses with different field names; an instance gives the defaults, a class has its own. A field
             annotated `tyro.conf.Positional[...]` is written without its name.
-        prog: how the command starts, for the help: `rlab train dqn`.
+        prog: how the command starts, for messages: `rlab train dqn`.
         subject: whose settings these are, for messages: `unknown setting --gama for dqn`.
+        page: what the help says besides; None: nothing.
 
     Raises:
         UsageError: a flag that no schema has, a value that is missing or of a wrong type, a word too many.
         RlabError: two schemas share a field name, or a field's type is none of those above.
     """
-    settings = _settings(schemas)
-    if not HELP & set(argv):
-        _check(_values(argv, settings, prog, subject), settings)
+    settings = settings_of(schemas)
+    if HELP & set(argv):
+        print(page_text(schemas, page or Page(f"{prog} [settings]"), everything=HELP_ALL in argv))
+        raise SystemExit(0)
+    _check(_values(argv, settings, prog, subject), settings)
     parts = dataclasses.make_dataclass("Settings", list(map(_part, _titles(schemas), schemas)), kw_only=True)
     panel = io.StringIO()
     try:
         with contextlib.redirect_stderr(panel):
-            filled: Any = tyro.cli(
-                parts, args=list(argv), prog=prog, description=description, config=(tyro.conf.OmitArgPrefixes,)
-            )
-    except SystemExit as leaving:
-        if not leaving.code:
-            raise
+            filled: Any = tyro.cli(parts, args=list(argv), prog=prog, config=(tyro.conf.OmitArgPrefixes,))
+    except SystemExit:
         raise UsageError(_said(panel.getvalue())) from None
     return tuple(getattr(filled, field.name) for field in dataclasses.fields(parts))
 
 
 def given(argv: Sequence[str], schemas: Sequence[Any]) -> frozenset[str]:
     """The names of the fields that the command line sets, whatever it sets them to."""
-    return frozenset(_values(argv, _settings(schemas), "rlab", ""))
+    return frozenset(_values(argv, settings_of(schemas), "rlab", ""))
 
 
 def merge(defaults: T, overrides: Mapping[str, Any], where: str) -> T:
@@ -89,7 +76,7 @@ def merge(defaults: T, overrides: Mapping[str, Any], where: str) -> T:
     Raises:
         UsageError: a name that the dataclass lacks (with the near miss) or a value of a wrong type.
     """
-    settings = _settings([defaults])
+    settings = settings_of([defaults])
     values = {}
     for name, value in overrides.items():
         if name not in settings:
@@ -100,39 +87,13 @@ def merge(defaults: T, overrides: Mapping[str, Any], where: str) -> T:
         try:
             values[name] = _fitted(value, hint)
         except TypeError:
-            raise UsageError(f"{where}: {name} = {value!r} is not {_wanted(hint)}") from None
+            near = difflib.get_close_matches(str(value), settings[name].choices, n=1)
+            near_miss = f". Did you mean {near[0]}?" if near else ""
+            raise UsageError(f"{where}: {name} = {value!r} is not {wanted(hint)}{near_miss}") from None
     try:
         return dataclasses.replace(defaults, **values)  # type: ignore[type-var]
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from None
-
-
-def _settings(schemas: Sequence[Any]) -> dict[str, _Setting]:
-    found: dict[str, _Setting] = {}
-    for schema in schemas:
-        kind = schema if isinstance(schema, type) else type(schema)
-        hints = typing.get_type_hints(kind, include_extras=True)
-        for field in dataclasses.fields(kind):
-            if field.name in found:
-                raise RlabError(
-                    f"{kind.__qualname__} and {found[field.name].owner} both have a setting {field.name}; "
-                    "flags carry no prefix, so one of them needs another name"
-                )
-            hint, *marks = _parts(hints[field.name])
-            _wanted(hint)  # refuses a type that settings cannot have
-            required = isinstance(schema, type) and _has_no_default(field)
-            positional = tyro.conf.Positional in marks
-            found[field.name] = _Setting(field.name, hint, kind.__qualname__, required, positional)
-    return found
-
-
-def _parts(hint: Any) -> tuple[Any, ...]:
-    """A type, followed by the marks that `Annotated` put on it."""
-    return typing.get_args(hint) if typing.get_origin(hint) is typing.Annotated else (hint,)
-
-
-def _has_no_default(field: "dataclasses.Field[Any]") -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _titles(schemas: Sequence[Any]) -> list[str]:
@@ -153,7 +114,7 @@ def _part(title: str, schema: Any) -> Any:
 
 
 def _values(
-    argv: Sequence[str], settings: Mapping[str, _Setting], prog: str, subject: str
+    argv: Sequence[str], settings: Mapping[str, Setting], prog: str, subject: str
 ) -> dict[str, list[str]]:
     """The words given to each setting that the command line names."""
     values: dict[str, list[str]] = {}
@@ -185,7 +146,7 @@ def _is_flag(word: str) -> bool:
     return False  # a negative number is a value
 
 
-def _setting_of(word: str, settings: Mapping[str, _Setting], prog: str, subject: str) -> _Setting:
+def _setting_of(word: str, settings: Mapping[str, Setting], prog: str, subject: str) -> Setting:
     flag = word.partition("=")[0]
     name = flag.lstrip("-").replace("-", "_")
     positive = settings.get(name.removeprefix("no_"))
@@ -198,7 +159,7 @@ def _setting_of(word: str, settings: Mapping[str, _Setting], prog: str, subject:
     raise UsageError(f"unknown setting {flag}{f' for {subject}' if subject else ''}. {hint}")
 
 
-def _take(word: str, words: list[str], setting: _Setting) -> list[str]:
+def _take(word: str, words: list[str], setting: Setting) -> list[str]:
     """Take the values of the flag `word` from the front of `words`."""
     _, equals, value = word.partition("=")
     if setting.hint is bool:
@@ -210,7 +171,7 @@ def _take(word: str, words: list[str], setting: _Setting) -> list[str]:
     while not equals and words and not _is_flag(words[0]) and (most is None or len(taken) < most):
         taken.append(words.pop(0))
     if len(taken) < least and taken != ["None"]:
-        raise UsageError(f"{setting.flag}: a value is missing; give {_wanted(setting.hint)}")
+        raise UsageError(f"{setting.flag}: a value is missing; give {wanted(setting.hint)}")
     return taken
 
 
@@ -226,14 +187,16 @@ def _word_count(hint: Any) -> tuple[int, int | None]:
     return 1, 1
 
 
-def _check(values: Mapping[str, list[str]], settings: Mapping[str, _Setting]) -> None:
+def _check(values: Mapping[str, list[str]], settings: Mapping[str, Setting]) -> None:
     for name, words in values.items():
         setting = settings[name]
         if not _reads(words, setting.hint):
-            raise UsageError(f"{' '.join([setting.flag, *words])}: not {_wanted(setting.hint)}")
+            near = difflib.get_close_matches(words[0], setting.choices, n=1) if len(words) == 1 else []
+            hint = f". Did you mean {near[0]}?" if near else ""
+            raise UsageError(f"{' '.join([setting.flag, *words])}: not {wanted(setting.hint)}{hint}")
     for name, setting in settings.items():
         if setting.required and name not in values:
-            raise UsageError(f"{setting.flag} is missing; give {_wanted(setting.hint)}")
+            raise UsageError(f"{setting.flag} is missing; give {wanted(setting.hint)}")
 
 
 def _reads(words: Sequence[str], hint: Any) -> bool:
@@ -281,29 +244,6 @@ def _fitted(value: Any, hint: Any) -> Any:
     elif not isinstance(value, bool) and isinstance(value, numbers.Integral if hint is int else numbers.Real):
         return hint(value)
     raise TypeError
-
-
-def _wanted(hint: Any) -> str:
-    """A type in words: `a number (float)`, `one of auto, cpu, cuda`."""
-    members, origin = typing.get_args(hint), typing.get_origin(hint)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_wanted(member) for member in members)
-    if origin is Literal:
-        return f"one of {', '.join(map(str, members))}"
-    if origin is tuple:
-        if members[-1] is Ellipsis:
-            return f"a list of values, each {_wanted(members[0])}"
-        return f"{len(members)} values: {', '.join(_wanted(member) for member in members)}"
-    words = {
-        int: "a whole number (int)",
-        float: "a number (float)",
-        bool: "true or false",
-        str: "a text",
-        types.NoneType: "None",
-    }
-    if hint not in words:
-        raise RlabError(f"a setting cannot have the type {hint}; it can be {', '.join(words.values())}, or a list")
-    return words[hint]
 
 
 def _said(panel: str) -> str:

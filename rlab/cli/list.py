@@ -8,6 +8,7 @@ from typing import Any, Literal
 import tyro
 
 from rlab.cli.flags import parse
+from rlab.cli.help import Page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +20,20 @@ class ListOptions:
     json: bool = False  # one JSON object on standard output
 
 
+SCHEMAS = (ListOptions,)
+PAGE = Page(
+    "rlab list {agents, envs, experiments, runs, datasets} [settings]",
+    "List what there is.",
+    (
+        "rlab list agents",
+        "rlab list runs --json",
+    ),
+)
+
+
 def run(argv: list[str]) -> int:
     """Parse, list."""
-    (options,) = parse(argv, (ListOptions,), prog="rlab list")
+    (options,) = parse(argv, SCHEMAS, prog="rlab list", page=PAGE)
     rows = LISTS[options.what](options.root or options.what)
     if options.json:
         print(json.dumps({"format": 1, options.what: rows}))

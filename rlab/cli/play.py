@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import tyro
 
 from rlab.cli.flags import parse
+from rlab.cli.help import Page
 from rlab.errors import UsageError
 
 
@@ -24,9 +25,20 @@ class PlayOptions:
     json: bool = False  # one JSON object on standard output
 
 
+SCHEMAS = (PlayOptions,)
+PAGE = Page(
+    "rlab play RUN [settings]",
+    "Watch a policy, in a window where there is a screen, as a film where there is none.",
+    (
+        "rlab play runs/my-run --episodes 3",
+        "rlab play runs/my-run --video film.mp4",
+    ),
+)
+
+
 def run(argv: list[str]) -> int:
     """Parse, play, say what each episode returned."""
-    (options,) = parse(argv, (PlayOptions,), prog="rlab play")
+    (options,) = parse(argv, SCHEMAS, prog="rlab play", page=PAGE)
     if options.episodes < 1:
         raise UsageError(f"--episodes {options.episodes} must be 1 or more.")
     from rlab.cli.playing import play

@@ -5,12 +5,14 @@ from functools import partial
 
 from rlab.agents import load_agent
 from rlab.cli.flags import HELP, given, parse
+from rlab.cli.help import Page
 from rlab.cli.request import NETWORK_SETTINGS, Defaults, Request, check_budget, check_trust, command_words, defaults_for
-from rlab.cli.train import carry_out, value_of
+from rlab.cli.train import agent_page, carry_out, value_of
+from rlab.cli.unread import OF_ENV_LOOPS
 from rlab.envs import EnvSpec
 from rlab.errors import RlabError, UsageError, unknown
 from rlab.experience.minari_files import read_dataset
-from rlab.runs.config import SourceConfig
+from rlab.runs.config import RunConfig, SourceConfig
 
 USAGE = "rlab pretrain bc|encoder DATASET [--env ENV] [--agent AGENT] [settings]"
 METHODS = ("bc", "encoder")
@@ -30,6 +32,17 @@ class PretrainOptions:
     out: str | None = None  # the run folder; None: a fresh one under runs/
     trust: bool = False  # run envs and wrappers of others that the dataset names
     json: bool = False  # the final evaluation as one JSON object on standard output
+
+
+SCHEMAS = (PretrainOptions, RunConfig, SourceConfig)
+PAGE = Page(
+    USAGE,
+    "Learn a policy (bc), or the body of one (encoder), from demonstrations alone.",
+    ("rlab pretrain bc data", "rlab pretrain encoder data --agent ppo --updates 5000"),
+    ("What learns has settings of its own: rlab pretrain bc --help, rlab pretrain encoder --help.",),
+    hidden=frozenset({*OF_ENV_LOOPS, "dataset", "demonstration_share"}),
+    command="rlab pretrain",
+)
 
 
 def run(argv: list[str]) -> int:
@@ -52,7 +65,8 @@ def read_request(method: str, dataset: str, argv: list[str]) -> tuple[Request, P
     start = pretraining_defaults(method, agent, "" if env is None else env.env_id)
     schemas = (PretrainOptions(), start.run, SourceConfig(dataset=dataset), start.settings)
     prog = f"rlab pretrain {method} {dataset}"
-    options, run_config, sources, settings = parse(argv, schemas, prog=prog, subject=learner)
+    page = _learner_page(f"{prog} [settings]", learner, start) if helping else None
+    options, run_config, sources, settings = parse(argv, schemas, prog=prog, subject=learner, page=page)
     assert env is not None  # --help has left by now
     env = env.changed(options.env_kwargs or None, options.wrapper or None)
     env = replace(env, max_episode_steps=run_config.max_episode_steps or env.max_episode_steps)
@@ -105,10 +119,16 @@ def pretraining_defaults(method: str, agent: str, env_id: str) -> Defaults:
     return learner.copying(VALUE_SETTINGS, VALUE_SETTINGS, "pretraining") if values else learner
 
 
+def _learner_page(usage: str, learner: str, defaults: Defaults) -> Page:
+    page = agent_page(usage, learner, defaults)
+    return replace(page, hidden=page.hidden | {"dataset"})  # it is the word behind the method
+
+
 def _method_and_dataset(argv: list[str]) -> tuple[str, str, list[str]]:
-    if not argv or argv[0] in HELP:
-        print(f"usage: {USAGE}\n`rlab pretrain bc DATASET --help` lists the settings.")
-        raise SystemExit(0 if argv else 2)
+    if argv and argv[0] in HELP:
+        parse(argv[:1], SCHEMAS, prog="rlab pretrain", page=PAGE)
+    if not argv:
+        raise UsageError(f"pretrain needs a method and a dataset: {USAGE}")
     if argv[0] not in METHODS:
         raise unknown("method of pretraining", argv[0], METHODS)
     if len(argv) < 2 or (argv[1].startswith("-") and argv[1] not in HELP):

@@ -3,19 +3,32 @@
 import contextlib
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from rlab.agents import AGENTS
+from rlab.agents import AGENTS, load_agent
 from rlab.cli.flags import HELP, given, parse
+from rlab.cli.help import Page
 from rlab.cli.main import STOPPED
-from rlab.cli.request import Request, check_budget, command_words, defaults_for, spec_for
+from rlab.cli.request import (
+    DEFAULT,
+    UPDATE_PERIODS,
+    Defaults,
+    Request,
+    check_budget,
+    command_words,
+    data_of,
+    defaults_for,
+    spec_for,
+)
+from rlab.cli.unread import unread_by_kind
 from rlab.errors import UsageError
-from rlab.runs.config import SourceConfig
+from rlab.runs.config import RunConfig, SourceConfig
 
-USAGE = "rlab train AGENT ENV [settings]; for example: rlab train dqn CartPole-v1 --seeds 10"
+USAGE = "rlab train AGENT ENV [settings]"
+EXAMPLE = "rlab train dqn CartPole-v1 --seeds 10"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +43,34 @@ class TrainOptions:
     json: bool = False  # the final evaluation as one JSON object on standard output
 
 
+SCHEMAS = (TrainOptions, RunConfig, SourceConfig)
+PAGE = Page(
+    USAGE,
+    "Train an agent in an environment: from nothing to a judged, saved policy.",
+    (EXAMPLE, "rlab train my_module:MyAgent CartPole-v1"),
+    (
+        f"AGENT: {', '.join(sorted(AGENTS))}, or one of your own as module:Class; rlab list agents says what they are. "
+        "ENV: a Gymnasium id; rlab list envs names those that are installed.",
+        "An agent has settings of its own, and an env that it was tuned for may change the defaults: rlab train AGENT "
+        "--help, rlab train AGENT ENV --help.",
+    ),
+    command="rlab train",
+)
+
+
+def agent_page(usage: str, agent: str, defaults: Defaults, further: Sequence[Any] = ()) -> Page:
+    """The help page of a verb once its agent is known: what it is, what it leaves unread, where defaults come from."""
+    found = load_agent(agent)
+    description = (found.__doc__ or "").strip().partition("\n")[0]
+    origins = defaults.origins((), further)
+    if data_of(agent) == "dataset":
+        origins |= {name: "agents that learn from a dataset" for name in UPDATE_PERIODS if origins[name] == DEFAULT}
+    return Page(usage, description, origins=origins, hidden=frozenset(unread_by_kind(agent, found)), agent=agent)
+
+
 def run(argv: list[str]) -> int:
     """Parse, train, report."""
-    words, rest = _agent_and_env(argv)
-    agent, env_id = words
+    agent, env_id, rest = _agent_and_env(argv)
     request, options = read_request(agent, env_id, rest)
     from rlab import api  # torch takes its time: after every check of the words
 
@@ -61,7 +98,8 @@ def read_request(agent: str, env_id: str, argv: list[str]) -> tuple[Request, Tra
         chosen = "none"  # tuned settings are for the env as it is; --experiment NAME asks for them all the same
     start = defaults_for(agent, env_id, chosen)
     schemas = (TrainOptions(), start.run, SourceConfig(), start.settings)
-    options, run_config, sources, settings = parse(argv, schemas, prog=prog, subject=agent)
+    page = agent_page(f"{prog} [settings]", agent, start) if HELP & set(argv) else None
+    options, run_config, sources, settings = parse(argv, schemas, prog=prog, subject=agent, page=page)
     env = spec_for(start.experiment, env_id, options.env_kwargs, options.wrapper, run_config.max_episode_steps)
     named = given(argv, schemas)
     check_budget(agent, named)
@@ -78,16 +116,17 @@ def value_of(argv: list[str], wanted: str) -> str | None:
     return None
 
 
-def _agent_and_env(argv: list[str]) -> tuple[tuple[str, str], list[str]]:
-    words = argv[:2]
-    if len(words) == 2 and words[0] in AGENTS and words[1] in HELP:  # the agent's own settings, whatever the env
-        start = defaults_for(words[0], "", "none")
+def _agent_and_env(argv: list[str]) -> tuple[str, str, list[str]]:
+    """The first two words and the rest; a page of help where that is asked for and no env is named."""
+    named = [word for word in argv[:2] if not word.startswith("-")]
+    if HELP & set(argv) and len(named) < 2:
+        if not argv or argv[0].startswith("-"):
+            parse(argv, SCHEMAS, prog="rlab train", page=PAGE)
+        start = defaults_for(argv[0], "", "none")
         schemas = (TrainOptions(), start.run, SourceConfig(), start.settings)
-        parse(["--help"], schemas, prog=f"rlab train {words[0]} ENV")
-    if {"--help", "-h"} & set(words):
-        print(f"usage: {USAGE}\n`rlab list agents` and `rlab list envs` name what there is; "
-              "`rlab train AGENT --help` lists the settings of an agent.")
-        raise SystemExit(0)
-    if len(words) < 2 or any(word.startswith("-") for word in words):
-        raise UsageError(f"train needs an agent and an env first: {USAGE}")
-    return (words[0], words[1]), argv[2:]
+        page = agent_page(f"rlab train {argv[0]} ENV [settings]", argv[0], start)
+        page = replace(page, command=f"rlab train {argv[0]}")
+        parse(argv[1:], schemas, prog=f"rlab train {argv[0]}", page=page)
+    if len(named) < 2:
+        raise UsageError(f"train needs an agent and an env first: {USAGE}; for example: {EXAMPLE}")
+    return argv[0], argv[1], argv[2:]

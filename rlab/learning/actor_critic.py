@@ -12,6 +12,7 @@ from torch import Tensor
 from rlab.errors import UsageError
 from rlab.experience.contract import Step
 from rlab.experience.lanes import Field
+from rlab.learning.choices import Activation, Init, LrSchedule, ObsScaling, Optimizer, RewardScaling
 from rlab.learning.contract import Batch
 from rlab.learning.distillation import Guide
 from rlab.learning.optimizers import OptimizerSettings, Stepper
@@ -38,33 +39,33 @@ class ActorCriticConfig:
     gamma: float = 0.99  # discount per env step
     gae_lambda: float = 0.95  # weight of longer returns in advantages; Schulman et al. 2016
     rollout_steps: int = 128  # vector steps between updates; env steps are that times num_envs
-    learning_rate: float = 3e-4  # of policy and value alike
+    learning_rate: float = 3e-4  # of the optimizer, for policy and value alike
     value_weight: float = 0.5  # of the value's loss beside the policy's; Mnih et al. 2016
     entropy_weight: float = 0.0  # of the entropy in the loss, a reward for acting at random
     entropy_final: float = 1.0  # factor of entropy_weight at the end of the budget, reached linearly
-    hidden: tuple[int, ...] | None = None  # widths; None: 64 64 for vectors, 512 or 128 after convolutions
-    activation: str = "tanh"  # relu, tanh, elu, gelu, silu or leaky_relu; Andrychowicz et al. 2021, section 3.2
+    hidden: tuple[int, ...] | None = None  # of hidden layers; None: 64 64 for vectors, 512 or 128 after convolutions
+    activation: Activation = "tanh"  # after every hidden layer; Andrychowicz et al. 2021, section 3.2
     layer_norm: bool = False  # after every hidden layer
-    init: str = "orthogonal"  # pytorch, orthogonal, xavier or he; Huang et al. 2022, detail 2
+    init: Init = "orthogonal"  # how the first weights are drawn; Huang et al. 2022, detail 2
     init_gain: float = 2**0.5  # scale of the hidden layers' first weights; Huang et al. 2022, detail 2
     actor_gain: float = 0.01  # scale of the policy's last layer, so that it starts near uniform; detail 2
     critic_gain: float = 1.0  # scale of the value's last layer; detail 2
     shared_body: bool = False  # one body for policy and value; Huang et al. 2022, detail 13 has two
     squash: bool = False  # Box actions alone: through tanh instead of clipped
     log_std_init: float = -0.69  # Box actions alone: log of a deviation of 0.5 half ranges, Andrychowicz et al. 2021
-    obs_scaling: str = "none"  # none, fixed (divide by obs_scale) or running (mean and deviation per member)
+    obs_scaling: ObsScaling = "none"  # of vectors; fixed: by obs_scale, running: by mean and deviation per member
     obs_scale: tuple[float, ...] | None = None  # one divisor per component; None: the space's finite bounds
-    reward_scaling: str = "none"  # none or running: divide by the deviation of the discounted return
-    optimizer: str = "adam"  # sgd, momentum, adagrad, adadelta, rmsprop, adam, adamw or radam
-    optimizer_eps: float | None = 1e-5  # Huang et al. 2022, detail 3; None: torch's default
-    weight_decay: float = 0.0  # decoupled for adamw, added to the gradient otherwise
-    l1: float = 0.0  # weight of the sum of absolute parameters
+    reward_scaling: RewardScaling = "none"  # running: divide by the deviation of the discounted return
+    optimizer: Optimizer = "adam"  # of all networks, by its name in torch.optim; momentum: SGD with 0.9
+    optimizer_eps: float | None = 1e-5  # in its denominator; Huang et al. 2022, detail 3. None: torch's default
+    weight_decay: float = 0.0  # L2: decoupled for adamw, added to the gradient otherwise
+    l1: float = 0.0  # L1: weight of the sum of absolute parameters in the loss
     sparsity: float = 0.0  # share of each layer's weights, of the policy alone, that are 0 in the end
-    max_grad_norm: float | None = 0.5  # per member, over policy and value; Huang et al. 2022, detail 11
-    lr_schedule: str = "linear"  # constant, linear, cosine or step; Huang et al. 2022, detail 4
-    lr_final: float = 0.0  # factor at the end of linear and cosine; factor of each step of step
-    lr_warmup_fraction: float = 0.0  # of the budget
-    lr_steps: int = 3  # stretches of the step schedule
+    max_grad_norm: float | None = 0.5  # clips each member's whole gradient; Huang et al. 2022, detail 11
+    lr_schedule: LrSchedule = "linear"  # how the learning rate falls over the budget; Huang et al. 2022, detail 4
+    lr_final: float = 0.0  # factor at the end of linear and cosine, or of each step of step
+    lr_warmup_fraction: float = 0.0  # share of the budget over which the rate first rises from 0
+    lr_steps: int = 3  # stretches that the step schedule cuts the budget into
 
     @property
     def epochs(self) -> int:
@@ -102,6 +103,7 @@ class ActorCritic:
     data: ClassVar[str] = "rollout"
     action_spaces: ClassVar[tuple[type, ...]] = (Discrete, MultiDiscrete, MultiBinary, Box)
     heads: ClassVar[tuple[str, ...]] = STOCHASTIC_HEADS
+    guide: Guide | None = None  # a teacher, where the run has one
 
     def __init__(
         self,
@@ -121,7 +123,6 @@ class ActorCritic:
         critic = (critic_head_spec if config.shared_body else critic_like)(spec.network, config.critic_gain)
         self.critic = build(critic, seeds, "critic").to(device)
         self.critic.eval()  # what it was made like may have dropout
-        self.guide: Guide | None = None
         self.pruning = GradualPruning(config.sparsity, self.actor)  # with a shared body, of all but the value's layer
         self.stepper = Stepper(OptimizerSettings.of(config), [*self.actor.parameters(), *self.critic.parameters()])
         self.schedule = Schedule(config.lr_schedule, config.lr_final, config.lr_warmup_fraction, config.lr_steps)

@@ -15,6 +15,7 @@ from rlab.errors import UsageError
 from rlab.experience.contract import Step
 from rlab.experience.lanes import Field
 from rlab.learning.actor_critic import actor_spec, policy_parts
+from rlab.learning.choices import Activation, Init, LrSchedule, ObsScaling, Optimizer
 from rlab.learning.contract import Batch
 from rlab.learning.optimizers import OptimizerSettings, Stepper
 from rlab.learning.schedules import Schedule
@@ -48,27 +49,27 @@ class CloningConfig:
     """
 
     batch_size: int = 256  # rows per update and member
-    learning_rate: float = 1e-3  # Adam
-    hidden: tuple[int, ...] | None = None  # widths; None: 64 64 for vectors, 512 or 128 after convolutions
-    activation: str = "tanh"  # relu, tanh, elu, gelu, silu or leaky_relu
+    learning_rate: float = 1e-3  # of the optimizer
+    hidden: tuple[int, ...] | None = None  # of hidden layers; None: 64 64 for vectors, 512 or 128 after convolutions
+    activation: Activation = "tanh"  # after every hidden layer
     layer_norm: bool = False  # after every hidden layer
     dropout: float = 0.0  # share of the policy's hidden units set to zero in updates; Srivastava et al. 2014
-    init: str = "orthogonal"  # pytorch, orthogonal, xavier or he
+    init: Init = "orthogonal"  # how the first weights are drawn
     init_gain: float = 2**0.5  # scale of the hidden layers' first weights
     actor_gain: float = 0.01  # scale of the policy's last layer, so that it starts near uniform
     squash: bool = False  # Box actions alone: through tanh instead of clipped
     log_std_init: float = -0.69  # Box actions alone: log of a deviation of 0.5 half ranges
-    obs_scaling: str = "none"  # none, fixed (divide by obs_scale) or running (mean and deviation of the whole data)
+    obs_scaling: ObsScaling = "none"  # of vectors; fixed: by obs_scale, running: by mean and deviation of all data
     obs_scale: tuple[float, ...] | None = None  # one divisor per component; None: the space's finite bounds
-    optimizer: str = "adam"  # sgd, momentum, adagrad, adadelta, rmsprop, adam, adamw or radam
-    optimizer_eps: float | None = None  # None: torch's default
-    weight_decay: float = 0.0  # decoupled for adamw, added to the gradient otherwise
-    l1: float = 0.0  # weight of the sum of absolute parameters
-    max_grad_norm: float | None = None  # per member, over all networks; None: no clipping
-    lr_schedule: str = "constant"  # constant, linear, cosine or step
-    lr_final: float = 0.05  # factor at the end of linear and cosine; factor of each step of step
-    lr_warmup_fraction: float = 0.0  # of the budget
-    lr_steps: int = 3  # stretches of the step schedule
+    optimizer: Optimizer = "adam"  # of all networks, by its name in torch.optim; momentum: SGD with 0.9
+    optimizer_eps: float | None = None  # in the optimizer's denominator; None: torch's default
+    weight_decay: float = 0.0  # L2: decoupled for adamw, added to the gradient otherwise
+    l1: float = 0.0  # L1: weight of the sum of absolute parameters in the loss
+    max_grad_norm: float | None = None  # clips the gradient of each member, over all networks; None: does not
+    lr_schedule: LrSchedule = "constant"  # how the learning rate falls over the budget
+    lr_final: float = 0.05  # factor at the end of linear and cosine, or of each step of step
+    lr_warmup_fraction: float = 0.0  # share of the budget over which the rate first rises from 0
+    lr_steps: int = 3  # stretches that the step schedule cuts the budget into
 
     def __post_init__(self) -> None:
         check_counts(self, "batch_size")

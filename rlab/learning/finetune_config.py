@@ -1,11 +1,12 @@
 """The settings of fine-tuning, apart from what carries them out: the command line reads them without torch."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rlab.errors import UsageError, unknown
 
 STRATEGIES = ("full", "head", "last-2", "gradual", "discriminative", "lora")  # any last-K
+SHOWN = tuple("last-K" if name == "last-2" else name for name in STRATEGIES)
 
 # Settings that one strategy alone reads.
 OF_ONE_STRATEGY = {
@@ -24,13 +25,14 @@ class FinetuneConfig:
         UsageError: an unknown strategy or a number out of range.
     """
 
-    strategy: str = "full"  # full, head, last-K (as in last-2), gradual, discriminative or lora
+    strategy: str = field(default="full", metadata={"choices": SHOWN})  # which layers learn, when and how fast
     layer_decay: float = 1 / 2.6  # discriminative: factor per layer going down; Howard and Ruder 2018, section 3.2
     unfreeze_every: int = 5_000  # gradual: env steps between a layer and the one below; there an epoch, section 3.3
     lora_rank: int = 4  # lora: Hu et al. 2021, table 11 (GPT-2)
     lora_alpha: float = 32.0  # lora: changes are scaled by alpha / rank; table 11
-    critic_warmup: int | None = None  # env steps in which the critic learns alone; None: a fifth of the budget, 4 000
-    # at most, where an agent's critic is fresh, else 0
+    # env steps in which the critic learns alone; None: a fifth of the budget, 4 000 at most, where an agent's critic is
+    # fresh, else 0
+    critic_warmup: int | None = None
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES and self.last is None:

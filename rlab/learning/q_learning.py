@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from rlab.errors import UsageError, unknown
+from rlab.learning.choices import Activation, DemonstrationLoss, Init, LrSchedule, ObsScaling, Optimizer, ValueLoss
 from rlab.learning.demonstration_losses import DEMONSTRATION_LOSSES
 from rlab.learning.returns import LOSSES
 
@@ -15,33 +16,33 @@ class QLearningConfig:
     """
 
     gamma: float = 0.99  # discount per env step; Mnih et al. 2015, Extended Data Table 1
-    learning_rate: float = 1e-3  # differs from the paper: Adam on small networks instead of RMSProp on images
+    learning_rate: float = 1e-3  # of the optimizer; the paper differs: RMSProp on images, not Adam on small networks
     batch_size: int = 64  # transitions per update and member
     n_step: int = 1  # transitions per return; Sutton and Barto 2018, chapter 7
-    loss: str = "huber"  # huber or squared; Huber is the paper's error clipping
+    loss: ValueLoss = "huber"  # of TD errors; Huber is the paper's error clipping
     target_every: int = 250  # env steps between target updates; updates where there is no env
     target_tau: float = 1.0  # share of the online weights that the target takes over; 1 is a hard copy
-    hidden: tuple[int, ...] | None = None  # widths; None: 64 64 for vectors, 512 or 128 after convolutions
-    activation: str = "relu"  # relu, tanh, elu, gelu, silu or leaky_relu
+    hidden: tuple[int, ...] | None = None  # of hidden layers; None: 64 64 for vectors, 512 or 128 after convolutions
+    activation: Activation = "relu"  # after every hidden layer
     layer_norm: bool = True  # after every hidden layer; Ba et al. 2016. The paper's DQN has none
     dropout: float = 0.0  # share of hidden units set to zero in updates
-    init: str = "pytorch"  # pytorch, orthogonal, xavier or he
-    dueling: bool = False  # Wang et al. 2016
-    obs_scaling: str = "none"  # none, fixed (divide by obs_scale) or running (mean and deviation per member)
+    init: Init = "pytorch"  # how the first weights are drawn
+    dueling: bool = False  # one stream for the state's value, one for the advantages; Wang et al. 2016
+    obs_scaling: ObsScaling = "none"  # of vectors; fixed: by obs_scale, running: by mean and deviation per member
     obs_scale: tuple[float, ...] | None = None  # one divisor per component; None: the space's finite bounds
-    optimizer: str = "adam"  # sgd, momentum, adagrad, adadelta, rmsprop, adam, adamw or radam
-    optimizer_eps: float | None = 1.5e-4  # Hessel et al. 2018, table 1; None: torch's default
-    weight_decay: float = 0.0  # decoupled for adamw, added to the gradient otherwise
-    l1: float = 0.0  # weight of the sum of absolute parameters
+    optimizer: Optimizer = "adam"  # of all networks, by its name in torch.optim; momentum: SGD with 0.9
+    optimizer_eps: float | None = 1.5e-4  # in the optimizer's denominator; Hessel et al. 2018. None: torch's default
+    weight_decay: float = 0.0  # L2: decoupled for adamw, added to the gradient otherwise
+    l1: float = 0.0  # L1: weight of the sum of absolute parameters in the loss
     sparsity: float = 0.0  # share of each layer's weights that are 0 in the end; Graesser et al. 2022
-    max_grad_norm: float | None = 10.0  # per member; Stable-Baselines3's default. None: no clipping
-    lr_schedule: str = "constant"  # constant, linear, cosine or step
-    lr_final: float = 0.05  # factor at the end of linear and cosine; factor of each step of step
-    lr_warmup_fraction: float = 0.0  # of the budget
-    lr_steps: int = 3  # stretches of the step schedule
-    demonstration_loss: str = "none"  # none, margin or conservative: of rows that come from demonstrations
+    max_grad_norm: float | None = 10.0  # clips the gradient of each member; Stable-Baselines3's default. None: does not
+    lr_schedule: LrSchedule = "constant"  # how the learning rate falls over the budget
+    lr_final: float = 0.05  # factor at the end of linear and cosine, or of each step of step
+    lr_warmup_fraction: float = 0.0  # share of the budget over which the rate first rises from 0
+    lr_steps: int = 3  # stretches that the step schedule cuts the budget into
+    demonstration_loss: DemonstrationLoss = "none"  # beside the TD loss, of rows that come from demonstrations
     demonstration_weight: float = 1.0  # of that loss beside the TD loss; Hester et al. 2018, Experimental Setup
-    margin: float = 0.8  # of margin: by how much a demonstrated action shall be the best; Hester et al. 2018
+    margin: float = 0.8  # by which the margin loss wants a demonstrated action to be the best; Hester et al. 2018
 
     # Without an env nothing is explored; an agent that has one makes settings of these.
     @property

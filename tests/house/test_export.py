@@ -117,13 +117,13 @@ def test_without_out_a_file_under_runs_is_named_after_the_run_and_the_member(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--format", "onxx"], "unknown format 'onxx'. Did you mean 'onnx'?"),
-        ([], "--format is missing; give a text"),
+        (["--format", "onxx"], "--format onxx: not one of onnx, torch-export, numpy, c. Did you mean onnx?"),
+        ([], "--format is missing; give one of onnx, torch-export, numpy, c"),
         (["--format", "numpy", "--out", "a.onnx"], "--out a.onnx must end in .npz"),
         (["--format", "numpy", "--out", "nowhere/a.npz"], "nowhere is no folder"),
         (["--format", "numpy", "--out", "taken.npz"], "taken.npz exists; nothing was touched."),
         (["--format", "numpy", "--member", "9"], "no member with training seed 9; there are 3, 4."),
-        (["--format", "numpy", "--exporter", "mine"], "unknown exporter 'mine'"),
+        (["--format", "numpy", "--exporter", "mine"], "--exporter mine: not one of auto, own, torch"),
         (["--format", "numpy", "--exporter", "torch"], "--exporter torch is for --format onnx alone; leave it out"),
     ],
 )

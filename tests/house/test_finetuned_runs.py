@@ -271,7 +271,7 @@ def test_code_of_others_that_a_policy_names_runs_only_where_it_is_trusted(
 
 
 WRONG = [
-    (2, "", "usage: rlab finetune"),
+    (2, "", "finetune needs a run first: rlab finetune RUN"),
     (2, "--env-steps 9", "finetune needs a run first"),
     (1, "{missing}", "is no folder"),
     (1, "{folder}", "is neither a run folder (config.json, manifest.json) nor a policy folder"),

@@ -126,7 +126,7 @@ def test_a_positional_word_may_stand_anywhere() -> None:
         ("--gamma", "--gamma: a value is missing; give a number (float)"),
         ("--gamma --dueling", "--gamma: a value is missing; give a number (float)"),
         ("--betas 0.9", "--betas: a value is missing; give 2 values: a number (float), a number (float)"),
-        ("--device tpu", "--device tpu: not one of auto, cpu, cuda"),
+        ("--device tpu", "--device tpu: not one of auto, cpu, cuda. Did you mean cpu?"),
         ("--clip some", "--clip some: not one of off or a number (float)"),
         ("--max-episode-steps x", "--max-episode-steps x: not a whole number (int) or None"),
         ("--hidden 64 x", "--hidden 64 x: not a list of values, each a whole number (int)"),
@@ -151,7 +151,7 @@ def test_what_a_schema_itself_refuses_is_passed_on_in_one_line() -> None:
 
 def test_help_shows_every_flag_with_its_comment_and_the_default_in_force(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
-        read("--help", schemas=(RunPart(env_steps=7), AgentPart()))
+        read("--help-all", schemas=(RunPart(env_steps=7), AgentPart(dueling=True)))
     assert leaving.value.code == 0
     shown = capsys.readouterr().out
     assert shown.startswith("usage: rlab train dqn")

@@ -224,7 +224,7 @@ def test_code_of_others_that_a_dataset_names_runs_only_where_it_is_trusted(
 
 
 WRONG = [
-    ("", "usage: rlab pretrain"),
+    ("", "pretrain needs a method and a dataset: rlab pretrain"),
     ("bcc {whole}", "unknown method of pretraining 'bcc'. Did you mean 'bc'?"),
     ("{whole} bc", "unknown method of pretraining"),
     ("bc", "pretrain bc needs a dataset"),
@@ -237,7 +237,7 @@ WRONG = [
     ("bc {whole} --agent pppo", "unknown agent 'pppo'. Did you mean 'ppo'?"),
     ("bc {whole} --gama 0.9", "unknown setting --gama for bc. Did you mean --gamma?"),
     ("bc {whole} --agent dqn --label-smoothing 0.1", "unknown setting --label-smoothing for cql"),
-    ("encoder {whole} --objective inverted", "unknown objective 'inverted'. Did you mean 'inverse'?"),
+    ("encoder {whole} --objective inverted", "--objective inverted: not one of inverse, forward, dynamics"),
     ("bc {whole} --dataset {missing}", "contradicts {whole}, the word behind bc; leave it out"),
     ("bc {whole} --demonstration-share 0.5", "bc mixes no replay with demonstrations"),
     ("bc {whole} --teacher {whole}", "is neither a run folder"),

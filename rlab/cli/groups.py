@@ -1,0 +1,51 @@
+"""Which settings belong together on a help page, and which of them most people use."""
+
+# Heading -> names, in the order in which a page shows them. A setting that stands in none of them is the agent's own.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "run": (
+        *("run", "env_steps", "updates", "seeds", "seed", "member", "agent", "device", "threads", "experiment", "out"),
+        *("trust", "json"),
+    ),
+    "environment": ("env", "env_kwargs", "wrapper", "num_envs", "vector", "max_episode_steps"),
+    "fine-tuning": ("strategy", "layer_decay", "unfreeze_every", "lora_rank", "lora_alpha", "critic_warmup"),
+    "network": (
+        *("network", "hidden", "activation", "layer_norm", "dropout", "init", "init_gain", "actor_gain", "critic_gain"),
+        *("shared_body", "dueling", "squash", "log_std_init", "obs_scaling", "obs_scale", "model_hidden"),
+    ),
+    "optimizer": (
+        *("learning_rate", "optimizer", "optimizer_eps", "max_grad_norm", "weight_decay", "l1", "sparsity"),
+        *("lr_schedule", "lr_final", "lr_warmup_fraction", "lr_steps"),
+    ),
+    "replay and batches": (
+        *("replay_capacity", "batch_size", "n_step", "learning_starts", "learn_every", "updates_per_learn"),
+        *("target_every", "target_tau"),
+    ),
+    "rollout": ("rollout_steps", "epochs", "minibatches", "normalize_advantage", "target_kl"),
+    "exploration": (
+        *("epsilon_start", "epsilon_end", "epsilon_fraction", "epsilon_duration", "entropy_weight", "entropy_final"),
+    ),
+    "learning": (
+        *("gamma", "gae_lambda", "loss", "value_weight", "clip", "clip_final", "clip_value", "reward_scaling"),
+        *("baseline", "objective", "forward_weight", "expectile", "beta", "max_weight", "label_smoothing"),
+        *("class_weights", "obs_noise", "validation_fraction", "patience"),
+        *("demonstration_loss", "demonstration_weight", "margin"),
+    ),
+    "demonstrations and teacher": (
+        *("dataset", "dataset_episodes", "demonstration_share", "teacher", "teacher_member", "teacher_weight"),
+        *("teacher_fraction", "teacher_temperature"),
+    ),
+    "evaluation": ("eval_every", "eval_episodes", "final_eval_episodes"),
+    "saving and logging": ("checkpoint_every", "log_every"),
+}
+GROUP_OF = {name: heading for heading, names in GROUPS.items() for name in names}
+
+# What a page shows unless --help-all asks for the rest.
+COMMON = frozenset(
+    {
+        *("run", "env_steps", "updates", "seeds", "seed", "device", "experiment", "out", "member", "agent"),
+        *("env", "env_kwargs", "wrapper", "num_envs", "strategy", "hidden", "learning_rate", "batch_size"),
+        *("replay_capacity", "rollout_steps", "epochs", "minibatches", "epsilon_fraction", "entropy_weight", "gamma"),
+        *("dataset", "teacher", "eval_every"),
+    }
+)
+SHORT_PAGE = 20  # a verb with no more settings than this shows all of them

@@ -1,0 +1,180 @@
+"""What a dataclass of settings says about each of them: its type in words, its choices and its one line of help.
+
+The help of a setting is the comment behind its field, else the comment lines right above it, else the text right below
+it; a field that is declared anew without any keeps that of the class it inherits from.
+"""
+
+import ast
+import dataclasses
+import inspect
+import io
+import itertools
+import textwrap
+import tokenize
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, Literal, Union
+
+import tyro
+
+from rlab.errors import RlabError
+
+WORDS = {
+    int: "a whole number (int)",
+    float: "a number (float)",
+    bool: "true or false",
+    str: "a text",
+    types.NoneType: "None",
+}
+SHORT = {int: "INT", float: "FLOAT", str: "TEXT", bool: "BOOL"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One field of a schema, as the command line sees it."""
+
+    name: str
+    hint: Any  # its type, without the marks that tyro reads
+    owner: str
+    required: bool
+    positional: bool
+    default: Any  # in force: of the instance, or the class's own; None where it is required
+    usual: Any  # the class's own default
+    help: str
+    choices: tuple[str, ...]  # () where any value of the type will do
+    group: str | None  # as the field's metadata says
+
+    @property
+    def flag(self) -> str:
+        return self.name.upper() if self.positional else "--" + self.name.replace("_", "-")
+
+
+def settings_of(schemas: Sequence[Any]) -> dict[str, Setting]:
+    """Every setting of some dataclasses (or instances of them), by name.
+
+    Raises:
+        RlabError: two of them share a field name, or a field's type is not one that settings can have.
+    """
+    found: dict[str, Setting] = {}
+    for schema in schemas:
+        kind = schema if isinstance(schema, type) else type(schema)
+        hints = typing.get_type_hints(kind, include_extras=True)
+        texts = descriptions(kind)
+        for field in dataclasses.fields(kind):
+            if field.name in found:
+                raise RlabError(
+                    f"{kind.__qualname__} and {found[field.name].owner} both have a setting {field.name}; "
+                    "flags carry no prefix, so one of them needs another name"
+                )
+            hint, *marks = _parts(hints[field.name])
+            wanted(hint)  # refuses a type that settings cannot have
+            usual = _own_default(field)
+            found[field.name] = Setting(
+                name=field.name,
+                hint=hint,
+                owner=kind.__qualname__,
+                required=isinstance(schema, type) and usual is dataclasses.MISSING,
+                positional=tyro.conf.Positional in marks,
+                default=_or_none(usual if isinstance(schema, type) else getattr(schema, field.name)),
+                usual=_or_none(usual),
+                help=texts.get(field.name, ""),
+                choices=tuple(field.metadata.get("choices", choices_of(hint))),
+                group=field.metadata.get("group"),
+            )
+    return found
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:
+    """A type, followed by the marks that `Annotated` put on it."""
+    return typing.get_args(hint) if typing.get_origin(hint) is typing.Annotated else (hint,)
+
+
+def _own_default(field: "dataclasses.Field[Any]") -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _or_none(value: Any) -> Any:
+    return None if value is dataclasses.MISSING else value
+
+
+def wanted(hint: Any) -> str:
+    """A type in words: `a number (float)`, `one of auto, cpu, cuda`."""
+    members, origin = typing.get_args(hint), typing.get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(wanted(member) for member in members)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, members))}"
+    if origin is tuple:
+        if members[-1] is Ellipsis:
+            return f"a list of values, each {wanted(members[0])}"
+        return f"{len(members)} values: {', '.join(wanted(member) for member in members)}"
+    if hint not in WORDS:
+        raise RlabError(f"a setting cannot have the type {hint}; it can be {', '.join(WORDS.values())}, or a list")
+    return WORDS[hint]
+
+
+def choices_of(hint: Any) -> tuple[str, ...]:
+    """What a setting of this type can be, where that is a closed set of words; `None` is one of them."""
+    members, origin = typing.get_args(hint), typing.get_origin(hint)
+    if origin is Literal:
+        return tuple(map(str, members))
+    if origin in (Union, types.UnionType) and all(choices_of(m) or m is types.NoneType for m in members):
+        return tuple(itertools.chain.from_iterable(choices_of(m) or ("None",) for m in members))
+    return ()
+
+
+def short_type(hint: Any) -> str:
+    """A type as help pages write it: `INT`, `FLOAT ...` for a list."""
+    members, origin = typing.get_args(hint), typing.get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return "|".join(dict.fromkeys(short_type(member) for member in members if member is not types.NoneType))
+    if origin is Literal:
+        return "|".join(map(str, members))
+    if origin is tuple:
+        return f"{short_type(members[0])} ..." if members[-1] is Ellipsis else " ".join(map(short_type, members))
+    return SHORT[hint]
+
+
+@cache
+def descriptions(kind: type) -> Mapping[str, str]:
+    """The one line of help of each field of a dataclass; a field whose source cannot be read has none."""
+    found: dict[str, str] = {}
+    for each in reversed(kind.__mro__):
+        if dataclasses.is_dataclass(each):
+            found |= {name: text for name, text in _own_descriptions(each).items() if text}
+    return found
+
+
+def _own_descriptions(kind: type) -> dict[str, str]:
+    try:
+        source = textwrap.dedent(inspect.getsource(kind))
+        (body,) = [node.body for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return {}
+    comments, alone = _comments(source)
+    found = {}
+    for node, after in itertools.zip_longest(body, body[1:]):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            last = node.end_lineno or node.lineno
+            behind = [comments[line] for line in range(node.lineno, last + 1) if line in comments]
+            first = node.lineno
+            while first - 1 in alone:
+                first -= 1
+            above = [comments[line] for line in range(first, node.lineno)]
+            text = ast.unparse(after.value) if isinstance(after, ast.Expr) else ""
+            below = ast.literal_eval(text) if text.startswith(("'", '"')) else ""
+            found[node.target.id] = " ".join(" ".join(behind or above or [below]).split())
+    return found
+
+
+def _comments(source: str) -> tuple[dict[int, str], set[int]]:
+    """The comments by line, and the lines that hold nothing else."""
+    comments, alone = {}, set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            comments[token.start[0]] = token.string.lstrip("#: ").strip()
+            if not token.line[: token.start[1]].strip():
+                alone.add(token.start[0])
+    return comments, alone
