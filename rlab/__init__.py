@@ -29,6 +29,8 @@ if not (_HERE / "agents").is_dir():
 
 # What rlab offers, found on demand: rlab/api.py and rlab.supervised import torch, which takes over a second.
 API = (
+    "FinishedEpisode",
+    "Listener",
     "Played",
     "Run",
     "collect",
@@ -49,6 +51,8 @@ __all__ = ["RlabError", "UsageError", "__version__", "supervised", *API]
 
 if TYPE_CHECKING:
     from rlab import supervised as supervised
+    from rlab.api import FinishedEpisode as FinishedEpisode
+    from rlab.api import Listener as Listener
     from rlab.api import Played as Played
     from rlab.api import Run as Run
     from rlab.api import collect as collect

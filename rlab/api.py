@@ -26,6 +26,7 @@ from rlab.envs import EnvSpec, EpisodeMaker
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import Evaluation
 from rlab.evaluation.evaluate import evaluate as judge_episodes
+from rlab.learning.listeners import Audience, FinishedEpisode, Listener
 from rlab.learning.runtime import torch_settings
 from rlab.networks.policy import MemberPolicy
 from rlab.runs.checkpoint import has_checkpoint
@@ -35,6 +36,8 @@ from rlab.runs.logs import read_json_lines
 from rlab.runs.policies import load_policy
 
 __all__ = [
+    "FinishedEpisode",
+    "Listener",
     "Played",
     "Run",
     "collect",
@@ -65,6 +68,7 @@ class Run:
     time: int  # how far it came, per member
     evaluation: Evaluation | None = field(repr=False)
     trainable: float = 1.0  # share of the policy's parameters that fine-tuning trains
+    stopped_by: str | None = None  # the listener that stopped it before its budget was used
 
     def policy(self, seed: int | None = None) -> MemberPolicy:
         """The final policy of one training seed (None: the first)."""
@@ -81,7 +85,8 @@ class Run:
         saved = f"run: {self.path}   curves: tensorboard --logdir {self.path}"
         if not self.finished:
             reached = f"{self.time} {self.unit.replace('_', ' ')}"
-            return f"stopped at {reached} and saved; go on with: rlab resume {self.path}\n{saved}"
+            by = "" if self.stopped_by is None else f" by the listener {self.stopped_by}"
+            return f"stopped{by} at {reached} and saved; go on with: rlab resume {self.path}\n{saved}"
         verdict = "finished, not judged" if self.evaluation is None else self.evaluation.summary()
         return f"{verdict}\n{saved}"
 
@@ -96,6 +101,7 @@ def train(
     experiment: str | None = None,
     progress: bool = False,
     trust: bool = False,
+    listeners: Sequence[Any] = (),
     **settings: Any,
 ) -> Run:
     """Train a population and judge it.
@@ -112,6 +118,7 @@ def train(
             keywords and wrappers of the env, too.
         progress: show a bar, as the command line does.
         trust: allow layers, envs and wrappers of others that the folder of a teacher names, which run their code.
+        listeners: objects with some of the methods of `rlab.Listener`, which hear what the run does and may stop it.
         settings: fields of `RunConfig` (`seeds=10`, `env_steps=50_000`), of `SourceConfig` (`teacher="runs/good"`) and
             of the agent's config (`gamma=0.9`).
 
@@ -122,7 +129,7 @@ def train(
     if experiment is None and (env_kwargs or wrappers):
         experiment = "none"
     spec = spec_for(find_experiment(agent, env, experiment), env, env_kwargs or {}, wrappers)
-    return start(request_from_keywords(agent, spec, experiment, settings), out, progress, trust)
+    return start(request_from_keywords(agent, spec, experiment, settings), out, progress, trust, listeners)
 
 
 def pretrain(
@@ -134,6 +141,7 @@ def pretrain(
     out: str | Path | None = None,
     progress: bool = False,
     trust: bool = False,
+    listeners: Sequence[Any] = (),
     **settings: Any,
 ) -> Run:
     """Learn a policy (`method` `"bc"`), or the body of one (`"encoder"`), from demonstrations alone.
@@ -142,7 +150,7 @@ def pretrain(
         dataset: a folder of demonstrations, such as `collect` writes.
         env: a Gymnasium id; None takes the env that the dataset was recorded in.
         agent: whose network to pretrain: its tuned settings for the env give the layers, the scaling and the discount.
-        out, progress: as for `train`.
+        out, progress, listeners: as for `train`.
         trust: allow an env or wrappers of others that the dataset names, which run their code.
         settings: fields of `RunConfig` (`updates=5_000`), of `SourceConfig` and of the learner's config.
 
@@ -155,7 +163,7 @@ def pretrain(
     settings["dataset"] = str(dataset)
     words = repr(method), f"env={spec.env_id!r}", f"agent={agent!r}"
     request = complete(learner_for(method, agent), spec, defaults, settings, "pretrain", words)
-    return start(replace(request, for_agent=agent), out, progress, trust)
+    return start(replace(request, for_agent=agent), out, progress, trust, listeners)
 
 
 def finetune(
@@ -170,6 +178,7 @@ def finetune(
     out: str | Path | None = None,
     progress: bool = False,
     trust: bool = False,
+    listeners: Sequence[Any] = (),
     **settings: Any,
 ) -> Run:
     """Go on from a trained or pretrained policy, in the same env or another.
@@ -179,7 +188,7 @@ def finetune(
         env: a Gymnasium id; None takes the run's own, with its keywords and wrappers where no others are given.
         agent: who goes on; None takes the one that trained the run, or after pretraining `double_dqn` or `ppo`.
         member: the training seed that every learner begins with; None: each begins with its own.
-        env_kwargs, wrappers, experiment, out, progress: as for `train`.
+        env_kwargs, wrappers, experiment, out, progress, listeners: as for `train`.
         settings: fields of `FinetuneConfig` (`strategy="gradual"`), `RunConfig`, `SourceConfig` and the agent's config.
 
     Raises:
@@ -196,7 +205,7 @@ def finetune(
     defaults = finetuning_defaults(saved, agent, spec, experiment, member)
     words = repr(str(run)), repr(spec.env_id), f"agent={agent!r}", f"member={member!r}"
     request = complete(agent, spec, defaults, settings, "finetune", words, Start(str(run), member))
-    return start(request, out, progress, trust)
+    return start(request, out, progress, trust, listeners)
 
 
 def evaluate(
@@ -257,8 +266,11 @@ def load(path: str | Path, seed: int | None = None, trust: bool = False, *, samp
     return policy
 
 
-def start(request: Request, out: str | Path | None, progress: bool, trust: bool = False) -> Run:
+def start(
+    request: Request, out: str | Path | None, progress: bool, trust: bool = False, listeners: Sequence[Any] = ()
+) -> Run:
     """Make the run folder and train; nothing is on the disk before everything else is known to fit."""
+    audience = Audience(listeners)
     if out is not None:
         check_free(out)
     with torch_settings(request.run.threads):  # before the first torch operation, which building networks is
@@ -273,19 +285,23 @@ def start(request: Request, out: str | Path | None, progress: bool, trust: bool 
             session.env.close()
             raise
         sources.keep(folder)
-        return _carry_out(session, folder, progress)
+        return _carry_out(session, folder, progress, audience)
 
 
-def resume(path: str | Path, progress: bool = False, trust: bool = False) -> Run:
+def resume(
+    path: str | Path, progress: bool = False, trust: bool = False, *, listeners: Sequence[Any] = ()
+) -> Run:
     """Go on with an interrupted run from its last save, with fresh episodes.
 
     Args:
+        listeners: as for `train`; those that it had before are not kept.
         trust: allow an agent, env or wrapper of others that the folder names, which runs their code.
 
     Raises:
         RlabError: the folder is broken, has lost its checkpoint, or names code of others and `trust` is false.
         UsageError: the run is finished already.
     """
+    audience = Audience(listeners)
     folder = RunFolder.open(path)
     request = Request.from_json(folder.config, str(folder.path / "config.json"), trust)
     done = saved_time(folder)
@@ -301,12 +317,44 @@ def resume(path: str | Path, progress: bool = False, trust: bool = False) -> Run
         print(f"{path}: {where}")
     with torch_settings(request.run.threads):
         sources = open_sources(request, folder, trust)
-        return _carry_out(Session(request, sources), folder, progress)
+        return _carry_out(Session(request, sources), folder, progress, audience)
 
 
-def _carry_out(session: Session, folder: RunFolder, progress: bool) -> Run:
+def _carry_out(session: Session, folder: RunFolder, progress: bool, audience: Audience) -> Run:
     request = session.request
+    begun = Run(folder.path, False, request.unit, saved_time(folder), None, session.trainable)
+    audience.on_start(begun)
     bar = ProgressListener(request.budget, request.unit) if progress else None
-    with folder.held(), bar if bar is not None else nullcontext():
-        outcome = session.train(folder, [bar] if bar is not None else [])
-    return Run(folder.path, outcome.finished, request.unit, outcome.time, outcome.evaluation, session.trainable)
+    try:
+        _check_start(audience, session)
+        with folder.held(), bar if bar is not None else nullcontext():
+            outcome = session.train(folder, [bar] if bar is not None else [], audience)
+    except BaseException:
+        audience.on_end(replace(begun, time=_reached(folder)))
+        raise
+    ended = replace(
+        begun,
+        finished=outcome.finished,
+        time=outcome.time,
+        evaluation=outcome.evaluation,
+        stopped_by=outcome.stopped_by,
+    )
+    audience.on_end(ended)
+    audience.check(f"The run is whole: {folder.path}")
+    return ended
+
+
+def _check_start(audience: Audience, session: Session) -> None:
+    try:
+        audience.check("Nothing was trained.")
+    except RlabError:
+        session.env.close()
+        raise
+
+
+def _reached(folder: RunFolder) -> int:
+    """How far a run that failed is saved; 0 where even that cannot be told."""
+    try:
+        return saved_time(folder)
+    except (RlabError, OSError):
+        return 0

@@ -25,6 +25,7 @@ from rlab.learning.best import BestPolicy
 from rlab.learning.contract import Listener
 from rlab.learning.dataset_loop import DatasetLoop
 from rlab.learning.early_stopping import EarlyStopping
+from rlab.learning.listeners import Audience
 from rlab.learning.loop import EnvLoop, Loop, Periods
 from rlab.learning.runtime import choose_device
 from rlab.networks.policy import Policy
@@ -47,6 +48,7 @@ class Outcome:
     finished: bool
     time: int  # per member, in the run's unit
     evaluation: Evaluation | None
+    stopped_by: str | None = None  # the listener that asked for it
 
 
 class Session:
@@ -110,13 +112,20 @@ class Session:
             lines.append("warning: no time limit is known; --max-episode-steps sets one")
         return "\n".join([*lines, *self._said, self.request.tuned()])
 
-    def train(self, folder: RunFolder, listeners: Sequence[Listener] = ()) -> "Outcome":
+    def train(
+        self, folder: RunFolder, listeners: Sequence[Listener] = (), audience: Audience | None = None
+    ) -> "Outcome":
         """Train from the folder's checkpoint, or from the start, to the budget's end; then judge the final weights.
 
+        Args:
+            listeners: rlab's own, which are trusted.
+            audience: a user's.
+
         Raises:
-            RlabError: the env or the learning failed; the run stays as its last save left it.
+            RlabError: the env, the learning or a listener failed; the run stays as its last save left it.
         """
         run = self.request.run
+        audience = audience or Audience()
         with stop_on_signal() as stop:
             try:
                 share = self.request.sources.demonstration_share
@@ -125,7 +134,8 @@ class Session:
                 state = self._restored(folder)
                 resume_at = 0 if state is None else state["loop"][self.request.unit]
                 with closing(self._log(folder, resume_at)) as log:
-                    loop = self._loop(stop.is_set, (self.best, log, _Saver(self, folder), *listeners))
+                    hearing: list[Listener] = [self.best, log, _Saver(self, folder), *listeners, audience]
+                    loop = self._loop(lambda: stop.is_set() or audience.wants_stop, hearing, audience)
                     if state is None and isinstance(self.store, Demonstrations):
                         self.agent.study(*map(torch.from_numpy, self.store.observations()))
                     if state is not None:
@@ -136,8 +146,10 @@ class Session:
                         loop.save()  # what it begins with: the run that it came from may be gone when this one goes on
                         loop.judge()  # or nobody would see what learning does to it
                     finished = self._run(loop, folder)
+                    audience.check(f"The run is saved: rlab resume {folder.path}")
                     judged = self._judge(folder, log) if finished and run.final_eval_episodes else None
-                return Outcome(finished, loop.clock.env_steps, judged)
+                stopped_by = None if finished else audience.stopped_by
+                return Outcome(finished, loop.clock.env_steps, judged, stopped_by)
             finally:
                 self.env.close()
 
@@ -166,7 +178,7 @@ class Session:
         log.on_start(request.logged(), request.origins)
         return log
 
-    def _loop(self, should_stop: Callable[[], bool], listeners: Sequence[Listener]) -> Loop:
+    def _loop(self, should_stop: Callable[[], bool], listeners: Sequence[Listener], audience: Audience) -> Loop:
         run = self.request.run
         rest = (
             Periods(run.log_every, run.eval_every, run.checkpoint_every),
@@ -176,7 +188,8 @@ class Session:
         )
         kind = self._feed.loop
         if issubclass(kind, EnvLoop):
-            self.loop: Loop = kind(self.agent, Collector(self.env), self.store, run.env_steps, *rest)
+            on_episode = [audience.on_episode] if audience.hears("on_episode") else []
+            self.loop: Loop = kind(self.agent, Collector(self.env), self.store, run.env_steps, *rest, on_episode)
         else:
             assert issubclass(kind, DatasetLoop)
             held_out = None if self._held_out is None else self._held_out.rows_in_order()

@@ -11,9 +11,10 @@ from rlab.experience.contract import Step, VectorEnv
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One finished episode: which member played it, its undiscounted return and its length in transitions."""
+    """One finished episode: who played it in which env, its undiscounted return and its length in transitions."""
 
     member: int
+    env: int
     episode_return: float
     length: int
 
@@ -57,7 +58,7 @@ class Collector:
 
     def _close(self, ended: np.ndarray) -> list[Episode]:
         finished = [
-            Episode(int(member), float(self._returns[member, env]), int(self._lengths[member, env]))
+            Episode(int(member), int(env), float(self._returns[member, env]), int(self._lengths[member, env]))
             for member, env in np.argwhere(ended)
         ]
         self.episodes += ended.sum(axis=1)

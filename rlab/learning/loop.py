@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlab.experience.collector import Collector, Episode
+from rlab.experience.collector import Collector
 from rlab.experience.lanes import Lanes
 from rlab.experience.replay import Replay
 from rlab.experience.rollout import Rollout
 from rlab.learning.contract import Agent, Batch, Listener, ReplayConfig
+from rlab.learning.episodes import EpisodeBook, Hear
 from rlab.learning.finite import check_update, check_weights
 from rlab.learning.means import Means
 from rlab.randomness import stream
@@ -180,10 +181,11 @@ class EnvLoop(Loop):
         evaluate: Callable[[], Judgement],
         listeners: Sequence[Listener] = (),
         should_stop: Callable[[], bool] = lambda: False,
+        on_episode: Sequence[Hear] = (),
     ) -> None:
         super().__init__(agent, collector.env.seeds, store, env_steps, periods, evaluate, listeners, should_stop)
         self.collector = collector
-        self._finished: list[Episode] = []
+        self._episodes = EpisodeBook(self.seeds, on_episode)
 
     def _start(self) -> None:
         self.collector.start()
@@ -194,18 +196,13 @@ class EnvLoop(Loop):
         self.store.add(obs, action, step)
         self.clock = Clock(clock.env_steps + self.collector.env.num_envs, clock.total_env_steps)
         self.agent.observe(obs, step, self.clock)
-        self._finished += episodes
+        if episodes:
+            self._episodes.add(episodes, self.clock.env_steps)
 
     def _metrics(self) -> dict[str, np.ndarray]:
-        metrics = super()._metrics()
-        for name, values in (
-            ("train/episode_return", [e.episode_return for e in self._finished]),
-            ("train/episode_length", [e.length for e in self._finished]),
-        ):
-            metrics[name] = _mean_per_member(len(self.seeds), [e.member for e in self._finished], values)
+        metrics = super()._metrics() | self._episodes.take()
         metrics["train/episodes"] = self.collector.episodes.astype(float)
         metrics["train/transitions"] = self.collector.transitions.astype(float)
-        self._finished = []
         return metrics
 
     def state(self) -> dict[str, Any]:
@@ -275,10 +272,3 @@ def updates_due(config: ReplayConfig, before: int, now: int) -> int:
     `learning_starts` on that was passed, also where one vector step passes several."""
     start = max(before, config.learning_starts - 1)
     return max(0, now // config.learn_every - start // config.learn_every) * config.updates_per_learn
-
-
-def _mean_per_member(members: int, owner: list[int], values: Sequence[float]) -> np.ndarray:
-    total, count = np.zeros(members), np.zeros(members)
-    np.add.at(total, owner, values)
-    np.add.at(count, owner, 1.0)
-    return np.divide(total, count, out=np.full(members, np.nan), where=count > 0)

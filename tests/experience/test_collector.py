@@ -36,8 +36,9 @@ def test_returns_lengths_and_counts_equal_an_independent_recount(make_world, see
     for member in range(3):
         expected = [episode for env in range(4) for episode in finished[member, env]]
         assert collector.episodes[member] == len(expected) > 50
-        told = [(e.episode_return, e.length) for e in reported if e.member == member]
-        assert sorted(told) == sorted(expected)  # rewards are eighths: sums are exact
+        for env in range(4):
+            told = [(e.episode_return, e.length) for e in reported if (e.member, e.env) == (member, env)]
+            assert told == finished[member, env]  # rewards are eighths: sums are exact
 
 
 @pytest.mark.parametrize("style", ["same", "next"])
@@ -83,5 +84,5 @@ def test_a_start_in_mid_episode_begins_the_sums_anew(make_world):
     collector.start()
     world.ending = 1.0
     assert collector.collect(lambda obs: np.zeros((1, 1), int))[3] == [
-        Episode(0, world.lanes[0, 0][-1].reward, 1),
+        Episode(0, 0, world.lanes[0, 0][-1].reward, 1),
     ]

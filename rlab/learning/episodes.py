@@ -1,0 +1,38 @@
+"""The books of the episodes that training finished."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from rlab.experience.collector import Episode
+from rlab.learning.listeners import FinishedEpisode
+
+Hear = Callable[[FinishedEpisode], None]
+
+
+class EpisodeBook:
+    """Mean return and length per member since the last row of metrics; tells of each episode whoever wants to hear."""
+
+    def __init__(self, seeds: Sequence[int], hearers: Sequence[Hear] = ()) -> None:
+        self._seeds, self._hearers = tuple(seeds), tuple(hearers)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._returns, self._lengths, self._counts = np.zeros((3, len(self._seeds)))
+
+    def add(self, episodes: Sequence[Episode], env_steps: int) -> None:
+        """These ended in the vector step that brought the clock to `env_steps`."""
+        for e in episodes:
+            self._returns[e.member] += e.episode_return
+            self._lengths[e.member] += e.length
+            self._counts[e.member] += 1
+            for hear in self._hearers:
+                hear(FinishedEpisode(self._seeds[e.member], e.env, e.episode_return, e.length, env_steps))
+
+    def take(self) -> dict[str, np.ndarray]:
+        """The means `[S]`, NaN where a member finished none; then begin anew."""
+        none = self._counts == 0
+        count = np.where(none, np.nan, self._counts)
+        means = {"train/episode_return": self._returns / count, "train/episode_length": self._lengths / count}
+        self._begin()
+        return means

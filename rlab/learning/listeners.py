@@ -1,0 +1,195 @@
+"""Listeners of one's own: code of a user's that hears what a run does, and can neither change it nor lose it.
+
+    class StopAt475(rlab.Listener):
+        def on_evaluation(self, env_steps, returns, lengths):
+            return returns.mean() < 475  # False stops the run
+
+    rlab.train("dqn", "CartPole-v1", listeners=[StopAt475()])
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rlab.errors import RlabError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedEpisode:
+    """One episode of training that ended, by itself or by a time limit."""
+
+    seed: int  # training seed of the member that played it
+    env: int  # which of the member's envs, from 0
+    episode_return: float  # undiscounted
+    length: int  # transitions
+    env_steps: int  # the run's clock when it ended
+
+
+class Listener:
+    """Hears what a run does. Override what you need; a class of your own with some of these methods serves as well.
+
+    Every method may return False, which stops the run: it is saved and can be resumed. Any other answer, None too, lets
+    it go on. An exception stops the run in the same way, after a save, and is then raised as the cause of an
+    `RlabError`. Arrays are copies.
+    """
+
+    def on_start(self, run: Any) -> bool | None:
+        """Before the first step, also of a run that is resumed; `run` is the `rlab.Run` as it stands on the disk."""
+
+    def on_metrics(self, env_steps: int, metrics: Mapping[str, np.ndarray]) -> bool | None:
+        """Every `log_every`: values by tag, `[S]` with NaN where a member has nothing to report, or 0-d where all
+        members share one. `rlab list metrics` explains the tags. A run that learns from a dataset counts updates where
+        it says `env_steps`."""
+
+    def on_evaluation(self, env_steps: int, returns: np.ndarray, lengths: np.ndarray) -> bool | None:
+        """Every `eval_every`: returns and lengths `[S, E]` of E greedy episodes. The final evaluation comes with
+        `on_end`."""
+
+    def on_save(self, env_steps: int) -> bool | None:
+        """A checkpoint and the policies have just been written."""
+
+    def on_episode(self, episode: FinishedEpisode) -> bool | None:
+        """An episode of training ended. A run that learns from a dataset plays none."""
+
+    def on_end(self, run: Any) -> None:
+        """Training is over, however it ended, and everything is written; `run` is what `rlab.train` returns."""
+
+
+# How each method is called, to find a wrong signature before anything is trained.
+HEARD = {
+    name: tuple(inspect.signature(getattr(Listener, name)).parameters)[1:]
+    for name in ("on_start", "on_metrics", "on_evaluation", "on_save", "on_episode", "on_end")
+}
+
+
+class Audience:
+    """The listeners of a user, behind one guard: copies go in, `False` and exceptions are kept until the run asks.
+
+    Args:
+        listeners: objects with some of the methods of `Listener`.
+
+    Raises:
+        UsageError: one of them hears nothing, or a method of it cannot be called as it will be.
+    """
+
+    def __init__(self, listeners: Sequence[Any] = ()) -> None:
+        if not isinstance(listeners, list | tuple):
+            raise UsageError(f"listeners must be a list, not {_named(listeners)}: listeners=[...].")
+        self._heard = [_methods(listener, index) for index, listener in enumerate(listeners)]
+        self._names = [_class_of(listener) for listener in listeners]
+        self.stopped_by: str | None = None  # the listener that asked the run to stop
+        self._failure: tuple[str, Exception] | None = None  # where and how the first of them failed
+
+    @property
+    def wants_stop(self) -> bool:
+        """Whether the run should save and stop."""
+        return self.stopped_by is not None or self._failure is not None
+
+    def check(self, kept: str) -> None:
+        """Raise what a listener failed with.
+
+        Args:
+            kept: what became of the run, for people.
+
+        Raises:
+            RlabError: names the listener, its method and the exception, which is the cause.
+        """
+        if self._failure is not None:
+            said, error = self._failure
+            raise RlabError(f"{said}. {kept}") from error
+
+    def hears(self, method: str) -> bool:
+        """Whether any listener has this method."""
+        return any(method in heard for heard in self._heard)
+
+    def on_start(self, run: Any) -> None:
+        self._tell("on_start", None, lambda: (run,))
+
+    def on_metrics(self, env_steps: int, metrics: Mapping[str, np.ndarray]) -> None:
+        self._tell("on_metrics", env_steps, lambda: (env_steps, {tag: np.array(v) for tag, v in metrics.items()}))
+
+    def on_evaluation(self, env_steps: int, returns: np.ndarray, lengths: np.ndarray) -> None:
+        self._tell("on_evaluation", env_steps, lambda: (env_steps, np.array(returns), np.array(lengths)))
+
+    def on_save(self, env_steps: int) -> None:
+        self._tell("on_save", env_steps, lambda: (env_steps,))
+
+    def on_episode(self, episode: FinishedEpisode) -> None:
+        self._tell("on_episode", episode.env_steps, lambda: (episode,))
+
+    def on_end(self, run: Any) -> None:
+        self._tell("on_end", None, lambda: (run,))
+
+    def _tell(self, method: str, time: int | None, arguments: Callable[[], tuple[Any, ...]]) -> None:
+        for name, heard in zip(self._names, self._heard, strict=True):
+            if method not in heard:
+                continue
+            try:
+                answer = heard[method](*arguments())
+            except Exception as error:  # whatever code of a user's may raise
+                self._fail(f"{name}.{method}", time, error)
+                heard.clear()  # it may be in any state: it hears nothing more
+                continue
+            if isinstance(answer, bool | np.bool_) and not answer and self.stopped_by is None:
+                self.stopped_by = name
+
+    def _fail(self, where: str, time: int | None, error: Exception) -> None:
+        if self._failure is None:
+            when = "" if time is None else f" at {time:,}"
+            said = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": .")
+            self._failure = f"the listener {where} failed{when}: {said}", error
+
+
+def _methods(listener: Any, index: int) -> dict[str, Callable[..., Any]]:
+    """What a listener hears, by name, without what it only inherits from `Listener`."""
+    where = f"listeners[{index}]"
+    if isinstance(listener, type):
+        raise UsageError(f"{where} is the class {listener.__name__}; give an instance: {listener.__name__}().")
+    for name in dir(listener):
+        near = difflib.get_close_matches(name, HEARD, n=1, cutoff=0.8) if name.startswith("on_") else []
+        if near and name not in HEARD:
+            raise UsageError(f"{where}, {_named(listener)}, has {name}, which is never called. Did you mean {near[0]}?")
+    found = {name: getattr(listener, name, None) for name in HEARD}
+    own = {
+        name: method
+        for name, method in found.items()
+        if callable(method) and getattr(method, "__func__", None) is not getattr(Listener, name)
+    }
+    if not own:
+        known = ", ".join(HEARD)
+        raise UsageError(
+            f"{where}, {_named(listener)}, hears nothing: it has none of {known}. Subclass rlab.Listener and override "
+            "what you need."
+        )
+    for name, method in own.items():
+        _check_signature(f"{where}, {_class_of(listener)}.{name}", name, method)
+    return own
+
+
+def _check_signature(where: str, name: str, method: Callable[..., Any]) -> None:
+    if inspect.iscoroutinefunction(method) or inspect.isgeneratorfunction(method):
+        raise UsageError(f"{where} is never run, since it is async or a generator; make it a plain method.")
+    try:
+        signature = inspect.signature(method)
+    except (TypeError, ValueError):
+        return  # some callables written in C do not tell
+    try:
+        signature.bind(*HEARD[name])
+    except TypeError as error:
+        wanted = ", ".join(HEARD[name])
+        raise UsageError(f"{where}{signature} cannot be called with ({wanted}): {error}.") from None
+
+
+def _named(thing: Any) -> str:
+    """A thing in words: `function hear`, `a Recorder`."""
+    name = getattr(thing, "__name__", None)
+    return f"a {_class_of(thing)}" if name is None else f"{type(thing).__name__} {name}"
+
+
+def _class_of(thing: Any) -> str:
+    """The name of its class, without the function that it may be written in."""
+    return type(thing).__qualname__.rpartition(".<locals>.")[2]

@@ -1,0 +1,124 @@
+"""The guard in front of a user's listeners: what it refuses, what it hands on, what it keeps."""
+
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlab.errors import RlabError, UsageError
+from rlab.learning.listeners import Audience, FinishedEpisode, Listener
+
+EPISODE = FinishedEpisode(seed=3, env=0, episode_return=5.0, length=5, env_steps=40)
+
+
+class Recorder(Listener):
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+
+    def on_episode(self, episode: FinishedEpisode) -> None:
+        self.heard.append(episode)
+
+
+class Wrong:
+    def on_metrics(self, env_steps: int) -> None: ...
+
+
+class Sleeping:
+    async def on_metrics(self, env_steps: int, metrics: Any) -> None: ...
+
+
+class Misspelt(Listener):
+    def on_evaluate(self, env_steps: int, returns: Any, lengths: Any) -> None: ...
+
+
+def hear(env_steps: int, metrics: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("listeners", "said"),
+    [
+        (Recorder(), "listeners must be a list, not a Recorder: listeners=[...]."),
+        ([Recorder], "listeners[0] is the class Recorder; give an instance: Recorder()."),
+        ([Recorder(), hear], "listeners[1], function hear, hears nothing: it has none of on_start, on_metrics, "),
+        ([Listener()], "listeners[0], a Listener, hears nothing"),
+        ([Misspelt()], "a Misspelt, has on_evaluate, which is never called. Did you mean on_evaluation?"),
+        ([Wrong()], "Wrong.on_metrics(env_steps: int) -> None cannot be called with (env_steps, metrics): too many"),
+        ([Sleeping()], "Sleeping.on_metrics is never run, since it is async or a generator"),
+    ],
+)
+def test_what_could_never_hear_is_refused_before_anything_is_trained(listeners: Any, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Audience(listeners)
+    assert said in str(caught.value)
+
+
+def test_any_object_with_one_of_the_methods_serves() -> None:
+    heard: list[Any] = []
+    audience = Audience([SimpleNamespace(on_save=heard.append, on_metrics=partial(print, end="", file=None))])
+    audience.on_save(100)
+    audience.on_episode(EPISODE)
+    assert heard == [100]
+    assert (audience.hears("on_save"), audience.hears("on_episode")) == (True, False)
+
+
+def test_what_is_only_inherited_is_not_called() -> None:
+    recorder = Recorder()
+    audience = Audience((recorder,))
+    assert [name for name in ("on_metrics", "on_save", "on_episode") if audience.hears(name)] == ["on_episode"]
+    audience.on_episode(EPISODE)
+    assert recorder.heard == [EPISODE]
+
+
+@pytest.mark.parametrize(
+    ("answer", "stops"),
+    [(None, False), (True, False), (0, False), (np.True_, False), (False, True), (np.float64(300.0) > 475.0, True)],
+)
+def test_false_alone_asks_to_stop(answer: Any, stops: bool) -> None:
+    audience = Audience([SimpleNamespace(on_save=lambda env_steps: answer)])
+    audience.on_save(1)
+    assert audience.wants_stop is stops
+    assert (audience.stopped_by == "SimpleNamespace") is stops
+
+
+def test_each_listener_gets_copies_of_its_own() -> None:
+    class Scribbler:
+        def on_metrics(self, env_steps: int, metrics: dict[str, np.ndarray]) -> None:
+            metrics.pop("gone")
+            metrics["loss"][:] = -1.0
+
+        def on_evaluation(self, env_steps: int, returns: np.ndarray, lengths: np.ndarray) -> None:
+            returns[:], lengths[:] = -1.0, -1
+
+    class Reader(Scribbler):
+        def on_metrics(self, env_steps: int, metrics: dict[str, np.ndarray]) -> None:
+            assert (sorted(metrics), metrics["loss"].tolist()) == (["gone", "loss"], [1.0, 2.0])
+
+        def on_evaluation(self, env_steps: int, returns: np.ndarray, lengths: np.ndarray) -> None:
+            assert (returns.tolist(), lengths.tolist()) == ([[5.0]], [[6]])
+
+    audience = Audience([Scribbler(), Reader()])
+    loss, returns, lengths = np.array([1.0, 2.0]), np.array([[5.0]]), np.array([[6]])
+    audience.on_metrics(1, {"loss": loss, "gone": np.array(0.5)})
+    audience.on_evaluation(1, returns, lengths)
+    audience.check("")
+    assert (loss.tolist(), returns.tolist(), lengths.tolist()) == ([1.0, 2.0], [[5.0]], [[6]])
+
+
+def test_who_failed_hears_nothing_more_and_the_others_do() -> None:
+    class Broken:
+        def on_save(self, env_steps: int) -> None:
+            raise KeyError("a\nb")
+
+    other = Recorder()
+    broken = Broken()
+    audience = Audience([broken, other])
+    audience.on_save(2_000)
+    audience.on_save(3_000)
+    audience.on_episode(EPISODE)
+    assert (audience.wants_stop, audience.stopped_by, other.heard) == (True, None, [EPISODE])
+    with pytest.raises(RlabError) as caught:
+        audience.check("It is saved")
+    assert str(caught.value) == r"the listener Broken.on_save failed at 2,000: KeyError: 'a\nb'. It is saved"
+    assert isinstance(caught.value.__cause__, KeyError)
