@@ -7,11 +7,11 @@ from rlab.envs.adapter import GymVectorEnv
 from rlab.envs.episodes import NativeEpisodes, SingleEpisodes
 from rlab.envs.ids import EnvRow, list_envs
 from rlab.envs.make import EpisodeMaker, EpisodePool, make_env, make_episodes, make_vec
-from rlab.envs.packing import PackedObservation
 from rlab.envs.probe import PROBES, Probe, ProbeValue
 from rlab.envs.probe_spaces import SPACE_PROBES
 from rlab.envs.spaces import space_from_gym
 from rlab.envs.specs import EnvSpec
+from rlab.envs.sub_env import SubEnv
 from rlab.envs.wrappers import WRAPPERS
 
 __all__ = [
@@ -24,10 +24,10 @@ __all__ = [
     "EpisodePool",
     "GymVectorEnv",
     "NativeEpisodes",
-    "PackedObservation",
     "Probe",
     "ProbeValue",
     "SingleEpisodes",
+    "SubEnv",
     "list_envs",
     "make_env",
     "make_episodes",

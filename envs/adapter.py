@@ -3,15 +3,18 @@
 Inside, sub-env `s * N + n` is env n of member s. Outside, everything leads with `[S, N]`.
 """
 
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from rlab.envs.packing import reason
+from rlab.envs.batch_checks import BatchCheck
+from rlab.envs.checks import EnvError, raised, reset_values
+from rlab.envs.packing import close_or_warn
 from rlab.envs.spaces import OBS_HINT, array_space_from_gym
-from rlab.envs.workers import SubEnvError
+from rlab.envs.sub_env import SubEnvError
 from rlab.errors import RlabError, UsageError
 from rlab.experience.contract import Step
 from rlab.networks.spaces import Discrete, MultiDiscrete, Space
@@ -25,7 +28,8 @@ class GymVectorEnv:
         env: S * N sub-envs in member-major order, whose `reset` takes a list of seeds.
         seeds: the training seed of each member; S of them.
         env_id: the name that errors use.
-        obs_space: what the observations are, where the arrays that they come as do not tell.
+        obs_space: what the observations are, where each sub-env is a `SubEnv` and looks at them itself; None: what the
+            env's own space says, and all rows are looked at here.
         time_limit: env steps after which an episode is truncated; None: none is known.
 
     Raises:
@@ -54,14 +58,12 @@ class GymVectorEnv:
         self._first_action = _first_action(self.action_space)
         self._rows = (len(seeds), self.num_envs)  # [S, N]
         self._obs_shape = self._rows + tuple(env.single_observation_space.shape or ())  # [S, N, *obs]
-        self._obs_is_float = np.issubdtype(env.single_observation_space.dtype, np.floating)
+        self._check = BatchCheck(env.num_envs, arrays, looks_inside=obs_space is None)
         self._all_valid = np.ones(self._rows, dtype=bool)
         self._all_valid.flags.writeable = False  # one array serves every step
         self._restart = 0
         self._vector_steps = 0
         self._resetting: np.ndarray | None = None  # [S*N], NEXT_STEP: rows whose next step is a reset
-        self._first_obs: np.ndarray | None = None  # the env's own array, to see whether it uses it again
-        self._copies = False
 
     def reset(self) -> np.ndarray:
         """Start every env on its own stream; observations `[S, N, *obs]`."""
@@ -70,40 +72,29 @@ class GymVectorEnv:
         self._vector_steps = 0
         self._resetting = None
         try:
-            obs, _ = self._env.reset(seed=seeds)  # type: ignore[arg-type]  # a list, as sync and async envs take it
+            obs, _ = reset_values(self._env.reset(seed=seeds))  # type: ignore[arg-type]  # a list: one for each sub-env
+            return self._check.obs(obs).reshape(self._obs_shape)
         except Exception as error:  # whatever an env may raise
             self._fail(error)
-        self._check_layout(obs)
-        self._check_finite("observation", obs)
-        self._first_obs = obs
-        return obs.copy().reshape(self._obs_shape)
 
     def step(self, action: np.ndarray) -> Step:
         """Apply actions `[S, N]` or `[S, N, *action]`: integers counted from 0, or in the env's own units.
 
-        Where no row was reset `next_obs` and `obs` are one array; `valid` is read-only.
+        Where no row was reset `next_obs` and `obs` are one array; `valid` is read-only. The env gets a copy of the
+        actions and keeps what it gave: all arrays of the step are its copies.
 
         Raises:
-            RlabError: the env raised, hung or died, or an observation or reward is not finite.
+            RlabError: the env raised, hung or died, or gave what it may not give.
         """
         self._vector_steps += 1
         flat = action.reshape(-1, *action.shape[2:])  # [S, N, ...] -> [S*N, ...]
         if self._first_action is not None:
             flat = flat + self._first_action
-        flat = flat.astype(self.action_space.dtype, copy=False)
         try:
-            obs, reward, terminated, truncated, info = self._env.step(flat)
+            result = self._env.step(flat.astype(self.action_space.dtype))  # a copy
+            obs, reward, terminated, truncated, info = self._check.step(result)
         except Exception as error:  # whatever an env may raise
             self._fail(error)
-        if self._first_obs is not None:  # the first step shows whether the env hands out one buffer again and again
-            self._copies = np.may_share_memory(self._first_obs, obs)
-            self._first_obs = None
-        if self._copies:
-            obs, terminated, truncated = obs.copy(), terminated.copy(), truncated.copy()
-        if self._obs_is_float:
-            self._check_finite("observation", obs)
-        reward = reward.astype(np.float64)  # a copy
-        self._check_finite("reward", reward)
 
         valid = self._all_valid if self._resetting is None else self._valid_rows(terminated, truncated)
         next_obs = obs
@@ -134,9 +125,10 @@ class GymVectorEnv:
         self._restart = int(state["restart"]) + 1
 
     def close(self) -> None:
-        self._env.close()
+        """Close all envs; a failure there is a warning."""
+        close_or_warn(self._env, self.env_id)
 
-    def _autoreset(self, obs: np.ndarray, ended: np.ndarray, info: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    def _autoreset(self, obs: np.ndarray, ended: np.ndarray, info: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """What to act on next and what the actions led to, both `[S*N, *obs]`, after a step that ended rows."""
         if self._mode is AutoresetMode.NEXT_STEP:
             self._resetting = ended  # their next step ignores the action and returns the reset observation
@@ -144,15 +136,15 @@ class GymVectorEnv:
         if self._mode is AutoresetMode.SAME_STEP:
             return obs, self._true_successors(obs, ended, info)
         try:
-            fresh, _ = self._env.reset(options={"reset_mask": ended})
+            fresh, _ = reset_values(self._env.reset(options={"reset_mask": ended.copy()}))
+            fresh = self._check.obs(fresh)
         except Exception as error:  # whatever an env may raise
             self._fail(error)
-        self._check_finite("observation", fresh)
         acted_on = obs.copy()
         acted_on[ended] = fresh[ended]
         return acted_on, obs
 
-    def _true_successors(self, obs: np.ndarray, ended: np.ndarray, info: dict[str, Any]) -> np.ndarray:
+    def _true_successors(self, obs: np.ndarray, ended: np.ndarray, info: Mapping[str, Any]) -> np.ndarray:
         """SAME_STEP has overwritten the ended rows with reset observations; the real ones are in `final_obs`."""
         final_obs = info.get("final_obs")
         next_obs = obs.copy()
@@ -162,8 +154,10 @@ class GymVectorEnv:
                     f"{self.env_id} ended {self._name(row)} at vector step {self._vector_steps} without a final_obs, "
                     f"though its autoreset mode is {self._mode.value}; is its metadata['autoreset_mode'] right?"
                 )
-            next_obs[row] = final_obs[row]
-        self._check_finite("observation", next_obs)
+            try:
+                next_obs[row] = self._check.final_obs(row, final_obs[row])
+            except SubEnvError as error:
+                self._fail(error)
         return next_obs
 
     def _valid_rows(self, terminated: np.ndarray, truncated: np.ndarray) -> np.ndarray:
@@ -177,33 +171,18 @@ class GymVectorEnv:
             )
         return ~resetting.reshape(self._rows)
 
-    def _check_layout(self, obs: Any) -> None:
-        space = self._env.single_observation_space
-        expected = (self._env.num_envs, *(space.shape or ()))
-        if not isinstance(obs, np.ndarray) or obs.shape != expected or obs.dtype != space.dtype:
-            found = f"{obs.dtype} {obs.shape}" if isinstance(obs, np.ndarray) else type(obs).__name__
-            raise RlabError(f"{self.env_id} gave observations {found}; its space says {space.dtype} {expected}")
-
-    def _check_finite(self, what: str, values: np.ndarray) -> None:
-        finite = np.isfinite(values)
-        if np.count_nonzero(finite) == finite.size:
-            return
-        row = int(np.argwhere(~finite)[0][0])
-        raise RlabError(
-            f"{self.env_id} gave a non-finite {what} in {self._name(row)} at vector step {self._vector_steps}: "
-            f"{values[row]}"
-        )
-
     def _name(self, row: int) -> str:
         """`env 3 of seed 7` for a row of `[S*N]`."""
         member, env_index = divmod(row, self.num_envs)
         return f"env {env_index} of seed {self.seeds[member]}"
 
     def _fail(self, error: Exception) -> NoReturn:
-        where, message = "", reason(error)
+        """Say in which sub-env and at which step something was raised."""
         if isinstance(error, SubEnvError):
-            where, message = f" in {self._name(error.index)}", error.message
-        raise RlabError(f"{self.env_id} failed{where} at vector step {self._vector_steps}: {message}") from error
+            where, fault = f"in {self._name(error.index)}", error.fault
+        else:
+            where, fault = "", error if isinstance(error, EnvError) else raised(error)
+        raise RlabError(fault.told(self.env_id, where, f"at vector step {self._vector_steps}")) from error
 
 
 def _first_action(space: Space) -> np.ndarray | None:

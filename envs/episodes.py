@@ -6,9 +6,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from rlab.envs.checks import EnvError
 from rlab.envs.native import NO_LIMIT, SeededCartPole
-from rlab.envs.packing import obs_space_of, reason
-from rlab.envs.spaces import array_space_from_gym, space_from_gym
+from rlab.envs.obs_checks import first_not_held, float32_holds
+from rlab.envs.packing import plain_packing
+from rlab.envs.spaces import space_from_gym
+from rlab.envs.sub_env import SubEnv
 from rlab.errors import RlabError
 from rlab.networks.spaces import Space
 
@@ -16,53 +19,57 @@ Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # obs, reward, ter
 
 
 class SingleEpisodes:
-    """n single Gymnasium envs whose observations are arrays (see `packing`); only those that are active are stepped."""
+    """n single Gymnasium envs, each a `SubEnv` or made one; only those that are active are stepped.
+
+    Rewards are summed in float64 by who judges: one that float32 does not hold is taken here, NaN and infinity are not.
+    """
 
     def __init__(self, envs: Sequence[gym.Env], env_id: str = "the env") -> None:
-        self.env_id = env_id
-        self.envs = tuple(envs)
+        self.envs = tuple(env if isinstance(env, SubEnv) else SubEnv(env, plain_packing(env, env_id)) for env in envs)
+        packing = self.envs[0].packing
+        self.env_id = packing.env_id
         self.num_envs = len(envs)
-        self.time_limit = time_limit_of(envs[0])
-        self.obs_space: Space = obs_space_of(envs[0], env_id)
-        self.action_space: Space = array_space_from_gym(envs[0].action_space, f"the action space of {env_id}")
-        space = envs[0].observation_space
-        self._obs = np.zeros((self.num_envs, *(space.shape or ())), dtype=space.dtype)  # [n, *obs]
+        self.time_limit = time_limit_of(self.envs[0])
+        self.obs_space: Space = packing.obs_space
+        self.action_space: Space = packing.action_space
+        self._obs = np.zeros((self.num_envs, *self.obs_space.shape), self.obs_space.dtype)  # [n, *obs]
         self._seeds: tuple[int, ...] = ()
         self._steps = 0
 
     def reset(self, seeds: Sequence[int]) -> np.ndarray:
-        """Start env i with `seeds[i]`; observations `[n, *obs]`."""
+        """Start env i with `seeds[i]`; observations `[n, *obs]`.
+
+        Raises:
+            RlabError: an env failed, or gave what it may not give.
+        """
         _check_seeds(seeds, self.num_envs)
         self._seeds, self._steps = tuple(int(seed) for seed in seeds), 0
         for i, env in enumerate(self.envs):
-            try:
-                self._obs[i], _ = env.reset(seed=self._seeds[i])
-            except Exception as error:  # whatever an env may raise
-                raise self._failure(i, error) from error
-        _check_finite(self.env_id, "observation", self._obs, self._seeds, 0)
+            self._obs[i], _ = env.reset(seed=self._seeds[i])
+        _check_obs(self.env_id, self._obs, self._seeds, 0)
         return self._obs.copy()
 
     def step(self, action: np.ndarray, active: np.ndarray) -> Rows:
-        """Step the envs where `active [n]` is true with `action [n]` or `[n, *action]`; see the contract."""
+        """Step the envs where `active [n]` is true with `action [n]` or `[n, *action]`; see the contract.
+
+        Raises:
+            RlabError: an env failed, or gave what it may not give.
+        """
         self._steps += 1
         reward = np.zeros(self.num_envs)
         terminated, truncated = np.zeros((2, self.num_envs), dtype=bool)
         for i in np.flatnonzero(active):
-            try:
-                self._obs[i], reward[i], terminated[i], truncated[i], _ = self.envs[i].step(action[i])
-            except Exception as error:  # whatever an env may raise
-                raise self._failure(int(i), error) from error
-        _check_finite(self.env_id, "observation", self._obs, self._seeds, self._steps)
-        _check_finite(self.env_id, "reward", reward, self._seeds, self._steps)
+            self._obs[i], reward[i], terminated[i], truncated[i], _ = self.envs[i].step(action[i])
+        _check_obs(self.env_id, self._obs, self._seeds, self._steps)
+        if np.count_nonzero(np.isfinite(reward)) < self.num_envs:
+            row, fault = first_not_held("reward", np.where(np.isfinite(reward), 0.0, reward))
+            raise _named(self.env_id, fault, self._seeds[row], self._steps)
         return self._obs.copy(), reward, terminated, truncated & ~terminated
 
     def close(self) -> None:
+        """Close all envs; one that fails there is a warning."""
         for env in self.envs:
             env.close()
-
-    def _failure(self, i: int, error: Exception) -> RlabError:
-        where = f"in the episode of seed {self._seeds[i]} at step {self._steps}"
-        return RlabError(f"{self.env_id} failed {where}: {reason(error)}")
 
 
 class NativeEpisodes:
@@ -101,7 +108,7 @@ class NativeEpisodes:
             for rows in (reward, terminated, truncated):
                 rows[idle] = 0
         self._obs = obs
-        _check_finite(self.env_id, "observation", obs, self._seeds, self._steps)
+        _check_obs(self.env_id, obs, self._seeds, self._steps)
         return obs.copy(), reward.astype(np.float64), terminated, truncated & ~terminated
 
     def close(self) -> None:
@@ -126,11 +133,11 @@ def _check_seeds(seeds: Sequence[int], num_envs: int) -> None:
         raise ValueError(f"{len(seeds)} seeds for {num_envs} envs")
 
 
-def _check_finite(env_id: str, what: str, values: np.ndarray, seeds: tuple[int, ...], step: int) -> None:
-    finite = np.isfinite(values)
-    if np.count_nonzero(finite) == finite.size:
-        return
-    row = int(np.argwhere(~finite)[0][0])
-    raise RlabError(
-        f"{env_id} gave a non-finite {what} in the episode of seed {seeds[row]} at step {step}: {values[row]}"
-    )
+def _check_obs(env_id: str, obs: np.ndarray, seeds: tuple[int, ...], step: int) -> None:
+    if obs.dtype.kind == "f" and not float32_holds(obs):
+        row, fault = first_not_held("observation", obs)
+        raise _named(env_id, fault, seeds[row], step)
+
+
+def _named(env_id: str, fault: EnvError, seed: int, step: int) -> RlabError:
+    return RlabError(fault.told(env_id, f"in the episode of seed {seed}", f"at step {step}"))

@@ -17,7 +17,8 @@ from rlab.envs.native import SeededCartPole, make_native, why_not_native
 from rlab.envs.packing import Packing, find_packing
 from rlab.envs.pool import PoolVectorEnv, check_same_spaces
 from rlab.envs.specs import EnvSpec
-from rlab.envs.workers import SubEnvError, WatchedAsyncVectorEnv, sub_env_maker
+from rlab.envs.sub_env import SubEnv, SubEnvError, with_interface_check
+from rlab.envs.workers import WatchedAsyncVectorEnv, sub_env_maker
 from rlab.envs.wrappers import apply_wrappers
 from rlab.errors import RlabError, UsageError, unknown
 from rlab.networks.spaces import Space
@@ -52,10 +53,10 @@ def make_vec(spec: EnvSpec, seeds: tuple[int, ...], num_envs: int, vector: str =
     else:
         packing = _packing(spec, found)
         obs_space = packing.obs_space
-        makers = [sub_env_maker(partial(_make_packed, spec, found, packing), index) for index in range(total)]
+        makers = [sub_env_maker(partial(_make_single, spec, found), index, packing) for index in range(total)]
         vectorize = WatchedAsyncVectorEnv if vector == "async" else gym.vector.SyncVectorEnv
         try:
-            env = vectorize(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+            env = vectorize(makers, autoreset_mode=AutoresetMode.SAME_STEP, copy=False)  # GymVectorEnv copies
         except SubEnvError as error:
             raise RlabError(f"{spec.env_id} could not be started: {error}") from error
     return GymVectorEnv(env, seeds, spec.env_id, obs_space, spec.max_episode_steps or found.max_episode_steps)
@@ -72,7 +73,7 @@ def make_episodes(spec: EnvSpec, n: int, render_mode: str | None = None) -> Sing
     if native is not None:
         return native
     packing = _packing(spec, found, render_mode)
-    return SingleEpisodes(_make_several(spec, found, packing, n, render_mode), spec.env_id)
+    return SingleEpisodes(_make_several(spec, found, packing, n, render_mode))
 
 
 class EpisodeMaker:
@@ -102,7 +103,7 @@ class EpisodePool(EpisodeMaker):
 
     def __init__(self, spec: EnvSpec, most: int | None = None) -> None:
         super().__init__(spec, most)
-        self._envs: list[gym.Env] = []
+        self._envs: list[SubEnv] = []
         self._packing: Packing | None = None
 
     def __call__(self, n: int) -> SingleEpisodes | NativeEpisodes:
@@ -113,13 +114,13 @@ class EpisodePool(EpisodeMaker):
         self._packing = self._packing or _packing(self.spec, found)
         if n > len(self._envs):
             self._envs += _make_several(self.spec, found, self._packing, n - len(self._envs))
-        return _Lent(self._envs[:n], self.spec.env_id)
+        return _Lent(self._envs[:n])
 
     def close(self) -> None:
         """Close the envs; the next call makes new ones."""
         kept, self._envs = self._envs, []
         if kept:
-            SingleEpisodes(kept, self.spec.env_id).close()
+            SingleEpisodes(kept).close()
 
 
 class _Lent(SingleEpisodes):
@@ -129,14 +130,17 @@ class _Lent(SingleEpisodes):
         """They serve the next judgement too."""
 
 
-def make_env(spec: EnvSpec, render_mode: str | None = None) -> gym.Env:
+def make_env(spec: EnvSpec, render_mode: str | None = None) -> SubEnv:
     """One Gymnasium env with its time limit and wrappers; its observations are arrays, as in training.
+
+    What the env gives is checked there, and its infos are left out.
 
     Raises:
         UsageError: an env, keyword, wrapper, space or render mode that does not work.
     """
     found = spec.check()
-    return _make_packed(spec, found, _packing(spec, found, render_mode), render_mode)
+    packing = _packing(spec, found, render_mode)
+    return SubEnv(_make_single(spec, found, render_mode), packing)
 
 
 def _packing(spec: EnvSpec, found: Registered, render_mode: str | None = None) -> Packing:
@@ -147,23 +151,19 @@ def _packing(spec: EnvSpec, found: Registered, render_mode: str | None = None) -
     return find_packing(partial(_make_single, spec, found), spec.env_id)
 
 
-def _make_packed(spec: EnvSpec, found: Registered, packing: Packing, render_mode: str | None = None) -> gym.Env:
-    return packing.wrap(_make_single(spec, found, render_mode))
-
-
 def _make_several(
     spec: EnvSpec, found: Registered, packing: Packing, n: int, render_mode: str | None = None
-) -> list[gym.Env]:
+) -> list[SubEnv]:
     """n envs, or none: where one of them cannot be made, the others are closed again."""
-    envs: list[gym.Env] = []
+    envs: list[SubEnv] = []
     try:
         while len(envs) < n:
-            envs.append(_make_packed(spec, found, packing, render_mode))
+            envs.append(SubEnv(_make_single(spec, found, render_mode), packing))
     except UsageError as error:
         made = len(envs)
         if not made:
             raise
-        SingleEpisodes(envs, spec.env_id).close()
+        SingleEpisodes(envs).close()
         raise UsageError(
             f"{str(error).rstrip('.')}. {made} of {n} could be made at once: fewer do with --eval-envs {made} while "
             f"training, and with --envs {made} in rlab eval and rlab collect."
@@ -186,7 +186,7 @@ def _make_single(spec: EnvSpec, found: Registered, render_mode: str | None = Non
         env = gym.make(found, max_episode_steps=spec.max_episode_steps, **copy.deepcopy(spec.kwargs), **drawing)
     except Exception as error:  # a constructor may raise anything about its arguments or a missing package
         raise UsageError(f"{spec.env_id} cannot be made: {error}") from error
-    return apply_wrappers(env, spec.wrappers)
+    return apply_wrappers(with_interface_check(env), spec.wrappers)
 
 
 def _runs_natively(spec: EnvSpec, found: Registered, vector: str) -> bool:

@@ -1,4 +1,4 @@
-"""Sub-envs that say which of them failed, and an async vector env that never waits for ever for one."""
+"""Sub-envs in this process or in others, and an async vector env that never waits for ever for one."""
 
 import contextlib
 import multiprocessing
@@ -13,59 +13,23 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector.async_vector_env import AsyncState
 
-from rlab.envs.packing import reason
+from rlab.envs.checks import EnvError
+from rlab.envs.packing import Packing
+from rlab.envs.sub_env import SubEnv, SubEnvError
 
 STEP_TIME_LIMIT = 120.0  # seconds; no env of the field takes a minute for one step or reset
 CLOSE_TIME_LIMIT = 5.0  # seconds that a worker has to close its env before it is killed
 
 
-class SubEnvError(Exception):
-    """One sub-env failed. `index` counts over all sub-envs of the vector env; it survives the way between processes."""
-
-    def __init__(self, index: int, message: str) -> None:
-        super().__init__(index, message)
-        self.index = index
-        self.message = message
-
-    def __str__(self) -> str:
-        return f"sub-env {self.index}: {self.message}"
-
-
-class SubEnv(gym.Wrapper):
-    """Sub-env `index`: what it raises carries the index, and its last observation survives the reset.
-
-    An env that reuses one array for all its observations would overwrite the final one when it is reset at once.
-    """
-
-    def __init__(self, env: gym.Env, index: int) -> None:
-        super().__init__(env)
-        self._index = index
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        try:
-            obs, reward, terminated, truncated, info = self.env.step(action)
-        except Exception as error:  # whatever an env may raise
-            raise SubEnvError(self._index, reason(error)) from error
-        if terminated or truncated:
-            obs = np.array(obs)
-        return obs, reward, terminated, truncated, info
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        try:
-            return self.env.reset(seed=seed, options=options)
-        except Exception as error:
-            raise SubEnvError(self._index, reason(error)) from error
-
-
-def sub_env_maker(make: Callable[[], gym.Env], index: int) -> Callable[[], gym.Env]:
-    """What a vector env calls, here or in a worker process, to get its sub-env `index`."""
+def sub_env_maker(make: Callable[[], gym.Env], index: int, packing: Packing | None = None) -> Callable[[], gym.Env]:
+    """What a vector env calls, here or in a worker process, to get its sub-env `index` (see `SubEnv`)."""
     parent = os.getpid()
 
     def make_sub_env() -> gym.Env:
         if os.getpid() != parent:
             # Ctrl+C reaches every process of the terminal; the parent alone decides when its workers stop.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        return SubEnv(make(), index)
+        return SubEnv(make(), packing, index)
 
     return make_sub_env
 
@@ -114,11 +78,11 @@ class WatchedAsyncVectorEnv(gym.vector.AsyncVectorEnv):
         time.sleep(0.05)  # a process that has just closed its pipe may need a moment to be counted as dead
         for index, process in enumerate(self.processes):
             if process.exitcode is not None:
-                return SubEnvError(index, f"its worker process died (exit code {process.exitcode})")
+                return _broken(index, f"its worker process died (exit code {process.exitcode})")
         for index, pipe in enumerate(self.parent_pipes):
             if not pipe.poll(0):
-                return SubEnvError(index, f"no answer for {self.time_limit:g} s")
-        return SubEnvError(0, f"no complete answer for {self.time_limit:g} s")
+                return _broken(index, f"no answer for {self.time_limit:g} s")
+        return _broken(0, f"no complete answer for {self.time_limit:g} s")
 
     def _raise_if_errors(self, successes: Iterable[bool]) -> None:
         """Called by the base class with every answer; it would print the traceback and keep the other workers."""
@@ -127,9 +91,9 @@ class WatchedAsyncVectorEnv(gym.vector.AsyncVectorEnv):
         try:
             index, _, error, trace = self.error_queue.get(timeout=self.time_limit)
         except (queue.Empty, OSError) as lost:
-            raise SubEnvError(list(successes).index(False), "its worker failed without saying why") from lost
-        message = error.message if isinstance(error, SubEnvError) else f"{type(error).__name__}: {error}"
-        raise SubEnvError(index, message) from RuntimeError(f"in the worker process:\n{trace}")
+            raise _broken(list(successes).index(False), "its worker failed without saying why") from lost
+        failure = error if isinstance(error, SubEnvError) else _broken(index, f"{type(error).__name__}: {error}")
+        raise failure from RuntimeError(f"in the worker process:\n{trace}")
 
     def _kill(self) -> None:
         for process in self.processes:
@@ -153,3 +117,7 @@ class WatchedAsyncVectorEnv(gym.vector.AsyncVectorEnv):
             pipe.close()
         self.error_queue.close()
         self.error_queue.cancel_join_thread()
+
+
+def _broken(index: int, why: str) -> SubEnvError:
+    return SubEnvError(index, EnvError("raised", "failed", why))

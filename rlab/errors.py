@@ -29,6 +29,10 @@ class UsageError(RlabError):
     exit_code = 2
 
 
+class RlabWarning(UserWarning):
+    """Something went wrong that costs nothing: one line that says what."""
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     """`unknown("agent", "dqm", AGENTS)` names the near miss, or else everything that is known."""
     known = sorted(known)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from rlab.errors import UsageError
+from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import endless, envs_at_once, most_steps
 from rlab.experience.contract import EpisodeEnvs
 from rlab.experience.dataset import Episode, action_from_env
@@ -19,6 +19,7 @@ from rlab.networks.policy import Policy
 from rlab.networks.spaces import Box, Discrete, Masked, MultiBinary, MultiDiscrete, Space, choices
 from rlab.randomness import FIRST_TRAINING_ENV_SEED, stream, torch_stream
 
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 RandomAction = Callable[[np.random.Generator, np.ndarray], np.ndarray]  # of an observation [*obs], as `env.step` takes
 
 
@@ -177,7 +178,7 @@ class _Block:
             assert action is not None  # one of the two acts
             before = self.active.copy()
             obs, reward, terminated, truncated = self.envs.step(action, before)
-            self._steps.append((action[before], reward[before].astype(np.float32)))
+            self._steps.append((action[before], self._stored_reward(reward, before)))
             self._keep_obs(obs)
             self.terminated |= before & terminated
             self.truncated |= before & truncated & ~terminated
@@ -212,6 +213,17 @@ class _Block:
                 action[i] = drawn
         assert action is not None  # without a policy the noise is 1
         return action
+
+    def _stored_reward(self, reward: np.ndarray, active: np.ndarray) -> np.ndarray:
+        """The rewards `[n]` of the envs that were active, as float32."""
+        too_large = active & (np.abs(reward) > FLOAT32_MAX)
+        if too_large.any():
+            row = too_large.argmax()
+            raise RlabError(
+                f"the env gave a reward of {reward[row]} in the episode of seed {self.seeds[row]}, which float32 does "
+                "not hold; recordings keep rewards as float32."
+            )
+        return reward[active].astype(np.float32)
 
     def _check_length(self) -> None:
         if len(self._steps) >= most_steps(self.envs) and self.active.any():

@@ -38,11 +38,14 @@ class Collector:
         self._lengths[:] = 0
 
     def collect(self, act: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray, Step, list[Episode]]:
-        """One vector step: the observation `[S, N, *obs]`, the action, what it led to, and the episodes that ended."""
+        """One vector step: the observation `[S, N, *obs]`, the action, what it led to, and the episodes that ended.
+
+        `act` gets a copy of the observation, which it may change; what is stored stays what the env gave.
+        """
         obs = self.obs
-        action = act(obs)
+        action = act(obs.copy())
         step = self.env.step(action)
-        self.obs = step.obs
+        self.obs = step.obs.copy()  # the step goes on to who stores it and to the agent
         if step.all_valid:
             self._returns += step.reward
             self._lengths += 1

@@ -133,8 +133,8 @@ class _Acting(nn.Module):
         return obs if is_array else pack(space, obs), mask
 
     def _tensor(self, values: Array) -> Tensor:
-        # torch takes neither read-only memory nor negative strides
-        if isinstance(values, np.ndarray) and not (values.flags.writeable and values.flags.c_contiguous):
+        # A copy: a layer may work in place, and torch takes neither read-only memory nor negative strides.
+        if isinstance(values, np.ndarray):
             values = values.copy()
         return torch.as_tensor(values, device=self._device())
 

@@ -253,8 +253,8 @@ def test_episodes_take_what_a_policy_gives(space):
     action = np.array([5, 7]) if space.shape == () else np.array([[5, -1], [6, 1]])
     assert episodes.step(action, np.array([True, True]))[1].tolist() == [float(np.sum(one)) for one in action]
     for env, expected in zip(episodes.envs, action, strict=True):
-        assert space.contains(env.seen[0])
-        assert np.array_equal(env.seen[0], expected)
+        assert space.contains(env.unwrapped.seen[0])
+        assert np.array_equal(env.unwrapped.seen[0], expected)
 
 
 @pytest.mark.parametrize(

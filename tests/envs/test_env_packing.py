@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from rlab.envs import EnvSpec, GymVectorEnv, PackedObservation, SingleEpisodes, make_env, make_episodes, make_vec
+from rlab.envs import EnvSpec, GymVectorEnv, SingleEpisodes, make_env, make_episodes, make_vec
 from rlab.envs.adapter import AutoresetMode
 from rlab.envs.packing import find_packing
 from rlab.envs.pool import check_same_spaces
@@ -103,7 +103,7 @@ def test_sync_and_async_give_the_transitions_of_a_plain_loop(counting, worlds, r
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_autoreset_mode_gives_the_same_transitions(counting, worlds, kind, mode):
     packing = find_packing(worlds[kind], "World-v0")
-    makers = [sub_env_maker(lambda: packing.wrap(worlds[kind]()), index) for index in range(2)]
+    makers = [sub_env_maker(worlds[kind], index, packing) for index in range(2)]
     env = GymVectorEnv(gym.vector.SyncVectorEnv(makers, autoreset_mode=mode), (5,), "World-v0", packing.obs_space)
     for (_, n), lane in counting.lanes_of(env, vector_steps=40).items():
         plain = counting.lane_by_hand(env_seed(5, n), len(lane))
@@ -129,11 +129,10 @@ def test_evaluation_and_play_see_what_training_sees(counting, worlds, register, 
     assert single.observation_space.contains(single.reset(seed=1)[0])
 
 
-def test_an_env_with_plain_arrays_and_no_mask_is_not_wrapped(counting, register):
+def test_plain_arrays_without_a_mask_stay_as_they_are(counting, register):
     spec = EnvSpec(register(counting.Env))
-    assert not isinstance(make_env(spec), PackedObservation)
-    assert make_vec(spec, (0,), 1).obs_space == CLOCK
-    assert not find_packing(counting.Env, "x").needed
+    assert make_env(spec).observation_space == counting.Env.observation_space
+    assert make_vec(spec, (0,), 1).obs_space == find_packing(counting.Env, "x").obs_space == CLOCK
 
 
 def test_envs_are_probed_once_and_native_ones_never(counting, register, monkeypatch):
@@ -324,9 +323,11 @@ def test_gymnasiums_own_envs_in_parts_come_as_arrays():
 
 def test_a_worker_that_cannot_pack_does_not_hang(worlds):
     packing = find_packing(worlds["info"], "World-v0")
-    makers = [sub_env_maker(lambda: packing.wrap(Masking([YES] * 3)), index) for index in range(2)]
+    makers = [sub_env_maker(lambda: Masking([YES] * 3), index, packing) for index in range(2)]
     env = GymVectorEnv(WatchedAsyncVectorEnv(makers, autoreset_mode="SameStep"), (0,), "World-v0", packing.obs_space)
-    with pytest.raises(RlabError, match=r"World-v0 failed in env [01] of seed 0 at vector step 0: an obs"):
+    with pytest.raises(
+        RlabError, match=r"World-v0 gave an array of shape \(1,\) as its observation in env [01] of seed 0, but"
+    ):
         env.reset()
 
 

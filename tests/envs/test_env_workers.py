@@ -100,7 +100,7 @@ def stillborn_env():
 def test_a_worker_that_dies_at_birth_gives_one_line(stillborn_env):
     with pytest.raises(RlabError) as caught:
         make_vec(EnvSpec(stillborn_env), (0,), 2, "async")
-    message = r"Stillborn-v0 could not be started: sub-env [01]: its worker process died \(exit code 3\)"
+    message = r"Stillborn-v0 could not be started: sub-env [01] failed: its worker process died \(exit code 3\)"
     assert re.fullmatch(message, str(caught.value))
 
 

@@ -49,13 +49,30 @@ def test_each_row_is_handed_on_with_what_was_acted_on(make_world, style):
     for t in range(50):
         shown = []
         obs, action, step, _ = collector.collect(lambda obs, shown=shown: shown.append(obs) or obs[..., 0] % 10)
-        assert shown[0] is obs
+        assert (shown[0] == obs).all()
         assert (action == obs[..., 0] % 10).all()
-        assert collector.obs is step.obs
+        assert (collector.obs == step.obs).all()
         for lane, rows in world.lanes.items():
             row = rows[t]
             assert (obs[lane][0], action[lane], step.next_obs[lane][0]) == (row.obs, row.action, row.next_obs)
             assert (step.reward[lane], bool(step.valid[lane])) == (row.reward, row.valid)
+
+
+def test_an_agent_that_changes_what_it_is_given_changes_neither_what_is_stored_nor_what_comes_next(make_world):
+    world = make_world(2, 2, "same", 0.3)
+    collector = Collector(world)
+    collector.start()
+
+    def act(obs):
+        action = obs[..., 0] % 10
+        obs[:] = -1
+        return action
+
+    for t in range(20):
+        obs, action, step, _ = collector.collect(act)
+        for lane, rows in world.lanes.items():
+            assert (obs[lane][0], action[lane]) == (rows[t].obs, rows[t].action)
+        step.obs[:] = -1  # as an agent may in `observe`
 
 
 def test_a_resumed_collector_counts_on_and_forgets_the_episode_under_way(make_world):

@@ -1,0 +1,80 @@
+"""What a vector env gives is looked at by the batch, and copied: the env may change or use its own arrays again."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rlab.envs.checks import EnvError, step_values
+from rlab.envs.obs_checks import first_not_held, float32_holds, rows_look
+from rlab.envs.sub_env import SubEnvError
+from rlab.networks.spaces import Leaf
+
+
+class BatchCheck:
+    """Looks at what `num_envs` sub-envs gave at once.
+
+    Args:
+        space: of one observation in array form.
+        looks_inside: whether integers are looked at too, one by one; a `SubEnv` has done so itself.
+
+    Every method raises `SubEnvError`, which names the row, or `EnvError` where all of the batch is wrong.
+    """
+
+    def __init__(self, num_envs: int, space: Leaf, looks_inside: bool) -> None:
+        self._num_envs, self._dtype = num_envs, np.dtype(space.dtype)
+        self._shape = (num_envs, *space.shape)  # [n, *obs]
+        self._look = rows_look(space) if looks_inside else None
+
+    def step(self, result: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Mapping[str, Any]]:
+        """Copies of `obs [n, *obs]`, `reward [n]` in float64, `terminated [n]` and `truncated [n]`, and the info."""
+        obs, reward, terminated, truncated, info = step_values(result)
+        obs, reward = self.obs(obs), self._reward(reward)
+        return obs, reward, self._flags("terminated", terminated), self._flags("truncated", truncated), info
+
+    def obs(self, obs: Any) -> np.ndarray:
+        """A copy of observations `[n, *obs]`."""
+        if not isinstance(obs, np.ndarray) or obs.shape != self._shape or obs.dtype != self._dtype:
+            expected = f"but its space says {self._dtype} {self._shape}"
+            raise EnvError("observation", f"gave observations {_layout(obs)}", expected)
+        copied = obs.copy()
+        if (found := self._first_wrong(copied)) is not None:
+            raise SubEnvError(*found)
+        return copied
+
+    def final_obs(self, row: int, obs: Any) -> np.ndarray:
+        """The last observation `[*obs]` of an episode in sub-env `row`; NumPy would spread or cast a wrong one."""
+        final = np.asarray(obs)
+        if final.shape != self._shape[1:] or final.dtype != self._dtype:
+            expected = f"but its space says {self._dtype} {self._shape[1:]}"
+            raise SubEnvError(row, EnvError("observation", f"gave the final_obs {_layout(final)}", expected))
+        if (found := self._first_wrong(final[None])) is not None:
+            raise SubEnvError(row, found[1])
+        return final
+
+    def _first_wrong(self, obs: np.ndarray) -> tuple[int, EnvError] | None:
+        """The first row of `obs [n, *obs]` that is not of the space, and why."""
+        if self._dtype.kind == "f" and not float32_holds(obs):
+            return first_not_held("observation", obs)
+        return None if self._look is None else self._look(obs)
+
+    def _reward(self, reward: Any) -> np.ndarray:
+        array = np.asarray(reward)
+        if array.size != self._num_envs or array.dtype.kind not in "biuf":
+            raise EnvError("reward", f"gave rewards {_layout(array)}", f"but {self._num_envs} numbers are due")
+        copied = array.reshape(-1).astype(np.float64)
+        if not float32_holds(copied):
+            raise SubEnvError(*first_not_held("reward", copied))
+        return copied
+
+    def _flags(self, name: str, flags: Any) -> np.ndarray:
+        array = np.asarray(flags)
+        if array.dtype == bool and array.shape == self._shape[:1]:
+            return array.copy()
+        if array.size != self._num_envs or array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
+            raise EnvError(name, f"gave {name} {_layout(array)}", f"but {self._num_envs} of True or False are due")
+        return array.reshape(-1).astype(bool)
+
+
+def _layout(values: Any) -> str:
+    return f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__

@@ -1,0 +1,263 @@
+"""Observations are looked at before rlab believes them, and become arrays of rlab's own: one by one or by the batch."""
+
+import operator
+from collections.abc import Callable, Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from rlab.envs.checks import TOO_LARGE, EnvError, as_array, shown
+from rlab.networks.spaces import Box, Dict, Discrete, Leaf, Masked, MultiBinary, MultiDiscrete, Space, Tuple
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+Collector = Callable[[Any, list[np.ndarray]], None]  # appends the leaves of an observation, each as a row of numbers
+Bounds = tuple[np.ndarray | int, np.ndarray | int]  # least and greatest integer, for all elements or for each
+
+
+def obs_reader(space: Space) -> Callable[[Any], Any]:
+    """What makes the array form of `space`, a copy, of one observation that an env gave.
+
+    An array may come as a list, and in another dtype where nothing is lost: integers as floats, float64 as float32
+    (rounded; a number too large for it is refused), never floats as integers. Shapes must agree, since NumPy would
+    spread `(1,)` over `(3,)` without a word.
+
+    Numbers beyond the bounds of a Box of floats pass, and those of integers are refused: physics oversteps stated
+    bounds by rounding and integration, in many a published env, and a network takes such a number as well as any
+    other; an integer that does not exist in its space has no place in a one-hot row or a table. NaN and infinity pass
+    here too: whole batches are looked at for these.
+    """
+    if isinstance(space, Masked):
+        raise ValueError("the mask is read apart")
+    if not isinstance(space, Dict | Tuple):
+        return _leaf_reader(space, "its observation")
+    collect, dtype = _collector(space, "its observation"), np.dtype(space.dtype)
+
+    def read(obs: Any) -> np.ndarray:
+        parts: list[np.ndarray] = []
+        collect(obs, parts)
+        return np.concatenate(parts, dtype=dtype, casting="unsafe")  # which holds all values exactly
+
+    return read
+
+
+def _collector(space: Space, place: str) -> Collector:
+    if isinstance(space, Dict):
+        return _dict_collector(space, place)
+    if isinstance(space, Tuple):
+        return _tuple_collector(space, place)
+    assert not isinstance(space, Masked)  # it is never a part
+    read, size = _leaf_reader(space, place), prod(space.shape)
+
+    def collect(obs: Any, parts: list[np.ndarray]) -> None:
+        parts.append(read(obs).reshape(size))
+
+    return collect
+
+
+def _dict_collector(space: Dict, place: str) -> Collector:
+    items = [(name, _collector(part, f"the part {name!r} of {place}")) for name, part in space.items]
+    names = {name for name, _ in items}
+
+    def collect(obs: Any, parts: list[np.ndarray]) -> None:
+        if not isinstance(obs, Mapping):
+            raise _misfit(shown(obs), place, space)
+        if obs.keys() != names:
+            missing, extra = sorted(names - obs.keys()), sorted(map(str, obs.keys() - names))
+            found = f"without the part {missing[0]!r}" if missing else f"with a part {extra[0]!r}"
+            raise _misfit(f"a dict {found}", place, space)
+        for name, part in items:
+            part(obs[name], parts)
+
+    return collect
+
+
+def _tuple_collector(space: Tuple, place: str) -> Collector:
+    items = [_collector(part, f"part {index} of {place}") for index, part in enumerate(space.items)]
+
+    def collect(obs: Any, parts: list[np.ndarray]) -> None:
+        if not isinstance(obs, tuple | list):
+            raise _misfit(shown(obs), place, space)
+        if len(obs) != len(items):
+            raise _misfit(f"a tuple of {len(obs)}", place, space)
+        for part, value in zip(items, obs, strict=True):
+            part(value, parts)
+
+    return collect
+
+
+def _leaf_reader(leaf: Leaf, place: str) -> Callable[[Any], Any]:
+    """What makes an array (a NumPy integer for a Discrete) of what an env gave for a leaf."""
+    if isinstance(leaf, Discrete):
+        return _discrete_reader(leaf, place)
+    dtype, shape, bounds = np.dtype(leaf.dtype), leaf.shape, integer_bounds(leaf)
+
+    def read(obs: Any) -> np.ndarray:
+        array = obs if type(obs) is np.ndarray else as_array(obs)
+        if array is None or array.dtype.kind not in "biuf":
+            raise _misfit(shown(obs), place, leaf)
+        if array.shape != shape:
+            raise _misfit(f"an array of shape {array.shape}", place, leaf)
+        if array.dtype != dtype:
+            return _cast(array, dtype, leaf, place)
+        if bounds is not None:
+            _check_bounds(array, bounds, leaf, place)
+        return array.copy()
+
+    return read
+
+
+def _discrete_reader(leaf: Discrete, place: str) -> Callable[[Any], np.int64]:
+    first, end = leaf.start, leaf.start + leaf.n
+
+    def read(obs: Any) -> np.int64:
+        number = obs if type(obs) is int else _integer(obs)
+        if number is None or not first <= number < end:
+            raise _misfit(shown(obs), place, leaf)
+        return np.int64(number)
+
+    return read
+
+
+def _integer(value: Any) -> int | None:
+    """An integer, also one in an array without axes; None for anything else, floats among it."""
+    if isinstance(value, np.ndarray | np.bool_):
+        return int(value) if value.shape == () and value.dtype.kind in "biu" else None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def _cast(array: np.ndarray, dtype: np.dtype, leaf: Leaf, place: str) -> np.ndarray:
+    """A copy in the dtype of its space, where that holds the values."""
+    if dtype.kind == "f":
+        if array.dtype.kind == "f" and not _squares_below(array, float(np.finfo(dtype).max)):
+            return _cast_large(array, dtype, place)
+        return array.astype(dtype)
+    if array.dtype.kind == "f":
+        raise _misfit(f"{array.dtype} numbers", place, leaf)
+    _check_bounds(array, _all_integer_bounds(leaf), leaf, place)
+    return array.astype(dtype)
+
+
+def _cast_large(array: np.ndarray, dtype: np.dtype, place: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype)
+    lost = np.isinf(cast) & ~np.isinf(array)
+    if lost.any():
+        raise EnvError("observation", f"gave {float(array[lost][0])} in {place}", f"which {dtype} does not hold")
+    return cast
+
+
+def integer_bounds(leaf: Leaf) -> Bounds | None:
+    """The least and the greatest integer of each element, `[*leaf]` or one number for all; None where the dtype of the
+    leaf holds no others, or holds floats."""
+    dtype = np.dtype(leaf.dtype)
+    if dtype.kind not in "iu":
+        return None
+    low, high = _all_integer_bounds(leaf)
+    limits = np.iinfo(dtype)
+    if np.all(low == limits.min) and np.all(high == limits.max):
+        return None
+    return low, high
+
+
+def _all_integer_bounds(leaf: Leaf) -> Bounds:
+    if isinstance(leaf, Discrete):
+        return leaf.start, leaf.start + leaf.n - 1
+    if isinstance(leaf, MultiBinary):
+        return 0, 1
+    if isinstance(leaf, MultiDiscrete):
+        start = np.array(leaf.start, np.int64).reshape(leaf.shape)
+        return start, start + np.array(leaf.nvec, np.int64).reshape(leaf.shape) - 1
+    dtype = np.dtype(leaf.dtype)
+    limits = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+
+    def integers(bounds: Any) -> np.ndarray | int:
+        # Stored as floats, which round the largest int64 up: the dtype's own limits stand for what lies beyond.
+        if not isinstance(bounds, tuple):
+            return int(min(max(bounds, limits[0]), limits[1]))
+        found = [int(min(max(bound, limits[0]), limits[1])) for bound in bounds]
+        return np.array(found, np.uint64 if dtype.kind == "u" else np.int64).reshape(leaf.shape)
+
+    return integers(leaf.low), integers(leaf.high)
+
+
+def _check_bounds(array: np.ndarray, bounds: Bounds, leaf: Leaf, place: str) -> None:
+    outside = _outside(array, bounds)
+    if outside is not None:
+        raise _misfit(f"an array with the value {array[outside].item()}", place, leaf)
+
+
+def _outside(array: np.ndarray, bounds: Bounds) -> tuple[int, ...] | None:
+    """Where the first integer outside its bounds is, in `array [*leaf]` or `[n, *leaf]`."""
+    inside = (array >= bounds[0]) & (array <= bounds[1])
+    if np.count_nonzero(inside) == inside.size:
+        return None
+    return tuple(np.argwhere(~inside)[0].tolist())
+
+
+def rows_look(leaf: Leaf) -> Callable[[np.ndarray], tuple[int, EnvError] | None]:
+    """What looks at observations `[n, *leaf]` of a vector env at once: the first row outside its space, and why.
+
+    Shape and dtype of the batch are taken as right; floats are not looked at (see `float32_holds`).
+    """
+    bounds = integer_bounds(leaf)
+
+    def look(obs: np.ndarray) -> tuple[int, EnvError] | None:
+        outside = None if bounds is None else _outside(obs, bounds)
+        if outside is None:
+            return None
+        value = str(obs[outside].item())
+        return outside[0], _misfit(f"an array with the value {value}" if leaf.shape else value, "its observation", leaf)
+
+    return look
+
+
+def float32_holds(values: np.ndarray) -> bool:
+    """Whether every one of these floats is finite, and float32 holds it: networks and storage work with float32."""
+    if _squares_below(values, FLOAT32_MAX):
+        return True
+    return bool((np.abs(values) <= FLOAT32_MAX).all())  # NaN says no to any comparison
+
+
+def first_not_held(name: str, values: np.ndarray) -> tuple[int, EnvError]:
+    """The row of `values [n, ...]` that made `float32_holds` say no, and why.
+
+    Args:
+        name: `observation` or `reward`.
+    """
+    held = np.abs(values) <= FLOAT32_MAX
+    place = tuple(np.argwhere(~held)[0].tolist())
+    number = float(values[place])
+    if not np.isfinite(number):
+        return place[0], EnvError("not finite", f"gave a non-finite {name}", str(values[place[0]]))
+    what = f"gave a reward of {number}" if name == "reward" else f"gave an observation with {number}"
+    return place[0], EnvError(name, what, TOO_LARGE)
+
+
+def _squares_below(values: np.ndarray, limit: float) -> bool:
+    """The quick look, one product: where the sum of squares is below `limit`, so is each number; NaN says no."""
+    flat = values.ravel()
+    return bool(flat.dot(flat) < limit)
+
+
+def space_words(space: Space) -> str:
+    """A space for people, with the integers that it takes."""
+    if isinstance(space, Discrete):
+        return f"Discrete({space.n}), the integers {space.start} to {space.start + space.n - 1}"
+    if isinstance(space, MultiDiscrete):
+        starts = f" from {list(space.start)}" if any(space.start) else ""
+        return f"MultiDiscrete({list(space.nvec)}){starts}"
+    if isinstance(space, MultiBinary):
+        return f"MultiBinary{space.shape}, zeros and ones"
+    if isinstance(space, Box) and np.dtype(space.dtype).kind in "iu":
+        low, high = _all_integer_bounds(space)
+        return f"{space}, integers" if isinstance(low, np.ndarray) else f"{space}, the integers {low} to {high}"
+    return str(space)
+
+
+def _misfit(found: str, place: str, space: Space) -> EnvError:
+    return EnvError("observation", f"gave {found} as {place}", f"but the space is {space_words(space)}")

@@ -1,0 +1,176 @@
+"""`SubEnv`: one Gymnasium env as rlab plays it, in training, judging, recording and play.
+
+It never lends its memory to the env and keeps none of the env's: actions go in as copies, observations come out as
+arrays of their own. It believes nothing that the env gives before it has looked (see `checks`).
+"""
+
+from collections.abc import Mapping
+from itertools import accumulate
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.wrappers import PassiveEnvChecker
+
+from rlab.envs import checks
+from rlab.envs.checks import EnvError
+from rlab.envs.obs_checks import obs_reader
+from rlab.envs.packing import Packing, close_or_warn, plain_packing
+from rlab.errors import RlabError
+from rlab.networks.spaces import MASK_KEY, Leaf, Masked, choices
+
+
+class SubEnvError(RlabError):
+    """One sub-env failed; it survives the way between processes.
+
+    Args:
+        index: counts over all sub-envs of the vector env.
+        fault: what went wrong.
+        line: the whole message, for who plays this env alone.
+    """
+
+    def __init__(self, index: int, fault: EnvError, line: str = "") -> None:
+        super().__init__(index, fault, line)
+        self.index, self.fault, self.line = index, fault, line
+
+    def __str__(self) -> str:
+        return self.line or self.fault.told(f"sub-env {self.index}", "", "")
+
+
+class SubEnv(gym.Wrapper):
+    """An env whose observations are arrays, whose rewards are floats and whose infos are empty.
+
+    What rlab needs of an info, the mask of actions, becomes a part of the observation; nothing else of it goes on:
+    Gymnasium's vector envs would merge infos that do not fit each other, and let an env's own `final_obs` replace the
+    last observation of an episode.
+
+    Args:
+        packing: what the observations are; None: arrays, as the env's own space says.
+        index: which one of the sub-envs of a vector env this is; errors carry it.
+        env_id: the name that errors use.
+
+    Raises:
+        UsageError: observations are no arrays, and no packing says what they are.
+    """
+
+    packing: Packing
+
+    def __init__(self, env: gym.Env, packing: Packing | None = None, index: int = 0, env_id: str = "the env") -> None:
+        super().__init__(env)
+        self.packing = packing or plain_packing(env, env_id)
+        self.index = index
+        self._seed: int | None = None  # of the episode under way, and its steps so far
+        self._steps = 0
+        space = self.packing.obs_space
+        if not isinstance(space, Leaf):
+            dtype = np.dtype(space.dtype)
+            low, high = (-np.inf, np.inf) if dtype.kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+            self.observation_space = gym.spaces.Box(low, high, space.shape, dtype.type)
+        self._read = obs_reader(space.obs if isinstance(space, Masked) else space)
+        self._mask = _MaskReader(self.packing, space) if isinstance(space, Masked) else None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """The first observation of an episode.
+
+        Raises:
+            SubEnvError: the env raised, or gave what it may not give.
+        """
+        self._seed, self._steps = seed, 0
+        try:
+            obs, info = checks.reset_values(self.env.reset(seed=seed, options=options))
+            return self._observe(obs, info, ended=False), {}
+        except EnvError as fault:
+            raise self._failure(fault) from None
+        except Exception as error:  # whatever an env may raise
+            raise self._failure(checks.raised(error)) from error
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """One step; the env gets a copy of `action`, which it may change or keep.
+
+        Raises:
+            SubEnvError: the env raised, or gave what it may not give.
+        """
+        self._steps += 1
+        try:
+            result = self.env.step(action.copy() if isinstance(action, np.ndarray) else action)
+            obs, reward, terminated, truncated, info = checks.step_values(result)
+            terminated, truncated = checks.flag("terminated", terminated), checks.flag("truncated", truncated)
+            reward = checks.reward_number(reward)
+            return self._observe(obs, info, terminated or truncated), reward, terminated, truncated, {}
+        except EnvError as fault:
+            raise self._failure(fault) from None
+        except Exception as error:
+            raise self._failure(checks.raised(error)) from error
+
+    def close(self) -> None:
+        """Close the env; where that fails, a warning says so, since whatever was played is played."""
+        close_or_warn(self.env, self.packing.env_id)
+
+    def _failure(self, fault: EnvError) -> SubEnvError:
+        where, when = f"in the episode of seed {self._seed}", f"at step {self._steps}"
+        return SubEnvError(self.index, fault, fault.told(self.packing.env_id, where, when))
+
+    def _observe(self, obs: Any, info: Mapping[str, Any], ended: bool) -> Any:
+        return self._read(obs) if self._mask is None else self._mask.observe(self._read, obs, info, ended)
+
+
+class _MaskReader:
+    """Puts the mask of actions behind the observation that it comes with."""
+
+    def __init__(self, packing: Packing, space: Masked) -> None:
+        self._in_info, self._size, self._dtype = packing.mask_in_info, space.size, np.dtype(space.dtype)
+        # where the bits of each choice begin
+        self._first_bits = list(accumulate(choices(packing.action_space), initial=0))[:-1]
+
+    def observe(self, read: Any, obs: Any, info: Mapping[str, Any], ended: bool) -> np.ndarray:
+        """The observation and its mask as one row.
+
+        Raises:
+            EnvError: the mask is missing or does not fit, or it allows nothing though the episode goes on.
+        """
+        mask = info.get(MASK_KEY)
+        if not self._in_info and isinstance(obs, Mapping):
+            mask = obs.get(MASK_KEY)
+            obs = {name: part for name, part in obs.items() if name != MASK_KEY}
+        features = np.ravel(read(obs))
+        return np.concatenate([features, self._bits(mask, ended)], dtype=self._dtype, casting="unsafe")
+
+    def _bits(self, mask: Any, ended: bool) -> np.ndarray:
+        if mask is None:
+            if not ended or not self._in_info:
+                place = "info" if self._in_info else "observation"
+                earlier = ", though that of its first reset had one" if self._in_info else ""
+                raise EnvError("mask", "failed", f"its {place} has no {MASK_KEY!r}{earlier}.")
+            return np.ones(self._size, bool)
+        bits = checks.mask_bits(mask, self._size)
+        if not np.logical_or.reduceat(bits, self._first_bits).all():
+            if not ended:
+                raise EnvError("mask", "failed", f"its {MASK_KEY} allows no action, though the episode goes on.")
+            return np.zeros(self._size, bool)  # none for one choice is none at all: nothing is chosen any more
+        return bits
+
+
+class InterfaceCheck(gym.Wrapper):
+    """The innermost wrapper: what `reset` and `step` returned has the right form before any other unpacks it."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
+        return checks.reset_values(self.env.reset(seed=seed, options=options))
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        return checks.step_values(self.env.step(action))
+
+
+def with_interface_check(env: gym.Env) -> gym.Env:
+    """The env that `gymnasium.make` gave, with `InterfaceCheck` in the place of Gymnasium's passive checker.
+
+    That one looks at the first step alone and mostly warns; `SubEnv` looks at every step.
+    """
+    if isinstance(env, PassiveEnvChecker):
+        return InterfaceCheck(env.env)
+    outer = env
+    while isinstance(outer, gym.Wrapper):
+        if isinstance(outer.env, PassiveEnvChecker):
+            outer.env = InterfaceCheck(outer.env.env)
+            break
+        outer = outer.env
+    return env
