@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rlab.cli.aliases import answering, check_not_a_policy
 from rlab.cli.collecting import collect, collect_random
 from rlab.cli.collecting import merge as merge_datasets
 from rlab.cli.compressing import compress
@@ -126,6 +127,7 @@ def train(
         UsageError: anything in the request that cannot be.
         RlabError: the run failed; what was saved stays.
     """
+    check_not_a_policy(agent, env)
     if experiment is None and (env_kwargs or wrappers):
         experiment = "none"
     spec = spec_for(find_experiment(agent, env, experiment), env, env_kwargs or {}, wrappers)
@@ -208,6 +210,7 @@ def finetune(
     return start(request, out, progress, trust, listeners)
 
 
+@answering
 def evaluate(
     run: str | Path,
     *,
@@ -245,6 +248,7 @@ def evaluate(
         return judge_episodes(policy, EpisodeMaker(env, envs), episodes, seed, greedy=not stochastic)
 
 
+@answering
 def load(path: str | Path, seed: int | None = None, trust: bool = False, *, sample_seed: int = 0) -> MemberPolicy:
     """The policy of one member of a run or policy folder, as plain `torch.nn` modules on the CPU.
 
@@ -288,6 +292,7 @@ def start(
         return _carry_out(session, folder, progress, audience)
 
 
+@answering
 def resume(
     path: str | Path, progress: bool = False, trust: bool = False, *, listeners: Sequence[Any] = ()
 ) -> Run:

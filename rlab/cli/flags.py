@@ -15,11 +15,12 @@ import numbers
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union
 
 import tyro
 
+from rlab.cli.aliases import answer, check_not_a_policy
 from rlab.cli.help import HELP_ALL, Page, page_text
 from rlab.cli.schema import Setting, settings_of, wanted
 from rlab.errors import UsageError
@@ -65,13 +66,14 @@ def given(argv: Sequence[str], schemas: Sequence[Any]) -> frozenset[str]:
     return frozenset(_values(argv, settings_of(schemas), "rlab", ""))
 
 
-def merge(defaults: T, overrides: Mapping[str, Any], where: str) -> T:
+def merge(defaults: T, overrides: Mapping[str, Any], where: str, elsewhere: Collection[str] = ()) -> T:
     """`defaults`, a dataclass, with the settings of a file or a call put over it.
 
     An `int` serves as a float, a list as a tuple, and `"None"` (TOML has no null) as None where the field allows it.
 
     Args:
         where: what the settings were read from, for messages: `experiments/dqn.toml`.
+        elsewhere: settings that the same call or file may name, and that other dataclasses have.
 
     Raises:
         UsageError: a name that the dataclass lacks (with the near miss) or a value of a wrong type.
@@ -80,8 +82,10 @@ def merge(defaults: T, overrides: Mapping[str, Any], where: str) -> T:
     values = {}
     for name, value in overrides.items():
         if name not in settings:
-            near = difflib.get_close_matches(name, settings, n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(sorted(settings))}."
+            if said := answer(name, {*settings, *elsewhere}, as_flags=False):
+                raise UsageError(f"{where}: unknown setting {name}: {said}")
+            near = difflib.get_close_matches(name, [*settings, *elsewhere], n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(sorted({*settings, *elsewhere}))}."
             raise UsageError(f"{where}: unknown setting {name}. {hint}")
         hint = settings[name].hint
         try:
@@ -132,6 +136,7 @@ def _values(
             values[setting.name] = _take(setting.flag, [word, *words], setting)
             del words[: len(values[setting.name]) - 1]
         else:
+            check_not_a_policy(word)
             raise UsageError(f"one word too many: {word!r}. Settings are written --name value")
     return values
 
@@ -153,10 +158,13 @@ def _setting_of(word: str, settings: Mapping[str, Setting], prog: str, subject: 
     setting = settings.get(name) or (positive if positive and positive.hint is bool else None)
     if flag.startswith("--") and setting and not setting.positional:
         return setting
+    whom = f" for {subject}" if subject else ""
+    if said := answer(name.removeprefix("no_"), settings, as_flags=True):
+        raise UsageError(f"unknown setting {flag}{whom}: {said}")
     flags = {s.name: s.flag for s in settings.values() if not s.positional}
     near = difflib.get_close_matches(name, flags, n=1)
     hint = f"Did you mean {flags[near[0]]}?" if near else f"{prog} --help lists the settings."
-    raise UsageError(f"unknown setting {flag}{f' for {subject}' if subject else ''}. {hint}")
+    raise UsageError(f"unknown setting {flag}{whom}. {hint}")
 
 
 def _take(word: str, words: list[str], setting: Setting) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rlab.cli.aliases import answering
 from rlab.cli.saved import check_can_sample, open_policy
 from rlab.envs import make_env
 from rlab.errors import RlabError, UsageError, extra
@@ -55,6 +56,7 @@ class Played:
         return f'<video controls autoplay loop src="data:video/mp4;base64,{data}"></video><br>{text}'
 
 
+@answering
 def play(
     run: str | Path,
     *,

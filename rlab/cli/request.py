@@ -254,7 +254,8 @@ def complete(
     sources = merge(SourceConfig(), _taken(rest, SourceConfig), where)
     if start is not None:
         start = replace(start, config=merge(start.config, _taken(rest, FinetuneConfig), where))
-    settings = merge(defaults.settings, rest, where)
+    others = (RunConfig, SourceConfig, *([] if start is None else [FinetuneConfig]))
+    settings = merge(defaults.settings, rest, where, [f.name for kind in others for f in fields(kind)])
     env = replace(env, max_episode_steps=run.max_episode_steps or env.max_episode_steps)
     command = ", ".join([*words, *(f"{k}={v!r}" for k, v in keywords.items())])
     origins = defaults.origins(keywords, (sources,) if start is None else (sources, start.config))

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from rlab.agents import AGENTS, load_agent
+from rlab.cli.aliases import check_not_a_policy
 from rlab.cli.flags import HELP, given, parse
 from rlab.cli.help import Page
 from rlab.cli.main import STOPPED
@@ -127,6 +128,7 @@ def _agent_and_env(argv: list[str]) -> tuple[str, str, list[str]]:
         page = agent_page(f"rlab train {argv[0]} ENV [settings]", argv[0], start)
         page = replace(page, command=f"rlab train {argv[0]}")
         parse(argv[1:], schemas, prog=f"rlab train {argv[0]}", page=page)
+    check_not_a_policy(*named)
     if len(named) < 2:
         raise UsageError(f"train needs an agent and an env first: {USAGE}; for example: {EXAMPLE}")
     return argv[0], argv[1], argv[2:]

@@ -1,0 +1,143 @@
+"""What Stable-Baselines3 and CleanRL call the settings of rlab: who writes one of their names is answered with ours.
+
+None of them is taken in silence: where a name differs, the unit often does too.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Container
+from typing import NamedTuple, ParamSpec, TypeVar
+
+from rlab.errors import UsageError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+SB3, CLEANRL, BOTH = "Stable-Baselines3", "CleanRL", "Stable-Baselines3, CleanRL"
+POLICIES = frozenset({"MlpPolicy", "CnnPolicy", "MultiInputPolicy"})
+
+
+class Alias(NamedTuple):
+    """One name of theirs."""
+
+    theirs: str
+    of: str  # whose name it is
+    ours: tuple[str, ...]  # settings of ours, the likeliest first; () where there is nothing to set
+    note: str = ""  # how to convert it, or what happens instead
+
+
+ALIASES = (
+    Alias("total_timesteps", BOTH, ("env_steps",), "steps of all envs of one seed together, as there"),
+    Alias("n_steps", SB3, ("rollout_steps", "n_step"), "the same count: steps of each env between updates"),
+    Alias("num_steps", CLEANRL, ("rollout_steps",), "the same count: steps of each env between updates"),
+    Alias("n_envs", SB3, ("num_envs",), "for each seed"),
+    Alias("lr", BOTH, ("learning_rate",)),
+    Alias("ent_coef", BOTH, ("entropy_weight",)),
+    Alias("vf_coef", BOTH, ("value_weight",), "rlab halves the squared error, as CleanRL does: 0.5 of SB3 is 1.0 here"),
+    Alias("clip_range", SB3, ("clip",)),
+    Alias("clip_coef", CLEANRL, ("clip",)),
+    Alias("clip_range_vf", SB3, ("clip_value",)),
+    Alias("clip_vloss", CLEANRL, ("clip_value",), "a number, such as CleanRL's clip_coef; None does not clip"),
+    Alias("n_epochs", SB3, ("epochs",)),
+    Alias("update_epochs", CLEANRL, ("epochs",)),
+    Alias("num_minibatches", CLEANRL, ("minibatches",)),
+    Alias("batch_size", SB3, ("batch_size", "minibatches"), "minibatches = rollout_steps x num_envs / batch_size"),
+    Alias("minibatch_size", CLEANRL, ("minibatches",), "minibatches = rollout_steps x num_envs / minibatch_size"),
+    Alias("norm_adv", CLEANRL, ("normalize_advantage",)),
+    Alias("anneal_lr", CLEANRL, ("lr_schedule", "lr_final"), "true is lr_schedule linear with lr_final 0"),
+    Alias("buffer_size", BOTH, ("replay_capacity",), "transitions of all envs of one seed together"),
+    Alias("train_freq", SB3, ("learn_every",), "learn_every counts env steps: train_freq x num_envs"),
+    Alias("train_frequency", CLEANRL, ("learn_every",), "in env steps"),
+    Alias("gradient_steps", SB3, ("updates_per_learn",), "-1 is as many as learn_every"),
+    Alias("target_update_interval", SB3, ("target_every",), "in env steps"),
+    Alias("target_network_frequency", CLEANRL, ("target_every",), "in env steps"),
+    Alias("tau", BOTH, ("target_tau",)),
+    Alias("polyak", SB3, ("target_tau",), "target_tau = 1 - polyak"),
+    Alias("exploration_fraction", BOTH, ("epsilon_fraction",)),
+    Alias("exploration_initial_eps", SB3, ("epsilon_start",)),
+    Alias("exploration_final_eps", SB3, ("epsilon_end",)),
+    Alias("start_e", CLEANRL, ("epsilon_start",)),
+    Alias("end_e", CLEANRL, ("epsilon_end",)),
+    Alias("use_rms_prop", SB3, ("optimizer",), "rmsprop"),
+    Alias("rms_prop_eps", SB3, ("optimizer_eps",)),
+    Alias("policy_kwargs", SB3, ("hidden", "activation", "init"), "net_arch=[64, 64] is hidden 64 64"),
+    Alias("net_arch", SB3, ("hidden",), "such as 64 64"),
+    Alias("activation_fn", SB3, ("activation",), "a name, such as relu"),
+    Alias("ortho_init", SB3, ("init",), "true is orthogonal"),
+    Alias("normalize", SB3, ("obs_scaling", "reward_scaling"), "VecNormalize is running for both"),
+    Alias("n_eval_episodes", SB3, ("final_eval_episodes", "eval_episodes", "episodes"), "for each seed"),
+    Alias("eval_freq", SB3, ("eval_every",), "eval_every counts env steps: eval_freq x num_envs"),
+    Alias("log_interval", SB3, ("log_every",), "in env steps, not in episodes or rollouts"),
+    Alias("save_freq", SB3, ("checkpoint_every",), "checkpoint_every counts env steps: save_freq x num_envs"),
+    Alias("deterministic", SB3, ("stochastic",), "the opposite: actions are greedy unless stochastic is set"),
+    Alias("cuda", CLEANRL, ("device",), "auto, cpu or cuda"),
+    Alias("env_id", CLEANRL, (), "the env is the word behind the agent: rlab train AGENT ENV"),
+    Alias("gym_id", CLEANRL, (), "the env is the word behind the agent: rlab train AGENT ENV"),
+    Alias("exp_name", CLEANRL, ("out",), "the run folder"),
+    Alias("tensorboard_log", SB3, ("out",), "the run folder, where TensorBoard's curves always are"),
+    Alias("verbose", SB3, (), "the command line always shows a bar; in Python it is progress=True"),
+    Alias("progress_bar", SB3, (), "the command line always shows a bar; in Python it is progress=True"),
+    Alias("callback", SB3, (), "Python has listeners=[...], each with the methods that it wants to hear"),
+    Alias("policy", SB3, (), "the network follows from the observations; hidden sets its layers"),
+    Alias("track", CLEANRL, (), "curves are in the run folder, for TensorBoard"),
+    Alias("wandb_project_name", CLEANRL, (), "curves are in the run folder, for TensorBoard"),
+    Alias("capture_video", CLEANRL, (), "rlab play RUN --video film.mp4 makes a film of the trained policy"),
+    Alias("save_model", CLEANRL, (), "the policy is always saved, in the run folder"),
+    Alias("torch_deterministic", CLEANRL, (), "a run is always repeatable: same seed, same versions, same kind of CPU"),
+    Alias("reset_num_timesteps", SB3, (), "rlab resume RUN keeps the clock, rlab finetune RUN starts a new one"),
+)
+BY_NAME = {alias.theirs: alias for alias in ALIASES}
+
+
+def answer(theirs: str, known: Container[str], as_flags: bool) -> str | None:
+    """What to say to somebody who writes a name of theirs; None where it is not one, or is one of ours as well.
+
+    Args:
+        known: the names that would have been taken here: of several of ours, those are named.
+        as_flags: as the command line writes names; else as Python does, with the flag behind.
+    """
+    alias = BY_NAME.get(theirs)
+    if alias is None:
+        return None
+    if not alias.ours:
+        return f"this is {alias.of}'s name; {alias.note}."
+    ours = [name for name in alias.ours if name in known]
+    if not ours:
+        named = " or ".join(map(_flag, alias.ours))
+        return f"rlab calls it {named}, which is not a setting here."
+    called = ", ".join(_flag(name) if as_flags else f"{name} ({_flag(name)})" for name in ours)
+    return f"rlab calls it {called}{f'; {alias.note}' if alias.note else ''}."
+
+
+def check_not_a_policy(*words: str) -> None:
+    """Refuse SB3's names of networks in the place of an agent or an env.
+
+    Raises:
+        UsageError: one of the words is such a name.
+    """
+    for word in POLICIES & set(words):
+        raise UsageError(
+            f"{word}: in rlab the network follows from the observations; leave the word out. An agent and an env come "
+            "first, as in rlab train ppo CartPole-v1; --hidden 64 64 sets the layers."
+        )
+
+
+def answering(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, which answers keywords of Stable-Baselines3 and CleanRL that it does not have with ours.
+
+    Raises:
+        UsageError: such a keyword.
+    """
+    own = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def answered(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs.keys() - own.keys():
+            if said := answer(name, own, as_flags=False):
+                raise UsageError(f"rlab.{function.__name__}: unknown setting {name}: {said}")
+        return function(*args, **kwargs)
+
+    return answered
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
