@@ -4,6 +4,7 @@ if __name__ != "rlab.envs":
     raise ImportError(f"import this package as rlab.envs, not as {__name__}: its name inside the wheel is rlab.envs")
 
 from rlab.envs.adapter import GymVectorEnv
+from rlab.envs.callables import EnvLike, env_spec, given_again
 from rlab.envs.episodes import NativeEpisodes, SingleEpisodes
 from rlab.envs.ids import EnvRow, list_envs
 from rlab.envs.make import EpisodeMaker, EpisodePool, make_env, make_episodes, make_vec
@@ -18,6 +19,7 @@ __all__ = [
     "PROBES",
     "SPACE_PROBES",
     "WRAPPERS",
+    "EnvLike",
     "EnvRow",
     "EnvSpec",
     "EpisodeMaker",
@@ -28,6 +30,8 @@ __all__ = [
     "ProbeValue",
     "SingleEpisodes",
     "SubEnv",
+    "env_spec",
+    "given_again",
     "list_envs",
     "make_env",
     "make_episodes",

@@ -4,14 +4,16 @@ import difflib
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec as Registered
 from gymnasium.envs.registration import parse_env_id
 
-from rlab.errors import UsageError, extra
+from rlab.errors import UsageError, extra, unknown
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,21 @@ class EnvRow:
 def registered(env_id: str) -> Registered:
     """Gymnasium's own record of an id; `module:Env-v0` imports the module, known prefixes register on demand.
 
+    `module:Class` and `module:function` are envs as well, without registration: what is called to make one.
+
     Raises:
         UsageError: no such env (with the near miss), an outdated id (with the current one), or a missing package
             (with the pip line).
     """
-    name = _import_module_of(env_id)
+    module = _imported_module_of(env_id)
+    name = env_id if module is None else env_id.rpartition(":")[2]
     for prefix, package in ON_DEMAND.items():
         if name.startswith(prefix):
             _require(name, package)
             _register(prefix)
     found = gym.registry.get(name)
+    if found is None and module is not None:
+        return _made_by(module, name)
     if found is None:
         _register_installed()  # families hold ids without their prefix too, such as ALE's older ones
         found = gym.registry.get(name)
@@ -84,6 +91,13 @@ def package_of(found: Registered) -> Package | None:
             return package
     entry_point = found.entry_point if isinstance(found.entry_point, str) else ""
     return next((package for start, package in ENTRY_POINTS.items() if entry_point.startswith(start)), None)
+
+
+def comes_with_package(found: Registered) -> bool:
+    """Whether the id is one that is registered on demand."""
+    entry_point = found.entry_point if isinstance(found.entry_point, str) else ""
+    modules = {package.module for package in ON_DEMAND.values()}
+    return found.id.startswith(tuple(ON_DEMAND)) or entry_point.partition(":")[0].partition(".")[0] in modules
 
 
 def list_envs() -> list[EnvRow]:
@@ -106,16 +120,39 @@ def foreign_module(env_id: str) -> str | None:
     return module if colon else None
 
 
-def _import_module_of(env_id: str) -> str:
-    """Import the module that the id names, if it names one; the id without it."""
-    module = foreign_module(env_id)
-    if module is None:
-        return env_id
+def record_of(env_id: str, make: Callable[..., gym.Env]) -> Registered:
+    """A record such as Gymnasium's of an env that nobody registered; its registry is left as it is."""
+    return Registered(env_id, entry_point=make)
+
+
+def _imported_module_of(env_id: str) -> ModuleType | None:
+    """The module that the id names, imported; None where it names none."""
+    name = foreign_module(env_id)
+    if name is None:
+        return None
     try:
-        importlib.import_module(module)
+        return importlib.import_module(name)
     except Exception as error:  # whatever a stranger's module raises while it is imported
-        raise UsageError(f"env {env_id!r}: cannot import the module {module!r}: {error}") from error
-    return env_id[len(module) + 1 :]
+        missing = isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]
+        hint = ". Run this in the folder that holds it, or install it" if missing else ""
+        raise UsageError(f"env {env_id!r}: cannot import the module {name!r}: {error}{hint}") from error
+
+
+def _made_by(module: ModuleType, name: str) -> Registered:
+    """The env that a class or function of the module makes; `name` may have dots, as `Outer.make`."""
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if callable(found):
+        return record_of(f"{module.__name__}:{name}", found)
+    entry_points = ((known.id, known.entry_point) for known in _listed())
+    ids = [env_id for env_id, entry in entry_points if isinstance(entry, str) and entry.startswith(module.__name__)]
+    classes = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, gym.Env)]
+    if not ids and not classes:
+        raise UsageError(
+            f"{module.__name__} has no env {name!r}: importing it registers none, and it has no class of gymnasium.Env"
+        )
+    raise unknown("env", f"{module.__name__}:{name}", [f"{module.__name__}:{known}" for known in (*ids, *classes)])
 
 
 def _require(env_id: str, package: Package) -> None:

@@ -1,17 +1,19 @@
 """From an `EnvSpec` to envs: vector envs to train in, episodes to judge by, one env to play."""
 
+import contextlib
 import copy
 import inspect
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec as Registered
-from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import AutoresetMode
 
 from rlab.envs.adapter import GymVectorEnv
+from rlab.envs.drawing import creator, drawing, make_drawn
 from rlab.envs.episodes import NativeEpisodes, SingleEpisodes
 from rlab.envs.native import SeededCartPole, make_native, why_not_native
 from rlab.envs.packing import Packing, find_packing
@@ -45,13 +47,14 @@ def make_vec(spec: EnvSpec, seeds: tuple[int, ...], num_envs: int, vector: str =
     found = spec.check()
     total = len(seeds) * num_envs
     obs_space: Space | None = None
+    limit = spec.max_episode_steps or found.max_episode_steps
     env: gym.vector.VectorEnv
     if vector == "envpool":
         env = _make_pool(spec, found, total)
     elif _runs_natively(spec, found, vector):
         env = make_native(found, total, spec.max_episode_steps, spec.kwargs)
     else:
-        packing = _packing(spec, found)
+        packing, limit = _packing(spec, found)
         obs_space = packing.obs_space
         makers = [sub_env_maker(partial(_make_single, spec, found), index, packing) for index in range(total)]
         vectorize = WatchedAsyncVectorEnv if vector == "async" else gym.vector.SyncVectorEnv
@@ -59,7 +62,7 @@ def make_vec(spec: EnvSpec, seeds: tuple[int, ...], num_envs: int, vector: str =
             env = vectorize(makers, autoreset_mode=AutoresetMode.SAME_STEP, copy=False)  # GymVectorEnv copies
         except SubEnvError as error:
             raise RlabError(f"{spec.env_id} could not be started: {error}") from error
-    return GymVectorEnv(env, seeds, spec.env_id, obs_space, spec.max_episode_steps or found.max_episode_steps)
+    return GymVectorEnv(env, seeds, spec.env_id, obs_space, limit)
 
 
 def make_episodes(spec: EnvSpec, n: int, render_mode: str | None = None) -> SingleEpisodes | NativeEpisodes:
@@ -72,7 +75,7 @@ def make_episodes(spec: EnvSpec, n: int, render_mode: str | None = None) -> Sing
     native = _native_episodes(spec, found, n) if render_mode is None else None
     if native is not None:
         return native
-    packing = _packing(spec, found, render_mode)
+    packing, _ = _packing(spec, found, render_mode)
     return SingleEpisodes(_make_several(spec, found, packing, n, render_mode))
 
 
@@ -111,7 +114,7 @@ class EpisodePool(EpisodeMaker):
         native = _native_episodes(self.spec, found, n)
         if native is not None:
             return native
-        self._packing = self._packing or _packing(self.spec, found)
+        self._packing = self._packing or _packing(self.spec, found)[0]
         if n > len(self._envs):
             self._envs += _make_several(self.spec, found, self._packing, n - len(self._envs))
         return _Lent(self._envs[:n])
@@ -139,16 +142,25 @@ def make_env(spec: EnvSpec, render_mode: str | None = None) -> SubEnv:
         UsageError: an env, keyword, wrapper, space or render mode that does not work.
     """
     found = spec.check()
-    packing = _packing(spec, found, render_mode)
+    packing, _ = _packing(spec, found, render_mode)
     return SubEnv(_make_single(spec, found, render_mode), packing)
 
 
-def _packing(spec: EnvSpec, found: Registered, render_mode: str | None = None) -> Packing:
-    """What the spec's observations are, seen in an env that is made for this and closed again; checks come first."""
+def _packing(spec: EnvSpec, found: Registered, render_mode: str | None = None) -> tuple[Packing, int | None]:
+    """What the spec's observations are and which time limit it has (None: none is known), seen in an env that is made
+    for this and closed again; checks come first."""
     _check_kwargs(found, spec.kwargs)
-    if render_mode is not None:
-        _check_render_mode(found, render_mode)
-    return find_packing(partial(_make_single, spec, found), spec.env_id)
+    limits: list[int] = []
+
+    def make() -> gym.Env:
+        env = _make_single(spec, found)
+        if render_mode is not None:
+            drawing(found, env, render_mode)
+        limits.extend(_time_limits(env))
+        return env
+
+    packing = find_packing(make, spec.env_id)
+    return packing, min(limits, default=None)
 
 
 def _make_several(
@@ -181,12 +193,39 @@ def _native_episodes(spec: EnvSpec, found: Registered, n: int) -> NativeEpisodes
 
 def _make_single(spec: EnvSpec, found: Registered, render_mode: str | None = None) -> gym.Env:
     # Gymnasium's own record instead of the id: no warnings about versions, and it reaches spawned workers whole.
-    drawing: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+    kwargs = copy.deepcopy(spec.kwargs)
     try:
-        env = gym.make(found, max_episode_steps=spec.max_episode_steps, **copy.deepcopy(spec.kwargs), **drawing)
+        if render_mode is None:
+            env = gym.make(found, max_episode_steps=spec.max_episode_steps, **kwargs)
+        else:
+            env = make_drawn(found, render_mode, max_episode_steps=spec.max_episode_steps, **kwargs)
     except Exception as error:  # a constructor may raise anything about its arguments or a missing package
         raise UsageError(f"{spec.env_id} cannot be made: {error}") from error
+    _check_new(env, spec.env_id)
     return apply_wrappers(with_interface_check(env), spec.wrappers)
+
+
+_made: weakref.WeakSet[gym.Env] = weakref.WeakSet()  # the envs of this process that are in use
+
+
+def _check_new(env: gym.Env, env_id: str) -> None:
+    """Refuse an env that was made before: `lambda: env` gives the same one to training and to judging."""
+    inner = env.unwrapped
+    with contextlib.suppress(TypeError):  # a class with __slots__ or an equality of its own may have no place in a set
+        if inner in _made:
+            raise UsageError(
+                f"{env_id} gave the same env object again; each call must make a new one: "
+                f"lambda: {type(inner).__name__}(...)"
+            )
+        _made.add(inner)
+
+
+def _time_limits(env: gym.Env) -> Iterator[int]:
+    """Env steps of every time limit around an env, whoever put it there."""
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, gym.wrappers.TimeLimit):
+            yield int(env._max_episode_steps)
+        env = env.env
 
 
 def _runs_natively(spec: EnvSpec, found: Registered, vector: str) -> bool:
@@ -202,29 +241,24 @@ def _make_pool(spec: EnvSpec, found: Registered, total: int) -> PoolVectorEnv:
     limit = spec.max_episode_steps or found.max_episode_steps
     limits = {} if limit is None else {"max_episode_steps": limit}
     pool = PoolVectorEnv(found.id, total, {**spec.kwargs, **limits})
-    check_same_spaces(pool, _packing(spec, found), found.id)
+    check_same_spaces(pool, _packing(spec, found)[0], found.id)
     return pool
 
 
-def _creator(found: Registered) -> Any:
-    """The env's class or function."""
-    if found.entry_point is None:
-        raise UsageError(f"{found.id} is registered without a single env")
-    return load_env_creator(found.entry_point) if isinstance(found.entry_point, str) else found.entry_point
-
-
 def _check_kwargs(found: Registered, kwargs: Mapping[str, Any]) -> None:
-    """A keyword that the constructor does not take is refused with the near miss."""
-    parameters = inspect.signature(_creator(found)).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+    """A keyword that the constructor does not take is refused with the near miss, and one that it needs is named."""
+    try:
+        parameters = inspect.signature(creator(found)).parameters
+    except ValueError:  # some callables written in C have no signature
         return
-    for key in kwargs:
-        if key not in parameters:
-            raise unknown(f"keyword for {found.id}", key, parameters.keys() - {"render_mode", "self"})
-
-
-def _check_render_mode(found: Registered, render_mode: str) -> None:
-    modes = getattr(_creator(found), "metadata", {}).get("render_modes") or []
-    # Gymnasium shows a window for any env that draws arrays
-    if render_mode not in modes and not (render_mode == "human" and "rgb_array" in modes):
-        raise UsageError(f"{found.id} cannot be drawn as {render_mode!r}; it knows: {', '.join(modes) or 'nothing'}")
+    kinds = {parameter.kind for parameter in parameters.values()}
+    if inspect.Parameter.VAR_KEYWORD not in kinds:
+        for key in kwargs:
+            if key not in parameters:
+                raise unknown(f"keyword for {found.id}", key, parameters.keys() - {"render_mode", "self"})
+    variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    required = [p.name for p in parameters.values() if p.default is p.empty and p.kind not in variable]
+    missing = [name for name in required if name not in {**found.kwargs, **kwargs}]
+    if missing:
+        given = ", ".join(f"{name}=..." for name in missing)
+        raise UsageError(f"{found.id} needs {', '.join(missing)}: env_kwargs=dict({given}), or --env-kwargs {given}")

@@ -3,14 +3,15 @@
 import ast
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, TypeVar
 
+import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec as Registered
 
 from rlab.envs import plain
-from rlab.envs.ids import foreign_module, registered
+from rlab.envs.ids import foreign_module, record_of, registered
 from rlab.envs.wrappers import check_wrapper, foreign_wrapper_module
 from rlab.errors import RlabError, UsageError
 from rlab.types import Json
@@ -25,6 +26,10 @@ RESERVED_KWARGS = {
 PYTHON_WORDS = {"True": True, "False": False, "None": None}
 NOT_JSON = ("NaN", "nan", "Infinity", "inf")
 
+# Envs of others that the user of this process asked for by name or as a class, so that a run which was just trained in
+# one is judged without further words. What a file names never gets in here.
+named_here: set[str] = set()
+
 T = TypeVar("T")
 
 
@@ -36,6 +41,9 @@ class EnvSpec:
     become plain data at once (`rlab.envs.plain` has the rule), so that training, resuming and judging give an env the
     same. Lists among the arguments of wrappers become tuples, as Gymnasium's own wrappers ask for shapes.
 
+    An env that other processes cannot find by its `env_id` is `local`: `maker` makes it in the process that has it, and
+    a spec that was read from a file has none.
+
     Raises:
         UsageError: a keyword or argument that config.json cannot hold, or that rlab sets itself.
     """
@@ -44,10 +52,13 @@ class EnvSpec:
     kwargs: dict[str, Any] = field(default_factory=dict)  # to the env's constructor
     wrappers: tuple[tuple[str, dict[str, Any]], ...] = ()  # (name or "module:Class", arguments)
     max_episode_steps: int | None = None  # env steps; None: the registered time limit, if any
+    local: bool = False  # whether `env_id` is a name in one process only
+    maker: Callable[..., gym.Env] | None = field(default=None, repr=False, compare=False)  # takes `kwargs`
 
     def __post_init__(self) -> None:
         if self.max_episode_steps is not None and self.max_episode_steps < 1:
             raise UsageError(f"max_episode_steps must be 1 or more, not {self.max_episode_steps}")
+        object.__setattr__(self, "local", self.local or self.maker is not None)
         kwargs = plain.plain(self.kwargs, "env_kwargs")
         wrappers = ((name, plain.plain(args, f"wrapper {name}", lists_as_tuples=True)) for name, args in self.wrappers)
         object.__setattr__(self, "kwargs", kwargs)
@@ -75,16 +86,22 @@ class EnvSpec:
         Raises:
             UsageError: anything that does not exist or does not parse.
         """
-        if isinstance(wrappers, str) or not all(isinstance(word, str) for word in wrappers):
-            raise UsageError(f"wrappers are a list of names, such as ['FlattenObservation'], not {wrappers!r:.80}")
-        parsed = tuple(_parse_wrapper(word) for word in wrappers)
-        spec = cls(env_id, env_keywords(env_kwargs), parsed, max_episode_steps)
+        spec = cls(env_id, env_keywords(env_kwargs), _parse_wrappers(wrappers), max_episode_steps)
         spec.check()
         return spec
 
     def check(self) -> Registered:
         """Gymnasium's record of the env; raises UsageError where the env or a wrapper does not exist here."""
-        found = registered(self.env_id)
+        if self.maker is not None:
+            found = record_of(self.env_id, self.maker)
+        elif self.local and self.env_id not in gym.registry:
+            raise UsageError(
+                f"the env {self.env_id} was defined in a notebook, a script or a lambda, where no other process finds "
+                "it: pass it again from Python, as in rlab.evaluate(run, env=...), or put it into a module and train "
+                "with module:Class"
+            )
+        else:
+            found = registered(self.env_id)
         for name, _ in self.wrappers:
             check_wrapper(name)
         return found
@@ -97,14 +114,19 @@ class EnvSpec:
         Raises:
             UsageError: a keyword that does not parse, or a wrapper that does not exist or does not parse.
         """
-        given = type(self).parse(self.env_id, env_kwargs or (), wrappers or ())
-        kwargs = self.kwargs if env_kwargs is None else given.kwargs
-        return replace(self, kwargs=kwargs, wrappers=self.wrappers if wrappers is None else given.wrappers)
+        spec = self if env_kwargs is None else replace(self, kwargs=env_keywords(env_kwargs))
+        spec = spec if wrappers is None else replace(spec, wrappers=_parse_wrappers(wrappers))
+        spec.check()
+        return spec
 
     @property
     def foreign_modules(self) -> tuple[str, ...]:
-        """Modules that making this env imports by name: a spec read from a stranger's file needs trust for them."""
-        modules = [foreign_module(self.env_id), *(foreign_wrapper_module(name) for name, _ in self.wrappers)]
+        """Modules that making this env imports by name: a spec read from a stranger's file needs trust for them.
+
+        The env's own is none of them where the user named that env to this very process before.
+        """
+        env_module = None if self.env_id in named_here else foreign_module(self.env_id)
+        modules = [env_module, *(foreign_wrapper_module(name) for name, _ in self.wrappers)]
         return tuple(module for module in modules if module is not None)
 
     @property
@@ -115,11 +137,13 @@ class EnvSpec:
         return " + ".join([f"{self.env_id}({kwargs})" if kwargs else self.env_id, *wrappers])
 
     def to_json(self) -> dict[str, Any]:
+        """The spec as plain data; `local` appears where it is true alone, and what makes the env never does."""
         return {
             "env_id": self.env_id,
             "kwargs": plain.to_json(self.kwargs),
             "wrappers": [{"name": name, "args": plain.to_json(args)} for name, args in self.wrappers],
             "max_episode_steps": self.max_episode_steps,
+            **({"local": True} if self.local else {}),
         }
 
     @classmethod
@@ -135,7 +159,8 @@ class EnvSpec:
             limit = data["max_episode_steps"]
             limit = None if limit is None else _typed(limit, int)
             kwargs = plain.from_json(_typed(data["kwargs"], dict))
-            return cls(_typed(data["env_id"], str), kwargs, wrappers, limit)
+            local = _typed(data.get("local", False), bool)
+            return cls(_typed(data["env_id"], str), kwargs, wrappers, limit, local)
         except (KeyError, TypeError, ValueError) as error:
             raise RlabError(f"this env spec cannot be read: {type(error).__name__}: {error}") from error
 
@@ -157,6 +182,12 @@ def _typed(value: Any, kind: type[T]) -> T:
     if type(value) is not kind:
         raise TypeError(f"expected {kind.__name__}, found {value!r}")
     return value
+
+
+def _parse_wrappers(words: Sequence[str]) -> tuple[tuple[str, dict[str, Any]], ...]:
+    if isinstance(words, str) or not all(isinstance(word, str) for word in words):
+        raise UsageError(f"wrappers are a list of names, such as ['FlattenObservation'], not {words!r:.80}")
+    return tuple(_parse_wrapper(word) for word in words)
 
 
 def _parse_wrapper(word: str) -> tuple[str, dict[str, Any]]:

@@ -21,9 +21,9 @@ from rlab.cli.progress import ProgressListener
 from rlab.cli.request import Request, Start, complete, request_from_keywords, spec_for
 from rlab.cli.saved import check_can_sample, open_policy
 from rlab.cli.searching import search
-from rlab.cli.session import FINAL_EPISODE_SEED, RESULT, Session
+from rlab.cli.session import FINAL_EPISODE_SEED, RESULT, Session, only_here
 from rlab.cli.sources import open_sources
-from rlab.envs import EnvSpec, EpisodeMaker
+from rlab.envs import EnvLike, EpisodeMaker, env_spec
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import Evaluation
 from rlab.evaluation.evaluate import evaluate as judge_episodes
@@ -70,6 +70,7 @@ class Run:
     evaluation: Evaluation | None = field(repr=False)
     trainable: float = 1.0  # share of the policy's parameters that fine-tuning trains
     stopped_by: str | None = None  # the listener that stopped it before its budget was used
+    only_here: str | None = field(default=None, repr=False)  # what to tell where no other process finds the env
 
     def policy(self, seed: int | None = None) -> MemberPolicy:
         """The final policy of one training seed (None: the first)."""
@@ -84,6 +85,8 @@ class Run:
     def report(self) -> str:
         """What to tell people at the end of a run."""
         saved = f"run: {self.path}   curves: tensorboard --logdir {self.path}"
+        if self.only_here is not None:
+            saved = f"{saved}\n{self.only_here}"
         if not self.finished:
             reached = f"{self.time} {self.unit.replace('_', ' ')}"
             by = "" if self.stopped_by is None else f" by the listener {self.stopped_by}"
@@ -94,7 +97,7 @@ class Run:
 
 def train(
     agent: str,
-    env: str,
+    env: EnvLike,
     *,
     env_kwargs: Mapping[str, Any] | None = None,
     wrappers: Sequence[str] = (),
@@ -109,7 +112,9 @@ def train(
 
     Args:
         agent: a registered name, or `their.module:Class`.
-        env: a Gymnasium id.
+        env: a Gymnasium id, `module:Id`, or a class or function that makes an env, which gets `env_kwargs`. The run
+            records a name by which other processes find it; without one (a lambda, a class in a notebook), it says so,
+            and `evaluate(run, env=MyEnv)` takes it again.
         env_kwargs: keywords of the env: numbers, texts, true/false, None, lists, tuples and dicts with text keys, which
             it gets again when the run is resumed or judged; NumPy's become Python's.
         wrappers: names from `rlab.envs.WRAPPERS`, or `their.module:Wrapper`, innermost first.
@@ -128,9 +133,10 @@ def train(
         RlabError: the run failed; what was saved stays.
     """
     check_not_a_policy(agent, env)
-    if experiment is None and (env_kwargs or wrappers):
+    base = env_spec(env)
+    if experiment is None and (env_kwargs or base.kwargs or wrappers):
         experiment = "none"
-    spec = spec_for(find_experiment(agent, env, experiment), env, env_kwargs or {}, wrappers)
+    spec = spec_for(find_experiment(agent, base.env_id, experiment), base, env_kwargs or {}, wrappers)
     return start(request_from_keywords(agent, spec, experiment, settings), out, progress, trust, listeners)
 
 
@@ -138,7 +144,7 @@ def pretrain(
     method: str,
     dataset: str | Path,
     *,
-    env: str | None = None,
+    env: EnvLike | None = None,
     agent: str = "ppo",
     out: str | Path | None = None,
     progress: bool = False,
@@ -150,7 +156,7 @@ def pretrain(
 
     Args:
         dataset: a folder of demonstrations, such as `collect` writes.
-        env: a Gymnasium id; None takes the env that the dataset was recorded in.
+        env: as for `train`; None takes the env that the dataset was recorded in.
         agent: whose network to pretrain: its tuned settings for the env give the layers, the scaling and the discount.
         out, progress, listeners: as for `train`.
         trust: allow an env or wrappers of others that the dataset names, which run their code.
@@ -160,7 +166,7 @@ def pretrain(
         UsageError: anything in the request that cannot be.
         RlabError: the run failed, or the dataset is broken.
     """
-    spec = env_for(str(dataset), None if env is None else EnvSpec.parse(env), trust)
+    spec = env_for(str(dataset), None if env is None else env_spec(env), trust)
     defaults = pretraining_defaults(method, agent, spec.env_id)
     settings["dataset"] = str(dataset)
     words = repr(method), f"env={spec.env_id!r}", f"agent={agent!r}"
@@ -170,7 +176,7 @@ def pretrain(
 
 def finetune(
     run: str | Path,
-    env: str | None = None,
+    env: EnvLike | None = None,
     *,
     agent: str | None = None,
     member: int | None = None,
@@ -187,7 +193,7 @@ def finetune(
 
     Args:
         run: a run or policy folder.
-        env: a Gymnasium id; None takes the run's own, with its keywords and wrappers where no others are given.
+        env: as for `train`; None takes the run's own, with its keywords and wrappers where no others are given.
         agent: who goes on; None takes the one that trained the run, or after pretraining `double_dqn` or `ppo`.
         member: the training seed that every learner begins with; None: each begins with its own.
         env_kwargs, wrappers, experiment, out, progress, listeners: as for `train`.
@@ -197,11 +203,9 @@ def finetune(
         UsageError: anything in the request that cannot be.
         RlabError: the run failed, or the folder is broken.
     """
-    saved = open_policy(str(run), trust)
-    spec = saved.env
-    if env is not None:
-        spec = EnvSpec.parse(env)
-    spec = spec.changed(env_kwargs or None, wrappers or None)
+    spec = None if env is None else env_spec(env)
+    saved = open_policy(str(run), trust, spec)
+    spec = (spec or saved.env).changed(env_kwargs or None, wrappers or None)
     agent = agent or next_agent(saved, trust)
     refuse_network_settings(frozenset(settings), str(run))
     defaults = finetuning_defaults(saved, agent, spec, experiment, member)
@@ -220,6 +224,7 @@ def evaluate(
     stochastic: bool = False,
     wrappers: Sequence[str] | None = None,
     envs: int | None = None,
+    env: EnvLike | None = None,
     trust: bool = False,
 ) -> Evaluation:
     """Judge the policy of a run or policy folder in the env that it was trained in, as `rlab eval` does.
@@ -229,6 +234,7 @@ def evaluate(
         stochastic: sample actions as in training, instead of the greedy ones.
         wrappers: around the env in place of those that it was trained with; None: the same.
         envs: instances of the env at once, in all; None: 10 per member and 64 in all, native ones apart.
+        env: makes the env where only the process that trained in it can: `env=MyEnv`; None: the one on record.
         seed: of the first episode; episode k has `seed + k`, the same for every member and policy.
         member: training seed of the one to judge; None: all.
         trust: allow layers, envs and wrappers of others that the folder names, which run their code.
@@ -237,15 +243,13 @@ def evaluate(
         UsageError: no such member, or seeds that training may have used.
         RlabError: the folder is missing or broken.
     """
-    saved = open_policy(str(run), trust)
+    saved = open_policy(str(run), trust, env)
     policy = saved.policy if member is None else saved.policy.only(member)
-    env = saved.env
-    if wrappers is not None:
-        env = env.changed(wrappers=wrappers)
+    spec = saved.env if wrappers is None else saved.env.changed(wrappers=wrappers)
     if stochastic:
         check_can_sample(policy)
     with torch_settings(threads=1):
-        return judge_episodes(policy, EpisodeMaker(env, envs), episodes, seed, greedy=not stochastic)
+        return judge_episodes(policy, EpisodeMaker(spec, envs), episodes, seed, greedy=not stochastic)
 
 
 @answering
@@ -294,11 +298,17 @@ def start(
 
 @answering
 def resume(
-    path: str | Path, progress: bool = False, trust: bool = False, *, listeners: Sequence[Any] = ()
+    path: str | Path,
+    progress: bool = False,
+    trust: bool = False,
+    *,
+    env: EnvLike | None = None,
+    listeners: Sequence[Any] = (),
 ) -> Run:
     """Go on with an interrupted run from its last save, with fresh episodes.
 
     Args:
+        env: makes the env where only the process that began the run can: `env=MyEnv`.
         listeners: as for `train`; those that it had before are not kept.
         trust: allow an agent, env or wrapper of others that the folder names, which runs their code.
 
@@ -309,6 +319,8 @@ def resume(
     audience = Audience(listeners)
     folder = RunFolder.open(path)
     request = Request.from_json(folder.config, str(folder.path / "config.json"), trust)
+    if env is not None:
+        request = request.with_env(env)
     done = saved_time(folder)
     # Only a finished run is judged; early stopping finishes one before its budget is used.
     judged = (folder.path / RESULT).is_file()
@@ -327,7 +339,8 @@ def resume(
 
 def _carry_out(session: Session, folder: RunFolder, progress: bool, audience: Audience) -> Run:
     request = session.request
-    begun = Run(folder.path, False, request.unit, saved_time(folder), None, session.trainable)
+    here = only_here(request.env.env_id) if request.env.local else None
+    begun = Run(folder.path, False, request.unit, saved_time(folder), None, session.trainable, only_here=here)
     audience.on_start(begun)
     bar = ProgressListener(request.budget, request.unit) if progress else None
     try:

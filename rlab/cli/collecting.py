@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rlab.cli.saved import check_can_sample, open_policy
-from rlab.envs import EnvSpec, EpisodeMaker, make_episodes
+from rlab.envs import EnvLike, EnvSpec, EpisodeMaker, env_spec, make_episodes
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.record import check_request, record, uniform_action
 from rlab.experience.dataset import Dataset
@@ -54,6 +54,7 @@ def collect(
     stochastic: bool = False,
     min_return: float | None = None,
     envs: int | None = None,
+    env: EnvLike | None = None,
     trust: bool = False,
 ) -> Collected:
     """Record episodes of a trained policy in the env that it was trained in.
@@ -70,6 +71,7 @@ def collect(
         min_return: episodes that return less are dropped.
         envs: instances of the env at once, in all, at least one per member that plays; None: 10 per member and 64 in
             all, native ones apart.
+        env: makes the env where only the process that trained in it can: `env=MyEnv`; None: the one on record.
         trust: allow an env, wrappers and layers of others that the folder names, which run their code.
 
     Raises:
@@ -78,7 +80,7 @@ def collect(
     """
     if all_members and member is not None:
         raise UsageError("a member and all members cannot both play; leave out --member or --all-members.")
-    saved = open_policy(str(run), trust)
+    saved = open_policy(str(run), trust, env)
     policy = saved.policy if all_members else saved.policy.only(saved.policy.seeds[0] if member is None else member)
     if stochastic:
         check_can_sample(policy)
@@ -88,7 +90,7 @@ def collect(
 
 
 def collect_random(
-    env: EnvSpec | str,
+    env: EnvLike,
     out: str | Path,
     *,
     episodes: int = 100,
@@ -97,11 +99,11 @@ def collect_random(
     envs: int | None = None,
 ) -> Collected:
     """Record episodes of uniformly random actions; arguments and errors are those of `collect`."""
-    env = EnvSpec.parse(env) if isinstance(env, str) else env
-    probe = make_episodes(env, 1)
+    spec = env_spec(env)
+    probe = make_episodes(spec, 1)
     probe.close()
     how = {"agent": "random", "members": [], "greedy": False, "noise": 1.0}
-    return _recorded(None, env, (probe.obs_space, probe.action_space), out, how, episodes, seed, min_return, envs)
+    return _recorded(None, spec, (probe.obs_space, probe.action_space), out, how, episodes, seed, min_return, envs)
 
 
 def merge(paths: Sequence[str | Path], out: str | Path) -> Collected:
@@ -116,7 +118,9 @@ def merge(paths: Sequence[str | Path], out: str | Path) -> Collected:
     datasets = [read_dataset(path) for path in paths]
     _check_different(paths, datasets)
     joined = Dataset.joined(datasets, Path(out).name)
-    return _written(out, joined, EnvSpec.from_json(joined.env) if joined.env else None)
+    env = EnvSpec.from_json(joined.env) if joined.env else None
+    # Joining files runs nobody's code: to look such an env up would import what the files name.
+    return _written(out, joined, None if env is not None and env.foreign_modules else env)
 
 
 def _check_different(paths: Sequence[str | Path], datasets: Sequence[Dataset]) -> None:
@@ -180,8 +184,8 @@ def _written(out: str | Path, dataset: Dataset, env: EnvSpec | None, dropped: in
 
 def _gymnasium_spec(env: EnvSpec) -> str | None:
     """Gymnasium's own JSON of the env, for others who read the dataset; None where it cannot name the env."""
-    if env.wrappers:
-        return None  # it would make another env than the one that was played
+    if env.wrappers or env.local:
+        return None  # it would make another env than the one that was played, or none
     found = env.check()
     kwargs, limit = {**found.kwargs, **env.kwargs}, env.max_episode_steps or found.max_episode_steps
     try:

@@ -14,6 +14,7 @@ from rlab.compression.distil import DistilSettings
 from rlab.compression.report import Report, compare
 from rlab.compression.steps import Step, parse_steps
 from rlab.compression.steps import compress as compress_policy
+from rlab.envs import EnvLike
 from rlab.errors import UsageError
 from rlab.learning.runtime import torch_settings
 from rlab.networks.policy import Policy
@@ -81,6 +82,7 @@ def compress(
     min_return_ratio: float = MIN_RETURN_RATIO,
     member: int | None = None,
     updates: int | None = None,
+    env: EnvLike | None = None,
     trust: bool = False,
     after_step: Callable[[Step], None] | None = None,
 ) -> Compressed:
@@ -94,6 +96,7 @@ def compress(
         min_return_ratio: what the lower end of the paired return ratio must reach for a success.
         member: training seed of the one to compress; None: all.
         updates: of each step that trains; None: as many as distillation was measured with.
+        env: makes the env where only the process that trained in it can: `env=MyEnv`; None: the one on record.
         trust: allow layers, envs and wrappers of others that the folder names, which run their code.
         after_step: called with each step when it is done.
 
@@ -102,7 +105,7 @@ def compress(
         RlabError: the folder is broken, or an episode failed.
     """
     wanted = parse_steps(steps)
-    order = read_order(run, out, episodes, min_return_ratio, member, updates, trust)
+    order = read_order(run, out, episodes, min_return_ratio, member, updates, trust, env)
     with torch_settings(threads=1):
         child = compress_policy(order.parent, wanted, order.saved.make_episodes, order.settings, after_step)
         report = compare(order.parent, child, order.saved.make_episodes, episodes)
@@ -117,6 +120,7 @@ def read_order(
     member: int | None,
     updates: int | None,
     trust: bool,
+    env: EnvLike | None,
 ) -> Order:
     """The policy to compress, and what `compress` says of it; errors and arguments are those of `compress`."""
     if out is not None:
@@ -127,7 +131,7 @@ def read_order(
     if not 0.0 <= min_return_ratio < math.inf:
         raise UsageError(f"--min-return-ratio {min_return_ratio:g} must be a number of 0 or more, such as 0.95.")
     settings = DistilSettings() if updates is None else DistilSettings(updates=updates)
-    saved = open_policy(str(run), trust)
+    saved = open_policy(str(run), trust, env)
     parent = saved.policy if member is None else saved.policy.only(member)
     if episodes * len(parent.seeds) < 2:
         raise UsageError("one episode of one member shows no interval; give --episodes 2 or more.")

@@ -15,7 +15,7 @@ from rlab.compression.export.exporting import Exported, check_format, export
 from rlab.compression.export.metadata import Origin
 from rlab.compression.export.runtimes import SUFFIXES, Latency, Runner, latency, open_exported
 from rlab.compression.visits import visited
-from rlab.envs import EnvSpec, make_episodes
+from rlab.envs import EnvLike, EnvSpec, make_episodes
 from rlab.errors import RlabError, UsageError
 from rlab.learning.runtime import torch_settings
 
@@ -82,6 +82,7 @@ def export_member(
     member: int | None = None,
     out: str | Path | None = None,
     exporter: str = "auto",
+    env: EnvLike | None = None,
     trust: bool = False,
 ) -> ExportedMember:
     """Write the greedy policy of one member as one file, checked on states that it visits.
@@ -92,6 +93,7 @@ def export_member(
         member: its training seed; None: the first.
         out: the new file; None makes one under `runs/`, named after the run.
         exporter: of ONNX, see `rlab.compression.export.exporting.export`.
+        env: makes the env where only the process that trained in it can: `env=MyEnv`; None: the one on record.
         trust: allow layers, envs and wrappers of others that the folder names, which run their code.
 
     Raises:
@@ -103,7 +105,7 @@ def export_member(
         raise UsageError(f"--exporter {exporter} is for --format onnx alone; leave it out for {format}.")
     if out is not None:
         _check_out(Path(out), SUFFIXES[format])
-    saved = open_policy(str(run), trust)
+    saved = open_policy(str(run), trust, env)
     policy = saved.policy.only(saved.policy.seeds[0] if member is None else member)
     seed = policy.seeds[0]
     path = Path(out) if out is not None else _fresh(f"{name_of(saved)}-seed{seed}", SUFFIXES[format])

@@ -13,7 +13,7 @@ import numpy as np
 
 from rlab.cli.aliases import answering
 from rlab.cli.saved import check_can_sample, open_policy
-from rlab.envs import make_env
+from rlab.envs import EnvLike, make_env
 from rlab.errors import RlabError, UsageError, extra
 from rlab.learning.runtime import torch_settings
 from rlab.networks.policy import MemberPolicy
@@ -66,6 +66,7 @@ def play(
     stochastic: bool = False,
     video: str | Path | None = None,
     frames: bool = False,
+    env: EnvLike | None = None,
     trust: bool = False,
 ) -> Played:
     """Watch a trained policy: in a window, or as a film where there is no screen, and in a notebook inside the page.
@@ -80,6 +81,7 @@ def play(
         stochastic: sample actions as in training, instead of the greedy ones.
         video: a file `.mp4` or `.gif` instead of a window; None where there is no window: `play.gif`.
         frames: keep the pictures in memory, as arrays, instead of a window or a film (or beside the film named).
+        env: makes the env where only the process that trained in it can: `env=MyEnv`; None: the one on record.
         trust: allow envs, wrappers and layers of others that the folder names, which run their code.
 
     Raises:
@@ -88,7 +90,7 @@ def play(
     """
     if episodes < 1:
         raise UsageError(f"episodes {episodes} must be 1 or more.")
-    saved = open_policy(str(run), trust)
+    saved = open_policy(str(run), trust, env)
     policy = saved.policy.member(member)
     if stochastic:
         check_can_sample(saved.policy)
@@ -97,23 +99,23 @@ def play(
     if pictured:
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # frames are wanted, not a window
         os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())  # or SDL complains that it has none
-    env = make_env(saved.env, "rgb_array" if pictured else "human")
+    played_in = make_env(saved.env, "rgb_array" if pictured else "human")
     seeds, pictures = tuple(range(seed, seed + episodes)), []
     returns, lengths = [], []
     try:
         with torch_settings(threads=1):
             for each in seeds:
                 total, steps = 0.0, 0
-                for reward, picture in _episode(env, policy, each, stochastic):
+                for reward, picture in _episode(played_in, policy, each, stochastic):
                     total, steps = total + reward, steps + 1
                     if pictured:
                         pictures.append(picture)
                 returns.append(total)
                 lengths.append(steps)
     finally:
-        env.close()
+        played_in.close()
     if film is not None:
-        write_video(film, pictures, env.metadata.get("render_fps", DEFAULT_FPS))
+        write_video(film, pictures, played_in.metadata.get("render_fps", DEFAULT_FPS))
     return Played(seeds, tuple(returns), tuple(lengths), film, tuple(pictures) if frames else ())
 
 

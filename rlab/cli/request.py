@@ -9,7 +9,7 @@ from typing import Any
 from rlab.agents import load_agent
 from rlab.cli.experiment_files import Experiment, find_experiment
 from rlab.cli.flags import merge
-from rlab.envs import EnvSpec
+from rlab.envs import EnvLike, EnvSpec, given_again
 from rlab.envs.specs import env_keywords
 from rlab.errors import RlabError, UsageError
 from rlab.learning.finetune_config import FinetuneConfig
@@ -66,6 +66,16 @@ class Request:
     def budget(self) -> int:
         """How far the clock goes."""
         return int(getattr(self.run, self.unit))
+
+    def with_env(self, env: EnvLike) -> "Request":
+        """With the env from Python that a file could not hold.
+
+        Raises:
+            UsageError: the file does say how the env is made.
+        """
+        if not self.env.local:
+            raise UsageError(f"this run goes on in {self.env.label}, which its folder names; leave env out.")
+        return replace(self, env=given_again(self.env, env))
 
     def to_json(self) -> dict[str, Any]:
         """What `config.json` holds."""
@@ -206,10 +216,9 @@ def defaults_for(agent: str, env_id: str, experiment: str | None) -> Defaults:
 
 def spec_for(
     experiment: Experiment | None,
-    env_id: str,
+    env: EnvSpec,
     env_kwargs: Sequence[str] | Mapping[str, Any],
     wrappers: Sequence[str],
-    limit: int | None = None,
 ) -> EnvSpec:
     """The env of a run: as the experiment has it, with the keywords and in the wrappers that were asked for.
 
@@ -220,7 +229,7 @@ def spec_for(
     if experiment is not None:
         kwargs = env_keywords(experiment.env_kwargs) | kwargs
         wrappers = wrappers or experiment.wrapper
-    return EnvSpec.parse(env_id, kwargs, wrappers, limit)
+    return env.changed(env.kwargs | kwargs, wrappers or None)
 
 
 def request_from_keywords(agent: str, env: EnvSpec, experiment: str | None, keywords: Mapping[str, Any]) -> Request:

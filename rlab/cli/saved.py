@@ -7,7 +7,7 @@ from typing import Any
 
 from rlab.cli.request import check_trust
 from rlab.compression.export.runtimes import SUFFIXES
-from rlab.envs import EnvSpec, EpisodeMaker
+from rlab.envs import EnvLike, EnvSpec, EpisodeMaker, given_again
 from rlab.errors import RlabError, UsageError
 from rlab.networks.policy import Policy
 from rlab.runs.policies import POLICY, LoadedPolicy, load_policy
@@ -33,8 +33,11 @@ class SavedPolicy:
         return EpisodeMaker(self.env)
 
 
-def open_policy(path: str, trust: bool) -> SavedPolicy:
+def open_policy(path: str, trust: bool, env: EnvLike | None = None) -> SavedPolicy:
     """The stack of policies in a run or policy folder.
+
+    Args:
+        env: makes the env where only the process that trained in it can, or is another env; None: the one on record.
 
     Raises:
         UsageError: it is an exported file.
@@ -45,10 +48,12 @@ def open_policy(path: str, trust: bool) -> SavedPolicy:
     loaded = load_policy(path, trust)
     if "env" not in loaded.extra:
         raise RlabError(f"{loaded.folder} does not say which env its policy is for.")
-    env = EnvSpec.from_json(loaded.extra["env"])
-    check_trust(str(loaded.folder), env.foreign_modules, trust)
+    spec = EnvSpec.from_json(loaded.extra["env"])
+    if env is None or spec.local:  # else nothing of what the folder names is made
+        check_trust(str(loaded.folder), spec.foreign_modules, trust)
+    spec = spec if env is None else given_again(spec, env)
     _check_parent(loaded)
-    return SavedPolicy(loaded.policy, loaded.extra.get("agent", "unknown"), env, loaded.folder)
+    return SavedPolicy(loaded.policy, loaded.extra.get("agent", "unknown"), spec, loaded.folder)
 
 
 def check_can_sample(policy: Any) -> None:

@@ -26,6 +26,7 @@ from rlab.compression.search import (
     spread,
 )
 from rlab.compression.trials import EPISODES, FIRST_SCREENING_SEED, Trials
+from rlab.envs import EnvLike
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.plots import Point, check_drawing, save_front
 from rlab.evaluation.stats import Interval
@@ -170,6 +171,7 @@ def search(
     min_return_ratio: float = MIN_RETURN_RATIO,
     member: int | None = None,
     updates: int | None = None,
+    env: EnvLike | None = None,
     trust: bool = False,
     say: Say | None = None,
 ) -> Searched:
@@ -182,7 +184,7 @@ def search(
         max_bytes: of one member's weights as a safetensors file.
         max_latency_us: median of one decision, in the runtime that the report judges by.
         candidates: the most that are trained.
-        out, episodes, min_return_ratio, member, updates, trust: as for `compress`.
+        out, episodes, min_return_ratio, member, updates, env, trust: as for `compress`.
         say: called with a line for every step of the way.
 
     Raises:
@@ -191,7 +193,7 @@ def search(
     """
     bounds = Bounds(max_bytes, max_latency_us)
     _check(bounds, candidates)
-    order = read_order(run, out, episodes, min_return_ratio, member, updates, trust)
+    order = read_order(run, out, episodes, min_return_ratio, member, updates, trust, env)
     check_drawing()
     tell = say or (lambda line: None)
     with torch_settings(threads=1):

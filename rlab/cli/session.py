@@ -108,6 +108,8 @@ class Session:
         if online and self._demonstrations is not None:
             share = f"{self.request.sources.demonstration_share:.0%} of every batch"
             lines.append(f"demonstrations: {self._demonstrations.transitions.min()} transitions per seed, {share}")
+        if env.local:
+            lines.append(only_here(env.env_id))
         if not self.env.time_limit:
             lines.append("warning: no time limit is known; --max-episode-steps sets one")
         return "\n".join([*lines, *self._said, self.request.tuned()])
@@ -248,6 +250,14 @@ class _Saver:
 def judge(policy: Policy, request: Request, episodes: int, first_seed: int) -> Evaluation:
     """Play greedy episodes with every member of a policy."""
     return evaluate(policy, lambda n: make_episodes(request.env, n), episodes, first_seed)
+
+
+def only_here(env_id: str) -> str:
+    """What to tell people of a run whose env no other process finds."""
+    return (
+        f"note: only this process can play {env_id}, which no module names; later: rlab.evaluate(run, env=...), "
+        "or move it into a module"
+    )
 
 
 def interval_over_members(values: np.ndarray) -> tuple[float, float, float]:

@@ -25,6 +25,7 @@ from rlab.cli.request import (
     spec_for,
 )
 from rlab.cli.unread import unread_by_kind
+from rlab.envs import EnvSpec
 from rlab.errors import UsageError
 from rlab.runs.config import RunConfig, SourceConfig
 
@@ -101,7 +102,8 @@ def read_request(agent: str, env_id: str, argv: list[str]) -> tuple[Request, Tra
     schemas = (TrainOptions(), start.run, SourceConfig(), start.settings)
     page = agent_page(f"{prog} [settings]", agent, start) if HELP & set(argv) else None
     options, run_config, sources, settings = parse(argv, schemas, prog=prog, subject=agent, page=page)
-    env = spec_for(start.experiment, env_id, options.env_kwargs, options.wrapper, run_config.max_episode_steps)
+    env = EnvSpec(env_id, max_episode_steps=run_config.max_episode_steps)
+    env = spec_for(start.experiment, env, options.env_kwargs, options.wrapper)
     named = given(argv, schemas)
     check_budget(agent, named)
     origins = start.origins(named, (sources,))

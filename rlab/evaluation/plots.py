@@ -15,9 +15,7 @@ OTHERS: Any = {"color": "0.75", "markersize": 5, "zorder": 1}
 REPS = 2_000  # of the bootstrap at each point: a curve is read by eye
 
 
-def save_curves(
-    path: Path | str, curves: Mapping[str, Curve], x_label: str, y_label: str, title: str = ""
-) -> None:
+def save_curves(path: Path | str, curves: Mapping[str, Curve], x_label: str, y_label: str, title: str = "") -> None:
     """Draw the IQM over members of every curve, with its 95 % interval as a band, into a PNG or SVG file.
 
     Raises:

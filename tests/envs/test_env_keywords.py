@@ -201,4 +201,4 @@ def test_an_experiment_brings_its_env_keywords_and_wrappers_from_python_too(told
     run = rlab.train("ppo", told, env_kwargs={"n": 2}, experiment=str(tmp_path / "tuned.toml"), out=tmp_path / "run")
     assert run.evaluation.returns.tolist() == [[5.0]]
     spec = EnvSpec.from_json(files.read_json(run.path / "config.json")["env"])
-    assert spec == EnvSpec(told, {"n": 2, "size": (3, 9)}, (("FlattenObservation", {}),))
+    assert spec == EnvSpec(f"{__name__}:Told", {"n": 2, "size": (3, 9)}, (("FlattenObservation", {}),))

@@ -1,0 +1,63 @@
+"""Envs that draw themselves, in a window or as pictures, whoever makes them: a class or a function."""
+
+import inspect
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec as Registered
+from gymnasium.envs.registration import load_env_creator
+
+from rlab.errors import UsageError
+
+
+def creator(found: Registered) -> Any:
+    """The env's class or function.
+
+    Raises:
+        UsageError: it is registered as a vector env alone.
+    """
+    if found.entry_point is None:
+        raise UsageError(f"{found.id} is registered without a single env")
+    return load_env_creator(found.entry_point) if isinstance(found.entry_point, str) else found.entry_point
+
+
+def drawing(found: Registered, env: gym.Env, render_mode: str) -> dict[str, Any]:
+    """The keyword that makes such an env be drawn; none where it is drawn that way by itself.
+
+    Args:
+        env: one that was made without the keyword.
+
+    Raises:
+        UsageError: it cannot be drawn so, or what makes it takes no `render_mode`.
+    """
+    if env.render_mode == render_mode:
+        return {}
+    modes = (env.metadata or {}).get("render_modes") or []
+    # a window can show any env that draws arrays
+    if render_mode not in modes and not (render_mode == "human" and "rgb_array" in modes):
+        raise UsageError(f"{found.id} cannot be drawn as {render_mode!r}; it knows: {', '.join(modes) or 'nothing'}")
+    if not _takes_render_mode(creator(found)):
+        raise UsageError(
+            f"{found.id} cannot be drawn: what makes it takes no keyword render_mode, as Gymnasium's envs do"
+        )
+    return {"render_mode": render_mode if render_mode in modes else "rgb_array"}
+
+
+def make_drawn(found: Registered, render_mode: str, **kwargs: Any) -> gym.Env:
+    """`gym.make` of an env that is drawn; a window shows the arrays of one that has no window of its own."""
+    if hasattr(creator(found), "metadata"):
+        return gym.make(found, render_mode=render_mode, **kwargs)  # Gymnasium finds the way itself
+    env = gym.make(found, **kwargs)
+    keywords = drawing(found, env, render_mode)
+    if keywords:
+        env.close()
+        env = gym.make(found, **kwargs, **keywords)
+    return gym.wrappers.HumanRendering(env) if env.render_mode != render_mode else env
+
+
+def _takes_render_mode(make: Any) -> bool:
+    try:
+        parameters = inspect.signature(make).parameters
+    except ValueError:  # some callables written in C have no signature
+        return True
+    return "render_mode" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
