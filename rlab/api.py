@@ -30,11 +30,12 @@ from rlab.evaluation.evaluate import evaluate as judge_episodes
 from rlab.learning.listeners import Audience, FinishedEpisode, Listener
 from rlab.learning.runtime import torch_settings
 from rlab.networks.policy import MemberPolicy
+from rlab.runs import reading
 from rlab.runs.checkpoint import has_checkpoint
 from rlab.runs.folder import RunFolder, check_free, fresh_run_path, hardware, versions
 from rlab.runs.listing import saved_time
-from rlab.runs.logs import read_json_lines
 from rlab.runs.policies import load_policy
+from rlab.runs.tables import read_episodes
 
 __all__ = [
     "FinishedEpisode",
@@ -76,11 +77,32 @@ class Run:
         """The final policy of one training seed (None: the first)."""
         return load(self.path, seed)
 
-    def curve(self) -> tuple[np.ndarray, np.ndarray]:
-        """The evaluations during training: when `[T]`, in the run's unit, and each member's mean return `[S, T]`."""
-        rows = [row for row in read_json_lines(self.path / "eval.jsonl")[1] if not row.get("final")]
-        returns = np.array([np.mean(row["returns"], axis=1) for row in rows])  # [T, S]
-        return np.array([row[self.unit] for row in rows]), returns.T
+    def curve(self, tag: str = "eval/return") -> tuple[np.ndarray, np.ndarray]:
+        """One tag over time: when `[T]`, in the run's unit, and the values `[S, T]`; NaN where a member had none.
+
+        Without a tag: the evaluations during training, each member's mean return. `rlab list metrics` explains tags.
+
+        Raises:
+            UsageError: the run logged no such tag.
+        """
+        return reading.curve(self.path, self.unit, tag)
+
+    def episodes(self) -> np.ndarray:
+        """The episodes of training, a structured array `[E]` with the fields env_steps, seed, env, return, length and
+        time (seconds since training began): `run.episodes()["return"]`.
+
+        Raises:
+            UsageError: the run was trained without `log_episodes=True`.
+        """
+        return read_episodes(self.path)
+
+    def frame(self) -> Any:
+        """All that was logged as a tidy pandas table, with the columns env_steps (or updates), seed, metric and value.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        return reading.frame(self.path, self.unit)
 
     def report(self) -> str:
         """What to tell people at the end of a run."""

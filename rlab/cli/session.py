@@ -3,7 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from rlab.learning.best import BestPolicy
 from rlab.learning.contract import Listener
 from rlab.learning.dataset_loop import DatasetLoop
 from rlab.learning.early_stopping import EarlyStopping
+from rlab.learning.episodes import Hear
 from rlab.learning.listeners import Audience
 from rlab.learning.loop import EnvLoop, Loop, Periods
 from rlab.learning.runtime import choose_device
@@ -34,6 +35,7 @@ from rlab.runs.checkpoint import has_checkpoint, load_checkpoint, save_checkpoin
 from rlab.runs.folder import RunFolder
 from rlab.runs.logs import MetricsLog
 from rlab.runs.policies import save_policy
+from rlab.runs.tables import EpisodeLog
 
 # Three ranges of episode seeds that never meet: training envs draw from 2**30 up.
 FINAL_EPISODE_SEED = 100_000  # what `rlab eval` uses unless told otherwise
@@ -63,6 +65,8 @@ class Session:
         run = request.run
         agent_class: Any = load_agent(request.agent)
         self._feed = feed_for(request.agent, agent_class.data)
+        if run.log_episodes and not issubclass(self._feed.loop, EnvLoop):
+            raise UsageError(f"--log-episodes: {request.agent} learns from a dataset and plays none; leave it out.")
         # Who learns from a dataset needs an env for what its spaces are, and others to be judged in.
         envs = (run.training_seeds, run.num_envs) if issubclass(self._feed.loop, EnvLoop) else ((run.seed,), 1)
         self.env = make_vec(request.env, *envs, run.vector)
@@ -135,9 +139,13 @@ class Session:
                 self.store = self._feed.make_store(run, self.request.settings, fields, self._demonstrations, share)
                 state = self._restored(folder)
                 resume_at = 0 if state is None else state["loop"][self.request.unit]
-                with closing(self._log(folder, resume_at)) as log:
-                    hearing: list[Listener] = [self.best, log, _Saver(self, folder), *listeners, audience]
-                    loop = self._loop(lambda: stop.is_set() or audience.wants_stop, hearing, audience)
+                with ExitStack() as logs:
+                    log = logs.enter_context(closing(self._log(folder, resume_at)))
+                    rest = [logs.enter_context(closing(each)) for each in self._logs_asked_for(folder, resume_at)]
+                    hearing: list[Listener] = [self.best, log, *rest, _Saver(self, folder), *listeners, audience]
+                    on_episode: list[Hear] = [each.on_episode for each in rest]
+                    on_episode += [audience.on_episode] if audience.hears("on_episode") else []
+                    loop = self._loop(lambda: stop.is_set() or audience.wants_stop, hearing, on_episode)
                     if state is None and isinstance(self.store, Demonstrations):
                         self.agent.study(*map(torch.from_numpy, self.store.observations()))
                     if state is not None:
@@ -176,11 +184,17 @@ class Session:
             summarise=interval_over_members,
             resume_at=resume_at,
             unit=request.unit,
+            tables=request.run.log == "csv",
         )
         log.on_start(request.logged(), request.origins)
         return log
 
-    def _loop(self, should_stop: Callable[[], bool], listeners: Sequence[Listener], audience: Audience) -> Loop:
+    def _logs_asked_for(self, folder: RunFolder, resume_at: int) -> list[EpisodeLog]:
+        return [EpisodeLog(folder.path, resume_at)] if self.request.run.log_episodes else []
+
+    def _loop(
+        self, should_stop: Callable[[], bool], listeners: Sequence[Listener], on_episode: Sequence[Hear]
+    ) -> Loop:
         run = self.request.run
         rest = (
             Periods(run.log_every, run.eval_every, run.checkpoint_every),
@@ -190,7 +204,6 @@ class Session:
         )
         kind = self._feed.loop
         if issubclass(kind, EnvLoop):
-            on_episode = [audience.on_episode] if audience.hears("on_episode") else []
             self.loop: Loop = kind(self.agent, Collector(self.env), self.store, run.env_steps, *rest, on_episode)
         else:
             assert issubclass(kind, DatasetLoop)

@@ -3,7 +3,7 @@ recorded as not in force."""
 
 from typing import Any
 
-OF_ENV_LOOPS = ("env_steps", "num_envs", "vector")
+OF_ENV_LOOPS = ("env_steps", "num_envs", "vector", "log_episodes")
 OF_DATASETS = ("dataset", "dataset_episodes", "demonstration_share")
 OF_TEACHERS = ("teacher", "teacher_member", "teacher_weight", "teacher_fraction", "teacher_temperature")
 

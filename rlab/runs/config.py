@@ -40,6 +40,8 @@ class RunConfig:
     final_eval_episodes: int = 100  # greedy episodes per member with the final weights; 0: none
     checkpoint_every: int = 10_000  # env steps between checkpoints
     log_every: int = 1_000  # env steps between rows of metrics
+    log: Literal["csv"] | None = None  # csv: metrics.csv and eval.csv, too, for spreadsheets
+    log_episodes: bool = False  # one line of episodes.csv for every episode that training finished
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
     threads: int = 1  # of torch; more pays only for wide networks or many seeds
 

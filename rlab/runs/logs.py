@@ -13,6 +13,7 @@ import numpy as np
 from rlab.errors import RlabError
 from rlab.runs import files
 from rlab.runs.events import EventLog
+from rlab.runs.tables import CsvLog
 
 Row = dict[str, Any]
 CLOCK_TAGS = "time/"  # how the tags begin whose values depend on the wall clock
@@ -108,6 +109,7 @@ class MetricsLog:
         summarise: Callable[[np.ndarray], tuple[float, float, float]],
         resume_at: int | None = None,
         unit: str = "env_steps",
+        tables: bool = False,
     ) -> None:
         """Open the logs of the run in `folder`.
 
@@ -118,6 +120,7 @@ class MetricsLog:
             summarise: the IQM of `[S]` mean returns and the ends of its 95 % interval (NaN where there is none).
             resume_at: the time of the checkpoint that a resumed run goes on from; later rows are dropped.
             unit: what the run's clock counts, and the name of that column.
+            tables: write `metrics.csv` and `eval.csv`, too.
         """
         self._summarise, self._unit = summarise, unit
         self._num_members = len(seeds)
@@ -127,6 +130,8 @@ class MetricsLog:
         if resume_at is not None:
             for log in self._logs:
                 log.truncate_after(unit, resume_at)
+        written = lambda name: read_json_lines(folder / f"{name}.jsonl")[1]  # noqa: E731
+        self._tables = CsvLog(folder, seeds, unit, written) if tables else None
         self._events = EventLog(folder / "tensorboard", seeds, iqm, resume_at)
 
     def on_start(self, settings: Mapping[str, Any], origins: Mapping[str, str]) -> None:
@@ -144,7 +149,10 @@ class MetricsLog:
         steady = {tag: array for tag, array in arrays.items() if tag not in timing}
         for log, part in ((self._metrics, steady), (self._timing, timing)):
             if part:
-                log.write({self._unit: env_steps} | {tag: strict(array.tolist()) for tag, array in part.items()})
+                row = {self._unit: env_steps} | {tag: strict(array.tolist()) for tag, array in part.items()}
+                log.write(row)
+                if self._tables is not None and log is self._metrics:
+                    self._tables.metrics(row)
         self._events.metrics(env_steps, arrays)
 
     def on_evaluation(self, env_steps: int, returns: np.ndarray, lengths: np.ndarray) -> None:
@@ -168,6 +176,8 @@ class MetricsLog:
     def close(self) -> None:
         for log in self._logs:
             log.close()
+        if self._tables is not None:
+            self._tables.close()
         self._events.close()
 
     @property
@@ -189,7 +199,10 @@ class MetricsLog:
             "returns": strict(returns.tolist()),
             "lengths": lengths.tolist(),
         }
-        self._evaluations.write(row | {"final": True} if final else row)
+        row |= {"final": True} if final else {}
+        self._evaluations.write(row)
+        if self._tables is not None:
+            self._tables.evaluation(row)
         self._events.evaluation(env_steps, returns, lengths, (iqm, low, high), final)
 
 

@@ -1,0 +1,81 @@
+"""What a run wrote, as arrays and tables to work with."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlab.errors import UsageError, pip_install, unknown
+from rlab.runs.logs import read_json_lines
+
+Series = tuple[np.ndarray, np.ndarray]  # when [T], in the run's unit, and values [S, T]
+
+
+def series(folder: Path, unit: str) -> dict[str, Series]:
+    """Everything that a run logged, by tag: what training reported, then the evaluations, means over their episodes.
+
+    What all members share has the same value for each of them; NaN where a member had nothing to report.
+
+    Raises:
+        RlabError: a log is missing or broken.
+    """
+    found: dict[str, list[tuple[int, np.ndarray]]] = {}
+    members = 1
+    for name in ("metrics", "timing", "eval"):
+        path = folder / f"{name}.jsonl"
+        header, rows = read_json_lines(path)
+        members = len(header["seeds"])
+        for row in rows:
+            for tag, value in _values(row, unit, name == "eval"):
+                values = np.broadcast_to(np.array(value, float), members)  # None becomes NaN
+                found.setdefault(tag, []).append((row[unit], values))
+    return {
+        tag: (np.array([when for when, _ in points]), np.stack([values for _, values in points], axis=1))
+        for tag, points in found.items()
+    }
+
+
+def curve(folder: Path, unit: str, tag: str) -> Series:
+    """The values of one tag.
+
+    Raises:
+        UsageError: the run logged no such tag.
+        RlabError: a log is missing or broken.
+    """
+    found = series(folder, unit)
+    if tag == "eval/return" and tag not in found:  # never judged during training: an empty curve
+        members = len(read_json_lines(folder / "eval.jsonl")[0]["seeds"])
+        return np.zeros(0, int), np.zeros((members, 0))
+    if tag not in found:
+        raise unknown(f"metric of {folder}", tag, found)
+    return found[tag]
+
+
+def frame(folder: Path, unit: str) -> Any:
+    """Everything that a run logged as a tidy pandas table: one row for each clock, seed and metric that has a value.
+
+    Raises:
+        UsageError: pandas is not installed.
+        RlabError: a log is missing or broken.
+    """
+    try:
+        import pandas as pd  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    except ImportError as error:
+        raise UsageError(f"run.frame() needs pandas: {pip_install('pandas')}; run.curve() does not.") from error
+    seeds = read_json_lines(folder / "metrics.jsonl")[0]["seeds"]
+    parts = []
+    for tag, (when, values) in series(folder, unit).items():
+        keys = {unit: np.tile(when, len(seeds)), "seed": np.repeat(seeds, len(when))}
+        parts.append(pd.DataFrame({**keys, "metric": tag, "value": values.ravel()}))
+    empty = pd.DataFrame({unit: [], "seed": [], "metric": [], "value": []})
+    return pd.concat(parts, ignore_index=True).dropna(ignore_index=True) if parts else empty
+
+
+def _values(row: dict[str, Any], unit: str, evaluation: bool) -> Iterator[tuple[str, Any]]:
+    if not evaluation:
+        yield from ((tag, value) for tag, value in row.items() if tag != unit)
+        return
+    kind = "final" if row.get("final") else "eval"
+    yield f"{kind}/return", np.mean(row["returns"], axis=1)
+    yield f"{kind}/length", np.mean(row["lengths"], axis=1)

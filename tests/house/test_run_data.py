@@ -1,0 +1,114 @@
+"""What a run wrote, from Python and as tables: curves, episodes, the tidy frame, and CSV files."""
+
+import csv
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rlab
+from rlab import api
+
+STEPS = {"env_steps": 512, "log_every": 128, "eval_every": 256, "eval_episodes": 2, "final_eval_episodes": 3}
+SMALL: dict[str, Any] = {"experiment": "none", "num_envs": 4, "seed": 3, "seeds": 2, "hidden": (8,), **STEPS}
+SMALL |= {"max_episode_steps": 30, "learning_starts": 200, "batch_size": 16}
+
+pytestmark = pytest.mark.usefixtures("quick_disk")
+
+
+class StopAt:
+    def __init__(self, time: int) -> None:
+        self.time = time
+
+    def on_metrics(self, env_steps: int, metrics: Any) -> bool:
+        return env_steps < self.time
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> rlab.Run:
+    out = tmp_path_factory.mktemp("data") / "run"
+    return rlab.train("dqn", "CartPole-v1", out=out, log="csv", log_episodes=True, **SMALL)
+
+
+def test_the_tables_say_what_the_json_logs_say(run: rlab.Run, road: SimpleNamespace) -> None:
+    rows = list(csv.DictReader((run.path / "metrics.csv").read_text().splitlines()))
+    assert [(row["env_steps"], row["seed"]) for row in rows] == [
+        (str(when), seed) for when in (128, 256, 384, 512) for seed in ("3", "4")
+    ]
+    for k, logged in enumerate(road.rows(run.path)):
+        for i in range(2):
+            for tag, value in logged.items():
+                if tag != "env_steps":
+                    told = rows[2 * k + i][tag]
+                    value = value[i] if isinstance(value, list) else value
+                    assert told == ("" if value is None else str(value))
+    assert rows[0]["loss/td_huber"] == ""  # learning starts after the first report, so that this column came late
+    judged = list(csv.DictReader((run.path / "eval.csv").read_text().splitlines()))
+    assert [row["final"] for row in judged] == ["False"] * 4 + ["True"] * 2
+    assert run.evaluation is not None
+    assert [float(row["return"]) for row in judged[4:]] == run.evaluation.per_seed_mean.tolist()
+
+
+def test_the_episodes_are_those_that_were_counted(run: rlab.Run, road: SimpleNamespace) -> None:
+    episodes = run.episodes()
+    assert [int((episodes["seed"] == seed).sum()) for seed in (3, 4)] == road.rows(run.path)[-1]["train/episodes"]
+    assert (episodes["return"] == episodes["length"]).all()  # CartPole pays 1 a step
+    assert (np.diff(episodes["env_steps"]) >= 0).all()
+    assert (np.diff(episodes["time"]) >= 0).all()
+    told = road.rows(run.path)[0]["train/episode_return"][0]
+    first = episodes[(episodes["seed"] == 3) & (episodes["env_steps"] <= 128)]
+    assert first["return"].mean() == pytest.approx(told)
+
+
+def test_a_stopped_run_goes_on_with_its_tables(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    rlab.train("dqn", "CartPole-v1", out=out, log="csv", log_episodes=True, listeners=[StopAt(256)], **SMALL)
+    before = rlab.Run.episodes(api.Run(out, False, "env_steps", 256, None))
+    again = api.resume(out)
+    lines = (out / "metrics.csv").read_text().splitlines()
+    clocks = [str(when) for when in (128, 256, 384, 512) for _ in range(2)]
+    assert [line.split(",")[0] for line in lines] == ["env_steps", *clocks]
+    episodes = again.episodes()
+    assert (episodes[: len(before)] == before).all()
+    assert (episodes["env_steps"][len(before) :] > 256).all()
+
+
+def test_curves_by_tag(run: rlab.Run, road: SimpleNamespace) -> None:
+    when, returns = run.curve()
+    assert (when.tolist(), returns.shape) == ([256, 512], (2, 2))
+    when, values = run.curve("explore/epsilon")
+    assert when.tolist() == [128, 256, 384, 512]
+    assert (values[0] == values[1]).all()  # shared by all members
+    assert run.curve("loss/td_huber")[0].tolist() == [256, 384, 512]
+    with pytest.raises(rlab.UsageError, match="Did you mean 'loss/td_huber'"):
+        run.curve("loss/td_hubber")
+
+
+def test_the_frame_is_tidy(run: rlab.Run) -> None:
+    pytest.importorskip("pandas")
+    frame = run.frame()
+    assert list(frame.columns) == ["env_steps", "seed", "metric", "value"]
+    assert frame["value"].notna().all()
+    assert not frame.duplicated(["env_steps", "seed", "metric"]).any()
+    wide = frame[frame.metric == "eval/return"].pivot(index="seed", columns="env_steps", values="value")
+    assert (wide.to_numpy() == run.curve()[1]).all()
+    assert {"train/episode_return", "final/return", "time/env_steps_per_second"} <= set(frame.metric)
+
+
+def test_without_pandas_a_line_says_what_to_install(run: rlab.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pandas", None)
+    with pytest.raises(rlab.UsageError, match=r'run.frame\(\) needs pandas: pip install "rlab-agents\[pandas\]"'):
+        run.frame()
+
+
+def test_an_agent_that_steps_no_env_logs_no_episodes(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(rlab.UsageError, match="bc learns from a dataset"):
+        rlab.pretrain("bc", dataset, out=tmp_path / "bc", log_episodes=True)
+    assert not (tmp_path / "bc").exists()
+
+
+def test_the_command_line_asks_in_the_same_words(tmp_path: Path, road: SimpleNamespace) -> None:
+    asked = road.asked("train", "dqn", "CartPole-v1", "--log", "csv", "--log-episodes")
+    assert (asked.run.log, asked.run.log_episodes) == ("csv", True)
