@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rlab.cli.aliases import answering
+from rlab.cli.notebooks import in_notebook
 from rlab.cli.saved import check_can_sample, open_policy
 from rlab.envs import EnvLike, make_env
 from rlab.errors import RlabError, UsageError, extra
@@ -133,7 +134,7 @@ def _episode(env: Any, policy: MemberPolicy, seed: int, stochastic: bool) -> Ite
 def _film_path(video: Path | None, frames: bool) -> Path | None:
     """Where the film goes; None where a window is shown or the frames alone are wanted."""
     if video is None:
-        return None if frames or (_has_screen() and not _in_notebook()) else Path(FILM)
+        return None if frames or (_has_screen() and not in_notebook()) else Path(FILM)
     if video.suffix not in (".mp4", ".gif"):
         raise UsageError(f"--video {video} must end in .mp4 or .gif.")
     if not video.parent.is_dir() or not os.access(video.parent, os.W_OK):
@@ -144,10 +145,6 @@ def _film_path(video: Path | None, frames: bool) -> Path | None:
 def _has_screen() -> bool:
     on_linux = sys.platform.startswith("linux")
     return not on_linux or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-
-
-def _in_notebook() -> bool:
-    return "ipykernel" in sys.modules
 
 
 def write_video(path: Path, frames: list[np.ndarray], fps: int) -> None:

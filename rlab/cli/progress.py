@@ -1,14 +1,19 @@
-"""How far a run is: a bar in a terminal, else one plain line every few seconds. Always on standard error."""
+"""How far a run is: a bar in a terminal or a notebook, else one plain line every few seconds. On standard error, except
+in a notebook, where that is a red box."""
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from rlab.cli.notebooks import Bar, in_notebook, show
+
 PLAIN_EVERY = 5.0  # seconds between lines where there is no terminal
+REDRAW_EVERY = 0.5  # seconds between two drawings of a notebook's bar
 
 
 class ProgressListener:
@@ -16,7 +21,10 @@ class ProgressListener:
 
     def __init__(self, total: int, unit: str = "env_steps") -> None:
         self._total, self._unit, self._words = total, unit, unit.replace("_", " ")
-        self._console = Console(file=sys.stderr)
+        self._notebook = in_notebook()
+        # rich would show every line as a block of HTML in a notebook, and its bar needs widgets there.
+        self._console = Console(file=sys.stdout if self._notebook else sys.stderr, force_jupyter=False)
+        self._redraw: Callable[[Bar], None] | None = None  # in a notebook: how its bar is drawn again
         self._bar = Progress(
             TextColumn(f"{{task.completed:,.0f}}/{{task.total:,.0f}} {self._words}"),
             BarColumn(),
@@ -27,15 +35,20 @@ class ProgressListener:
         )
         self._task = self._bar.add_task("", total=total, rate=0.0, shown="-")
         self._shown, self._said_at = "-", time.monotonic()
+        self._drawn = Bar(0.0, f"{total:,} {self._words}")
         self._began: tuple[float, int] | None = None  # when the first row came, and its env steps
 
     def __enter__(self) -> "ProgressListener":
-        if self._console.is_terminal:
+        if self._notebook:
+            self._redraw = show(self._drawn)
+        elif self._console.is_terminal:
             self._bar.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._console.is_terminal:
+        if self._redraw is not None:
+            self._redraw(self._drawn)
+        elif self._console.is_terminal:
             self._bar.stop()
 
     def on_metrics(self, env_steps: int, metrics: Any) -> None:
@@ -45,16 +58,19 @@ class ProgressListener:
         rate = float(metrics[f"time/{self._unit}_per_second"])
         now = time.monotonic()
         began, first = self._began = self._began or (now, env_steps)
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._notebook:
             self._bar.update(self._task, completed=env_steps, rate=rate, shown=self._shown)
-        elif now - self._said_at >= PLAIN_EVERY and env_steps > first:
+            return
+        far = f"{env_steps:,}/{self._total:,} {self._words}  {rate:,.0f}/s  {self._shown}"
+        if env_steps > first:
+            far += f"  {(self._total - env_steps) * (now - began) / (env_steps - first):.0f} s left"
+        self._drawn = Bar(min(env_steps / self._total, 1.0), far)
+        if self._redraw is not None and now - self._said_at >= REDRAW_EVERY:
             self._said_at = now
-            left = (self._total - env_steps) * (now - began) / (env_steps - first)
-            print(
-                f"{env_steps:,}/{self._total:,} {self._words}  {rate:,.0f}/s  {self._shown}  {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
+            self._redraw(self._drawn)
+        elif self._redraw is None and now - self._said_at >= PLAIN_EVERY and env_steps > first:
+            self._said_at = now
+            print(far, file=sys.stderr, flush=True)
 
     def _newest(self, metrics: Any) -> str | None:
         """What is worth showing of a row of metrics; None where it says nothing."""

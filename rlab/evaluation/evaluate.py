@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from rlab.errors import RlabError, UsageError
-from rlab.evaluation.stats import Interval, iqm, mean_interval, shown_digits, stratified_bootstrap
+from rlab.evaluation.stats import COVERAGE, Interval, iqm, mean_interval, shown_digits, stratified_bootstrap
 from rlab.experience.contract import EpisodeEnvs
 from rlab.randomness import FIRST_TRAINING_ENV_SEED, torch_stream
 
@@ -114,6 +114,7 @@ class Evaluation:
             ],
             "iqm": self.iqm,
             "ci95": list(self.ci95) if self.ci95 else None,
+            "ci95_coverage": COVERAGE.get(len(self.seeds)),
             "episodes_ci95": list(self.episodes_ci95) if self.episodes_ci95 else None,
         }
 
@@ -137,7 +138,13 @@ class Evaluation:
             lines = [f"{self._over_episodes} mean return of {whose}, 95 % interval for other episodes ({what})"]
         if self._over_seeds is None:
             return [*lines, "One run shows nothing about other training seeds: train more, for example --seeds 10."]
-        return [*lines, f"{self._over_seeds} IQM of {len(self.seeds)} training seeds, 95 % interval for other seeds"]
+        lines.append(f"{self._over_seeds} IQM of {len(self.seeds)} training seeds, 95 % interval for other seeds")
+        if (coverage := COVERAGE.get(len(self.seeds))) is not None:
+            lines.append(
+                f"(an interval from {len(self.seeds)} seeds is too narrow: it holds the true value in about "
+                f"{100 * coverage:.0f} % of cases, not in 95 %; 10 seeds come close)"
+            )
+        return lines
 
 
 def evaluate(

@@ -23,6 +23,11 @@ LEVEL = 0.95
 # What `statistic` means below: a function like `np.mean`, `statistic(scores, axis=axes)`, for one axis or several.
 Statistic = Callable[..., Any]
 
+# How often the 95 % percentile bootstrap interval of the IQM of n runs holds the true value, for normal scores: 1/2 and
+# 3/4 of two and three runs on paper, the others simulated (2 000 tables of 1 000 resamples, standard error 0.007;
+# exponential scores give the same to 0.015). Resamples of few runs vary less than new runs would.
+COVERAGE = {2: 0.50, 3: 0.75, 4: 0.88, 5: 0.90, 6: 0.91, 7: 0.91, 8: 0.93, 9: 0.93}
+
 _BLOCK_ELEMENTS = 2**19  # drawn at once: 4 MiB an array, so that memory does not grow with the number of resamples
 
 
