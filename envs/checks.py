@@ -14,8 +14,8 @@ from rlab.errors import RlabError
 KINDS = ("raised", "reset", "step", "observation", "mask", "reward", "terminated", "truncated", "not finite")
 _FAILURES = ("raised", "mask", "not finite")  # kinds whose reason follows a colon
 TOO_LARGE = "which float32 does not hold"
-RESET_RULE = "reset must return two things, obs and info (a dict)"
-STEP_RULE = "step must return five things: obs, reward, terminated, truncated and info (a dict)"
+RESET_RULE = "reset must return two values, obs and info (a dict)"
+STEP_RULE = "step must return five values: obs, reward, terminated, truncated and info (a dict)"
 OLD_GYM = (
     "An env with the interface of the old package gym needs a wrapper, such as shimmy's: "
     "shimmy:GymV21Environment-v0 with --env-kwargs env_id=ITS_ID"
@@ -44,7 +44,7 @@ class EnvError(Exception):
         begin = " ".join(part for part in (env_id, self.what, where) if part)
         if self.kind in _FAILURES:
             return f"{begin}{' ' if when else ''}{when}: {self.why}"
-        return f"{begin}, {self.why}" + (f" ({when})" if when else "")
+        return f"{begin}, {self.why}" + (f" ({when.removeprefix('at ')})" if when else "")
 
 
 def raised(error: Exception) -> EnvError:
@@ -52,7 +52,7 @@ def raised(error: Exception) -> EnvError:
     text = str(error)
     why = text if isinstance(error, RlabError) else f"{type(error).__name__}: {text}".removesuffix(": ")
     function = _function_that_raised(error)
-    if "unpack" in text and function in ("reset", "step"):  # a wrapper found other than two or five things
+    if "unpack" in text and function in ("reset", "step"):  # a wrapper found other than two or five values
         why = f"{why}. {RESET_RULE if function == 'reset' else STEP_RULE}. {OLD_GYM}"
     elif "unexpected keyword argument" in text and ("'seed'" in text or "'options'" in text):
         why = f"{why}. An env's reset takes both: def reset(self, *, seed=None, options=None). {OLD_GYM}"
@@ -85,8 +85,8 @@ def _returned(result: Any) -> str:
     if not isinstance(result, tuple | list):
         return shown(result)
     if len(result) in (2, 5) and not isinstance(result[-1], Mapping):
-        return f"{len(result)} things, the last of which is {shown(result[-1])}"
-    return f"{len(result)} thing{'' if len(result) == 1 else 's'}"
+        return f"{len(result)} values, the last of which is {shown(result[-1])}"
+    return f"{len(result)} value{'' if len(result) == 1 else 's'}"
 
 
 def reward_number(reward: Any) -> float:
@@ -153,7 +153,8 @@ def shown(value: Any) -> str:
         if len(words) <= 60:
             array = as_array(value) if isinstance(value, list | tuple) else None
             return words if array is None else f"{words} of shape {array.shape}"
-    return f"a {type(value).__name__}"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def as_array(value: Any) -> np.ndarray | None:

@@ -117,9 +117,7 @@ def _part(title: str, schema: Any) -> Any:
     return title, type(schema), dataclasses.field(default=schema)
 
 
-def _values(
-    argv: Sequence[str], settings: Mapping[str, Setting], prog: str, subject: str
-) -> dict[str, list[str]]:
+def _values(argv: Sequence[str], settings: Mapping[str, Setting], prog: str, subject: str) -> dict[str, list[str]]:
     """The words given to each setting that the command line names."""
     values: dict[str, list[str]] = {}
     waiting = [setting for setting in settings.values() if setting.positional]

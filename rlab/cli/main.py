@@ -1,14 +1,16 @@
 """`rlab VERB`: finds the verb, and turns every error into one line and an exit code."""
 
+import contextlib
 import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import NamedTuple
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import rlab
-from rlab.errors import RlabError, unknown
+from rlab.errors import RlabError, RlabWarning, unknown
 
 
 class Verb(NamedTuple):
@@ -45,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     try:
-        code = _dispatch([word for word in words if word != "--debug"])
+        with _plain_warnings():
+            code = _dispatch([word for word in words if word != "--debug"])
         sys.stdout.flush()  # here, so that a reader who left is met inside this try
         return code
     except SystemExit as leaving:  # tyro leaves this way once it has printed a verb's help
@@ -58,6 +61,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError) and _reader_left():
             return 141  # 128 + SIGPIPE
         return _report(_internal(error), 1, debug)
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings of rlab's own are one line without the place in the code; all others look as ever."""
+    before: Any = warnings.formatwarning
+
+    def shown(message: Any, category: type[Warning], *place: Any, **line: Any) -> str:
+        own = issubclass(category, RlabWarning)
+        return f"rlab: warning: {message}\n" if own else str(before(message, category, *place, **line))
+
+    warnings.formatwarning = shown
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def usage() -> str:
