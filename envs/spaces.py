@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 
 from rlab.errors import UsageError
+from rlab.networks.bounds import BY_SHAPE
 from rlab.networks.spaces import (
     MASK_KEY,
     Bounds,
@@ -18,6 +19,7 @@ from rlab.networks.spaces import (
     Tuple,
 )
 
+CHANNELS = "rlab_channels"  # the attribute of a Gymnasium Box that says where an image has its channels
 OBS_HINT = " A wrapper may help; for MiniGrid --wrapper ImgObsWrapper or FlatObsWrapper."
 ARRAYS = "Box, Discrete, MultiDiscrete and MultiBinary"
 
@@ -67,7 +69,8 @@ def _space(space: gym.Space, of: str, hint: str) -> Space:
 
 def _leaf(space: gym.Space) -> Leaf | None:
     if isinstance(space, gym.spaces.Box):
-        return Box(tuple(space.shape), str(space.dtype), _bounds(space.low), _bounds(space.high))
+        bounds = _bounds(space.low), _bounds(space.high)
+        return Box(tuple(space.shape), str(space.dtype), *bounds, getattr(space, CHANNELS, BY_SHAPE))
     if isinstance(space, gym.spaces.Discrete):
         return Discrete(int(space.n), int(space.start))
     if isinstance(space, gym.spaces.MultiDiscrete):

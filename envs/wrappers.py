@@ -14,7 +14,9 @@ import numpy as np
 from gymnasium.envs.classic_control import CartPoleEnv
 
 from rlab.envs.ids import Package
+from rlab.envs.spaces import CHANNELS
 from rlab.errors import UsageError, extra, unknown
+from rlab.networks.bounds import LAST
 
 OPENCV = Package("OpenCV", "cv2", "opencv-python-headless")
 MINIGRID = Package("minigrid", "minigrid", extra("minigrid"))
@@ -51,18 +53,26 @@ class ChannelsLast(gym.ObservationWrapper):
     """A stack of frames `[K, H, W]` or `[K, H, W, C]` as one image with channels last, `[H, W, K]` or `[H, W, K*C]`.
 
     Put it after FrameStackObservation. Channel `k * C + c` is channel c of frame k; the newest frame is the last.
+    With `axis=2` the channels of `[H, W, K]` are last already: nothing moves, and the space says so where its shape does
+    not.
     """
 
-    def __init__(self, env: gym.Env) -> None:
+    def __init__(self, env: gym.Env, axis: int = 0) -> None:
         super().__init__(env)
         space = env.observation_space
         if not isinstance(space, gym.spaces.Box) or len(space.shape) not in (3, 4):
             raise ValueError(f"ChannelsLast expects frames [K, H, W] or [K, H, W, C], not {space}")
+        if axis not in (0, 2) or (axis == 2 and len(space.shape) != 3):
+            raise ValueError(f"axis {axis!r} must be 0, from which channels move, or 2 of a shape [H, W, K]")
+        self._axis = axis
         self.observation_space = gym.spaces.Box(
             self.observation(space.low), self.observation(space.high), dtype=space.dtype.type
         )
+        setattr(self.observation_space, CHANNELS, LAST)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
+        if self._axis == 2:
+            return observation
         last = np.moveaxis(observation, 0, 2)  # [H, W, K] or [H, W, K, C]
         return np.ascontiguousarray(last.reshape(*last.shape[:2], -1))
 

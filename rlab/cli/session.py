@@ -29,6 +29,7 @@ from rlab.learning.episodes import Hear
 from rlab.learning.listeners import Audience
 from rlab.learning.loop import EnvLoop, Loop, Periods
 from rlab.learning.runtime import choose_device
+from rlab.networks.images import image_notes
 from rlab.networks.policy import Policy
 from rlab.runs import files
 from rlab.runs.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
@@ -116,6 +117,7 @@ class Session:
             lines.append(only_here(env.env_id))
         if not self.env.time_limit:
             lines.append("warning: no time limit is known; --max-episode-steps sets one")
+        lines += image_notes(self.env.obs_space)
         return "\n".join([*lines, *self._said, self.request.tuned()])
 
     def train(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rlab.errors import RlabError, UsageError
-from rlab.networks.layers import FLOAT_LAYERS, Dueling, StackedConv2d, StackedLinear, is_float_layer, is_stacked
+from rlab.networks.layers import FLOAT_LAYERS, StackedConv2d, StackedLinear, Streams, is_float_layer, is_stacked
 from rlab.networks.lora import merged
 from rlab.networks.quantized import CompressedLayer, plain_layer, replaced
 
@@ -32,9 +32,9 @@ def quantizable(network: nn.Module) -> nn.Module:
 
 
 def first_layers(network: nn.Module) -> set[nn.Module]:
-    """The float layers that read the network's input: one, or one in each stream of a dueling network."""
-    if isinstance(network, Dueling):
-        return first_layers(network.value) | first_layers(network.advantage)
+    """The float layers that read the network's input: one, or one in each stream of a dueling or branched network."""
+    if isinstance(network, Streams):
+        return {layer for stream in network.streams().values() for layer in first_layers(stream)}
     if is_float_layer(network):
         return {network}
     found = (first_layers(child) for child in network.children())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rlab.errors import UsageError
-from rlab.networks.layers import Dueling
+from rlab.networks.layers import Streams
 from rlab.networks.lora import merged
 
 Ranks = dict[str, int]  # name of a linear layer -> rank of the two that take its place
@@ -82,11 +82,9 @@ def _factorised(module: nn.Module, name: str, ranks: Mapping[str, int]) -> nn.Mo
             path = f"{name}.{child_name}".lstrip(".")
             layers += _two(child, ranks[path]) if path in ranks else [_factorised(child, path, ranks)]
         return nn.Sequential(*layers)
-    if isinstance(module, Dueling):
-        streams = (
-            _factorised(module.get_submodule(s), f"{name}.{s}".lstrip("."), ranks) for s in ("value", "advantage")
-        )
-        return Dueling(*streams)
+    if isinstance(module, Streams):
+        inner = module.streams().items()
+        return module.rebuilt([_factorised(stream, f"{name}.{s}".lstrip("."), ranks) for s, stream in inner])
     return copy.deepcopy(module)
 
 

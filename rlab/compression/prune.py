@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from rlab.compression.refit import refit
 from rlab.errors import UsageError, unknown
-from rlab.networks.layers import ACTIVATIONS, Dueling, LogStd
+from rlab.networks.branches import Pick, PickImage
+from rlab.networks.layers import ACTIVATIONS, LogStd, Streams
 from rlab.networks.lora import merged
 
 Masks = dict[str, Tensor]  # name of a layer -> bool [neurons], true for those that stay
@@ -180,10 +181,12 @@ def _walk(module: nn.Module, name: str, source: HiddenLayer | None, found: list[
         for child_name, child in module.named_children():
             source = _walk(child, f"{name}.{child_name}".lstrip("."), source, found)
         return source
-    if isinstance(module, Dueling):
-        for stream in ("value", "advantage"):
-            _walk(module.get_submodule(stream), f"{name}.{stream}".lstrip("."), source, found)
-        return None  # each Q value is made of both streams
+    if isinstance(module, Streams):
+        for inner, stream in module.streams().items():
+            _walk(stream, f"{name}.{inner}".lstrip("."), source, found)
+        return None  # what comes out is made of all streams, so that no neuron passes through by itself
+    if isinstance(module, Pick | PickImage) and source is None:
+        return None  # parts of the observation
     if isinstance(module, nn.Linear | nn.Conv2d):
         return _weights(module, name, source, found)
     if isinstance(module, nn.LayerNorm):
@@ -200,7 +203,7 @@ def _walk(module: nn.Module, name: str, source: HiddenLayer | None, found: list[
         return source
     raise UsageError(
         f"pruning does not know the layer {type(module).__name__}; it knows linear layers, convolutions, LayerNorm, "
-        "activations and dueling streams. Prune before quantizing."
+        "activations, dueling streams and branches. Prune before quantizing."
     )
 
 

@@ -95,9 +95,11 @@ class Trial:
 
 
 def hidden_widths(spec: NetworkSpec) -> tuple[int, ...]:
-    """The widths of the hidden linear layers; of a dueling network's streams those of the advantage."""
+    """The widths of the hidden linear layers; of a dueling network's streams those of the advantage, and none of the
+    branches of an observation in parts."""
     named = named_layers(merged_spec(spec))
-    widths = [layer.args["out_features"] for name, layer in named if ".value." not in name and _has_width(layer.args)]
+    named = [(name, layer) for name, layer in named if ".value." not in name and ".branches." not in name]
+    widths = [layer.args["out_features"] for _, layer in named if _has_width(layer.args)]
     return tuple(widths[:-1])
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rlab.errors import UsageError
 from rlab.networks.heads import build_head
+from rlab.networks.images import image_parts
 from rlab.networks.layers import ACTIVATIONS
 from rlab.networks.lora import merged_spec, named_layers
 from rlab.networks.policy import PolicySpec
@@ -15,7 +16,7 @@ from rlab.networks.spec import LayerSpec, NetworkSpec
 from rlab.types import Json
 
 OUTPUT_KINDS = ("linear", "dueling")  # what can be the last layer with weights of a policy, before `log_std`
-WEIGHTLESS = (*ACTIVATIONS, "dropout", "flatten")
+WEIGHTLESS = (*ACTIVATIONS, "dropout", "flatten", "pick", "pick_image")
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,8 @@ def _changed_features(old: Space, new: Space) -> tuple[int, ...] | None:
             f"the source sees {kinds[len(before)]}, {old}, and the new observations are {kinds[len(now)]}, {new}: "
             "no layer of its body fits."
         )
+    if image_parts(old) != image_parts(new):
+        raise UsageError(f"the source has a branch for each image of {old}; those of {new} are others, and do not fit.")
     return None if before == now else now
 
 

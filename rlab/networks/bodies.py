@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 
 from rlab.errors import UsageError, unknown
+from rlab.networks.bounds import MIN_SIDE
+from rlab.networks.images import ImagePart, image_parts
 from rlab.networks.layers import ACTIVATIONS
 from rlab.networks.lora import merged_spec
 from rlab.networks.spaces import Space, feature_shape
 from rlab.networks.spec import LayerSpec, NetworkSpec
 
 NATURE_MIN_SIDE = 36  # pixels; with less, the third convolution has nothing to look at
+BRANCH_WIDTHS = (256, 128)  # behind the convolutions of a large or small image among other parts; SB3 has 256
 
 
 @dataclass(frozen=True)
@@ -92,24 +95,52 @@ def _entrance(obs_space: Space, body: BodySettings) -> tuple[tuple[LayerSpec, ..
     _check(body)
     shape = feature_shape(obs_space)
     if len(shape) == 1:
-        return (), shape[0], (64, 64) if body.hidden is None else body.hidden
+        images, widths = image_parts(obs_space), (64, 64) if body.hidden is None else body.hidden
+        if not images:
+            return (), shape[0], widths
+        branches, features = _branches(images, shape[0], body)
+        return (branches,), features, widths
     channels, height, width = shape
-    if min(height, width) >= NATURE_MIN_SIDE:
-        plan, last = [(32, 8, 4), (64, 4, 2), (64, 3, 1)], (512,)  # Mnih et al. 2015, Methods
-    elif min(height, width) >= 3:
-        plan, last = [(16, 3, 1)], (128,)  # Young and Tian 2019 (MinAtar), section 3
-    else:
+    if min(height, width) < MIN_SIDE:
         raise UsageError(
             f"an image of {height}x{width} is too small for a 3x3 convolution. "
             "Flatten it with --wrapper FlattenObservation."
         )
+    layers, features = _convolutions(channels, height, width, body)
+    default = (512,) if min(height, width) >= NATURE_MIN_SIDE else (128,)
+    return tuple(layers), features, default if body.hidden is None else body.hidden
+
+
+def _convolutions(channels: int, height: int, width: int, body: BodySettings) -> tuple[list[LayerSpec], int]:
+    """From an image to a vector, and how long that is."""
+    large, small = [(32, 8, 4), (64, 4, 2), (64, 3, 1)], [(16, 3, 1)]  # Mnih et al. 2015, Methods; as in MinAtar
+    plan = large if min(height, width) >= NATURE_MIN_SIDE else small  # Young and Tian 2019, section 3
     layers: list[LayerSpec] = []
     for out_channels, kernel, stride in plan:
         args = {"in_channels": channels, "out_channels": out_channels, "kernel_size": kernel, "stride": stride}
         layers += [LayerSpec("conv2d", {**args, **_weights(body.init, body.gain)}), LayerSpec(body.activation)]
         channels, height, width = out_channels, (height - kernel) // stride + 1, (width - kernel) // stride + 1
-    layers.append(LayerSpec("flatten"))
-    return tuple(layers), channels * height * width, last if body.hidden is None else body.hidden
+    return [*layers, LayerSpec("flatten")], channels * height * width
+
+
+def _branches(images: tuple[ImagePart, ...], size: int, body: BodySettings) -> tuple[LayerSpec, int]:
+    """A branch for each image in a vector of `size` features, one for all other features, and how many come out."""
+    branches: list[tuple[LayerSpec, ...]] = []
+    others, begin, features = [], 0, 0
+    for image in images:
+        height, width, channels = image.box.image_size
+        pixels = {"first": image.first, "shape": image.box.shape, "channels": image.box.channels}
+        convolutions, flat = _convolutions(channels, height, width, body)
+        out = BRANCH_WIDTHS[0] if min(height, width) >= NATURE_MIN_SIDE else BRANCH_WIDTHS[1]
+        joined = [_linear(flat, out, body.init, body.gain), LayerSpec(body.activation)]
+        branches.append((LayerSpec("pick_image", pixels), *convolutions, *joined))
+        others.append((begin, image.first))
+        begin, features = image.first + height * width * channels, features + out
+    ranges = tuple((first, last) for first, last in (*others, (begin, size)) if first < last)
+    if ranges:
+        branches.append((LayerSpec("pick", {"ranges": ranges}),))
+        features += sum(last - first for first, last in ranges)
+    return LayerSpec("branches", {"branches": tuple(branches)}), features
 
 
 def _mlp(features: int, widths: tuple[int, ...], body: BodySettings) -> tuple[list[LayerSpec], int]:

@@ -9,6 +9,7 @@ from torch import nn
 
 from rlab.errors import RlabError
 from rlab.networks.adapters import StackedLoraConv2d, StackedLoraLinear
+from rlab.networks.branches import Branches, Pick, PickImage
 from rlab.networks.layers import (
     ACTIVATIONS,
     Dueling,
@@ -58,6 +59,8 @@ def _layer(layer: nn.Module) -> LayerSpec:
     if isinstance(layer, Dueling):
         streams = {"value": spec_of(layer.value).layers, "advantage": spec_of(layer.advantage).layers}
         return LayerSpec("dueling", streams)
+    if isinstance(layer, Branches):
+        return LayerSpec("branches", {"branches": tuple(spec_of(branch).layers for branch in layer.branches)})
     if isinstance(layer, (*COMPRESSED_LAYERS, *SPARSE_LAYERS)):
         return LayerSpec(str(layer.kind), {**layer.settings(), **_fresh(layer)})
     if type(layer) in _ARGUMENTS:
@@ -119,4 +122,6 @@ _ARGUMENTS: dict[type[nn.Module], tuple[str, Callable[[Any], dict[str, Any]]]] =
     StackedLoraLinear: ("lora_linear", lambda layer: {**_linear(layer), **_adapter(layer)}),
     StackedLoraConv2d: ("lora_conv2d", lambda layer: {**_conv2d(layer), **_adapter(layer)}),
     StackedTanh: ("tanh", lambda layer: {}),
+    Pick: ("pick", lambda layer: {"ranges": layer.ranges}),
+    PickImage: ("pick_image", lambda layer: {"first": layer.first, "shape": layer.shape, "channels": layer.channels}),
 }

@@ -289,8 +289,20 @@ class _TanhBySigmoid(torch.autograd.Function):
         return torch.addcmul(grad, grad * y, y, value=-1.0)  # 1 - tanh^2
 
 
-class Dueling(nn.Module):
-    """Two streams joined as `Q = V + A - mean(A)` (Wang et al. 2016, equation 9). Serves stacked and plain streams."""
+class Streams(nn.Module):
+    """A layer that holds whole networks, all of which read its input. Serves stacked and plain ones."""
+
+    def streams(self) -> dict[str, nn.Module]:
+        """The networks by their names inside the layer, in a fixed order."""
+        raise NotImplementedError
+
+    def rebuilt(self, streams: Sequence[nn.Module]) -> Self:
+        """The same layer with other networks, in the order of `streams`."""
+        raise NotImplementedError
+
+
+class Dueling(Streams):
+    """Two streams joined as `Q = V + A - mean(A)` (Wang et al. 2016, equation 9)."""
 
     def __init__(self, value: nn.Module, advantage: nn.Module) -> None:
         super().__init__()
@@ -299,6 +311,12 @@ class Dueling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         advantage = self.advantage(x)  # [..., B, A]
         return self.value(x) + advantage - advantage.mean(dim=-1, keepdim=True)
+
+    def streams(self) -> dict[str, nn.Module]:
+        return {"value": self.value, "advantage": self.advantage}
+
+    def rebuilt(self, streams: Sequence[nn.Module]) -> Self:
+        return type(self)(*streams)
 
 
 FLOAT_LAYERS = (nn.Linear, nn.Conv2d, StackedLinear, StackedConv2d)

@@ -9,9 +9,9 @@ from torch import nn
 
 from rlab.errors import UsageError
 from rlab.networks.adapters import LORA_LAYERS
-from rlab.networks.layers import Dueling
+from rlab.networks.layers import Streams
 from rlab.networks.policy import Policy
-from rlab.networks.spec import LayerSpec, NetworkSpec
+from rlab.networks.spec import LayerSpec, NetworkSpec, are_streams, is_stream
 
 Change = Callable[[str, LayerSpec], LayerSpec]
 LORA_KINDS = {"linear": "lora_linear", "conv2d": "lora_conv2d"}
@@ -86,17 +86,16 @@ def changed(spec: NetworkSpec, change: Change) -> NetworkSpec:
     return NetworkSpec(_changed(spec.layers, "network", change))
 
 
-def _is_stream(value: Any) -> bool:
-    """Whether an argument of a layer is a sequence of layers, such as a stream of `dueling`."""
-    return isinstance(value, tuple) and bool(value) and all(isinstance(item, LayerSpec) for item in value)
-
-
 def _changed(layers: Iterable[LayerSpec], prefix: str, change: Change) -> tuple[LayerSpec, ...]:
     found = []
     for index, layer in enumerate(layers):
         name = f"{prefix}.{index}"
-        inner = {key: value for key, value in layer.args.items() if _is_stream(value)}
-        streams = {key: _changed(value, f"{name}.{key}", change) for key, value in inner.items()}
+        streams: dict[str, Any] = {}
+        for key, value in layer.args.items():
+            if is_stream(value):
+                streams[key] = _changed(value, f"{name}.{key}", change)
+            elif are_streams(value):
+                streams[key] = tuple(_changed(each, f"{name}.{key}.{i}", change) for i, each in enumerate(value))
         found.append(LayerSpec(layer.kind, {**layer.args, **streams}) if streams else change(name, layer))
     return tuple(found)
 
@@ -112,8 +111,8 @@ def _smaller_side(layer: LayerSpec) -> int:
 def _merged(network: nn.Module) -> nn.Module:
     if isinstance(network, nn.Sequential):  # a StackedNetwork is one
         return type(network)(*(_merged(layer) for layer in network))
-    if isinstance(network, Dueling):
-        return Dueling(_merged(network.value), _merged(network.advantage))
+    if isinstance(network, Streams):
+        return network.rebuilt([_merged(stream) for stream in network.streams().values()])
     if isinstance(network, LORA_LAYERS):
         return network.merge()
     return copy.deepcopy(network)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rlab.errors import UsageError, unknown
+from rlab.networks.bounds import FIRST, largest_bounds
+from rlab.networks.images import pixel_divisor
 from rlab.networks.spaces import (
     Box,
     Discrete,
@@ -32,12 +34,14 @@ CLIP = 10.0  # normalised observations are kept in +-10 (Andrychowicz et al. 202
 class Preprocess(nn.Module):
     """`[S, B, *obs]`, the array form of any observation space, to float32 features.
 
-    An image becomes its pixels, divided by 255, channels first. Everything else becomes one vector, part behind part:
-    the numbers of a Box, integers one-hot, bits as they are, an image inside as its pixels. A mask is no feature.
+    An image becomes its pixels, divided by the larger bound of its space, channels first. Everything else becomes one
+    vector, part behind part: the numbers of a Box, integers one-hot, bits as they are, an image inside as its pixels in
+    the order of the env's array. A mask is not a feature.
 
-    Scaling is for the numbers of Boxes that are no images. `none` leaves them alone, `fixed` divides by `scale` (which
-    no other reads), `running` subtracts the mean and divides by the standard deviation of all observations that member
-    has trained on. A plain (unstacked) one has `members = None`.
+    Scaling is for the numbers of Boxes that are not images. `none` leaves them alone, `fixed` divides by `scale` (which
+    the others do not read), `running` subtracts the mean and divides by the standard deviation of all observations that
+    the member has trained on; where float32 does not hold the numbers, it subtracts in float64. A plain (unstacked) one
+    has `members = None`.
 
     Raises:
         UsageError: the scaling is not known or does not suit the observations, or `scale` is no divisor for each
@@ -57,6 +61,8 @@ class Preprocess(nn.Module):
         self.feature_shape = feature_shape(obs_space)  # (C, H, W) of an image, (F,) of anything else
         inner, self._mask_size = (obs_space.obs, obs_space.size) if isinstance(obs_space, Masked) else (obs_space, 0)
         self._image = inner if isinstance(inner, Box) and inner.is_image else None
+        self._divide = nn.Identity() if self._image is None else _Divide([self._image], self._image.shape)
+        self._wide = scaling == "running" and not narrow(inner)
         # The common case, numbers in a vector, needs nothing but a cast.
         self._plain = isinstance(obs_space, Box) and len(obs_space.shape) == 1
         self._parts = nn.ModuleList([] if self._image else _parts(list(leaves(inner)), prod(obs_space.shape)))
@@ -83,6 +89,9 @@ class Preprocess(nn.Module):
         """What the network sees of `obs [..., *obs]`; the statistics are read, never changed."""
         if self._image is not None:
             return self._pixels(obs, self._image)
+        if self._wide:
+            centred = (self._vector(obs, torch.float64) - self.mean).float()
+            return (centred / (self.variance + EPSILON).sqrt().float()).clamp(-CLIP, CLIP)
         vector = self._vector(obs, torch.float32)
         if self.scaling == "fixed":
             return vector * self.factor
@@ -149,8 +158,8 @@ class Preprocess(nn.Module):
     def _pixels(self, obs: Tensor, image: Box) -> Tensor:
         if self._mask_size:
             obs = obs[..., : -self._mask_size].unflatten(-1, image.shape)
-        pixels = obs.to(torch.float32).movedim(-1, -3)  # channels last -> channels first
-        return pixels / 255.0 if image.dtype == "uint8" else pixels
+        pixels: Tensor = self._divide(obs.to(torch.float32))
+        return pixels if image.channels == FIRST else pixels.movedim(-1, -3)
 
     def _vector(self, obs: Tensor, dtype: torch.dtype) -> Tensor:
         """The features `[..., F]` before they are scaled."""
@@ -163,17 +172,39 @@ class Preprocess(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
-class _Numbers(nn.Module):
-    """The elements `first .. last - 1` of a vector as they are, pixels divided by 255."""
+class _Divide(nn.Module):
+    """Pixels divided by the bounds of their images; bounds of 1 leave them alone."""
 
-    def __init__(self, first: int, last: int, size: int, pixels: bool) -> None:
+    divisor: Tensor  # where it is not one number for all: [n] or the image's shape
+
+    def __init__(self, images: Sequence[Box], shape: Sequence[int]) -> None:
+        super().__init__()
+        divisor = pixel_divisor(images)
+        self._number = float(divisor) if divisor.ndim == 0 else None
+        if self._number is None:
+            # It follows from the space: not a part of what is saved.
+            self.register_buffer("divisor", torch.from_numpy(divisor.reshape(shape)), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        if self._number is None:
+            return pixels / self.divisor.to(pixels.dtype)
+        return pixels if self._number == 1.0 else pixels / self._number
+
+
+class _Numbers(nn.Module):
+    """The elements `first .. last - 1` of a vector as they are, or the pixels of these images as `_Divide` has them."""
+
+    def __init__(self, first: int, last: int, size: int, images: Sequence[Box]) -> None:
         super().__init__()
         self._slice = None if last - first == size else slice(first, last)
-        self._pixels = pixels
+        self._divide = _Divide(images, (last - first,)) if images else None
 
     def forward(self, obs: Tensor, dtype: torch.dtype) -> Tensor:
         numbers = (obs if self._slice is None else obs[..., self._slice]).to(dtype)
-        return numbers / 255.0 if self._pixels else numbers
+        if self._divide is None:
+            return numbers
+        pixels: Tensor = self._divide(numbers)
+        return pixels
 
 
 class _OneHot(nn.Module):
@@ -197,8 +228,8 @@ class _OneHot(nn.Module):
 
 
 def fixed_scale(obs_space: Space, scale: Sequence[float] | None) -> Tensor:
-    """One divisor for each number that is scaled: `scale` where given, else the larger absolute bound where it is
-    finite, else 1.
+    """One divisor for each number that is scaled: `scale` where given, else the larger absolute bound where there are
+    two, else 1.
 
     Raises:
         UsageError: `scale` has the wrong length or a number that is not positive and finite.
@@ -206,13 +237,8 @@ def fixed_scale(obs_space: Space, scale: Sequence[float] | None) -> Tensor:
     boxes = [leaf for leaf in leaves(obs_space) if isinstance(leaf, Box) and not leaf.is_image]
     size = sum(prod(box.shape) for box in boxes)
     if scale is None:
-        low, high = (
-            torch.cat([torch.tensor(bounds, dtype=torch.float32).expand(prod(box.shape)) for box, bounds in pairs])
-            for pairs in ([(box, box.low) for box in boxes], [(box, box.high) for box in boxes])
-        )
-        bound = torch.maximum(low.abs(), high.abs())
-        # Some spaces state the largest float where they mean "no bound".
-        return torch.where((bound > 0) & (bound < 1e6), bound, torch.ones(()))
+        found = [np.broadcast_to(largest_bounds(box.low, box.high, box.dtype), prod(box.shape)) for box in boxes]
+        return torch.from_numpy(np.concatenate(found).astype(np.float32))
     divisor = torch.tensor(scale, dtype=torch.float32)
     if divisor.numel() != size or not bool((divisor.isfinite() & (divisor > 0)).all()):
         raise UsageError(f"obs_scale {tuple(scale)} must be {size} positive numbers, one per component.")
@@ -227,22 +253,35 @@ def _parts(found: Sequence[Leaf], size: int) -> list[nn.Module]:
     """What turns the leaves of a vector of `size` elements into features, neighbours of one kind at once."""
     parts: list[nn.Module] = []
     first = 0
-    for kind, group in groupby(found, _kind):
+    for kind, group in groupby(found, kind_of):
         alike = list(group)
         last = first + sum(prod(leaf.shape) for leaf in alike)
         if kind == "integers":
             nvec = [n for leaf in alike for n in choices(leaf)]
             parts.append(_OneHot(first, nvec, [least for leaf in alike for least in _start(leaf)]))
         else:
-            parts.append(_Numbers(first, last, size, kind == "pixels"))
+            images = [leaf for leaf in alike if isinstance(leaf, Box)] if kind == "pixels" else []
+            parts.append(_Numbers(first, last, size, images))
         first = last
     return parts
 
 
-def _kind(leaf: Leaf) -> str:
+def kind_of(leaf: Leaf) -> str:
+    """What becomes of a leaf of a vector: `integers` are one-hot, `pixels` divided, `numbers` may be scaled."""
     if isinstance(leaf, Discrete | MultiDiscrete):
         return "integers"
-    return "pixels" if isinstance(leaf, Box) and leaf.is_image and leaf.dtype == "uint8" else "numbers"
+    return "pixels" if isinstance(leaf, Box) and leaf.is_image else "numbers"
+
+
+def narrow(space: Space) -> bool:
+    """Whether float32 holds all numbers that may be scaled as exactly as their dtype does."""
+    for leaf in leaves(space):
+        if _is_scaled(leaf) and leaf.dtype in ("float64", "int32", "uint32", "int64", "uint64"):
+            assert isinstance(leaf, Box)
+            whole = leaf.dtype != "float64"
+            if not (whole and np.abs([np.min(leaf.low), np.max(leaf.high)]).max() <= 2**24):
+                return False
+    return True
 
 
 def _start(leaf: Leaf) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ Box, Discrete, MultiDiscrete and MultiBinary are arrays already; `pack` makes on
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import Any, Union
@@ -14,6 +14,7 @@ from typing import Any, Union
 import numpy as np
 
 from rlab.errors import RlabError, UsageError
+from rlab.networks.bounds import BY_SHAPE, FIRST, LAST, NO_IMAGE, UNCLEAR, channels_of
 from rlab.types import Json
 
 Bounds = float | tuple[float, ...]
@@ -23,20 +24,42 @@ MAX_FEATURES = 10_000_000  # a first layer of 64 units would already take 2.4 Gi
 
 @dataclass(frozen=True)
 class Box:
-    """Arrays of one shape. A 3-D Box with channels last, uint8 or bool, is an image.
+    """Arrays of one shape. With three axes it may be an image: see `bounds.channels_of`.
 
     `low` and `high` are one number where all elements share it, else one number per element in row-major order.
+    `channels` says where an image has them; the shape decides unless it is stated. Spaces that differ in it are equal:
+    their arrays are.
     """
 
     shape: tuple[int, ...]
     dtype: str
     low: Bounds
     high: Bounds
+    channels: str = field(default=BY_SHAPE, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.channels == BY_SHAPE:
+            object.__setattr__(self, "channels", channels_of(self.shape, self.dtype, self.low, self.high))
 
     @property
     def is_image(self) -> bool:
-        """Height, width and channels of uint8 or bool."""
-        return len(self.shape) == 3 and self.dtype in ("uint8", "bool")
+        """Whether it has a height, a width and channels, wherever these are."""
+        return self.channels != NO_IMAGE
+
+    @property
+    def image_size(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image.
+
+        Raises:
+            UsageError: the shape does not tell which axis holds the channels.
+        """
+        if self.channels == UNCLEAR:
+            raise UsageError(
+                f"an image of shape {self.shape} may have its channels first or last. --wrapper ChannelsLast moves "
+                "them from the first axis to the last one; --wrapper ChannelsLast:axis=2 says that they are last."
+            )
+        a, b, c = self.shape
+        return (b, c, a) if self.channels == FIRST else (a, b, c)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -45,6 +68,7 @@ class Box:
             "dtype": self.dtype,
             "low": _bounds_to_json(self.low),
             "high": _bounds_to_json(self.high),
+            **({"channels": self.channels} if len(self.shape) == 3 else {}),
         }
 
     def __str__(self) -> str:  # the bounds may be one number per element
@@ -222,11 +246,12 @@ def feature_shape(space: Space) -> tuple[int, ...]:
     `Preprocess` makes these features; a mask is none of them.
 
     Raises:
-        UsageError: they are too many, as of one integer out of a thousand million.
+        UsageError: they are too many, as of one integer out of a thousand million, or the channels of an image may be
+            first or last.
     """
     obs = space.obs if isinstance(space, Masked) else space
     if isinstance(obs, Box) and obs.is_image:
-        height, width, channels = obs.shape
+        height, width, channels = obs.image_size
         return channels, height, width
     features = sum(leaf_features(leaf) for leaf in leaves(obs))
     if features > MAX_FEATURES:
@@ -258,7 +283,10 @@ def space_from_json(data: Json) -> Space:
     kind = data["kind"]
     if kind == "box":
         low, high = _bounds_from_json(data["low"]), _bounds_from_json(data["high"])
-        return Box(tuple(data["shape"]), data["dtype"], low, high)
+        # Before the place of the channels was written down, they were last, and images were uint8 or bool.
+        was_image = len(data["shape"]) == 3 and data["dtype"] in ("uint8", "bool")
+        channels = data.get("channels", LAST if was_image else NO_IMAGE)
+        return Box(tuple(data["shape"]), data["dtype"], low, high, channels)
     if kind == "discrete":
         return Discrete(data["n"], data["start"])
     if kind == "multi_discrete":

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rlab.errors import RlabError, unknown
 from rlab.networks.adapters import StackedLoraConv2d, StackedLoraLinear
+from rlab.networks.branches import Branches, Pick, PickImage
 from rlab.networks.layers import (
     ACTIVATIONS,
     Dueling,
@@ -32,7 +33,8 @@ from rlab.types import Json
 class LayerSpec:
     """One layer: a kind from `LAYER_KINDS` (or `their.module:Builder`) and the arguments of its builder.
 
-    Arguments are JSON values; a tuple of layers, such as the streams of `dueling`, reaches the builder as one module.
+    Arguments are JSON values; a tuple of layers, such as the streams of `dueling`, reaches the builder as one module,
+    and a tuple of such tuples, as of `branches`, as a list of modules.
     """
 
     kind: str
@@ -83,12 +85,19 @@ class StackedNetwork(nn.Sequential):
         return x
 
 
-def _dueling(members: int, value: nn.Module, advantage: nn.Module) -> nn.Module:
-    return Dueling(value, advantage)
+def is_stream(value: Any) -> bool:
+    """Whether an argument of a layer is a sequence of layers, such as a stream of `dueling`."""
+    return isinstance(value, tuple) and bool(value) and all(isinstance(item, LayerSpec) for item in value)
 
 
-def _activation(kind: type[nn.Module]) -> Callable[[int], nn.Module]:
-    return lambda members: kind()
+def are_streams(value: Any) -> bool:
+    """Whether an argument of a layer is several sequences of layers, such as those of `branches`."""
+    return isinstance(value, tuple) and bool(value) and all(map(is_stream, value))
+
+
+def _same(kind: type[nn.Module]) -> Callable[..., nn.Module]:
+    """The builder of a layer that serves stacks and plain networks alike."""
+    return lambda members, **args: kind(**args)
 
 
 # kind -> builder(members, **args). One row per layer that a policy folder may name.
@@ -98,7 +107,7 @@ LAYER_KINDS: dict[str, Callable[..., nn.Module]] = {
     "layer_norm": StackedLayerNorm,
     "dropout": StackedDropout,
     "flatten": StackedFlatten,
-    "dueling": _dueling,
+    "dueling": _same(Dueling),
     "log_std": StackedLogStd,
     "embedding": StackedEmbedding,
     "gru": StackedGRU,
@@ -106,7 +115,10 @@ LAYER_KINDS: dict[str, Callable[..., nn.Module]] = {
     "lora_conv2d": StackedLoraConv2d,
     **{str(layer.kind): layer for layer in COMPRESSED_LAYERS},
     **{str(layer.kind): layer for layer in SPARSE_LAYERS},
-    **{name: _activation(kind) for name, kind in ACTIVATIONS.items()},
+    "branches": _same(Branches),
+    "pick": _same(Pick),
+    "pick_image": _same(PickImage),
+    **{name: _same(kind) for name, kind in ACTIVATIONS.items()},
     "tanh": StackedTanh,
 }
 
@@ -145,9 +157,9 @@ def _layer(members: int, layer: LayerSpec, trust: bool) -> nn.Module:
 
 def _argument(members: int, value: Any, trust: bool) -> Any:
     """Layers inside a layer, such as a stream of `dueling`, are built; anything else is handed over as it is."""
-    if isinstance(value, tuple) and value and all(isinstance(v, LayerSpec) for v in value):
+    if is_stream(value):
         return _sequence(members, value, trust)
-    return value
+    return [_sequence(members, stream, trust) for stream in value] if are_streams(value) else value
 
 
 def _builder(kind: str, trust: bool) -> Callable[..., nn.Module]:

@@ -9,9 +9,9 @@ from torch import nn
 
 from rlab.errors import RlabError
 from rlab.networks.adapters import LoraConv2d, LoraLinear, StackedLoraConv2d, StackedLoraLinear
+from rlab.networks.branches import Pick, PickImage
 from rlab.networks.layers import (
     ACTIVATIONS,
-    Dueling,
     LogStd,
     StackedConv2d,
     StackedDropout,
@@ -20,6 +20,7 @@ from rlab.networks.layers import (
     StackedLinear,
     StackedLogStd,
     StackedTanh,
+    Streams,
 )
 from rlab.networks.quantized import COMPRESSED_LAYERS
 from rlab.networks.sequences import LastGRU, StackedEmbedding, StackedGRU
@@ -41,6 +42,8 @@ _STACKED_OF: dict[type[nn.Module], Any] = {
     **{layer: layer for layer in COMPRESSED_LAYERS},
     **{layer: layer for layer in SPARSE_LAYERS},
 }
+
+_UNCHANGED = (*ACTIVATIONS.values(), Pick, PickImage)  # serve stacks and plain networks alike
 
 
 def unstack(network: nn.Module, member: int) -> nn.Module:
@@ -76,9 +79,9 @@ def stack(networks: Sequence[nn.Module]) -> nn.Module:
 def _unstack(network: nn.Module, member: int) -> nn.Module:
     if isinstance(network, StackedNetwork):
         return nn.Sequential(*(_unstack(layer, member) for layer in network))
-    if isinstance(network, Dueling):
-        return Dueling(_unstack(network.value, member), _unstack(network.advantage, member))
-    if isinstance(network, tuple(ACTIVATIONS.values())):
+    if isinstance(network, Streams):
+        return network.rebuilt([_unstack(stream, member) for stream in network.streams().values()])
+    if isinstance(network, _UNCHANGED):
         return copy.deepcopy(network)
     way_out: Callable[[int], nn.Module] | None = getattr(network, "unstack", None)
     if way_out is not None:
@@ -90,12 +93,13 @@ def _stack(networks: Sequence[nn.Module]) -> nn.Module:
     first = networks[0]
     if isinstance(first, nn.Sequential):
         return StackedNetwork(*(_stack(layers) for layers in zip(*networks, strict=True)))
-    if isinstance(first, Dueling):
-        return Dueling(_stack([n.value for n in networks]), _stack([n.advantage for n in networks]))  # type: ignore[misc]
+    if isinstance(first, Streams):
+        every = zip(*(network.streams().values() for network in networks if isinstance(network, Streams)), strict=True)
+        return first.rebuilt([_stack(streams) for streams in every])
     if type(first) in _STACKED_OF:
         stacked: nn.Module = _STACKED_OF[type(first)].stack(networks)
         return stacked
-    if isinstance(first, tuple(ACTIVATIONS.values())):
+    if isinstance(first, _UNCHANGED):
         return copy.deepcopy(first)
     known = ", ".join(kind.__name__ for kind in _STACKED_OF)
     raise RlabError(f"{type(first).__name__} has no stacked counterpart; known: {known}.")

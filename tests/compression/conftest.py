@@ -34,6 +34,15 @@ PARTS = Dict(
         ("small image", Box((2, 2, 1), "uint8", 0.0, 255.0)),
     )
 )
+SCENE = Dict(
+    (
+        ("speed", Box((2,), "float32", -float("inf"), float("inf"))),
+        ("front", Box((7, 8, 2), "uint8", 0.0, 255.0)),
+        ("gear", Discrete(3)),
+        ("back", Box((1, 5, 6), "uint8", 0.0, 16.0)),
+        ("load", Box((1,), "float32", 0.0, 9.0)),
+    )
+)
 THREE = Discrete(3, start=-1)
 CHOICES = MultiDiscrete((3, 2), (0, 1), (2,))
 ARM = Box((2,), "float32", (-2.0, -1.0), (1.0, 3.0))
@@ -54,6 +63,9 @@ CASES = {
     },
     "image of bits, dueling": {"space": BITS, "dueling": True, "body": BodySettings(hidden=(9,), activation="silu")},
     "pixels": {"space": PIXELS, "body": BodySettings(hidden=(9,), activation="elu")},
+    "channels first, bounds of 4": {"space": Box((2, 7, 6), "uint8", 0.0, 4.0), "body": BodySettings(hidden=(9,))},
+    "pixels in floats": {"space": Box((5, 6, 2), "float32", 0.0, 1.0), "body": BodySettings(hidden=(9,))},
+    "images beside numbers, running": {"space": SCENE, "scaling": "running", "dueling": True},
     "one integer": {"space": Discrete(5, start=-2)},
     "bytes": {"space": MultiDiscrete((3, 4), (0, 2), (2,))},
     "parts, running": {"space": PARTS, "scaling": "running"},

@@ -91,7 +91,8 @@ def test_no_hidden_layer_is_a_linear_network(dueling):
 @pytest.mark.parametrize(
     ("space", "features"),
     [
-        (image(10, 10, 1, "float32"), 100),  # no image: those are uint8 or bool
+        (Box((10, 10, 1), "float32", 0.0, float("inf")), 100),  # numbers without bounds are not pixels
+        (Box((2, 9, 1), "float32", 0.0, 1.0), 18),  # too small for a convolution
         (Box((5, 5), "uint8", 0.0, 255.0), 25),
         (Box((), "float32", 0.0, 1.0), 1),
         (Discrete(16), 16),

@@ -37,12 +37,12 @@ def preprocessed(space, obs, scaling="none", scale=None):
 
 
 def test_uint8_images_become_shares_of_255_with_channels_first():
-    space = Box((2, 3, 4), "uint8", 0.0, 255.0)
-    obs = torch.arange(2 * 5 * 24, dtype=torch.uint8).reshape(2, 5, 2, 3, 4)
+    space = Box((4, 3, 2), "uint8", 0.0, 255.0)
+    obs = torch.arange(2 * 5 * 24, dtype=torch.uint8).reshape(2, 5, 4, 3, 2)
     x = Preprocess(space, "none", None, 2)(obs)
-    assert x.shape == (2, 5, 4, 2, 3)
+    assert x.shape == (2, 5, 2, 4, 3)
     assert x.dtype == torch.float32
-    for where in np.ndindex(2, 5, 2, 3, 4):
+    for where in np.ndindex(2, 5, 4, 3, 2):
         s, b, row, column, channel = where
         assert x[s, b, channel, row, column].item() == pytest.approx(obs[where].item() / 255)
 

@@ -11,10 +11,13 @@ from torch import Tensor, nn
 
 from rlab.compression.export.graph import OBS, Graph, InexpressibleError, Tracer, Value
 from rlab.networks import heads
+from rlab.networks.bounds import FIRST
+from rlab.networks.branches import Branches, Pick, PickImage
+from rlab.networks.images import pixel_divisor
 from rlab.networks.layers import ACTIVATIONS, Dueling, LogStd
 from rlab.networks.lora import merged
 from rlab.networks.policy import MemberPolicy
-from rlab.networks.preprocess import CLIP, EPSILON, Preprocess
+from rlab.networks.preprocess import CLIP, EPSILON, Preprocess, kind_of
 from rlab.networks.quantized import HalfConv2d, HalfLinear, QuantizedConv2d, QuantizedLinear
 from rlab.networks.spaces import Box, Discrete, Leaf, Masked, MultiDiscrete, choices, leaves
 from rlab.networks.sparse import SparseConv2d, SparseLayer, SparseLinear, SparseQuantizedConv2d, SparseQuantizedLinear
@@ -47,9 +50,8 @@ def _features(tracer: Tracer, preprocess: Preprocess) -> str:
     inner = space.obs if isinstance(space, Masked) else space
     if isinstance(inner, Box) and inner.is_image:
         pixels = tracer.reshape(tracer.slice(OBS, 0, prod(inner.shape)) if inner is not space else OBS, inner.shape)
-        height, width, channels = inner.shape
-        first = tracer.add("channels_first", (_float(tracer, pixels),), (channels, height, width))
-        return _scaled_pixels(tracer, first, inner)
+        scaled = _scaled_pixels(tracer, pixels, [inner])
+        return scaled if inner.channels == FIRST else _channels_first(tracer, scaled)
     vector = _vector(tracer, list(leaves(inner)))
     if preprocess.scaling == "fixed":
         return tracer.with_constant("multiply", vector, preprocess.factor)
@@ -64,27 +66,30 @@ def _features(tracer: Tracer, preprocess: Preprocess) -> str:
 def _vector(tracer: Tracer, found: list[Leaf]) -> str:
     """The features of the leaves of a vector, neighbours of one kind at once."""
     flat, first, parts = tracer.reshape(OBS, (tracer.values[OBS].size,)), 0, []
-    for kind, group in groupby(found, _kind):
+    for kind, group in groupby(found, kind_of):
         alike = list(group)
         last = first + sum(prod(leaf.shape) for leaf in alike)
         if kind == "integers":
             parts.append(_one_hot(tracer, flat, first, alike))
         else:
             numbers = tracer.slice(flat, first, last)
-            parts.append(_scaled_pixels(tracer, numbers, alike[0]) if kind == "pixels" else _float(tracer, numbers))
+            images = [leaf for leaf in alike if isinstance(leaf, Box)]
+            parts.append(_scaled_pixels(tracer, numbers, images) if kind == "pixels" else _float(tracer, numbers))
         first = last
     return tracer.concat(parts)
 
 
-def _kind(leaf: Leaf) -> str:
-    if isinstance(leaf, Discrete | MultiDiscrete):
-        return "integers"
-    return "pixels" if isinstance(leaf, Box) and leaf.is_image and leaf.dtype == "uint8" else "numbers"
+def _scaled_pixels(tracer: Tracer, x: str, images: list[Box]) -> str:
+    """What `_Divide` of `preprocess` computes."""
+    numbers, divisor = _float(tracer, x), pixel_divisor(images)
+    if divisor.ndim:
+        return tracer.with_constant("divide", numbers, divisor.reshape(tracer.values[x].shape))
+    return numbers if divisor == 1.0 else tracer.with_constant("divide", numbers, divisor)
 
 
-def _scaled_pixels(tracer: Tracer, x: str, image: Leaf) -> str:
-    numbers = _float(tracer, x)
-    return tracer.with_constant("divide", numbers, np.array(255.0, np.float32)) if image.dtype == "uint8" else numbers
+def _channels_first(tracer: Tracer, x: str) -> str:
+    height, width, channels = tracer.values[x].shape
+    return tracer.add("channels_first", (x,), (channels, height, width))
 
 
 def _float(tracer: Tracer, x: str) -> str:
@@ -183,6 +188,20 @@ def _dueling(tracer: Tracer, layer: Any, x: str) -> str:
     return tracer.add("subtract", (total, tracer.add("mean", (advantage,), (1,))), shape)
 
 
+def _branches(tracer: Tracer, layer: Any, x: str) -> str:
+    return tracer.concat([trace_network(tracer, branch, x) for branch in layer.branches])
+
+
+def _pick(tracer: Tracer, layer: Any, x: str) -> str:
+    return tracer.concat([tracer.slice(x, first, last) for first, last in layer.ranges])
+
+
+def _pick_image(tracer: Tracer, layer: Any, x: str) -> str:
+    pixels = tracer.slice(x, layer.first, layer.first + prod(layer.shape))
+    image = tracer.reshape(pixels, layer.shape)
+    return image if layer.channels == FIRST else _channels_first(tracer, image)
+
+
 def _flatten(tracer: Tracer, layer: Any, x: str) -> str:
     if (layer.start_dim, layer.end_dim) != (1, -1):
         raise InexpressibleError(repr(layer))
@@ -222,6 +241,9 @@ LAYERS: dict[type[nn.Module], Callable[[Tracer, Any, str], str]] = {
     SparseQuantizedConv2d: _conv2d,
     nn.LayerNorm: _layer_norm,
     Dueling: _dueling,
+    Branches: _branches,
+    Pick: _pick,
+    PickImage: _pick_image,
     LogStd: _log_std,
     nn.Flatten: _flatten,
     nn.Dropout: _nothing,

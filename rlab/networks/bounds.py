@@ -1,0 +1,63 @@
+"""Which bounds of a Box are bounds at all, and which axis of an image holds its channels; plain numbers in and out."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+BY_SHAPE = "by shape"  # the place of the channels is not stated, so the shape decides
+LAST, FIRST, UNCLEAR, NO_IMAGE = "last", "first", "unclear", ""
+MIN_SIDE = 3  # pixels; an image with less has no room for a 3x3 convolution
+MAX_FIRST = 16  # channels; a longer first axis is taken for channels only where the other two are alike and as long
+LARGEST = 3.4e38  # float32 ends just above
+
+
+def is_bound(bounds: float | Sequence[float] | np.ndarray, dtype: str) -> np.ndarray:
+    """Which of a Box's bounds limit anything: not infinite ones, and not the largest number of the dtype.
+
+    Some spaces state that number where they mean "no bound". It is an honest bound of integers of 8 and 16 bits, such
+    as pixels. What float32 cannot hold is no bound either: networks compute in float32.
+    """
+    kind = np.dtype(dtype)
+    size = np.abs(np.asarray(bounds, np.float64))
+    if kind.kind == "f":
+        limit = min(float(np.finfo(kind).max), LARGEST)
+    else:
+        limit = float(np.iinfo(kind).max) if kind.kind in "iu" and kind.itemsize > 2 else np.inf
+    return np.asarray(size < limit)
+
+
+def largest_bounds(low: float | Sequence[float], high: float | Sequence[float], dtype: str) -> np.ndarray:
+    """By what numbers are divided so that they come within [-1, 1]: the larger absolute bound, one number where both
+    bounds are; 1 where an element lacks a bound, or has bounds of 0."""
+    low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
+    size = np.maximum(np.abs(low), np.abs(high))
+    return np.asarray(np.where(is_bound(low, dtype) & is_bound(high, dtype) & (size > 0), size, 1.0))
+
+
+def channels_of(shape: Sequence[int], dtype: str, low: float | Sequence[float], high: float | Sequence[float]) -> str:
+    """Where the channels of an image are: `last` or `first`; `unclear` where the shape leaves both open, and "" where
+    a Box is no image.
+
+    An image has three axes, and is of uint8 or bool, or of other numbers with finite bounds and sides of `MIN_SIDE` or
+    more. Two sides alike tell it, else the shortest axis does; where all three are alike they are last, as is usual in
+    Gymnasium.
+    """
+    if len(shape) != 3:
+        return NO_IMAGE
+    place = _by_shape(*shape)
+    if dtype in ("uint8", "bool"):
+        return place
+    limited = bool(is_bound(low, dtype).all() and is_bound(high, dtype).all())
+    sides = shape[:2] if place == LAST else shape[1:]
+    return place if limited and place != UNCLEAR and min(sides) >= MIN_SIDE else NO_IMAGE
+
+
+def _by_shape(first: int, middle: int, last: int) -> str:
+    could_be_last, could_be_first = min(first, middle) >= MIN_SIDE, min(middle, last) >= MIN_SIDE
+    if not (could_be_last and could_be_first):
+        return FIRST if could_be_first else LAST
+    if first == middle or (last < first and last < middle):
+        return LAST
+    if (middle == last and first < middle) or (first < min(middle, last) and first <= MAX_FIRST):
+        return FIRST
+    return UNCLEAR

@@ -1,0 +1,65 @@
+"""Observations in parts: one branch for each image, one for all the rest, joined behind them.
+
+What SB3's CombinedExtractor does. The layers here have no weights of their own and work on trailing axes, so that they
+serve stacks `[S, B, ...]` and plain networks `[B, ...]` alike.
+"""
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from rlab.networks.bounds import FIRST
+from rlab.networks.layers import Streams
+
+
+class Pick(nn.Module):
+    """`[..., F] -> [..., f]`: the elements of a vector that `ranges` name, each `(first, last + 1)`, in that order."""
+
+    def __init__(self, ranges: Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        self.ranges = tuple((int(first), int(last)) for first, last in ranges)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [x[..., first:last] for first, last in self.ranges]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def extra_repr(self) -> str:
+        return f"ranges={self.ranges}"
+
+
+class PickImage(nn.Module):
+    """`[..., F] -> [..., C, H, W]`: the pixels of one image from element `first` on.
+
+    `shape` is that of the env's array, whose `channels` are first or last.
+    """
+
+    def __init__(self, first: int, shape: Sequence[int], channels: str) -> None:
+        super().__init__()
+        self.first, self.shape, self.channels = first, tuple(int(side) for side in shape), channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c = self.shape
+        image = x[..., self.first : self.first + a * b * c].unflatten(-1, self.shape)
+        return image if self.channels == FIRST else image.movedim(-1, -3)
+
+    def extra_repr(self) -> str:
+        return f"first={self.first}, shape={self.shape}, channels={self.channels!r}"
+
+
+class Branches(Streams):
+    """What several networks make of the same input, one behind the other: `[..., F] -> [..., f1 + f2 + ...]`."""
+
+    def __init__(self, branches: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([branch.forward(x) for branch in self.branches], dim=-1)
+
+    def streams(self) -> dict[str, nn.Module]:
+        return {f"branches.{index}": branch for index, branch in enumerate(self.branches)}
+
+    def rebuilt(self, streams: Sequence[nn.Module]) -> Self:
+        return type(self)(streams)
