@@ -53,8 +53,7 @@ class ChannelsLast(gym.ObservationWrapper):
     """A stack of frames `[K, H, W]` or `[K, H, W, C]` as one image with channels last, `[H, W, K]` or `[H, W, K*C]`.
 
     Put it after FrameStackObservation. Channel `k * C + c` is channel c of frame k; the newest frame is the last.
-    With `axis=2` the channels of `[H, W, K]` are last already: nothing moves, and the space says so where its shape does
-    not.
+    With `axis=2` the channels of `[H, W, K]` are last already: nothing moves, and nothing is guessed from the shape.
     """
 
     def __init__(self, env: gym.Env, axis: int = 0) -> None:

@@ -14,7 +14,7 @@ from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import endless, envs_at_once, most_steps
 from rlab.experience.contract import EpisodeEnvs
 from rlab.experience.dataset import Episode, action_from_env
-from rlab.networks.heads import UNLIMITED
+from rlab.networks.bounds import is_bound
 from rlab.networks.policy import Policy
 from rlab.networks.spaces import Box, Discrete, Masked, MultiBinary, MultiDiscrete, Space, choices
 from rlab.randomness import FIRST_TRAINING_ENV_SEED, stream, torch_stream
@@ -104,7 +104,7 @@ def uniform_action(obs_space: Space, action_space: Space) -> RandomAction:
         np.broadcast_to(np.asarray(bound, np.float64), size).reshape(action_space.shape)
         for bound in (action_space.low, action_space.high)
     )
-    if not ((np.abs(low) < UNLIMITED) & (np.abs(high) < UNLIMITED)).all():
+    if not (is_bound(low, action_space.dtype) & is_bound(high, action_space.dtype)).all():
         raise UsageError(f"actions {action_space} cannot be drawn uniformly: each element needs two finite bounds.")
     dtype = np.dtype(action_space.dtype)
     if dtype.kind == "f":

@@ -19,7 +19,14 @@ import numpy as np
 import rlab
 from rlab.errors import RlabError, UsageError, pip_install
 from rlab.experience.dataset import Dataset, Episode, action_field, action_from_env, action_to_env
-from rlab.experience.minari_spaces import from_minari, has_masks, space_from_minari, space_to_minari, to_minari
+from rlab.experience.minari_spaces import (
+    column,
+    from_minari,
+    has_masks,
+    space_from_minari,
+    space_to_minari,
+    to_minari,
+)
 from rlab.networks.spaces import MASK_KEY, Masked, Space, choices
 from rlab.types import json_number
 
@@ -202,22 +209,30 @@ def _ours(written: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any
 
 
 def _episode(data: Any, seed: int | None, obs_space: Space, action_space: Space) -> Episode:
-    steps, ends = len(data.rewards), np.flatnonzero(data.terminations)
-    if len(ends) and ends[0] != steps - 1:
-        raise RlabError(f"episode {data.id} terminates at step {ends[0]} of {steps} and goes on.")
-    if not all(len(values) == steps for values in (data.actions, data.terminations, data.truncations)):
-        raise RlabError(f"episode {data.id} has {len(data.actions)} actions for {steps} rewards.")
+    rewards, terminations, truncations = (
+        column(values, 1) for values in (data.rewards, data.terminations, data.truncations)
+    )
+    actions = column(data.actions, 1 + len(action_space.shape))
+    steps = len(rewards)
+    if not all(len(values) == steps for values in (actions, terminations, truncations)):
+        raise RlabError(f"episode {data.id} has {len(actions)} actions for {steps} rewards.")
+    ends = {"terminates": np.flatnonzero(terminations), "is truncated": np.flatnonzero(truncations)}
+    for what, found in ends.items():
+        if len(found) and found[0] != steps - 1:
+            raise RlabError(
+                f"episode {data.id} {what} at step {found[0]} of {steps} and goes on. Split it there into two episodes."
+            )
     inside = isinstance(data.observations, dict) and MASK_KEY in data.observations
     if isinstance(obs_space, Masked) and not inside and not has_masks(data.infos, action_space, steps):
         raise RlabError(f"episode {data.id} has no {MASK_KEY} in its infos, though the first one has.")
     try:
         obs = from_minari(obs_space, data.observations, data.infos)
-        action = action_from_env(action_space, np.asarray(data.actions))
+        action = action_from_env(action_space, actions)
     except UsageError as error:
         raise RlabError(f"episode {data.id}: {error}") from error
-    terminated = bool(len(ends))
-    truncated = steps > 0 and bool(data.truncations[-1]) and not terminated  # an ending outranks a time limit
-    return Episode(obs, action, np.asarray(data.rewards, np.float32), terminated, truncated, seed)
+    terminated = bool(len(ends["terminates"]))
+    truncated = bool(len(ends["is truncated"])) and not terminated  # an ending outranks a time limit
+    return Episode(obs, action, rewards.astype(np.float32), terminated, truncated, seed)
 
 
 def _folder_of(path: Path | str) -> Path:

@@ -121,7 +121,22 @@ def from_minari(space: Space, obs: Any, infos: Mapping[str, Any] | None) -> np.n
     """
     inside = isinstance(space, Masked) and isinstance(obs, Mapping) and MASK_KEY in obs
     mask = None if inside or not isinstance(space, Masked) or infos is None else infos.get(MASK_KEY)
-    return pack(space, obs, mask)
+    return pack(space, _without_columns(space.obs if isinstance(space, Masked) else space, obs), mask)
+
+
+def column(values: Any, axes: int) -> np.ndarray:
+    """An array of this many axes; one with a last axis of length 1 too many, a column, loses that."""
+    array = np.asarray(values)
+    return array[..., 0] if array.ndim == axes + 1 and array.shape[-1] == 1 else array
+
+
+def _without_columns(space: Space, obs: Any) -> Any:
+    """Observations of an episode in which integers that were stored as columns `[T, 1]` are `[T]`."""
+    if isinstance(space, Dict) and isinstance(obs, Mapping):
+        return {**obs, **{name: _without_columns(part, obs[name]) for name, part in space.items if name in obs}}
+    if isinstance(space, Tuple) and isinstance(obs, tuple) and len(obs) == len(space.items):
+        return tuple(_without_columns(part, value) for part, value in zip(space.items, obs, strict=True))
+    return column(obs, 1) if isinstance(space, Discrete) else obs
 
 
 def has_masks(infos: Mapping[str, Any] | None, action_space: Space, steps: int) -> bool:

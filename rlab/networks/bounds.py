@@ -29,8 +29,7 @@ def is_bound(bounds: float | Sequence[float] | np.ndarray, dtype: str) -> np.nda
 def largest_bounds(low: float | Sequence[float], high: float | Sequence[float], dtype: str) -> np.ndarray:
     """By what numbers are divided so that they come within [-1, 1]: the larger absolute bound, one number where both
     bounds are; 1 where an element lacks a bound, or has bounds of 0."""
-    low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
-    size = np.maximum(np.abs(low), np.abs(high))
+    size = np.maximum(np.abs(np.asarray(low, np.float64)), np.abs(np.asarray(high, np.float64)))
     return np.asarray(np.where(is_bound(low, dtype) & is_bound(high, dtype) & (size > 0), size, 1.0))
 
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from rlab.errors import UsageError, unknown
 from rlab.networks import distributions as dist
+from rlab.networks.bounds import is_bound
 from rlab.networks.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 from rlab.types import Json
 
-UNLIMITED = 1e6  # a bound from here on sets no scale; some spaces state the largest float where they mean "no bound"
 LOG_STD = (-10.0, 5.0)  # where log standard deviations are kept; float32 does not resolve actions any finer
 EDGE = 1.0 - 1e-6  # the furthest from 0 that a tanh is inverted at
 NODES = 16  # of the squashed Gaussian's entropy: 2e-5 nats off at standard deviation 1, 0.004 at 2, 0.06 at 4
@@ -243,9 +243,9 @@ class GaussianHead(StochasticHead):
         low, high = _inwards(exact[0], np.inf), _inwards(exact[1], -np.inf)
         if not (low < high).all():
             raise UsageError(f"actions {space} leave nothing to choose: a lower bound is not below its upper one.")
-        self.bounded = (np.abs(exact[0]) < UNLIMITED) & (np.abs(exact[1]) < UNLIMITED)
+        self.bounded = is_bound(exact[0], space.dtype) & is_bound(exact[1], space.dtype)
         unit_low, unit_high = np.where(self.bounded, low, -1.0), np.where(self.bounded, high, 1.0)
-        middle, scale = (unit_low + unit_high) / 2, (unit_high - unit_low) / 2
+        middle, scale = unit_low / 2 + unit_high / 2, unit_high / 2 - unit_low / 2  # halves first: sums may overflow
         constants = {"low": low, "high": high, "middle": middle, "scale": scale}
         constants |= {"edge_low": (low - middle) / scale, "edge_high": (high - middle) / scale}
         for name, values in constants.items():

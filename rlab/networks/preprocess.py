@@ -62,7 +62,7 @@ class Preprocess(nn.Module):
         inner, self._mask_size = (obs_space.obs, obs_space.size) if isinstance(obs_space, Masked) else (obs_space, 0)
         self._image = inner if isinstance(inner, Box) and inner.is_image else None
         self._divide = nn.Identity() if self._image is None else _Divide([self._image], self._image.shape)
-        self._wide = scaling == "running" and not narrow(inner)
+        self.wide = scaling == "running" and not narrow(inner)
         # The common case, numbers in a vector, needs nothing but a cast.
         self._plain = isinstance(obs_space, Box) and len(obs_space.shape) == 1
         self._parts = nn.ModuleList([] if self._image else _parts(list(leaves(inner)), prod(obs_space.shape)))
@@ -89,7 +89,7 @@ class Preprocess(nn.Module):
         """What the network sees of `obs [..., *obs]`; the statistics are read, never changed."""
         if self._image is not None:
             return self._pixels(obs, self._image)
-        if self._wide:
+        if self.wide:
             centred = (self._vector(obs, torch.float64) - self.mean).float()
             return (centred / (self.variance + EPSILON).sqrt().float()).clamp(-CLIP, CLIP)
         vector = self._vector(obs, torch.float32)

@@ -43,6 +43,7 @@ SCENE = Dict(
         ("load", Box((1,), "float32", 0.0, 9.0)),
     )
 )
+SINCE = Tuple((Discrete(3), Box((2,), "float64", 0.0, float("inf")), Box((4, 3, 1), "uint8", 0.0, 9.0), Discrete(2)))
 THREE = Discrete(3, start=-1)
 CHOICES = MultiDiscrete((3, 2), (0, 1), (2,))
 ARM = Box((2,), "float32", (-2.0, -1.0), (1.0, 3.0))
@@ -71,6 +72,8 @@ CASES = {
     "parts, running": {"space": PARTS, "scaling": "running"},
     "tuple of integers": {"space": Tuple((Discrete(3), Discrete(300, start=-7)))},
     "float64 observations": {"space": Box((2, 3), "float64", -1.0, 1.0), "scaling": "running"},
+    "seconds since 1970, running": {"space": SINCE, "scaling": "running"},
+    "large integers, running": {"space": Box((3,), "int64", -(2.0**40), 2.0**40), "scaling": "running"},
     "masked": {"space": Masked(PARTS, 3), "head": "actor"},
     "masked image and choices": {"space": Masked(PIXELS, 5), "actions": CHOICES, "head": "actor"},
     "masked q values": {"space": Masked(VECTOR, 3)},

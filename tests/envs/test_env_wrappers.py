@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from rlab.envs import WRAPPERS, EnvSpec, make_env
+from rlab.envs.spaces import space_from_gym
 from rlab.envs.wrappers import ChannelsLast, apply_wrappers, load_wrapper
 from rlab.errors import UsageError
+from rlab.networks.spaces import feature_shape
 
 
 @pytest.mark.parametrize("name", sorted(WRAPPERS))
@@ -63,6 +65,19 @@ def test_a_stack_of_frames_becomes_one_image_with_channels_last(shape, channels)
     assert obs.dtype == np.uint8
     assert obs[2, 3].tolist() == channels
     assert env.observation_space.contains(obs)
+
+
+@pytest.mark.parametrize(("wrapper", "shape"), [({}, (36, 12, 12)), ({"axis": 2}, (12, 36, 12))])
+def test_behind_channels_last_no_shape_is_guessed_about(wrapper, shape):
+    """Frames of 36x12, 12 of them: channels first or last, the shape (12, 36, 12) does not tell."""
+    frames = [("FrameStackObservation", {"stack_size": 12})]
+    env = apply_wrappers(Frames((36, 12)), [*frames, ("ChannelsLast", wrapper)])
+    assert env.reset()[0].shape == shape
+    assert space_from_gym(env.observation_space).image_size == shape
+    with pytest.raises(UsageError, match="may have its channels first or last"):
+        feature_shape(space_from_gym(apply_wrappers(Frames((36, 12)), frames).observation_space))
+    with pytest.raises(UsageError, match="axis 1 must be 0, from which channels move, or 2"):
+        apply_wrappers(Frames((36, 12)), [*frames, ("ChannelsLast", {"axis": 1})])
 
 
 def test_json_lists_become_the_tuples_that_gymnasium_asks_for():

@@ -250,6 +250,38 @@ def test_an_episode_that_goes_on_after_its_end_is_refused(tmp_path):
         read_dataset(tmp_path / "d")
 
 
+def test_an_episode_that_goes_on_after_a_time_limit_is_refused_likewise(tmp_path):
+    """Rewards 0 0 0 1 1 1 with limits after steps 2 and 5: read as one episode, step 0 would return 0.21875 of the next
+    one's rewards (gamma 0.5), and its own are 0."""
+    write_dataset(tmp_path / "d", make(lengths=(3, 6)))
+    limits = np.array([False, False, True, False, False, True])
+    change(tmp_path / "d" / "data" / "main_data.hdf5", truncations=limits, terminations=np.zeros(6, bool))
+    with pytest.raises(RlabError, match=r"episode 1 is truncated at step 2 of 6 and goes on\. Split it there"):
+        read_dataset(tmp_path / "d")
+
+
+@pytest.mark.parametrize("lengths", [(3, 4), (2, 1)])
+def test_what_is_stored_as_columns_is_read_as_the_rows_that_it_is(tmp_path, lengths):
+    space = Dict((("place", Discrete(5, start=-1)), ("x", NUMBERS)))
+    for obs_space in (Discrete(4, start=-2), space):
+        dataset = make(obs_space, Discrete(3, start=5), lengths=lengths)
+        folder = tmp_path / str(obs_space)
+        write_dataset(folder, dataset)
+        with h5py.File(folder / "data" / "main_data.hdf5", "r+") as file:
+            group = file["episode_1"]
+            names = ["actions", "rewards", "terminations", "truncations"]
+            names.append("observations/place" if obs_space is space else "observations")
+            for name in names:
+                values = group[name][()]
+                del group[name]
+                group.create_dataset(name, data=values[:, None])
+        for read, written in zip(read_dataset(folder).episodes, dataset.episodes, strict=True):
+            for one, other in ((read.obs, written.obs), (read.action, written.action), (read.reward, written.reward)):
+                assert one.dtype == other.dtype
+                assert np.array_equal(one, other)
+            assert (read.terminated, read.truncated) == (written.terminated, written.truncated)
+
+
 def test_a_mask_that_one_episode_lacks_is_missed(tmp_path):
     write_dataset(tmp_path / "d", make(Masked(NUMBERS, 3)))
     change(tmp_path / "d" / "data" / "main_data.hdf5", infos=None)

@@ -500,3 +500,49 @@ def test_a_head_on_a_gpu_answers_alike(head):
     torch.testing.assert_close(head.act(outputs.cuda(), noise=noise.cuda()).cpu(), action)
     torch.testing.assert_close(head.log_prob(outputs.cuda(), action.cuda()).cpu(), log_prob)
     torch.testing.assert_close(head.entropy(outputs.cuda()).cpu(), entropy)
+
+
+LARGEST = float(np.finfo(np.float32).max)
+FAR = [
+    (0.0, 1_000_000.0, "float32"),
+    (0.0, 999_999.0, "float32"),
+    (-1e-6, 1e-6, "float32"),
+    (-3.0, 5e7, "float64"),
+    (1e6, 3e38, "float32"),
+    (-60_000.0, 10.0, "float16"),
+]
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "squashed_gaussian"])
+@pytest.mark.parametrize(("low", "high", "dtype"), FAR)
+def test_bounds_of_any_size_are_the_scale_of_actions_and_what_is_best_between_them_is_learned(kind, low, high, dtype):
+    """A one-step bandit that pays -(share - 0.75)^2, share 0 at the lower bound and 1 at the upper one. By REINFORCE
+    with the mean as its baseline, from a mean at 0.5 and a deviation of 0.25 shares (0.5 half ranges)."""
+    head = build_head({"kind": kind}, Box((1,), dtype, low, high))
+    middle = low / 2 + high / 2
+    assert head.act(torch.zeros(2)).item() == pytest.approx(middle, rel=1e-6, abs=1e-12 * abs(high))
+    outputs = torch.tensor([0.0, -0.69]).requires_grad_()
+    optimizer = torch.optim.Adam([outputs], lr=0.03)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(150):
+        noise = torch.randn(64, 1, generator=generator)
+        rows = outputs.expand(64, 2)
+        action = head.act(rows, noise=noise).detach()
+        reward = -(((action.double()[:, 0] - low) / (high - low) - 0.75).float() ** 2)
+        advantage = (reward - reward.mean()) / reward.std()
+        loss = -(advantage * head.log_prob(rows, action)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    share = (head.to_env(head.act(outputs.detach())).double().item() - low) / (high - low)
+    assert share == pytest.approx(0.75, abs=0.06)
+
+
+@pytest.mark.parametrize("bound", [LARGEST, INF, float(np.finfo(np.float64).max)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_largest_number_of_a_dtype_is_not_a_bound(bound, dtype):
+    space = Box((2,), dtype, (-bound, 0.0), (bound, 2_000_000.0))
+    head = build_head({"kind": "gaussian"}, space)
+    assert head.act(torch.tensor([0.5, 0.5, 0.0, 0.0])).tolist() == [0.5, 1_500_000.0]
+    with pytest.raises(UsageError, match="each element needs two finite bounds"):
+        build_head({"kind": "squashed_gaussian"}, space)

@@ -1,5 +1,5 @@
-"""Images: which Boxes are some, where their channels are, what their pixels are divided by, and one branch for each image
-among other parts."""
+"""Images: which Boxes are some, where their channels are, what their pixels are divided by, and one branch for each of
+them among other parts."""
 
 import json
 

@@ -183,6 +183,11 @@ def _one_hot(layout: Layout, op: Operation) -> str:
     return _loop(layout.size(op.output), f"{y}[i] = {test} ? 1.0f : 0.0f;")
 
 
+def _centre(layout: Layout, op: Operation) -> str:
+    y, (x, mean) = layout.start(op), map(layout.place, op.inputs)
+    return _loop(layout.size(op.output), f"{y}[i] = (float)((double){x}[i] - {mean}[i]);")
+
+
 def _concat(layout: Layout, op: Operation) -> str:
     y, text, offset = layout.start(op), "", 0
     for name in op.inputs:
@@ -253,6 +258,7 @@ STATEMENTS: dict[str, Callable[[Layout, Operation], str]] = {
     "slice": _view,
     "channels_first": _channels_first,
     "one_hot": _one_hot,
+    "centre": _centre,
     "concat": _concat,
     "append": _concat,
     "add": _binary("+"),

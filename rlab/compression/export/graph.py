@@ -10,6 +10,7 @@ network, the mask, the greedy choice. The batch axis goes without saying: shapes
 | `channels_first` | `[H, W, C] -> [C, H, W]` | |
 | `one_hot` | x, element `[F]`, value `[F]` -> 1 where `x[element] == value`, else 0 | |
 | `concat`, `append` | vectors, one behind the other; `append` has a constant as its second | |
+| `centre` | x of any numbers, mean `[d]` of float64 -> x - mean, taken in float64 and then rounded to float32 | |
 | `add`, `subtract`, `multiply`, `divide` | x, y -> numbers; y is like x, or one number | |
 | `clip` | x, low, high -> numbers | |
 | `relu`, `tanh`, `elu`, `gelu`, `silu`, `leaky_relu` | x -> numbers | `alpha` |

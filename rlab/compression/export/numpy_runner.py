@@ -265,6 +265,7 @@ OPERATIONS: dict[str, Callable[[dict[str, Any], dict[str, Any]], Callable[..., A
     "slice": _slice,
     "channels_first": _plain(lambda x: np.moveaxis(x, -1, 1)),
     "one_hot": _plain(_one_hot),
+    "centre": _plain(lambda x, mean: (x.astype(np.float64) - mean).astype(np.float32)),
     "concat": _plain(_concat),
     "append": _plain(_append),
     "add": _plain(np.add),

@@ -213,6 +213,14 @@ def _one_hot(writer: _Writer, op: Operation) -> None:
     writer.node("Cast", (equal,), op.output, to=writer.types.FLOAT)
 
 
+def _centre(writer: _Writer, op: Operation) -> None:
+    x, mean = op.inputs
+    if writer.graph.values[x].dtype != "float64":
+        x = writer.node("Cast", (x,), f"{op.output}_doubles", to=writer.types.DOUBLE)
+    less = writer.node("Sub", (x, writer.input(mean)), f"{op.output}_less")
+    writer.node("Cast", (less,), op.output, to=writer.types.FLOAT)
+
+
 def _append(writer: _Writer, op: Operation) -> None:
     x, constant = op.inputs
     rows = writer.node("Shape", (x,), f"{op.output}_shape")
@@ -349,6 +357,7 @@ NODES: dict[str, Callable[[_Writer, Operation], None]] = {
     "slice": _slice,
     "channels_first": _channels_first,
     "one_hot": _one_hot,
+    "centre": _centre,
     "concat": _concat,
     "append": _append,
     "add": _simple("Add"),

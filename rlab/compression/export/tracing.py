@@ -19,7 +19,7 @@ from rlab.networks.lora import merged
 from rlab.networks.policy import MemberPolicy
 from rlab.networks.preprocess import CLIP, EPSILON, Preprocess, kind_of
 from rlab.networks.quantized import HalfConv2d, HalfLinear, QuantizedConv2d, QuantizedLinear
-from rlab.networks.spaces import Box, Discrete, Leaf, Masked, MultiDiscrete, choices, leaves
+from rlab.networks.spaces import Box, Discrete, Leaf, Masked, MultiDiscrete, choices, leaf_features, leaves
 from rlab.networks.sparse import SparseConv2d, SparseLayer, SparseLinear, SparseQuantizedConv2d, SparseQuantizedLinear
 
 WEIGHT_KINDS = {8: "int8", 4: "int4", 2: "int2"}
@@ -52,20 +52,29 @@ def _features(tracer: Tracer, preprocess: Preprocess) -> str:
         pixels = tracer.reshape(tracer.slice(OBS, 0, prod(inner.shape)) if inner is not space else OBS, inner.shape)
         scaled = _scaled_pixels(tracer, pixels, [inner])
         return scaled if inner.channels == FIRST else _channels_first(tracer, scaled)
+    if preprocess.wide:
+        vector = _vector(tracer, list(leaves(inner)), preprocess.mean)
+        deviation = (preprocess.variance + EPSILON).sqrt().float()
+        return _normalised(tracer, tracer.with_constant("divide", vector, deviation))
     vector = _vector(tracer, list(leaves(inner)))
     if preprocess.scaling == "fixed":
         return tracer.with_constant("multiply", vector, preprocess.factor)
     if preprocess.scaling == "running":
         centred = tracer.with_constant("subtract", vector, preprocess.mean.float())
         deviation = (preprocess.variance + EPSILON).sqrt().float()
-        normal = tracer.with_constant("divide", centred, deviation)
-        return _clipped(tracer, normal, np.array(-CLIP, np.float32), np.array(CLIP, np.float32))
+        return _normalised(tracer, tracer.with_constant("divide", centred, deviation))
     return vector
 
 
-def _vector(tracer: Tracer, found: list[Leaf]) -> str:
-    """The features of the leaves of a vector, neighbours of one kind at once."""
+def _normalised(tracer: Tracer, x: str) -> str:
+    return _clipped(tracer, x, np.array(-CLIP, np.float32), np.array(CLIP, np.float32))
+
+
+def _vector(tracer: Tracer, found: list[Leaf], mean: Tensor | None = None) -> str:
+    """The features of the leaves of a vector, neighbours of one kind at once; numbers less their `mean [F]`, in
+    float64, where one is given (it is 0 for all others)."""
     flat, first, parts = tracer.reshape(OBS, (tracer.values[OBS].size,)), 0, []
+    feature = 0
     for kind, group in groupby(found, kind_of):
         alike = list(group)
         last = first + sum(prod(leaf.shape) for leaf in alike)
@@ -74,8 +83,14 @@ def _vector(tracer: Tracer, found: list[Leaf]) -> str:
         else:
             numbers = tracer.slice(flat, first, last)
             images = [leaf for leaf in alike if isinstance(leaf, Box)]
-            parts.append(_scaled_pixels(tracer, numbers, images) if kind == "pixels" else _float(tracer, numbers))
-        first = last
+            if kind == "pixels":
+                parts.append(_scaled_pixels(tracer, numbers, images))
+            elif mean is None:
+                parts.append(_float(tracer, numbers))
+            else:
+                own = tracer.constant(mean[feature : feature + last - first])
+                parts.append(tracer.add("centre", (numbers, own), (last - first,)))
+        first, feature = last, feature + sum(map(leaf_features, alike))
     return tracer.concat(parts)
 
 
