@@ -3,7 +3,6 @@
 import io
 import pickle
 import re
-import time
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -286,22 +285,24 @@ def test_a_pt2_can_run_code_and_so_needs_trust(plain, tmp_path):
     assert mark.exists()
 
 
-def test_latency_is_measured_in_turn_for_each_batch_size(plain):
+def test_latency_is_measured_in_turn_for_each_batch_size(plain, monkeypatch):
     _, obs = plain
-    called = []
+    called, clock = [], [0]
+    monkeypatch.setattr("rlab.compression.export.runtimes.time.perf_counter_ns", lambda: clock[0])
 
-    def runner(name, seconds):
+    def runner(name, nanoseconds_a_row):
         def run(batch):
             called.append((name, len(batch)))
-            time.sleep(seconds * len(batch))
+            clock[0] += nanoseconds_a_row * len(batch) * (100 if len(called) == 3 else 1)  # one call that is slow
 
         return run
 
-    found = latency({"slow": runner("slow", 2e-4), "quick": runner("quick", 0.0)}, obs[:64], (1, 8), repeats=10)
-    assert [row.batch for row in found["slow"]] == [1, 8]
-    assert found["slow"][0].p50_us > 200 > found["quick"][0].p50_us
-    assert found["slow"][1].p50_us > 1600
-    assert found["slow"][0].p50_us <= found["slow"][0].p99_us
+    found = latency({"slow": runner("slow", 200_000), "quick": runner("quick", 1000)}, obs[:64], (1, 8), repeats=10)
+    assert [(row.batch, row.p50_us) for row in found["slow"]] == [(1, 200.0), (8, 1600.0)]
+    assert [(row.batch, row.p50_us) for row in found["quick"]] == [(1, 1.0), (8, 8.0)]
+    # Of 64 times the 99th percentile lies at place 0.99 * 63 = 62.37, between the last usual one and the slow one.
+    assert found["slow"][0].p99_us == pytest.approx(200 + 0.37 * (20_000 - 200))
+    assert found["slow"][1].p99_us == 1600.0
     order = [name for name, size in called if size == 8]
     assert order == (["slow"] * 9 + ["quick"] * 9) * 2  # 8 batches of 8 and one to warm up, twice for 10 repeats
     with pytest.raises(UsageError, match="5 observations are too few for a batch of 8"):

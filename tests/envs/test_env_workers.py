@@ -46,7 +46,7 @@ class Sick(gym.Env):
         if self.illness == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.illness == "hangs":
-            time.sleep(60)
+            time.sleep(600)
 
 
 def sick_env(illness, time_limit):
@@ -58,9 +58,9 @@ def sick_env(illness, time_limit):
 @pytest.mark.parametrize(
     ("illness", "time_limit", "message"),
     [
-        ("raises", 20, "UnpicklableError: no more fuel"),
-        ("dies", 20, "its worker process died (exit code -9)"),
-        ("hangs", 0.5, "no answer for 0.5 s"),
+        ("raises", 60, "UnpicklableError: no more fuel"),
+        ("dies", 60, "its worker process died (exit code -9)"),
+        ("hangs", 3.0, "no answer for 3 s"),  # long enough for a worker that is well on a busy machine
     ],
 )
 def test_a_sick_worker_ends_the_run_with_one_line_and_leaves_no_process(illness, time_limit, message):
@@ -75,7 +75,7 @@ def test_a_sick_worker_ends_the_run_with_one_line_and_leaves_no_process(illness,
 
 
 def test_a_worker_killed_between_steps_is_named_too():
-    env, raw = sick_env("never", 20)
+    env, raw = sick_env("never", 60)
     env.reset()
     raw.processes[0].kill()
     raw.processes[0].join()
@@ -106,7 +106,7 @@ def test_a_worker_that_dies_at_birth_gives_one_line(stillborn_env):
 
 def test_workers_leave_ctrl_c_to_their_parent():
     before = signal.getsignal(signal.SIGINT)
-    env, raw = sick_env("never", 20)
+    env, raw = sick_env("never", 60)
     env.reset()
     os.kill(raw.processes[0].pid, signal.SIGINT)
     time.sleep(0.1)
@@ -116,11 +116,11 @@ def test_workers_leave_ctrl_c_to_their_parent():
 
 
 def test_close_does_not_wait_for_a_worker_that_hangs():
-    _, raw = sick_env("never", 20)
+    _, raw = sick_env("never", 60)
     os.kill(raw.processes[0].pid, signal.SIGSTOP)
     start = time.monotonic()
     raw.close(timeout=0.3)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 30  # it would wait for ever
     assert not set(raw.processes) & set(multiprocessing.active_children())
 
 

@@ -155,7 +155,8 @@ def test_tanh_of_a_large_tensor_is_tanh_with_its_gradient() -> None:
     plain, ours = x.clone().requires_grad_(), x.clone().requires_grad_()
     expected, found = plain.tanh(), layer(ours)
     assert found.grad_fn.name() != expected.grad_fn.name()  # the other way was taken
-    torch.testing.assert_close(found, expected, rtol=0.0, atol=3e-7)
+    # A sigmoid and a tanh within a unit in the last place, 1.2e-7 at 1; the first is doubled and rounded again: 4.2e-7.
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=5e-7)
     weights = torch.linspace(-1.0, 1.0, x.numel()).reshape(x.shape)
     (expected_grad,) = torch.autograd.grad((expected * weights).sum(), plain)
     (found_grad,) = torch.autograd.grad((found * weights).sum(), ours)
