@@ -36,6 +36,7 @@ from rlab.runs.folder import RunFolder, check_free, fresh_run_path, hardware, ve
 from rlab.runs.listing import saved_time
 from rlab.runs.policies import load_policy
 from rlab.runs.tables import read_episodes
+from rlab.trust import Trust, in_force
 
 __all__ = [
     "FinishedEpisode",
@@ -106,9 +107,8 @@ class Run:
 
     def report(self) -> str:
         """What to tell people at the end of a run."""
-        saved = f"run: {self.path}   curves: tensorboard --logdir {self.path}"
-        if self.only_here is not None:
-            saved = f"{saved}\n{self.only_here}"
+        note = "" if self.only_here is None else f"\n{self.only_here}"
+        saved = f"run: {self.path}   curves: tensorboard --logdir {self.path}{note}"
         if not self.finished:
             reached = f"{self.time} {self.unit.replace('_', ' ')}"
             by = "" if self.stopped_by is None else f" by the listener {self.stopped_by}"
@@ -126,7 +126,7 @@ def train(
     out: str | Path | None = None,
     experiment: str | None = None,
     progress: bool = False,
-    trust: bool = False,
+    trust: Trust = False,
     listeners: Sequence[Any] = (),
     **settings: Any,
 ) -> Run:
@@ -134,9 +134,8 @@ def train(
 
     Args:
         agent: a registered name, or `their.module:Class`.
-        env: a Gymnasium id, `module:Id`, or a class or function that makes an env, which gets `env_kwargs`. The run
-            records a name by which other processes find it; without one (a lambda, a class in a notebook), it says so,
-            and `evaluate(run, env=MyEnv)` takes it again.
+        env: a Gymnasium id, `module:Id`, or a class or function that makes an env, which gets `env_kwargs`. What no
+            other process finds (a lambda, a class in a notebook) is given again: `evaluate(run, env=MyEnv)`.
         env_kwargs: keywords of the env: numbers, texts, true/false, None, lists, tuples and dicts with text keys, which
             it gets again when the run is resumed or judged; NumPy's become Python's.
         wrappers: names from `rlab.envs.WRAPPERS`, or `their.module:Wrapper`, innermost first.
@@ -145,7 +144,8 @@ def train(
             there is one and the env is not changed by keywords or wrappers, `"none"` the plain defaults. It may bring
             keywords and wrappers of the env, too.
         progress: show a bar, as the command line does.
-        trust: allow layers, envs and wrappers of others that the folder of a teacher names, which run their code.
+        trust: allow code of others that the folder of a teacher names: True, or the names of modules. Those that the
+            working folder's `.rlab-trust` lists (`rlab trust my_envs`) are allowed without.
         listeners: objects with some of the methods of `rlab.Listener`, which hear what the run does and may stop it.
         settings: fields of `RunConfig` (`seeds=10`, `env_steps=50_000`), of `SourceConfig` (`teacher="runs/good"`) and
             of the agent's config (`gamma=0.9`).
@@ -154,7 +154,7 @@ def train(
         UsageError: anything in the request that cannot be.
         RlabError: the run failed; what was saved stays.
     """
-    check_not_a_policy(agent, env)
+    check_not_a_policy(agent, env if isinstance(env, str) else "")
     base = env_spec(env)
     if experiment is None and (env_kwargs or base.kwargs or wrappers):
         experiment = "none"
@@ -170,7 +170,7 @@ def pretrain(
     agent: str = "ppo",
     out: str | Path | None = None,
     progress: bool = False,
-    trust: bool = False,
+    trust: Trust = False,
     listeners: Sequence[Any] = (),
     **settings: Any,
 ) -> Run:
@@ -207,7 +207,7 @@ def finetune(
     experiment: str | None = None,
     out: str | Path | None = None,
     progress: bool = False,
-    trust: bool = False,
+    trust: Trust = False,
     listeners: Sequence[Any] = (),
     **settings: Any,
 ) -> Run:
@@ -247,7 +247,7 @@ def evaluate(
     wrappers: Sequence[str] | None = None,
     envs: int | None = None,
     env: EnvLike | None = None,
-    trust: bool = False,
+    trust: Trust = False,
 ) -> Evaluation:
     """Judge the policy of a run or policy folder in the env that it was trained in, as `rlab eval` does.
 
@@ -275,7 +275,7 @@ def evaluate(
 
 
 @answering
-def load(path: str | Path, seed: int | None = None, trust: bool = False, *, sample_seed: int = 0) -> MemberPolicy:
+def load(path: str | Path, seed: int | None = None, trust: Trust = False, *, sample_seed: int = 0) -> MemberPolicy:
     """The policy of one member of a run or policy folder, as plain `torch.nn` modules on the CPU.
 
     `policy(obs)` takes `[*obs]` or `[B, *obs]`: NumPy gives NumPy, which `env.step` accepts, and torch gives torch.
@@ -291,13 +291,13 @@ def load(path: str | Path, seed: int | None = None, trust: bool = False, *, samp
         RlabError: the folder is missing, broken or not ours.
         UsageError: no member has that training seed.
     """
-    policy = load_policy(path, trust).policy.member(seed)
+    policy = load_policy(path, in_force(trust)).policy.member(seed)
     policy.reseed(sample_seed)
     return policy
 
 
 def start(
-    request: Request, out: str | Path | None, progress: bool, trust: bool = False, listeners: Sequence[Any] = ()
+    request: Request, out: str | Path | None, progress: bool, trust: Trust = False, listeners: Sequence[Any] = ()
 ) -> Run:
     """Make the run folder and train; nothing is on the disk before everything else is known to fit."""
     audience = Audience(listeners)
@@ -322,7 +322,7 @@ def start(
 def resume(
     path: str | Path,
     progress: bool = False,
-    trust: bool = False,
+    trust: Trust = False,
     *,
     env: EnvLike | None = None,
     listeners: Sequence[Any] = (),

@@ -26,6 +26,7 @@ from rlab.networks.stacking import unstack
 from rlab.runs import files
 from rlab.runs.logs import MetricsLog
 from rlab.runs.tensors import tensors_from_bytes, tensors_to_bytes
+from rlab.trust import Trust, in_force
 
 __all__ = [
     "CrossValidation",
@@ -179,7 +180,7 @@ def save_network(
     files.keep_only(folder, {name}, f"{STEM}-*{SUFFIX}")
 
 
-def load_network(folder: Path | str, trust: bool = False) -> LoadedNetwork:
+def load_network(folder: Path | str, trust: Trust = False) -> LoadedNetwork:
     """What `save_network` wrote, on the CPU. `trust` allows layers of other people's code, which loading would import.
 
     Raises:
@@ -191,7 +192,7 @@ def load_network(folder: Path | str, trust: bool = False) -> LoadedNetwork:
     tensors = tensors_from_bytes(weights, Path(folder) / data["weights"]["name"])
     try:
         spec, seeds = NetworkSpec.from_json(data["spec"]), tuple(int(seed) for seed in data["seeds"])
-        network = build(spec, seeds, trust=trust)
+        network = build(spec, seeds, trust=in_force(trust))
         network.load_state_dict(tensors)
     except RlabError as error:
         raise RlabError(f"{path}: {error}") from error

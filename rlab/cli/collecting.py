@@ -14,6 +14,7 @@ from rlab.experience.minari_files import check_can_write, read_dataset, write_da
 from rlab.learning.runtime import torch_settings
 from rlab.networks.policy import Policy
 from rlab.networks.spaces import Space
+from rlab.trust import Trust
 
 FIRST_EPISODE_SEED = 200_000  # below it are those that `rlab eval` judges by
 
@@ -55,7 +56,7 @@ def collect(
     min_return: float | None = None,
     envs: int | None = None,
     env: EnvLike | None = None,
-    trust: bool = False,
+    trust: Trust = False,
 ) -> Collected:
     """Record episodes of a trained policy in the env that it was trained in.
 

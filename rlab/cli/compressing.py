@@ -21,6 +21,7 @@ from rlab.networks.policy import Policy
 from rlab.runs import files
 from rlab.runs.folder import check_free, is_run
 from rlab.runs.policies import POLICY, save_policy
+from rlab.trust import Trust
 
 MIN_RETURN_RATIO = 0.95
 ROOT = "runs"
@@ -83,7 +84,7 @@ def compress(
     member: int | None = None,
     updates: int | None = None,
     env: EnvLike | None = None,
-    trust: bool = False,
+    trust: Trust = False,
     after_step: Callable[[Step], None] | None = None,
 ) -> Compressed:
     """Compress the policy of a run or policy folder, and compare the result with it.
@@ -119,7 +120,7 @@ def read_order(
     min_return_ratio: float,
     member: int | None,
     updates: int | None,
-    trust: bool,
+    trust: Trust,
     env: EnvLike | None,
 ) -> Order:
     """The policy to compress, and what `compress` says of it; errors and arguments are those of `compress`."""

@@ -18,6 +18,7 @@ from rlab.compression.visits import visited
 from rlab.envs import EnvLike, EnvSpec, make_episodes
 from rlab.errors import RlabError, UsageError
 from rlab.learning.runtime import torch_settings
+from rlab.trust import Trust
 
 CHECKED_STATES = 2_000  # that parity is checked on
 REPEATS = 512  # calls that are timed, of each batch size
@@ -83,7 +84,7 @@ def export_member(
     out: str | Path | None = None,
     exporter: str = "auto",
     env: EnvLike | None = None,
-    trust: bool = False,
+    trust: Trust = False,
 ) -> ExportedMember:
     """Write the greedy policy of one member as one file, checked on states that it visits.
 
@@ -119,7 +120,7 @@ def export_member(
     return ExportedMember(done, seed, tuple(timed["file"]), tuple(timed["torch"]))
 
 
-def open_file(path: str | Path, trust: bool) -> tuple[Runner, EnvSpec]:
+def open_file(path: str | Path, trust: Trust) -> tuple[Runner, EnvSpec]:
     """An exported file in its runtime, and the env that it says it is for.
 
     Raises:
@@ -129,9 +130,9 @@ def open_file(path: str | Path, trust: bool) -> tuple[Runner, EnvSpec]:
     """
     if not Path(path).exists():
         raise RlabError(f"there is no file {path}. rlab export makes such files")
-    if Path(path).suffix in RUNS_CODE and not trust:
+    if Path(path).suffix in RUNS_CODE and trust is not True:
         raise UsageError(f"{path} can run code when it is opened; add --trust if you trust its author.")
-    runner = open_exported(path, trust=trust)
+    runner = open_exported(path, trust=trust is True)
     if runner.env is None:
         raise RlabError(f"{path} does not say which env its policy is for.")
     env = EnvSpec.from_json(runner.env)
@@ -139,7 +140,7 @@ def open_file(path: str | Path, trust: bool) -> tuple[Runner, EnvSpec]:
     return runner, env
 
 
-def measure(paths: Sequence[str], trust: bool) -> dict[str, list[Latency]]:
+def measure(paths: Sequence[str], trust: Trust) -> dict[str, list[Latency]]:
     """How long a call of each exported file takes, all measured in turn.
 
     Raises:

@@ -25,6 +25,7 @@ from rlab.errors import UsageError
 from rlab.learning.finetune_config import OF_ONE_STRATEGY, FinetuneConfig
 from rlab.runs.config import RunConfig, SourceConfig
 from rlab.runs.folder import RunFolder, is_run
+from rlab.trust import Trust
 
 if TYPE_CHECKING:
     from rlab.cli.saved import SavedPolicy
@@ -103,7 +104,7 @@ def read_request(argv: list[str]) -> tuple[Request, BeginOptions]:
     return Request(agent, env, run_config, settings, origins, command_words(), sources, beginning), options
 
 
-def next_agent(saved: "SavedPolicy", trust: bool) -> str:
+def next_agent(saved: "SavedPolicy", trust: Trust) -> str:
     """Who goes on with a policy unless told otherwise.
 
     Raises:

@@ -18,6 +18,7 @@ from rlab.envs import EnvLike, make_env
 from rlab.errors import RlabError, UsageError, extra
 from rlab.learning.runtime import torch_settings
 from rlab.networks.policy import MemberPolicy
+from rlab.trust import Trust
 
 DEFAULT_FPS = 30  # where the env does not say how fast its frames are
 FILM = "play.gif"  # where there is no screen
@@ -68,7 +69,7 @@ def play(
     video: str | Path | None = None,
     frames: bool = False,
     env: EnvLike | None = None,
-    trust: bool = False,
+    trust: Trust = False,
 ) -> Played:
     """Watch a trained policy: in a window, or as a film where there is no screen, and in a notebook inside the page.
 

@@ -13,6 +13,7 @@ from rlab.envs import EnvSpec
 from rlab.errors import RlabError, UsageError, unknown
 from rlab.experience.minari_files import read_dataset
 from rlab.runs.config import RunConfig, SourceConfig
+from rlab.trust import Trust
 
 USAGE = "rlab pretrain bc|encoder DATASET [--env ENV] [--agent AGENT] [settings]"
 METHODS = ("bc", "encoder")
@@ -90,7 +91,7 @@ def learner_for(method: str, agent: str) -> str:
     return VALUE_CLONER if method == "bc" and values else method
 
 
-def env_for(dataset: str, named: EnvSpec | None, trust: bool) -> EnvSpec:
+def env_for(dataset: str, named: EnvSpec | None, trust: Trust) -> EnvSpec:
     """The env that was named, or else the one that the dataset was recorded in.
 
     Raises:

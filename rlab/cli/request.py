@@ -15,6 +15,7 @@ from rlab.errors import RlabError, UsageError
 from rlab.learning.finetune_config import FinetuneConfig
 from rlab.runs.config import RunConfig, SourceConfig
 from rlab.runs.folder import versions
+from rlab.trust import Trust, advice, in_force, trusts
 
 DEFAULT, COMMAND_LINE = "default", "command line"
 # Settings that say what an agent's networks are: a policy that a run begins with decides them itself.
@@ -94,7 +95,7 @@ class Request:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], where: str, trust: bool) -> "Request":
+    def from_json(cls, data: Mapping[str, Any], where: str, trust: Trust) -> "Request":
         """The request that a run folder's `config.json` holds.
 
         Raises:
@@ -136,11 +137,15 @@ def foreign_agent_module(agent: str) -> list[str]:
     return [agent.partition(":")[0]] if ":" in agent else []
 
 
-def check_trust(where: str, modules: Sequence[str], trust: bool) -> None:
-    """Raise RlabError where a folder names modules from outside rlab and nobody vouched for them."""
-    if modules and not trust:
-        named = ", ".join(dict.fromkeys(modules))
-        raise RlabError(f"{where} names {named}, which is code from outside rlab; add --trust if you trust it.")
+def check_trust(where: str, modules: Sequence[str], trust: Trust) -> None:
+    """Raise RlabError where a folder names modules from outside rlab and nobody vouched for them: neither the call nor
+    the list of this project."""
+    if not modules or trust is True:
+        return
+    allowed = in_force(trust)
+    unknown = [module for module in dict.fromkeys(modules) if not trusts(allowed, module)]
+    if unknown:
+        raise RlabError(f"{where} names {', '.join(unknown)}, which is code from outside rlab; {advice(unknown)}")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from rlab.envs import EnvLike, EnvSpec, EpisodeMaker, given_again
 from rlab.errors import RlabError, UsageError
 from rlab.networks.policy import Policy
 from rlab.runs.policies import POLICY, LoadedPolicy, load_policy
+from rlab.trust import Trust, in_force
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class SavedPolicy:
         return EpisodeMaker(self.env)
 
 
-def open_policy(path: str, trust: bool, env: EnvLike | None = None) -> SavedPolicy:
+def open_policy(path: str, trust: Trust, env: EnvLike | None = None) -> SavedPolicy:
     """The stack of policies in a run or policy folder.
 
     Args:
@@ -45,7 +46,7 @@ def open_policy(path: str, trust: bool, env: EnvLike | None = None) -> SavedPoli
     """
     if has_exported_name(path) and Path(path).is_file():
         raise UsageError(f"{path} is an exported file, which rlab eval alone takes; give a run or policy folder here.")
-    loaded = load_policy(path, trust)
+    loaded = load_policy(path, in_force(trust))
     if "env" not in loaded.extra:
         raise RlabError(f"{loaded.folder} does not say which env its policy is for.")
     spec = EnvSpec.from_json(loaded.extra["env"])

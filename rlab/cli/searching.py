@@ -33,6 +33,7 @@ from rlab.evaluation.stats import Interval
 from rlab.learning.runtime import torch_settings
 from rlab.networks.quantized import CompressedLayer
 from rlab.runs import files
+from rlab.trust import Trust
 
 CANDIDATES = 24  # that are trained: about two minutes for ten members on CartPole-v1
 FINALISTS = 8
@@ -172,7 +173,7 @@ def search(
     member: int | None = None,
     updates: int | None = None,
     env: EnvLike | None = None,
-    trust: bool = False,
+    trust: Trust = False,
     say: Say | None = None,
 ) -> Searched:
     """Try widths, sparsity and bits for the policy of a run or policy folder, and keep the best one within the bounds.

@@ -26,6 +26,7 @@ from rlab.runs.checkpoint import has_checkpoint, load_checkpoint
 from rlab.runs.config import SourceConfig
 from rlab.runs.folder import RunFolder, is_run
 from rlab.runs.policies import save_policy
+from rlab.trust import Trust
 
 MOST_WARMUP = 4_000  # env steps of a fresh critic by itself; what experiments/no_dip.py was measured with
 
@@ -48,7 +49,7 @@ class Sources:
 NO_SOURCES = Sources()
 
 
-def open_sources(request: Request, folder: RunFolder | None = None, trust: bool = False) -> Sources:
+def open_sources(request: Request, folder: RunFolder | None = None, trust: Trust = False) -> Sources:
     """Open what a request names; policies from `folder` where the run keeps copies of them.
 
     Raises:
@@ -238,7 +239,7 @@ def _picked(policy: Policy, members: Sequence[int], seeds: Sequence[int]) -> Pol
     return picked
 
 
-def _policy(named: str | None, kept: Path | None, trust: bool) -> SavedPolicy | None:
+def _policy(named: str | None, kept: Path | None, trust: Trust) -> SavedPolicy | None:
     if named is None:
         return None
     return open_policy(str(kept) if kept is not None and kept.is_dir() else named, trust)

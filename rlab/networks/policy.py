@@ -15,6 +15,7 @@ from rlab.networks.spaces import Masked, Space, pack, space_from_json
 from rlab.networks.spec import NetworkSpec, build
 from rlab.networks.stacking import unstack
 from rlab.randomness import torch_stream
+from rlab.trust import Trust
 from rlab.types import Json
 
 Array = np.ndarray | Tensor
@@ -256,7 +257,7 @@ class MemberPolicy(_Acting):
         return (self.seed,)
 
 
-def build_policy(spec: PolicySpec, seeds: Sequence[int], trust: bool = False) -> Policy:
+def build_policy(spec: PolicySpec, seeds: Sequence[int], trust: Trust = False) -> Policy:
     """A stack of policies with fresh weights, ready for `load_state_dict`.
 
     Raises:

@@ -26,6 +26,7 @@ from rlab.networks.quantized import COMPRESSED_LAYERS
 from rlab.networks.sequences import StackedEmbedding, StackedGRU
 from rlab.networks.sparse import SPARSE_LAYERS
 from rlab.randomness import torch_stream
+from rlab.trust import Trust, advice, trusts
 from rlab.types import Json
 
 
@@ -123,7 +124,7 @@ LAYER_KINDS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build(spec: NetworkSpec, seeds: Sequence[int], use: str = "network", trust: bool = False) -> StackedNetwork:
+def build(spec: NetworkSpec, seeds: Sequence[int], use: str = "network", trust: Trust = False) -> StackedNetwork:
     """A stack of S freshly initialised networks; member i's weights depend on `seeds[i]` and `use` alone.
 
     Args:
@@ -146,30 +147,30 @@ def build(spec: NetworkSpec, seeds: Sequence[int], use: str = "network", trust: 
     return network
 
 
-def _sequence(members: int, layers: Iterable[LayerSpec], trust: bool) -> StackedNetwork:
+def _sequence(members: int, layers: Iterable[LayerSpec], trust: Trust) -> StackedNetwork:
     return StackedNetwork(*(_layer(members, layer, trust) for layer in layers))
 
 
-def _layer(members: int, layer: LayerSpec, trust: bool) -> nn.Module:
+def _layer(members: int, layer: LayerSpec, trust: Trust) -> nn.Module:
     builder = _builder(layer.kind, trust)
     return builder(members, **{name: _argument(members, value, trust) for name, value in layer.args.items()})
 
 
-def _argument(members: int, value: Any, trust: bool) -> Any:
+def _argument(members: int, value: Any, trust: Trust) -> Any:
     """Layers inside a layer, such as a stream of `dueling`, are built; anything else is handed over as it is."""
     if is_stream(value):
         return _sequence(members, value, trust)
     return [_sequence(members, stream, trust) for stream in value] if are_streams(value) else value
 
 
-def _builder(kind: str, trust: bool) -> Callable[..., nn.Module]:
+def _builder(kind: str, trust: Trust) -> Callable[..., nn.Module]:
     if kind in LAYER_KINDS:
         return LAYER_KINDS[kind]
     if ":" not in kind:
         raise unknown("kind of layer", kind, LAYER_KINDS)
-    if not trust:
-        raise RlabError(f"layer {kind!r} runs code from outside rlab; load it with trust=True if you trust its author.")
     module, _, name = kind.partition(":")
+    if not trusts(trust, module):
+        raise RlabError(f"layer {kind!r} runs code from outside rlab; {advice([module])}")
     builder: Callable[..., nn.Module] = getattr(importlib.import_module(module), name)
     return builder
 

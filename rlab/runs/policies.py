@@ -25,6 +25,7 @@ from rlab.runs.folder import (
     read_manifest,
 )
 from rlab.runs.tensors import tensors_from_bytes, tensors_to_bytes
+from rlab.trust import Trust
 
 POLICY = "policy.json"
 STEM, SUFFIX = "weights", ".safetensors"
@@ -71,7 +72,7 @@ def save_policy(folder: Path | str, policy: Policy, extra: Mapping[str, Any]) ->
     files.keep_only(folder, {name}, f"{STEM}-*{SUFFIX}")
 
 
-def load_policy(path: Path | str, trust: bool = False) -> LoadedPolicy:
+def load_policy(path: Path | str, trust: Trust = False) -> LoadedPolicy:
     """The policy in a run folder (its final one) or in a policy folder, on the CPU.
 
     `trust` allows layers of other people's code (`their.module:Builder`), which loading would import.
@@ -139,7 +140,7 @@ def _arrived(run: Path, pending: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _rebuilt(data: Mapping[str, Any], path: Path, trust: bool) -> Policy:
+def _rebuilt(data: Mapping[str, Any], path: Path, trust: Trust) -> Policy:
     """A policy with random weights from the spec in `policy.json`."""
     seeds = data.get("seeds")
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):

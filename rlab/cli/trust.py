@@ -1,0 +1,67 @@
+"""`rlab trust my_envs`: whose code may run in this folder without --trust on every command."""
+
+import importlib.util
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from rlab.cli.flags import parse
+from rlab.cli.help import Page
+from rlab.errors import UsageError
+from rlab.runs.files import write_bytes
+from rlab.trust import FILE, ignored_because, list_text, module_name, read_list, within_results
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrustOptions:
+    """Which modules to trust in this folder."""
+
+    # module names, such as my_envs, which covers my_envs.grids; none: show the list
+    modules: tyro.conf.Positional[tuple[str, ...]] = ()
+    remove: bool = False  # take them off the list
+    json: bool = False  # one JSON object on standard output
+
+
+SCHEMAS = (TrustOptions,)
+PAGE = Page(
+    "rlab trust [MODULES] [settings]",
+    "Let the code of modules run in this folder without --trust on every command: the file .rlab-trust lists them.",
+    ("rlab trust my_envs", "rlab trust my_envs --remove"),
+)
+
+
+def run(argv: list[str]) -> int:
+    """Parse, change the list, show it."""
+    (options,) = parse(argv, SCHEMAS, prog="rlab trust", page=PAGE)
+    if options.remove and not options.modules:
+        raise UsageError("--remove needs the modules to take off the list: rlab trust my_envs --remove")
+    here = Path.cwd()
+    why = ignored_because(here) or within_results(here)
+    if why is not None:
+        raise UsageError(f"{FILE} does not count here: {why}.")
+    listed = read_list(here)
+    if options.modules:
+        listed = _changed(listed, tuple(module_name(word, "rlab trust") for word in options.modules), options.remove)
+        write_bytes(here / FILE, list_text(listed))
+    if options.json:
+        print(json.dumps({"format": 1, "file": str(here / FILE), "modules": list(listed)}))
+    elif listed:
+        print(f"trusted in this folder ({FILE}): {', '.join(listed)}")
+    else:
+        print("no module is trusted in this folder; rlab trust my_envs adds one")
+    return 0
+
+
+def _changed(listed: tuple[str, ...], named: tuple[str, ...], remove: bool) -> tuple[str, ...]:
+    if remove:
+        for name in named:
+            if name not in listed:
+                raise UsageError(f"{name} is not on the list; it has: {', '.join(listed) or 'nothing'}")
+        return tuple(name for name in listed if name not in named)
+    for name in named:
+        if importlib.util.find_spec(name.partition(".")[0]) is None:
+            print(f"note: no module {name} is found from this folder", file=sys.stderr)
+    return tuple(dict.fromkeys((*listed, *named)))

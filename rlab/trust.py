@@ -1,0 +1,110 @@
+"""Whose code may run: what a call allows, and the list of modules that a project keeps beside its own files.
+
+Run folders, datasets and experiment files name envs, wrappers, agents and layers of others as `module:Class`. Their
+modules are imported where the caller says so, with `trust=True` or `trust=["my_envs"]`, and where the file
+`.rlab-trust` in the working folder lists them, one module a line; `my_envs` covers `my_envs.grids`. That file is the
+user's own: `rlab trust my_envs` writes it, and one that lies inside a run, a policy or a dataset counts for nothing.
+"""
+
+import os
+import stat
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import TypeAlias
+
+from rlab.errors import UsageError
+
+FILE = ".rlab-trust"
+HEADER = "# Modules whose code rlab may run in this folder, one a line; written by `rlab trust`.\n"
+# What a folder has that came with somebody's results: then the list may have come with them.
+OF_RESULTS = (("config.json", "manifest.json"), ("policy.json",), ("data/metadata.json",))
+
+Trust: TypeAlias = bool | str | Collection[str]  # True: everything; names: these modules and what is inside them
+
+
+def trusts(trust: Trust, module: str) -> bool:
+    """Whether a module of somebody else's may be imported and run."""
+    if isinstance(trust, bool):
+        return trust
+    names = [trust] if isinstance(trust, str) else trust
+    return any(f"{module}.".startswith(f"{name}.") for name in names)
+
+
+def in_force(trust: Trust) -> Trust:
+    """What a call allows together with what the project's list does.
+
+    Raises:
+        UsageError: a name that is not a module's, in the call or in the list.
+    """
+    if trust is True:
+        return True
+    names = [] if trust is False else [trust] if isinstance(trust, str) else list(trust)
+    listed = [] if ignored_because(Path.cwd()) is not None else read_list(Path.cwd())
+    return frozenset([*(module_name(name, "trust") for name in names), *listed])
+
+
+def advice(modules: Iterable[str]) -> str:
+    """How to allow modules, as the end of a message."""
+    tops = " ".join(dict.fromkeys(module.partition(".")[0] for module in modules))
+    why = ignored_because(Path.cwd())
+    ignored = "" if why is None else f" ({FILE} is not read: {why})"
+    return f"add --trust if you trust it, or name it once for this folder: rlab trust {tops}{ignored}."
+
+
+def read_list(folder: Path) -> tuple[str, ...]:
+    """The modules that a folder's list names, in order; none where there is no list.
+
+    Raises:
+        UsageError: it cannot be read, or a line of it is not the name of a module.
+    """
+    path = folder / FILE
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return ()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {error}") from error
+    names = (line.partition("#")[0].strip() for line in lines)
+    return tuple(dict.fromkeys(module_name(name, str(path)) for name in names if name))
+
+
+def list_text(modules: Iterable[str]) -> bytes:
+    """The content of a list that names these modules."""
+    return (HEADER + "".join(f"{module}\n" for module in modules)).encode()
+
+
+def ignored_because(folder: Path) -> str | None:
+    """Why the list of a folder counts for nothing; None where it counts, or where there is none."""
+    path = folder / FILE
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return "it is not a plain file"
+    if hasattr(os, "getuid"):
+        if found.st_uid not in (os.getuid(), 0):
+            return "it belongs to somebody else"
+        if found.st_mode & stat.S_IWOTH:
+            return f"everybody may write it; chmod o-w {FILE}"
+    return within_results(folder)
+
+
+def within_results(folder: Path) -> str | None:
+    """Which folder of somebody's results a folder is, or lies in, in words; None where it is in none."""
+    for place in (folder, *folder.parents):
+        if any(all((place / name).is_file() for name in names) for names in OF_RESULTS):
+            return f"{place} is a run, a policy or a dataset, and may have brought it"
+    return None
+
+
+def module_name(word: str, where: str) -> str:
+    """The module in a word such as `my_envs`, `my_envs.grids` or `my_envs:Grid`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    name = word.partition(":")[0] if isinstance(word, str) else ""
+    if not name or not all(part.isidentifier() for part in name.split(".")):
+        raise UsageError(f"{where}: {word!r} is not the name of a module, such as my_envs or my_envs.grids")
+    return name
