@@ -1,4 +1,4 @@
-"""`rlab list agents|envs|experiments|runs|datasets`: what there is."""
+"""`rlab list agents|envs|experiments|runs|datasets|metrics`: what there is."""
 
 import json
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from rlab.cli.help import Page
 class ListOptions:
     """What to list."""
 
-    what: tyro.conf.Positional[Literal["agents", "envs", "experiments", "runs", "datasets"]]  # what to list
+    what: tyro.conf.Positional[Literal["agents", "envs", "experiments", "runs", "datasets", "metrics"]]  # what to list
     root: str | None = None  # where `list runs` and `list datasets` look; None: the folder runs or datasets
     json: bool = False  # one JSON object on standard output
 
 
 SCHEMAS = (ListOptions,)
 PAGE = Page(
-    "rlab list {agents, envs, experiments, runs, datasets} [settings]",
+    "rlab list {agents, envs, experiments, runs, datasets, metrics} [settings]",
     "List what there is.",
     (
         "rlab list agents",
@@ -82,12 +82,19 @@ def _datasets(root: str) -> list[dict[str, Any]]:
     return list_datasets(root)
 
 
+def _metrics(root: str) -> list[dict[str, Any]]:
+    from rlab.runs.glossary import rows
+
+    return rows()
+
+
 LISTS: dict[str, Callable[[str], list[dict[str, Any]]]] = {
     "agents": _agents,
     "envs": _envs,
     "experiments": _experiments,
     "runs": _runs,
     "datasets": _datasets,
+    "metrics": _metrics,
 }
 
 

@@ -26,7 +26,7 @@ VERBS = {
     "play": Verb("rlab.cli.play:run", "watch a trained policy, in a window or as a film"),
     "resume": Verb("rlab.cli.resume:run", "go on with a run from its last save"),
     "trust": Verb("rlab.cli.trust:run", "let the code of a module run in this folder without --trust on every command"),
-    "list": Verb("rlab.cli.list:run", "list agents, envs, experiments, runs or datasets"),
+    "list": Verb("rlab.cli.list:run", "list agents, envs, experiments, runs, datasets or metrics"),
     "collect": Verb("rlab.cli.collect:run", "record episodes of a policy, or of random actions, as a dataset"),
     "pretrain": Verb("rlab.cli.pretrain:run", "learn a policy, or the body of one, from demonstrations"),
     "finetune": Verb("rlab.cli.finetune:run", "go on from a trained or pretrained policy in an environment"),

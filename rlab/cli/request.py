@@ -23,6 +23,11 @@ NETWORK_SETTINGS = (
     *("hidden", "activation", "layer_norm", "dropout", "init", "init_gain", "actor_gain", "dueling"),
     *("obs_scaling", "obs_scale", "squash", "log_std_init"),
 )
+# Settings that say how a run is watched and where it runs, and change nothing of what is learned.
+BOOKKEEPING = frozenset(
+    {"log", "log_every", "log_episodes", "eval_every", "eval_episodes", "final_eval_episodes", "checkpoint_every"}
+    | {"eval_envs", "eval_alone", "film_every", "device", "threads", "vector", "seed"}
+)
 # What a run that counts updates reports and judges by, unless told otherwise.
 UPDATE_PERIODS: dict[str, Any] = {"log_every": 100, "eval_every": 2_000, "checkpoint_every": 2_000}
 
@@ -130,6 +135,25 @@ class Request:
         """Every setting by name, for TensorBoard."""
         start = {} if self.start is None else asdict(self.start.config)
         return {**asdict(self.run), **asdict(self.sources), **start, **asdict(self.settings)}
+
+    def compared(self) -> dict[str, Any]:
+        """What tells runs apart: agent, env, what was asked for in words, seeds, budget, and every setting that is not
+        the plain default.
+
+        TensorBoard shows the first five of them: what differs between runs, then by name, where capitals come first.
+        """
+        plain = agent_config(self.agent)
+        defaults = {**asdict(RunConfig()), **asdict(SourceConfig()), **asdict(FinetuneConfig()), **asdict(plain)}
+        changed = {n: v for n, v in self.logged().items() if v != defaults[n] and n not in BOOKKEEPING}
+        first = {"Agent": self.agent, "Env": self.env.label, "Settings": self._asked_for(), "seeds": self.run.seeds}
+        return first | {self.unit: self.budget} | changed
+
+    def _asked_for(self) -> str:
+        """`experiment dqn-cartpole, gamma=0.9`: where settings come from, and those that were named."""
+        values, origins = self.logged(), self.origins
+        named = [n for n, origin in origins.items() if origin == COMMAND_LINE and n not in BOOKKEEPING]
+        given = [f"{name}={values[name]}" for name in named if name not in ("seeds", self.unit)]
+        return ", ".join([*sorted(set(origins.values()) - {DEFAULT, COMMAND_LINE}), *given]) or "defaults"
 
 
 def foreign_agent_module(agent: str) -> list[str]:

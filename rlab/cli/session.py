@@ -188,7 +188,7 @@ class Session:
             unit=request.unit,
             tables=request.run.log == "csv",
         )
-        log.on_start(request.logged(), request.origins)
+        log.on_start(request.logged(), request.origins, request.compared())
         return log
 
     def _logs_asked_for(self, folder: RunFolder, resume_at: int) -> list[EpisodeLog]:

@@ -1,55 +1,70 @@
-"""TensorBoard events: one sub-run per training seed and one for the population."""
+"""TensorBoard events: the run under its own name, and with several training seeds each of them below it.
+
+    <run>           the run: with one seed its values, with several their interquartile mean
+    <run>/seed-3    one of several seeds
+    <run>/hparams   what the HPARAMS tab shows: the settings that tell runs apart, and one number
+
+TensorBoard calls a curve by the folder that its file lies in, so that files lie in the run's folder itself.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard.writer import SummaryWriter
+from rlab.runs.glossary import GLOSSARY
 
 FLUSH_SECONDS = 10  # how far the page may lag behind the run
 QUEUED_EVENTS = 1000  # the writer's thread empties the queue; a short one would make the training loop wait for it
-SCORES = ("final/return", "eval/return")  # what the HPARAMS tab compares runs by
+SCORE = "return"  # what the HPARAMS tab compares runs by
+# Charts on the CUSTOM SCALARS tab; tags are regular expressions there.
+CHARTS = {
+    "eval/return: greedy episodes during training": ["Multiline", ["^eval/return$"]],
+    "train/episode_return: the episodes that are learned from": ["Multiline", ["^train/episode_return$"]],
+}
+ENDS = ["eval/return", "eval/return_low", "eval/return_high"]
+INTERVAL = {"eval/return: IQM over training seeds, with its 95 % interval": ["Margin", ENDS]}
 
 
 class EventLog:
-    """Writes `seed-<seed>/` and `population/` under one folder.
-
-    A member's metric goes into its own sub-run, and the IQM over the members into the population's. What has one
-    value for all members goes into the population's only. An evaluation adds the ends of its interval as
-    `eval/return_low` and `eval/return_high`.
+    """Writes a run's events. A value for each member goes to the member, and its IQM to the run; a value that all
+    members share goes to the run alone. An evaluation adds the ends of its interval as `eval/return_low` and
+    `eval/return_high`.
     """
 
     def __init__(
         self, folder: Path, seeds: Sequence[int], iqm: Callable[[np.ndarray], float], resume_at: int | None = None
     ) -> None:
-        """Open the sub-runs; `resume_at` (env steps) hides what an earlier process wrote after that point."""
-        self._iqm = iqm
-        self._members = [_opened(folder / f"seed-{seed}", resume_at) for seed in seeds]
-        self._population = _opened(folder / "population", resume_at)
+        """Open the files; `resume_at` (env steps) hides what an earlier process wrote after that point."""
+        self._iqm, self._folder, self._resume_at = iqm, folder, resume_at
+        self._run = _Curves(folder, resume_at)
+        # The curves of a single seed would lie on the run's.
+        self._members = [_Curves(folder / f"seed-{seed}", resume_at) for seed in seeds] if len(seeds) > 1 else []
+        self._comparison: _Curves | None = None
 
-    def settings(self, settings: Mapping[str, Any], origins: Mapping[str, str]) -> None:
-        """The settings as a table on the TEXT tab and as a row on the HPARAMS tab, and the chart of the return."""
+    def settings(self, settings: Mapping[str, Any], origins: Mapping[str, str], compared: Mapping[str, Any]) -> None:
+        """All settings as a table on the TEXT tab, those in `compared` on the HPARAMS tab; the charts of the return.
+
+        No experiment is declared, as torch's own function does: TensorBoard would take the columns of the first one
+        that it finds for those of all runs, whatever their agents. Without one it collects them from all runs.
+        """
         from torch.utils.tensorboard.summary import custom_scalars, hparams
 
-        self._population.add_text("settings", settings_table(settings, origins), 0)
-        experiment, session_start, _ = hparams(_hparams(settings), dict.fromkeys(SCORES))
-        summaries = [experiment, session_start]
-        if len(self._members) > 1:  # one seed has no interval to draw
-            chart = ["Margin", ["eval/return", "eval/return_low", "eval/return_high"]]
-            summaries.append(custom_scalars({"IQM over training seeds with its 95 % interval": {"eval/return": chart}}))
-        for summary in summaries:
-            _writer(self._population).add_summary(summary, 0)
+        self._run.text("settings", settings_table(settings, origins))
+        _, session_start, _ = hparams(_hparams(compared), {})
+        # A folder of its own: TensorBoard takes every scalar beside the settings for something to compare runs by.
+        self._comparison = _Curves(self._folder / "hparams", self._resume_at)
+        self._comparison.summary(session_start, 0)
+        charts = CHARTS | INTERVAL if self._members else CHARTS  # one seed has no interval to draw
+        self._run.summary(custom_scalars({"Return": charts}), 0)
 
     def metrics(self, env_steps: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Values `[S]` or 0-d; NaN is nothing to show."""
         per_member = {tag: value for tag, value in metrics.items() if value.ndim}
-        for index, writer in enumerate(self._members):
-            _add(writer, env_steps, {tag: value[index] for tag, value in per_member.items()})
-        everywhere = {tag: self._over_members(value) if value.ndim else value for tag, value in metrics.items()}
-        _add(self._population, env_steps, everywhere)
+        for index, curves in enumerate(self._members):
+            curves.add(env_steps, {tag: value[index] for tag, value in per_member.items()})
+        self._run.add(env_steps, {t: self._over_members(v) if v.ndim else v for t, v in metrics.items()})
 
     def evaluation(
         self,
@@ -62,48 +77,84 @@ class EventLog:
         """Returns and lengths `[S, E]`, and the IQM of the members' mean returns with its interval."""
         kind = "final" if final else "eval"
         means = {f"{kind}/return": returns.mean(axis=1), f"{kind}/length": lengths.mean(axis=1)}
-        for index, writer in enumerate(self._members):
-            _add(writer, env_steps, {tag: value[index] for tag, value in means.items()})
+        for index, curves in enumerate(self._members):
+            curves.add(env_steps, {tag: value[index] for tag, value in means.items()})
         tags = (f"{kind}/return", f"{kind}/return_low", f"{kind}/return_high")
         length = {f"{kind}/length": self._over_members(means[f"{kind}/length"])}
-        _add(self._population, env_steps, dict(zip(tags, summary, strict=True)) | length)
-        if final:
-            self._end_session()
+        self._run.add(env_steps, dict(zip(tags, summary, strict=True)) | length)
+        if self._comparison is not None:
+            self._comparison.add(env_steps, {SCORE: summary[0]})
+            if final:
+                self._comparison.summary(_session_end(), 0)
 
     def flush(self) -> None:
-        for writer in (*self._members, self._population):
-            writer.flush()
+        for curves in self._all:
+            curves.flush()
 
     def close(self) -> None:
-        for writer in (*self._members, self._population):
-            writer.close()
+        for curves in self._all:
+            curves.close()
+
+    @property
+    def _all(self) -> "list[_Curves]":
+        return [*self._members, self._run, *([] if self._comparison is None else [self._comparison])]
 
     def _over_members(self, values: np.ndarray) -> float:
         present = values[~np.isnan(values)]
         return float(self._iqm(present)) if present.size else float("nan")
 
-    def _end_session(self) -> None:
-        from torch.utils.tensorboard.summary import hparams
 
-        _, _, session_end = hparams({}, {})
-        _writer(self._population).add_summary(session_end, 0)
+class _Curves:
+    """One name in TensorBoard's list of runs."""
+
+    def __init__(self, folder: Path, resume_at: int | None) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter  # here, since listing runs should not wait for torch
+
+        self._described: set[str] = set()
+        self._writer = SummaryWriter(
+            str(folder),
+            purge_step=None if resume_at is None else resume_at + 1,
+            max_queue=QUEUED_EVENTS,
+            flush_secs=FLUSH_SECONDS,
+        )
+
+    def add(self, env_steps: int, values: Mapping[str, Any]) -> None:
+        """Everything of one row as one event, which is cheaper than one event per tag."""
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]  # it has no types
+
+        shown = [self._value(tag, float(value)) for tag, value in values.items() if not np.isnan(value)]
+        if shown:
+            self.summary(Summary(value=shown), env_steps)
+
+    def _value(self, tag: str, value: float) -> Any:
+        """A point; the first of a tag that the glossary knows says what it means."""
+        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+
+        if tag in self._described or tag not in GLOSSARY:
+            return Summary.Value(tag=tag, simple_value=value)
+        self._described.add(tag)
+        described = SummaryMetadata(summary_description=GLOSSARY[tag].description)
+        return Summary.Value(tag=tag, simple_value=value, metadata=described)
+
+    def text(self, tag: str, text: str) -> None:
+        self._writer.add_text(tag, text, 0)
+
+    def summary(self, summary: Any, env_steps: int) -> None:
+        """A ready-made summary goes to the file writer inside; SummaryWriter itself has no method for one."""
+        writer: Any = self._writer
+        writer.file_writer.add_summary(summary, env_steps)
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 def settings_table(settings: Mapping[str, Any], origins: Mapping[str, str]) -> str:
     """A Markdown table of settings, their values and where each came from."""
     rows = [f"| {_cell(name)} | {_cell(value)} | {_cell(origins.get(name, ''))} |" for name, value in settings.items()]
     return "\n".join(["| setting | value | origin |", "|---|---|---|", *rows])
-
-
-def _opened(folder: Path, resume_at: int | None) -> "SummaryWriter":
-    from torch.utils.tensorboard.writer import SummaryWriter  # here, since listing runs should not wait for torch
-
-    return SummaryWriter(
-        str(folder),
-        purge_step=None if resume_at is None else resume_at + 1,
-        max_queue=QUEUED_EVENTS,
-        flush_secs=FLUSH_SECONDS,
-    )
 
 
 def _cell(value: Any) -> str:
@@ -118,15 +169,7 @@ def _hparams(settings: Mapping[str, Any]) -> dict[str, float | str]:
     }
 
 
-def _add(writer: "SummaryWriter", env_steps: int, values: Mapping[str, Any]) -> None:
-    """Everything of one row as one event, which is cheaper than one event per tag."""
-    from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]  # it has no types
+def _session_end() -> Any:
+    from torch.utils.tensorboard.summary import hparams
 
-    shown = [Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items() if not np.isnan(value)]
-    if shown:
-        _writer(writer).add_summary(Summary(value=shown), env_steps)
-
-
-def _writer(writer: "SummaryWriter") -> Any:
-    """The file writer inside, which takes ready-made summaries; SummaryWriter itself has no method for them."""
-    return writer.file_writer
+    return hparams({}, {})[2]

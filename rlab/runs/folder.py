@@ -6,7 +6,7 @@ policy/         the final policy and nothing else: what people share
 best/           the same, best in evaluation
 start/          the policy that fine-tuning began with; teacher/ the one that was imitated
 checkpoint/     full training state
-tensorboard/    one sub-run per training seed and one for the population
+events.out.*    TensorBoard's curves; seed-3/ those of one of several seeds, hparams/ what runs are compared by
 metrics.jsonl, eval.jsonl (nothing that depends on the clock), timing.jsonl (what does)
 """
 

@@ -132,11 +132,11 @@ class MetricsLog:
                 log.truncate_after(unit, resume_at)
         written = lambda name: read_json_lines(folder / f"{name}.jsonl")[1]  # noqa: E731
         self._tables = CsvLog(folder, seeds, unit, written) if tables else None
-        self._events = EventLog(folder / "tensorboard", seeds, iqm, resume_at)
+        self._events = EventLog(folder, seeds, iqm, resume_at)
 
-    def on_start(self, settings: Mapping[str, Any], origins: Mapping[str, str]) -> None:
-        """Show the settings, and where each came from, in TensorBoard."""
-        self._events.settings(settings, origins)
+    def on_start(self, settings: Mapping[str, Any], origins: Mapping[str, str], compared: Mapping[str, Any]) -> None:
+        """Show the settings, and where each came from, in TensorBoard; `compared` are those that tell runs apart."""
+        self._events.settings(settings, origins, compared)
 
     def on_metrics(self, env_steps: int, metrics: Mapping[str, Any]) -> None:
         """One row. Each value is `[S]` (NaN: nothing to report for that member) or one number for the population.

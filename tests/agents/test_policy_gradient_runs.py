@@ -24,7 +24,7 @@ PER_MEMBER = {"a2c": SHARED, "ppo": (*SHARED, "policy/kl", "policy/clip_fraction
 
 def curves(folder: Path, name: str) -> dict[str, list[tuple[int, float]]]:
     """`{tag: [(step, value), ...]}` of one sub-run, as TensorBoard itself reads it."""
-    accumulator = EventAccumulator(str(folder / "tensorboard" / name))
+    accumulator = EventAccumulator(str(folder / name))
     accumulator.Reload()
     return {tag: [(e.step, e.value) for e in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]}
 
@@ -35,7 +35,7 @@ def test_every_number_of_learning_is_a_curve_per_seed_and_one_of_the_population(
     _, rows = read_json_lines(run.path / "metrics.jsonl")
     at = [64 * n for n in range(1, 9)]
     assert [row["env_steps"] for row in rows] == at
-    seven, eight, population = (curves(run.path, name) for name in ("seed-7", "seed-8", "population"))
+    seven, eight, population = (curves(run.path, name) for name in ("seed-7", "seed-8", "."))
     for tag in PER_MEMBER[agent]:
         written = np.array([row[tag] for row in rows])  # [rows, S]
         assert np.isfinite(written).all(), tag

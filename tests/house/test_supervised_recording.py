@@ -23,6 +23,6 @@ def test_a_fit_is_recorded_for_tensorboard_as_data_and_as_progress(
     assert header["seeds"] == [0, 1]
     assert [row["updates"] for row in rows] == [3, 6, 9, 12, 15]  # 48 rows in batches of 16: three an epoch
     assert all(len(row["validation/accuracy"]) == 2 for row in rows)
-    events = EventAccumulator(str(tmp_path / "fit" / "tensorboard" / "population")).Reload()
+    events = EventAccumulator(str(tmp_path / "fit")).Reload()
     assert {"loss/cross_entropy", "train/accuracy", "validation/accuracy"} <= set(events.Tags()["scalars"])
     assert "rlab" not in capsys.readouterr().err  # no error; in a terminal the bar goes to standard error

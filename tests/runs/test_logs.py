@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from rlab.errors import RlabError
 from rlab.runs.events import settings_table
@@ -32,7 +31,7 @@ def open_log(folder, resume_at=None, seeds=(7, 8, 9)):
 
 def curves(folder, name):
     """`{tag: [(step, value), ...]}` of one sub-run, as TensorBoard itself reads it."""
-    accumulator = EventAccumulator(str(folder / "tensorboard" / name))
+    accumulator = EventAccumulator(str(folder / name))
     accumulator.Reload()
     return {tag: [(e.step, e.value) for e in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]}
 
@@ -143,7 +142,7 @@ def test_members_go_to_their_own_curves_and_the_population_gets_the_iqm(tmp_path
     ]
     assert curves(tmp_path, "seed-7") == {"loss/td_huber": [(1000, 1.0)]}
     assert curves(tmp_path, "seed-8") == {"loss/td_huber": [(1000, 2.0)], "train/episode_return": [(1000, 20.0)]}
-    assert curves(tmp_path, "population") == {
+    assert curves(tmp_path, ".") == {
         "loss/td_huber": [(1000, 2.0)],
         "train/episode_return": [(1000, 20.0)],
         "explore/epsilon": [(1000, 0.5)],
@@ -168,7 +167,7 @@ def test_evaluations_carry_every_episode_and_the_interval(tmp_path):
         "lengths": lengths.tolist(),
     }
     assert (final["env_steps"], final["iqm"], final["final"]) == (1000, 5.0, True)
-    assert curves(tmp_path, "population") == {
+    assert curves(tmp_path, ".") == {
         "eval/return": [(500, 4.0)],
         "eval/return_low": [(500, 2.0)],
         "eval/return_high": [(500, 9.0)],
@@ -186,7 +185,7 @@ def test_one_seed_has_no_interval(tmp_path):
     log.on_evaluation(500, np.array([[1.0, 3.0]]), np.array([[1, 3]]))
     log.close()
     assert read_json_lines(tmp_path / "eval.jsonl")[1][0]["ci95"] is None
-    assert curves(tmp_path, "population").keys() == {"eval/return", "eval/length"}
+    assert curves(tmp_path, ".").keys() == {"eval/return", "eval/length"}
 
 
 def test_a_metric_of_another_shape_is_refused(tmp_path):
@@ -220,35 +219,7 @@ def test_equal_runs_write_equal_bytes_whatever_the_clock_says_and_also_when_resu
     assert write_run(tmp_path / "b", clock=2.0) == plain
     assert write_run(tmp_path / "c", clock=3.0, resume=True) == plain
     assert curves(tmp_path / "c", "seed-8") == curves(tmp_path / "a", "seed-8") | {}
-    assert [step for step, _ in curves(tmp_path / "c", "population")["time/now"]] == [100, 200, 300]
-
-
-def test_settings_show_on_the_text_hparams_and_custom_scalars_tabs(tmp_path):
-    log = open_log(tmp_path)
-    log.on_start({"gamma": 0.9, "dueling": True, "hidden": (64, 64)}, {"gamma": "command line"})
-    log.on_final_evaluation(1000, np.ones((3, 2)), np.ones((3, 2), int))
-    log.close()
-    accumulator = EventAccumulator(str(tmp_path / "tensorboard" / "population"))
-    accumulator.Reload()
-    (text,) = accumulator.Tensors("settings/text_summary")
-    assert text.tensor_proto.string_val[0].decode().splitlines() == [
-        "| setting | value | origin |",
-        "|---|---|---|",
-        "| gamma | 0.9 | command line |",
-        "| dueling | True |  |",
-        "| hidden | (64, 64) |  |",
-    ]
-    plugin = {
-        tag: HParamsPluginData.FromString(content) for tag, content in accumulator.PluginTagToContent("hparams").items()
-    }
-    start = plugin["_hparams_/session_start_info"].session_start_info.hparams
-    assert start["gamma"].number_value == 0.9
-    assert start["dueling"].string_value == "True"
-    metrics = [info.name.tag for info in plugin["_hparams_/experiment"].experiment.metric_infos]
-    assert metrics == ["final/return", "eval/return"]
-    assert set(metrics) - {"eval/return"} <= set(accumulator.Tags()["scalars"])  # the tab finds them by these tags
-    assert "_hparams_/session_end_info" in plugin
-    assert "custom_scalars__config__" in accumulator.Tags()["tensors"]
+    assert [step for step, _ in curves(tmp_path / "c", ".")["time/now"]] == [100, 200, 300]
 
 
 def test_a_settings_table_cannot_be_broken_by_a_value():
