@@ -28,11 +28,11 @@ from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import Evaluation
 from rlab.evaluation.evaluate import evaluate as judge_episodes
 from rlab.learning.listeners import Audience, FinishedEpisode, Listener
-from rlab.learning.runtime import torch_settings
+from rlab.learning.runtime import own_surroundings
 from rlab.networks.policy import MemberPolicy
 from rlab.runs import reading
 from rlab.runs.checkpoint import has_checkpoint
-from rlab.runs.folder import RunFolder, check_free, fresh_run_path, hardware, versions
+from rlab.runs.folder import ROOT, RunFolder, check_free, fresh_run_path, hardware, versions
 from rlab.runs.listing import saved_time
 from rlab.runs.policies import load_policy
 from rlab.runs.tables import read_episodes
@@ -65,7 +65,7 @@ __all__ = [
 class Run:
     """A run on the disk: whether it used its whole budget and, where it was judged, how good its final weights are."""
 
-    path: Path
+    path: Path  # absolute
     finished: bool
     unit: str  # what its clock counts: env_steps, or updates where it learned from a dataset
     time: int  # how far it came, per member
@@ -73,6 +73,7 @@ class Run:
     trainable: float = 1.0  # share of the policy's parameters that fine-tuning trains
     stopped_by: str | None = None  # the listener that stopped it before its budget was used
     only_here: str | None = field(default=None, repr=False)  # what to tell where no other process finds the env
+    name: str = field(default="", repr=False)  # the path as it was written
 
     def policy(self, seed: int | None = None) -> MemberPolicy:
         """The final policy of one training seed (None: the first)."""
@@ -108,11 +109,11 @@ class Run:
     def report(self) -> str:
         """What to tell people at the end of a run."""
         note = "" if self.only_here is None else f"\n{self.only_here}"
-        saved = f"run: {self.path}   curves: tensorboard --logdir {self.path}{note}"
+        saved = f"run: {self.name}   curves: tensorboard --logdir {self.name}{note}"
         if not self.finished:
             reached = f"{self.time} {self.unit.replace('_', ' ')}"
             by = "" if self.stopped_by is None else f" by the listener {self.stopped_by}"
-            return f"stopped{by} at {reached} and saved; go on with: rlab resume {self.path}\n{saved}"
+            return f"stopped{by} at {reached} and saved; go on with: rlab resume {self.name}\n{saved}"
         verdict = "finished, not judged" if self.evaluation is None else self.evaluation.summary()
         return f"{verdict}\n{saved}"
 
@@ -136,13 +137,11 @@ def train(
         agent: a registered name, or `their.module:Class`.
         env: a Gymnasium id, `module:Id`, or a class or function that makes an env, which gets `env_kwargs`. What no
             other process finds (a lambda, a class in a notebook) is given again: `evaluate(run, env=MyEnv)`.
-        env_kwargs: keywords of the env: numbers, texts, true/false, None, lists, tuples and dicts with text keys, which
-            it gets again when the run is resumed or judged; NumPy's become Python's.
+        env_kwargs: keywords of the env, plain data (`rlab.envs.plain`) that it is given again in every later use.
         wrappers: names from `rlab.envs.WRAPPERS`, or `their.module:Wrapper`, innermost first.
         out: the run folder; None makes a fresh one under `runs/`.
         experiment: the name or file of the tuned settings to start from; None takes the one for this agent and env if
-            there is one and the env is not changed by keywords or wrappers, `"none"` the plain defaults. It may bring
-            keywords and wrappers of the env, too.
+            there is one and the env is not changed by keywords or wrappers, `"none"` the plain defaults.
         progress: show a bar, as the command line does.
         trust: allow code of others that the folder of a teacher names: True, or the names of modules. Those that the
             working folder's `.rlab-trust` lists (`rlab trust my_envs`) are allowed without.
@@ -270,7 +269,7 @@ def evaluate(
     spec = saved.env if wrappers is None else saved.env.changed(wrappers=wrappers)
     if stochastic:
         check_can_sample(policy)
-    with torch_settings(threads=1):
+    with own_surroundings(threads=1):
         return judge_episodes(policy, EpisodeMaker(spec, envs), episodes, seed, greedy=not stochastic)
 
 
@@ -303,14 +302,15 @@ def start(
     audience = Audience(listeners)
     if out is not None:
         check_free(out)
-    with torch_settings(request.run.threads):  # before the first torch operation, which building networks is
+    place = Path(ROOT if out is None else out).absolute()  # before an env is made, which may change the working folder
+    with own_surroundings(request.run.threads, request.run.seed):  # before the first torch operation
         sources = open_sources(request, None, trust)
         session = Session(request, sources)
         if progress:
             print(session.describe())
-        path = Path(out) if out is not None else fresh_run_path(request.agent, request.env.env_id)
+        path = place if out is not None else fresh_run_path(request.agent, request.env.env_id, place)
         try:
-            folder = RunFolder.create(path, session.request.to_json())
+            folder = RunFolder.create(path, session.request.to_json(), out or Path(ROOT) / path.name)
         except UsageError:
             session.env.close()
             raise
@@ -354,7 +354,7 @@ def resume(
         fresh = ", with fresh episodes" if request.unit == "env_steps" else ""
         where = f"goes on from its last save{fresh}" if done else "nothing was saved, it starts anew"
         print(f"{path}: {where}")
-    with torch_settings(request.run.threads):
+    with own_surroundings(request.run.threads, request.run.seed):
         sources = open_sources(request, folder, trust)
         return _carry_out(Session(request, sources), folder, progress, audience)
 
@@ -362,7 +362,7 @@ def resume(
 def _carry_out(session: Session, folder: RunFolder, progress: bool, audience: Audience) -> Run:
     request = session.request
     here = only_here(request.env.env_id) if request.env.local else None
-    begun = Run(folder.path, False, request.unit, saved_time(folder), None, session.trainable, only_here=here)
+    begun = Run(folder.path, False, request.unit, saved_time(folder), None, session.trainable, None, here, folder.name)
     audience.on_start(begun)
     bar = ProgressListener(request.budget, request.unit) if progress else None
     try:
@@ -380,7 +380,7 @@ def _carry_out(session: Session, folder: RunFolder, progress: bool, audience: Au
         stopped_by=outcome.stopped_by,
     )
     audience.on_end(ended)
-    audience.check(f"The run is whole: {folder.path}")
+    audience.check(f"The run is whole: {folder.name}")
     return ended
 
 

@@ -34,6 +34,17 @@ def env_seed(member_seed: int, env_index: int, restart: int = 0) -> int:
     return FIRST_TRAINING_ENV_SEED + int(word) % FIRST_TRAINING_ENV_SEED
 
 
+def global_seeds(seed: int, use: str) -> tuple[int, int, int]:
+    """Seeds below 2**32 for the global generators of NumPy, `random` and torch, which other people's code draws from.
+
+    Args:
+        seed: a training seed, or one of a sub-env or an episode.
+        use: the name of the stream, as for `stream`.
+    """
+    words = _sequence(seed, use).generate_state(3, np.uint32).tolist()
+    return words[0], words[1], words[2]
+
+
 def _sequence(member_seed: int, use: str) -> np.random.SeedSequence:
     # Four bytes or more: SeedSequence pads with zeros, so a shorter name could meet an env's [seed, index, restart].
     if len(use) < 4:

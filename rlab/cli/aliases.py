@@ -6,7 +6,7 @@ None of them is taken in silence: where a name differs, the unit often does too.
 import functools
 import inspect
 from collections.abc import Callable, Container
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from rlab.errors import UsageError
 
@@ -108,13 +108,13 @@ def answer(theirs: str, known: Container[str], as_flags: bool) -> str | None:
     return f"rlab calls it {called}{f'; {alias.note}' if alias.note else ''}."
 
 
-def check_not_a_policy(*words: str) -> None:
-    """Refuse SB3's names of networks in the place of an agent or an env.
+def check_not_a_policy(*words: Any) -> None:
+    """Refuse SB3's names of networks in the place of an agent or an env; an env may be more than a word.
 
     Raises:
         UsageError: one of the words is such a name.
     """
-    for word in POLICIES & set(words):
+    for word in POLICIES & {word for word in words if isinstance(word, str)}:
         raise UsageError(
             f"{word}: in rlab the network follows from the observations; leave the word out. An agent and an env come "
             "first, as in rlab train ppo CartPole-v1; --hidden 64 64 sets the layers."

@@ -66,7 +66,7 @@ def run_experiment(experiment: Experiment, seeds: int, quiet: bool = False) -> d
     done = api.start(request, None, progress=not quiet)
     seconds = time.perf_counter() - began
     if done.evaluation is None:
-        raise UsageError(f"{experiment.path} was interrupted; nothing was recorded. Its run: {done.path}")
+        raise UsageError(f"{experiment.path} was interrupted; nothing was recorded. Its run: {done.name}")
     report = done.evaluation.to_json("policy", experiment.agent, experiment.env)
     return {
         "format": 1,

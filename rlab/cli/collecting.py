@@ -11,7 +11,7 @@ from rlab.errors import RlabError, UsageError
 from rlab.evaluation.record import check_request, record, uniform_action
 from rlab.experience.dataset import Dataset
 from rlab.experience.minari_files import check_can_write, read_dataset, write_dataset
-from rlab.learning.runtime import torch_settings
+from rlab.learning.runtime import own_surroundings
 from rlab.networks.policy import Policy
 from rlab.networks.spaces import Space
 from rlab.trust import Trust
@@ -101,8 +101,9 @@ def collect_random(
 ) -> Collected:
     """Record episodes of uniformly random actions; arguments and errors are those of `collect`."""
     spec = env_spec(env)
-    probe = make_episodes(spec, 1)
-    probe.close()
+    with own_surroundings(threads=1):
+        probe = make_episodes(spec, 1)
+        probe.close()
     how = {"agent": "random", "members": [], "greedy": False, "noise": 1.0}
     return _recorded(None, spec, (probe.obs_space, probe.action_space), out, how, episodes, seed, min_return, envs)
 
@@ -151,7 +152,7 @@ def _recorded(
     if how["noise"]:
         uniform_action(*spaces)  # refuses what cannot be drawn
     check_can_write(out, *spaces)
-    with torch_settings(threads=1):
+    with own_surroundings(threads=1):
         played = record(
             policy,
             EpisodeMaker(env, envs),

@@ -16,7 +16,7 @@ from rlab.compression.steps import Step, parse_steps
 from rlab.compression.steps import compress as compress_policy
 from rlab.envs import EnvLike
 from rlab.errors import UsageError
-from rlab.learning.runtime import torch_settings
+from rlab.learning.runtime import own_surroundings
 from rlab.networks.policy import Policy
 from rlab.runs import files
 from rlab.runs.folder import check_free, is_run
@@ -107,7 +107,7 @@ def compress(
     """
     wanted = parse_steps(steps)
     order = read_order(run, out, episodes, min_return_ratio, member, updates, trust, env)
-    with torch_settings(threads=1):
+    with own_surroundings(threads=1):
         child = compress_policy(order.parent, wanted, order.saved.make_episodes, order.settings, after_step)
         report = compare(order.parent, child, order.saved.make_episodes, episodes)
     return keep(order, wanted, child, report)

@@ -55,13 +55,13 @@ def run(argv: list[str]) -> int:
     from rlab.cli.saved import check_can_sample
     from rlab.envs import EpisodeMaker
     from rlab.evaluation.evaluate import evaluate
-    from rlab.learning.runtime import torch_settings
+    from rlab.learning.runtime import own_surroundings
 
     policy, agent, trained_in, where = _opened(options)
     env = trained_in.changed(wrappers=options.wrapper) if options.wrapper else trained_in
     if options.stochastic:
         check_can_sample(policy)
-    with torch_settings(threads=1):
+    with own_surroundings(threads=1):
         make = EpisodeMaker(env, options.envs)
         result = evaluate(policy, make, options.episodes, options.seed, greedy=not options.stochastic)
     if options.json:

@@ -17,7 +17,7 @@ from rlab.compression.export.runtimes import SUFFIXES, Latency, Runner, latency,
 from rlab.compression.visits import visited
 from rlab.envs import EnvLike, EnvSpec, make_episodes
 from rlab.errors import RlabError, UsageError
-from rlab.learning.runtime import torch_settings
+from rlab.learning.runtime import own_surroundings
 from rlab.trust import Trust
 
 CHECKED_STATES = 2_000  # that parity is checked on
@@ -111,8 +111,9 @@ def export_member(
     seed = policy.seeds[0]
     path = Path(out) if out is not None else _fresh(f"{name_of(saved)}-seed{seed}", SUFFIXES[format])
     origin = Origin(saved.agent, saved.env.to_json(), weights_sha256(saved))
-    with torch_settings(threads=1):
+    with own_surroundings(threads=1):
         (obs,) = visited(policy, saved.make_episodes, CHECKED_STATES)
+    with own_surroundings(threads=1):  # in the working folder again, which an env may change
         alone = policy.member()
         done = export(alone, obs, format, path, origin=origin, exporter=exporter)
         runner = open_exported(path, trust=True)  # written a moment ago, by us
@@ -152,7 +153,7 @@ def measure(paths: Sequence[str], trust: Trust) -> dict[str, list[Latency]]:
     for path, (runner, _) in zip(paths, opened, strict=True):
         if runner.obs_space != first.obs_space:
             raise UsageError(f"{path} reads {runner.obs_space} and {paths[0]} {first.obs_space}: measure them apart.")
-    with torch_settings(threads=1):
+    with own_surroundings(threads=1):
         obs = _states(first, env)
         return latency({path: runner for path, (runner, _) in zip(paths, opened, strict=True)}, obs, repeats=REPEATS)
 

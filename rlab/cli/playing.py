@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from rlab.cli.notebooks import in_notebook
 from rlab.cli.saved import check_can_sample, open_policy
 from rlab.envs import EnvLike, make_env
 from rlab.errors import RlabError, UsageError, extra
-from rlab.learning.runtime import torch_settings
+from rlab.learning.runtime import own_surroundings
 from rlab.networks.policy import MemberPolicy
 from rlab.trust import Trust
 
@@ -101,21 +102,17 @@ def play(
     if pictured:
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # frames are wanted, not a window
         os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())  # or SDL complains that it has none
-    played_in = make_env(saved.env, "rgb_array" if pictured else "human")
     seeds, pictures = tuple(range(seed, seed + episodes)), []
     returns, lengths = [], []
-    try:
-        with torch_settings(threads=1):
-            for each in seeds:
-                total, steps = 0.0, 0
-                for reward, picture in _episode(played_in, policy, each, stochastic):
-                    total, steps = total + reward, steps + 1
-                    if pictured:
-                        pictures.append(picture)
-                returns.append(total)
-                lengths.append(steps)
-    finally:
-        played_in.close()
+    with own_surroundings(threads=1), closing(make_env(saved.env, "rgb_array" if pictured else "human")) as played_in:
+        for each in seeds:
+            total, steps = 0.0, 0
+            for reward, picture in _episode(played_in, policy, each, stochastic):
+                total, steps = total + reward, steps + 1
+                if pictured:
+                    pictures.append(picture)
+            returns.append(total)
+            lengths.append(steps)
     if film is not None:
         write_video(film, pictures, played_in.metadata.get("render_fps", DEFAULT_FPS))
     return Played(seeds, tuple(returns), tuple(lengths), film, tuple(pictures) if frames else ())

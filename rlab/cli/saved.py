@@ -21,7 +21,8 @@ class SavedPolicy:
     policy: Policy
     agent: str
     env: EnvSpec
-    folder: Path
+    folder: Path  # as it was named
+    where: Path  # the same, absolute: an env may change the working folder
 
     @property
     def acts(self) -> bool:
@@ -54,7 +55,8 @@ def open_policy(path: str, trust: Trust, env: EnvLike | None = None) -> SavedPol
         check_trust(str(loaded.folder), spec.foreign_modules, trust)
     spec = spec if env is None else given_again(spec, env)
     _check_parent(loaded)
-    return SavedPolicy(loaded.policy, loaded.extra.get("agent", "unknown"), spec, loaded.folder)
+    agent = loaded.extra.get("agent", "unknown")
+    return SavedPolicy(loaded.policy, agent, spec, loaded.folder, loaded.folder.absolute())
 
 
 def check_can_sample(policy: Any) -> None:

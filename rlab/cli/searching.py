@@ -30,7 +30,7 @@ from rlab.envs import EnvLike
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.plots import Point, check_drawing, save_front
 from rlab.evaluation.stats import Interval
-from rlab.learning.runtime import torch_settings
+from rlab.learning.runtime import own_surroundings
 from rlab.networks.quantized import CompressedLayer
 from rlab.runs import files
 from rlab.trust import Trust
@@ -197,7 +197,7 @@ def search(
     order = read_order(run, out, episodes, min_return_ratio, member, updates, trust, env)
     check_drawing()
     tell = say or (lambda line: None)
-    with torch_settings(threads=1):
+    with own_surroundings(threads=1):
         trials = Trials(order.parent, order.saved.make_episodes, order.settings)
         worth, counts = _worth_trying(trials, bounds, candidates, tell)
         tried = _screened(trials, worth, bounds, candidates, order, tell)

@@ -158,7 +158,7 @@ class Session:
                         loop.save()  # what it begins with: the run that it came from may be gone when this one goes on
                         loop.judge()  # or nobody would see what learning does to it
                     finished = self._run(loop, folder)
-                    audience.check(f"The run is saved: rlab resume {folder.path}")
+                    audience.check(f"The run is saved: rlab resume {folder.name}")
                     judged = self._judge(folder, log) if finished and run.final_eval_episodes else None
                 stopped_by = None if finished else audience.stopped_by
                 return Outcome(finished, loop.clock.env_steps, judged, stopped_by)
@@ -234,7 +234,7 @@ class Session:
         except RlabError as error:
             kept = "It had not been saved yet."
             if has_checkpoint(folder):
-                kept = f"The run is kept up to its last save: rlab resume {folder.path}"
+                kept = f"The run is kept up to its last save: rlab resume {folder.name}"
             raise type(error)(f"{str(error).rstrip('.')}. {kept}") from error
 
 

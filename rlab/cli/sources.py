@@ -190,7 +190,7 @@ def _adopt_critic(agent: Any, saved: SavedPolicy, members: Sequence[int]) -> tup
     """
     if not hasattr(agent, "adopt_critic"):
         return [], False
-    run = saved.folder.parent
+    run = saved.where.parent
     if is_run(run) and saved.folder.name == "policy" and has_checkpoint(folder := RunFolder.open(run)):
         state, _ = load_checkpoint(folder)
         reason = agent.adopt_critic(state["loop"]["agent"], members)

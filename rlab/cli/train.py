@@ -86,7 +86,7 @@ def carry_out(request: Request, out: str | None, as_json: bool, start: Callable[
         done = start(request, out, progress=True)
         print(done.report())
     if as_json and done.evaluation is not None:
-        evaluation = done.evaluation.to_json(str(done.path), request.agent, request.env.env_id)
+        evaluation = done.evaluation.to_json(done.name, request.agent, request.env.env_id)
         print(json.dumps(evaluation), file=report)
     return 0 if done.finished else STOPPED
 

@@ -10,6 +10,7 @@ from torch import nn
 from rlab.errors import UsageError
 from rlab.experience.examples import Examples, stratified_order
 from rlab.learning.fitting import Fitted, fit_examples
+from rlab.learning.runtime import own_surroundings
 from rlab.learning.supervised import SupervisedSettings
 from rlab.networks.spec import NetworkSpec
 from rlab.randomness import stream
@@ -50,6 +51,20 @@ def cross_validate(
     Raises:
         UsageError: there are fewer rows than folds, or what `fit` raises.
     """
+    with own_surroundings(None, int(seeds[0])):
+        return _cross_validated(network, inputs, targets, settings, folds, seeds, should_stop, device)
+
+
+def _cross_validated(
+    network: NetworkSpec | Callable[[int], nn.Module],
+    inputs: np.ndarray,
+    targets: np.ndarray,
+    settings: SupervisedSettings | None,
+    folds: int,
+    seeds: Sequence[int],
+    should_stop: Callable[[], bool],
+    device: torch.device | str,
+) -> CrossValidation:
     rows = len(inputs)
     if not 2 <= folds <= rows:
         raise UsageError(f"{folds} folds of {rows} rows cannot be; take 2 folds or more, and no more than rows.")

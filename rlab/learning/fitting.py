@@ -15,9 +15,11 @@ from rlab.learning.contract import Listener
 from rlab.learning.dataset_loop import VALIDATED_ROWS, DatasetLoop, judge
 from rlab.learning.early_stopping import EarlyStopping
 from rlab.learning.loop import Periods
+from rlab.learning.runtime import own_surroundings
 from rlab.learning.supervised import StackOfOne, Supervised, SupervisedSettings, as_input, like_outputs
 from rlab.learning.supervised_losses import balanced_weights, check_class_weights, check_labels
 from rlab.networks.spec import NetworkSpec, build
+from rlab.networks.usual import with_usual_torch
 
 NEVER = 2**62  # updates; longer than any run
 
@@ -37,15 +39,18 @@ class Fitted:
     validation: dict[str, np.ndarray]  # `validation/loss` and so on, [S], of the weights in `network`; or empty
     learner: Supervised = field(repr=False)
 
+    @with_usual_torch
     def outputs(self, inputs: np.ndarray) -> np.ndarray:
         """What every member says of `inputs [R, ...]`: `[S, R, ...]`."""
         shared = torch.from_numpy(np.asarray(inputs)).unsqueeze(0)
         return self._outputs(shared.expand(len(self.seeds), *shared.shape[1:]))
 
+    @with_usual_torch
     def outputs_of(self, examples: Examples) -> np.ndarray:
         """What every member says of its own rows, `[S, R, ...]`; behind its last row is nothing of worth."""
         return self._outputs(examples.rows()["input"])
 
+    @with_usual_torch
     def judge(self, examples: Examples) -> dict[str, np.ndarray]:
         """The loss and the score `[S]` of every member on its rows, as `validation` has them."""
         return judge(self.learner, examples.rows())
@@ -114,6 +119,19 @@ def fit_examples(
     device: torch.device | str = "cpu",
 ) -> Fitted:
     """As `fit`, with examples that may differ between members."""
+    with own_surroundings(None, int(examples.seeds[0])):
+        return _fitted(network, examples, settings, listeners, validation, should_stop, device)
+
+
+def _fitted(
+    network: NetworkSpec | nn.Module,
+    examples: Examples,
+    settings: SupervisedSettings | None,
+    listeners: Sequence[Listener],
+    validation: Examples | None,
+    should_stop: Callable[[], bool],
+    device: torch.device | str,
+) -> Fitted:
     history = History()
     loop = make_loop(network, examples, settings, [history, *listeners], validation, should_stop, device)
     finished = loop.run()
@@ -139,6 +157,7 @@ def fit_examples(
     )
 
 
+@with_usual_torch
 def make_loop(
     network: NetworkSpec | nn.Module,
     examples: Examples,

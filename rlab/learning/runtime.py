@@ -1,13 +1,39 @@
-"""Threads and denormal numbers, set on purpose."""
+"""The surroundings that rlab computes in, set on purpose, and put back as the program around it had them."""
 
+import contextlib
+import os
+import random
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 
+import numpy as np
 import torch
 
 from rlab.errors import UsageError, unknown
+from rlab.networks.usual import usual_torch
+from rlab.randomness import global_seeds
 
 DEVICES = ("auto", "cpu", "cuda")
+
+
+@contextmanager
+def own_surroundings(threads: int | None, seed: int = 0) -> Iterator[None]:
+    """Run a block as a fresh process would, whatever the program around it has set; then put everything back.
+
+    Inside, torch makes float32 numbers on the CPU that can be learned from, NumPy reports errors as it usually does,
+    and the global random generators of NumPy, `random` and torch start from `seed`: other people's envs, layers and
+    agents draw from them. Afterwards they, torch's settings and the working folder are as they were before.
+
+    Args:
+        threads: of torch; None leaves them, and denormal numbers, as they are.
+        seed: the first training seed of a run.
+    """
+    numpy_errors = np.errstate(divide="warn", over="warn", under="ignore", invalid="warn")  # as NumPy comes
+    settings = nullcontext() if threads is None else torch_settings(threads)
+    learning = torch.inference_mode(False), torch.enable_grad()
+    with _SHARED.settings(seed), usual_torch(), learning[0], learning[1], settings, numpy_errors:
+        yield
 
 
 @contextmanager
@@ -40,5 +66,67 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
+class _Shared:
+    """What the threads of a process share: the first block that begins sets it, the last one that ends puts it back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._blocks = 0
+        self._undo = ExitStack()
+
+    @contextmanager
+    def settings(self, seed: int) -> Iterator[None]:
+        with self._lock:
+            if not self._blocks:
+                self._undo = ExitStack()
+                _keep_working_folder(self._undo)
+                _keep_default_dtype(self._undo)
+                _seed_generators(self._undo, seed)
+            self._blocks += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._blocks -= 1
+                if not self._blocks:
+                    self._undo.close()
+
+
+_SHARED = _Shared()
+
+
+def _keep_working_folder(undo: ExitStack) -> None:
+    """An env may change the working folder; the program goes on in its own."""
+    with contextlib.suppress(OSError):  # it was deleted: there is nothing to go back to
+        undo.callback(_go_to, os.getcwd())
+
+
+def _go_to(folder: str) -> None:
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
+
+
+def _keep_default_dtype(undo: ExitStack) -> None:
+    undo.callback(torch.set_default_dtype, torch.get_default_dtype())
+    torch.set_default_dtype(torch.float32)
+
+
+def _seed_generators(undo: ExitStack, seed: int) -> None:
+    """Seed the global generators, and give the program its own back afterwards."""
+    for_numpy, for_random, for_torch = global_seeds(seed, "global generators")
+    theirs = np.random.get_bit_generator()  # type: ignore[attr-defined]
+    undo.callback(np.random.set_state, np.random.get_state(legacy=False))  # after its generator is back in place
+    undo.callback(np.random.set_bit_generator, theirs)  # type: ignore[attr-defined]
+    np.random.set_bit_generator(np.random.MT19937(for_numpy))  # type: ignore[attr-defined]
+    undo.callback(random.setstate, random.getstate())
+    random.seed(for_random)
+    undo.callback(torch.set_rng_state, torch.get_rng_state())
+    torch.default_generator.manual_seed(for_torch)
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        undo.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
+        torch.cuda.manual_seed_all(for_torch)
+
+
 def _flushes_denormals() -> bool:
-    return bool((torch.tensor([1e-38]) * torch.tensor([1e-3])).item() == 0.0)
+    small = torch.tensor([1e-38], dtype=torch.float32, device="cpu")
+    return bool((small * torch.tensor([1e-3], dtype=torch.float32, device="cpu")).item() == 0.0)

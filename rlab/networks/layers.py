@@ -171,7 +171,8 @@ class StackedDropout(nn.Module):
                 f"dropout in training needs {self.members} random streams, one per member, and has "
                 f"{len(self.generators)}; fill its `generators` or call eval()."
             )
-        keep = torch.stack([torch.empty(x.shape[1:]).bernoulli_(1 - self.p, generator=g) for g in self.generators])
+        empty = [torch.empty(x.shape[1:], dtype=torch.float32, device="cpu") for _ in self.generators]
+        keep = torch.stack([e.bernoulli_(1 - self.p, generator=g) for e, g in zip(empty, self.generators, strict=True)])
         return x * keep.to(x.device) / (1 - self.p)
 
     def unstack(self, member: int) -> nn.Dropout:

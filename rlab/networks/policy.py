@@ -14,6 +14,7 @@ from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Masked, Space, pack, space_from_json
 from rlab.networks.spec import NetworkSpec, build
 from rlab.networks.stacking import unstack
+from rlab.networks.usual import with_usual_torch
 from rlab.randomness import torch_stream
 from rlab.trust import Trust
 from rlab.types import Json
@@ -66,6 +67,7 @@ class _Acting(nn.Module):
         if isinstance(spec.obs_space, Masked) and spec.obs_space.size != self.head.mask_width:
             raise UsageError(f"observations with a mask of {spec.obs_space.size} do not fit {spec.action_space}.")
 
+    @with_usual_torch
     def outputs(self, obs: Tensor) -> Tensor:
         """What the network says of a batch `[..., B, *obs]` in array form: `[..., B, width]`, as the head reads it."""
         outputs: Tensor = self.network(self.preprocess(obs))
@@ -75,6 +77,7 @@ class _Acting(nn.Module):
         """Begin anew with the stream that `policy(obs, greedy=False)` draws from: the same seed, the same actions."""
         self._sample_seed, self._sampled = sample_seed, 0
 
+    @with_usual_torch
     @torch.no_grad()
     def forward(
         self,
@@ -219,6 +222,7 @@ class Policy(_Acting):
     def _training_seeds(self) -> tuple[int, ...]:
         return self.seeds
 
+    @with_usual_torch
     def member(self, seed: int | None = None) -> "MemberPolicy":
         """The plain policy of one training seed (None: the first). Weights are copied.
 
@@ -257,6 +261,7 @@ class MemberPolicy(_Acting):
         return (self.seed,)
 
 
+@with_usual_torch
 def build_policy(spec: PolicySpec, seeds: Sequence[int], trust: Trust = False) -> Policy:
     """A stack of policies with fresh weights, ready for `load_state_dict`.
 

@@ -25,6 +25,7 @@ from rlab.networks.layers import (
 from rlab.networks.quantized import COMPRESSED_LAYERS
 from rlab.networks.sequences import StackedEmbedding, StackedGRU
 from rlab.networks.sparse import SPARSE_LAYERS
+from rlab.networks.usual import with_usual_torch
 from rlab.randomness import torch_stream
 from rlab.trust import Trust, advice, trusts
 from rlab.types import Json
@@ -124,6 +125,7 @@ LAYER_KINDS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+@with_usual_torch
 def build(spec: NetworkSpec, seeds: Sequence[int], use: str = "network", trust: Trust = False) -> StackedNetwork:
     """A stack of S freshly initialised networks; member i's weights depend on `seeds[i]` and `use` alone.
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import Any
 
+import torch
 from torch import nn
 
 from rlab.errors import RlabError
@@ -26,6 +27,7 @@ from rlab.networks.quantized import COMPRESSED_LAYERS
 from rlab.networks.sequences import LastGRU, StackedEmbedding, StackedGRU
 from rlab.networks.sparse import SPARSE_LAYERS
 from rlab.networks.spec import StackedNetwork
+from rlab.networks.usual import with_usual_torch
 
 _STACKED_OF: dict[type[nn.Module], Any] = {
     nn.Linear: StackedLinear,
@@ -46,6 +48,7 @@ _STACKED_OF: dict[type[nn.Module], Any] = {
 _UNCHANGED = (*ACTIVATIONS.values(), Pick, PickImage)  # serve stacks and plain networks alike
 
 
+@with_usual_torch
 def unstack(network: nn.Module, member: int) -> nn.Module:
     """Member `member` as a plain module with equal outputs: `[S, B, ...]` becomes `[B, ...]`.
 
@@ -54,9 +57,11 @@ def unstack(network: nn.Module, member: int) -> nn.Module:
     Raises:
         RlabError: a layer of someone else's has no method `unstack(member)`.
     """
-    return _unstack(network, member).train(network.training)
+    with torch.random.fork_rng(devices=[]):  # plain layers draw weights when they are made, before they get theirs
+        return _unstack(network, member).train(network.training)
 
 
+@with_usual_torch
 def stack(networks: Sequence[nn.Module]) -> nn.Module:
     """The way back: plain modules of one shape become the members of a stack, in order.
 

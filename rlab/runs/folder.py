@@ -27,6 +27,7 @@ from rlab.runs import files
 
 CONFIG = "config.json"
 MANIFEST = "manifest.json"
+ROOT = "runs"  # where runs go unless told otherwise
 POLICY_FOLDERS = ("policy", "best", "start", "teacher")
 
 
@@ -38,8 +39,9 @@ class RunFolder:
     a dict), `settings` (the agent's own), `origins` (where each value came from), `versions` and `command`.
     """
 
-    path: Path
+    path: Path  # absolute: an env may change the working folder
     config: dict[str, Any]
+    name: str  # the path as it was written, for people
 
     @property
     def policy(self) -> Path:
@@ -62,14 +64,14 @@ class RunFolder:
         return self.path / "checkpoint"
 
     @classmethod
-    def create(cls, path: Path | str, config: Mapping[str, Any]) -> "RunFolder":
-        """Start a run at `path`, which must be new or an empty folder.
+    def create(cls, path: Path | str, config: Mapping[str, Any], name: Path | str | None = None) -> "RunFolder":
+        """Start a run at `path`, which must be new or an empty folder; `name` is what people call it.
 
         Raises:
             UsageError: something is there already (nothing in it is touched), it cannot be made or written, or a
                 number in `config` is not finite.
         """
-        path = Path(path)
+        name, path = str(name or path), Path(path).absolute()
         try:
             content = files.to_json(config, path / CONFIG)
         except ValueError as error:
@@ -80,7 +82,7 @@ class RunFolder:
             files.write_json(path / MANIFEST, {"files": {CONFIG: files.sha256(content)}})
         except RlabError as error:
             raise UsageError(f"{error}. Is --out a folder that may be written?") from error
-        return cls(path, files.parse_json(content, path / CONFIG))
+        return cls(path, files.parse_json(content, path / CONFIG), name)
 
     @classmethod
     def open(cls, path: Path | str) -> "RunFolder":
@@ -96,7 +98,7 @@ class RunFolder:
             raise RlabError(f"{path} is no run folder: it has no {CONFIG}")
         content = files.read_bytes(path / CONFIG)
         check_against_manifest(path, CONFIG, content)
-        return cls(path, files.parse_json(content, path / CONFIG))
+        return cls(path.absolute(), files.parse_json(content, path / CONFIG), str(path))
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -115,7 +117,7 @@ class RunFolder:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
         except BlockingIOError as error:
-            raise RlabError(f"another process is writing {self.path}; wait for it, or stop it") from error
+            raise RlabError(f"another process is writing {self.name}; wait for it, or stop it") from error
         finally:
             os.close(handle)
 
@@ -125,7 +127,7 @@ def is_run(path: Path) -> bool:
     return (path / CONFIG).is_file() and (path / MANIFEST).is_file()
 
 
-def fresh_run_path(agent: str, env_id: str, root: Path | str = "runs") -> Path:
+def fresh_run_path(agent: str, env_id: str, root: Path | str = ROOT) -> Path:
     """Make a new empty folder such as `runs/dqn-CartPole-v1-20261122-101500`.
 
     It is made and not only named, so that two runs which start in the same second cannot meet.
