@@ -83,11 +83,11 @@ class EpisodeMaker:
     """`make_episodes` for one spec, and how many of its envs should live at once.
 
     Args:
-        most: so many in all; None: 512 rows where they are of one native vector env, else 10 per member, 64 in all.
+        most: so many in all; None: 512 rows where they are of one native vector env, else `per_member`, 64 in all.
     """
 
-    def __init__(self, spec: EnvSpec, most: int | None = None) -> None:
-        self.spec, self._most = spec, most
+    def __init__(self, spec: EnvSpec, most: int | None = None, per_member: int = MOST_PER_MEMBER) -> None:
+        self.spec, self._most, self._per_member = spec, most, per_member
 
     def __call__(self, n: int) -> SingleEpisodes | NativeEpisodes:
         return make_episodes(self.spec, n)
@@ -98,14 +98,14 @@ class EpisodeMaker:
             return self._most
         if why_not_native(self.spec.check(), self.spec.kwargs, self.spec.wrappers) is None:
             return MOST_NATIVE
-        return max(members, min(MOST_PER_MEMBER * members, MOST_SINGLE))
+        return max(members, min(self._per_member * members, MOST_SINGLE))
 
 
 class EpisodePool(EpisodeMaker):
     """An `EpisodeMaker` that keeps its single envs from one judgement to the next, until `close`."""
 
-    def __init__(self, spec: EnvSpec, most: int | None = None) -> None:
-        super().__init__(spec, most)
+    def __init__(self, spec: EnvSpec, most: int | None = None, per_member: int = MOST_PER_MEMBER) -> None:
+        super().__init__(spec, most, per_member)
         self._envs: list[SubEnv] = []
         self._packing: Packing | None = None
 

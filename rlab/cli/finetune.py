@@ -50,7 +50,7 @@ class BeginOptions:
     experiment: str | None = None  # NAME or FILE of tuned settings; none: the agent's plain defaults
     out: str | None = None  # the run folder; None: a fresh one under runs/
     trust: bool = False  # run layers, envs and wrappers of others that RUN names
-    json: bool = False  # the final evaluation as one JSON object on standard output
+    json: bool = False  # how the run ended and its final evaluation as one JSON object on standard output
 
 
 SCHEMAS = (BeginOptions, FinetuneConfig, RunConfig, SourceConfig)

@@ -34,7 +34,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("dataset", "dataset_episodes", "demonstration_share", "teacher", "teacher_member", "teacher_weight"),
         *("teacher_fraction", "teacher_temperature"),
     ),
-    "evaluation": ("eval_every", "eval_episodes", "final_eval_episodes"),
+    "evaluation": ("eval_every", "eval_episodes", "final_eval_episodes", "eval_envs", "eval_alone"),
     "saving and logging": ("checkpoint_every", "log_every", "log", "log_episodes"),
 }
 GROUP_OF = {name: heading for heading, names in GROUPS.items() for name in names}

@@ -9,6 +9,7 @@ import tyro
 
 from rlab.cli.flags import parse
 from rlab.cli.help import Page
+from rlab.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +18,10 @@ class ListOptions:
 
     what: tyro.conf.Positional[Literal["agents", "envs", "experiments", "runs", "datasets", "metrics"]]  # what to list
     root: str | None = None  # where `list runs` and `list datasets` look; None: the folder runs or datasets
+    # of runs: those alone that stand so; not-judged: trained, and the final evaluation is still to come
+    status: Literal["finished", "not-judged", "running", "stopped", "failed", "broken"] | None = None
+    agent: str | None = None  # of runs: those of this agent alone
+    env: str | None = None  # of runs: those in this env alone
     json: bool = False  # one JSON object on standard output
 
 
@@ -26,7 +31,7 @@ PAGE = Page(
     "List what there is.",
     (
         "rlab list agents",
-        "rlab list runs --json",
+        "rlab list runs --status failed",
     ),
 )
 
@@ -34,12 +39,20 @@ PAGE = Page(
 def run(argv: list[str]) -> int:
     """Parse, list."""
     (options,) = parse(argv, SCHEMAS, prog="rlab list", page=PAGE)
-    rows = LISTS[options.what](options.root or options.what)
+    filters = {"status": options.status, "agent": options.agent, "env_id": options.env}
+    wanted = {key: value for key, value in filters.items() if value is not None}
+    if wanted and options.what != "runs":
+        raise UsageError("--status, --agent and --env choose among runs: rlab list runs --status failed.")
+    rows = [
+        row
+        for row in LISTS[options.what](options.root or options.what)
+        if all(row[key] == value for key, value in wanted.items())
+    ]
     if options.json:
         print(json.dumps({"format": 1, options.what: rows}))
         return 0
     if not rows:
-        print(f"no {options.what} here")
+        print(f"no such {options.what} here" if wanted else f"no {options.what} here")
         return 0
     columns = [key for key in rows[0] if any(row[key] is not None for row in rows)]
     table = [columns, *([_cell(row[key]) for key in columns] for row in rows)]

@@ -32,7 +32,7 @@ class PretrainOptions:
     agent: str = "ppo"  # whose network to pretrain; fine-tuning goes on with it
     out: str | None = None  # the run folder; None: a fresh one under runs/
     trust: bool = False  # run envs and wrappers of others that the dataset names
-    json: bool = False  # the final evaluation as one JSON object on standard output
+    json: bool = False  # how the run ended and its final evaluation as one JSON object on standard output
 
 
 SCHEMAS = (PretrainOptions, RunConfig, SourceConfig)

@@ -4,7 +4,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,13 @@ import torch
 
 from rlab.agents import check_action_space, load_agent
 from rlab.cli.feeds import feed_for
+from rlab.cli.judging import FINAL_EPISODE_SEED, TRAINING_EPISODE_SEED, Judge, judging_failed
+from rlab.cli.outcome import Outcome
 from rlab.cli.request import Request
 from rlab.cli.sources import NO_SOURCES, Sources, demonstrations_for, make_agent
-from rlab.envs import make_episodes, make_vec
+from rlab.envs import make_vec
 from rlab.errors import RlabError, UsageError
-from rlab.evaluation.evaluate import Evaluation, evaluate
+from rlab.evaluation.evaluate import Evaluation
 from rlab.evaluation.stats import iqm, stratified_bootstrap
 from rlab.experience.collector import Collector
 from rlab.experience.demonstrations import Demonstrations
@@ -27,31 +29,15 @@ from rlab.learning.dataset_loop import DatasetLoop
 from rlab.learning.early_stopping import EarlyStopping
 from rlab.learning.episodes import Hear
 from rlab.learning.listeners import Audience
-from rlab.learning.loop import EnvLoop, Loop, Periods
+from rlab.learning.loop import EnvLoop, JudgementError, Loop, Periods
 from rlab.learning.runtime import choose_device
 from rlab.networks.images import image_notes
-from rlab.networks.policy import Policy
 from rlab.runs import files
 from rlab.runs.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
-from rlab.runs.folder import RunFolder
+from rlab.runs.folder import RESULT, RunFolder
 from rlab.runs.logs import MetricsLog
 from rlab.runs.policies import save_policy
 from rlab.runs.tables import EpisodeLog
-
-# Three ranges of episode seeds that never meet: training envs draw from 2**30 up.
-FINAL_EPISODE_SEED = 100_000  # what `rlab eval` uses unless told otherwise
-TRAINING_EPISODE_SEED = 500_000  # chooses best/, so it must not be what the final number is measured on
-RESULT = "result.json"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended: at its budget or stopped before it, and how good its final weights are where judged."""
-
-    finished: bool
-    time: int  # per member, in the run's unit
-    evaluation: Evaluation | None
-    stopped_by: str | None = None  # the listener that asked for it
 
 
 class Session:
@@ -84,7 +70,10 @@ class Session:
         except BaseException:
             self.env.close()
             raise
+        if not issubclass(self._feed.loop, EnvLoop):
+            self.env.close()  # it has shown its spaces; what judges may be the only one that can live
         self.best = BestPolicy(self.agent)
+        self.unlearned: str | None = None  # a warning, where the whole budget has passed without an update
         self.resumed_at: list[int] = []  # times at which the run was taken up again
 
     def _check_time_limit(self) -> None:
@@ -130,19 +119,21 @@ class Session:
             audience: a user's.
 
         Raises:
-            RlabError: the env, the learning or a listener failed; the run stays as its last save left it.
+            RlabError: the env, the learning, the judging or a listener failed; the message says what is saved.
         """
         run = self.request.run
         audience = audience or Audience()
         with stop_on_signal() as stop:
+            self._judge = Judge(self.request, stop.is_set)
             try:
                 share = self.request.sources.demonstration_share
                 fields = self.agent.fields()
                 self.store = self._feed.make_store(run, self.request.settings, fields, self._demonstrations, share)
                 state = self._restored(folder)
                 resume_at = 0 if state is None else state["loop"][self.request.unit]
+                due = state is not None and bool(state["loop"].get("judgement_due"))
                 with ExitStack() as logs:
-                    log = logs.enter_context(closing(self._log(folder, resume_at)))
+                    log = logs.enter_context(closing(self._log(folder, resume_at, due)))
                     rest = [logs.enter_context(closing(each)) for each in self._logs_asked_for(folder, resume_at)]
                     hearing: list[Listener] = [self.best, log, *rest, _Saver(self, folder), *listeners, audience]
                     on_episode: list[Hear] = [each.on_episode for each in rest]
@@ -155,19 +146,41 @@ class Session:
                         self.best.load_state(state["best"])
                         self.resumed_at = [*state["resumed_at"], resume_at]
                     elif self.sources.start is not None:
+                        loop.judgement_due = run.eval_every > 0  # or nobody would see what learning does to it
                         loop.save()  # what it begins with: the run that it came from may be gone when this one goes on
-                        loop.judge()  # or nobody would see what learning does to it
                     finished = self._run(loop, folder)
                     audience.check(f"The run is saved: rlab resume {folder.name}")
-                    judged = self._judge(folder, log) if finished and run.final_eval_episodes else None
+                    if finished and not loop.updates:
+                        self.unlearned = f"warning: nothing was learned, not one update was made: {self._feed.too_late}"
+                    wanted = finished and run.final_eval_episodes and not stop.is_set()
+                    judged = self._judged_at_last(folder, log) if wanted else None
                 stopped_by = None if finished else audience.stopped_by
-                return Outcome(finished, loop.clock.env_steps, judged, stopped_by)
+                return Outcome(finished, loop.clock.env_steps, judged, stopped_by, stop.is_set())
             finally:
+                self._judge.close()
                 self.env.close()
 
-    def evaluate(self, episodes: int, first_seed: int) -> Evaluation:
-        """Judge the present weights on envs and seeds of their own."""
-        return judge(self.agent.policy(), self.request, episodes, first_seed)
+    def evaluate(self, episodes: int, first_seed: int) -> Evaluation | None:
+        """Judge the present weights on envs and seeds of their own; None where the run is to stop."""
+        learns_in_env, last = isinstance(self.loop, EnvLoop), self.loop.finished
+        alone = self.request.run.eval_alone and learns_in_env
+        if last or alone:
+            self.env.close()
+        found = self._judge(self.agent.policy(), episodes, first_seed)
+        if alone and not last:
+            self._judge.close()
+            self._open_envs_again()
+        return found
+
+    def _open_envs_again(self) -> None:
+        """New training envs in place of those that were closed, at the start of fresh episodes."""
+        run, closed = self.request.run, self.env
+        self.env = make_vec(self.request.env, run.training_seeds, run.num_envs, run.vector)
+        self.env.load_state(closed.state())
+        assert isinstance(self.loop, EnvLoop)
+        self.loop.collector.env = self.env
+        self.store.expect_fresh_episodes()
+        self.loop.collector.start()
 
     def _restored(self, folder: RunFolder) -> dict[str, Any] | None:
         """The state of the last checkpoint, its rows already in the store; None where nothing was saved."""
@@ -177,7 +190,7 @@ class Session:
         self.store.load(state["loop"]["store"], (chunk.arrays() for chunk in chunks))
         return state
 
-    def _log(self, folder: RunFolder, resume_at: int) -> MetricsLog:
+    def _log(self, folder: RunFolder, resume_at: int, judgement_due: bool) -> MetricsLog:
         request = self.request
         log = MetricsLog(
             folder.path,
@@ -185,6 +198,7 @@ class Session:
             iqm=iqm,
             summarise=interval_over_members,
             resume_at=resume_at,
+            judgement_due=judgement_due,
             unit=request.unit,
             tables=request.run.log == "csv",
         )
@@ -220,8 +234,13 @@ class Session:
         patience = getattr(self.request.settings, "patience", None)
         return None if patience is None else EarlyStopping(self.request.run.seeds, patience)
 
-    def _judge(self, folder: RunFolder, log: MetricsLog) -> Evaluation:
-        result = self.evaluate(self.request.run.final_eval_episodes, FINAL_EPISODE_SEED)
+    def _judged_at_last(self, folder: RunFolder, log: MetricsLog) -> Evaluation | None:
+        try:
+            result = self.evaluate(self.request.run.final_eval_episodes, FINAL_EPISODE_SEED)
+        except RlabError as error:
+            raise judging_failed(error, folder.name, True, "") from error
+        if result is None:
+            return None
         log.on_final_evaluation(self.loop.clock.env_steps, result.returns, result.lengths)
         report = result.to_json("policy", self.request.agent, self.request.env.env_id)
         # A resumed run begins fresh episodes, so it is not the run that it would have been: that belongs to the result.
@@ -231,6 +250,9 @@ class Session:
     def _run(self, loop: Loop, folder: RunFolder) -> bool:
         try:
             return loop.run()
+        except JudgementError as error:
+            reached = f"{loop.clock.env_steps} {self.request.unit.replace('_', ' ')}"
+            raise judging_failed(error, folder.name, loop.finished, reached) from error
         except RlabError as error:
             kept = "It had not been saved yet."
             if has_checkpoint(folder):
@@ -260,11 +282,6 @@ class _Saver:
         best = session.best.policy()
         if best is not None:
             save_policy(self._folder.best, best, {**facts, "best_at": session.best.env_steps.tolist()})
-
-
-def judge(policy: Policy, request: Request, episodes: int, first_seed: int) -> Evaluation:
-    """Play greedy episodes with every member of a policy."""
-    return evaluate(policy, lambda n: make_episodes(request.env, n), episodes, first_seed)
 
 
 def only_here(env_id: str) -> str:

@@ -42,7 +42,7 @@ class TrainOptions:
     out: str | None = None  # the run folder; None: a fresh one under runs/
     experiment: str | None = None  # NAME or FILE of tuned settings; none: the agent's plain defaults
     trust: bool = False  # run layers, envs and wrappers of others that the teacher's folder names
-    json: bool = False  # the final evaluation as one JSON object on standard output
+    json: bool = False  # how the run ended and its final evaluation as one JSON object on standard output
 
 
 SCHEMAS = (TrainOptions, RunConfig, SourceConfig)
@@ -85,10 +85,18 @@ def carry_out(request: Request, out: str | None, as_json: bool, start: Callable[
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         done = start(request, out, progress=True)
         print(done.report())
-    if as_json and done.evaluation is not None:
-        evaluation = done.evaluation.to_json(done.name, request.agent, request.env.env_id)
-        print(json.dumps(evaluation), file=report)
-    return 0 if done.finished else STOPPED
+    if as_json:
+        print(json.dumps(run_as_json(done, request.agent, request.env.env_id)), file=report)
+    return STOPPED if done.interrupted else 0
+
+
+def run_as_json(run: Any, agent: str, env_id: str) -> dict[str, Any]:
+    """The one object for a run that has ended: where it is, how it stands, how far it came, and what `rlab eval --json`
+    would say of its final evaluation; `evaluation` is None where there was none."""
+    facts = {"format": 1, "run": run.name, "status": run.status, "clock": {run.unit: run.time}}
+    if run.evaluation is None:
+        return {**facts, "policy": run.name, "agent": agent, "env_id": env_id, "evaluation": None}
+    return {**facts, **run.evaluation.to_json(run.name, agent, env_id)}
 
 
 def read_request(agent: str, env_id: str, argv: list[str]) -> tuple[Request, TrainOptions]:

@@ -86,7 +86,7 @@ class Lanes:
         self._finals = np.zeros((64, *obs.shape), obs.dtype)
         self._free = list(range(64))
         self.rows_written = 0  # rows of time, the same for every lane
-        self._loaded = False  # since the last `add`
+        self._may_be_fresh = False  # whether the next row may begin episodes that the newest one knows nothing of
 
     @property
     def rows(self) -> int:
@@ -105,7 +105,7 @@ class Lanes:
 
         `extra` has the value `[S, N, ...]` of every further field.
         """
-        if self._loaded:
+        if self._may_be_fresh:
             self._cut_episodes(obs)
         slot = self.rows_written % self._slots
         following = (slot + 1) % self._slots
@@ -155,15 +155,20 @@ class Lanes:
         self._final_slot[member, env, slot] = place
 
     def _cut_episodes(self, obs: np.ndarray) -> None:
-        """A run that was loaded may go on with fresh episodes: `obs [S, N, *obs]` is then no successor of the newest
-        row, whose own one moves to the side table. To the episode it is a time limit: cut, not ended."""
-        self._loaded = False
+        """After `expect_fresh_episodes` the observations `[S, N, *obs]` may be no successors of the newest row, whose
+        own ones move to the side table. To the episode it is a time limit: cut, not ended."""
+        self._may_be_fresh = False
         newest, waiting = (self.rows_written - 1) % self._slots, self.rows_written % self._slots
         successor = self._data["obs"][:, :, waiting]
         differs = (successor != obs).reshape(self.members, self.num_envs, -1).any(axis=-1)
         cut = differs & self._data["valid"][:, :, newest] & (self._final_slot[:, :, newest] == NO_FINAL)
         self._keep_finals(newest, cut, successor)
         self._data["truncated"][:, :, newest] |= cut & ~self._data["terminated"][:, :, newest]
+
+    def expect_fresh_episodes(self) -> None:
+        """What is added next may be the same episodes or fresh ones: where the observation acted on is not the one that
+        waits, the newest row's episode is cut there, as by a time limit."""
+        self._may_be_fresh = self.rows_written > 0
 
     def chunks(self) -> Iterator[Chunk]:
         """The stretches of time that hold the rows kept now, oldest first."""
@@ -194,8 +199,7 @@ class Lanes:
     def load(self, state: dict[str, Any], chunks: Iterator[dict[str, np.ndarray]]) -> None:
         """Fill empty lanes from `state()` and the chunks of a checkpoint.
 
-        What is added next may be the same episodes or fresh ones: where the observation acted on is not the one that
-        waits, the newest row's episode is cut there, as by a time limit.
+        What is added next may be fresh episodes, see `expect_fresh_episodes`.
 
         Raises:
             RlabError: the chunks are not of such lanes: other fields or shapes, or rows are missing.
@@ -215,7 +219,8 @@ class Lanes:
             loaded += len(time)
         if loaded != (expected := min(rows_written, self.lane_rows)):
             raise RlabError(f"the checkpoint has {loaded} of the {expected} rows it should have.")
-        self.rows_written, self._loaded = rows_written, rows_written > 0
+        self.rows_written = rows_written
+        self.expect_fresh_episodes()
         self._data["obs"][:, :, rows_written % self._slots] = state["waiting_obs"]
 
     def _check_chunk(self, arrays: dict[str, np.ndarray]) -> None:

@@ -61,7 +61,7 @@ class DatasetLoop(Loop):
         store: Any,
         updates: int,
         periods: Periods,
-        evaluate: Callable[[], Judgement] | None = None,
+        evaluate: Callable[[], Judgement | None] | None = None,
         listeners: Sequence[Listener] = (),
         should_stop: Callable[[], bool] = lambda: False,
         validation: Batch | None = None,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlab.errors import RlabError
 from rlab.experience.collector import Collector
 from rlab.experience.lanes import Lanes
 from rlab.experience.replay import Replay
@@ -38,12 +39,16 @@ class Judgement(Protocol):
     def lengths(self) -> np.ndarray: ...
 
 
+class JudgementError(RlabError):
+    """The policy could not be judged. What it had learned was saved before this was raised."""
+
+
 @dataclass(frozen=True)
 class Periods:
     """How often the loop reports, judges and saves, in env steps."""
 
     log_every: int
-    eval_every: int
+    eval_every: int  # 0: never
     checkpoint_every: int
 
 
@@ -63,14 +68,17 @@ class Loop:
         store: Lanes,
         budget: int,
         periods: Periods,
-        evaluate: Callable[[], Judgement] | None,
+        evaluate: Callable[[], Judgement | None] | None,
         listeners: Sequence[Listener] = (),
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`evaluate` gives None where it was stopped before its end."""
         self.agent, self.seeds, self.store = agent, tuple(seeds), store
         self.periods, self.evaluate, self.listeners, self.should_stop = periods, evaluate, listeners, should_stop
         self.clock = Clock(0, budget)
         self.updates = 0
+        self.judgement_due = False  # whether the present policy is still to be judged; `run` begins with that
+        self._saved_at: int | None = None
         self._streams = [stream(seed, self.stream_use) for seed in seeds]
         self._learned = Means()  # of what updates reported since the last row of metrics
         self._logged_at = (0, time.perf_counter())
@@ -81,16 +89,25 @@ class Loop:
         return self.clock.env_steps >= self.clock.total_env_steps
 
     def run(self) -> bool:
-        """Train until the budget is used (true) or `should_stop` says so (false). A save ends it either way."""
+        """Train until the budget is used (true) or `should_stop` says so (false). A save ends it either way.
+
+        Raises:
+            JudgementError: judging failed, after a save.
+            RlabError: an env or an update failed. Before an env's error there is a save; none of a broken policy.
+        """
+        stopped = self.judgement_due and not self.judge()
         self._start()
         self._logged_at = (self.clock.env_steps, time.perf_counter())
-        while not self.finished:
+        while not (self.finished or stopped):
             before = self.clock.env_steps
-            self._advance()
+            try:
+                self._advance()
+            except RlabError:
+                self._save_once()
+                raise
             self._learn(before)
             self._report(before)
-            if self.should_stop():
-                break
+            stopped = self.should_stop()
         self.save()
         return self.finished
 
@@ -118,23 +135,44 @@ class Loop:
             metrics = self._metrics()
             for listener in self.listeners:
                 listener.on_metrics(now, metrics)
-        if crossed(before, now, self.periods.eval_every) or end:
-            self.judge()
-        if crossed(before, now, self.periods.checkpoint_every) and not end:
+        every = self.periods.eval_every
+        self.judgement_due = bool(every and self.evaluate) and (end or crossed(before, now, every))
+        # Saved before it is judged: whatever judging does to the process, nothing that was learned is lost.
+        if crossed(before, now, self.periods.checkpoint_every) or (end and self.judgement_due):
             self.save()
+        if self.judgement_due:
+            self.judge()
 
-    def judge(self) -> None:
-        """Have the listeners hear how good the present policy is, where there is a way to tell."""
+    def judge(self) -> bool:
+        """Have the listeners hear how good the present policy is, where there is a way to tell; false where judging was
+        stopped.
+
+        Raises:
+            JudgementError: it failed, after a save.
+        """
         if self.evaluate is not None:
-            judged = self.evaluate()
+            try:
+                judged = self.evaluate()
+            except RlabError as error:
+                self._save_once()
+                raise JudgementError(str(error)) from error
+            if judged is None:
+                return False
+            self.judgement_due = False
             for listener in self.listeners:
                 listener.on_evaluation(self.clock.env_steps, judged.returns, judged.lengths)
+        return True
 
     def save(self) -> None:
         """Have the listeners write everything down; never over a good save with weights that an update broke."""
         check_weights(self.agent, self.seeds, self.updates)
         for listener in self.listeners:
             listener.on_save(self.clock.env_steps)
+        self._saved_at = self.clock.env_steps
+
+    def _save_once(self) -> None:
+        if self._saved_at != self.clock.env_steps:
+            self.save()
 
     def _metrics(self) -> dict[str, np.ndarray]:
         metrics = {name: np.array(value) for name, value in self.agent.metrics(self.clock).items()}
@@ -151,6 +189,7 @@ class Loop:
             self.unit: self.clock.env_steps,
             "updates": self.updates,
             "means": self._learned.state(),
+            "judgement_due": self.judgement_due,
             "agent": self.agent.state(),
             "store": self.store.state(),
             "streams": [s.bit_generator.state for s in self._streams],
@@ -160,6 +199,8 @@ class Loop:
         """Go on from `state()`; the store's rows are loaded apart."""
         self.clock = Clock(state[self.unit], self.clock.total_env_steps)
         self.updates = state["updates"]
+        self.judgement_due = bool(state.get("judgement_due") and self.periods.eval_every and self.evaluate)
+        self._saved_at = self.clock.env_steps
         self._learned.load_state(state.get("means", {}), self.agent.device)
         self.agent.load_state(state["agent"])
         for s, saved in zip(self._streams, state["streams"], strict=True):
@@ -178,7 +219,7 @@ class EnvLoop(Loop):
         store: Lanes,
         env_steps: int,
         periods: Periods,
-        evaluate: Callable[[], Judgement],
+        evaluate: Callable[[], Judgement | None] | None,
         listeners: Sequence[Listener] = (),
         should_stop: Callable[[], bool] = lambda: False,
         on_episode: Sequence[Hear] = (),

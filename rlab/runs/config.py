@@ -10,7 +10,6 @@ _AT_LEAST_ONE = (
     "updates",
     "seeds",
     "num_envs",
-    "eval_every",
     "eval_episodes",
     "checkpoint_every",
     "log_every",
@@ -35,9 +34,11 @@ class RunConfig:
     num_envs: int = 8  # envs per member
     vector: Literal["auto", "native", "sync", "async", "envpool"] = "auto"  # auto: the env's own, else sync
     max_episode_steps: int | None = None  # None: the env's own time limit
-    eval_every: int = 10_000  # env steps between evaluations during training
+    eval_every: int = 10_000  # env steps between evaluations during training; 0: none
     eval_episodes: int = 10  # greedy episodes per member in each of them
     final_eval_episodes: int = 100  # greedy episodes per member with the final weights; 0: none
+    eval_envs: int | None = None  # envs that judge at once, in all; None: as many as train, 10 per member, 64 in all
+    eval_alone: bool = False  # close the training envs while judging, then go on with fresh episodes in new ones
     checkpoint_every: int = 10_000  # env steps between checkpoints
     log_every: int = 1_000  # env steps between rows of metrics
     log: Literal["csv"] | None = None  # csv: metrics.csv and eval.csv, too, for spreadsheets
@@ -49,7 +50,9 @@ class RunConfig:
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 1 or more.")
-        for name in ("seed", "final_eval_episodes"):
+        if self.eval_envs is not None and self.eval_envs < 1:
+            raise UsageError(f"--eval-envs {self.eval_envs} must be 1 or more.")
+        for name in ("seed", "eval_every", "final_eval_episodes"):
             if getattr(self, name) < 0:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 0 or more.")
 

@@ -13,9 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from rlab.disk import UNSUPPORTED_OF_FOLDERS, if_supported
 from rlab.errors import RlabError
 from rlab.types import json_number
 
+LESS_DURABLE = "a power cut may cost the last save, nothing else does"
 FORMAT = 1
 TEMPORARY = ".tmp-"  # what the names of unfinished files begin with
 
@@ -165,7 +167,16 @@ def clean(folder: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable: a rename survives a power cut only after this."""
+    """Make the names in a folder durable, where the file system can: a rename survives a power cut only after this."""
+    if_supported(_sync_folder, path, consequence=LESS_DURABLE, unsupported=UNSUPPORTED_OF_FOLDERS)
+
+
+def sync_file(descriptor: int) -> None:
+    """Have what was written to an open file on the disk, where the file system can."""
+    if_supported(os.fsync, descriptor, consequence=LESS_DURABLE)
+
+
+def _sync_folder(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -179,7 +190,7 @@ def _write_through(path: Path, data: bytes) -> None:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(descriptor, rest) :]  # one call writes 2 GiB at most
-        os.fsync(descriptor)
+        sync_file(descriptor)
     finally:
         os.close(descriptor)
 

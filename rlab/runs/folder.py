@@ -1,6 +1,8 @@
 """The run folder: one folder that says all about a run.
 
-config.json     all that is needed to repeat the run; written first, never changed
+config.json     all that is needed to repeat the run; written first, changed only by a resume that asks for more
+status.json     how the run stands: running, finished, not judged, stopped or failed, and since when
+result.json     the evaluation of the final weights
 manifest.json   SHA-256 of config.json and of every file of the policies; checked on every load
 policy/         the final policy and nothing else: what people share
 best/           the same, best in evaluation
@@ -10,6 +12,7 @@ events.out.*    TensorBoard's curves; seed-3/ those of one of several seeds, hpa
 metrics.jsonl, eval.jsonl (nothing that depends on the clock), timing.jsonl (what does)
 """
 
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -17,17 +20,27 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import rlab
+from rlab.disk import if_supported
 from rlab.errors import RlabError, UsageError
 from rlab.runs import files
+
+fcntl: Any
+try:
+    fcntl = importlib.import_module("fcntl")
+except ImportError:  # Windows has no such locks
+    fcntl = None
 
 CONFIG = "config.json"
 MANIFEST = "manifest.json"
 ROOT = "runs"  # where runs go unless told otherwise
+RESULT = "result.json"  # the final evaluation; a run that has it is finished
+LOCK_ATTEMPTS, LOCK_PAUSE = 5, 0.02  # seconds
+NO_LOCKS = "nothing keeps a second process from writing the same run"
 POLICY_FOLDERS = ("policy", "best", "start", "teacher")
 
 
@@ -107,19 +120,55 @@ class RunFolder:
         Raises:
             RlabError: another process is writing it.
         """
-        try:
-            import fcntl
-        except ImportError:  # no such lock on Windows
+        if fcntl is None:
             yield
             return
         handle = os.open(self.path, os.O_RDONLY)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock(handle)
             yield
-        except BlockingIOError as error:
-            raise RlabError(f"another process is writing {self.name}; wait for it, or stop it") from error
         finally:
             os.close(handle)
+
+    def _lock(self, handle: int) -> None:
+        for attempts_left in range(LOCK_ATTEMPTS - 1, -1, -1):
+            try:
+                if_supported(fcntl.flock, handle, fcntl.LOCK_EX | fcntl.LOCK_NB, consequence=NO_LOCKS)
+            except BlockingIOError as error:
+                if not attempts_left:
+                    raise RlabError(f"another process is writing {self.name}; wait for it, or stop it") from error
+                time.sleep(LOCK_PAUSE)  # it may only be somebody who asks whether the run is held
+            else:
+                return
+
+    def is_held(self) -> bool | None:
+        """Whether a process is writing this run; None where the file system cannot tell."""
+        if fcntl is None:
+            return None
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return None
+        else:
+            return False
+        finally:
+            os.close(handle)
+
+    def changed(self, config: Mapping[str, Any]) -> "RunFolder":
+        """The run with another config.json, for one that goes on with other settings than it began with.
+
+        Raises:
+            RlabError: the disk refuses; the old config stays.
+        """
+        content, manifest = files.to_json(config, self.path / CONFIG), read_manifest(self.path)
+        new = {CONFIG: files.sha256(content)}
+        files.write_json(self.path / MANIFEST, {**manifest, "pending": manifest["pending"] | new})
+        files.write_bytes(self.path / CONFIG, content)
+        files.write_json(self.path / MANIFEST, {**manifest, "files": manifest["files"] | new})
+        return replace(self, config=files.parse_json(content, self.path / CONFIG))
 
 
 def is_run(path: Path) -> bool:

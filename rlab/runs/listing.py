@@ -1,20 +1,23 @@
 """The runs under a folder, at a glance. Broken ones are listed with the reason; nothing here raises because of them."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rlab.errors import RlabError
 from rlab.runs import files
 from rlab.runs.folder import CONFIG, MANIFEST, RunFolder, check_against_manifest
-from rlab.runs.logs import last_row
+from rlab.runs.logs import last_row, read_json_lines
+from rlab.runs.status import BROKEN, read_status
 
 
 def list_runs(root: Path | str = "runs") -> list[dict[str, Any]]:
     """One dict per run folder directly under `root`, by name; an empty list where there is no such folder.
 
     Keys: `path`, `agent`, `env_id`, `seeds` (list), `env_steps` and `total_env_steps` (per member; None where a run
-    learns from a dataset), `updates` and `total_updates` (only there), `eval_iqm` (of the last evaluation), `state`
-    (`"finished"`, `"unfinished"` or `"broken"`) and `reason` (why broken, else None).
+    learns from a dataset), `updates` and `total_updates` (only there), `final_iqm` (of the final evaluation),
+    `eval_iqm` (of the last one during training), `status` (`finished`, `not-judged`: trained, and the final evaluation
+    is still to come, `running`, `stopped`, `failed` or `broken`), `at` (since when, UTC) and `reason` (why so).
     What is not known is None. Weights are not read: `load_policy` checks them.
     """
     try:
@@ -28,16 +31,16 @@ def _described(path: Path) -> dict[str, Any]:
     known: dict[str, Any] = dict.fromkeys(
         (
             *("agent", "env_id", "seeds", "env_steps", "total_env_steps", "updates", "total_updates"),
-            *("eval_iqm", "state", "reason"),
+            *("final_iqm", "eval_iqm", "status", "at", "reason"),
         )
     )
     known["path"] = str(path)
     try:
         known |= _facts(RunFolder.open(path))
     except (RlabError, OSError) as error:
-        known |= {"state": "broken", "reason": str(error)}
+        known |= {"status": BROKEN, "reason": str(error)}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        known |= {"state": "broken", "reason": f"{path / CONFIG} lacks something ({type(error).__name__}: {error})"}
+        known |= {"status": BROKEN, "reason": f"{path / CONFIG} lacks something ({type(error).__name__}: {error})"}
     return known
 
 
@@ -46,15 +49,18 @@ def _facts(run: RunFolder) -> dict[str, Any]:
     unit = clock_unit(run)
     first, total = settings["seed"], settings[unit]
     saved = saved_time(run)
-    evaluation = last_row(run.path / "eval.jsonl") or {}
+    evaluations = read_json_lines(run.path / "eval.jsonl")[1] if (run.path / "eval.jsonl").is_file() else []
+    iqms: dict[bool, float | None] = {bool(row.get("final")): row["iqm"] for row in evaluations}
+    status = read_status(run, saved, total)
     return {
         "agent": run.config["agent"],
         "env_id": run.config["env"]["env_id"],
         "seeds": list(range(first, first + settings["seeds"])),
         unit: max(saved, int((last_row(run.path / "metrics.jsonl") or {}).get(unit, 0))),
         f"total_{unit}": total,
-        "eval_iqm": evaluation.get("iqm"),
-        "state": "finished" if saved >= total or (run.path / "result.json").is_file() else "unfinished",
+        "final_iqm": iqms.get(True),
+        "eval_iqm": iqms.get(False),
+        **asdict(status),
     }
 
 

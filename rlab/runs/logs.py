@@ -70,7 +70,7 @@ class JsonLines:
 
     def sync(self) -> None:
         """Make all rows so far outlive a power cut."""
-        os.fsync(self._file.fileno())
+        files.sync_file(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
@@ -108,6 +108,7 @@ class MetricsLog:
         iqm: Callable[[np.ndarray], float],
         summarise: Callable[[np.ndarray], tuple[float, float, float]],
         resume_at: int | None = None,
+        judgement_due: bool = False,
         unit: str = "env_steps",
         tables: bool = False,
     ) -> None:
@@ -119,6 +120,7 @@ class MetricsLog:
             iqm: the interquartile mean of `[n]` values; used on every metric, so it should be quick.
             summarise: the IQM of `[S]` mean returns and the ends of its 95 % interval (NaN where there is none).
             resume_at: the time of the checkpoint that a resumed run goes on from; later rows are dropped.
+            judgement_due: whether the policy of that time will be judged again.
             unit: what the run's clock counts, and the name of that column.
             tables: write `metrics.csv` and `eval.csv`, too.
         """
@@ -130,6 +132,8 @@ class MetricsLog:
         if resume_at is not None:
             for log in self._logs:
                 log.truncate_after(unit, resume_at)
+            if judgement_due:
+                self._evaluations.truncate_after(unit, resume_at - 1)
         written = lambda name: read_json_lines(folder / f"{name}.jsonl")[1]  # noqa: E731
         self._tables = CsvLog(folder, seeds, unit, written) if tables else None
         self._events = EventLog(folder, seeds, iqm, resume_at)

@@ -116,8 +116,8 @@ def test_an_interrupted_process_saves_says_how_to_resume_and_is_finished_by_it(
     assert [row["env_steps"] for row in rows] == [-(-t // 8) * 8 for t in range(500, 40_001, 500)]
 
     capsys.readouterr()
-    assert main(["resume", str(out)]) == 2
-    assert capsys.readouterr().err == f"rlab: {out} is finished; rlab eval {out} judges it.\n"
+    assert main(["resume", str(out)]) == 0
+    assert capsys.readouterr().out.startswith(f"{out}: finished, after 40000 env steps; --env-steps N, with N above")
 
 
 class InterruptAt:
@@ -140,7 +140,7 @@ def test_resume_goes_on_with_replay_counters_and_logs(tmp_path: Path) -> None:
     settings = {**QUICK, "seeds": 2, "env_steps": 4000, "log_every": 400, "final_eval_episodes": 3}
     request = request_from_keywords("dqn", EnvSpec.parse("CartPole-v1"), "none", settings)
     folder = RunFolder.create(out, request.to_json())
-    assert Session(request).train(folder, [InterruptAt(2000)]) == Outcome(False, 2000, None)
+    assert Session(request).train(folder, [InterruptAt(2000)]) == Outcome(False, 2000, None, interrupted=True)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # put back
     state, chunks = load_checkpoint(folder)
     assert state["loop"]["env_steps"] == 2000
@@ -159,8 +159,11 @@ def test_resume_goes_on_with_replay_counters_and_logs(tmp_path: Path) -> None:
     finished = rlab.load(out, 1).state_dict()
     assert any(not torch.equal(stopped[name], finished[name]) for name in stopped)
     assert load_checkpoint(folder)[0]["loop"]["collector"]["env"]["restart"] == 1  # fresh episodes, other seeds
-    with pytest.raises(UsageError, match="is finished"):
-        api.resume(out)
+    again = api.resume(out)  # nothing is left to do
+    assert again.finished
+    assert again.evaluation is not None
+    assert run.evaluation is not None
+    assert again.evaluation.returns.tolist() == run.evaluation.returns.tolist()
 
 
 # 8 envs x 20 vector steps make a rollout of 160 env steps, and 6 updates.
@@ -174,7 +177,7 @@ def stopped(agent: str, env_id: str, out: Path, at: int, **settings: Any) -> tup
     request = request_from_keywords(agent, EnvSpec.parse(env_id), "none", {"final_eval_episodes": 3, **settings})
     folder = RunFolder.create(out, request.to_json())
     session = Session(request)
-    assert session.train(folder, [InterruptAt(at)]) == Outcome(False, at, None)
+    assert session.train(folder, [InterruptAt(at)]) == Outcome(False, at, None, interrupted=True)
     return session, folder
 
 
@@ -292,8 +295,7 @@ def test_a_finished_run_without_a_final_evaluation_is_known_to_be_finished(tmp_p
     assert run.finished
     assert run.evaluation is None
     assert run.report().startswith("finished, not judged")
-    with pytest.raises(UsageError, match="is finished"):
-        api.resume(run.path)
+    assert api.resume(run.path) == run
 
 
 def test_a_run_that_lost_its_checkpoint_is_not_begun_anew_over_what_it_has(tmp_path: Path) -> None:

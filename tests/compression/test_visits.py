@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlab.cli.collecting import FIRST_EPISODE_SEED
-from rlab.cli.session import FINAL_EPISODE_SEED, TRAINING_EPISODE_SEED
+from rlab.cli.judging import FINAL_EPISODE_SEED, TRAINING_EPISODE_SEED
 from rlab.compression import visits
 from rlab.compression.visits import END_OF_VISIT_SEEDS, FIRST_VISIT_SEED, WIDTH, seeds_needed, visited
 from rlab.errors import RlabError, UsageError

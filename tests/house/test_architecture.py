@@ -15,7 +15,7 @@ ROOT = Path(rlab.__file__).parent.parent
 FOLDERS = ("rlab", "agents", "envs", "experiments")
 FILES = sorted(path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
-PORCH = {"errors", "naming", "randomness", "trust", "types"}  # importable by all, and importing no room
+PORCH = {"disk", "errors", "naming", "randomness", "trust", "types"}  # importable by all, and importing no room
 EVERYTHING = {"networks", "experience", "learning", "evaluation", "compression", "runs", "search", "serving"}
 EVERYTHING |= {"cli", "api", "supervised", "agents", "envs", "experiments"}
 MAY_IMPORT: dict[str, set[str]] = {

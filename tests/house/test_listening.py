@@ -60,8 +60,8 @@ def test_a_listener_hears_everything_in_its_order(heard: tuple[rlab.Run, Diary])
     run, diary = heard
     judged = ("evaluation", (256, (2, 2))), ("evaluation", (512, (2, 2)))
     assert diary.noted == [
-        *(("metrics", 128), ("metrics", 256), judged[0], ("metrics", 384), ("metrics", 512), judged[1]),
-        ("save", 512),
+        *(("metrics", 128), ("metrics", 256), judged[0], ("metrics", 384), ("metrics", 512)),
+        *(("save", 512), judged[1], ("save", 512)),  # saved before it is judged, and again with what is best
     ]
     begun, ended = diary.runs
     assert (begun.path, begun.time, begun.finished, begun.evaluation) == (run.path, 0, False, None)
@@ -165,5 +165,5 @@ def test_pretraining_and_fine_tuning_are_heard_too(dataset: Path, ppo_run: Path,
     settings = {"env_steps": 256, "log_every": 128, "eval_every": 10**6, "eval_episodes": 1, "final_eval_episodes": 0}
     rlab.finetune(ppo_run, out=tmp_path / "tuned", listeners=[diary], **settings)
     assert [time for what, time in diary.noted if what == "metrics"] == [128, 256]
-    assert [time for what, time in diary.noted if what == "save"] == [0, 256]
+    assert [time for what, time in diary.noted if what == "save"] == [0, 256, 256]
     assert diary.episodes != []

@@ -61,8 +61,8 @@ def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(
     assert [row for row in found if row["updates"] != 30] == [row for row in expected if row["updates"] != 30]
 
     capsys.readouterr()
-    assert main(["resume", str(whole)]) == 2
-    assert capsys.readouterr().err == f"rlab: {whole} is finished; rlab eval {whole} judges it.\n"
+    assert main(["resume", str(whole)]) == 0
+    assert capsys.readouterr().out.startswith(f"{whole}: finished, after 45 updates; --updates N, with N above 45,")
 
 
 def test_what_early_stopping_ended_is_finished(
@@ -74,8 +74,10 @@ def test_what_early_stopping_ended_is_finished(
     assert run.finished
     assert run.time < 9000
     before = (out / "result.json").read_bytes()
-    assert main(["resume", str(out)]) == 2
-    assert capsys.readouterr().err == f"rlab: {out} is finished; rlab eval {out} judges it.\n"
+    assert main(["resume", str(out)]) == 0
+    assert capsys.readouterr().out.startswith(f"{out}: finished, after {run.time} updates")
+    assert main(["resume", str(out), "--updates", "9999"]) == 2
+    assert f"every seed of {out} stopped early, after {run.time} updates: more would" in one_line(capsys)
     assert (out / "result.json").read_bytes() == before
 
 
@@ -88,9 +90,9 @@ def test_runs_are_listed_with_their_updates(
     capsys.readouterr()
     assert main(["list", "runs", "--root", str(tmp_path), "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)["runs"]
-    columns = ("agent", "env_id", "seeds", "env_steps", "updates", "total_updates", "state")
+    columns = ("agent", "env_id", "seeds", "env_steps", "updates", "total_updates", "status")
     assert [[row[column] for column in columns] for row in listed] == [
-        ["cql", "CartPole-v1", [3, 4], None, 20, 45, "unfinished"],
+        ["cql", "CartPole-v1", [3, 4], None, 20, 45, "stopped"],
         ["cql", "CartPole-v1", [3, 4], None, 45, 45, "finished"],
     ]
     assert main(["list", "runs", "--root", str(tmp_path)]) == 0

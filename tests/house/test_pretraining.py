@@ -64,12 +64,12 @@ def test_a_pretrained_run_is_a_run_like_any_other(
     assert json.loads(capsys.readouterr().out)["per_seed"] == judged["per_seed"]
     assert main(["play", out, "--member", "4", "--video", film]) == 0
     assert Path(film).stat().st_size > 0
-    assert main(["resume", out]) == 2
-    assert f"{out} is finished; rlab eval {out} judges it." in capsys.readouterr().err
+    assert main(["resume", out]) == 0
+    assert f"{out}: finished, after 30 updates" in capsys.readouterr().out
     assert main(["list", "runs", "--root", str(tmp_path), "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["runs"]
     assert [row[name] for name in ("agent", "updates", "total_updates", "env_steps")] == [learner, 30, 30, None]
-    assert (row["eval_iqm"], row["state"]) == (judged["iqm"], "finished")
+    assert (row["final_iqm"], row["status"]) == (judged["iqm"], "finished")
 
     budget = road.flags(env_steps=64, num_envs=4, experiment="none", **road.JUDGED)
     assert main(["finetune", out, "--json", "--out", tuned, *budget]) == 0

@@ -108,7 +108,7 @@ def test_the_final_evaluation_and_the_save_see_the_best_weights():
     losses = {1: [1.0, 9.0], 2: [2.0, 8.0]}
     loop, _, _ = scripted_loop(losses, updates=2, evaluate=evaluate, listeners=[saves])
     loop.run()
-    assert seen == [[1.0, 2.0]] * 2
+    assert seen == [[1.0, 2.0]] * 3  # saved, judged, and saved with what was judged
 
 
 def test_a_run_that_is_interrupted_keeps_its_latest_weights():

@@ -20,6 +20,7 @@ from rlab.compression.export.parity import FLOAT_ERROR, MIN_ROWS, Parity, answer
 from rlab.compression.export.runtimes import SUFFIXES, OnnxRunner, check_runtime, open_exported
 from rlab.compression.export.torch_export import write_torch_export, write_torch_onnx
 from rlab.compression.export.tracing import quantized_kind, trace
+from rlab.disk import if_supported
 from rlab.errors import RlabError, UsageError, unknown
 from rlab.networks.policy import MemberPolicy
 
@@ -223,4 +224,4 @@ def _write(path: Path, content: bytes) -> None:
     with path.open("xb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        if_supported(os.fsync, file.fileno(), consequence="a power cut may cost the exported file")

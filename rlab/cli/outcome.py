@@ -1,0 +1,52 @@
+"""How a run ended, and the record of it that stays in its folder."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rlab.cli.judging import NotJudgedError
+from rlab.evaluation.evaluate import Evaluation
+from rlab.runs.folder import RunFolder
+from rlab.runs.status import FAILED, FINISHED, NOT_JUDGED, RUNNING, STOPPED, write_status
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: at its budget or stopped before it, and how good its final weights are where judged."""
+
+    finished: bool
+    time: int  # per member, in the run's unit
+    evaluation: Evaluation | None
+    stopped_by: str | None = None  # the listener that asked for it
+    interrupted: bool = False  # by Ctrl+C or SIGTERM
+
+    def status(self, to_be_judged: bool) -> str:
+        """In the words of `rlab.runs.status`."""
+        if not self.finished:
+            return STOPPED
+        return NOT_JUDGED if to_be_judged and self.evaluation is None else FINISHED
+
+
+    @property
+    def why(self) -> str | None:
+        """Why it is not finished, in a few words."""
+        if self.interrupted:
+            return "interrupted"
+        return None if self.stopped_by is None else f"by the listener {self.stopped_by}"
+
+
+@contextmanager
+def recorded_status(run: RunFolder) -> Iterator[Callable[[str, str | None], None]]:
+    """Keep `status.json` true while a run goes on: running, then what the caller says of its end, or why it failed."""
+    write_status(run, RUNNING)
+    try:
+        yield lambda status, why: write_status(run, status, None if status == FINISHED else why)
+    except NotJudgedError as error:
+        write_status(run, NOT_JUDGED, str(error.__cause__ or error))
+        raise
+    except KeyboardInterrupt:  # a second Ctrl+C, in the middle of anything
+        write_status(run, STOPPED, "interrupted twice, before it could save")
+        raise
+    except Exception as error:
+        write_status(run, FAILED, str(error) or type(error).__name__)
+        raise

@@ -1,0 +1,134 @@
+"""What a run goes on with: as it was asked for, or with more budget, or judged in another way."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlab.cli.flags import merge
+from rlab.cli.judging import FINAL_EPISODE_SEED
+from rlab.cli.request import Request, check_budget
+from rlab.envs import EnvLike
+from rlab.errors import RlabError, UsageError, unknown
+from rlab.evaluation.evaluate import Evaluation
+from rlab.runs.checkpoint import has_checkpoint
+from rlab.runs.folder import CONFIG, RESULT, RunFolder
+from rlab.runs.listing import saved_time
+from rlab.runs.logs import last_row
+from rlab.runs.status import FINISHED, read_status
+from rlab.trust import Trust
+
+# What may change when a run goes on: the budget, and what does not touch what is learned.
+BUDGETS = ("env_steps", "updates")
+CHANGEABLE = (
+    *BUDGETS,
+    *("eval_every", "eval_episodes", "final_eval_episodes", "eval_envs", "eval_alone", "checkpoint_every", "log_every"),
+)
+ORIGIN = "resume"  # of a setting that was changed
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A run and how it goes on."""
+
+    folder: RunFolder
+    request: Request
+    time: int  # how far it has come, in its unit
+    finished: bool  # there is nothing left to do
+    config: dict[str, Any] | None = None  # what config.json is to hold; None: what it holds now
+
+    @property
+    def news(self) -> str:
+        """What is about to happen, for people."""
+        path, reached = self.folder.name, f"{self.time} {self.request.unit.replace('_', ' ')}"
+        if self.finished:
+            more = f"--{self.request.unit.replace('_', '-')} N, with N above {self.time}, trains it further"
+            return f"{path}: finished, after {reached}; {more}"
+        if self.time >= self.request.budget:
+            return f"{path}: trained already; judges it"
+        if not self.time:
+            return f"{path}: nothing was saved, it starts anew"
+        fresh = ", with fresh episodes" if self.request.unit == "env_steps" else ""
+        return f"{path}: goes on from its last save{fresh}"
+
+    def settle(self) -> RunFolder:
+        """Write down what changes; the caller holds the run."""
+        (self.folder.path / RESULT).unlink(missing_ok=True)  # it is of weights that will soon be others
+        return self.folder if self.config is None else self.folder.changed(self.config)
+
+    def evaluation(self) -> Evaluation | None:
+        """The final evaluation of a finished run; None where there is none."""
+        row = last_row(self.folder.path / "eval.jsonl") or {}
+        if not row.get("final"):
+            return None
+        returns, lengths = np.array(row["returns"], np.float64), np.array(row["lengths"], np.int64)
+        return Evaluation(self.request.run.training_seeds, FINAL_EPISODE_SEED, returns, lengths)
+
+
+def continuation(
+    path: str | Path, changes: Mapping[str, Any], trust: Trust, env: EnvLike | None = None
+) -> Continuation:
+    """How a run goes on with these settings of `CHANGEABLE` changed.
+
+    Raises:
+        RlabError: the folder is broken, has lost its checkpoint, or names code of others and `trust` is false.
+        UsageError: a setting that cannot change, or a budget that is used up already.
+    """
+    for name in changes:
+        if name not in CHANGEABLE:
+            raise unknown("setting of resume", name, CHANGEABLE)
+    folder = RunFolder.open(path)
+    request = Request.from_json(folder.config, str(folder.path / CONFIG), trust)
+    if env is not None:
+        request = request.with_env(env)
+    check_budget(request.agent, changes)
+    done, before = saved_time(folder), request.budget
+    status = read_status(folder, done, before)
+    if folder.is_held():
+        raise RlabError(f"another process is writing {folder.name}; wait for it, or stop it")
+    changed = {name: value for name, value in changes.items() if getattr(request.run, name) != value}
+    request = replace(request, run=merge(request.run, changed, "rlab resume"))
+    _check_budget(folder, request, done, before)
+    finished = status.status == FINISHED and request.budget <= max(before, done)
+    if finished and request.run.final_eval_episodes and not (folder.path / RESULT).is_file():
+        finished = False  # it was not to be judged, and now it is
+    if finished:
+        return Continuation(folder, request, done, True)
+    if done and not has_checkpoint(folder):
+        raise RlabError(f"{path} has lost its checkpoint, so it cannot go on; rlab eval {path} judges what it has.")
+    config = _changed_config(folder, request, changed, done) if changed else None
+    return Continuation(folder, request, done, False, config)
+
+
+def _check_budget(folder: RunFolder, request: Request, done: int, before: int) -> None:
+    unit, budget = request.unit, request.budget
+    flag, words = f"--{unit.replace('_', '-')}", unit.replace("_", " ")
+    if budget < done:
+        raise UsageError(f"{flag} {budget} is below the {done} {words} that {folder.name} has been trained for.")
+    stopped_early = getattr(request.settings, "patience", None) is not None and (folder.path / RESULT).is_file()
+    if budget > before and stopped_early and done < before:
+        raise UsageError(
+            f"every seed of {folder.name} stopped early, after {done} {words}: more would change nothing. "
+            "Train anew with a larger --patience."
+        )
+
+
+def _changed_config(folder: RunFolder, request: Request, changed: Mapping[str, Any], done: int) -> dict[str, Any]:
+    """config.json with the new settings, their origin, and what they were until now."""
+    config = folder.config
+    event = {
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        request.unit: done,
+        "before": {name: config["run"].get(name) for name in changed},
+        "after": dict(changed),
+        "iqm": (last_row(folder.path / "eval.jsonl") or {}).get("iqm"),
+    }
+    return {
+        **config,
+        "run": {**config["run"], **changed},
+        "origins": {**config["origins"], **dict.fromkeys(changed, ORIGIN)},
+        "history": [*config.get("history", []), event],
+    }

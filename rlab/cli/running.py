@@ -1,0 +1,198 @@
+"""A run from its request to its end: the folder, the training, and what is told of it. Python and the command line meet
+here; `rlab.api` hands it on."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlab.cli.outcome import recorded_status
+from rlab.cli.progress import ProgressListener
+from rlab.cli.request import Request
+from rlab.cli.resuming import continuation
+from rlab.cli.session import Session, only_here
+from rlab.cli.sources import open_sources
+from rlab.envs import EnvLike
+from rlab.errors import RlabError, UsageError
+from rlab.evaluation.evaluate import Evaluation
+from rlab.learning.listeners import Audience
+from rlab.learning.runtime import own_surroundings
+from rlab.networks.policy import MemberPolicy
+from rlab.runs import reading
+from rlab.runs.folder import ROOT, RunFolder, check_free, fresh_run_path
+from rlab.runs.listing import saved_time
+from rlab.runs.policies import load_policy
+from rlab.runs.status import NOT_JUDGED
+from rlab.runs.tables import read_episodes
+from rlab.trust import Trust
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on the disk: whether it used its whole budget and, where it was judged, how good its final weights are."""
+
+    path: Path  # absolute
+    finished: bool
+    unit: str  # what its clock counts: env_steps, or updates where it learned from a dataset
+    time: int  # how far it came, per member
+    evaluation: Evaluation | None = field(repr=False)
+    trainable: float = 1.0  # share of the policy's parameters that fine-tuning trains
+    stopped_by: str | None = None  # the listener that stopped it before its budget was used
+    status: str = "finished"  # or running, stopped, or not-judged: trained, and the final evaluation is still to come
+    interrupted: bool = False  # by Ctrl+C or SIGTERM
+    only_here: str | None = field(default=None, repr=False)  # what to tell where no other process finds the env
+    name: str = field(default="", repr=False)  # the path as it was written
+
+    def policy(self, seed: int | None = None) -> MemberPolicy:
+        """The final policy of one training seed (None: the first)."""
+        return load_policy(self.path).policy.member(seed)
+
+    def curve(self, tag: str = "eval/return") -> tuple[np.ndarray, np.ndarray]:
+        """One tag over time: when `[T]`, in the run's unit, and the values `[S, T]`; NaN where a member had none.
+
+        Without a tag: the evaluations during training, each member's mean return. `rlab list metrics` explains tags.
+
+        Raises:
+            UsageError: the run logged no such tag.
+        """
+        return reading.curve(self.path, self.unit, tag)
+
+    def episodes(self) -> np.ndarray:
+        """The episodes of training, a structured array `[E]` with the fields env_steps, seed, env, return, length and
+        time (seconds since training began): `run.episodes()["return"]`.
+
+        Raises:
+            UsageError: the run was trained without `log_episodes=True`.
+        """
+        return read_episodes(self.path)
+
+    def frame(self) -> Any:
+        """All that was logged as a tidy pandas table, with the columns env_steps (or updates), seed, metric and value.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        return reading.frame(self.path, self.unit)
+
+    def report(self) -> str:
+        """What to tell people at the end of a run."""
+        note = "" if self.only_here is None else f"\n{self.only_here}"
+        saved = f"run: {self.name}   curves: tensorboard --logdir {self.name}{note}"
+        reached = f"{self.time} {self.unit.replace('_', ' ')}"
+        if self.status == NOT_JUDGED:
+            return f"trained for {reached} and saved, not judged; judge it with: rlab resume {self.name}\n{saved}"
+        if not self.finished:
+            by = "" if self.stopped_by is None else f" by the listener {self.stopped_by}"
+            return f"stopped{by} at {reached} and saved; go on with: rlab resume {self.name}\n{saved}"
+        verdict = "finished, not judged" if self.evaluation is None else self.evaluation.summary()
+        return f"{verdict}\n{saved}"
+
+
+def start(
+    request: Request, out: str | Path | None, progress: bool, trust: Trust = False, listeners: Sequence[Any] = ()
+) -> Run:
+    """Make the run folder and train; nothing is on the disk before everything else is known to fit. An interrupt ends
+    it with a run that says so."""
+    audience = Audience(listeners)
+    if out is not None:
+        check_free(out)
+    place = Path(ROOT if out is None else out).absolute()  # before an env is made, which may change the working folder
+    with own_surroundings(request.run.threads, request.run.seed):  # before the first torch operation
+        sources = open_sources(request, None, trust)
+        session = Session(request, sources)
+        if progress:
+            print(session.describe())
+        path = place if out is not None else fresh_run_path(request.agent, request.env.env_id, place)
+        try:
+            folder = RunFolder.create(path, session.request.to_json(), out or Path(ROOT) / path.name)
+        except UsageError:
+            session.env.close()
+            raise
+        sources.keep(folder)
+        return _carry_out(session, folder, progress, audience)
+
+
+def go_on(
+    path: str | Path,
+    settings: Mapping[str, Any],
+    progress: bool,
+    trust: Trust = False,
+    listeners: Sequence[Any] = (),
+    env: EnvLike | None = None,
+) -> Run:
+    """`rlab.resume`, which an interrupt ends with a run that says so."""
+    audience = Audience(listeners)
+    goes_on = continuation(path, settings, trust, env)
+    if progress:
+        print(goes_on.news)
+    request, folder = goes_on.request, goes_on.folder
+    if goes_on.finished:
+        return Run(folder.path, True, request.unit, goes_on.time, goes_on.evaluation(), name=folder.name)
+    with own_surroundings(request.run.threads, request.run.seed):
+        sources = open_sources(request, folder, trust)
+        return _carry_out(Session(request, sources), folder, progress, audience, goes_on.settle)
+
+
+def unless_interrupted(run: Run) -> Run:
+    """The run, unless Ctrl+C or SIGTERM ended it: then its caller is to stop too.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted; the message says how to go on.
+    """
+    if run.interrupted:
+        raise KeyboardInterrupt(run.report())
+    return run
+
+
+def _carry_out(
+    session: Session,
+    folder: RunFolder,
+    progress: bool,
+    audience: Audience,
+    settle: Callable[[], RunFolder] | None = None,
+) -> Run:
+    request = session.request
+    here = only_here(request.env.env_id) if request.env.local else None
+    done = saved_time(folder)
+    begun = Run(folder.path, False, request.unit, done, None, session.trainable, status="running")
+    begun = replace(begun, only_here=here, name=folder.name)
+    audience.on_start(begun)
+    bar = ProgressListener(request.budget, request.unit) if progress else None
+    try:
+        audience.check("Nothing was trained.")
+        with folder.held(), recorded_status(folder) as record, bar if bar is not None else nullcontext():
+            folder = folder if settle is None else settle()
+            outcome = session.train(folder, [bar] if bar is not None else [], audience)
+            status = outcome.status(request.run.final_eval_episodes > 0)
+            record(status, outcome.why)
+    except BaseException:
+        audience.on_end(replace(begun, time=_reached(folder)))
+        raise
+    finally:
+        session.env.close()
+    if session.unlearned is not None:
+        print(session.unlearned, file=sys.stderr)
+    ended = replace(
+        begun,
+        finished=outcome.finished,
+        time=outcome.time,
+        evaluation=outcome.evaluation,
+        stopped_by=outcome.stopped_by,
+        status=status,
+        interrupted=outcome.interrupted,
+    )
+    audience.on_end(ended)
+    audience.check(f"The run is whole: {folder.name}")
+    return ended
+
+
+def _reached(folder: RunFolder) -> int:
+    """How far a run that failed is saved; 0 where even that cannot be told."""
+    try:
+        return saved_time(folder)
+    except (RlabError, OSError):
+        return 0
