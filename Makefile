@@ -34,7 +34,7 @@ prove: $(READY)
 
 bench: $(READY)
 	$(BIN)/pip install -q -c constraints.txt -e ".[bench]" --no-build-isolation
-	for name in speed_against_sb3 ppo_speed main_job cost_of_seeds export; do $(BIN)/python -m rlab.experiments.benchmarks.$$name || exit 1; done
+	for name in speed_against_sb3 ppo_speed main_job cost_of_seeds export border; do $(BIN)/python -m rlab.experiments.benchmarks.$$name || exit 1; done
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -10,6 +10,8 @@ from rlab.envs.obs_checks import first_not_held, float32_holds, rows_look
 from rlab.envs.sub_env import SubEnvError
 from rlab.networks.spaces import Leaf
 
+BOOL = np.dtype(bool)
+
 
 class BatchCheck:
     """Looks at what `num_envs` sub-envs gave at once.
@@ -23,7 +25,8 @@ class BatchCheck:
 
     def __init__(self, num_envs: int, space: Leaf, looks_inside: bool) -> None:
         self._num_envs, self._dtype = num_envs, np.dtype(space.dtype)
-        self._shape = (num_envs, *space.shape)  # [n, *obs]
+        self._shape, self._rows = (num_envs, *space.shape), (num_envs,)  # [n, *obs], [n]
+        self._is_float = self._dtype.kind == "f"
         self._look = rows_look(space) if looks_inside else None
 
     def step(self, result: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Mapping[str, Any]]:
@@ -54,12 +57,12 @@ class BatchCheck:
 
     def _first_wrong(self, obs: np.ndarray) -> tuple[int, EnvError] | None:
         """The first row of `obs [n, *obs]` that is not of the space, and why."""
-        if self._dtype.kind == "f" and not float32_holds(obs):
-            return first_not_held("observation", obs)
+        if self._is_float:
+            return None if float32_holds(obs) else first_not_held("observation", obs)
         return None if self._look is None else self._look(obs)
 
     def _reward(self, reward: Any) -> np.ndarray:
-        array = np.asarray(reward)
+        array = reward if type(reward) is np.ndarray else np.asarray(reward)
         if array.size != self._num_envs or array.dtype.kind not in "biuf":
             raise EnvError("reward", f"gave rewards {_layout(array)}", f"but {self._num_envs} numbers are due")
         copied = array.reshape(-1).astype(np.float64)
@@ -68,8 +71,8 @@ class BatchCheck:
         return copied
 
     def _flags(self, name: str, flags: Any) -> np.ndarray:
-        array = np.asarray(flags)
-        if array.dtype == bool and array.shape == self._shape[:1]:
+        array = flags if type(flags) is np.ndarray else np.asarray(flags)
+        if array.dtype == BOOL and array.shape == self._rows:
             return array.copy()
         if array.size != self._num_envs or array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
             raise EnvError(name, f"gave {name} {_layout(array)}", f"but {self._num_envs} of True or False are due")

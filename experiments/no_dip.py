@@ -1,6 +1,6 @@
 """Does learning online spoil what was cloned? Judged greedily every 1 000 env steps on the same 20 episodes.
 
-    python -m rlab.experiments.no_dip
+python -m rlab.experiments.no_dip
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """The table of return against size, and its picture, from what the studies of compression have recorded.
 
-    python -m rlab.experiments.return_against_size
+python -m rlab.experiments.return_against_size
 """
 
 import json

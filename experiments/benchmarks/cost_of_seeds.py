@@ -1,6 +1,6 @@
 """What S seeds in one process cost, against one: the same DQN run with S = 1, 2, 5, 10, 20, 50, one torch thread.
 
-    python -m rlab.experiments.benchmarks.cost_of_seeds
+python -m rlab.experiments.benchmarks.cost_of_seeds
 """
 
 import statistics

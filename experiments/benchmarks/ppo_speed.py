@@ -15,7 +15,6 @@ and Python 3.10 or older).
     python -m rlab.experiments.benchmarks.ppo_speed
 """
 
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,7 +25,7 @@ import torch
 from stable_baselines3.common.env_util import make_vec_env
 
 import rlab
-from rlab.experiments.benchmarks.timing import ROUNDS, ratio, record
+from rlab.experiments.benchmarks.timing import ROUNDS, ratio, record, seconds_of_training
 
 NUM_ENVS = 4
 ROLLOUT_STEPS = 128
@@ -70,19 +69,6 @@ def train_rlab(seeds: int) -> float:
             optimizer_eps=1e-5,
         )
         return seconds_of_training(Path(folder))
-
-
-def seconds_of_training(run: Path) -> float:
-    """Sum over the stretches between two rows of `timing.jsonl`, each its env steps by its env steps per second.
-
-    The clock starts behind the first reset; the last row is written after the last update and before evaluation.
-    """
-    seconds, before = 0.0, 0
-    for line in (run / "timing.jsonl").read_text().splitlines()[1:]:
-        row = json.loads(line)
-        seconds += (row["env_steps"] - before) / row["time/env_steps_per_second"]
-        before = row["env_steps"]
-    return seconds
 
 
 def train_sb3() -> float:

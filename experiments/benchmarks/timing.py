@@ -29,6 +29,19 @@ def ratio(slow: list[float], fast: list[float]) -> dict[str, float]:
     return {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
 
 
+def seconds_of_training(run: Path) -> float:
+    """Sum over the stretches between two rows of `timing.jsonl`, each its env steps by its env steps per second.
+
+    The clock starts behind the first reset; the last row is written after the last update and before evaluation.
+    """
+    seconds, before = 0.0, 0
+    for line in (run / "timing.jsonl").read_text().splitlines()[1:]:
+        row = json.loads(line)
+        seconds += (row["env_steps"] - before) / row["time/env_steps_per_second"]
+        before = row["env_steps"]
+    return seconds
+
+
 def record(script: str, result: dict[str, Any]) -> None:
     """Write `SCRIPT.result.json` beside the script, with what it was measured on."""
     measured_on = {**hardware(), **versions()}

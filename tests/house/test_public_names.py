@@ -13,8 +13,7 @@ from rlab import api
 
 def test_tab_completes_every_public_name_without_importing_torch() -> None:
     script = (
-        "import rlab, sys; print(sorted(set(rlab.__all__) - set(dir(rlab))), 'sys' in dir(rlab),"
-        "'torch' in sys.modules)"
+        "import rlab, sys; print(sorted(set(rlab.__all__) - set(dir(rlab))), 'sys' in dir(rlab),'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[0] == "[] False False"
