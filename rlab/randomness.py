@@ -1,5 +1,8 @@
 """One random stream per member and per use, keyed by name: a new draw in one place changes nothing elsewhere."""
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,6 +46,21 @@ def global_seeds(seed: int, use: str) -> tuple[int, int, int]:
     """
     words = _sequence(seed, use).generate_state(3, np.uint32).tolist()
     return words[0], words[1], words[2]
+
+
+@contextmanager
+def kept_generators() -> Iterator[None]:
+    """A block that may draw from the global generators of NumPy, `random` and torch without a trace: an env that draws
+    from them learns the same with and without films and listeners."""
+    import torch
+
+    of_numpy, of_random, of_torch = np.random.get_state(legacy=False), random.getstate(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        np.random.set_state(of_numpy)
+        random.setstate(of_random)
+        torch.set_rng_state(of_torch)
 
 
 def _sequence(member_seed: int, use: str) -> np.random.SeedSequence:

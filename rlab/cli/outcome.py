@@ -9,6 +9,8 @@ from rlab.evaluation.evaluate import Evaluation
 from rlab.runs.folder import RunFolder
 from rlab.runs.status import FAILED, FINISHED, NOT_JUDGED, RUNNING, STOPPED, write_status
 
+BY_LISTENER = "by the listener "  # why a run stopped, before the listener's name
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -32,7 +34,7 @@ class Outcome:
         """Why it is not finished, in a few words."""
         if self.interrupted:
             return "interrupted"
-        return None if self.stopped_by is None else f"by the listener {self.stopped_by}"
+        return None if self.stopped_by is None else f"{BY_LISTENER}{self.stopped_by}"
 
 
 @contextmanager

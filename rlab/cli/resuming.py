@@ -17,7 +17,7 @@ from rlab.evaluation.evaluate import Evaluation
 from rlab.runs.checkpoint import has_checkpoint
 from rlab.runs.folder import CONFIG, RESULT, RunFolder
 from rlab.runs.listing import saved_time
-from rlab.runs.logs import last_row
+from rlab.runs.logs import last_row, read_json_lines
 from rlab.runs.status import FINISHED, read_status
 from rlab.trust import Trust
 
@@ -26,6 +26,7 @@ BUDGETS = ("env_steps", "updates")
 CHANGEABLE = (
     *BUDGETS,
     *("eval_every", "eval_episodes", "final_eval_episodes", "eval_envs", "eval_alone", "checkpoint_every", "log_every"),
+    *("log", "log_episodes", "film_every"),
 )
 ORIGIN = "resume"  # of a setting that was changed
 
@@ -61,11 +62,17 @@ class Continuation:
 
     def evaluation(self) -> Evaluation | None:
         """The final evaluation of a finished run; None where there is none."""
-        row = last_row(self.folder.path / "eval.jsonl") or {}
-        if not row.get("final"):
-            return None
-        returns, lengths = np.array(row["returns"], np.float64), np.array(row["lengths"], np.int64)
-        return Evaluation(self.request.run.training_seeds, FINAL_EPISODE_SEED, returns, lengths)
+        return final_evaluation(self.folder)
+
+
+def final_evaluation(folder: RunFolder) -> Evaluation | None:
+    """The evaluation of a run's final weights, as its log keeps it; None where they were not judged."""
+    path = folder.path / "eval.jsonl"
+    header, rows = read_json_lines(path) if path.is_file() else ({}, [])
+    if not rows or not rows[-1].get("final"):
+        return None
+    returns, lengths = np.array(rows[-1]["returns"], np.float64), np.array(rows[-1]["lengths"], np.int64)
+    return Evaluation(tuple(header["seeds"]), FINAL_EPISODE_SEED, returns, lengths)
 
 
 def continuation(

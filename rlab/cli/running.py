@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from rlab.cli.outcome import recorded_status
+from rlab.cli.outcome import BY_LISTENER, recorded_status
 from rlab.cli.progress import ProgressListener
 from rlab.cli.request import Request
-from rlab.cli.resuming import continuation
+from rlab.cli.resuming import continuation, final_evaluation
 from rlab.cli.session import Session, only_here
 from rlab.cli.sources import open_sources
 from rlab.envs import EnvLike
@@ -24,9 +24,9 @@ from rlab.learning.runtime import own_surroundings
 from rlab.networks.policy import MemberPolicy
 from rlab.runs import reading
 from rlab.runs.folder import ROOT, RunFolder, check_free, fresh_run_path
-from rlab.runs.listing import saved_time
+from rlab.runs.listing import clock_unit, saved_time
 from rlab.runs.policies import load_policy
-from rlab.runs.status import NOT_JUDGED
+from rlab.runs.status import FINISHED, NOT_JUDGED, STOPPED, read_status
 from rlab.runs.tables import read_episodes
 from rlab.trust import Trust
 
@@ -40,12 +40,41 @@ class Run:
     unit: str  # what its clock counts: env_steps, or updates where it learned from a dataset
     time: int  # how far it came, per member
     evaluation: Evaluation | None = field(repr=False)
-    trainable: float = 1.0  # share of the policy's parameters that fine-tuning trains
+    trainable: float = 1.0  # share of the policy's parameters that fine-tuning trains; NaN where nothing says so
     stopped_by: str | None = None  # the listener that stopped it before its budget was used
     status: str = "finished"  # or running, stopped, or not-judged: trained, and the final evaluation is still to come
     interrupted: bool = False  # by Ctrl+C or SIGTERM
     only_here: str | None = field(default=None, repr=False)  # what to tell where no other process finds the env
     name: str = field(default="", repr=False)  # the path as it was written
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Run":
+        """The run in a folder, as another program or another day left it: `rlab.Run.open("runs/mine").curve()`.
+
+        Raises:
+            RlabError: it is not a run folder, or it is broken.
+        """
+        folder = RunFolder.open(path)
+        unit, done = clock_unit(folder), saved_time(folder)
+        status = read_status(folder, done, folder.config["run"][unit])
+        by = (status.reason or "").partition(BY_LISTENER)[2] if status.status == STOPPED else ""
+        return cls(
+            folder.path,
+            status.status in (FINISHED, NOT_JUDGED),
+            unit,
+            done,
+            final_evaluation(folder),
+            trainable=float("nan"),
+            stopped_by=by or None,
+            status=status.status,
+            only_here=only_here(folder.config["env"]["env_id"]) if folder.config["env"].get("local") else None,
+            name=folder.name,
+        )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What `config.json` says: `agent`, `env`, `run` (seeds, budget ...), `settings` (the agent's) and more."""
+        return RunFolder.open(self.path).config
 
     def policy(self, seed: int | None = None) -> MemberPolicy:
         """The final policy of one training seed (None: the first)."""
@@ -163,8 +192,8 @@ def _carry_out(
     audience.on_start(begun)
     bar = ProgressListener(request.budget, request.unit) if progress else None
     try:
-        audience.check("Nothing was trained.")
         with folder.held(), recorded_status(folder) as record, bar if bar is not None else nullcontext():
+            audience.check("Nothing was trained.")
             folder = folder if settle is None else settle()
             outcome = session.train(folder, [bar] if bar is not None else [], audience)
             status = outcome.status(request.run.final_eval_episodes > 0)

@@ -12,6 +12,7 @@ import torch
 
 from rlab.agents import check_action_space, load_agent
 from rlab.cli.feeds import feed_for
+from rlab.cli.films import Films, check_can_film
 from rlab.cli.judging import FINAL_EPISODE_SEED, TRAINING_EPISODE_SEED, Judge, judging_failed
 from rlab.cli.outcome import Outcome
 from rlab.cli.request import Request
@@ -66,6 +67,8 @@ class Session:
             self.agent, self._said, self.trainable = made.agent, made.said, made.trainable
             self.request = replace(request, start=made.start)
             self._check_time_limit()
+            if run.film_every:
+                check_can_film(request.env)
             self._store_nbytes = lanes_nbytes(run.seeds, envs[1], self._capacity, self.agent.fields())
         except BaseException:
             self.env.close()
@@ -135,7 +138,9 @@ class Session:
                 with ExitStack() as logs:
                     log = logs.enter_context(closing(self._log(folder, resume_at, due)))
                     rest = [logs.enter_context(closing(each)) for each in self._logs_asked_for(folder, resume_at)]
-                    hearing: list[Listener] = [self.best, log, *rest, _Saver(self, folder), *listeners, audience]
+                    films = self._films(folder, resume_at, log)
+                    hearing: list[Listener] = [self.best, log, *rest, *films, _Saver(self, folder), *listeners]
+                    hearing.append(audience)
                     on_episode: list[Hear] = [each.on_episode for each in rest]
                     on_episode += [audience.on_episode] if audience.hears("on_episode") else []
                     loop = self._loop(lambda: stop.is_set() or audience.wants_stop, hearing, on_episode)
@@ -207,6 +212,13 @@ class Session:
 
     def _logs_asked_for(self, folder: RunFolder, resume_at: int) -> list[EpisodeLog]:
         return [EpisodeLog(folder.path, resume_at)] if self.request.run.log_episodes else []
+
+    def _films(self, folder: RunFolder, resume_at: int, log: MetricsLog) -> list[Films]:
+        every, env = self.request.run.film_every, self.request.env
+        if not every:
+            return []
+        show, first = log.on_film, lambda: self.agent.policy().member()
+        return [Films(folder.path, env, first, every, TRAINING_EPISODE_SEED, resume_at, show)]
 
     def _loop(
         self, should_stop: Callable[[], bool], listeners: Sequence[Listener], on_episode: Sequence[Hear]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from rlab.errors import RlabError, UsageError
+from rlab.randomness import kept_generators
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,8 @@ class Listener:
 
     Every method may return False, which stops the run: it is saved and can be resumed. Any other answer, None too, lets
     it go on. An exception stops the run in the same way, after a save, and is then raised as the cause of an
-    `RlabError`. Arrays are copies.
+    `RlabError`. Arrays are copies, and the global random generators of NumPy, `random` and torch are put back after
+    each call: draw from a generator of your own.
     """
 
     def on_start(self, run: Any) -> bool | None:
@@ -129,7 +131,8 @@ class Audience:
             if method not in heard:
                 continue
             try:
-                answer = heard[method](*arguments())
+                with kept_generators():
+                    answer = heard[method](*arguments())
             except Exception as error:  # whatever code of a user's may raise
                 self._fail(f"{name}.{method}", time, error)
                 heard.clear()  # it may be in any state: it hears nothing more

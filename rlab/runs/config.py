@@ -42,6 +42,7 @@ class RunConfig:
     checkpoint_every: int = 10_000  # env steps between checkpoints
     log_every: int = 1_000  # env steps between rows of metrics
     log: Literal["csv"] | None = None  # csv: metrics.csv and eval.csv, too, for spreadsheets
+    film_every: int = 0  # env steps between films of a greedy episode of the first seed; 0: none
     log_episodes: bool = False  # one line of episodes.csv for every episode that training finished
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
     threads: int = 1  # of torch; more pays only for wide networks or many seeds
@@ -52,7 +53,7 @@ class RunConfig:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 1 or more.")
         if self.eval_envs is not None and self.eval_envs < 1:
             raise UsageError(f"--eval-envs {self.eval_envs} must be 1 or more.")
-        for name in ("seed", "eval_every", "final_eval_episodes"):
+        for name in ("film_every", "seed", "eval_every", "final_eval_episodes"):
             if getattr(self, name) < 0:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 0 or more.")
 

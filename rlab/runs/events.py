@@ -18,6 +18,7 @@ from rlab.runs.glossary import GLOSSARY
 FLUSH_SECONDS = 10  # how far the page may lag behind the run
 QUEUED_EVENTS = 1000  # the writer's thread empties the queue; a short one would make the training loop wait for it
 SCORE = "return"  # what the HPARAMS tab compares runs by
+FILM = "film"
 # Charts on the CUSTOM SCALARS tab; tags are regular expressions there.
 CHARTS = {
     "eval/return: greedy episodes during training": ["Multiline", ["^eval/return$"]],
@@ -87,6 +88,16 @@ class EventLog:
             if final:
                 self._comparison.summary(_session_end(), 0)
 
+    def film(self, env_steps: int, film: bytes, size: tuple[int, int]) -> None:
+        """An animated GIF on the IMAGES tab."""
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]  # it has no types
+        from tensorboard.plugins.image.metadata import create_summary_metadata  # type: ignore[import-untyped]
+
+        height, width = size
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=film)
+        described = create_summary_metadata(FILM, GLOSSARY[FILM].description)
+        self._run.summary(Summary(value=[Summary.Value(tag=FILM, image=image, metadata=described)]), env_steps)
+
     def flush(self) -> None:
         for curves in self._all:
             curves.flush()
@@ -120,7 +131,7 @@ class _Curves:
 
     def add(self, env_steps: int, values: Mapping[str, Any]) -> None:
         """Everything of one row as one event, which is cheaper than one event per tag."""
-        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]  # it has no types
+        from tensorboard.compat.proto.summary_pb2 import Summary
 
         shown = [self._value(tag, float(value)) for tag, value in values.items() if not np.isnan(value)]
         if shown:
@@ -128,12 +139,13 @@ class _Curves:
 
     def _value(self, tag: str, value: float) -> Any:
         """A point; the first of a tag that the glossary knows says what it means."""
-        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.plugins.scalar.metadata import create_summary_metadata  # type: ignore[import-untyped]
 
         if tag in self._described or tag not in GLOSSARY:
             return Summary.Value(tag=tag, simple_value=value)
         self._described.add(tag)
-        described = SummaryMetadata(summary_description=GLOSSARY[tag].description)
+        described = create_summary_metadata(tag, GLOSSARY[tag].description)
         return Summary.Value(tag=tag, simple_value=value, metadata=described)
 
     def text(self, tag: str, text: str) -> None:

@@ -92,6 +92,8 @@ TAGS = (
     Tag("optimizer/learning_rate", "", "the learning rate at this time", "all"),
     Tag("grad/norm", "", "norm of the gradient before clipping", "all"),
     Tag("sparsity/zeros", "share", "of the policy's weights that are 0", "runs with --sparsity"),
+    Tag("film", "", "a greedy episode of the first seed, on the IMAGES tab and in the folder films",
+        "runs with --film-every"),
     Tag("time/env_steps_per_second", "env steps / s", "speed since the last row, of each member", ONLINE),
     Tag("time/updates_per_second", "updates / s", "speed since the last row", "agents that learn from a dataset"),
 )

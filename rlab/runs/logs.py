@@ -167,6 +167,10 @@ class MetricsLog:
         """The evaluation of the final weights, which is what the run reports; `[S, E]` each."""
         self._evaluation(env_steps, returns, lengths, final=True)
 
+    def on_film(self, env_steps: int, film: bytes, size: tuple[int, int]) -> None:
+        """An animated GIF of a greedy episode, and its height and width; TensorBoard alone shows it."""
+        self._events.film(env_steps, film, size)
+
     def sync(self) -> None:
         """Put everything so far on the disk; call it before a checkpoint, which promises that the logs got as far."""
         for log in self._logs:

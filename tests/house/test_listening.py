@@ -9,6 +9,7 @@ import pytest
 
 import rlab
 from rlab import api
+from rlab.runs.listing import list_runs
 
 STEPS = {"env_steps": 512, "log_every": 128, "eval_every": 256, "eval_episodes": 2, "final_eval_episodes": 3}
 SMALL: dict[str, Any] = {"experiment": "none", "num_envs": 4, "seed": 3, "seeds": 2, "hidden": (8,), **STEPS}
@@ -106,6 +107,8 @@ def test_a_listener_stops_a_run_which_then_goes_on_to_its_end(tmp_path: Path) ->
     run = rlab.train("dqn", "CartPole-v1", out=tmp_path / "run", listeners=[StopAt(200)], **SMALL)
     assert (run.finished, run.time, run.stopped_by, run.evaluation) == (False, 256, "StopAt", None)
     assert run.report().startswith("stopped by the listener StopAt at 256 env steps and saved; go on with: rlab resume")
+    (row,) = list_runs(tmp_path)
+    assert (row["status"], row["reason"]) == ("stopped", "by the listener StopAt")
     diary = Diary()
     again = api.resume(run.path, listeners=[diary])
     assert (again.finished, again.time, again.stopped_by) == (True, 512, None)
@@ -143,6 +146,9 @@ def test_an_exception_names_the_listener_and_comes_after_a_save(
     assert str(caught.value).startswith(said)
     assert isinstance(caught.value.__cause__, ValueError)
     assert len(diary.runs) == 2  # who opened something at the start can close it
+    (row,) = list_runs(tmp_path)
+    saved = {"on_start": "failed", "on_metrics": "failed", "on_evaluation": "failed", "on_save": "not-judged"}
+    assert row["status"] == saved.get(method, "finished")
     if method != "on_end":
         done = api.resume(tmp_path / "run")
         assert (done.finished, done.time) == (True, 512)

@@ -20,8 +20,8 @@ SMALL = {**ONCE, "experiment": "none", "env_steps": 128, "num_envs": 4, "max_epi
 REPLAY = {**SMALL, "learning_starts": 64, "batch_size": 8}
 OFFLINE = {"eval_every": 10**6, "eval_episodes": 1, "final_eval_episodes": 0, "updates": 4, "batch_size": 8}
 CARTPOLE = "CartPole-v1"
-# Those of evaluations are no rows of metrics.jsonl; tests/runs/test_logs.py sees them written.
-OF_EVALUATIONS = {name for name in GLOSSARY if name.partition("/")[0] in ("return", "eval", "final")}
+# Evaluations and films are no rows of metrics.jsonl; tests/runs/test_tensorboard.py sees them written.
+OTHERS = {name for name in GLOSSARY if name.partition("/")[0] in ("return", "eval", "final", "film")}
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -87,7 +87,7 @@ def test_no_tag_of_ours_is_missing_from_the_glossary(written: dict[str, set[str]
 
 
 def test_no_row_of_the_glossary_is_written_by_nobody(written: dict[str, set[str]]) -> None:
-    assert set(GLOSSARY) - OF_EVALUATIONS - set().union(*written.values()) == set()
+    assert set(GLOSSARY) - OTHERS - set().union(*written.values()) == set()
 
 
 @pytest.mark.parametrize("tag", TAGS, ids=lambda tag: str(tag.name))

@@ -65,7 +65,9 @@ def test_the_episodes_are_those_that_were_counted(run: rlab.Run, road: SimpleNam
 def test_a_stopped_run_goes_on_with_its_tables(tmp_path: Path) -> None:
     out = tmp_path / "run"
     rlab.train("dqn", "CartPole-v1", out=out, log="csv", log_episodes=True, listeners=[StopAt(256)], **SMALL)
-    before = rlab.Run.episodes(api.Run(out, False, "env_steps", 256, None))
+    stopped = rlab.Run.open(out)
+    assert (stopped.status, stopped.stopped_by, stopped.finished) == ("stopped", "StopAt", False)
+    before = stopped.episodes()
     again = api.resume(out)
     lines = (out / "metrics.csv").read_text().splitlines()
     clocks = [str(when) for when in (128, 256, 384, 512) for _ in range(2)]
@@ -84,6 +86,32 @@ def test_curves_by_tag(run: rlab.Run, road: SimpleNamespace) -> None:
     assert run.curve("loss/td_huber")[0].tolist() == [256, 384, 512]
     with pytest.raises(rlab.UsageError, match="Did you mean 'loss/td_huber'"):
         run.curve("loss/td_hubber")
+
+
+def test_a_run_is_opened_on_another_day(run: rlab.Run, ppo_run: Path) -> None:
+    opened = rlab.Run.open(run.path)
+    assert (opened.path, opened.finished, opened.unit, opened.time) == (run.path, True, "env_steps", 512)
+    assert run.evaluation is not None
+    assert opened.evaluation is not None
+    assert opened.evaluation.seeds == (3, 4)
+    assert (opened.evaluation.returns == run.evaluation.returns).all()
+    assert (opened.evaluation.lengths == run.evaluation.lengths).all()
+    assert (opened.curve()[1] == run.curve()[1]).all()
+    assert opened.report().partition("\n")[0] == run.report().partition("\n")[0]
+    assert (opened.config["agent"], opened.config["run"]["seeds"]) == ("dqn", 2)
+    with pytest.raises(rlab.UsageError, match="kept no episodes"):
+        rlab.Run.open(ppo_run).episodes()
+    with pytest.raises(rlab.RlabError, match="nowhere"):
+        rlab.Run.open(run.path / "nowhere")
+
+
+def test_a_run_that_goes_on_may_get_tables(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    rlab.train("dqn", "CartPole-v1", out=out, listeners=[StopAt(256)], **SMALL)
+    again = rlab.resume(out, log="csv", log_episodes=True)
+    rows = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
+    assert [row["env_steps"] for row in rows[::2]] == ["128", "256", "384", "512"]  # those before, too
+    assert (again.episodes()["env_steps"] > 256).all()
 
 
 def test_the_frame_is_tidy(run: rlab.Run) -> None:

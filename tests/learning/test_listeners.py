@@ -1,14 +1,17 @@
 """The guard in front of a user's listeners: what it refuses, what it hands on, what it keeps."""
 
+import random
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from rlab.errors import RlabError, UsageError
 from rlab.learning.listeners import Audience, FinishedEpisode, Listener
+from rlab.randomness import kept_generators
 
 EPISODE = FinishedEpisode(seed=3, env=0, episode_return=5.0, length=5, env_steps=40)
 
@@ -122,3 +125,25 @@ def test_who_failed_hears_nothing_more_and_the_others_do() -> None:
         audience.check("It is saved")
     assert str(caught.value) == r"the listener Broken.on_save failed at 2,000: KeyError: 'a\nb'. It is saved"
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_draws_of_a_listener_leave_no_trace_in_the_generators_that_all_share() -> None:
+    def draw() -> tuple[float, float, float]:
+        return float(np.random.rand()), random.random(), float(torch.rand(()))
+
+    def seed_all() -> None:
+        np.random.seed(1)
+        random.seed(1)
+        torch.manual_seed(1)
+
+    def scribble(env_steps: int) -> None:
+        draw()
+        seed_all()
+
+    with kept_generators():  # of the tests
+        seed_all()
+        expected = draw(), draw()
+        seed_all()
+        first = draw()
+        Audience([SimpleNamespace(on_save=scribble)]).on_save(1)
+        assert (first, draw()) == expected

@@ -1,0 +1,143 @@
+"""Films of a run under way: now and then a greedy episode, as `films/<clock>.gif` and on TensorBoard's IMAGES tab."""
+
+import io
+import math
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlab.envs import EnvSpec, make_env
+from rlab.errors import RlabError, RlabWarning, UsageError, pip_install
+from rlab.networks.policy import MemberPolicy
+from rlab.randomness import kept_generators
+from rlab.runs import files
+from rlab.types import crossed
+
+MOST_FRAMES = 300  # ten seconds of most envs: a film is to be watched in passing
+MOST_PIXELS = 320  # of its longer side
+DEFAULT_FPS = 30  # where the env does not say how fast its frames are
+Show = Callable[[int, bytes, tuple[int, int]], None]  # the clock, the film and its height and width
+
+
+def check_can_film(spec: EnvSpec) -> None:
+    """Draw one picture, so that what is missing is known before anything is trained.
+
+    Raises:
+        UsageError: Pillow or what draws the env is not installed, or the env cannot be drawn.
+    """
+    try:
+        import PIL.Image  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"--film-every needs Pillow: {pip_install('video')}") from error
+    try:
+        with kept_generators():
+            film_episode(spec, None, 0)
+    except RlabError as error:
+        raise UsageError(f"--film-every: {str(error).rstrip('.')}. Leave it out, or draw the env.") from error
+
+
+def film_episode(spec: EnvSpec, policy: MemberPolicy | None, seed: int) -> tuple[list[np.ndarray], float]:
+    """The pictures `[height, width, 3]` of a greedy episode, its first `MOST_FRAMES`, and how many are a second.
+
+    Args:
+        policy: None: the first picture alone.
+
+    Raises:
+        RlabError: the env cannot be made or drawn.
+    """
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # frames are wanted, not a window
+    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())  # or SDL complains that it has none
+    env = make_env(spec, "rgb_array")
+    try:
+        obs, _ = env.reset(seed=seed)
+        frames, ended = [_picture(env, spec)], policy is None
+        while not ended and len(frames) < MOST_FRAMES:
+            assert policy is not None
+            obs, _, terminated, truncated, _ = env.step(policy(np.asarray(obs)))
+            ended = terminated or truncated
+            frames.append(_picture(env, spec))
+        return frames, float(env.metadata.get("render_fps") or DEFAULT_FPS)
+    finally:
+        env.close()
+
+
+def gif(frames: list[np.ndarray], fps: float) -> bytes:
+    """Pictures as an animated GIF."""
+    from PIL import Image
+
+    images = [Image.fromarray(frame) for frame in frames]
+    file = io.BytesIO()
+    pause = max(20, round(1000 / fps))  # milliseconds; browsers slow down what is quicker
+    images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=pause, loop=0)
+    return file.getvalue()
+
+
+class Films:
+    """The listener that films the first member whenever the clock has passed another `every`, at the next report.
+
+    A film that fails costs no training: a warning, and no further films.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        spec: EnvSpec,
+        policy: Callable[[], MemberPolicy],
+        every: int,
+        seed: int,
+        resume_at: int,
+        show: Show,
+    ) -> None:
+        self._folder, self._spec, self._policy, self._show = folder / "films", spec, policy, show
+        self._every, self._seed, self._last = every, seed, resume_at
+        self._works = True
+
+    def on_metrics(self, env_steps: int, metrics: Any) -> None:
+        """Film where it is time."""
+        due, self._last = crossed(self._last, env_steps, self._every), env_steps
+        if not (due and self._works):
+            return
+        try:
+            with kept_generators():
+                frames, fps = film_episode(self._spec, self._policy(), self._seed)
+            film = gif(frames, fps)
+            files.make_folder(self._folder)
+            files.write_bytes(self._folder / f"{env_steps}.gif", film)
+            height, width = frames[0].shape[:2]
+            self._show(env_steps, film, (height, width))
+        except (RlabError, ValueError, OSError) as error:
+            self._works = False
+            warnings.warn(f"no more films of this run: {error}", RlabWarning, stacklevel=2)
+
+    def on_evaluation(self, env_steps: int, returns: Any, lengths: Any) -> None:
+        """Nothing to film."""
+
+    def on_save(self, env_steps: int) -> None:
+        """Films are on the disk already."""
+
+
+def _picture(env: Any, spec: EnvSpec) -> np.ndarray:
+    """What the env looks like now, `[height, width, 3]` uint8 and small.
+
+    Raises:
+        RlabError: the env gives no picture.
+    """
+    try:
+        drawn = env.render()
+    except RlabError:
+        raise
+    except Exception as error:  # whatever an env may raise, such as pygame that is not installed
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise RlabError(f"{spec.label} cannot be drawn: {said}") from error
+    picture = np.asarray(drawn)
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise RlabError(
+            f"{spec.label} is drawn as {picture.dtype} {picture.shape}, not as uint8 (height, width, 3)"
+        )
+    step = math.ceil(max(picture.shape[:2]) / MOST_PIXELS)
+    return np.ascontiguousarray(picture[::step, ::step])
