@@ -21,7 +21,7 @@ from rlab.envs.pool import PoolVectorEnv, check_same_spaces
 from rlab.envs.specs import EnvSpec
 from rlab.envs.sub_env import SubEnv, SubEnvError, with_interface_check
 from rlab.envs.workers import WatchedAsyncVectorEnv, sub_env_maker
-from rlab.envs.wrappers import apply_wrappers
+from rlab.envs.wrappers import apply_wrappers, refuse_running_statistics
 from rlab.errors import RlabError, UsageError, unknown
 from rlab.networks.spaces import Space
 
@@ -202,7 +202,9 @@ def _make_single(spec: EnvSpec, found: Registered, render_mode: str | None = Non
     except Exception as error:  # a constructor may raise anything about its arguments or a missing package
         raise UsageError(f"{spec.env_id} cannot be made: {error}") from error
     _check_new(env, spec.env_id)
-    return apply_wrappers(with_interface_check(env), spec.wrappers)
+    env = apply_wrappers(with_interface_check(env), spec.wrappers)
+    refuse_running_statistics(env, spec.env_id)
+    return env
 
 
 _made: weakref.WeakSet[gym.Env] = weakref.WeakSet()  # the envs of this process that are in use

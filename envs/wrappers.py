@@ -133,9 +133,50 @@ def load_wrapper(name: str) -> Callable[..., gym.Env]:
         found = getattr(importlib.import_module(module_name), class_name)
     except Exception as error:  # whatever a stranger's module raises while it is imported
         raise UsageError(f"wrapper {name!r} cannot be loaded: {error}") from error
+    if isinstance(found, type) and issubclass(found, gym.vector.VectorWrapper):
+        hint = _instead(found.__name__) if "Normalize" in found.__name__ else "name the one for single envs"
+        raise UsageError(f"wrapper {name!r} is for vector envs; {hint}")
     if not (isinstance(found, type) and issubclass(found, gym.Wrapper)):  # never call something else from a file
         raise UsageError(f"wrapper {name!r} is no subclass of gymnasium.Wrapper")
     return found
+
+
+def refuse_running_statistics(env: gym.Env, env_id: str) -> None:
+    """Refuse an env that scales by what it has seen, in a wrapper (also one inside what was registered) or by itself.
+
+    Such numbers are not saved with the policy. Each training env would have others, judging would begin with fresh
+    ones, and the reported returns would not be the env's.
+
+    Raises:
+        UsageError: naming the layer of the env, and the setting that does the same and is saved.
+    """
+    layer: Any = env
+    while layer is not None:
+        kind = type(layer)
+        kept = [key for key, value in getattr(layer, "__dict__", {}).items() if _is_running_statistics(value)]
+        if kept or isinstance(layer, gym.wrappers.NormalizeObservation | gym.wrappers.NormalizeReward):
+            raise UsageError(
+                f"{env_id}: {kind.__name__} scales by running statistics of what it has seen, which are not saved with "
+                f"the policy, so that it would be judged with others; {_instead(' '.join([kind.__name__, *kept]))}"
+            )
+        layer = layer.env if isinstance(layer, gym.Wrapper) else None
+
+
+def _is_running_statistics(value: Any) -> bool:
+    """Gymnasium's RunningMeanStd, and what others made after it."""
+    named = any("RunningMeanStd" in kind.__name__ for kind in type(value).__mro__)
+    return named or (hasattr(value, "update") and all(hasattr(value, name) for name in ("mean", "var", "count")))
+
+
+def _instead(words: str) -> str:
+    """What to use in the place of such a wrapper, by the words in its names."""
+    small = words.lower()
+    obs = "obs" in small or "state" in small
+    rewards = any(word in small for word in ("reward", "return", "ret_"))
+    settings = [name for name, said in (("obs", obs), ("reward", rewards)) if said] or ["obs", "reward"]
+    flags = " and ".join(f"--{name}-scaling running" for name in settings)
+    keywords = ", ".join(f'{name}_scaling="running"' for name in settings)
+    return f"leave it out and use {flags} (from Python {keywords})"
 
 
 def apply_wrappers(env: gym.Env, wrappers: Sequence[tuple[str, Mapping[str, Any]]]) -> gym.Env:

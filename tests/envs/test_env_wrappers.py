@@ -3,8 +3,9 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
 
-from rlab.envs import WRAPPERS, EnvSpec, make_env
+from rlab.envs import WRAPPERS, EnvSpec, make_env, make_episodes, make_vec
 from rlab.envs.spaces import space_from_gym
 from rlab.envs.wrappers import ChannelsLast, apply_wrappers, load_wrapper
 from rlab.errors import UsageError
@@ -114,3 +115,69 @@ def test_minigrid_is_flattened():
     obs, _ = env.reset(seed=0)
     assert env.observation_space.contains(obs)
     assert obs.ndim == 1
+
+
+class Forgets(gym.wrappers.NormalizeObservation):
+    """A subclass of somebody's."""
+
+
+class OwnScale:
+    """Running statistics of another make."""
+
+    mean, var, count = 0.0, 1.0, 0
+
+    def update(self, values):
+        """Nothing."""
+
+
+class OwnNormalizer(gym.Wrapper):
+    def __init__(self, env):
+        super().__init__(env)
+        self.obs_scale = OwnScale()
+
+
+class NormalizesItself(gym.Env):
+    observation_space, action_space = gym.spaces.Box(-1.0, 1.0, (2,)), gym.spaces.Discrete(2)
+
+    def __init__(self):
+        self.return_rms = gym.wrappers.utils.RunningMeanStd(shape=())
+
+
+OBS, REWARD = '--obs-scaling running (from Python obs_scaling="running")', "--reward-scaling running (from Python rew"
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "named", "instead"),
+    [
+        ("gymnasium.wrappers:NormalizeObservation", "CartPole-v1: NormalizeObservation scales by running", OBS),
+        ("gymnasium.wrappers:NormalizeReward", "CartPole-v1: NormalizeReward scales by running", REWARD),
+        (f"{__name__}:Forgets", "CartPole-v1: Forgets scales by running", OBS),
+        (f"{__name__}:OwnNormalizer", "CartPole-v1: OwnNormalizer scales by running", OBS),
+        ("gymnasium.wrappers.vector:NormalizeObservation", "NormalizeObservation' is for vector envs; leave it", OBS),
+        ("gymnasium.wrappers.vector:NormalizeReward", "NormalizeReward' is for vector envs; leave it", REWARD),
+        ("gymnasium.wrappers.vector:FlattenObservation", "is for vector envs; name the one for single envs", ""),
+    ],
+)
+@pytest.mark.parametrize("make", [lambda spec: make_vec(spec, (0,), 2), make_env, lambda spec: make_episodes(spec, 1)])
+def test_wrappers_whose_memory_no_policy_keeps_are_refused(make, wrapper, named, instead):
+    with pytest.raises(UsageError) as caught:
+        make(EnvSpec.parse("CartPole-v1", wrappers=[wrapper]))
+    assert named in str(caught.value)
+    assert instead in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_running_statistics_inside_what_somebody_registered_are_refused_too(register):
+    inside = register(lambda: gym.wrappers.ClipReward(gym.wrappers.NormalizeReward(gym.make("CartPole-v1")), 0.0, 1.0))
+    added = register(CartPoleEnv, additional_wrappers=(gym.wrappers.NormalizeObservation.wrapper_spec(),))
+    for env_id, name in ((inside, "NormalizeReward"), (added, "NormalizeObservation")):
+        with pytest.raises(UsageError, match=f"{name} scales by running statistics"):
+            make_env(EnvSpec(env_id))
+    with pytest.raises(UsageError, match=r"NormalizesItself scales by running statistics.*--reward-scaling running"):
+        make_env(EnvSpec(register(NormalizesItself)))
+
+
+def test_a_wrapper_that_changes_rewards_without_memory_is_a_part_of_the_task():
+    env = make_env(EnvSpec.parse("CartPole-v1", wrappers=["gymnasium.wrappers:ClipReward:max_reward=0.25"]))
+    env.reset(seed=0)
+    assert env.step(0)[1] == 0.25
