@@ -134,8 +134,9 @@ def mask_bits(mask: Any, size: int) -> np.ndarray:
 
 
 def _joined(mask: Any) -> Any:
-    """Gymnasium writes the mask of a MultiDiscrete as a tuple of arrays, a tuple of tuples where it is 2-D."""
-    if isinstance(mask, tuple) and any(not np.isscalar(part) for part in mask):
+    """Gymnasium writes the mask of a MultiDiscrete as a tuple of arrays, a tuple of tuples where it is 2-D, and others
+    as a list of arrays."""
+    if isinstance(mask, tuple | list) and any(not np.isscalar(part) for part in mask):
         return np.concatenate([np.atleast_1d(_joined(part)) for part in mask], axis=-1)
     return mask
 

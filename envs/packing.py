@@ -1,6 +1,7 @@
 """Observations of every kind as arrays, and the mask of allowed actions as a part of them.
 
-An env may observe dicts and tuples, and may say in `info["action_mask"]` which actions are allowed. Replay, rollouts
+An env may observe dicts and tuples, and may say which actions are allowed: in `info["action_mask"]`, in a part of its
+observation of that name, or by a method `action_masks()`, as for sb3-contrib's MaskablePPO. Replay, rollouts
 and policies handle arrays: `SubEnv` gives the array form, with the mask behind the observation. Training, evaluation
 and play all see an env through the same `Packing`.
 """
@@ -18,6 +19,7 @@ from rlab.envs.spaces import OBS_HINT, array_space_from_gym, space_from_gym
 from rlab.errors import RlabError, RlabWarning, UsageError
 from rlab.networks.spaces import MASK_KEY, Leaf, Masked, Space, choices
 
+MASK_METHOD = "action_masks()"
 PROBE_SEED = 0  # of the one reset that shows whether an env gives masks
 
 
@@ -29,6 +31,7 @@ class Packing:
     obs_space: Space
     action_space: Leaf
     mask_in_info: bool = False
+    mask_method: bool = False  # whether the env, or a wrapper of it, has `action_masks()`
 
 
 def find_packing(make: Callable[[], gym.Env], env_id: str) -> Packing:
@@ -45,18 +48,32 @@ def find_packing(make: Callable[[], gym.Env], env_id: str) -> Packing:
     try:
         obs_space = space_from_gym(env.observation_space, f"the observation space of {env_id}", OBS_HINT)
         action_space = array_space_from_gym(env.action_space, f"the action space of {env_id}")
+        method = mask_method(env)
         if isinstance(obs_space, Masked):
             _check_bits([obs_space.size], action_space, env_id)
-            return Packing(env_id, obs_space, action_space)
-        info, later = _first_infos(env, env_id)
+            return Packing(env_id, obs_space, action_space, mask_method=method is not None)
+        info, later = _first_infos(env, env_id, method)
     finally:
         close_or_warn(env, env_id)
-    if info.get(MASK_KEY) is None:
-        if MASK_KEY in later:
-            raise UsageError(f"{env_id} gives an {MASK_KEY} in its steps and none in its reset, where one is due too.")
+    in_info = info.get(MASK_KEY) is not None
+    if not in_info and MASK_KEY in later:
+        raise UsageError(f"{env_id} gives an {MASK_KEY} in its steps and none in its reset, where one is due too.")
+    for name, mask in ((MASK_KEY, info.get(MASK_KEY)), (MASK_METHOD, info.get(MASK_METHOD))):
+        if mask is not None:
+            _check_bits(_bits_in(mask), action_space, env_id, name)
+    if not in_info and method is None:
         return Packing(env_id, obs_space, action_space)
-    _check_bits(_bits_in(info[MASK_KEY]), action_space, env_id)
-    return Packing(env_id, Masked(obs_space, sum(choices(action_space))), action_space, mask_in_info=True)
+    masked = Masked(obs_space, sum(choices(action_space)))
+    return Packing(env_id, masked, action_space, in_info, method is not None)
+
+
+def mask_method(env: gym.Env) -> Callable[[], Any] | None:
+    """The method `action_masks` of an env or of a wrapper around it, the outermost first; None where none has it."""
+    try:
+        found = env.get_wrapper_attr("action_masks")
+    except AttributeError:
+        return None
+    return found if callable(found) else None
 
 
 def plain_packing(env: gym.Env, env_id: str) -> Packing:
@@ -77,10 +94,14 @@ def close_or_warn(env: Any, env_id: str) -> None:
         warnings.warn(f"{env_id} failed in close: {type(error).__name__}: {error}", RlabWarning, stacklevel=2)
 
 
-def _first_infos(env: gym.Env, env_id: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The infos of a first reset and, where that has no mask, of a first step."""
+def _first_infos(
+    env: gym.Env, env_id: str, method: Callable[[], Any] | None
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The infos of a first reset, with what the method for masks says, and where there is no mask of a first step."""
     try:
         _, info = reset_values(env.reset(seed=PROBE_SEED))
+        if method is not None:
+            return {**info, MASK_METHOD: method()}, {}
         if info.get(MASK_KEY) is not None:
             return info, {}
         env.action_space.seed(PROBE_SEED)
@@ -92,22 +113,23 @@ def _first_infos(env: gym.Env, env_id: str) -> tuple[Mapping[str, Any], Mapping[
         raise RlabError(f"{env_id} failed in its first reset or step: {raised(error).why}") from error
 
 
-def _check_bits(sizes: list[int] | None, action_space: Leaf, env_id: str) -> None:
+def _check_bits(sizes: list[int] | None, action_space: Leaf, env_id: str, name: str = MASK_KEY) -> None:
     """Raise where a mask of these sizes, one array or one for each choice, does not fit the actions."""
     expected = choices(action_space)
     if not expected:
         raise UsageError(
-            f"{env_id} gives an {MASK_KEY}, and its actions are {action_space}; "
+            f"{env_id} gives an {name}, and its actions are {action_space}; "
             "only Discrete and MultiDiscrete actions can be masked."
         )
     if sizes not in ([sum(expected)], list(expected)):
         found = "something else" if sizes is None else " and ".join(map(str, sizes))
-        raise UsageError(f"the {MASK_KEY} of {env_id} must be {sum(expected)} zeros and ones, not {found}.")
+        raise UsageError(f"the {name} of {env_id} must be {sum(expected)} zeros and ones, not {found}.")
 
 
 def _bits_in(mask: Any) -> list[int] | None:
     """How many zeros and ones each array of a mask in an env's info has; None where it is no such thing."""
-    parts = [_bits_in(part) for part in mask] if isinstance(mask, tuple) else []
+    several = isinstance(mask, tuple) or (isinstance(mask, list) and any(not np.isscalar(part) for part in mask))
+    parts = [_bits_in(part) for part in mask] if several else []
     if parts:
         return None if None in parts else [size for part in parts for size in part or ()]
     bits = np.asarray(mask)

@@ -15,7 +15,7 @@ from gymnasium.wrappers import PassiveEnvChecker
 from rlab.envs import checks
 from rlab.envs.checks import EnvError
 from rlab.envs.obs_checks import obs_reader
-from rlab.envs.packing import Packing, close_or_warn, plain_packing
+from rlab.envs.packing import MASK_METHOD, Packing, close_or_warn, mask_method, plain_packing
 from rlab.errors import RlabError
 from rlab.networks.spaces import MASK_KEY, Leaf, Masked, choices
 
@@ -67,7 +67,7 @@ class SubEnv(gym.Wrapper):
             low, high = (-np.inf, np.inf) if dtype.kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
             self.observation_space = gym.spaces.Box(low, high, space.shape, dtype.type)
         self._read = obs_reader(space.obs if isinstance(space, Masked) else space)
-        self._mask = _MaskReader(self.packing, space) if isinstance(space, Masked) else None
+        self._mask = _MaskReader(self.packing, space, env) if isinstance(space, Masked) else None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """The first observation of an episode.
@@ -78,7 +78,7 @@ class SubEnv(gym.Wrapper):
         self._seed, self._steps = seed, 0
         try:
             obs, info = checks.reset_values(self.env.reset(seed=seed, options=options))
-            return self._observe(obs, info, ended=False), {}
+            return self._observe(obs, info), {}
         except EnvError as fault:
             raise self._failure(fault) from None
         except Exception as error:  # whatever an env may raise
@@ -96,7 +96,7 @@ class SubEnv(gym.Wrapper):
             obs, reward, terminated, truncated, info = checks.step_values(result)
             terminated, truncated = checks.flag("terminated", terminated), checks.flag("truncated", truncated)
             reward = checks.reward_number(reward)
-            return self._observe(obs, info, terminated or truncated), reward, terminated, truncated, {}
+            return self._observe(obs, info, terminated, truncated), reward, terminated, truncated, {}
         except EnvError as fault:
             raise self._failure(fault) from None
         except Exception as error:
@@ -110,42 +110,60 @@ class SubEnv(gym.Wrapper):
         where, when = f"in the episode of seed {self._seed}", f"at step {self._steps}"
         return SubEnvError(self.index, fault, fault.told(self.packing.env_id, where, when))
 
-    def _observe(self, obs: Any, info: Mapping[str, Any], ended: bool) -> Any:
-        return self._read(obs) if self._mask is None else self._mask.observe(self._read, obs, info, ended)
+    def _observe(
+        self, obs: Any, info: Mapping[str, Any], terminated: bool = False, truncated: bool = False
+    ) -> Any:
+        if self._mask is None:
+            return self._read(obs)
+        return self._mask.observe(self._read, obs, info, terminated, truncated)
 
 
 class _MaskReader:
     """Puts the mask of actions behind the observation that it comes with."""
 
-    def __init__(self, packing: Packing, space: Masked) -> None:
+    def __init__(self, packing: Packing, space: Masked, env: gym.Env) -> None:
+        self._method = mask_method(env) if packing.mask_method else None
         self._in_info, self._size, self._dtype = packing.mask_in_info, space.size, np.dtype(space.dtype)
+        parts = env.observation_space
+        self._in_obs = not self._in_info and isinstance(parts, gym.spaces.Dict) and MASK_KEY in parts.spaces
         # where the bits of each choice begin
         self._first_bits = list(accumulate(choices(packing.action_space), initial=0))[:-1]
 
-    def observe(self, read: Any, obs: Any, info: Mapping[str, Any], ended: bool) -> np.ndarray:
+    def observe(
+        self, read: Any, obs: Any, info: Mapping[str, Any], terminated: bool, truncated: bool
+    ) -> np.ndarray:
         """The observation and its mask as one row.
 
         Raises:
-            EnvError: the mask is missing or does not fit, or it allows nothing though the episode goes on.
+            EnvError: the mask is missing or does not fit, it allows nothing though the episode goes on, or the env's
+                method says something else.
         """
-        mask = info.get(MASK_KEY)
-        if not self._in_info and isinstance(obs, Mapping):
+        mask, ended = info.get(MASK_KEY), terminated or truncated
+        if self._in_obs and isinstance(obs, Mapping):
             mask = obs.get(MASK_KEY)
             obs = {name: part for name, part in obs.items() if name != MASK_KEY}
         features = np.ravel(read(obs))
-        return np.concatenate([features, self._bits(mask, ended)], dtype=self._dtype, casting="unsafe")
+        # A world that has ended need not answer: nothing is chosen in it any more. One that is cut off goes on.
+        if self._method is None or terminated:
+            bits = self._bits(mask, ended)
+        else:
+            bits = self._allowed(self._method(), ended, MASK_METHOD)
+            if mask is not None and (bits != self._allowed(mask, ended, MASK_KEY)).any():
+                raise EnvError("mask", "failed", f"its {MASK_KEY} and its {MASK_METHOD} differ; give one of them.")
+        return np.concatenate([features, bits], dtype=self._dtype, casting="unsafe")
 
     def _bits(self, mask: Any, ended: bool) -> np.ndarray:
-        if mask is None:
-            if not ended or not self._in_info:
-                place = "info" if self._in_info else "observation"
-                earlier = ", though that of its first reset had one" if self._in_info else ""
-                raise EnvError("mask", "failed", f"its {place} has no {MASK_KEY!r}{earlier}.")
-            return np.ones(self._size, bool)
+        if mask is None and self._method is None and not (ended and self._in_info):
+            place = "info" if self._in_info else "observation"
+            earlier = ", though that of its first reset had one" if self._in_info else ""
+            raise EnvError("mask", "failed", f"its {place} has no {MASK_KEY!r}{earlier}.")
+        return np.ones(self._size, bool) if mask is None else self._allowed(mask, ended, MASK_KEY)
+
+    def _allowed(self, mask: Any, ended: bool, name: str) -> np.ndarray:
         bits = checks.mask_bits(mask, self._size)
         if not np.logical_or.reduceat(bits, self._first_bits).all():
             if not ended:
-                raise EnvError("mask", "failed", f"its {MASK_KEY} allows no action, though the episode goes on.")
+                raise EnvError("mask", "failed", f"its {name} allows no action, though the episode goes on.")
             return np.zeros(self._size, bool)  # none for one choice is none at all: nothing is chosen any more
         return bits
 
