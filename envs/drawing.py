@@ -32,10 +32,7 @@ def drawing(found: Registered, env: gym.Env, render_mode: str) -> dict[str, Any]
     """
     if env.render_mode == render_mode:
         return {}
-    modes = (env.metadata or {}).get("render_modes") or []
-    # a window can show any env that draws arrays
-    if render_mode not in modes and not (render_mode == "human" and "rgb_array" in modes):
-        raise UsageError(f"{found.id} cannot be drawn as {render_mode!r}; it knows: {', '.join(modes) or 'nothing'}")
+    modes = _modes(found, env.metadata, render_mode)
     if not _takes_render_mode(creator(found)):
         raise UsageError(
             f"{found.id} cannot be drawn: what makes it takes no keyword render_mode, as Gymnasium's envs do"
@@ -44,8 +41,13 @@ def drawing(found: Registered, env: gym.Env, render_mode: str) -> dict[str, Any]
 
 
 def make_drawn(found: Registered, render_mode: str, **kwargs: Any) -> gym.Env:
-    """`gym.make` of an env that is drawn; a window shows the arrays of one that has no window of its own."""
+    """`gym.make` of an env that is drawn; a window shows the arrays of one that has no window of its own.
+
+    Raises:
+        UsageError: it cannot be drawn so.
+    """
     if hasattr(creator(found), "metadata"):
+        _modes(found, creator(found).metadata, render_mode)
         return gym.make(found, render_mode=render_mode, **kwargs)  # Gymnasium finds the way itself
     env = gym.make(found, **kwargs)
     keywords = drawing(found, env, render_mode)
@@ -53,6 +55,15 @@ def make_drawn(found: Registered, render_mode: str, **kwargs: Any) -> gym.Env:
         env.close()
         env = gym.make(found, **kwargs, **keywords)
     return gym.wrappers.HumanRendering(env) if env.render_mode != render_mode else env
+
+
+def _modes(found: Registered, metadata: Any, render_mode: str) -> list[str]:
+    """How an env can be drawn; a UsageError where that is not in this mode."""
+    modes = list((metadata or {}).get("render_modes") or [])
+    # a window can show any env that draws arrays
+    if render_mode not in modes and not (render_mode == "human" and "rgb_array" in modes):
+        raise UsageError(f"{found.id} cannot be drawn as {render_mode!r}; it knows: {', '.join(modes) or 'nothing'}")
+    return modes
 
 
 def _takes_render_mode(make: Any) -> bool:

@@ -17,11 +17,12 @@ from rlab.envs.drawing import creator, drawing, make_drawn
 from rlab.envs.episodes import NativeEpisodes, SingleEpisodes
 from rlab.envs.native import SeededCartPole, make_native, why_not_native
 from rlab.envs.packing import Packing, find_packing
+from rlab.envs.pixels import MODE as PICTURES
 from rlab.envs.pool import PoolVectorEnv, check_same_spaces
 from rlab.envs.specs import EnvSpec
 from rlab.envs.sub_env import SubEnv, SubEnvError, with_interface_check
 from rlab.envs.workers import WatchedAsyncVectorEnv, sub_env_maker
-from rlab.envs.wrappers import apply_wrappers, refuse_running_statistics
+from rlab.envs.wrappers import apply_wrappers, pictures_wanted, refuse_running_statistics
 from rlab.errors import RlabError, UsageError, unknown
 from rlab.networks.spaces import Space
 
@@ -194,17 +195,21 @@ def _native_episodes(spec: EnvSpec, found: Registered, n: int) -> NativeEpisodes
 def _make_single(spec: EnvSpec, found: Registered, render_mode: str | None = None) -> gym.Env:
     # Gymnasium's own record instead of the id: no warnings about versions, and it reaches spawned workers whole.
     kwargs = copy.deepcopy(spec.kwargs)
+    drawn_as = PICTURES if pictures_wanted(spec.wrappers) else render_mode
     try:
-        if render_mode is None:
+        if drawn_as is None:
             env = gym.make(found, max_episode_steps=spec.max_episode_steps, **kwargs)
         else:
-            env = make_drawn(found, render_mode, max_episode_steps=spec.max_episode_steps, **kwargs)
+            env = make_drawn(found, drawn_as, max_episode_steps=spec.max_episode_steps, **kwargs)
+    except UsageError:
+        raise
     except Exception as error:  # a constructor may raise anything about its arguments or a missing package
         raise UsageError(f"{spec.env_id} cannot be made: {error}") from error
     _check_new(env, spec.env_id)
     env = apply_wrappers(with_interface_check(env), spec.wrappers)
     refuse_running_statistics(env, spec.env_id)
-    return env
+    # A policy that learned from pictures needs them to act on: the window shows them too.
+    return gym.wrappers.HumanRendering(env) if render_mode == "human" and drawn_as == PICTURES else env
 
 
 _made: weakref.WeakSet[gym.Env] = weakref.WeakSet()  # the envs of this process that are in use

@@ -6,7 +6,7 @@ measures or be lost with the policy, so agents and policies carry them themselve
 
 import copy
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium.envs.classic_control import CartPoleEnv
 
 from rlab.envs.ids import Package
+from rlab.envs.pixels import Pixels
 from rlab.envs.spaces import CHANNELS
 from rlab.errors import UsageError, extra, unknown
 from rlab.networks.bounds import LAST
@@ -39,6 +40,7 @@ WRAPPERS: Mapping[str, tuple[str, Package | None]] = {
     "MaxAndSkipObservation": ("gymnasium.wrappers:MaxAndSkipObservation", None),
     "FrameStackObservation": ("gymnasium.wrappers:FrameStackObservation", None),
     "ChannelsLast": ("rlab.envs.wrappers:ChannelsLast", None),
+    "Pixels": ("rlab.envs.pixels:Pixels", None),
     # another world with the same spaces, to fine-tune in
     "CartPolePhysics": ("rlab.envs.wrappers:CartPolePhysics", None),
     # MiniGrid: its observation holds a text, which these encode or drop
@@ -120,7 +122,7 @@ def foreign_wrapper_module(name: str) -> str | None:
     return module if colon else None
 
 
-def load_wrapper(name: str) -> Callable[..., gym.Env]:
+def load_wrapper(name: str) -> type[gym.Wrapper]:
     """The wrapper class behind a name of the table or `their.module:Class`.
 
     Raises:
@@ -177,6 +179,15 @@ def _instead(words: str) -> str:
     flags = " and ".join(f"--{name}-scaling running" for name in settings)
     keywords = ", ".join(f'{name}_scaling="running"' for name in settings)
     return f"leave it out and use {flags} (from Python {keywords})"
+
+
+def pictures_wanted(wrappers: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
+    """Whether one of them observes what the env draws, so that the env must be made to draw arrays.
+
+    Raises:
+        UsageError: as for `load_wrapper`.
+    """
+    return any(issubclass(load_wrapper(name), (Pixels, gym.wrappers.AddRenderObservation)) for name, _ in wrappers)
 
 
 def apply_wrappers(env: gym.Env, wrappers: Sequence[tuple[str, Mapping[str, Any]]]) -> gym.Env:
