@@ -5,6 +5,7 @@ if __name__ != "rlab.envs":
 
 from rlab.envs.adapter import GymVectorEnv
 from rlab.envs.callables import EnvLike, env_spec, given_again
+from rlab.envs.checkup import Checkup, Finding, check_env
 from rlab.envs.episodes import NativeEpisodes, SingleEpisodes
 from rlab.envs.ids import EnvRow, list_envs
 from rlab.envs.make import EpisodeMaker, EpisodePool, make_env, make_episodes, make_vec
@@ -19,17 +20,20 @@ __all__ = [
     "PROBES",
     "SPACE_PROBES",
     "WRAPPERS",
+    "Checkup",
     "EnvLike",
     "EnvRow",
     "EnvSpec",
     "EpisodeMaker",
     "EpisodePool",
+    "Finding",
     "GymVectorEnv",
     "NativeEpisodes",
     "Probe",
     "ProbeValue",
     "SingleEpisodes",
     "SubEnv",
+    "check_env",
     "env_spec",
     "given_again",
     "list_envs",

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import inspect
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode
 
 from rlab.envs.adapter import GymVectorEnv
 from rlab.envs.drawing import creator, drawing, make_drawn
-from rlab.envs.episodes import NativeEpisodes, SingleEpisodes
+from rlab.envs.episodes import NativeEpisodes, SingleEpisodes, time_limit_of
 from rlab.envs.native import SeededCartPole, make_native, why_not_native
 from rlab.envs.packing import Packing, find_packing
 from rlab.envs.pixels import MODE as PICTURES
@@ -55,9 +55,9 @@ def make_vec(spec: EnvSpec, seeds: tuple[int, ...], num_envs: int, vector: str =
     elif _runs_natively(spec, found, vector):
         env = make_native(found, total, spec.max_episode_steps, spec.kwargs)
     else:
-        packing, limit = _packing(spec, found)
+        packing, limit = packing_of(spec, found)
         obs_space = packing.obs_space
-        makers = [sub_env_maker(partial(_make_single, spec, found), index, packing) for index in range(total)]
+        makers = [sub_env_maker(partial(make_single, spec, found), index, packing) for index in range(total)]
         vectorize = WatchedAsyncVectorEnv if vector == "async" else gym.vector.SyncVectorEnv
         try:
             env = vectorize(makers, autoreset_mode=AutoresetMode.SAME_STEP, copy=False)  # GymVectorEnv copies
@@ -76,7 +76,7 @@ def make_episodes(spec: EnvSpec, n: int, render_mode: str | None = None) -> Sing
     native = _native_episodes(spec, found, n) if render_mode is None else None
     if native is not None:
         return native
-    packing, _ = _packing(spec, found, render_mode)
+    packing, _ = packing_of(spec, found, render_mode)
     return SingleEpisodes(_make_several(spec, found, packing, n, render_mode))
 
 
@@ -115,7 +115,7 @@ class EpisodePool(EpisodeMaker):
         native = _native_episodes(self.spec, found, n)
         if native is not None:
             return native
-        self._packing = self._packing or _packing(self.spec, found)[0]
+        self._packing = self._packing or packing_of(self.spec, found)[0]
         if n > len(self._envs):
             self._envs += _make_several(self.spec, found, self._packing, n - len(self._envs))
         return _Lent(self._envs[:n])
@@ -143,25 +143,30 @@ def make_env(spec: EnvSpec, render_mode: str | None = None) -> SubEnv:
         UsageError: an env, keyword, wrapper, space or render mode that does not work.
     """
     found = spec.check()
-    packing, _ = _packing(spec, found, render_mode)
-    return SubEnv(_make_single(spec, found, render_mode), packing)
+    packing, _ = packing_of(spec, found, render_mode)
+    return SubEnv(make_single(spec, found, render_mode), packing)
 
 
-def _packing(spec: EnvSpec, found: Registered, render_mode: str | None = None) -> tuple[Packing, int | None]:
+def packing_of(spec: EnvSpec, found: Registered, render_mode: str | None = None) -> tuple[Packing, int | None]:
     """What the spec's observations are and which time limit it has (None: none is known), seen in an env that is made
-    for this and closed again; checks come first."""
+    for this and closed again; checks come first.
+
+    Raises:
+        UsageError: a keyword, wrapper, space or render mode that does not work.
+        RlabError: the env's reset or first step failed.
+    """
     _check_kwargs(found, spec.kwargs)
-    limits: list[int] = []
+    limits: list[int | None] = []
 
     def make() -> gym.Env:
-        env = _make_single(spec, found)
+        env = make_single(spec, found)
         if render_mode is not None:
             drawing(found, env, render_mode)
-        limits.extend(_time_limits(env))
+        limits.append(time_limit_of(env))
         return env
 
     packing = find_packing(make, spec.env_id)
-    return packing, min(limits, default=None)
+    return packing, limits[0]
 
 
 def _make_several(
@@ -171,7 +176,7 @@ def _make_several(
     envs: list[SubEnv] = []
     try:
         while len(envs) < n:
-            envs.append(SubEnv(_make_single(spec, found, render_mode), packing))
+            envs.append(SubEnv(make_single(spec, found, render_mode), packing))
     except UsageError as error:
         made = len(envs)
         if not made:
@@ -192,7 +197,12 @@ def _native_episodes(spec: EnvSpec, found: Registered, n: int) -> NativeEpisodes
     return NativeEpisodes(native, spec.env_id) if isinstance(native, SeededCartPole) else None
 
 
-def _make_single(spec: EnvSpec, found: Registered, render_mode: str | None = None) -> gym.Env:
+def make_single(spec: EnvSpec, found: Registered, render_mode: str | None = None) -> gym.Env:
+    """One env as Gymnasium gives it, in its wrappers; what it gives is not looked at yet.
+
+    Raises:
+        UsageError: it cannot be made, or a wrapper does not suit it.
+    """
     # Gymnasium's own record instead of the id: no warnings about versions, and it reaches spawned workers whole.
     kwargs = copy.deepcopy(spec.kwargs)
     drawn_as = PICTURES if pictures_wanted(spec.wrappers) else render_mode
@@ -227,14 +237,6 @@ def _check_new(env: gym.Env, env_id: str) -> None:
         _made.add(inner)
 
 
-def _time_limits(env: gym.Env) -> Iterator[int]:
-    """Env steps of every time limit around an env, whoever put it there."""
-    while isinstance(env, gym.Wrapper):
-        if isinstance(env, gym.wrappers.TimeLimit):
-            yield int(env._max_episode_steps)
-        env = env.env
-
-
 def _runs_natively(spec: EnvSpec, found: Registered, vector: str) -> bool:
     obstacle = why_not_native(found, spec.kwargs, spec.wrappers)
     if vector == "native" and obstacle is not None:
@@ -248,7 +250,7 @@ def _make_pool(spec: EnvSpec, found: Registered, total: int) -> PoolVectorEnv:
     limit = spec.max_episode_steps or found.max_episode_steps
     limits = {} if limit is None else {"max_episode_steps": limit}
     pool = PoolVectorEnv(found.id, total, {**spec.kwargs, **limits})
-    check_same_spaces(pool, _packing(spec, found)[0], found.id)
+    check_same_spaces(pool, packing_of(spec, found)[0], found.id)
     return pool
 
 

@@ -33,6 +33,7 @@ API = (
     "Listener",
     "Played",
     "Run",
+    "check",
     "collect",
     "collect_random",
     "compress",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from rlab.api import Listener as Listener
     from rlab.api import Played as Played
     from rlab.api import Run as Run
+    from rlab.api import check as check
     from rlab.api import collect as collect
     from rlab.api import collect_random as collect_random
     from rlab.api import compress as compress

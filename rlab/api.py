@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rlab.cli.aliases import answering, check_not_a_policy
+from rlab.cli.checking import check
 from rlab.cli.collecting import collect, collect_random
 from rlab.cli.collecting import merge as merge_datasets
 from rlab.cli.compressing import compress
@@ -34,6 +35,7 @@ __all__ = [
     "Listener",
     "Played",
     "Run",
+    "check",
     "collect",
     "collect_random",
     "compress",

@@ -25,6 +25,7 @@ VERBS = {
     "eval": Verb("rlab.cli.eval:run", "judge a trained policy on seeds of its own"),
     "play": Verb("rlab.cli.play:run", "watch a trained policy, in a window or as a film"),
     "resume": Verb("rlab.cli.resume:run", "go on with a run from its last save"),
+    "check": Verb("rlab.cli.check:run", "play an env with random actions and report what is wrong with it"),
     "trust": Verb("rlab.cli.trust:run", "let the code of a module run in this folder without --trust on every command"),
     "list": Verb("rlab.cli.list:run", "list agents, envs, experiments, runs, datasets or metrics"),
     "collect": Verb("rlab.cli.collect:run", "record episodes of a policy, or of random actions, as a dataset"),

@@ -191,12 +191,17 @@ def test_a_run_in_an_env_of_this_process_alone_is_played_where_the_env_is_given_
     assert judged.returns.tolist() == run.evaluation.returns.tolist()  # with the gift that the run was trained with
     assert rlab.load(run.path)(np.zeros(1, np.float32)) in (0, 1)
     assert api.collect(run.path, tmp_path / "data", env=Mine, episodes=2).path.is_dir()
-    for words in (["eval", str(run.path)], ["resume", str(run.path)], ["play", str(run.path), "--video", "x.gif"]):
+    for words in (
+        ["eval", str(run.path)],
+        ["resume", str(run.path), "--env-steps", "32"],
+        ["play", str(run.path), "--video", "x.gif"],
+    ):
         assert main(words) != 0
         only_line(capsys)
     for call in (lambda: rlab.evaluate(run.path), lambda: rlab.finetune(run.path)):
         with pytest.raises(UsageError, match="pass it again from Python"):
             call()
+    assert rlab.resume(run.path, env=Mine, env_steps=32).time == 32
     settings = {name: value for name, value in TINY.items() if name != "hidden"}
     tuned = rlab.finetune(run.path, env=Mine, out=tmp_path / "tuned", **settings)
     assert config(tuned)["local"] is True

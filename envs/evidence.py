@@ -1,0 +1,284 @@
+"""An env is played with random actions and watched closely: the evidence that `checkup` judges."""
+
+import contextlib
+import io
+import os
+import random
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from rlab.envs.checks import EnvError
+from rlab.envs.obs_checks import first_not_held, float32_holds
+from rlab.envs.packing import Packing
+from rlab.envs.sub_env import SubEnv, SubEnvError
+from rlab.errors import RlabWarning
+from rlab.networks.spaces import Masked, choices
+
+REPLAYED = 200  # steps that are played a second time, to see whether they come out the same
+FIRST_EPISODE = 20  # times the steps that were asked for
+TIME_LIMIT = 20.0  # seconds of play; a slow env is judged by fewer steps
+GLOBAL_SEED = 20_261  # of the global generators while an env is watched
+STOPS = ("raised", "reset", "step")  # faults after which an env cannot be played on
+
+Move = tuple[
+    Any, Any, float, bool, bool
+]  # action, observation, reward, terminated, truncated; a reset has None, 0, ...
+
+
+@dataclass
+class Evidence:
+    """What was seen of one env."""
+
+    steps: int = 0
+    seconds: float = 0.0  # that the env spent in `step`
+    returns: list[float] = field(default_factory=list)  # of whole episodes
+    lengths: list[int] = field(default_factory=list)
+    faults: dict[str, EnvError] = field(default_factory=dict)  # the first of each kind
+    fault_at: dict[str, int] = field(default_factory=dict)  # steps taken before it
+    moves: list[Move] = field(default_factory=list)  # the first of them
+    action_changed: bool = False  # the env wrote into the action
+    obs_reused: bool = False  # an observation changed after it was given
+    largest_obs: float = 0.0  # in absolute value, of floats
+    largest_reward: float = 0.0
+    rewarded: bool = False  # whether any reward was not 0
+
+    def add_fault(self, fault: EnvError) -> None:
+        """Keep a fault, unless there was one of its kind."""
+        if fault.kind not in self.faults:
+            self.faults[fault.kind], self.fault_at[fault.kind] = fault, self.steps
+
+    def stopped(self) -> bool:
+        """Whether the env failed so that it could not be played on."""
+        return any(kind in self.faults for kind in STOPS)
+
+
+class Watched(gym.Wrapper):
+    """Between an env with its wrappers and `SubEnv`: sees what comes in and out, before rlab copies or checks it."""
+
+    def __init__(self, env: gym.Env, evidence: Evidence) -> None:
+        super().__init__(env)
+        self.evidence = evidence
+        self.result: Any = None  # of the last step
+        self._given: list[tuple[np.ndarray, np.ndarray]] = []  # arrays of the last observation, as given and as a copy
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        result = self.env.reset(seed=seed, options=options)
+        self._look(result[0])
+        return result
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        before = np.array(action)
+        began = time.perf_counter()
+        self.result = result = self.env.step(action)
+        self.evidence.seconds += time.perf_counter() - began
+        self.evidence.action_changed |= not _same(before, action)
+        self._look(result[0])
+        return result
+
+    def _look(self, obs: Any) -> None:
+        self.evidence.obs_reused |= any(not _same(given, copy) for given, copy in self._given)
+        self._given = [(array, array.copy()) for array in _arrays(obs)]
+
+
+def play(env: gym.Env, packing: Packing, steps: int, seed: int) -> Evidence:
+    """Play an env with random actions, its first episode from `seed` and the others as they come."""
+    evidence = Evidence()
+    watched = Watched(env, evidence)
+    player = SubEnv(watched, packing)
+    env.action_space.seed(seed)
+    deadline = time.monotonic() + TIME_LIMIT
+    first: int | None = seed
+    while evidence.steps < steps and time.monotonic() < deadline and not evidence.stopped():
+        # The first episode may take longer: whether any ends at all is not told by a few steps.
+        _episode(player, watched, evidence, steps if evidence.returns else FIRST_EPISODE * steps, deadline, first)
+        first = None
+    return evidence
+
+
+def _episode(
+    player: SubEnv, watched: Watched, evidence: Evidence, steps: int, deadline: float, seed: int | None
+) -> None:
+    obs = _tried(evidence, lambda: player.reset(seed=seed)[0])
+    _keep(evidence, (None, obs, 0.0, False, False), obs)
+    total, length = 0.0, 0
+    while evidence.steps < steps and time.monotonic() < deadline and not evidence.stopped():
+        action = random_action(player.env.action_space, player.packing, obs)
+        evidence.steps += 1
+        result = _tried(evidence, lambda chosen=action: player.step(chosen))  # type: ignore[misc]
+        if evidence.stopped():
+            return
+        obs, reward, terminated, truncated = (None, *_as_far_as_known(watched.result)) if result is None else result[:4]
+        _keep(evidence, (action, obs, reward, terminated, truncated), obs)
+        _look_at_reward(evidence, reward)
+        total, length = total + reward, length + 1
+        if terminated or truncated:
+            evidence.returns.append(total)
+            evidence.lengths.append(length)
+            return
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where a second play of the same moves came out otherwise."""
+
+    move: int  # 0: the first observation
+    size: float  # of the largest difference in the observation, relative to its largest number; inf: of another kind
+
+
+def replay(env: gym.Env, packing: Packing, moves: list[Move], seed: int) -> Difference | None:
+    """Take the same moves in another env, or in the same one anew; None where all of them come out the same."""
+    player = SubEnv(env, packing)
+    for index, (action, obs, reward, terminated, truncated) in enumerate(moves):
+        try:
+            if action is None:
+                found: tuple[Any, ...] = (player.reset(seed=seed if index == 0 else None)[0], 0.0, False, False)
+            else:
+                found = player.step(action)[:4]
+        except SubEnvError:
+            return None if obs is None else Difference(index, np.inf)
+        if obs is None:  # what it gave was refused the first time
+            return None
+        same = np.array_equal(found[0], obs, equal_nan=np.asarray(obs).dtype.kind == "f")
+        if not (same and found[1:] == (reward, terminated, truncated)):
+            return Difference(index, _distance(obs, found[0]) if found[2:] == (terminated, truncated) else np.inf)
+    return None
+
+
+def _distance(one: Any, other: Any) -> float:
+    if np.asarray(one).dtype.kind != "f":
+        return np.inf
+    return float(np.abs(one - other).max() / max(1.0, np.abs(one).max())) if np.size(one) else 0.0
+
+
+def random_action(space: gym.Space, packing: Packing, obs: Any) -> Any:
+    """A random action that the mask behind a packed observation, if there is one, allows."""
+    if not isinstance(packing.obs_space, Masked) or obs is None:
+        return space.sample()
+    bits = (obs[-packing.obs_space.size :] != 0).astype(np.int8)
+    if not bits.any():
+        return space.sample()
+    if isinstance(space, gym.spaces.Discrete):
+        return space.sample(mask=bits)
+    parts = np.split(bits, np.cumsum(choices(packing.action_space))[:-1])
+    picked = [int(np.flatnonzero(part)[space.np_random.integers(np.count_nonzero(part))]) for part in parts]
+    start = np.asarray(getattr(space, "start", 0))
+    return np.asarray(picked).reshape(space.shape or ()).astype(space.dtype) + start
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[Callable[[], tuple[str, list[str]]]]:
+    """Nothing that an env prints or warns of reaches the terminal; the call that it gives says what it was."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for category in (DeprecationWarning, PendingDeprecationWarning, ResourceWarning, RlabWarning):
+            # meant for who wrote a module, or found out here anyway
+            warnings.simplefilter("ignore", category)
+        yield lambda: (out.getvalue(), list(dict.fromkeys(str(each.message) for each in said)))
+
+
+class GlobalGenerators:
+    """The global generators of random, NumPy and torch: seeded alike for every play, and put back in the end."""
+
+    def __init__(self) -> None:
+        self._torch = sys.modules.get("torch")
+        self._saved = self._states()
+
+    def seed(self) -> None:
+        """Begin them anew, as each worker's are in training."""
+        random.seed(GLOBAL_SEED)
+        np.random.seed(GLOBAL_SEED)  # the global one is meant
+        if self._torch is not None:
+            self._torch.random.default_generator.manual_seed(GLOBAL_SEED)
+        self._seeded = self._states()
+
+    def used(self) -> tuple[str, ...]:
+        """Those that were drawn from since `seed`."""
+        return tuple(name for name, state in self._states().items() if not _same_state(state, self._seeded[name]))
+
+    def restore(self) -> None:
+        """Leave them as they were found."""
+        random.setstate(self._saved["random"])
+        np.random.set_state(self._saved["np.random"])
+        if self._torch is not None:
+            self._torch.set_rng_state(self._saved["torch"])
+
+    def _states(self) -> dict[str, Any]:
+        states: dict[str, Any] = {"random": random.getstate(), "np.random": np.random.get_state()}
+        return states if self._torch is None else {**states, "torch": self._torch.get_rng_state()}
+
+
+@contextlib.contextmanager
+def folder_kept() -> Iterator[Callable[[], bool]]:
+    """Return to the working folder in the end; the call that it gives says whether it was left."""
+    here = os.getcwd()
+    try:
+        yield lambda: os.getcwd() != here
+    finally:
+        os.chdir(here)
+
+
+def _tried(evidence: Evidence, call: Callable[[], Any]) -> Any:
+    """What a call gives; None, and its fault as evidence, where rlab would refuse it."""
+    try:
+        return call()
+    except SubEnvError as error:
+        evidence.add_fault(error.fault)
+        return None
+
+
+def _as_far_as_known(result: tuple[Any, ...]) -> tuple[float, bool, bool]:
+    """Reward and flags of a step that was refused, for the play to go on."""
+    _, reward, terminated, truncated, _ = result
+    number = float(reward) if isinstance(reward, int | float | np.number) else 0.0
+    return number, terminated is True or terminated == 1, truncated is True or truncated == 1
+
+
+def _keep(evidence: Evidence, move: Move, obs: Any) -> None:
+    if len(evidence.moves) < REPLAYED:
+        evidence.moves.append(move)
+    values = np.asarray(0.0 if obs is None else obs)
+    if values.dtype.kind != "f":
+        return
+    if not float32_holds(values):
+        evidence.add_fault(first_not_held("observation", values[None])[1])
+    elif values.size:
+        evidence.largest_obs = max(evidence.largest_obs, float(np.abs(values).max()))
+
+
+def _look_at_reward(evidence: Evidence, reward: float) -> None:
+    values = np.array([reward])
+    if not float32_holds(values):
+        evidence.add_fault(first_not_held("reward", values)[1])
+        return
+    evidence.largest_reward = max(evidence.largest_reward, abs(reward))
+    evidence.rewarded |= reward != 0.0
+
+
+def _arrays(obs: Any) -> Iterator[np.ndarray]:
+    if isinstance(obs, np.ndarray):
+        yield obs
+    elif isinstance(obs, Mapping):
+        for part in obs.values():
+            yield from _arrays(part)
+    elif isinstance(obs, tuple | list):
+        for part in obs:
+            yield from _arrays(part)
+
+
+def _same(before: Any, after: Any) -> bool:
+    one, other = np.asarray(before), np.asarray(after)
+    return one.shape == other.shape and bool(np.array_equal(one, other, equal_nan=one.dtype.kind == "f"))
+
+
+def _same_state(one: Any, other: Any) -> bool:
+    if isinstance(one, tuple):
+        return all(_same_state(a, b) for a, b in zip(one, other, strict=True))
+    return bool(np.array_equal(np.asarray(one), np.asarray(other)))

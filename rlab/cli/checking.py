@@ -1,0 +1,63 @@
+"""`rlab.check`: what training in an env would stumble over, and which agents can learn in it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from rlab.agents import AGENTS, check_action_space, load_agent
+from rlab.cli.request import data_of
+from rlab.envs import Checkup, EnvLike, Finding, check_env, env_spec
+from rlab.envs.checkup import STEPS
+from rlab.errors import UsageError
+from rlab.networks.spaces import Leaf
+
+
+def check(
+    env: EnvLike,
+    *,
+    env_kwargs: Sequence[str] | Mapping[str, Any] = (),
+    wrappers: Sequence[str] = (),
+    max_episode_steps: int | None = None,
+    steps: int = STEPS,
+    seed: int = 0,
+) -> Checkup:
+    """Play an env with random actions and report, as a linter does, what is wrong with it and how to mend it.
+
+        print(rlab.check(MyEnv).report())
+
+    Args:
+        env, env_kwargs, wrappers: as for `train`.
+        max_episode_steps: replaces the env's own time limit.
+        steps: of random play, over all episodes.
+        seed: of the first episode.
+
+    Raises:
+        UsageError: the env, a keyword or a wrapper does not exist.
+    """
+    try:
+        spec = env_spec(env, env_kwargs, wrappers, max_episode_steps)
+    except UsageError as error:
+        if "config.json" not in str(error):  # else it is a keyword that no run can keep
+            raise
+        return Checkup(str(env), (Finding("keywords", "error", str(error), "give it in a function of your own"),))
+    found = check_env(spec, steps, seed)
+    if found.packing is None:
+        return found
+    able = agents_for(found.packing.action_space, spec.env_id)
+    if any(data_of(agent) != "dataset" for agent in able):
+        return replace(found, agents=able)
+    what = f"no agent chooses actions {found.packing.action_space}"
+    fix = "change the action space, or use a wrapper that does: --wrapper DiscretizeAction"
+    return replace(found, agents=able, findings=(Finding("no-agent", "error", what, fix), *found.findings))
+
+
+def agents_for(space: Leaf, env_id: str) -> tuple[str, ...]:
+    """The registered agents that choose such actions."""
+    able = []
+    for name in sorted(AGENTS):
+        try:
+            check_action_space(name, load_agent(name), space, env_id)
+        except UsageError:
+            continue
+        able.append(name)
+    return tuple(able)
