@@ -11,7 +11,18 @@ import numpy as np
 
 from rlab.errors import RlabError
 
-KINDS = ("raised", "reset", "step", "observation", "mask", "reward", "terminated", "truncated", "not finite")
+KINDS = (
+    "raised",
+    "spaces",
+    "reset",
+    "step",
+    "observation",
+    "mask",
+    "reward",
+    "terminated",
+    "truncated",
+    "not finite",
+)
 _FAILURES = ("raised", "mask", "not finite")  # kinds whose reason follows a colon
 TOO_LARGE = "which float32 does not hold"
 RESET_RULE = "reset must return two values, obs and info (a dict)"

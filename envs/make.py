@@ -13,6 +13,7 @@ from gymnasium.envs.registration import EnvSpec as Registered
 from gymnasium.vector import AutoresetMode
 
 from rlab.envs.adapter import GymVectorEnv
+from rlab.envs.checks import OLD_GYM
 from rlab.envs.drawing import creator, drawing, make_drawn
 from rlab.envs.episodes import NativeEpisodes, SingleEpisodes, time_limit_of
 from rlab.envs.native import SeededCartPole, make_native, why_not_native
@@ -63,6 +64,8 @@ def make_vec(spec: EnvSpec, seeds: tuple[int, ...], num_envs: int, vector: str =
             env = vectorize(makers, autoreset_mode=AutoresetMode.SAME_STEP, copy=False)  # GymVectorEnv copies
         except SubEnvError as error:
             raise RlabError(f"{spec.env_id} could not be started: {error}") from error
+        except RuntimeError as error:  # of Gymnasium's vector envs, which compare the spaces
+            raise RlabError(f"{spec.env_id} has other spaces each time it is made: {error}") from error
     return GymVectorEnv(env, seeds, spec.env_id, obs_space, limit)
 
 
@@ -214,7 +217,8 @@ def make_single(spec: EnvSpec, found: Registered, render_mode: str | None = None
     except UsageError:
         raise
     except Exception as error:  # a constructor may raise anything about its arguments or a missing package
-        raise UsageError(f"{spec.env_id} cannot be made: {error}") from error
+        old = f". {OLD_GYM}" if "gymnasium.Env" in str(error) else ""  # Gymnasium says that it is no subclass
+        raise UsageError(f"{spec.env_id} cannot be made: {error}{old}") from error
     _check_new(env, spec.env_id)
     env = apply_wrappers(with_interface_check(env), spec.wrappers)
     refuse_running_statistics(env, spec.env_id)

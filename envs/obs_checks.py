@@ -246,6 +246,20 @@ def _squares_below(values: np.ndarray, limit: float) -> bool:
     return bool(np.vdot(values, values) < limit)
 
 
+def same_form(one: Space, other: Space) -> bool:
+    """Whether two spaces differ in nothing but the bounds of their Boxes, which a network does not depend on."""
+    if isinstance(one, Box) and isinstance(other, Box):
+        return (one.shape, one.dtype) == (other.shape, other.dtype)
+    if isinstance(one, Dict) and isinstance(other, Dict):
+        names = [name for name, _ in one.items] == [name for name, _ in other.items]
+        return names and all(map(same_form, one.parts, other.parts))
+    if isinstance(one, Tuple) and isinstance(other, Tuple):
+        return len(one.items) == len(other.items) and all(map(same_form, one.parts, other.parts))
+    if isinstance(one, Masked) and isinstance(other, Masked):
+        return one.size == other.size and same_form(one.obs, other.obs)
+    return one == other
+
+
 def space_words(space: Space) -> str:
     """A space for people, with the integers that it takes."""
     if isinstance(space, Discrete):

@@ -10,10 +10,10 @@ import gymnasium as gym
 import numpy as np
 
 from rlab.envs.ids import Package
+from rlab.envs.obs_checks import same_form
 from rlab.envs.packing import Packing
 from rlab.envs.spaces import space_from_gym
 from rlab.errors import UsageError, extra
-from rlab.networks.spaces import Box, Space
 
 ENVPOOL = Package("EnvPool", "envpool", extra("envpool"))
 
@@ -90,15 +90,8 @@ def check_same_spaces(pool: PoolVectorEnv, single: Packing, env_id: str) -> None
     }
     for what, (gym_space, theirs) in pairs.items():
         ours = space_from_gym(gym_space, f"EnvPool's {env_id}")
-        if not _same(ours, theirs):
+        if not same_form(ours, theirs):
             raise UsageError(
                 f"EnvPool's {env_id} has {what} {ours}, Gymnasium's has {theirs}: a policy would not fit both. "
                 "Use --vector sync or async"
             )
-
-
-def _same(ours: Space, theirs: Space) -> bool:
-    """Bounds of a Box may differ by rounding; all else must agree."""
-    if isinstance(ours, Box) and isinstance(theirs, Box):
-        return (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
-    return ours == theirs

@@ -14,8 +14,9 @@ from gymnasium.wrappers import PassiveEnvChecker
 
 from rlab.envs import checks
 from rlab.envs.checks import EnvError
-from rlab.envs.obs_checks import obs_reader
+from rlab.envs.obs_checks import obs_reader, same_form
 from rlab.envs.packing import MASK_METHOD, Packing, close_or_warn, mask_method, plain_packing
+from rlab.envs.spaces import space_from_gym
 from rlab.errors import RlabError
 from rlab.networks.spaces import MASK_KEY, Leaf, Masked, choices
 
@@ -61,6 +62,7 @@ class SubEnv(gym.Wrapper):
         self.index = index
         self._seed: int | None = None  # of the episode under way, and its steps so far
         self._steps = 0
+        self._other_spaces = _other_spaces(env, self.packing)
         space = self.packing.obs_space
         if not isinstance(space, Leaf):
             dtype = np.dtype(space.dtype)
@@ -76,6 +78,8 @@ class SubEnv(gym.Wrapper):
             SubEnvError: the env raised, or gave what it may not give.
         """
         self._seed, self._steps = seed, 0
+        if self._other_spaces is not None:  # said here, since a worker process can say nothing when it makes its env
+            raise self._failure(self._other_spaces)
         try:
             obs, info = checks.reset_values(self.env.reset(seed=seed, options=options))
             return self._observe(obs, info), {}
@@ -110,9 +114,7 @@ class SubEnv(gym.Wrapper):
         where, when = f"in the episode of seed {self._seed}", f"at step {self._steps}"
         return SubEnvError(self.index, fault, fault.told(self.packing.env_id, where, when))
 
-    def _observe(
-        self, obs: Any, info: Mapping[str, Any], terminated: bool = False, truncated: bool = False
-    ) -> Any:
+    def _observe(self, obs: Any, info: Mapping[str, Any], terminated: bool = False, truncated: bool = False) -> Any:
         if self._mask is None:
             return self._read(obs)
         return self._mask.observe(self._read, obs, info, terminated, truncated)
@@ -129,9 +131,7 @@ class _MaskReader:
         # where the bits of each choice begin
         self._first_bits = list(accumulate(choices(packing.action_space), initial=0))[:-1]
 
-    def observe(
-        self, read: Any, obs: Any, info: Mapping[str, Any], terminated: bool, truncated: bool
-    ) -> np.ndarray:
+    def observe(self, read: Any, obs: Any, info: Mapping[str, Any], terminated: bool, truncated: bool) -> np.ndarray:
         """The observation and its mask as one row.
 
         Raises:
@@ -176,6 +176,22 @@ class InterfaceCheck(gym.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
         return checks.step_values(self.env.step(action))
+
+
+def _other_spaces(env: gym.Env, packing: Packing) -> EnvError | None:
+    """What is wrong where this instance of an env has other spaces than the one that was looked at first."""
+    pairs = (
+        ("observation", env.observation_space, packing.obs_space),
+        ("action", env.action_space, packing.action_space),
+    )
+    for name, gym_space, known in pairs:
+        found = space_from_gym(gym_space, f"the {name} space of {packing.env_id}")
+        # a mask that is not a part of the observation's own space comes beside it
+        expected = known.obs if isinstance(known, Masked) and not isinstance(found, Masked) else known
+        if not same_form(found, expected):
+            why = f"though another instance of it has {expected}; one env id has the same spaces every time"
+            return EnvError("spaces", f"has the {name} space {found}", why)
+    return None
 
 
 def with_interface_check(env: gym.Env) -> gym.Env:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rlab.envs import EnvSpec, GymVectorEnv, make_env, make_episodes, make_vec
-from rlab.errors import RlabError, RlabWarning
+from rlab.errors import RlabError, RlabWarning, UsageError
 from rlab.evaluation.evaluate import evaluate
 from rlab.evaluation.record import record
 from rlab.experience.collector import Collector
@@ -435,6 +435,41 @@ def test_a_reset_that_forgets_its_info_is_named_through_any_wrapper(register):
     spec = EnvSpec(register(Two), wrappers=(("FlattenObservation", {}),))
     with pytest.raises(RlabError, match=r"returned \[0.0, 0.0\] of shape \(2,\) from reset, but reset must return two"):
         make_vec(spec, (0,), 1)
+
+
+def test_an_env_that_is_not_gymnasiums_is_refused_with_what_to_do(register):
+    class Stranger:
+        observation_space, action_space = UNIT, UNIT
+
+    with pytest.raises(UsageError, match=r"must inherit from the gymnasium.Env class.*shimmy:GymV21Environment-v0"):
+        make_vec(EnvSpec(register(Stranger)), (0,), 1)
+
+
+@pytest.mark.parametrize("vector", VECTORS)
+def test_an_env_whose_instances_have_other_spaces_is_named(register, vector):
+    def growing(part, from_instance):
+        made = []
+
+        def make():
+            env = Odd()
+            made.append(env)
+            if len(made) > from_instance:
+                setattr(env, part, gym.spaces.Discrete(9))
+            return env
+
+        return EnvSpec(register(make))
+
+    for part, name in (("observation_space", "observation"), ("action_space", "action")):
+        env = make_vec(growing(part, 1), (3,), 1, vector)  # all but the probe
+        with pytest.raises(RlabError, match=f"has the {name} space Discrete.n=9.* in env 0 of seed 3, though another"):
+            env.reset()
+        env.close()
+        episodes = make_episodes(growing(part, 1), 1)
+        with pytest.raises(RlabError, match=f"has the {name} space Discrete.n=9.* in the episode of seed 4, though"):
+            episodes.reset([4])
+        if vector == "sync":
+            with pytest.raises(RlabError, match="has other spaces each time it is made"):
+                make_vec(growing(part, 2), (3,), 2, vector)
 
 
 class Unclosable(Odd):
