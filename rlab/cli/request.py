@@ -149,11 +149,11 @@ class Request:
         return first | {self.unit: self.budget} | changed
 
     def _asked_for(self) -> str:
-        """`experiment dqn-cartpole, gamma=0.9`: where settings come from, and those that were named."""
+        """`gamma=0.9, experiment dqn-CartPole-v1`: the settings that were named, and where others come from."""
         values, origins = self.logged(), self.origins
         named = [n for n, origin in origins.items() if origin == COMMAND_LINE and n not in BOOKKEEPING]
         given = [f"{name}={values[name]}" for name in named if name not in ("seeds", self.unit)]
-        return ", ".join([*sorted(set(origins.values()) - {DEFAULT, COMMAND_LINE}), *given]) or "defaults"
+        return ", ".join([*given, *sorted(set(origins.values()) - {DEFAULT, COMMAND_LINE})]) or "defaults"
 
 
 def foreign_agent_module(agent: str) -> list[str]:

@@ -141,9 +141,9 @@ class Session:
                     films = self._films(folder, resume_at, log)
                     hearing: list[Listener] = [self.best, log, *rest, *films, _Saver(self, folder), *listeners]
                     hearing.append(audience)
-                    on_episode: list[Hear] = [each.on_episode for each in rest]
-                    on_episode += [audience.on_episode] if audience.hears("on_episode") else []
-                    loop = self._loop(lambda: stop.is_set() or audience.wants_stop, hearing, on_episode)
+                    on_episodes: list[Hear] = [each.on_episodes for each in rest]
+                    on_episodes += [audience.on_episodes] if audience.hears("on_episode") else []
+                    loop = self._loop(lambda: stop.is_set() or audience.wants_stop, hearing, on_episodes)
                     if state is None and isinstance(self.store, Demonstrations):
                         self.agent.study(*map(torch.from_numpy, self.store.observations()))
                     if state is not None:
@@ -221,7 +221,7 @@ class Session:
         return [Films(folder.path, env, first, every, TRAINING_EPISODE_SEED, resume_at, show)]
 
     def _loop(
-        self, should_stop: Callable[[], bool], listeners: Sequence[Listener], on_episode: Sequence[Hear]
+        self, should_stop: Callable[[], bool], listeners: Sequence[Listener], on_episodes: Sequence[Hear]
     ) -> Loop:
         run = self.request.run
         rest = (
@@ -232,7 +232,7 @@ class Session:
         )
         kind = self._feed.loop
         if issubclass(kind, EnvLoop):
-            self.loop: Loop = kind(self.agent, Collector(self.env), self.store, run.env_steps, *rest, on_episode)
+            self.loop: Loop = kind(self.agent, Collector(self.env), self.store, run.env_steps, *rest, on_episodes)
         else:
             assert issubclass(kind, DatasetLoop)
             held_out = None if self._held_out is None else self._held_out.rows_in_order()

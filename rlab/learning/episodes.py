@@ -7,11 +7,11 @@ import numpy as np
 from rlab.experience.collector import Episode
 from rlab.learning.listeners import FinishedEpisode
 
-Hear = Callable[[FinishedEpisode], None]
+Hear = Callable[[Sequence[FinishedEpisode]], None]  # of one vector step
 
 
 class EpisodeBook:
-    """Mean return and length per member since the last row of metrics; tells of each episode whoever wants to hear."""
+    """Mean return and length per member since the last row of metrics; hands the episodes to those who want them."""
 
     def __init__(self, seeds: Sequence[int], hearers: Sequence[Hear] = ()) -> None:
         self._seeds, self._hearers = tuple(seeds), tuple(hearers)
@@ -26,8 +26,11 @@ class EpisodeBook:
             self._returns[e.member] += e.episode_return
             self._lengths[e.member] += e.length
             self._counts[e.member] += 1
+        if self._hearers:
+            seeds = self._seeds
+            told = [FinishedEpisode(seeds[e.member], e.env, e.episode_return, e.length, env_steps) for e in episodes]
             for hear in self._hearers:
-                hear(FinishedEpisode(self._seeds[e.member], e.env, e.episode_return, e.length, env_steps))
+                hear(told)
 
     def take(self) -> dict[str, np.ndarray]:
         """The means `[S]`, NaN where a member finished none; then begin anew."""

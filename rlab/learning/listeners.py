@@ -11,6 +11,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,8 @@ class Listener:
         """A checkpoint and the policies have just been written."""
 
     def on_episode(self, episode: FinishedEpisode) -> bool | None:
-        """An episode of training ended. A run that learns from a dataset plays none."""
+        """An episode of training ended; called often, so it should be quick. A run that learns from a dataset plays
+        none."""
 
     def on_end(self, run: Any) -> None:
         """Training is over, however it ended, and everything is written; `run` is what `rlab.train` returns."""
@@ -109,36 +111,45 @@ class Audience:
         return any(method in heard for heard in self._heard)
 
     def on_start(self, run: Any) -> None:
-        self._tell("on_start", None, lambda: (run,))
+        self._tell("on_start", None, [lambda: (run,)])
 
     def on_metrics(self, env_steps: int, metrics: Mapping[str, np.ndarray]) -> None:
-        self._tell("on_metrics", env_steps, lambda: (env_steps, {tag: np.array(v) for tag, v in metrics.items()}))
+        self._tell("on_metrics", env_steps, [lambda: (env_steps, {tag: np.array(v) for tag, v in metrics.items()})])
 
     def on_evaluation(self, env_steps: int, returns: np.ndarray, lengths: np.ndarray) -> None:
-        self._tell("on_evaluation", env_steps, lambda: (env_steps, np.array(returns), np.array(lengths)))
+        self._tell("on_evaluation", env_steps, [lambda: (env_steps, np.array(returns), np.array(lengths))])
 
     def on_save(self, env_steps: int) -> None:
-        self._tell("on_save", env_steps, lambda: (env_steps,))
+        self._tell("on_save", env_steps, [lambda: (env_steps,)])
 
-    def on_episode(self, episode: FinishedEpisode) -> None:
-        self._tell("on_episode", episode.env_steps, lambda: (episode,))
+    def on_episodes(self, episodes: Sequence[FinishedEpisode]) -> None:
+        """Those of one vector step, each of which `on_episode` is called with."""
+        self._tell("on_episode", episodes[0].env_steps, [partial(tuple, [e]) for e in episodes])
 
     def on_end(self, run: Any) -> None:
-        self._tell("on_end", None, lambda: (run,))
+        self._tell("on_end", None, [lambda: (run,)])
 
-    def _tell(self, method: str, time: int | None, arguments: Callable[[], tuple[Any, ...]]) -> None:
-        for name, heard in zip(self._names, self._heard, strict=True):
-            if method not in heard:
-                continue
-            try:
-                with kept_generators():
-                    answer = heard[method](*arguments())
-            except Exception as error:  # whatever code of a user's may raise
-                self._fail(f"{name}.{method}", time, error)
-                heard.clear()  # it may be in any state: it hears nothing more
-                continue
-            if isinstance(answer, bool | np.bool_) and not answer and self.stopped_by is None:
-                self.stopped_by = name
+    def _tell(self, method: str, time: int | None, calls: Sequence[Callable[[], tuple[Any, ...]]]) -> None:
+        """Call each listener with the arguments of each of `calls`, which are made anew for it."""
+        if not self.hears(method):
+            return
+        with kept_generators():  # it costs as much as many calls
+            for name, heard in zip(self._names, self._heard, strict=True):
+                for arguments in calls:
+                    if method in heard:
+                        self._call(name, method, time, heard, arguments())
+
+    def _call(
+        self, name: str, method: str, time: int | None, heard: dict[str, Callable[..., Any]], arguments: tuple[Any, ...]
+    ) -> None:
+        try:
+            answer = heard[method](*arguments)
+        except Exception as error:  # whatever code of a user's may raise
+            self._fail(f"{name}.{method}", time, error)
+            heard.clear()  # it may be in any state: it hears nothing more
+            return
+        if isinstance(answer, bool | np.bool_) and not answer and self.stopped_by is None:
+            self.stopped_by = name
 
     def _fail(self, where: str, time: int | None, error: Exception) -> None:
         if self._failure is None:

@@ -222,11 +222,11 @@ class EnvLoop(Loop):
         evaluate: Callable[[], Judgement | None] | None,
         listeners: Sequence[Listener] = (),
         should_stop: Callable[[], bool] = lambda: False,
-        on_episode: Sequence[Hear] = (),
+        on_episodes: Sequence[Hear] = (),
     ) -> None:
         super().__init__(agent, collector.env.seeds, store, env_steps, periods, evaluate, listeners, should_stop)
         self.collector = collector
-        self._episodes = EpisodeBook(self.seeds, on_episode)
+        self._episodes = EpisodeBook(self.seeds, on_episodes)
 
     def _start(self) -> None:
         self.collector.start()

@@ -114,10 +114,10 @@ class EpisodeLog:
         self._file = _File(path, [name for name, _ in EPISODES], kept.tolist())
         self._waiting: list[list[Any]] = []
 
-    def on_episode(self, episode: Finished) -> None:
+    def on_episodes(self, episodes: Sequence[Finished]) -> None:
+        """These ended in one vector step."""
         seconds = round(time.perf_counter() - self._began, 3)
-        e = episode
-        self._waiting.append([e.env_steps, e.seed, e.env, e.episode_return, e.length, seconds])
+        self._waiting += [[e.env_steps, e.seed, e.env, e.episode_return, e.length, seconds] for e in episodes]
 
     def on_metrics(self, env_steps: int, metrics: Any) -> None:
         """Write what has come together since the last report."""

@@ -140,3 +140,25 @@ def test_an_agent_that_steps_no_env_logs_no_episodes(dataset: Path, tmp_path: Pa
 def test_the_command_line_asks_in_the_same_words(tmp_path: Path, road: SimpleNamespace) -> None:
     asked = road.asked("train", "dqn", "CartPole-v1", "--log", "csv", "--log-episodes")
     assert (asked.run.log, asked.run.log_episodes) == ("csv", True)
+
+
+@pytest.mark.parametrize(
+    ("words", "compared"),
+    [
+        (("dqn", "--experiment", "none"), {"Settings": "defaults", "seeds": 1, "env_steps": 100_000}),
+        (("dqn", "--gamma", "0.9", "--seeds", "3", "--log-every", "7"), {"gamma": 0.9, "batch_size": 128, "seeds": 3}),
+        (("ppo", "--experiment", "none", "--clip", "0.1"), {"Settings": "clip=0.1", "clip": 0.1}),
+    ],
+)
+def test_runs_are_compared_by_what_was_asked_for(
+    road: SimpleNamespace, words: tuple[str, ...], compared: dict[str, Any]
+) -> None:
+    found = road.asked("train", words[0], "CartPole-v1", *words[1:]).compared()
+    assert list(found)[:2] == ["Agent", "Env"]
+    assert (found["Agent"], found["Env"]) == (words[0], "CartPole-v1")
+    assert compared.items() <= found.items()
+    assert "log_every" not in found  # it changes nothing of what is learned
+    if "none" in words:
+        assert len(found) <= 6  # nothing that is as it is by default
+    else:
+        assert found["Settings"] == "gamma=0.9, experiment dqn-CartPole-v1"

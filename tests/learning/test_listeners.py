@@ -61,7 +61,7 @@ def test_any_object_with_one_of_the_methods_serves() -> None:
     heard: list[Any] = []
     audience = Audience([SimpleNamespace(on_save=heard.append, on_metrics=partial(print, end="", file=None))])
     audience.on_save(100)
-    audience.on_episode(EPISODE)
+    audience.on_episodes([EPISODE])
     assert heard == [100]
     assert (audience.hears("on_save"), audience.hears("on_episode")) == (True, False)
 
@@ -70,7 +70,7 @@ def test_what_is_only_inherited_is_not_called() -> None:
     recorder = Recorder()
     audience = Audience((recorder,))
     assert [name for name in ("on_metrics", "on_save", "on_episode") if audience.hears(name)] == ["on_episode"]
-    audience.on_episode(EPISODE)
+    audience.on_episodes([EPISODE])
     assert recorder.heard == [EPISODE]
 
 
@@ -119,7 +119,7 @@ def test_who_failed_hears_nothing_more_and_the_others_do() -> None:
     audience = Audience([broken, other])
     audience.on_save(2_000)
     audience.on_save(3_000)
-    audience.on_episode(EPISODE)
+    audience.on_episodes([EPISODE])
     assert (audience.wants_stop, audience.stopped_by, other.heard) == (True, None, [EPISODE])
     with pytest.raises(RlabError) as caught:
         audience.check("It is saved")

@@ -88,7 +88,7 @@ def test_nobody_gets_tables_who_did_not_ask(tmp_path):
 
 def hear(log, *when):
     for env_steps in when:
-        log.on_episode(FinishedEpisode(seed=3, env=1, episode_return=env_steps / 3, length=9, env_steps=env_steps))
+        log.on_episodes([FinishedEpisode(seed=3, env=1, episode_return=env_steps / 3, length=9, env_steps=env_steps)])
     log.on_metrics(when[-1], {})
 
 
