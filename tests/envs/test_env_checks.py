@@ -249,7 +249,7 @@ def test_a_step_that_returns_other_than_five_values_says_what_it_must_return(res
     assert str(caught.value).startswith(f"returned {words} from step, but {rule}")
 
 
-@pytest.mark.parametrize("mask", [[0, 2], [0.5, 1], [1, 1, 1], 1, "ab", None, [[0], [1]]], ids=repr)
+@pytest.mark.parametrize("mask", [[0, 2], [0.5, 1], [1, 1, 1], 1, "ab", None, np.array([[0], [1]])], ids=repr)
 def test_a_mask_is_made_of_zeros_and_ones(mask):
     with pytest.raises(EnvError, match=r"does not fit; expected 2 zeros and ones\.$"):
         mask_bits(mask, 2)
