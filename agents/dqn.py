@@ -22,10 +22,18 @@ from rlab.learning.returns import LOSSES, continuation, max_value, n_step_return
 from rlab.learning.schedules import Schedule
 from rlab.learning.sparsity import GradualPruning
 from rlab.networks.bodies import BodySettings, q_network_spec
+from rlab.networks.own_bodies import Own
 from rlab.networks.policy import Policy, PolicySpec
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Discrete, Masked, Space
-from rlab.networks.spec import StackedNetwork, build, copy_parameters, generator_states, load_generator_states
+from rlab.networks.spec import (
+    StackedNetwork,
+    build,
+    copy_parameters,
+    generator_states,
+    in_training,
+    load_generator_states,
+)
 from rlab.types import Clock, crossed
 
 
@@ -77,9 +85,12 @@ class DQN:
         self._obs_space, self._action_space = obs_space, action_space
         spec = start or _policy_spec(config, obs_space, action_space)
         self.preprocess = Preprocess.from_json(spec.preprocess, obs_space, len(seeds)).to(device)
-        self.q_network = build(spec.network, seeds, "q_network").to(device)
-        self.target_network = build(spec.network, seeds, "q_network").to(device).requires_grad_(False).eval()
+        # trust: who gives a policy to begin with, or names a network, has vouched for its layers
+        self.q_network = build(spec.network, seeds, "q_network", trust=True).to(device)
+        target = build(spec.network, seeds, "q_network", trust=True).requires_grad_(False)
+        self.target_network = target.to(device).eval()
         self._policy = Policy(spec, self.preprocess, self.q_network, seeds).eval()
+        self._training_network = in_training(self.q_network)
         self.pruning = GradualPruning(config.sparsity, self.q_network)
         self.stepper = Stepper(OptimizerSettings.of(config), self.q_network.parameters())
         self.schedule = Schedule(config.lr_schedule, config.lr_final, config.lr_warmup_fraction, config.lr_steps)
@@ -211,16 +222,6 @@ class DQN:
         self._exploration.load_state(state["exploration"])
         load_generator_states(self.q_network, state["dropout"])
 
-    def _training_network(self, obs: Tensor) -> Tensor:
-        """The online network with its dropout on; everywhere else it is off."""
-        if self.config.dropout == 0.0:
-            q: Tensor = self.q_network(obs)
-            return q
-        self.q_network.train()
-        q = self.q_network(obs)
-        self.q_network.eval()
-        return q
-
     @torch.no_grad()
     def _update_target(self, times: int) -> None:
         if self.config.target_tau == 1.0:
@@ -233,7 +234,8 @@ class DQN:
 
 def _policy_spec(config: QLearningConfig, obs_space: Space, action_space: Discrete) -> PolicySpec:
     """The policy that the settings ask for."""
-    body = BodySettings(config.hidden, config.activation, config.layer_norm, config.dropout, config.init)
+    own = Own.of(config)
+    body = BodySettings(config.hidden, config.activation, config.layer_norm, config.dropout, config.init, own=own)
     network = q_network_spec(obs_space, action_space.n, body, config.dueling)
     preprocess = Preprocess(obs_space, config.obs_scaling, config.obs_scale, members=None).to_json()
     return PolicySpec(obs_space, action_space, preprocess, network, DQN.head_json(config, action_space))

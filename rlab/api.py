@@ -14,6 +14,7 @@ from rlab.cli.experiment_files import find_experiment
 from rlab.cli.exporting import export_member as export
 from rlab.cli.finetune import finetuning_defaults, next_agent, refuse_network_settings
 from rlab.cli.judging import FINAL_EPISODE_SEED
+from rlab.cli.own_networks import named_network
 from rlab.cli.playing import Played, play
 from rlab.cli.pretrain import env_for, learner_for, pretraining_defaults
 from rlab.cli.request import Start, complete, request_from_keywords, spec_for
@@ -25,6 +26,7 @@ from rlab.evaluation.evaluate import Evaluation
 from rlab.evaluation.evaluate import evaluate as judge_episodes
 from rlab.learning.listeners import FinishedEpisode, Listener
 from rlab.learning.runtime import own_surroundings
+from rlab.networks.own import Builder, standing_in
 from rlab.networks.policy import MemberPolicy
 from rlab.runs.folder import hardware, versions
 from rlab.runs.policies import load_policy
@@ -83,7 +85,8 @@ def train(
             working folder's `.rlab-trust` lists (`rlab trust my_envs`) are allowed without.
         listeners: objects with some of the methods of `rlab.Listener`, which hear what the run does and may stop it.
         settings: fields of `RunConfig` (`seeds=10`, `env_steps=50_000`), of `SourceConfig` (`teacher="runs/good"`) and
-            of the agent's config (`gamma=0.9`).
+            of the agent's config (`gamma=0.9`). `network` may also be a function that makes the network's body, a plain
+            `torch.nn.Module` or a `NetworkSpec`, out of those of `shape`, `obs_space` and `settings` that it asks for.
 
     Raises:
         UsageError: anything in the request that cannot be.
@@ -91,6 +94,7 @@ def train(
         KeyboardInterrupt: Ctrl+C or SIGTERM, after a save; a second Ctrl+C does not wait for it.
     """
     check_not_a_policy(agent, env if isinstance(env, str) else "")
+    settings = named_network(settings)
     base = env_spec(env)
     if experiment is None and (env_kwargs or base.kwargs or wrappers):
         experiment = "none"
@@ -128,7 +132,7 @@ def pretrain(
     """
     spec = env_for(str(dataset), None if env is None else env_spec(env), trust)
     defaults = pretraining_defaults(method, agent, spec.env_id)
-    settings["dataset"] = str(dataset)
+    settings = {**named_network(settings), "dataset": str(dataset)}
     words = repr(method), f"env={spec.env_id!r}", f"agent={agent!r}"
     request = complete(learner_for(method, agent), spec, defaults, settings, "pretrain", words)
     return unless_interrupted(start(replace(request, for_agent=agent), out, progress, trust, listeners))
@@ -146,6 +150,7 @@ def finetune(
     out: str | Path | None = None,
     progress: bool = False,
     trust: Trust = False,
+    network: Builder | None = None,
     listeners: Sequence[Any] = (),
     **settings: Any,
 ) -> Run:
@@ -157,6 +162,7 @@ def finetune(
         agent: who goes on; None takes the one that trained the run, or after pretraining `double_dqn` or `ppo`.
         member: the training seed that every learner begins with; None: each begins with its own.
         env_kwargs, wrappers, experiment, out, progress, listeners: as for `train`.
+        network: the function that made the network, where only the process that trained could find it.
         settings: fields of `FinetuneConfig` (`strategy="gradual"`), `RunConfig`, `SourceConfig` and the agent's config.
 
     Raises:
@@ -164,15 +170,16 @@ def finetune(
         RlabError: the run failed, or the folder is broken.
         KeyboardInterrupt: Ctrl+C or SIGTERM, after a save; a second Ctrl+C does not wait for it.
     """
-    spec = None if env is None else env_spec(env)
-    saved = open_policy(str(run), trust, spec)
-    spec = (spec or saved.env).changed(env_kwargs or None, wrappers or None)
-    agent = agent or next_agent(saved, trust)
-    refuse_network_settings(frozenset(settings), str(run))
-    defaults = finetuning_defaults(saved, agent, spec, experiment, member)
-    words = repr(str(run)), repr(spec.env_id), f"agent={agent!r}", f"member={member!r}"
-    request = complete(agent, spec, defaults, settings, "finetune", words, Start(str(run), member))
-    return unless_interrupted(start(request, out, progress, trust, listeners))
+    with standing_in(network):
+        spec = None if env is None else env_spec(env)
+        saved = open_policy(str(run), trust, spec)
+        spec = (spec or saved.env).changed(env_kwargs or None, wrappers or None)
+        agent = agent or next_agent(saved, trust)
+        refuse_network_settings(frozenset(settings), str(run))
+        defaults = finetuning_defaults(saved, agent, spec, experiment, member)
+        words = repr(str(run)), repr(spec.env_id), f"agent={agent!r}", f"member={member!r}"
+        request = complete(agent, spec, defaults, settings, "finetune", words, Start(str(run), member))
+        return unless_interrupted(start(request, out, progress, trust, listeners))
 
 
 @answering
@@ -186,6 +193,7 @@ def evaluate(
     wrappers: Sequence[str] | None = None,
     envs: int | None = None,
     env: EnvLike | None = None,
+    network: Builder | None = None,
     trust: Trust = False,
 ) -> Evaluation:
     """Judge the policy of a run or policy folder in the env that it was trained in, as `rlab eval` does.
@@ -196,6 +204,7 @@ def evaluate(
         wrappers: around the env in place of those that it was trained with; None: the same.
         envs: instances of the env at once, in all; None: 10 per member and 64 in all, native ones apart.
         env: makes the env where only the process that trained in it can: `env=MyEnv`; None: the one on record.
+        network: the function that made the network, where only the process that trained could find it.
         seed: of the first episode; episode k has `seed + k`, the same for every member and policy.
         member: training seed of the one to judge; None: all.
         trust: allow layers, envs and wrappers of others that the folder names, which run their code.
@@ -204,7 +213,8 @@ def evaluate(
         UsageError: no such member, or seeds that training may have used.
         RlabError: the folder is missing or broken.
     """
-    saved = open_policy(str(run), trust, env)
+    with standing_in(network):
+        saved = open_policy(str(run), trust, env)
     policy = saved.policy if member is None else saved.policy.only(member)
     spec = saved.env if wrappers is None else saved.env.changed(wrappers=wrappers)
     if stochastic:
@@ -214,7 +224,14 @@ def evaluate(
 
 
 @answering
-def load(path: str | Path, seed: int | None = None, trust: Trust = False, *, sample_seed: int = 0) -> MemberPolicy:
+def load(
+    path: str | Path,
+    seed: int | None = None,
+    trust: Trust = False,
+    *,
+    sample_seed: int = 0,
+    network: Builder | None = None,
+) -> MemberPolicy:
     """The policy of one member of a run or policy folder, as plain `torch.nn` modules on the CPU.
 
     `policy(obs)` takes `[*obs]` or `[B, *obs]`: NumPy gives NumPy, which `env.step` accepts, and torch gives torch.
@@ -225,12 +242,14 @@ def load(path: str | Path, seed: int | None = None, trust: Trust = False, *, sam
         seed: the training seed of the member; None takes the first.
         sample_seed: of the stream that `greedy=False` draws from: the same seed gives the same actions.
         trust: allow layers written by others, which run their code.
+        network: the function that made the network, where only the process that trained could find it.
 
     Raises:
         RlabError: the folder is missing, broken or not ours.
         UsageError: no member has that training seed.
     """
-    policy = load_policy(path, in_force(trust)).policy.member(seed)
+    with standing_in(network):
+        policy = load_policy(path, in_force(trust)).policy.member(seed)
     policy.reseed(sample_seed)
     return policy
 
@@ -242,6 +261,7 @@ def resume(
     progress: bool = False,
     trust: Trust = False,
     env: EnvLike | None = None,
+    network: Builder | None = None,
     listeners: Sequence[Any] = (),
     **settings: Any,
 ) -> Run:
@@ -254,6 +274,7 @@ def resume(
     Args:
         progress: show a bar, as the command line does.
         env: makes the env where only the process that began the run can: `env=MyEnv`.
+        network: the function that made the network, where only the process that trained could find it.
         listeners: as for `train`; those that it had before are not kept.
         trust: allow an agent, env or wrapper of others that the folder names, which runs their code.
         settings: what changes: the budget, `env_steps` or `updates`; and what does not touch learning: `eval_every`,
@@ -264,4 +285,5 @@ def resume(
         UsageError: a setting that cannot change, or a budget that is used up already.
         KeyboardInterrupt: Ctrl+C or SIGTERM, after a save; a second Ctrl+C does not wait for it.
     """
-    return unless_interrupted(go_on(path, settings, progress, trust, listeners, env))
+    with standing_in(network):
+        return unless_interrupted(go_on(path, settings, progress, trust, listeners, env))

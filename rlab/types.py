@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Json = Mapping[str, Any]
+LOCAL = "local:"  # what the name of a function begins with that no other process can import
 
 
 @dataclass(frozen=True, slots=True)

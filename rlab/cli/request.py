@@ -16,11 +16,12 @@ from rlab.learning.finetune_config import FinetuneConfig
 from rlab.runs.config import RunConfig, SourceConfig
 from rlab.runs.folder import versions
 from rlab.trust import Trust, advice, in_force, trusts
+from rlab.types import LOCAL
 
 DEFAULT, COMMAND_LINE = "default", "command line"
 # Settings that say what an agent's networks are: a policy that a run begins with decides them itself.
 NETWORK_SETTINGS = (
-    *("hidden", "activation", "layer_norm", "dropout", "init", "init_gain", "actor_gain", "dueling"),
+    *("network", "hidden", "activation", "layer_norm", "dropout", "init", "init_gain", "actor_gain", "dueling"),
     *("obs_scaling", "obs_scale", "squash", "log_std_init"),
 )
 # Settings that say how a run is watched and where it runs, and change nothing of what is learned.
@@ -108,7 +109,9 @@ class Request:
             UsageError: a setting is unknown or of the wrong type: the run was made by another version.
         """
         env = EnvSpec.from_json(data["env"])
-        check_trust(where, [*foreign_agent_module(data["agent"]), *env.foreign_modules], trust)
+        settings = data["settings"] if isinstance(data.get("settings"), dict) else {}
+        code = [*foreign_agent_module(data["agent"]), *env.foreign_modules, *foreign_network_module(settings)]
+        check_trust(where, code, trust)
         return cls(
             data["agent"],
             env,
@@ -159,6 +162,12 @@ class Request:
 def foreign_agent_module(agent: str) -> list[str]:
     """The module that running this agent imports, where it is none of rlab's."""
     return [agent.partition(":")[0]] if ":" in agent else []
+
+
+def foreign_network_module(settings: Mapping[str, Any]) -> list[str]:
+    """The module that making a network of the user's own imports."""
+    named = str(settings.get("network") or "")
+    return [named.partition(":")[0]] if ":" in named and not named.startswith(LOCAL) else []
 
 
 def check_trust(where: str, modules: Sequence[str], trust: Trust) -> None:

@@ -31,6 +31,7 @@ from rlab.errors import RlabError, UsageError
 from rlab.evaluation.plots import Point, check_drawing, save_front
 from rlab.evaluation.stats import Interval
 from rlab.learning.runtime import own_surroundings
+from rlab.networks.own import check_layers
 from rlab.networks.quantized import CompressedLayer
 from rlab.runs import files
 from rlab.trust import Trust
@@ -195,6 +196,7 @@ def search(
     bounds = Bounds(max_bytes, max_latency_us)
     _check(bounds, candidates)
     order = read_order(run, out, episodes, min_return_ratio, member, updates, trust, env)
+    check_layers(order.parent.network, "--search cannot be done")
     check_drawing()
     tell = say or (lambda line: None)
     with own_surroundings(threads=1):

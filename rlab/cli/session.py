@@ -33,6 +33,7 @@ from rlab.learning.listeners import Audience
 from rlab.learning.loop import EnvLoop, JudgementError, Loop, Periods
 from rlab.learning.runtime import choose_device
 from rlab.networks.images import image_notes
+from rlab.networks.own_bodies import network_notes
 from rlab.runs import files
 from rlab.runs.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from rlab.runs.folder import RESULT, RunFolder
@@ -110,6 +111,8 @@ class Session:
         if not self.env.time_limit:
             lines.append("warning: no time limit is known; --max-episode-steps sets one")
         lines += image_notes(self.env.obs_space)
+        policy, start = self.agent.policy(), self.request.start
+        lines += network_notes(policy, getattr(settings, "network", None) if start is None else None)
         return "\n".join([*lines, *self._said, self.request.tuned()])
 
     def train(

@@ -27,6 +27,7 @@ from rlab.errors import UsageError, unknown
 from rlab.learning.sparsity import MaskedTraining
 from rlab.networks.describe import with_network
 from rlab.networks.lora import merge_policy
+from rlab.networks.own import check_layers
 from rlab.networks.policy import Policy
 from rlab.networks.quantized import CompressedLayer, full_precision
 from rlab.networks.sparse import SparseConv2d, SparseLayer, SparseLinear
@@ -162,7 +163,7 @@ def compress(
     """
     steps = parse_steps(steps) if isinstance(steps, str) else tuple(steps)
     check_order(steps)
-    _check_parent(policy, steps)
+    check_parent(policy, steps)
     parent = merge_policy(policy)
     # Zeros that are worth the packing are kept, stored or trained for; a student has none of them.
     zeros = any(isinstance(layer, SparseLayer) for layer in packed(parent.network).modules())
@@ -233,7 +234,10 @@ def _parsed(word: str, text: str) -> Step:
         raise UsageError(f"step {word!r}: {name} needs {kind.form}, such as {kind.example}.") from None
 
 
-def _check_parent(policy: Policy, steps: Sequence[Step]) -> None:
+def check_parent(policy: Policy, steps: Sequence[Step]) -> None:
+    """Raise UsageError where the first step cannot begin with this policy."""
+    if not STEPS[steps[0].name].fresh:
+        check_layers(policy.network, f"{steps[0]} cannot be done")
     if not STEPS[steps[0].name].fresh and any(_is_rounded(layer) for layer in policy.network.modules()):
         raise UsageError(
             f"the weights of this policy are rounded already, so {steps[0]} cannot be done; start from the policy that "

@@ -23,10 +23,11 @@ from rlab.learning.schedules import Schedule
 from rlab.learning.sparsity import GradualPruning
 from rlab.networks.bodies import BodySettings, actor_network_spec, critic_head_spec, critic_like
 from rlab.networks.heads import STOCHASTIC_HEADS, StochasticHead, build_head, stochastic_head_json
+from rlab.networks.own_bodies import Own
 from rlab.networks.policy import Policy, PolicySpec
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
-from rlab.networks.spec import StackedNetwork, build
+from rlab.networks.spec import StackedNetwork, build, has_dropout
 from rlab.types import Clock
 
 REWARD_SCALINGS = ("none", "running")
@@ -43,6 +44,7 @@ class ActorCriticConfig:
     value_weight: float = 0.5  # of the value's loss beside the policy's; Mnih et al. 2016
     entropy_weight: float = 0.0  # of the entropy in the loss, a reward for acting at random
     entropy_final: float = 1.0  # factor of entropy_weight at the end of the budget, reached linearly
+    network: str | None = None  # module:function of a body of one's own, in place of the layers below
     hidden: tuple[int, ...] | None = None  # of hidden layers; None: 64 64 for vectors, 512 or 128 after convolutions
     activation: Activation = "tanh"  # after every hidden layer; Andrychowicz et al. 2021, section 3.2
     layer_norm: bool = False  # after every hidden layer
@@ -118,10 +120,12 @@ class ActorCritic:
         self._obs_space, self._action_space = obs_space, action_space
         spec = start or actor_spec(config, obs_space, action_space)
         self.head, self.preprocess, self.actor, self._policy = policy_parts(spec, seeds, device)
+        if config.network is not None and start is None and has_dropout(self.actor):
+            raise UsageError(f"{type(self).__name__} learns without dropout; leave it out of the network.")
         top = 2 if spec.network.layers[-1].kind == "log_std" else 1  # layers above the body
         self._body, self._top = self.actor[:-top], self.actor[-top:]  # views of the actor, for a shared body
         critic = (critic_head_spec if config.shared_body else critic_like)(spec.network, config.critic_gain)
-        self.critic = build(critic, seeds, "critic").to(device)
+        self.critic = build(critic, seeds, "critic", trust=True).to(device)
         self.critic.eval()  # what it was made like may have dropout
         self.pruning = GradualPruning(config.sparsity, self.actor)  # with a shared body, of all but the value's layer
         self.stepper = Stepper(OptimizerSettings.of(config), [*self.actor.parameters(), *self.critic.parameters()])
@@ -335,14 +339,15 @@ def policy_parts(
     head = build_head(spec.head, spec.action_space).to(device)
     assert isinstance(head, StochasticHead)  # all of STOCHASTIC_HEADS are
     preprocess = Preprocess.from_json(spec.preprocess, spec.obs_space, len(seeds)).to(device)
-    actor = build(spec.network, seeds, "actor").to(device)
+    actor = build(spec.network, seeds, "actor", trust=True).to(device)
     return head, preprocess, actor, Policy(spec, preprocess, actor, seeds).eval()
 
 
 def actor_spec(config: Any, obs_space: Space, action_space: Space) -> PolicySpec:
     """The policy that settings such as `ActorCriticConfig`'s ask for."""
     head = stochastic_head_json(action_space, config.squash)
-    body = BodySettings(config.hidden, config.activation, config.layer_norm, init=config.init, gain=config.init_gain)
+    own, init, gain = Own.of(config), config.init, config.init_gain
+    body = BodySettings(config.hidden, config.activation, config.layer_norm, init=init, gain=gain, own=own)
     log_std = config.log_std_init if isinstance(action_space, Box) else None
     width = build_head(head, action_space).width
     network = actor_network_spec(obs_space, width, body, config.actor_gain, log_std)

@@ -36,6 +36,7 @@ from rlab.networks.spec import (
     StackedNetwork,
     build,
     generator_states,
+    in_training,
     load_generator_states,
 )
 from rlab.types import Clock
@@ -50,6 +51,7 @@ class CloningConfig:
 
     batch_size: int = 256  # rows per update and member
     learning_rate: float = 1e-3  # of the optimizer
+    network: str | None = None  # module:function of a body of one's own, in place of the layers below
     hidden: tuple[int, ...] | None = None  # of hidden layers; None: 64 64 for vectors, 512 or 128 after convolutions
     activation: Activation = "tanh"  # after every hidden layer
     layer_norm: bool = False  # after every hidden layer
@@ -140,7 +142,7 @@ class Cloner:
 
     def _fresh(self, spec: NetworkSpec, use: str) -> StackedNetwork:
         """A network beside the policy; its dropout, if it has any, is off."""
-        network = build(spec, self.seeds, use).to(self.device)
+        network = build(spec, self.seeds, use, trust=True).to(self.device)  # as the policy's, see `policy_parts`
         network.eval()
         return network
 
@@ -207,20 +209,13 @@ class Cloner:
 
     def _in_training(self, network: nn.Module, features: Tensor) -> Tensor:
         """A network, the actor or a part of it, with its dropout on; everywhere else that is off."""
-        outputs: Tensor
-        if self.config.dropout == 0.0:
-            outputs = network(features)
-            return outputs
-        network.train()
-        outputs = network(features)
-        network.eval()
-        return outputs
+        return in_training(network)(features)
 
 
 def cloning_spec(config: CloningConfig, obs_space: Space, action_space: Space) -> PolicySpec:
     """The policy that the settings ask for."""
     spec = actor_spec(config, obs_space, action_space)
-    network = with_dropout(spec.network, config.dropout)
+    network = spec.network if config.network else with_dropout(spec.network, config.dropout)
     return PolicySpec(obs_space, action_space, spec.preprocess, network, spec.head)
 
 

@@ -22,6 +22,7 @@ class QLearningConfig:
     loss: ValueLoss = "huber"  # of TD errors; Huber is the paper's error clipping
     target_every: int = 250  # env steps between target updates; updates where there is no env
     target_tau: float = 1.0  # share of the online weights that the target takes over; 1 is a hard copy
+    network: str | None = None  # module:function of a body of one's own, in place of the layers below
     hidden: tuple[int, ...] | None = None  # of hidden layers; None: 64 64 for vectors, 512 or 128 after convolutions
     activation: Activation = "relu"  # after every hidden layer
     layer_norm: bool = True  # after every hidden layer; Ba et al. 2016. The paper's DQN has none

@@ -12,6 +12,7 @@ from rlab.errors import UsageError, unknown
 from rlab.learning.optimizers import Stepper
 from rlab.networks.adapters import LORA_LAYERS
 from rlab.networks.layers import is_float_layer, is_stacked
+from rlab.networks.own import check_layers
 from rlab.networks.quantized import CompressedLayer
 from rlab.types import Clock
 
@@ -162,6 +163,7 @@ class GradualPruning:
         if share and any(isinstance(layer, LORA_LAYERS) for layer in network.modules()):
             raise UsageError(f"sparsity {share}: merged adapters would fill the zeros; take another strategy.")
         if share:
+            check_layers(network, "--sparsity cannot be done")
             prunable(network)
 
     def step(self, stepper: Stepper, loss: Tensor, clock: Clock, members: Tensor | None = None) -> dict[str, Tensor]:

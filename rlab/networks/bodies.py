@@ -1,12 +1,13 @@
 """Bodies and heads: which layers suit which observations."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlab.errors import UsageError, unknown
 from rlab.networks.bounds import MIN_SIDE
 from rlab.networks.images import ImagePart, image_parts
 from rlab.networks.layers import ACTIVATIONS
 from rlab.networks.lora import merged_spec
+from rlab.networks.own_bodies import Body, Own, own_body
 from rlab.networks.spaces import Space, feature_shape
 from rlab.networks.spec import LayerSpec, NetworkSpec
 
@@ -24,6 +25,7 @@ class BodySettings:
     dropout: float = 0.0  # share of hidden units set to zero in training
     init: str = "pytorch"
     gain: float = 1.0  # of the initial weights of hidden layers
+    own: Own | None = None  # a function of the user's makes the body; its layers stand in the place of all the above
 
 
 def q_network_spec(obs_space: Space, num_actions: int, body: BodySettings, dueling: bool = False) -> NetworkSpec:
@@ -35,17 +37,18 @@ def q_network_spec(obs_space: Space, num_actions: int, body: BodySettings, dueli
     Raises:
         UsageError: no body suits the observation space, or a setting is out of range.
     """
-    convolutions, features, hidden = _entrance(obs_space, body)
+    entrance, hidden = _entrance(obs_space, body)
     if not dueling:
-        trunk, features = _mlp(features, hidden, body)
-        return NetworkSpec((*convolutions, *trunk, _linear(features, num_actions, body.init)))
-    trunk, features = _mlp(features, hidden[:-1], body)
+        trunk, features = _mlp(entrance.features, hidden, body)
+        layers = (*entrance.layers, *trunk, _linear(features, num_actions, body.init))
+        return NetworkSpec(layers, entrance.drawn)
+    trunk, features = _mlp(entrance.features, hidden[:-1], body)
     streams = []
     for outputs in (1, num_actions):
         stream, width = _mlp(features, hidden[-1:], body)
         streams.append((*stream, _linear(width, outputs, body.init)))
     head = LayerSpec("dueling", {"value": streams[0], "advantage": streams[1]})
-    return NetworkSpec((*convolutions, *trunk, head))
+    return NetworkSpec((*entrance.layers, *trunk, head), entrance.drawn)
 
 
 def actor_network_spec(
@@ -65,15 +68,15 @@ def actor_network_spec(
     if log_std is None:
         return _with_output(obs_space, width, body, output_gain)
     means = width // 2
-    layers = _with_output(obs_space, means, body, output_gain).layers
-    return NetworkSpec((*layers, LayerSpec("log_std", {"features": means, "initial": log_std})))
+    spec = _with_output(obs_space, means, body, output_gain)
+    return replace(spec, layers=(*spec.layers, LayerSpec("log_std", {"features": means, "initial": log_std})))
 
 
 def critic_like(actor: NetworkSpec, output_gain: float = 1.0) -> NetworkSpec:
     """One output, the value of the observation, from a body like that of `actor`, without its adapters."""
     layers = merged_spec(actor).layers
     last = max(index for index, layer in enumerate(layers) if layer.kind in ("linear", "dueling"))
-    return NetworkSpec((*layers[:last], *critic_head_spec(actor, output_gain).layers))
+    return NetworkSpec((*layers[:last], *critic_head_spec(actor, output_gain).layers), actor.drawn)
 
 
 def critic_head_spec(actor: NetworkSpec, output_gain: float = 1.0) -> NetworkSpec:
@@ -85,21 +88,24 @@ def critic_head_spec(actor: NetworkSpec, output_gain: float = 1.0) -> NetworkSpe
 
 
 def _with_output(obs_space: Space, outputs: int, body: BodySettings, gain: float) -> NetworkSpec:
-    convolutions, features, hidden = _entrance(obs_space, body)
-    trunk, features = _mlp(features, hidden, body)
-    return NetworkSpec((*convolutions, *trunk, _linear(features, outputs, body.init, gain)))
+    entrance, hidden = _entrance(obs_space, body)
+    trunk, features = _mlp(entrance.features, hidden, body)
+    layers = (*entrance.layers, *trunk, _linear(features, outputs, body.init, gain))
+    return NetworkSpec(layers, entrance.drawn)
 
 
-def _entrance(obs_space: Space, body: BodySettings) -> tuple[tuple[LayerSpec, ...], int, tuple[int, ...]]:
-    """The convolutions, if any; the features behind them; the hidden widths that follow."""
+def _entrance(obs_space: Space, body: BodySettings) -> tuple[Body, tuple[int, ...]]:
+    """The convolutions, if any, or a body of the user's own; and the hidden widths that follow."""
     _check(body)
+    if body.own is not None:
+        return own_body(obs_space, body.own), ()
     shape = feature_shape(obs_space)
     if len(shape) == 1:
         images, widths = image_parts(obs_space), (64, 64) if body.hidden is None else body.hidden
         if not images:
-            return (), shape[0], widths
+            return Body((), shape[0]), widths
         branches, features = _branches(images, shape[0], body)
-        return (branches,), features, widths
+        return Body((branches,), features), widths
     channels, height, width = shape
     if min(height, width) < MIN_SIDE:
         raise UsageError(
@@ -108,7 +114,7 @@ def _entrance(obs_space: Space, body: BodySettings) -> tuple[tuple[LayerSpec, ..
         )
     layers, features = _convolutions(channels, height, width, body)
     default = (512,) if min(height, width) >= NATURE_MIN_SIDE else (128,)
-    return tuple(layers), features, default if body.hidden is None else body.hidden
+    return Body(tuple(layers), features), default if body.hidden is None else body.hidden
 
 
 def _convolutions(channels: int, height: int, width: int, body: BodySettings) -> tuple[list[LayerSpec], int]:

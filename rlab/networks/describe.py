@@ -21,6 +21,7 @@ from rlab.networks.layers import (
     StackedLogStd,
     StackedTanh,
 )
+from rlab.networks.own import OwnBody
 from rlab.networks.policy import Policy
 from rlab.networks.quantized import COMPRESSED_LAYERS, CompressedLayer
 from rlab.networks.sequences import StackedEmbedding, StackedGRU
@@ -122,6 +123,7 @@ _ARGUMENTS: dict[type[nn.Module], tuple[str, Callable[[Any], dict[str, Any]]]] =
     StackedLoraLinear: ("lora_linear", lambda layer: {**_linear(layer), **_adapter(layer)}),
     StackedLoraConv2d: ("lora_conv2d", lambda layer: {**_conv2d(layer), **_adapter(layer)}),
     StackedTanh: ("tanh", lambda layer: {}),
+    OwnBody: ("own", lambda layer: {"builder": layer.builder, "given": layer.given}),
     Pick: ("pick", lambda layer: {"ranges": layer.ranges}),
     PickImage: ("pick_image", lambda layer: {"first": layer.first, "shape": layer.shape, "channels": layer.channels}),
 }

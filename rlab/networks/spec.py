@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from rlab.networks.layers import (
     StackedLogStd,
     StackedTanh,
 )
+from rlab.networks.own import OwnBody, is_known_here
 from rlab.networks.quantized import COMPRESSED_LAYERS
 from rlab.networks.sequences import StackedEmbedding, StackedGRU
 from rlab.networks.sparse import SPARSE_LAYERS
@@ -52,9 +53,16 @@ class LayerSpec:
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """Layers in the order in which data flows through them."""
+    """Layers in the order in which data flows through them.
+
+    `drawn` gives fresh weights to the first of them, called with the built layers and a generator for each member; it
+    is nothing that a file holds.
+    """
 
     layers: tuple[LayerSpec, ...]
+    drawn: Callable[["StackedNetwork", Sequence[torch.Generator]], None] | None = field(
+        default=None, compare=False, repr=False
+    )
 
     def to_json(self) -> dict[str, Any]:
         return {"layers": _to_json(self.layers)}
@@ -72,7 +80,7 @@ def _to_json(value: Any) -> Any:
 
 def _from_json(value: Any) -> Any:
     if isinstance(value, dict):
-        return LayerSpec.from_json(value)
+        return LayerSpec.from_json(value) if "kind" in value else value
     return tuple(_from_json(v) for v in value) if isinstance(value, list) else value
 
 
@@ -102,6 +110,8 @@ def _same(kind: type[nn.Module]) -> Callable[..., nn.Module]:
     return lambda members, **args: kind(**args)
 
 
+OWN = "own"  # the kind of a body that a function of the user's makes
+
 # kind -> builder(members, **args). One row per layer that a policy folder may name.
 LAYER_KINDS: dict[str, Callable[..., nn.Module]] = {
     "linear": StackedLinear,
@@ -117,6 +127,7 @@ LAYER_KINDS: dict[str, Callable[..., nn.Module]] = {
     "lora_conv2d": StackedLoraConv2d,
     **{str(layer.kind): layer for layer in COMPRESSED_LAYERS},
     **{str(layer.kind): layer for layer in SPARSE_LAYERS},
+    OWN: OwnBody,
     "branches": _same(Branches),
     "pick": _same(Pick),
     "pick_image": _same(PickImage),
@@ -142,10 +153,12 @@ def build(spec: NetworkSpec, seeds: Sequence[int], use: str = "network", trust: 
     generators = [torch_stream(seed, f"init/{use}") for seed in seeds]
     for index, module in enumerate(network.modules()):
         initialise = getattr(module, "initialise", None)
-        if isinstance(module, StackedDropout):
+        if _draws(module):
             module.generators = [torch_stream(seed, f"dropout/{use}/{index}") for seed in seeds]
-        elif initialise is not None:
+        if initialise is not None:
             initialise(generators)
+    if spec.drawn is not None:
+        spec.drawn(network, generators)
     return network
 
 
@@ -154,7 +167,7 @@ def _sequence(members: int, layers: Iterable[LayerSpec], trust: Trust) -> Stacke
 
 
 def _layer(members: int, layer: LayerSpec, trust: Trust) -> nn.Module:
-    builder = _builder(layer.kind, trust)
+    builder = _builder(layer, trust)
     return builder(members, **{name: _argument(members, value, trust) for name, value in layer.args.items()})
 
 
@@ -165,14 +178,16 @@ def _argument(members: int, value: Any, trust: Trust) -> Any:
     return [_sequence(members, stream, trust) for stream in value] if are_streams(value) else value
 
 
-def _builder(kind: str, trust: Trust) -> Callable[..., nn.Module]:
+def _builder(layer: LayerSpec, trust: Trust) -> Callable[..., nn.Module]:
+    kind = layer.kind
+    if kind not in LAYER_KINDS and ":" not in kind:
+        raise unknown("kind of layer", kind, LAYER_KINDS)
+    code = str(layer.args.get("builder")) if kind == OWN else kind
+    if ":" in code and not is_known_here(code) and not trusts(trust, code.partition(":")[0]):
+        raise RlabError(f"layer {code!r} runs code from outside rlab; {advice([code.partition(':')[0]])}")
     if kind in LAYER_KINDS:
         return LAYER_KINDS[kind]
-    if ":" not in kind:
-        raise unknown("kind of layer", kind, LAYER_KINDS)
     module, _, name = kind.partition(":")
-    if not trusts(trust, module):
-        raise RlabError(f"layer {kind!r} runs code from outside rlab; {advice([module])}")
     builder: Callable[..., nn.Module] = getattr(importlib.import_module(module), name)
     return builder
 
@@ -189,7 +204,31 @@ def load_generator_states(network: nn.Module, states: Sequence[Tensor]) -> None:
 
 
 def _generators(network: nn.Module) -> list[torch.Generator]:
-    return [g for module in network.modules() if isinstance(module, StackedDropout) for g in module.generators]
+    return [g for module in network.modules() if _draws(module) for g in module.generators]
+
+
+def _draws(module: nn.Module) -> TypeGuard[StackedDropout | OwnBody]:
+    """Whether a layer has random streams, which it draws from in training."""
+    return isinstance(module, StackedDropout) or (isinstance(module, OwnBody) and module.drops)
+
+
+def in_training(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The network with its dropout on while it is called; everywhere else that is off."""
+    if not has_dropout(network):
+        return network
+
+    def call(x: Tensor) -> Tensor:
+        network.train()
+        y: Tensor = network(x)
+        network.eval()
+        return y
+
+    return call
+
+
+def has_dropout(network: nn.Module) -> bool:
+    """Whether a network says something else in training than in evaluation."""
+    return any(map(_draws, network.modules()))
 
 
 @torch.no_grad()

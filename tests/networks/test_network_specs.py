@@ -100,7 +100,7 @@ def foreign(monkeypatch):
 
 def test_a_foreign_layer_needs_trust_and_then_works(foreign):
     spec = NetworkSpec((foreign, LayerSpec("linear", {"in_features": 4, "out_features": 2})))
-    with pytest.raises(RlabError, match=r"layer 'somebody_elses_layers:Doubling' runs code from outside rlab; load it"):
+    with pytest.raises(RlabError, match=r"layer 'somebody_elses_layers:Doubling' runs code from outside rlab; add"):
         build(spec, [0, 1])
     spec = NetworkSpec.from_json(json.loads(json.dumps(spec.to_json())))
     network, alone = build(spec, [0, 1], trust=True), build(spec, [1], trust=True)

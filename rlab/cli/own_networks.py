@@ -1,0 +1,25 @@
+"""Networks of one's own, given from Python as functions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from rlab.errors import UsageError
+from rlab.naming import importable_name
+from rlab.networks.own import remembered
+
+
+def named_network(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with a function that makes a network's body under the name by which it is found again.
+
+    Raises:
+        UsageError: a module was given, which is one member and cannot be made anew for each.
+    """
+    given = settings.get("network")
+    if isinstance(given, nn.Module):
+        kind = type(given).__name__
+        raise UsageError(f"network is one {kind}, and each member needs its own: network=lambda shape: {kind}(...)")
+    if not callable(given):
+        return dict(settings)
+    return {**settings, "network": remembered(given, importable_name(given))}

@@ -1,0 +1,262 @@
+"""Bodies of one's own: a function that makes a plain `torch.nn.Module`, by name, and a stack of such modules.
+
+A function is named `module:function`. One that no other process can import (a lambda, one of a notebook) is named
+`local:...`, known to the process that defined it, and given again where a policy is loaded.
+"""
+
+import copy
+import hashlib
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from rlab.errors import RlabError, UsageError
+from rlab.networks.spaces import space_from_json
+from rlab.types import LOCAL
+
+Builder = Callable[..., Any]
+TAKES = ("obs_space", "shape", "settings")  # what a function may ask for, by these names or in this order
+_of_this_process: dict[str, Builder] = {}
+_standing_in: list[Builder] = []
+
+
+def remembered(builder: Builder, importable: str | None) -> str:
+    """The name under which `find_builder` finds a function again: its importable one, else one of this process.
+
+    Whoever hands the function over vouches for it, as long as this process lives.
+    """
+    if importable is not None:
+        _of_this_process[importable] = builder
+        return importable
+    code = getattr(builder, "__code__", None)
+    told = repr((code.co_code, code.co_names, code.co_consts)) if code else type(builder).__qualname__
+    label = getattr(builder, "__name__", type(builder).__name__).strip("<>")
+    name = f"{LOCAL}{label}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+    _of_this_process[name] = builder
+    return name
+
+
+def is_known_here(name: str) -> bool:
+    """Whether running a body of this name runs nothing that this process was not given as a function."""
+    return name.startswith(LOCAL) or name in _of_this_process
+
+
+@contextmanager
+def standing_in(builder: Builder | None) -> Iterator[None]:
+    """Inside, this function makes every body whose own one no process but another could find; None changes nothing."""
+    if builder is None:
+        yield
+        return
+    _standing_in.append(builder)
+    try:
+        yield
+    finally:
+        _standing_in.pop()
+
+
+def find_builder(name: str) -> Builder:
+    """The function behind a name.
+
+    Raises:
+        RlabError: it is one of another process.
+        UsageError: there is no such module or function.
+    """
+    if name.startswith(LOCAL):
+        if not _standing_in and name not in _of_this_process:
+            raise RlabError(
+                f"the network is made by the function {name.removeprefix(LOCAL).rpartition('-')[0]!r} of another "
+                "process: give it again from Python, rlab.load(run, network=my_function)."
+            )
+        return _standing_in[-1] if _standing_in else _of_this_process[name]
+    module_name, colon, attribute = name.partition(":")
+    if not colon or not attribute:
+        raise UsageError(f"network {name!r} must be named module:function.")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # whatever a module of the user's raises while it is imported
+        raise UsageError(f"network {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not callable(found):
+        raise UsageError(f"network {name!r} is a {type(found).__name__}, not a function that makes a network.")
+    builder: Builder = found
+    return builder
+
+
+def made(name: str, given: Mapping[str, Any], seed: int) -> Any:
+    """What the function makes of `given`, its random numbers from torch's global stream begun at `seed`, which is put
+    back afterwards.
+
+    Args:
+        given: `obs_space` as JSON, `shape`, and the agent's `settings` as a dict.
+
+    Raises:
+        UsageError: it fails, asks for something else, or makes something that cannot be a body.
+    """
+    builder, values = find_builder(name), _arguments(given)
+    try:
+        parameters = [p for p in inspect.signature(builder).parameters.values() if p.default is p.empty]
+    except (TypeError, ValueError):
+        parameters = []
+    asked = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if set(asked) <= set(TAKES):
+        arguments, keywords = (), {key: values[key] for key in asked}
+    elif len(asked) in (1, len(TAKES)):
+        arguments, keywords = (values["shape"],) if len(asked) == 1 else tuple(values.values()), {}
+    else:
+        raise UsageError(f"the network's function {name!r} asks for {', '.join(asked)}; it may for {', '.join(TAKES)}.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            found = builder(*arguments, **keywords)
+        except RlabError:
+            raise
+        except Exception as error:
+            raise UsageError(f"the network's function {name!r} failed: {type(error).__name__}: {error}") from error
+    return _checked(found, name)
+
+
+def _arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "obs_space": space_from_json(given["obs_space"]),
+        "shape": tuple(given["shape"]),
+        "settings": SimpleNamespace(**given["settings"]),
+    }
+
+
+def _checked(found: Any, name: str) -> Any:
+    if not isinstance(found, nn.Module):
+        return found
+    for layer in found.modules():
+        batch_norm = isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        if batch_norm or getattr(layer, "track_running_stats", False):
+            raise UsageError(
+                f"the network of {name!r} has a {type(layer).__name__}, and statistics of a batch would let rows and "
+                "members depend on each other. Use nn.LayerNorm, or nn.GroupNorm for images."
+            )
+    return found.float()
+
+
+class OwnBody(nn.Module):
+    """S copies of a plain module that a function makes, `[S, B, *shape]` in and `[S, B, ...]` out.
+
+    They run under `torch.vmap`, or one after another where a layer does not take that. With dropout in training they
+    run one after another, each on noise of its own.
+    """
+
+    def __init__(self, members: int, builder: str, given: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.members, self.builder, self.given = members, builder, dict(given)
+        plain = made(builder, given, 0)
+        if not isinstance(plain, nn.Module):
+            raise UsageError(f"the network's function {builder!r} gave a {type(plain).__name__} and no module.")
+        self._plain = (plain,)  # not a child: its weights are those of nobody
+        self.weights = nn.ParameterDict()
+        self._names: dict[str, str] = {}  # name in the plain module -> name here
+        for name, value in _tensors(plain):
+            own = name.replace(".", "-")
+            self._names[name] = own
+            stacked = torch.stack([value.detach()] * members)
+            if isinstance(value, nn.Parameter) and value.requires_grad:
+                self.weights[own] = nn.Parameter(stacked)
+            else:
+                self.register_buffer(f"fixed-{own}", stacked)
+        self.drops = any(isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0 for layer in plain.modules())
+        self.generators: list[torch.Generator] = []  # `build` fills it where there is dropout
+        self.one_by_one = members == 1 or not self._takes_vmap()
+
+    def forward(self, x: Tensor) -> Tensor:
+        plain, tensors = self._plain[0], self._stacked()
+        if self.training and self.drops:
+            return torch.stack([self._with_noise(i, x[i]) for i in range(self.members)])
+        if self.one_by_one:
+            return torch.stack([functional_call(plain, self._of(i), (x[i],)) for i in range(self.members)])
+        y: Tensor = torch.vmap(lambda own, rows: functional_call(plain, own, (rows,)))(tensors, x)
+        return y
+
+    def train(self, mode: bool = True) -> "OwnBody":
+        self._plain[0].train(mode)
+        return super().train(mode)
+
+    @torch.no_grad()
+    def initialise(self, generators: Sequence[torch.Generator]) -> None:
+        """Fresh weights, member i's as the function draws them from a seed out of `generators[i]`."""
+        for i, generator in enumerate(generators):
+            fresh = made(self.builder, self.given, int(torch.randint(2**62, (), generator=generator)))
+            for name, value in _tensors(fresh):
+                self._tensor(name)[i].copy_(value)
+
+    @torch.no_grad()
+    def unstack(self, member: int) -> nn.Module:
+        """The plain module of one member; a copy."""
+        plain = copy.deepcopy(self._plain[0]).to(next(iter(self._stacked().values()), torch.empty(0)).device)
+        for name, value in _tensors(plain):
+            value.copy_(self._tensor(name)[member])
+        return plain
+
+    def extra_repr(self) -> str:
+        way = "one by one" if self.one_by_one else "vmap"
+        return f"{type(self._plain[0]).__name__} of {self.builder}, {way}"
+
+    @property
+    def what(self) -> str:
+        """The class of the modules."""
+        return type(self._plain[0]).__name__
+
+    def _with_noise(self, member: int, rows: Tensor) -> Tensor:
+        if len(self.generators) != self.members:
+            raise RlabError(f"dropout in training needs {self.members} random streams, one per member.")
+        word = int(torch.randint(2**62, (), generator=self.generators[member]))
+        with torch.random.fork_rng(devices=[rows.device] if rows.device.type == "cuda" else []):
+            torch.manual_seed(word)
+            y: Tensor = functional_call(self._plain[0], self._of(member), (rows,))
+        return y
+
+    def _tensor(self, name: str) -> Tensor:
+        own = self._names[name]
+        return self.weights[own] if own in self.weights else self.get_buffer(f"fixed-{own}")
+
+    def _stacked(self) -> dict[str, Tensor]:
+        return {name: self._tensor(name) for name in self._names}
+
+    def _of(self, member: int) -> dict[str, Tensor]:
+        return {name: tensor[member] for name, tensor in self._stacked().items()}
+
+    @torch.no_grad()
+    def _takes_vmap(self) -> bool:
+        plain, before = self._plain[0], self._plain[0].training
+        plain.eval()
+        x = torch.zeros(self.members, 1, *self.given["shape"])
+        try:
+            torch.vmap(lambda own, rows: functional_call(plain, own, (rows,)))(self._stacked(), x)
+        except Exception:  # whatever a layer says that vmap cannot follow
+            return False
+        finally:
+            plain.train(before)
+        return True
+
+
+def check_layers(network: nn.Module, what: str) -> None:
+    """Refuse a body that is a module of the user's own, where something is to be done to the layers inside.
+
+    Raises:
+        UsageError: `what` because of it.
+    """
+    for layer in network.modules():
+        if isinstance(layer, OwnBody):
+            raise UsageError(
+                f"{what}: the body is the module {layer.what} of {layer.builder}, and rlab does not know the layers in "
+                "it. Build it as an nn.Sequential of layers, or compress with a distil step first (distil:64x64)."
+            )
+
+
+def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Parameters and buffers; what is shared between layers once."""
+    return [*module.named_parameters(), *module.named_buffers()]
