@@ -58,7 +58,8 @@ class PoolVectorEnv(gym.vector.VectorEnv):
         return self._fit(obs), reward, terminated, truncated, info
 
     def close_extras(self, **kwargs: Any) -> None:
-        self._pool.close()
+        if hasattr(self, "_pool"):  # the collector of garbage closes one that could not be made, too
+            self._pool.close()
 
     def _fit(self, obs: np.ndarray) -> np.ndarray:
         """In the dtype of the space: discrete observations come as int32, though the space says int64."""

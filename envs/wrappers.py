@@ -134,6 +134,9 @@ def load_wrapper(name: str) -> type[gym.Wrapper]:
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except Exception as error:  # whatever a stranger's module raises while it is imported
+        if name in WRAPPERS and isinstance(error, AttributeError):
+            line = f"wrapper {name} needs a newer Gymnasium than {gym.__version__}: pip install --upgrade gymnasium"
+            raise UsageError(line) from None
         raise UsageError(f"wrapper {name!r} cannot be loaded: {error}") from error
     if isinstance(found, type) and issubclass(found, gym.vector.VectorWrapper):
         hint = _instead(found.__name__) if "Normalize" in found.__name__ else "name the one for single envs"

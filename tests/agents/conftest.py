@@ -77,7 +77,7 @@ def train_members(
 ) -> Any:
     """Train these members in one stack, in the real loop, without evaluation or files; returns the agent."""
     agent_class: Any = load_agent(agent) if isinstance(agent, str) else agent
-    with torch_settings(threads=1):
+    with torch_settings(threads=torch.get_num_threads()):
         env = make_vec(EnvSpec.parse(env_id), tuple(seeds), num_envs)
         config = agent_class.Config(**settings)
         learner = agent_class(config, env.obs_space, env.action_space, seeds, torch.device("cpu"))

@@ -20,8 +20,6 @@ from rlab.networks.spaces import (
     leaves,
 )
 
-torch.set_num_threads(1)
-
 VECTOR = Box((4,), "float32", float("-inf"), float("inf"))
 BITS = Box((6, 6, 2), "bool", 0.0, 1.0)
 PIXELS = Box((8, 9, 3), "uint8", 0.0, 255.0)

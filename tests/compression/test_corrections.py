@@ -9,8 +9,6 @@ from rlab.compression.corrections import _compensated, _halved, correct
 from rlab.compression.quantize import half, weight_only
 from rlab.networks import rounding
 
-torch.set_num_threads(1)
-
 
 def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))

@@ -18,7 +18,6 @@ from rlab.networks.spec import build
 from rlab.networks.stacking import unstack
 from rlab.runs.policies import load_policy, save_policy
 
-torch.set_num_threads(1)
 SEEDS = (0, 1, 2)
 VECTOR = Box((4,), "float32", -3.0, 3.0)
 IMAGE = Box((10, 10, 2), "bool", 0.0, 1.0)

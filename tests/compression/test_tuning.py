@@ -14,7 +14,6 @@ from rlab.networks.spaces import Box
 from rlab.networks.spec import build
 from rlab.networks.stacking import unstack
 
-torch.set_num_threads(1)
 SEEDS = (0, 1, 2)
 VECTOR = Box((4,), "float32", -3.0, 3.0)
 IMAGE = Box((10, 10, 2), "bool", 0.0, 1.0)

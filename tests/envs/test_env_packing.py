@@ -186,7 +186,8 @@ def test_the_mask_of_several_choices_may_be_one_array_or_one_for_each(register):
 
 
 def test_an_integer_with_a_mask_is_packed_as_integers(register):
-    env = make_vec(EnvSpec("Taxi-v4"), (0,), 2)
+    newest = "Taxi-v4" if "Taxi-v4" in gym.registry else "Taxi-v3"
+    env = make_vec(EnvSpec(newest), (0,), 2)
     assert env.obs_space == Masked(Discrete(500), 6)
     assert (env.obs_space.shape, env.reset().dtype) == ((7,), np.int32)
 

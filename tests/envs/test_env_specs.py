@@ -12,6 +12,8 @@ from rlab.envs import EnvSpec, list_envs, make_env
 from rlab.envs.ids import ENTRY_POINTS, ON_DEMAND, Package, registered
 from rlab.errors import RlabError, UsageError
 
+NEWER = pytest.mark.skipif("Taxi-v4" not in gym.registry, reason="Gymnasium before 1.3 still has these ids")
+
 
 def message_of(call, *args, **kwargs):
     with pytest.raises(UsageError) as caught:
@@ -107,9 +109,13 @@ def test_a_broken_spec_gives_one_line(change):
         ("Cartpoel-v1", "unknown env 'Cartpoel-v1'. Did you mean 'CartPole-v1'?"),
         ("LunarLander-v2", "env 'LunarLander-v2' does not exist (any more). Did you mean 'LunarLander-v3'?"),
         ("CarRacing-v2", "env 'CarRacing-v2' does not exist (any more). Did you mean 'CarRacing-v3'?"),
-        ("Taxi-v3", "env 'Taxi-v3' does not exist (any more). Did you mean 'Taxi-v4'?"),
-        ("Ant-v2", "env 'Ant-v2' does not exist (any more). Did you mean 'Ant-v5'?"),
-        ("HalfCheetah-v3", "env 'HalfCheetah-v3' does not exist (any more). Did you mean 'HalfCheetah-v5'?"),
+        pytest.param("Taxi-v3", "env 'Taxi-v3' does not exist (any more). Did you mean 'Taxi-v4'?", marks=NEWER),
+        pytest.param("Ant-v2", "env 'Ant-v2' does not exist (any more). Did you mean 'Ant-v5'?", marks=NEWER),
+        pytest.param(
+            "HalfCheetah-v3",
+            "env 'HalfCheetah-v3' does not exist (any more). Did you mean 'HalfCheetah-v5'?",
+            marks=NEWER,
+        ),
         ("ProbeDelayed-v0", "unknown env 'ProbeDelayed-v0'. Did you mean 'rlab/ProbeDelayed-v0'?"),
         ("zzz-v9", "unknown env 'zzz-v9'. `rlab list envs` shows what there is."),
         ("what is this", "'what is this' is no env id: expected Name-v0, namespace/Name-v0 or module:Name-v0"),
@@ -197,7 +203,8 @@ def test_the_list_names_what_is_here_and_what_is_missing():
     ids = [row.env_id for row in rows]
     assert ids == sorted(set(ids))
     assert {"CartPole-v1", "rlab/ProbeEndless-v0"} <= set(ids)
-    assert "Ant-v2" not in ids  # kept by Gymnasium only to say that it is gone
+    if "Taxi-v4" in ids:  # a Gymnasium that keeps the old ones only to say that they are gone
+        assert "Ant-v2" not in ids
     for row in rows:
         assert row.installed or row.install
         if row.env_id.endswith("*"):

@@ -1,5 +1,7 @@
 """Every row of the wrapper table resolves, and an unknown one gets the near miss."""
 
+import re
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -19,7 +21,19 @@ def test_every_wrapper_of_the_table_resolves(name):
         with pytest.raises(UsageError, match=r"needs .*: pip install"):
             load_wrapper(name)
         pytest.skip(f"{package.name} is not installed: pip install '{package.install}'")
+    home, _, class_name = WRAPPERS[name][0].partition(":")
+    if home == "gymnasium.wrappers" and not hasattr(gym.wrappers, class_name):
+        line = f"wrapper {name} needs a newer Gymnasium than {gym.__version__}: pip install --upgrade gymnasium"
+        with pytest.raises(UsageError, match=re.escape(line)):
+            load_wrapper(name)
+        pytest.skip(f"Gymnasium {gym.__version__} is older than {name}")
     assert load_wrapper(name).__name__ == name
+
+
+def test_a_wrapper_that_an_old_gymnasium_lacks_gets_a_line_of_its_own(monkeypatch):
+    monkeypatch.delattr(gym.wrappers, "StickyAction")
+    with pytest.raises(UsageError, match=r"wrapper StickyAction needs a newer Gymnasium than [\d.]+: pip install"):
+        load_wrapper("StickyAction")
 
 
 def test_wrappers_are_applied_from_first_to_last():

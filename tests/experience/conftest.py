@@ -4,15 +4,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-import torch
 
 from rlab.experience.contract import Step
 from rlab.experience.lanes import Field
 from rlab.experience.replay import Replay
 from rlab.experience.rollout import Rollout
 from rlab.networks.spaces import Box, Discrete
-
-torch.set_num_threads(1)
 
 
 @dataclass

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from rlab.cli.collecting import collect, collect_random
 from rlab.cli.main import main
@@ -32,7 +31,6 @@ SEEDS = (3, 4, 9)
 @pytest.fixture(scope="module")
 def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three untrained members for CartPole-v1."""
-    torch.set_num_threads(1)
     envs = make_episodes(CARTPOLE, 1)
     network = q_network_spec(envs.obs_space, 2, BodySettings((16,), "tanh", False, 0.0, "orthogonal"), False)
     head = {"kind": "q", "epsilon": 0.3}

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import rlab
 from rlab.cli.main import main
@@ -22,7 +21,6 @@ SEEDS = (3, 4, 9)
 
 def saved(folder: Path, epsilon: float) -> Path:
     """Three untrained members for CartPole."""
-    torch.set_num_threads(1)
     envs = make_episodes(CARTPOLE, 1)
     network = q_network_spec(envs.obs_space, 2, BodySettings((16,), "tanh", False, 0.0, "orthogonal"), False)
     head = {"kind": "q", "epsilon": epsilon}

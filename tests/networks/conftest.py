@@ -7,8 +7,6 @@ from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.policy import PolicySpec, build_policy
 from rlab.networks.spaces import Box, Discrete
 
-torch.set_num_threads(1)
-
 VECTOR = Box((4,), "float32", float("-inf"), float("inf"))
 SMALL = Box((10, 10, 3), "bool", 0.0, 1.0)
 PIXELS = Box((84, 84, 4), "uint8", 0.0, 255.0)
