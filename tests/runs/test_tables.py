@@ -93,10 +93,10 @@ def hear(log, *when):
 
 
 def test_episodes_after_the_checkpoint_are_dropped_and_the_seconds_go_on(tmp_path, monkeypatch):
-    seconds = iter([0.0, 1.0, 2.0, 3.0, 100.0, 101.5])
+    seconds = iter([0.0, 1.0, 2.0, 3.0, 4.0, 100.0, 101.5])
     monkeypatch.setattr("rlab.runs.tables.time.perf_counter", lambda: next(seconds))
     log = EpisodeLog(tmp_path, 0)
-    hear(log, 10, 20, 30)
+    hear(log, 10, 20, 30, 35)
     log.close()
     path = tmp_path / "episodes.csv"
     path.write_bytes(path.read_bytes()[:-3])  # killed in the middle of a line
