@@ -23,6 +23,7 @@ from rlab.learning.cloning import (
     squared_distance,
 )
 from rlab.learning.contract import Batch
+from rlab.learning.in_force import Unread
 from rlab.learning.policy_gradient import mean, value_loss
 from rlab.learning.returns import continuation, n_step_return
 from rlab.networks.bodies import critic_like
@@ -49,6 +50,15 @@ class BCConfig(CloningConfig):
     n_step: int = 20  # transitions of a return of the value before it bootstraps
     validation_fraction: float = 0.0  # share of the episodes that is held out; 0: none
     patience: int | None = None  # validations without a lower loss after which a seed stops; None: none stops
+
+    def unread(self, action_space: Space) -> Unread:
+        """Also what the squared loss has not, and what only a value needs."""
+        found = super().unread(action_space)
+        if self.loss == "squared":
+            found |= dict.fromkeys(("label_smoothing", "class_weights"), "loss is squared")
+        if self.value_weight == 0.0:
+            found |= dict.fromkeys(("gamma", "n_step"), "value_weight is 0, so that no value is learned")
+        return found
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -24,6 +24,7 @@ from rlab.learning.cloning import (
     squared_distance,
 )
 from rlab.learning.contract import Batch
+from rlab.learning.in_force import Unread
 from rlab.learning.policy_gradient import mean
 from rlab.networks.heads import GaussianHead
 from rlab.networks.policy import PolicySpec
@@ -50,6 +51,15 @@ class EncoderConfig(CloningConfig):
     target_tau: float = 0.01  # share of the body that its target takes over in every update; Grill et al. 2020: 0.004
     validation_fraction: float = 0.0  # share of the episodes that is held out; 0: none
     patience: int | None = None  # validations without a lower loss after which a seed stops; None: none stops
+
+    def unread(self, action_space: Space) -> Unread:
+        """Also what the objective does not ask for."""
+        found = super().unread(action_space)
+        if self.objective != "dynamics":
+            found["forward_weight"] = f"it is for the objective dynamics, not {self.objective}"
+        if self.objective == "classification":
+            found["model_hidden"] = "the objective classification has no model"
+        return found
 
     def __post_init__(self) -> None:
         super().__post_init__()

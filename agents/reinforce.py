@@ -11,7 +11,9 @@ from rlab.agents.a2c import A2C, A2CConfig
 from rlab.errors import RlabError, UsageError
 from rlab.experience.contract import Step
 from rlab.learning.contract import Batch
+from rlab.learning.in_force import Unread
 from rlab.learning.policy_gradient import completed, returns_to_go
+from rlab.networks.spaces import Space
 from rlab.types import Clock
 
 
@@ -24,6 +26,11 @@ class ReinforceConfig(A2CConfig):
     gae_lambda: float = 1.0  # whole returns are what REINFORCE is; only 1 is taken
     learning_rate: float = 5e-3  # Adam; fewer and larger steps than the other agents take
     normalize_advantage: bool = True  # over the rollout
+
+    def unread(self, action_space: Space) -> Unread:
+        """Also what only the baseline has."""
+        found = super().unread(action_space)
+        return found if self.baseline else {**found, "value_weight": "there is no baseline to learn"}
 
     def __post_init__(self) -> None:
         super().__post_init__()

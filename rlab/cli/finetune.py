@@ -8,6 +8,7 @@ from rlab.agents import load_agent
 from rlab.cli.flags import HELP, given, parse
 from rlab.cli.help import Page
 from rlab.cli.request import (
+    FROM_START,
     NETWORK_SETTINGS,
     Defaults,
     Request,
@@ -18,11 +19,12 @@ from rlab.cli.request import (
     data_of,
     defaults_for,
     foreign_agent_module,
+    stated,
 )
 from rlab.cli.train import agent_page, carry_out, value_of
 from rlab.envs import EnvSpec
 from rlab.errors import UsageError
-from rlab.learning.finetune_config import OF_ONE_STRATEGY, FinetuneConfig
+from rlab.learning.finetune_config import FinetuneConfig
 from rlab.runs.config import RunConfig, SourceConfig
 from rlab.runs.folder import RunFolder, is_run
 from rlab.trust import Trust
@@ -36,7 +38,6 @@ LESSON = ("gamma", "demonstration_loss", "demonstration_weight", "margin")
 # Of the learning rate from scratch: with the whole of it PPO of CartPole-v1 fell from 500 to an IQM of 203 in 20 000
 # env steps after cloning, with this share no seed of 20 fell at all.
 RATE = 0.3
-FROM_START = "start"  # the origin of what the policy that a run begins with decides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,6 @@ def read_request(argv: list[str]) -> tuple[Request, BeginOptions]:
     env = replace(env, max_episode_steps=run_config.max_episode_steps or env.max_episode_steps)
     named = given(words, schemas)
     check_budget(agent, named)
-    refuse_idle_settings(named, config.strategy)
     refuse_network_settings(named, source)
     origins = start.origins(named, (sources, config))
     beginning = Start(source, options.member, config)
@@ -131,7 +131,7 @@ def finetuning_defaults(
     """
     start = defaults_for(agent, env.env_id, experiment)
     config = _config_of(saved)
-    copied = config.get("settings", {})
+    copied = stated(config, "settings")
     every = config.get("agent") == agent and experiment is None
     start = start.copying(copied, copied if every else LESSON, FROM_START)
     # What decides about networks is the policy; the settings say what it was made with, where that is known.
@@ -148,13 +148,6 @@ def finetuning_defaults(
     if member is None and seeds == tuple(range(seeds[0], seeds[0] + len(seeds))):
         start = replace(start, run=replace(start.run, seed=seeds[0], seeds=len(seeds)))
     return start
-
-
-def refuse_idle_settings(named: frozenset[str], strategy: str) -> None:
-    """Raise UsageError where a setting is named that another strategy reads."""
-    for name in sorted(named & OF_ONE_STRATEGY.keys()):
-        if (own := OF_ONE_STRATEGY[name]) != strategy:
-            raise UsageError(f"--{name.replace('_', '-')} is for --strategy {own}, not for {strategy}.")
 
 
 def refuse_network_settings(named: frozenset[str], source: str) -> None:

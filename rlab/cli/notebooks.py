@@ -2,6 +2,7 @@
 shows the same words as text."""
 
 import html
+import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +32,5 @@ def in_notebook() -> bool:
 
 def show(bar: Bar) -> Callable[[Bar], None]:
     """Show a bar in the cell that runs; what comes back draws another one in its place."""
-    from IPython.display import display  # type: ignore[import-not-found]
-
-    handle: Any = display(bar, display_id=True)
+    handle: Any = importlib.import_module("IPython.display").display(bar, display_id=True)
     return lambda newer: handle.update(newer)

@@ -19,6 +19,7 @@ from rlab.trust import Trust, advice, in_force, trusts
 from rlab.types import LOCAL
 
 DEFAULT, COMMAND_LINE = "default", "command line"
+FROM_START = "start"  # the origin of what the policy that a run begins with decides
 # Settings that say what an agent's networks are: a policy that a run begins with decides them itself.
 NETWORK_SETTINGS = (
     *("network", "hidden", "activation", "layer_norm", "dropout", "init", "init_gain", "actor_gain", "dueling"),
@@ -63,6 +64,7 @@ class Request:
     sources: SourceConfig = field(default_factory=SourceConfig)
     start: Start | None = None  # None: fresh weights
     for_agent: str | None = None  # whose network is pretrained; None: nobody's but the agent's own
+    unread: Mapping[str, str] = field(default_factory=dict)  # settings that are not in force, and why
 
     @property
     def unit(self) -> str:
@@ -89,16 +91,21 @@ class Request:
         return {
             "agent": self.agent,
             "env": self.env.to_json(),
-            "run": asdict(self.run),
+            "run": self._in_force(asdict(self.run)),
             "unit": self.unit,
-            "settings": asdict(self.settings),
-            "sources": asdict(self.sources),
-            "start": None if self.start is None else self.start.to_json(),
+            "settings": self._in_force(asdict(self.settings)),
+            "sources": self._in_force(asdict(self.sources)),
+            "start": None if self.start is None else self._in_force(self.start.to_json()),
             "for_agent": self.for_agent,
             "origins": self.origins,
+            "not_in_force": dict(self.unread),
             "versions": versions(),
             "command": self.command,
         }
+
+    def _in_force(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The values as a record states them: null where nothing reads them."""
+        return {name: None if name in self.unread else value for name, value in values.items()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], where: str, trust: Trust) -> "Request":
@@ -115,13 +122,14 @@ class Request:
         return cls(
             data["agent"],
             env,
-            merge(RunConfig(), data["run"], where),
-            merge(agent_config(data["agent"]), data["settings"], where),
+            merge(RunConfig(), stated(data, "run"), where),
+            merge(agent_config(data["agent"]), stated(data, "settings"), where),
             dict(data["origins"]),
             data["command"],
-            merge(SourceConfig(), data.get("sources", {}), where),
-            Start.from_json(data["start"], where) if data.get("start") else None,
+            merge(SourceConfig(), stated(data, "sources"), where),
+            Start.from_json(stated(data, "start"), where) if data.get("start") else None,
             data.get("for_agent"),
+            dict(data.get("not_in_force", {})),
         )
 
     def tuned(self) -> str:
@@ -130,14 +138,17 @@ class Request:
         values |= {} if self.start is None else asdict(self.start.config)
         lines = []
         for origin in sorted(set(self.origins.values()) - {DEFAULT}):
-            named = ", ".join(f"{name}={values[name]}" for name, from_ in self.origins.items() if from_ == origin)
-            lines.append(f"{origin}: {named}")
+            names = [name for name, from_ in self.origins.items() if from_ == origin and name not in self.unread]
+            if names:
+                lines.append(f"{origin}: {', '.join(f'{name}={values[name]}' for name in names)}")
         return "\n".join([*lines, "everything else: defaults"])
 
     def logged(self) -> dict[str, Any]:
-        """Every setting by name, for TensorBoard."""
+        """Every setting in force by name, for TensorBoard."""
         start = {} if self.start is None else asdict(self.start.config)
-        return {**asdict(self.run), **asdict(self.sources), **start, **asdict(self.settings)}
+        values = {**asdict(self.run), **asdict(self.sources), **start, **asdict(self.settings)}
+        return {name: value for name, value in values.items() if name not in self.unread}
+
 
     def compared(self) -> dict[str, Any]:
         """What tells runs apart: agent, env, what was asked for in words, seeds, budget, and every setting that is not
@@ -155,8 +166,14 @@ class Request:
         """`gamma=0.9, experiment dqn-CartPole-v1`: the settings that were named, and where others come from."""
         values, origins = self.logged(), self.origins
         named = [n for n, origin in origins.items() if origin == COMMAND_LINE and n not in BOOKKEEPING]
-        given = [f"{name}={values[name]}" for name in named if name not in ("seeds", self.unit)]
+        given = [f"{name}={values[name]}" for name in named if name not in ("seeds", self.unit) and name in values]
         return ", ".join([*given, *sorted(set(origins.values()) - {DEFAULT, COMMAND_LINE})]) or "defaults"
+
+
+def stated(config: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """What a run's `config.json` states of one part, such as "settings": all but what is not in force."""
+    unread = config.get("not_in_force", {})
+    return {name: value for name, value in (config.get(part) or {}).items() if name not in unread}
 
 
 def foreign_agent_module(agent: str) -> list[str]:

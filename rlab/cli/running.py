@@ -16,6 +16,7 @@ from rlab.cli.request import Request
 from rlab.cli.resuming import continuation, final_evaluation
 from rlab.cli.session import Session, only_here
 from rlab.cli.sources import open_sources
+from rlab.cli.unread import refuse_unread
 from rlab.envs import EnvLike
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import Evaluation
@@ -133,14 +134,15 @@ def start(
     with own_surroundings(request.run.threads, request.run.seed):  # before the first torch operation
         sources = open_sources(request, None, trust)
         session = Session(request, sources)
-        if progress:
-            print(session.describe())
         path = place if out is not None else fresh_run_path(request.agent, request.env.env_id, place)
         try:
+            refuse_unread(session.request.unread, request.origins)
             folder = RunFolder.create(path, session.request.to_json(), out or Path(ROOT) / path.name)
         except UsageError:
             session.env.close()
             raise
+        if progress:
+            print(session.describe())
         sources.keep(folder)
         return _carry_out(session, folder, progress, audience)
 

@@ -17,6 +17,7 @@ from rlab.cli.judging import FINAL_EPISODE_SEED, TRAINING_EPISODE_SEED, Judge, j
 from rlab.cli.outcome import Outcome
 from rlab.cli.request import Request
 from rlab.cli.sources import NO_SOURCES, Sources, demonstrations_for, make_agent
+from rlab.cli.unread import as_started, unread_settings
 from rlab.envs import make_vec
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import Evaluation
@@ -66,7 +67,10 @@ class Session:
             self._capacity = self._feed.capacity(run, request.settings, self._demonstrations)
             made = make_agent(agent_class, request, spaces, choose_device(run.device), sources)
             self.agent, self._said, self.trainable = made.agent, made.said, made.trainable
-            self.request = replace(request, start=made.start)
+            if made.start is not None:
+                in_force = as_started(request.settings, self.agent.policy().spec.preprocess)
+                request = replace(request, start=made.start, settings=in_force)
+            self.request = replace(request, unread=unread_settings(request, agent_class, spaces[1]))
             self._check_time_limit()
             if run.film_every:
                 check_can_film(request.env)

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from rlab.networks.policy import Policy, build_policy
 from rlab.networks.quantized import CompressedLayer, full_precision
 from rlab.networks.spaces import Space
 from rlab.runs.checkpoint import has_checkpoint, load_checkpoint
-from rlab.runs.config import SourceConfig
 from rlab.runs.folder import RunFolder, is_run
 from rlab.runs.policies import save_policy
 from rlab.trust import Trust
@@ -57,7 +56,6 @@ def open_sources(request: Request, folder: RunFolder | None = None, trust: Trust
         RlabError: something that is named is missing or broken.
     """
     _check_dataset(request, data_of(request.agent))
-    _check_read(request.sources)
     path = request.sources.dataset
     dataset = None if path is None else read_dataset(path)
     begun = None if request.start is None else request.start.run
@@ -255,13 +253,3 @@ def _check_dataset(request: Request, data: str) -> None:
         raise UsageError("--dataset and --demonstration-share belong together; the share is that of every batch.")
     if data != "replay" and share > 0.0:
         raise UsageError(f"{request.agent} mixes no replay with demonstrations; leave out --demonstration-share.")
-
-
-def _check_read(sources: SourceConfig) -> None:
-    """Refuse what nobody would read: how to take demonstrations or a teacher that are not there."""
-    unset = SourceConfig()
-    for name in (f.name for f in fields(sources) if getattr(sources, f.name) != getattr(unset, f.name)):
-        for what in ("dataset", "teacher"):
-            if name.startswith(f"{what}_") and getattr(sources, what) is None:
-                flag = name.replace("_", "-")
-                raise UsageError(f"--{flag} says how to use a {what}, and none is named: --{what} DIR.")

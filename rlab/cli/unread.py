@@ -1,10 +1,21 @@
 """Settings that a run would not read: they are not on its help page, are refused when a user names them, and are
 recorded as not in force."""
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+from rlab.cli.request import COMMAND_LINE, FROM_START, Request
+from rlab.errors import UsageError
+from rlab.learning.finetune_config import OF_ONE_STRATEGY
+
+if TYPE_CHECKING:
+    from rlab.networks.spaces import Space
 
 OF_ENV_LOOPS = ("env_steps", "num_envs", "vector", "log_episodes")
 OF_DATASETS = ("dataset", "dataset_episodes", "demonstration_share")
+# What fresh networks alone are made with. Dropout is not among them: an agent reads whether it is on.
+OF_FRESH_NETWORKS = ("hidden", "layer_norm", "init", "init_gain", "dueling")
 OF_TEACHERS = ("teacher", "teacher_member", "teacher_weight", "teacher_fraction", "teacher_temperature")
 
 
@@ -21,3 +32,48 @@ def unread_by_kind(agent: str, agent_class: Any) -> dict[str, str]:
     if data == "rollout":
         found |= dict.fromkeys(OF_DATASETS, f"{agent} learns from its own rollouts")
     return found
+
+
+def unread_settings(request: Request, agent_class: Any, action_space: "Space") -> dict[str, str]:
+    """All settings of a request that its run does not read, each with the reason."""
+    from rlab.learning.in_force import unread_of  # torch takes its time, and help pages do not need it
+    from rlab.learning.q_learning import QLearningConfig
+
+    sources, start = request.sources, request.start
+    found = {**unread_by_kind(request.agent, agent_class), **unread_of(request.settings, action_space)}
+    if sources.dataset is None:
+        found.setdefault("dataset_episodes", "no dataset is named: --dataset DIR")
+        if isinstance(request.settings, QLearningConfig):
+            names = ("demonstration_loss", "demonstration_weight", "margin")
+            found |= dict.fromkeys(names, "there are no demonstrations: --dataset DIR --demonstration-share SHARE")
+    if sources.teacher is None:
+        for name in OF_TEACHERS[1:]:
+            found.setdefault(name, "no teacher is named: --teacher DIR")
+    if start is not None:
+        for name, strategy in OF_ONE_STRATEGY.items():
+            if strategy != start.config.strategy:
+                found[name] = f"it is for --strategy {strategy}, not for {start.config.strategy}"
+        # A policy folder that stands alone does not say with which settings its network was made.
+        made_by_start = [name for name in OF_FRESH_NETWORKS if request.origins.get(name) not in (None, FROM_START)]
+        found |= dict.fromkeys(made_by_start, f"the network is that of {start.run}")
+    return found
+
+
+def as_started(settings: Any, preprocess: Mapping[str, Any]) -> Any:
+    """The settings of an agent that begins with a policy, with that policy's scaling of observations, which another
+    observation space may have changed."""
+    scale = preprocess["scale"]
+    real = {"obs_scaling": preprocess["scaling"], "obs_scale": None if scale is None else tuple(scale)}
+    own = {f.name for f in fields(settings)}
+    return replace(settings, **{name: value for name, value in real.items() if name in own})
+
+
+def refuse_unread(unread: Mapping[str, str], origins: Mapping[str, str]) -> None:
+    """Refuse a setting that a user names and nothing would read.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for name, reason in unread.items():
+        if origins.get(name) == COMMAND_LINE:
+            raise UsageError(f"--{name.replace('_', '-')} has no effect here: {reason}. Leave it out.")

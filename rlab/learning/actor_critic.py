@@ -15,6 +15,7 @@ from rlab.experience.lanes import Field
 from rlab.learning.choices import Activation, Init, LrSchedule, ObsScaling, Optimizer, RewardScaling
 from rlab.learning.contract import Batch
 from rlab.learning.distillation import Guide
+from rlab.learning.in_force import Unread, unread_of_boxes, unread_shared
 from rlab.learning.optimizers import OptimizerSettings, Stepper
 from rlab.learning.policy_gradient import explained_variance, gae
 from rlab.learning.reward_scaling import RewardScaler
@@ -78,6 +79,13 @@ class ActorCriticConfig:
     def minibatches(self) -> int:
         """Updates in one epoch; each takes an equal share of the rollout's rows."""
         return 1
+
+    def unread(self, action_space: Space) -> Unread:
+        """Settings that nothing reads as the others stand, each with the reason."""
+        found = {**unread_shared(self), **unread_of_boxes(action_space)}
+        if self.entropy_weight == 0.0:
+            found["entropy_final"] = "entropy_weight is 0"
+        return found
 
     def __post_init__(self) -> None:
         for name in ("gamma", "gae_lambda"):

@@ -17,6 +17,7 @@ from rlab.experience.lanes import Field
 from rlab.learning.actor_critic import actor_spec, policy_parts
 from rlab.learning.choices import Activation, Init, LrSchedule, ObsScaling, Optimizer
 from rlab.learning.contract import Batch
+from rlab.learning.in_force import Unread, unread_of_boxes, unread_shared
 from rlab.learning.optimizers import OptimizerSettings, Stepper
 from rlab.learning.schedules import Schedule
 from rlab.networks.distributions import only
@@ -72,6 +73,10 @@ class CloningConfig:
     lr_final: float = 0.05  # factor at the end of linear and cosine, or of each step of step
     lr_warmup_fraction: float = 0.0  # share of the budget over which the rate first rises from 0
     lr_steps: int = 3  # stretches that the step schedule cuts the budget into
+
+    def unread(self, action_space: Space) -> Unread:
+        """Settings that nothing reads as the others stand, each with the reason."""
+        return {**unread_shared(self), **unread_of_boxes(action_space)}
 
     def __post_init__(self) -> None:
         check_counts(self, "batch_size")

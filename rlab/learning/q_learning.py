@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from rlab.errors import UsageError, unknown
 from rlab.learning.choices import Activation, DemonstrationLoss, Init, LrSchedule, ObsScaling, Optimizer, ValueLoss
 from rlab.learning.demonstration_losses import DEMONSTRATION_LOSSES
+from rlab.learning.in_force import Unread, unread_shared
 from rlab.learning.returns import LOSSES
+from rlab.networks.spaces import Space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,15 @@ class QLearningConfig:
     def epsilon_duration(self) -> float | None:
         """Exponent of how long an exploring action is held."""
         return None
+
+    def unread(self, action_space: Space) -> Unread:
+        """Settings that nothing reads as the others stand, each with the reason."""
+        found = unread_shared(self)
+        if self.demonstration_loss != "margin":
+            found["margin"] = f"it is for demonstration_loss margin, and that is {self.demonstration_loss}"
+        if self.demonstration_loss == "none":
+            found["demonstration_weight"] = "demonstration_loss is none"
+        return found
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:

@@ -158,7 +158,7 @@ WRONG = [
     (2, "ppo CartPole-v1 --teacher {ppo} --teacher-member 3 --teacher-weight -1", "--teacher-weight -1.0 must be 0 or"),
     (2, "ppo CartPole-v1 --teacher {ppo} --teacher-member 3 --teacher-fraction 2", "must be a share in [0, 1]"),
     (2, "ppo CartPole-v1 --teacher {ppo} --teacher-member 3 --teacher-temperature 0", "must be above 0"),
-    (2, "ppo CartPole-v1 --teacher-member 3", "--teacher-member says how to use a teacher, and none is named"),
+    (2, "ppo CartPole-v1 --teacher-member 3", "--teacher-member has no effect here: no teacher is named"),
 ]
 
 
