@@ -35,6 +35,7 @@ from rlab.learning.loop import EnvLoop, JudgementError, Loop, Periods
 from rlab.learning.runtime import choose_device
 from rlab.networks.images import image_notes
 from rlab.networks.own_bodies import network_notes
+from rlab.networks.summary import shapes
 from rlab.runs import files
 from rlab.runs.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from rlab.runs.folder import RESULT, RunFolder
@@ -107,6 +108,8 @@ class Session:
             f"{self.request.agent} on {env.label}: {seeds}, {size}, {self.agent.device}",
             f"{feed.name}: {self._capacity} transitions per seed, {mib}; {learns}",
         ]
+        policy = self.agent.policy()
+        lines += shapes(policy, getattr(self.agent, "networks", None) or {"policy": policy.network})
         if online and self._demonstrations is not None:
             share = f"{self.request.sources.demonstration_share:.0%} of every batch"
             lines.append(f"demonstrations: {self._demonstrations.transitions.min()} transitions per seed, {share}")

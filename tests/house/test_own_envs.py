@@ -184,7 +184,10 @@ def test_a_run_in_an_env_of_this_process_alone_is_played_where_the_env_is_given_
     class Mine(own.Walk): ...
 
     run = rlab.train("ppo", Mine, out=tmp_path / "run", env_kwargs={"gift": 2.0}, progress=True, **TINY)
-    assert "note: only this process can play Mine" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "note: only this process can play Mine" in told
+    assert "observation Box((1,), float32): the network sees 1 number, as it is" in told
+    assert "network actor: linear 1->4 (8), tanh, linear 4->2 (10); 18 parameters per member" in told  # 1*4+4, 4*2+2
     assert "only this process can play Mine" in run.report()
     assert config(run) | {"local": True} == config(run)
     judged = rlab.evaluate(run.path, env=Mine, episodes=2)
