@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlab.errors import RlabError
 from rlab.learning import loop as loop_module
-from rlab.learning.loop import updates_due
+from rlab.learning.loop import JudgementError, Periods, updates_due
 
 NUM_ENVS = (1, 3, 8, 16)
 
@@ -142,3 +143,36 @@ def test_a_loop_goes_on_from_its_state(small: SimpleNamespace) -> None:
     assert (second.clock.env_steps, second.updates) == (80, 80)
     assert second.collector.transitions.tolist() == [80, 80]
     assert second.agent.updated_at[0] == 52
+
+
+def test_an_evaluation_that_is_interrupted_is_made_up_for_when_the_run_goes_on(small: SimpleNamespace) -> None:
+    diary, stop = small.Diary(), []
+    loop = small.loop(100, periods=(1000, 40, 1000), listeners=[diary], should_stop=lambda: bool(stop))
+    loop.evaluate = lambda: stop.append(True)  # Ctrl+C in the middle of it: there is no result
+    assert not loop.run()
+    assert (diary.saved, diary.evaluated) == ([40], [])
+
+    again = small.loop(100, periods=(1000, 40, 1000), listeners=[diary])
+    again.load_state(loop.state())
+    again.run()
+    assert diary.evaluated == [40, 80, 100]  # the one at 40 before anything else is learned
+
+
+def test_an_evaluation_that_fails_comes_after_a_save(small: SimpleNamespace) -> None:
+    diary = small.Diary()
+    loop = small.loop(100, periods=(1000, 40, 1000), listeners=[diary])
+
+    def fail() -> None:
+        assert diary.saved == saved
+        raise RlabError("port in use")
+
+    loop.evaluate, saved = fail, []  # in the middle of training it is saved as soon as judging has failed
+    with pytest.raises(JudgementError, match="port in use"):
+        loop.run()
+    assert (diary.saved, loop.state()["judgement_due"]) == ([40], True)
+    saved = [40, 100]  # at the end, and where a checkpoint is due, before
+    loop.periods = Periods(1000, 100, 1000)
+    loop.judgement_due = False
+    with pytest.raises(JudgementError, match="port in use"):
+        loop.run()
+    assert diary.saved == [40, 100]
