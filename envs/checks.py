@@ -147,9 +147,16 @@ def mask_bits(mask: Any, size: int) -> np.ndarray:
 def _joined(mask: Any) -> Any:
     """Gymnasium writes the mask of a MultiDiscrete as a tuple of arrays, a tuple of tuples where it is 2-D, and others
     as a list of arrays."""
-    if isinstance(mask, tuple | list) and any(not np.isscalar(part) for part in mask):
+    if in_parts(mask):
         return np.concatenate([np.atleast_1d(_joined(part)) for part in mask], axis=-1)
     return mask
+
+
+def in_parts(mask: Any) -> bool:
+    """Whether a mask is several, one for each choice: a tuple that holds more than numbers, or a list of arrays."""
+    if isinstance(mask, list):
+        return any(isinstance(part, np.ndarray) for part in mask)
+    return isinstance(mask, tuple) and any(not np.isscalar(part) for part in mask)
 
 
 def shown(value: Any) -> str:

@@ -17,6 +17,7 @@ from rlab.envs.checks import OLD_GYM
 from rlab.envs.drawing import creator, drawing, make_drawn
 from rlab.envs.episodes import NativeEpisodes, SingleEpisodes, time_limit_of
 from rlab.envs.native import SeededCartPole, make_native, why_not_native
+from rlab.envs.own_globals import OwnGlobals
 from rlab.envs.packing import Packing, find_packing
 from rlab.envs.pixels import MODE as PICTURES
 from rlab.envs.pool import PoolVectorEnv, check_same_spaces
@@ -26,6 +27,7 @@ from rlab.envs.workers import WatchedAsyncVectorEnv, sub_env_maker
 from rlab.envs.wrappers import apply_wrappers, pictures_wanted, refuse_running_statistics
 from rlab.errors import RlabError, UsageError, unknown
 from rlab.networks.spaces import Space
+from rlab.randomness import env_seed
 
 VECTOR = ("auto", "native", "sync", "async", "envpool")
 # How many envs play episodes at once: rows of one native env cost next to nothing, other envs may cost a process each.
@@ -58,7 +60,9 @@ def make_vec(spec: EnvSpec, seeds: tuple[int, ...], num_envs: int, vector: str =
     else:
         packing, limit = packing_of(spec, found)
         obs_space = packing.obs_space
-        makers = [sub_env_maker(partial(make_single, spec, found), index, packing) for index in range(total)]
+        make = partial(make_single, spec, found)
+        own_seeds = [env_seed(seed, n) for seed in seeds for n in range(num_envs)]
+        makers = [sub_env_maker(make, index, packing, own_seed) for index, own_seed in enumerate(own_seeds)]
         vectorize = WatchedAsyncVectorEnv if vector == "async" else gym.vector.SyncVectorEnv
         try:
             env = vectorize(makers, autoreset_mode=AutoresetMode.SAME_STEP, copy=False)  # GymVectorEnv copies
@@ -120,7 +124,7 @@ class EpisodePool(EpisodeMaker):
             return native
         self._packing = self._packing or packing_of(self.spec, found)[0]
         if n > len(self._envs):
-            self._envs += _make_several(self.spec, found, self._packing, n - len(self._envs))
+            self._envs += _make_several(self.spec, found, self._packing, n - len(self._envs), first=len(self._envs))
         return _Lent(self._envs[:n])
 
     def close(self) -> None:
@@ -147,7 +151,13 @@ def make_env(spec: EnvSpec, render_mode: str | None = None) -> SubEnv:
     """
     found = spec.check()
     packing, _ = packing_of(spec, found, render_mode)
-    return SubEnv(make_single(spec, found, render_mode), packing)
+    return _make_sub_env(spec, found, packing, render_mode, 0)
+
+
+def _make_sub_env(spec: EnvSpec, found: Registered, packing: Packing, render_mode: str | None, number: int) -> SubEnv:
+    """`number` seeds the global random generators while the env is made; each episode seeds them again."""
+    own = OwnGlobals(number)
+    return SubEnv(own.call(make_single, spec, found, render_mode), packing, own=own)
 
 
 def packing_of(spec: EnvSpec, found: Registered, render_mode: str | None = None) -> tuple[Packing, int | None]:
@@ -173,13 +183,13 @@ def packing_of(spec: EnvSpec, found: Registered, render_mode: str | None = None)
 
 
 def _make_several(
-    spec: EnvSpec, found: Registered, packing: Packing, n: int, render_mode: str | None = None
+    spec: EnvSpec, found: Registered, packing: Packing, n: int, render_mode: str | None = None, first: int = 0
 ) -> list[SubEnv]:
-    """n envs, or none: where one of them cannot be made, the others are closed again."""
+    """n envs, or none: where one of them cannot be made, the others are closed again. They are counted from `first`."""
     envs: list[SubEnv] = []
     try:
         while len(envs) < n:
-            envs.append(SubEnv(make_single(spec, found, render_mode), packing))
+            envs.append(_make_sub_env(spec, found, packing, render_mode, first + len(envs)))
     except UsageError as error:
         made = len(envs)
         if not made:

@@ -14,7 +14,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from rlab.envs.checks import EnvError, raised, reset_values, step_values
+from rlab.envs.checks import EnvError, in_parts, raised, reset_values, step_values
+from rlab.envs.own_globals import OwnGlobals, tell_of_generators
 from rlab.envs.spaces import OBS_HINT, array_space_from_gym, space_from_gym
 from rlab.errors import RlabError, RlabWarning, UsageError
 from rlab.networks.spaces import MASK_KEY, Leaf, Masked, Space, choices
@@ -44,7 +45,8 @@ def find_packing(make: Callable[[], gym.Env], env_id: str) -> Packing:
         UsageError: a space that rlab does not support, or a mask that does not fit the actions.
         RlabError: the env's reset or first step failed.
     """
-    env = make()
+    own = OwnGlobals(PROBE_SEED)
+    env = own.call(make)
     try:
         obs_space = space_from_gym(env.observation_space, f"the observation space of {env_id}", OBS_HINT)
         action_space = array_space_from_gym(env.action_space, f"the action space of {env_id}")
@@ -52,9 +54,10 @@ def find_packing(make: Callable[[], gym.Env], env_id: str) -> Packing:
         if isinstance(obs_space, Masked):
             _check_bits([obs_space.size], action_space, env_id)
             return Packing(env_id, obs_space, action_space, mask_method=method is not None)
-        info, later = _first_infos(env, env_id, method)
+        info, later = _first_infos(env, env_id, method, own)
     finally:
         close_or_warn(env, env_id)
+    tell_of_generators(env_id, own)
     in_info = info.get(MASK_KEY) is not None
     if not in_info and MASK_KEY in later:
         raise UsageError(f"{env_id} gives an {MASK_KEY} in its steps and none in its reset, where one is due too.")
@@ -95,17 +98,17 @@ def close_or_warn(env: Any, env_id: str) -> None:
 
 
 def _first_infos(
-    env: gym.Env, env_id: str, method: Callable[[], Any] | None
+    env: gym.Env, env_id: str, method: Callable[[], Any] | None, own: OwnGlobals
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """The infos of a first reset, with what the method for masks says, and where there is no mask of a first step."""
     try:
-        _, info = reset_values(env.reset(seed=PROBE_SEED))
+        _, info = reset_values(own.call(env.reset, seed=PROBE_SEED))
         if method is not None:
             return {**info, MASK_METHOD: method()}, {}
         if info.get(MASK_KEY) is not None:
             return info, {}
         env.action_space.seed(PROBE_SEED)
-        *_, later = step_values(env.step(env.action_space.sample()))
+        *_, later = step_values(own.call(env.step, env.action_space.sample()))
         return info, later
     except EnvError as fault:
         raise RlabError(f"{env_id} {fault}") from None
@@ -128,8 +131,7 @@ def _check_bits(sizes: list[int] | None, action_space: Leaf, env_id: str, name: 
 
 def _bits_in(mask: Any) -> list[int] | None:
     """How many zeros and ones each array of a mask in an env's info has; None where it is no such thing."""
-    several = isinstance(mask, tuple) or (isinstance(mask, list) and any(not np.isscalar(part) for part in mask))
-    parts = [_bits_in(part) for part in mask] if several else []
+    parts = [_bits_in(part) for part in mask] if isinstance(mask, tuple) or in_parts(mask) else []
     if parts:
         return None if None in parts else [size for part in parts for size in part or ()]
     bits = np.asarray(mask)

@@ -15,6 +15,7 @@ from gymnasium.wrappers import PassiveEnvChecker
 from rlab.envs import checks
 from rlab.envs.checks import EnvError
 from rlab.envs.obs_checks import obs_reader, same_form
+from rlab.envs.own_globals import OwnGlobals, tell_of_generators
 from rlab.envs.packing import MASK_METHOD, Packing, close_or_warn, mask_method, plain_packing
 from rlab.envs.spaces import space_from_gym
 from rlab.errors import RlabError
@@ -49,6 +50,7 @@ class SubEnv(gym.Wrapper):
         packing: what the observations are; None: arrays, as the env's own space says.
         index: which one of the sub-envs of a vector env this is; errors carry it.
         env_id: the name that errors use.
+        own: what `env` was made with, where it may use global random generators.
 
     Raises:
         UsageError: observations are no arrays, and no packing says what they are.
@@ -56,10 +58,18 @@ class SubEnv(gym.Wrapper):
 
     packing: Packing
 
-    def __init__(self, env: gym.Env, packing: Packing | None = None, index: int = 0, env_id: str = "the env") -> None:
+    def __init__(
+        self,
+        env: gym.Env,
+        packing: Packing | None = None,
+        index: int = 0,
+        env_id: str = "the env",
+        own: OwnGlobals | None = None,
+    ) -> None:
         super().__init__(env)
         self.packing = packing or plain_packing(env, env_id)
         self.index = index
+        self._own: OwnGlobals | None = own or OwnGlobals(index)  # None: the env was seen to need none
         self._seed: int | None = None  # of the episode under way, and its steps so far
         self._steps = 0
         self._other_spaces = _other_spaces(env, self.packing)
@@ -80,8 +90,10 @@ class SubEnv(gym.Wrapper):
         self._seed, self._steps = seed, 0
         if self._other_spaces is not None:  # said here, since a worker process can say nothing when it makes its env
             raise self._failure(self._other_spaces)
+        if self._own is not None and seed is not None:
+            self._own.seed(seed)
         try:
-            obs, info = checks.reset_values(self.env.reset(seed=seed, options=options))
+            obs, info = checks.reset_values(self._call(self.env.reset, seed=seed, options=options))
             return self._observe(obs, info), {}
         except EnvError as fault:
             raise self._failure(fault) from None
@@ -96,7 +108,8 @@ class SubEnv(gym.Wrapper):
         """
         self._steps += 1
         try:
-            result = self.env.step(action.copy() if isinstance(action, np.ndarray) else action)
+            lent = action.copy() if isinstance(action, np.ndarray) else action
+            result = self.env.step(lent) if self._own is None else self._call(self.env.step, lent)
             obs, reward, terminated, truncated, info = checks.step_values(result)
             terminated, truncated = checks.flag("terminated", terminated), checks.flag("truncated", truncated)
             reward = checks.reward_number(reward)
@@ -109,6 +122,17 @@ class SubEnv(gym.Wrapper):
     def close(self) -> None:
         """Close the env; where that fails, a warning says so, since whatever was played is played."""
         close_or_warn(self.env, self.packing.env_id)
+
+    def _call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        own = self._own
+        if own is None:
+            return function(*args, **kwargs)
+        result = own.call(function, *args, **kwargs)
+        if own.idle:
+            self._own = None
+        elif self.index == 0:
+            tell_of_generators(self.packing.env_id, own)
+        return result
 
     def _failure(self, fault: EnvError) -> SubEnvError:
         where, when = f"in the episode of seed {self._seed}", f"at step {self._steps}"

@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium.vector.async_vector_env import AsyncState
 
 from rlab.envs.checks import EnvError
+from rlab.envs.own_globals import OwnGlobals
 from rlab.envs.packing import Packing
 from rlab.envs.sub_env import SubEnv, SubEnvError
 
@@ -21,15 +22,22 @@ STEP_TIME_LIMIT = 120.0  # seconds; no env of the field takes a minute for one s
 CLOSE_TIME_LIMIT = 5.0  # seconds that a worker has to close its env before it is killed
 
 
-def sub_env_maker(make: Callable[[], gym.Env], index: int, packing: Packing | None = None) -> Callable[[], gym.Env]:
-    """What a vector env calls, here or in a worker process, to get its sub-env `index` (see `SubEnv`)."""
+def sub_env_maker(
+    make: Callable[[], gym.Env], index: int, packing: Packing | None = None, seed: int = 0
+) -> Callable[[], gym.Env]:
+    """What a vector env calls, here or in a worker process, to get its sub-env `index` (see `SubEnv`).
+
+    Args:
+        seed: of the global random generators while the env is made.
+    """
     parent = os.getpid()
 
     def make_sub_env() -> gym.Env:
         if os.getpid() != parent:
             # Ctrl+C reaches every process of the terminal; the parent alone decides when its workers stop.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        return SubEnv(make(), packing, index)
+        own = OwnGlobals(seed)
+        return SubEnv(own.call(make), packing, index, own=own)
 
     return make_sub_env
 

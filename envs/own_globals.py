@@ -1,0 +1,210 @@
+"""What is global in a process, as one env has it: the random generators of NumPy, `random` and torch, and settings.
+
+An env should draw from `self.np_random`, which `reset(seed=...)` seeds. One that draws from a global generator would
+give other episodes with the same seed, other ones in other processes, and draw from what its neighbours draw from. So
+each env has global generators of its own, seeded with it: they are put in place while the env runs and taken out again.
+That costs time, so that it is done only while an env is new, and for those that were seen to use them.
+"""
+
+import random
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from rlab.errors import RlabWarning
+from rlab.randomness import global_seeds
+
+WATCHED_CALLS = 16  # resets and steps, after which an env that used nothing global is left alone
+MAKING, PLAYING = "global generators while an env is made", "global generators of an env"  # streams
+
+T = TypeVar("T")
+_told: set[str] = set()  # envs of which this process has said that they use a global generator
+
+
+class OwnGlobals:
+    """Calls an env with global generators and settings of its own.
+
+    Args:
+        seed: of the generators until `seed` is called, while the env is made.
+    """
+
+    def __init__(self, seed: int) -> None:
+        numpy_seed, random_seed, torch_seed = global_seeds(seed, MAKING)
+        self._generators: tuple[_Generator, ...] = (
+            _NumpyGenerator(numpy_seed),
+            _RandomGenerator(random_seed),
+            _TorchGenerator(torch_seed),
+        )
+        self._parts: list[_Part] = [*self._generators, _Settings()]
+        self._left = WATCHED_CALLS
+
+    @property
+    def idle(self) -> bool:
+        """Whether the env can be called without: it has used nothing global so far."""
+        return not self._parts
+
+    @property
+    def generators_used(self) -> list[str]:
+        """The generators that the env has drawn from or seeded, for people."""
+        return [part.name for part in self._parts if part.used and part.name]
+
+    def seed(self, seed: int) -> None:
+        """Begin an episode with this seed."""
+        for generator, own_seed in zip(self._generators, global_seeds(seed, PLAYING), strict=True):
+            if generator in self._parts:
+                generator.seed(own_seed)
+
+    def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """What the function returns, called with the env's own globals in place."""
+        for part in self._parts:
+            part.enter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            watched = self._left > 0
+            for part in reversed(self._parts):
+                part.leave(watched)
+            self._left -= 1
+            if not self._left:
+                self._parts = [part for part in self._parts if part.used]
+
+
+def tell_of_generators(env_id: str, own: OwnGlobals) -> None:
+    """Say once of an env that it uses a global generator."""
+    used = own.generators_used
+    if used and env_id not in _told:
+        _told.add(env_id)
+        warnings.warn(
+            f"{env_id} draws from {' and '.join(used)}, which any other code of a program may draw from or seed; rlab "
+            "gives each env its own, seeded with it. Draw from self.np_random in its place",
+            RlabWarning,
+            stacklevel=2,
+        )
+
+
+class _Part:
+    """One global thing: `enter` puts the env's own in its place, `leave` takes it out again."""
+
+    name = ""  # of a generator, for people
+    used = False  # seen to be drawn from or changed by the env
+
+    def enter(self) -> None:
+        raise NotImplementedError
+
+    def leave(self, watched: bool) -> None:
+        """`watched`: look whether the env has used it."""
+        raise NotImplementedError
+
+
+class _Generator(_Part):
+    def __init__(self, seed: int) -> None:
+        self.seed(seed)
+
+    def seed(self, seed: int) -> None:
+        """Begin anew."""
+        raise NotImplementedError
+
+
+class _NumpyGenerator(_Generator):
+    name = "NumPy's global generator"
+
+    def seed(self, seed: int) -> None:
+        self._own: Any = np.random.MT19937(seed)
+        self._seen = self._own.state
+
+    def enter(self) -> None:
+        self._theirs = np.random.get_bit_generator()  # type: ignore[attr-defined]
+        # In every call: this forgets the waiting second half of a pair of normal numbers, in all processes alike.
+        np.random.set_bit_generator(self._own)  # type: ignore[attr-defined]
+
+    def leave(self, watched: bool) -> None:
+        now = np.random.get_bit_generator()  # type: ignore[attr-defined]
+        if watched and not self.used:
+            state = now.state
+            self.used = now is not self._own or not _same_state(state, self._seen)
+        self._own = now
+        np.random.set_bit_generator(self._theirs)  # type: ignore[attr-defined]
+
+
+def _same_state(first: Any, second: Any) -> bool:
+    first, second = first["state"], second["state"]
+    return first["pos"] == second["pos"] and np.array_equal(first["key"], second["key"])
+
+
+class _RandomGenerator(_Generator):
+    name = "the module random"
+
+    def seed(self, seed: int) -> None:
+        self._own = random.Random(seed).getstate()
+
+    def enter(self) -> None:
+        self._theirs = random.getstate()
+        random.setstate(self._own)
+
+    def leave(self, watched: bool) -> None:
+        now = random.getstate()
+        self.used = self.used or (watched and now != self._own)
+        self._own = now
+        random.setstate(self._theirs)
+
+
+class _TorchGenerator(_Generator):
+    """Where torch is loaded: a worker process of an env that does without it need not wait for it."""
+
+    name = "torch's global generator"
+
+    def seed(self, seed: int) -> None:
+        self._seed = seed
+        self._own: Any = None
+
+    def enter(self) -> None:
+        self._torch: Any = sys.modules.get("torch")
+        if self._torch is not None:
+            if self._own is None:
+                self._own = self._torch.Generator(device="cpu").manual_seed(self._seed).get_state()
+            self._theirs = self._torch.get_rng_state()
+            self._torch.set_rng_state(self._own)
+
+    def leave(self, watched: bool) -> None:
+        if self._torch is not None:
+            now = self._torch.get_rng_state()
+            self.used = self.used or (watched and not self._torch.equal(now, self._own))
+            self._own = now
+            self._torch.set_rng_state(self._theirs)
+
+
+class _Settings(_Part):
+    """torch's default dtype, whether torch records gradients, and what NumPy does about errors."""
+
+    def __init__(self) -> None:
+        self._own: tuple[Any, ...] | None = None  # None: the env has changed none
+
+    def enter(self) -> None:
+        self._theirs = _settings()
+        if self._own is not None:
+            _set(self._own)
+
+    def leave(self, watched: bool) -> None:
+        now = _settings()
+        if now != (self._own or self._theirs):
+            self.used, self._own = True, now
+        if now != self._theirs:
+            _set(self._theirs)
+
+
+def _settings() -> tuple[Any, ...]:
+    torch = sys.modules.get("torch")
+    of_torch = (None, None) if torch is None else (torch.get_default_dtype(), torch.is_grad_enabled())
+    return (*of_torch, np.geterr())
+
+
+def _set(settings: tuple[Any, ...]) -> None:
+    dtype, records, errors = settings
+    torch: Any = sys.modules.get("torch")
+    if dtype is not None:
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(records)
+    np.seterr(**errors)
