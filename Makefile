@@ -21,7 +21,7 @@ SMOKE := $(addprefix tests/,networks/test_spaces.py networks/test_stacked_layers
 # The tests whose results are sums of floating-point numbers.
 COMPUTING := tests/agents tests/compression tests/evaluation tests/learning tests/networks
 
-.PHONY: help train test smoke test-cpus test-two-cpus floors prove bench lint types clean
+.PHONY: help train test smoke test-cpus test-two-cpus floors prove bench docs lint types clean
 
 help:
 	@echo "make train      set up, then train DQN on CartPole-v1"
@@ -31,6 +31,7 @@ help:
 	@echo "make floors     the tests with the lowest versions that pyproject.toml allows, in a venv of its own"
 	@echo "make prove      the long proofs, every experiment's claim and every study (hours)"
 	@echo "make bench      the speed comparisons"
+	@echo "make docs       the documentation, into build/site"
 	@echo "make lint       ruff"
 	@echo "make types      mypy, on the built package"
 	@echo "make clean      remove what was built; runs/ stays"
@@ -69,6 +70,10 @@ prove: $(READY)
 bench: $(READY)
 	$(BIN)/pip install -q -c constraints.txt -e ".[bench]" --no-build-isolation
 	for name in speed_against_sb3 ppo_speed main_job cost_of_seeds export border; do $(BIN)/python -m rlab.experiments.benchmarks.$$name || exit 1; done
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "open build/site/index.html"
 
 lint: $(READY)
 	$(BIN)/ruff check .
