@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import rlab.experiments
+from rlab.agents import load_agent
 from rlab.errors import RlabError, UsageError, unknown
 
 _KEYS = {"format", "about", "agent", "env", "env_kwargs", "wrapper", "run", "settings", "bench", "claim"}
@@ -83,7 +84,7 @@ def find_experiment(agent: str, env: str, chosen: str | None) -> Experiment | No
     `none` as the choice asks for the agent's plain defaults.
 
     Raises:
-        UsageError: the chosen one does not exist, or is about another agent.
+        UsageError: the chosen one does not exist, or is about another agent, of which this one is not a subclass.
     """
     if chosen == "none":
         return None
@@ -91,8 +92,8 @@ def find_experiment(agent: str, env: str, chosen: str | None) -> Experiment | No
         path = shipped_folder() / f"{agent}-{env}.toml".replace("/", "-")
         return read_experiment(path) if path.is_file() else None
     experiment = read_experiment(experiment_path(chosen))
-    if experiment.agent != agent:
-        raise UsageError(f"experiment {experiment.name} tunes {experiment.agent}, not {agent}.")
+    if experiment.agent != agent and not issubclass(load_agent(agent), load_agent(experiment.agent)):
+        raise UsageError(f"experiment {experiment.name} tunes {experiment.agent}; {agent} is not one of its kind.")
     return experiment
 
 

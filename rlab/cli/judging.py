@@ -52,12 +52,12 @@ class Judge:
         self._envs.close()
 
 
-def judging_failed(error: RlabError, run: str, finished: bool, reached: str) -> RlabError:
+def judging_failed(error: RlabError, resume: str, finished: bool, reached: str) -> RlabError:
     """The error for a policy that could not be judged: what is safe, and how to go on."""
     what = str(error).rstrip(".")
     if finished:
-        return NotJudgedError(f"{what}. The run is trained and saved, but not judged: rlab resume {run} judges it.")
+        return NotJudgedError(f"{what}. The run is trained and saved, but not judged: {resume} judges it.")
     return RlabError(
-        f"{what}. It happened while judging; what was trained is saved, up to {reached}. Go on without judging: rlab "
-        f"resume {run} --eval-every 0; or, where only few instances of the env may live at once, with --eval-alone."
+        f"{what}. It happened while judging; what was trained is saved, up to {reached}. Go on without judging: "
+        f"{resume} --eval-every 0; or, where only few instances of the env may live at once, with --eval-alone."
     )

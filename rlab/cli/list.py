@@ -1,6 +1,9 @@
 """`rlab list agents|envs|experiments|runs|datasets|metrics`: what there is."""
 
 import json
+import os
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -9,6 +12,7 @@ import tyro
 
 from rlab.cli.flags import parse
 from rlab.cli.help import Page
+from rlab.cli.tables import table
 from rlab.errors import UsageError
 
 
@@ -55,11 +59,13 @@ def run(argv: list[str]) -> int:
         print(f"no such {options.what} here" if wanted else f"no {options.what} here")
         return 0
     columns = [key for key in rows[0] if any(row[key] is not None for row in rows)]
-    table = [columns, *([_cell(row[key]) for key in columns] for row in rows)]
-    widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
-    for line in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    print("\n".join(table([[_cell(row[key]) for key in columns] for row in rows], columns, _width())))
     return 0
+
+
+def _width() -> int | None:
+    """How wide the table may be; None for any width, so that a pipe gets one line a row."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else None
 
 
 def _agents(root: str) -> list[dict[str, Any]]:

@@ -116,9 +116,7 @@ class Request:
             UsageError: a setting is unknown or of the wrong type: the run was made by another version.
         """
         env = EnvSpec.from_json(data["env"])
-        settings = data["settings"] if isinstance(data.get("settings"), dict) else {}
-        code = [*foreign_agent_module(data["agent"]), *env.foreign_modules, *foreign_network_module(settings)]
-        check_trust(where, code, trust)
+        check_trust(where, foreign_code(data, env), trust)
         return cls(
             data["agent"],
             env,
@@ -174,6 +172,19 @@ def stated(config: Mapping[str, Any], part: str) -> dict[str, Any]:
     """What a run's `config.json` states of one part, such as "settings": all but what is not in force."""
     unread = config.get("not_in_force", {})
     return {name: value for name, value in (config.get(part) or {}).items() if name not in unread}
+
+
+def foreign_code(config: Mapping[str, Any], env: EnvSpec) -> list[str]:
+    """The modules from outside rlab that a run with this `config.json` imports."""
+    settings = config["settings"] if isinstance(config.get("settings"), dict) else {}
+    return [*foreign_agent_module(config["agent"]), *env.foreign_modules, *foreign_network_module(settings)]
+
+
+def to_resume(name: str, config: Mapping[str, Any]) -> str:
+    """The command that goes on with a run, with `--trust` where it needs that in this working folder."""
+    modules, trusted = foreign_code(config, EnvSpec.from_json(config["env"])), in_force(False)
+    needed = not all(trusts(trusted, module) for module in modules)
+    return f"rlab resume {name}{' --trust' if needed else ''}"
 
 
 def foreign_agent_module(agent: str) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from rlab.cli.outcome import BY_LISTENER, recorded_status
 from rlab.cli.progress import ProgressListener
-from rlab.cli.request import Request
+from rlab.cli.request import Request, to_resume
 from rlab.cli.resuming import continuation, final_evaluation
 from rlab.cli.session import Session, only_here
 from rlab.cli.sources import open_sources
@@ -113,11 +113,12 @@ class Run:
         note = "" if self.only_here is None else f"\n{self.only_here}"
         saved = f"run: {self.name}   curves: tensorboard --logdir {self.name}{note}"
         reached = f"{self.time} {self.unit.replace('_', ' ')}"
+        resume = "" if self.finished and self.status != NOT_JUDGED else to_resume(self.name, self.config)
         if self.status == NOT_JUDGED:
-            return f"trained for {reached} and saved, not judged; judge it with: rlab resume {self.name}\n{saved}"
+            return f"trained for {reached} and saved, not judged; judge it with: {resume}\n{saved}"
         if not self.finished:
             by = "" if self.stopped_by is None else f" by the listener {self.stopped_by}"
-            return f"stopped{by} at {reached} and saved; go on with: rlab resume {self.name}\n{saved}"
+            return f"stopped{by} at {reached} and saved; go on with: {resume}\n{saved}"
         verdict = "finished, not judged" if self.evaluation is None else self.evaluation.summary()
         return f"{verdict}\n{saved}"
 

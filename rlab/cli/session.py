@@ -15,7 +15,7 @@ from rlab.cli.feeds import feed_for
 from rlab.cli.films import Films, check_can_film
 from rlab.cli.judging import FINAL_EPISODE_SEED, TRAINING_EPISODE_SEED, Judge, judging_failed
 from rlab.cli.outcome import Outcome
-from rlab.cli.request import Request
+from rlab.cli.request import Request, to_resume
 from rlab.cli.sources import NO_SOURCES, Sources, demonstrations_for, make_agent
 from rlab.cli.unread import as_started, unread_settings
 from rlab.envs import make_vec
@@ -164,7 +164,7 @@ class Session:
                         loop.judgement_due = run.eval_every > 0  # or nobody would see what learning does to it
                         loop.save()  # what it begins with: the run that it came from may be gone when this one goes on
                     finished = self._run(loop, folder)
-                    audience.check(f"The run is saved: rlab resume {folder.name}")
+                    audience.check(f"The run is saved: {to_resume(folder.name, folder.config)}")
                     if finished and not loop.updates:
                         self.unlearned = f"warning: nothing was learned, not one update was made: {self._feed.too_late}"
                     wanted = finished and run.final_eval_episodes and not stop.is_set()
@@ -260,7 +260,7 @@ class Session:
         try:
             result = self.evaluate(self.request.run.final_eval_episodes, FINAL_EPISODE_SEED)
         except RlabError as error:
-            raise judging_failed(error, folder.name, True, "") from error
+            raise judging_failed(error, to_resume(folder.name, folder.config), True, "") from error
         if result is None:
             return None
         log.on_final_evaluation(self.loop.clock.env_steps, result.returns, result.lengths)
@@ -274,11 +274,11 @@ class Session:
             return loop.run()
         except JudgementError as error:
             reached = f"{loop.clock.env_steps} {self.request.unit.replace('_', ' ')}"
-            raise judging_failed(error, folder.name, loop.finished, reached) from error
+            raise judging_failed(error, to_resume(folder.name, folder.config), loop.finished, reached) from error
         except RlabError as error:
             kept = "It had not been saved yet."
             if has_checkpoint(folder):
-                kept = f"The run is kept up to its last save: rlab resume {folder.name}"
+                kept = f"The run is kept up to its last save: {to_resume(folder.name, folder.config)}"
             raise type(error)(f"{str(error).rstrip('.')}. {kept}") from error
 
 

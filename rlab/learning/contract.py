@@ -70,6 +70,8 @@ class RolloutConfig(Protocol):
 class Agent(Protocol):
     """Arrays come in, actions and metrics go out. An agent never sees an env, a writer, a path or the loop.
 
+    Its `Config` may have `unread(action_space) -> {setting: reason}`: what nothing reads as the other settings stand;
+    a field's comment is its line of help, its metadata may say `choices` and the `group` on the help page.
     An agent that can be fine-tuned also has what `Adaptable` lists, and one that takes a teacher an attribute `guide`.
     """
 
