@@ -133,7 +133,8 @@ def _examined(spec: EnvSpec, found: Registered, steps: int, seed: int, generator
         return Checkup(spec.label, (_not_made(error),))
     generators.seed()
     evidence = play(env, packing, steps, seed)
-    findings = [*_faults(evidence), *_habits(evidence, env, spec), *_global_use(generators.used())]
+    used = (*evidence.generators, *generators.used())
+    findings = [*_faults(evidence), *_habits(evidence, env, spec), *_global_use(used)]
     if not evidence.stopped():
         findings += _repeated(spec, found, env, packing, evidence, seed, generators)
     findings += _closed(env)
@@ -235,7 +236,7 @@ def _global_use(used: tuple[str, ...]) -> Iterator[Finding]:
         yield Finding(
             "global-random",
             "warning",
-            f"it draws from the global generator of {', '.join(used)}",
+            f"it draws from the global generator of {', '.join(dict.fromkeys(used))}",
             "draw from self.np_random, which super().reset(seed=seed) seeds",
         )
 

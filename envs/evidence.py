@@ -48,6 +48,7 @@ class Evidence:
     largest_obs: float = 0.0  # in absolute value, of floats
     largest_reward: float = 0.0
     rewarded: bool = False  # whether any reward was not 0
+    generators: list[str] = field(default_factory=list)  # global ones that it drew from in its first steps
 
     def add_fault(self, fault: EnvError) -> None:
         """Keep a fault, unless there was one of its kind."""
@@ -99,6 +100,7 @@ def play(env: gym.Env, packing: Packing, steps: int, seed: int) -> Evidence:
         # The first episode may take longer: whether any ends at all is not told by a few steps.
         _episode(player, watched, evidence, steps if evidence.returns else FIRST_EPISODE * steps, deadline, first)
         first = None
+    evidence.generators = player.generators_used
     return evidence
 
 
@@ -200,7 +202,7 @@ class GlobalGenerators:
         self._seeded = self._states()
 
     def used(self) -> tuple[str, ...]:
-        """Those that were drawn from since `seed`."""
+        """Those that were drawn from since `seed`, apart from an env's own in its first steps (see `own_globals`)."""
         return tuple(name for name, state in self._states().items() if not _same_state(state, self._seeded[name]))
 
     def restore(self) -> None:

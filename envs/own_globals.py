@@ -78,8 +78,8 @@ def tell_of_generators(env_id: str, own: OwnGlobals) -> None:
     if used and env_id not in _told:
         _told.add(env_id)
         warnings.warn(
-            f"{env_id} draws from {' and '.join(used)}, which any other code of a program may draw from or seed; rlab "
-            "gives each env its own, seeded with it. Draw from self.np_random in its place",
+            f"{env_id} draws from the global generator of {' and '.join(used)}, which any other code of a program may "
+            "draw from or seed; rlab gives each env its own, seeded with it. Draw from self.np_random in its place",
             RlabWarning,
             stacklevel=2,
         )
@@ -109,7 +109,7 @@ class _Generator(_Part):
 
 
 class _NumpyGenerator(_Generator):
-    name = "NumPy's global generator"
+    name = "np.random"
 
     def seed(self, seed: int) -> None:
         self._own: Any = np.random.MT19937(seed)
@@ -135,7 +135,7 @@ def _same_state(first: Any, second: Any) -> bool:
 
 
 class _RandomGenerator(_Generator):
-    name = "the module random"
+    name = "random"
 
     def seed(self, seed: int) -> None:
         self._own = random.Random(seed).getstate()
@@ -154,7 +154,7 @@ class _RandomGenerator(_Generator):
 class _TorchGenerator(_Generator):
     """Where torch is loaded: a worker process of an env that does without it need not wait for it."""
 
-    name = "torch's global generator"
+    name = "torch"
 
     def seed(self, seed: int) -> None:
         self._seed = seed

@@ -119,6 +119,11 @@ class SubEnv(gym.Wrapper):
         except Exception as error:
             raise self._failure(checks.raised(error)) from error
 
+    @property
+    def generators_used(self) -> list[str]:
+        """The global random generators that the env was seen to draw from while it was new."""
+        return [] if self._own is None else self._own.generators_used
+
     def close(self) -> None:
         """Close the env; where that fails, a warning says so, since whatever was played is played."""
         close_or_warn(self.env, self.packing.env_id)

@@ -17,7 +17,7 @@ DRAWS = {
     "random": lambda: random.gauss(0.0, 1.0),
     "torch": lambda: float(torch.randn(())),
 }
-NAMED = {"numpy": "NumPy's global generator", "random": "the module random", "torch": "torch's global generator"}
+NAMED = {"numpy": "np.random", "random": "random", "torch": "torch"}
 
 
 class Draws(gym.Env):
@@ -77,7 +77,7 @@ def test_a_run_in_such_an_env_comes_back_to_the_byte_and_is_judged_by_episode(re
     small = {"env_steps": 64, "num_envs": 2, "rollout_steps": 16, "eval_every": 32, "eval_episodes": 2}
     np.random.seed(5)
     before = np.random.get_state()[1].tolist()
-    with pytest.warns(RlabWarning, match="draws from NumPy's global generator, which .* self.np_random"):
+    with pytest.warns(RlabWarning, match="draws from the global generator of np.random, which .* self.np_random"):
         first = rlab.train("ppo", env_id, out=tmp_path / "a", final_eval_episodes=4, **small)
     assert np.random.get_state()[1].tolist() == before
     np.random.random(3)
@@ -93,7 +93,7 @@ def test_a_run_in_such_an_env_comes_back_to_the_byte_and_is_judged_by_episode(re
 @pytest.mark.parametrize("kind", sorted(DRAWS))
 def test_the_generator_that_an_env_uses_is_named_once(register, kind):
     env_id = register(Draws)
-    with pytest.warns(RlabWarning, match=NAMED[kind]):
+    with pytest.warns(RlabWarning, match=f"global generator of {NAMED[kind]}, which"):
         make_env(EnvSpec(env_id, {"kind": kind}))
     make_env(EnvSpec(env_id, {"kind": kind}))  # pytest would make an error of a second warning
 
