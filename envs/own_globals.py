@@ -19,6 +19,7 @@ from rlab.randomness import global_seeds
 
 WATCHED_CALLS = 16  # resets and steps, after which an env that used nothing global is left alone
 MAKING, PLAYING = "global generators while an env is made", "global generators of an env"  # streams
+PROCESS = "global generators of a worker process"
 
 T = TypeVar("T")
 _told: set[str] = set()  # envs of which this process has said that they use a global generator
@@ -70,6 +71,17 @@ class OwnGlobals:
             self._left -= 1
             if not self._left:
                 self._parts = [part for part in self._parts if part.used]
+
+
+def seed_process(seed: int) -> None:
+    """Seed the global generators of a worker process, which its env has for itself: what it draws from one for the
+    first time after it was watched is the same in every run, too."""
+    of_numpy, of_random, of_torch = global_seeds(seed, PROCESS)
+    np.random.seed(of_numpy)
+    random.seed(of_random)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.default_generator.manual_seed(of_torch)
 
 
 def tell_of_generators(env_id: str, own: OwnGlobals) -> None:

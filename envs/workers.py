@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.vector.async_vector_env import AsyncState
 
 from rlab.envs.checks import EnvError
-from rlab.envs.own_globals import OwnGlobals
+from rlab.envs.own_globals import OwnGlobals, seed_process
 from rlab.envs.packing import Packing
 from rlab.envs.sub_env import SubEnv, SubEnvError
 
@@ -28,7 +28,7 @@ def sub_env_maker(
     """What a vector env calls, here or in a worker process, to get its sub-env `index` (see `SubEnv`).
 
     Args:
-        seed: of the global random generators while the env is made.
+        seed: of the global random generators while the env is made, and of those of its own process if it has one.
     """
     parent = os.getpid()
 
@@ -36,6 +36,7 @@ def sub_env_maker(
         if os.getpid() != parent:
             # Ctrl+C reaches every process of the terminal; the parent alone decides when its workers stop.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            seed_process(seed)
         own = OwnGlobals(seed)
         return SubEnv(own.call(make), packing, index, own=own)
 

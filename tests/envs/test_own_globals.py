@@ -72,6 +72,30 @@ def test_global_generators_draw_the_same_in_every_process_and_beside_any_members
     assert len(np.unique(both[0])) == 8  # two numbers of each of 2 x 2 sub-envs: no two of them draw alike
 
 
+class DrawsLate(Draws):
+    """Draws nothing before its third episode, when nobody looks any more."""
+
+    def __init__(self):
+        self.episodes, self.kind = 0, "numpy"
+        self.world = 0.0
+
+    def draw(self):
+        return DRAWS[self.kind]() if self.episodes > 2 else 0.0
+
+    def reset(self, *, seed=None, options=None):
+        self.episodes += 1
+        return super().reset(seed=seed)
+
+
+def test_a_late_draw_in_a_worker_process_is_seeded_by_sub_env(register, monkeypatch):
+    monkeypatch.setattr(own_globals, "WATCHED_CALLS", 2)
+    spec = EnvSpec(register(DrawsLate))
+    first, again = (episodes_of(spec, (0, 1), "async", steps=14) for _ in range(2))
+    late = first[-1][..., 0]  # [S, N], the last rewards
+    assert np.unique(late).size == 4  # four workers of one fork draw four numbers
+    assert all(np.array_equal(one, other) for one, other in zip(first, again, strict=True))
+
+
 def test_a_run_in_such_an_env_comes_back_to_the_byte_and_is_judged_by_episode(register, tmp_path):
     env_id = register(Draws)
     small = {"env_steps": 64, "num_envs": 2, "rollout_steps": 16, "eval_every": 32, "eval_episodes": 2}
