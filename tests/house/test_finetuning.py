@@ -59,7 +59,7 @@ def test_a_cloned_policy_goes_on_exactly_as_it_was(
 
     request = road.asked("finetune", str(cloned_run), **PPO, **road.JUDGED)
     session, _, _ = road.begin(request, out, [road.Hearing(on_save=save)])
-    assert [time for time, _, _ in said] == [0, 256]
+    assert [time for time, _, _ in said] == [0, 256, 256]  # at the end, before it is judged and after
     expected = road.outputs(cloned_run, obs)
     assert torch.equal(said[0][1], expected)
     assert not torch.equal(said[1][1], expected)
