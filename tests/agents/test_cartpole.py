@@ -37,7 +37,7 @@ def test_double_dqn_learns_cartpole_in_every_seed_with_the_shipped_settings(tmp_
     budget = {"seeds": 3, "env_steps": 30_000, "eval_every": 10**6, "eval_episodes": 1, "final_eval_episodes": 20}
     run = rlab.train("double_dqn", "CartPole-v1", out=tmp_path / "run", **budget)
     assert run.evaluation is not None
-    assert (run.evaluation.returns.mean(axis=1) > 195.0).all()  # CartPole-v0's threshold; a random policy has about 22
+    assert (run.evaluation.returns.mean(axis=1) > 195.0).all()  # the worst of 20 seeds had 372, a random policy has 22
 
 
 # Plain defaults and a short budget; the worst of 20 seeds had 269, 155 and 171, a random policy about 22.
@@ -58,6 +58,7 @@ def test_every_policy_gradient_agent_learns_cartpole_in_every_seed(
     assert (run.evaluation.returns.mean(axis=1) > more_than).all()
 
 
+@pytest.mark.prove  # 13 s; that Gaussian policies learn is shown in seconds by the probe worlds
 def test_ppo_swings_the_pendulum_up_in_every_seed(tmp_path: Path) -> None:
     budget = {"seeds": 2, "env_steps": 40_000, "eval_every": 10**6, "eval_episodes": 1, "final_eval_episodes": 20}
     scaled = {"obs_scaling": "fixed", "reward_scaling": "running", "gamma": 0.9}

@@ -101,9 +101,13 @@ def test_a_stack_becomes_what_its_members_become_alone(method, trained, states):
         if tensor.dtype in (torch.int8, torch.uint8) and "corrected" in method:
             assert (difference > 0).float().mean() < 0.01, name  # a sum in another order may round the other way
         else:
-            torch.testing.assert_close(difference, torch.zeros_like(difference), rtol=0, atol=1e-3)
+            # Where one does, by a scale of up to 0.017, its bias makes up for it times a mean feature of up to 3: 0.05.
+            allowed = 0.1 if "corrected" in method else 1e-3
+            torch.testing.assert_close(difference, torch.zeros_like(difference), rtol=0, atol=allowed)
     for i in range(3):
-        torch.testing.assert_close(alone[i](states[i]), together(states)[i], rtol=1e-3, atol=2e-2)
+        # and an output misses a feature of up to 10 times 0.017
+        allowed = 0.2 if "corrected" in method else 2e-2
+        torch.testing.assert_close(alone[i](states[i]), together(states)[i], rtol=1e-3, atol=allowed)
 
 
 @EVERY_METHOD

@@ -36,7 +36,7 @@ def states_of(space):
     return torch.randn(3, 40, 4, generator=generator)
 
 
-def train(network, x, wanted, steps=20):
+def train(network, x, wanted, steps=10):
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     for _ in range(steps):
         loss = (network(x) - wanted).square().mean()

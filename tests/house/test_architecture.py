@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -145,6 +146,7 @@ def test_the_length_of_a_function_counts_from_def_to_its_last_line() -> None:
     assert long_functions(source, most=2) == ["three"]
 
 
+@functools.cache
 def attributes_read() -> set[str]:
     """Every name that is read as an attribute, `config.gamma`, anywhere in the source."""
     trees = [ast.parse((ROOT / path).read_text()) for path in FILES]

@@ -18,7 +18,7 @@ from rlab.networks.quantized import CompressedLayer
 from rlab.runs import files
 from rlab.runs.policies import load_policy
 
-pytestmark = pytest.mark.usefixtures("quick_disk")
+pytestmark = pytest.mark.usefixtures("quick_disk", "few_visits")
 
 QUICK = ("--episodes", "4", "--updates", "20", "--min-return-ratio", "0")
 

@@ -20,7 +20,7 @@ from rlab.runs import files
 from rlab.runs.policies import load_policy
 
 pytest.importorskip("matplotlib")
-pytestmark = pytest.mark.usefixtures("quick_disk")
+pytestmark = pytest.mark.usefixtures("quick_disk", "few_visits")
 
 QUICK = ("--candidates", "4", "--episodes", "4", "--updates", "8", "--min-return-ratio", "0")
 
