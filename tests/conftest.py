@@ -1,7 +1,17 @@
-"""One torch thread in every test, or as many as OMP_NUM_THREADS says; results may depend on neither."""
+"""What tests of several rooms share."""
 
-import os
+import functools
+from collections.abc import Iterator
 
-import torch
+import pytest
 
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+from rlab.compression.distil import DistilSettings
+
+
+@pytest.fixture(scope="module")
+def few_visits() -> Iterator[None]:
+    """Compression visits a tenth of the states that it does for people: what is kept, told and refused is the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlab.cli.compressing.DistilSettings", functools.partial(DistilSettings, rows=200))
+        patch.setattr("rlab.compression.steps.FEATURE_ROWS", 200)
+        yield

@@ -22,15 +22,16 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 TITLE = re.compile(r'title="([^"]+)"')
 ONLY_READ = ("make ", "source ", "pip install ", "tensorboard ")  # how the lines begin that are not run
-TINY = {"env_steps": 320, "eval_every": 320, "eval_episodes": 1, "final_eval_episodes": 2}
-TINY_UPDATES = {"updates": 40, "eval_every": 40, "eval_episodes": 1, "final_eval_episodes": 2}
+MOST_SEEDS = 4
+TINY: dict[str, Any] = {"env_steps": 320, "eval_every": 320, "eval_episodes": 1, "final_eval_episodes": 2}
+TINY_UPDATES: dict[str, Any] = {"updates": 40, "eval_every": 40, "eval_episodes": 1, "final_eval_episodes": 2}
 
 
 @pytest.fixture(scope="session")
 def first_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that the pages start from."""
     folder = tmp_path_factory.mktemp("docs")
-    api.train("dqn", "CartPole-v1", out=folder / "runs/cartpole", seeds=10, **TINY)
+    api.train("dqn", "CartPole-v1", out=folder / "runs/cartpole", seeds=MOST_SEEDS, **TINY)
     return folder
 
 
@@ -53,7 +54,9 @@ def small(argv: list[str]) -> list[str]:
         "eval": {"episodes": 2},
         "resume": {"env_steps": 640} if "--env-steps" in argv else {},
             }
-    flags = [(f"--{name.replace('_', '-')}", str(value)) for name, value in sizes.get(argv[0], {}).items()]
+    fewer = {"seeds": MOST_SEEDS} if "--seeds" in argv and int(argv[argv.index("--seeds") + 1]) > MOST_SEEDS else {}
+    wanted = {**sizes.get(argv[0], {}), **fewer}
+    flags = [(f"--{name.replace('_', '-')}", str(value)) for name, value in wanted.items()]
     return [*argv, *(word for flag in flags for word in flag)]
 
 
@@ -69,11 +72,11 @@ def run_shell(content: str) -> None:
         assert main(small(argv[1:])) == 0, line
 
 
-def smaller(function: Callable[..., Any], sizes: dict[str, Any], most_seeds: int = 4) -> Callable[..., Any]:
+def smaller(function: Callable[..., Any], sizes: dict[str, Any]) -> Callable[..., Any]:
     """The same function of `rlab` with tiny budgets, whatever the caller asks for."""
 
     def called(*args: Any, **settings: Any) -> Any:
-        fewer = {"seeds": min(settings["seeds"], most_seeds)} if "seeds" in settings else {}
+        fewer = {"seeds": min(settings["seeds"], MOST_SEEDS)} if "seeds" in settings else {}
         return function(*args, **{**settings, **sizes, **fewer})
 
     return called
@@ -92,9 +95,10 @@ def small_api(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(api, name, smaller(getattr(api, name), sizes))
 
 
+@pytest.mark.usefixtures("small_api", "few_visits")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_what_a_page_shows_runs(
-    page: Path, first_run: Path, tmp_path: Path, small_api: None, monkeypatch: pytest.MonkeyPatch
+    page: Path, first_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(first_run, tmp_path, dirs_exist_ok=True)
     if page.stem in ("README", "first-run"):  # here the run is made

@@ -1,6 +1,5 @@
 """What the tests from demonstrations to fine-tuning share: tiny experts, a dataset, and runs with listeners."""
 
-import functools
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,6 @@ from rlab.cli import finetune, pretrain, train
 from rlab.cli.request import Request
 from rlab.cli.session import Outcome, Session
 from rlab.cli.sources import open_sources
-from rlab.compression.distil import DistilSettings
 from rlab.learning.runtime import torch_settings
 from rlab.networks.policy import Policy
 from rlab.runs.folder import RunFolder
@@ -132,15 +130,6 @@ def quick_disk() -> Iterator[None]:
     """Nothing waits for the disk, which these many small runs would do most of the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: None)
-        yield
-
-
-@pytest.fixture(scope="module")
-def few_visits() -> Iterator[None]:
-    """Compression visits a tenth of the states that it does for people: what is kept, told and refused is the same."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rlab.cli.compressing.DistilSettings", functools.partial(DistilSettings, rows=200))
-        patch.setattr("rlab.compression.steps.FEATURE_ROWS", 200)
         yield
 
 

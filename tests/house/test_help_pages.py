@@ -136,19 +136,19 @@ def test_the_page_of_an_agent_in_an_env_shows_the_tuned_defaults_and_the_usual_o
     assert "(default: 20, from experiment ppo-CartPole-v1; else 10)" in " ".join(text.split())
 
 
-@pytest.mark.parametrize("words", [["own_agent:OwnAgent"], ["own_agent:OwnAgent", "NoSuchEnv-v0"]])
+@pytest.mark.parametrize("words", [["winged_agent:WingedAgent"], ["winged_agent:WingedAgent", "NoSuchEnv-v0"]])
 @pytest.mark.parametrize("flag", ["--help", "--help-all"])
 def test_the_page_of_an_agent_of_ones_own_shows_its_own_settings(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Any, words: list[str], flag: str
 ) -> None:
-    (tmp_path / "own_agent.py").write_text(
+    (tmp_path / "winged_agent.py").write_text(
         "from dataclasses import dataclass, field\n"
         "@dataclass(frozen=True, kw_only=True)\n"
         "class OwnConfig:\n"
         "    learning_rate: float = 0.1  # its step\n"
         "    wings: int = 2  # how many it has\n"
         "    feathers: str = field(default='down', metadata={'choices': ('down', 'flight'), 'group': 'network'})\n"
-        "class OwnAgent:\n"
+        "class WingedAgent:\n"
         "    'Flies.'\n"
         "    data = 'replay'\n"
         "    Config = OwnConfig\n"
@@ -156,7 +156,7 @@ def test_the_page_of_an_agent_of_ones_own_shows_its_own_settings(
     monkeypatch.syspath_prepend(tmp_path)
     text = shown(capsys, "train", *words, flag)
     assert "Flies." in text
-    assert re.search(r"settings of own_agent:OwnAgent:\n  --wings INT +how many it has \(default: 2\)", text)
+    assert re.search(r"settings of winged_agent:WingedAgent:\n  --wings INT +how many it has \(default: 2\)", text)
     assert "--learning-rate FLOAT" in text
     assert re.search(r"network:(\n  .*)*\n  --feathers \{down, flight\}", text)
 
