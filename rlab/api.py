@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rlab.cli.judging import FINAL_EPISODE_SEED
 from rlab.cli.own_networks import named_network
 from rlab.cli.playing import Played, play
 from rlab.cli.pretrain import env_for, learner_for, pretraining_defaults
-from rlab.cli.request import Start, complete, request_from_keywords, spec_for
+from rlab.cli.request import A_DATASET, Start, complete, request_from_keywords, spec_for
 from rlab.cli.running import Run, go_on, start, unless_interrupted
 from rlab.cli.saved import check_can_sample, open_policy
 from rlab.cli.searching import search
@@ -28,7 +29,7 @@ from rlab.learning.listeners import FinishedEpisode, Listener
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.own import Builder, standing_in
 from rlab.networks.policy import MemberPolicy
-from rlab.runs.folder import hardware, versions
+from rlab.runs.folder import hardware, path_of, versions
 from rlab.runs.policies import load_policy
 from rlab.trust import Trust, in_force
 
@@ -105,7 +106,7 @@ def train(
 
 def pretrain(
     method: str,
-    dataset: str | Path,
+    dataset: str | PathLike[str],
     *,
     env: EnvLike | None = None,
     agent: str = "ppo",
@@ -130,16 +131,17 @@ def pretrain(
         RlabError: the run failed, or the dataset is broken.
         KeyboardInterrupt: Ctrl+C or SIGTERM, after a save; a second Ctrl+C does not wait for it.
     """
-    spec = env_for(str(dataset), None if env is None else env_spec(env), trust)
+    dataset = path_of(dataset, A_DATASET)
+    spec = env_for(dataset, None if env is None else env_spec(env), trust)
     defaults = pretraining_defaults(method, agent, spec.env_id)
-    settings = {**named_network(settings), "dataset": str(dataset)}
+    settings = {**named_network(settings), "dataset": dataset}
     words = repr(method), f"env={spec.env_id!r}", f"agent={agent!r}"
     request = complete(learner_for(method, agent), spec, defaults, settings, "pretrain", words)
     return unless_interrupted(start(replace(request, for_agent=agent), out, progress, trust, listeners))
 
 
 def finetune(
-    run: str | Path,
+    run: str | PathLike[str],
     env: EnvLike | None = None,
     *,
     agent: str | None = None,
@@ -170,21 +172,22 @@ def finetune(
         RlabError: the run failed, or the folder is broken.
         KeyboardInterrupt: Ctrl+C or SIGTERM, after a save; a second Ctrl+C does not wait for it.
     """
+    name = path_of(run)
     with standing_in(network):
         spec = None if env is None else env_spec(env)
-        saved = open_policy(str(run), trust, spec)
+        saved = open_policy(name, trust, spec)
         spec = (spec or saved.env).changed(env_kwargs or None, wrappers or None)
         agent = agent or next_agent(saved, trust)
-        refuse_network_settings(frozenset(settings), str(run))
+        refuse_network_settings(frozenset(settings), name)
         defaults = finetuning_defaults(saved, agent, spec, experiment, member)
-        words = repr(str(run)), repr(spec.env_id), f"agent={agent!r}", f"member={member!r}"
-        request = complete(agent, spec, defaults, settings, "finetune", words, Start(str(run), member))
+        words = repr(name), repr(spec.env_id), f"agent={agent!r}", f"member={member!r}"
+        request = complete(agent, spec, defaults, settings, "finetune", words, Start(name, member))
         return unless_interrupted(start(request, out, progress, trust, listeners))
 
 
 @answering
 def evaluate(
-    run: str | Path,
+    run: str | PathLike[str],
     *,
     episodes: int = 100,
     seed: int = FINAL_EPISODE_SEED,
@@ -214,7 +217,7 @@ def evaluate(
         RlabError: the folder is missing or broken.
     """
     with standing_in(network):
-        saved = open_policy(str(run), trust, env)
+        saved = open_policy(run, trust, env)
     policy = saved.policy if member is None else saved.policy.only(member)
     spec = saved.env if wrappers is None else saved.env.changed(wrappers=wrappers)
     if stochastic:
@@ -225,7 +228,7 @@ def evaluate(
 
 @answering
 def load(
-    path: str | Path,
+    path: str | PathLike[str],
     seed: int | None = None,
     trust: Trust = False,
     *,
@@ -249,14 +252,14 @@ def load(
         UsageError: no member has that training seed.
     """
     with standing_in(network):
-        policy = load_policy(path, in_force(trust)).policy.member(seed)
+        policy = load_policy(path_of(path), in_force(trust)).policy.member(seed)
     policy.reseed(sample_seed)
     return policy
 
 
 @answering
 def resume(
-    path: str | Path,
+    path: str | PathLike[str],
     *,
     progress: bool = False,
     trust: Trust = False,

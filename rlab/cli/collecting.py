@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from rlab.cli.request import A_DATASET
 from rlab.cli.saved import check_can_sample, open_policy
 from rlab.envs import EnvLike, EnvSpec, EpisodeMaker, env_spec, make_episodes
 from rlab.errors import RlabError, UsageError
@@ -14,6 +16,7 @@ from rlab.experience.minari_files import check_can_write, read_dataset, write_da
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.policy import Policy
 from rlab.networks.spaces import Space
+from rlab.runs.folder import path_of
 from rlab.trust import Trust
 
 FIRST_EPISODE_SEED = 200_000  # below it are those that `rlab eval` judges by
@@ -26,6 +29,10 @@ class Collected:
     path: Path
     dataset: Dataset = field(repr=False)
     dropped: int = 0  # episodes that returned too little
+
+    def __fspath__(self) -> str:
+        """So that it serves wherever the path of a dataset does."""
+        return str(self.path)
 
     def to_json(self) -> dict[str, Any]:
         """The one object that `rlab collect --json` prints."""
@@ -44,7 +51,7 @@ class Collected:
 
 
 def collect(
-    run: str | Path,
+    run: str | PathLike[str],
     out: str | Path,
     *,
     episodes: int = 100,
@@ -81,7 +88,7 @@ def collect(
     """
     if all_members and member is not None:
         raise UsageError("a member and all members cannot both play; leave out --member or --all-members.")
-    saved = open_policy(str(run), trust, env)
+    saved = open_policy(run, trust, env)
     policy = saved.policy if all_members else saved.policy.only(saved.policy.seeds[0] if member is None else member)
     if stochastic:
         check_can_sample(policy)
@@ -108,7 +115,7 @@ def collect_random(
     return _recorded(None, spec, (probe.obs_space, probe.action_space), out, how, episodes, seed, min_return, envs)
 
 
-def merge(paths: Sequence[str | Path], out: str | Path) -> Collected:
+def merge(paths: Sequence[str | PathLike[str]], out: str | Path) -> Collected:
     """Write the episodes of several datasets, one after the other, as one.
 
     Raises:
@@ -117,6 +124,7 @@ def merge(paths: Sequence[str | Path], out: str | Path) -> Collected:
     """
     if len(paths) < 2:
         raise UsageError("to merge takes two datasets or more.")
+    paths = [path_of(path, A_DATASET) for path in paths]
     datasets = [read_dataset(path) for path in paths]
     _check_different(paths, datasets)
     joined = Dataset.joined(datasets, Path(out).name)

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,10 @@ class Compressed:
         """Whether the policy keeps as much of the return as was asked for."""
         return self.report.success(self.min_return_ratio)
 
+    def __fspath__(self) -> str:
+        """So that it serves wherever the path of a policy does."""
+        return str(self.path)
+
     def to_json(self) -> dict[str, Any]:
         """The one object that `rlab compress --json` prints."""
         return {
@@ -75,7 +80,7 @@ class Order:
 
 
 def compress(
-    run: str | Path,
+    run: str | PathLike[str],
     steps: str | Sequence[str],
     *,
     out: str | Path | None = None,
@@ -114,7 +119,7 @@ def compress(
 
 
 def read_order(
-    run: str | Path,
+    run: str | PathLike[str],
     out: str | Path | None,
     episodes: int,
     min_return_ratio: float,
@@ -132,7 +137,7 @@ def read_order(
     if not 0.0 <= min_return_ratio < math.inf:
         raise UsageError(f"--min-return-ratio {min_return_ratio:g} must be a number of 0 or more, such as 0.95.")
     settings = DistilSettings() if updates is None else DistilSettings(updates=updates)
-    saved = open_policy(str(run), trust, env)
+    saved = open_policy(run, trust, env)
     parent = saved.policy if member is None else saved.policy.only(member)
     if episodes * len(parent.seeds) < 2:
         raise UsageError("one episode of one member shows no interval; give --episodes 2 or more.")
@@ -201,7 +206,7 @@ def _check_can_be_made(path: Path) -> None:
     there = next(each for each in (path, *path.parents) if os.path.lexists(each))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise UsageError(
-            f"cannot write to {path}: {there} is no folder that can be written. Name another folder with --out"
+            f"cannot write to {path}: {there} is not a folder that can be written. Name another folder with --out"
         )
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ class ExportedMember:
 
 
 def export_member(
-    run: str | Path,
+    run: str | PathLike[str],
     format: str,
     *,
     member: int | None = None,
@@ -106,7 +107,7 @@ def export_member(
         raise UsageError(f"--exporter {exporter} is for --format onnx alone; leave it out for {format}.")
     if out is not None:
         _check_out(Path(out), SUFFIXES[format])
-    saved = open_policy(str(run), trust, env)
+    saved = open_policy(run, trust, env)
     policy = saved.policy.only(saved.policy.seeds[0] if member is None else member)
     seed = policy.seeds[0]
     path = Path(out) if out is not None else _fresh(f"{name_of(saved)}-seed{seed}", SUFFIXES[format])
@@ -174,7 +175,7 @@ def _check_out(path: Path, suffix: str) -> None:
     if path.exists():
         raise UsageError(f"{path} exists; nothing was touched. Name a new file with --out.")
     if not path.parent.is_dir():
-        raise UsageError(f"--out {path}: {path.parent} is no folder. Make it first.")
+        raise UsageError(f"--out {path}: {path.parent} is not a folder. Make it first.")
 
 
 def _fresh(name: str, suffix: str) -> Path:

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class Played:
 
 @answering
 def play(
-    run: str | Path,
+    run: str | PathLike[str],
     *,
     episodes: int = 1,
     seed: int = FIRST_EPISODE_SEED,
@@ -93,7 +94,7 @@ def play(
     """
     if episodes < 1:
         raise UsageError(f"episodes {episodes} must be 1 or more.")
-    saved = open_policy(str(run), trust, env)
+    saved = open_policy(run, trust, env)
     policy = saved.policy.member(member)
     if stochastic:
         check_can_sample(saved.policy)

@@ -14,7 +14,7 @@ from rlab.envs.specs import env_keywords
 from rlab.errors import RlabError, UsageError
 from rlab.learning.finetune_config import FinetuneConfig
 from rlab.runs.config import RunConfig, SourceConfig
-from rlab.runs.folder import versions
+from rlab.runs.folder import path_of, versions
 from rlab.trust import Trust, advice, in_force, trusts
 from rlab.types import LOCAL
 
@@ -30,6 +30,7 @@ BOOKKEEPING = frozenset(
     {"log", "log_every", "log_episodes", "eval_every", "eval_episodes", "final_eval_episodes", "checkpoint_every"}
     | {"eval_envs", "eval_alone", "film_every", "device", "threads", "vector", "seed"}
 )
+A_DATASET = "a folder of demonstrations, or what rlab.collect returned"
 # What a run that counts updates reports and judges by, unless told otherwise.
 UPDATE_PERIODS: dict[str, Any] = {"log_every": 100, "eval_every": 2_000, "checkpoint_every": 2_000}
 
@@ -324,7 +325,7 @@ def complete(
     """
     where = f"rlab.{verb}"
     check_budget(agent, keywords)
-    rest = dict(keywords)
+    rest = {**keywords, **_paths(keywords)}
     run = merge(defaults.run, _taken(rest, RunConfig), where)
     sources = merge(SourceConfig(), _taken(rest, SourceConfig), where)
     if start is not None:
@@ -348,6 +349,12 @@ def check_budget(agent: str, named: Iterable[str]) -> None:
     if other in named:
         flags = (f"--{name.replace('_', '-')}" for name in (other, own))
         raise UsageError(f"{next(flags)} is no budget of {agent}: {next(flags)} is.")
+
+
+def _paths(keywords: Mapping[str, Any]) -> dict[str, str]:
+    """Of the keywords, those that name a folder, which may be an object that has one, such as a `Run`."""
+    named = (("teacher", {}), ("dataset", {"what": A_DATASET}))
+    return {n: path_of(keywords[n], **what) for n, what in named if keywords.get(n) is not None}
 
 
 def _taken(keywords: dict[str, Any], kind: type) -> dict[str, Any]:

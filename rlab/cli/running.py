@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from rlab.learning.listeners import Audience
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.policy import MemberPolicy
 from rlab.runs import reading
-from rlab.runs.folder import ROOT, RunFolder, check_free, fresh_run_path
+from rlab.runs.folder import ROOT, RunFolder, check_free, fresh_run_path, path_of
 from rlab.runs.listing import clock_unit, saved_time
 from rlab.runs.policies import load_policy
 from rlab.runs.status import FINISHED, NOT_JUDGED, STOPPED, read_status
@@ -49,13 +50,13 @@ class Run:
     name: str = field(default="", repr=False)  # the path as it was written
 
     @classmethod
-    def open(cls, path: str | Path) -> "Run":
+    def open(cls, path: str | PathLike[str]) -> "Run":
         """The run in a folder, as another program or another day left it: `rlab.Run.open("runs/mine").curve()`.
 
         Raises:
             RlabError: it is not a run folder, or it is broken.
         """
-        folder = RunFolder.open(path)
+        folder = RunFolder.open(path_of(path))
         unit, done = clock_unit(folder), saved_time(folder)
         status = read_status(folder, done, folder.config["run"][unit])
         by = (status.reason or "").partition(BY_LISTENER)[2] if status.status == STOPPED else ""
@@ -71,6 +72,10 @@ class Run:
             only_here=only_here(folder.config["env"]["env_id"]) if folder.config["env"].get("local") else None,
             name=folder.name,
         )
+
+    def __fspath__(self) -> str:
+        """So that a `Run` serves wherever the path of one does."""
+        return str(self.path)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -149,7 +154,7 @@ def start(
 
 
 def go_on(
-    path: str | Path,
+    path: str | PathLike[str],
     settings: Mapping[str, Any],
     progress: bool,
     trust: Trust = False,
@@ -158,7 +163,7 @@ def go_on(
 ) -> Run:
     """`rlab.resume`, which an interrupt ends with a run that says so."""
     audience = Audience(listeners)
-    goes_on = continuation(path, settings, trust, env)
+    goes_on = continuation(path_of(path), settings, trust, env)
     if progress:
         print(goes_on.news)
     request, folder = goes_on.request, goes_on.folder

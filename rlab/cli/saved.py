@@ -10,6 +10,7 @@ from rlab.compression.export.runtimes import SUFFIXES
 from rlab.envs import EnvLike, EnvSpec, EpisodeMaker, given_again
 from rlab.errors import RlabError, UsageError
 from rlab.networks.policy import Policy
+from rlab.runs.folder import path_of
 from rlab.runs.policies import POLICY, LoadedPolicy, load_policy
 from rlab.trust import Trust, in_force
 
@@ -35,16 +36,18 @@ class SavedPolicy:
         return EpisodeMaker(self.env)
 
 
-def open_policy(path: str, trust: Trust, env: EnvLike | None = None) -> SavedPolicy:
+def open_policy(run: Any, trust: Trust, env: EnvLike | None = None) -> SavedPolicy:
     """The stack of policies in a run or policy folder.
 
     Args:
+        run: its path, or an object that has one, such as a `Run`.
         env: makes the env where only the process that trained in it can, or is another env; None: the one on record.
 
     Raises:
-        UsageError: it is an exported file.
+        UsageError: it is not a folder, or it is an exported file.
         RlabError: the folder is broken, its parent no policy, or it names code of others and `trust` is false.
     """
+    path = path_of(run)
     if has_exported_name(path) and Path(path).is_file():
         raise UsageError(f"{path} is an exported file, which rlab eval alone takes; give a run or policy folder here.")
     loaded = load_policy(path, in_force(trust))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ class Searched:
 
 
 def search(
-    run: str | Path,
+    run: str | PathLike[str],
     *,
     max_bytes: int | None = None,
     max_latency_us: float | None = None,

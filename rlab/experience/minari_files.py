@@ -85,7 +85,7 @@ def check_can_write(path: Path | str, obs_space: Space, action_space: Space) -> 
         minari.serialization.deserialize_space(space_to_minari(space))
     above = next(folder for folder in Path(os.path.abspath(path)).parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UsageError(f"{path} cannot be made: {above} is no folder that can be written. Name another --out")
+        raise UsageError(f"{path} cannot be made: {above} is not a folder that can be written. Name another --out")
 
 
 def read_dataset(path: Path | str) -> Dataset:

@@ -102,13 +102,12 @@ class RunFolder:
         """The run at `path`, its config checked against its manifest.
 
         Raises:
-            RlabError: it is no run folder, or a file is missing, broken or changed.
+            UsageError: it is not a folder.
+            RlabError: it is not a run folder, or a file is missing, broken or changed.
         """
-        path = Path(path)
-        if not path.is_dir():
-            raise RlabError(f"{path} is no folder. `rlab list runs` shows the runs that are here")
+        path = existing_folder(path)
         if not (path / CONFIG).exists():
-            raise RlabError(f"{path} is no run folder: it has no {CONFIG}")
+            raise RlabError(f"{path} is not a run folder: it has no {CONFIG}")
         content = files.read_bytes(path / CONFIG)
         check_against_manifest(path, CONFIG, content)
         return cls(path.absolute(), files.parse_json(content, path / CONFIG), str(path))
@@ -169,6 +168,33 @@ class RunFolder:
         files.write_bytes(self.path / CONFIG, content)
         files.write_json(self.path / MANIFEST, {**manifest, "files": manifest["files"] | new})
         return replace(self, config=files.parse_json(content, self.path / CONFIG))
+
+
+def path_of(run: Any, what: str = "a run or policy folder, or the Run that rlab.train returned") -> str:
+    """The path in what a caller names a run by: a text, a path, or an object that has one, such as a `Run`.
+
+    Raises:
+        UsageError: it is anything else, such as a policy or an env.
+    """
+    try:
+        path = os.fspath(run)
+    except TypeError:
+        path = None
+    if not isinstance(path, str):
+        kind = f"the class {run.__name__}" if isinstance(run, type) else type(run).__name__
+        raise UsageError(f"{kind} has no path: give {what}.")
+    return path
+
+
+def existing_folder(path: Path | str) -> Path:
+    """The path, which is a folder.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not os.path.isdir(path):  # where Path.is_dir raises for a name that is too long
+        raise UsageError(f"{path!s:.200} is not a folder. `rlab list runs` shows the runs that are here")
+    return Path(path)
 
 
 def is_run(path: Path) -> bool:

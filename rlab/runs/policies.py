@@ -21,6 +21,7 @@ from rlab.runs.folder import (
     POLICY_FOLDERS,
     RunFolder,
     check_against_manifest,
+    existing_folder,
     is_run,
     read_manifest,
 )
@@ -78,6 +79,7 @@ def load_policy(path: Path | str, trust: Trust = False) -> LoadedPolicy:
     `trust` allows layers of other people's code (`their.module:Builder`), which loading would import.
 
     Raises:
+        UsageError: there is no such folder.
         RlabError: one line on what is missing, changed, damaged or does not fit.
     """
     folder = _policy_folder(Path(path))
@@ -101,8 +103,7 @@ def load_policy(path: Path | str, trust: Trust = False) -> LoadedPolicy:
 
 
 def _policy_folder(path: Path) -> Path:
-    if not path.is_dir():
-        raise RlabError(f"{path} is no folder. `rlab list runs` shows the runs that are here")
+    path = existing_folder(path)
     if (path / POLICY).exists():
         return path
     if (path / CONFIG).exists() or (path / MANIFEST).exists():

@@ -171,7 +171,7 @@ def test_nothing_is_touched_that_is_there_already(tmp_path):
     for path, message in (
         (tmp_path / "full", "not empty"),
         (tmp_path / "full" / "file", "is a file"),
-        (tmp_path / "full" / "file" / "d", "no folder that can be written"),
+        (tmp_path / "full" / "file" / "d", "is not a folder that can be written"),
     ):
         with pytest.raises(UsageError, match=message):
             check_can_write(path, NUMBERS, Discrete(2))

@@ -133,7 +133,7 @@ def test_a_folder_that_cannot_be_made_is_noticed_before_any_work(
     for name, there in [("file/out", "file"), ("file/more/out", "file"), ("nowhere/out", "nowhere")]:
         assert main(["compress", str(ppo_run), *how, "--out", str(tmp_path / name), *QUICK]) == 2
         (line,) = capsys.readouterr().err.splitlines()  # and no line of a step that is done
-        assert f"cannot write to {tmp_path / name}: {tmp_path / there} is no folder that can be written." in line
+        assert f"cannot write to {tmp_path / name}: {tmp_path / there} is not a folder that can be written." in line
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -147,11 +147,11 @@ def test_a_folder_that_is_shut_is_noticed_before_any_work(
     for out in (shut / "a" / "b", shut):
         assert main(["compress", str(ppo_run), "--steps", "int8", "--out", str(out), *QUICK]) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert f"cannot write to {out}: {shut} is no folder that can be written." in line
+        assert f"cannot write to {out}: {shut} is not a folder that can be written." in line
     monkeypatch.chdir(tmp_path)
     Path("runs").write_text("mine")
     assert main(["compress", str(ppo_run), "--steps", "int8", *QUICK]) == 2
-    assert "cannot write to runs: runs is no folder" in capsys.readouterr().err
+    assert "cannot write to runs: runs is not a folder" in capsys.readouterr().err
 
 
 def test_python_takes_the_steps_as_one_text_or_as_words(ppo_run: Path, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_without_out_a_file_under_runs_is_named_after_the_run_and_the_member(
         (["--format", "onxx"], "--format onxx: not one of onnx, torch-export, numpy, c. Did you mean onnx?"),
         ([], "--format is missing; give one of onnx, torch-export, numpy, c"),
         (["--format", "numpy", "--out", "a.onnx"], "--out a.onnx must end in .npz"),
-        (["--format", "numpy", "--out", "nowhere/a.npz"], "nowhere is no folder"),
+        (["--format", "numpy", "--out", "nowhere/a.npz"], "nowhere is not a folder"),
         (["--format", "numpy", "--out", "taken.npz"], "taken.npz exists; nothing was touched."),
         (["--format", "numpy", "--member", "9"], "no member with training seed 9; there are 3, 4."),
         (["--format", "numpy", "--exporter", "mine"], "--exporter mine: not one of auto, own, torch"),
@@ -166,7 +166,7 @@ def test_files_that_cannot_be_judged_get_one_line(
         ([str(tmp_path / "gone.onnx"), "--latency"], 1, f"there is no file {tmp_path / 'gone.onnx'}."),
         ([str(tmp_path / "gone.onnx")], 1, f"there is no file {tmp_path / 'gone.onnx'}."),
         ([str(tmp_path / "gone.h")], 1, f"there is no file {tmp_path / 'gone.h'}."),
-        ([str(tmp_path / "gone")], 1, "gone is no folder."),
+        ([str(tmp_path / "gone")], 2, "gone is not a folder."),
     ]:
         assert main(["eval", *words]) == code, words
         (line,) = capsys.readouterr().err.splitlines()

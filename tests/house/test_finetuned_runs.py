@@ -273,7 +273,7 @@ def test_code_of_others_that_a_policy_names_runs_only_where_it_is_trusted(
 WRONG = [
     (2, "", "finetune needs a run first: rlab finetune RUN"),
     (2, "--env-steps 9", "finetune needs a run first"),
-    (1, "{missing}", "is no folder"),
+    (2, "{missing}", "is not a folder"),
     (1, "{folder}", "is neither a run folder (config.json, manifest.json) nor a policy folder"),
     (1, "{broken}", "policy.json"),
     (2, "{ppo} --strategy haed", "unknown fine-tuning strategy 'haed'. Did you mean 'head'?"),
@@ -293,7 +293,7 @@ WRONG = [
     (2, "{ppo} --agent bc", "bc learns from a dataset: name one with --dataset DIR"),
     (2, "{ppo} --experiment nowhere", "nowhere"),
     (2, "{ppo} --gama 0.9", "unknown setting --gama for ppo. Did you mean --gamma?"),
-    (1, "{ppo} --teacher {missing}", "is no folder"),
+    (2, "{ppo} --teacher {missing}", "is not a folder"),
     (2, "{ppo} --out {ppo}", "exists and is not empty; nothing in it was touched"),
 ]
 

@@ -1,6 +1,7 @@
 """What a run wrote, from Python and as tables: curves, episodes, the tidy frame, and CSV files."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -103,6 +104,42 @@ def test_a_run_is_opened_on_another_day(run: rlab.Run, ppo_run: Path) -> None:
         rlab.Run.open(ppo_run).episodes()
     with pytest.raises(rlab.RlabError, match="nowhere"):
         rlab.Run.open(run.path / "nowhere")
+
+
+def test_a_run_serves_wherever_its_path_does(run: rlab.Run, tmp_path: Path) -> None:
+    assert rlab.load(run)(np.zeros(4, np.float32)) == rlab.load(run.path)(np.zeros(4, np.float32))
+    assert rlab.evaluate(run, episodes=2).returns.tolist() == rlab.evaluate(run.path, episodes=2).returns.tolist()
+    assert rlab.resume(run).path == rlab.Run.open(run).path == run.path
+    assert rlab.play(run, frames=True).seeds == (100_000,)
+    more = {**SMALL, "env_steps": 8, "eval_every": 0, "final_eval_episodes": 0} | {"learning_starts": 4}
+    del more["hidden"]
+    assert rlab.finetune(run, out=tmp_path / "tuned", **more).config["start"]["run"] == str(run.path)
+    taught = rlab.train("dqn", "CartPole-v1", out=tmp_path / "taught", teacher=run, **{**more, "hidden": (8,)})
+    assert taught.config["sources"]["teacher"] == str(run.path)
+
+
+def test_what_has_no_path_gets_one_line(run: rlab.Run, tmp_path: Path) -> None:
+    policy = rlab.load(run)
+    uses: list[Callable[[Any], Any]] = [
+        *(rlab.evaluate, rlab.load, rlab.resume, rlab.finetune, rlab.play, rlab.Run.open),
+        lambda thing: rlab.collect(thing, tmp_path / "data"),
+        lambda thing: rlab.compress(thing, "int8"),
+        lambda thing: rlab.search(thing, max_bytes=9),
+        lambda thing: rlab.export(thing, "numpy"),
+        lambda thing: rlab.train("dqn", "CartPole-v1", teacher=thing),
+    ]
+    wanted = "give a run or policy folder, or the Run that rlab.train returned."
+    for use in uses:
+        for thing, kind in ((policy, "MemberPolicy"), (rlab.Run, "the class Run"), (3, "int"), (b"run", "bytes")):
+            with pytest.raises(rlab.UsageError) as caught:
+                use(thing)
+            assert str(caught.value) == f"{kind} has no path: {wanted}"
+    with pytest.raises(rlab.UsageError) as caught:
+        rlab.pretrain("bc", policy)  # type: ignore[arg-type]
+    said = "MemberPolicy has no path: give a folder of demonstrations, or what rlab.collect returned."
+    assert str(caught.value) == said
+    with pytest.raises(rlab.UsageError, match="is not a folder. `rlab list runs` shows the runs"):
+        rlab.load("a" * 300)  # longer than a name may be
 
 
 def test_a_run_that_goes_on_may_get_tables(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_teachers_are_opened_from_the_run_where_it_keeps_them(
 
 
 WRONG = [
-    (1, "dqn CartPole-v1 --teacher {missing}", "is no folder"),
+    (2, "dqn CartPole-v1 --teacher {missing}", "is not a folder"),
     (1, "dqn CartPole-v1 --teacher {folder}", "is neither a run folder"),
     (2, "dqn Acrobot-v1 --teacher {ppo}", "acts on Box((4,), float32) with Discrete(n=2, start=0), and Acrobot-v1 has"),
     (2, "ppo Pendulum-v1 --teacher {ppo}", "a teacher needs the same spaces"),

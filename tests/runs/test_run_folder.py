@@ -54,8 +54,8 @@ def test_a_setting_that_json_cannot_hold_is_refused_before_anything_is_made(tmp_
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda run: shutil.rmtree(run), "is no folder"),
-        (lambda run: (run / "config.json").unlink(), "is no run folder: it has no config.json"),
+        (lambda run: shutil.rmtree(run), "is not a folder"),
+        (lambda run: (run / "config.json").unlink(), "is not a run folder: it has no config.json"),
         (lambda run: (run / "manifest.json").unlink(), "manifest.json is missing"),
         (lambda run: (run / "manifest.json").write_text("{"), "manifest.json is not whole JSON"),
         (lambda run: (run / "manifest.json").write_text('{"format": 9}'), "manifest.json has format 9"),

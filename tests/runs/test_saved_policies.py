@@ -233,7 +233,7 @@ def test_a_changed_config_stops_the_load_of_a_run(run, make_policy):
 def test_a_folder_of_something_else_is_told_so(tmp_path):
     with pytest.raises(RlabError, match="is neither a run folder"):
         load_policy(tmp_path)
-    with pytest.raises(RlabError, match=r"nowhere is no folder. `rlab list runs` shows"):
+    with pytest.raises(RlabError, match=r"nowhere is not a folder. `rlab list runs` shows"):
         load_policy(tmp_path / "nowhere")
 
 
