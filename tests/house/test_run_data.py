@@ -138,7 +138,7 @@ def test_what_has_no_path_gets_one_line(run: rlab.Run, tmp_path: Path) -> None:
         rlab.pretrain("bc", policy)  # type: ignore[arg-type]
     said = "MemberPolicy has no path: give a folder of demonstrations, or what rlab.collect returned."
     assert str(caught.value) == said
-    with pytest.raises(rlab.UsageError, match="is not a folder. `rlab list runs` shows the runs"):
+    with pytest.raises(rlab.UsageError, match=r"is not a folder. `rlab list runs` shows the runs"):
         rlab.load("a" * 300)  # longer than a name may be
 
 
