@@ -107,15 +107,20 @@ class EnvSpec:
         return found
 
     def changed(
-        self, env_kwargs: Sequence[str] | Mapping[str, Any] | None = None, wrappers: Sequence[str] | None = None
+        self,
+        env_kwargs: Sequence[str] | Mapping[str, Any] | None = None,
+        wrappers: Sequence[str] | None = None,
+        max_episode_steps: int | None = None,
     ) -> "EnvSpec":
-        """The same env with these keywords or wrappers, written as for `parse`, in place of its own; None keeps them.
+        """The same env with these keywords, wrappers or time limit, written as for `parse`, in place of its own; None
+        keeps them.
 
         Raises:
             UsageError: a keyword that does not parse, or a wrapper that does not exist or does not parse.
         """
         spec = self if env_kwargs is None else replace(self, kwargs=env_keywords(env_kwargs))
         spec = spec if wrappers is None else replace(spec, wrappers=_parse_wrappers(wrappers))
+        spec = spec if max_episode_steps is None else replace(spec, max_episode_steps=max_episode_steps)
         spec.check()
         return spec
 

@@ -194,6 +194,7 @@ def evaluate(
     member: int | None = None,
     stochastic: bool = False,
     wrappers: Sequence[str] | None = None,
+    max_episode_steps: int | None = None,
     envs: int | None = None,
     env: EnvLike | None = None,
     network: Builder | None = None,
@@ -205,6 +206,7 @@ def evaluate(
         episodes: per member.
         stochastic: sample actions as in training, instead of the greedy ones.
         wrappers: around the env in place of those that it was trained with; None: the same.
+        max_episode_steps: the time limit of the env in place of its own; None: as it was trained.
         envs: instances of the env at once, in all; None: 10 per member and 64 in all, native ones apart.
         env: makes the env where only the process that trained in it can: `env=MyEnv`; None: the one on record.
         network: the function that made the network, where only the process that trained could find it.
@@ -219,7 +221,9 @@ def evaluate(
     with standing_in(network):
         saved = open_policy(run, trust, env)
     policy = saved.policy if member is None else saved.policy.only(member)
-    spec = saved.env if wrappers is None else saved.env.changed(wrappers=wrappers)
+    spec = saved.env
+    if wrappers is not None or max_episode_steps is not None:
+        spec = spec.changed(None, wrappers, max_episode_steps)
     if stochastic:
         check_can_sample(policy)
     with own_surroundings(threads=1):
@@ -281,7 +285,8 @@ def resume(
         listeners: as for `train`; those that it had before are not kept.
         trust: allow an agent, env or wrapper of others that the folder names, which runs their code.
         settings: what changes: the budget, `env_steps` or `updates`; and what does not touch learning: `eval_every`,
-            `eval_episodes`, `final_eval_episodes`, `eval_envs`, `eval_alone`, `checkpoint_every`, `log_every`.
+            `eval_episodes`, `final_eval_episodes`, `eval_envs`, `eval_alone`, `checkpoint_every`, `log_every`; and
+            `max_episode_steps`, where the env has no time limit, so that episodes without an end can be judged.
 
     Raises:
         RlabError: the folder is broken, has lost its checkpoint, or names code of others and `trust` is false.

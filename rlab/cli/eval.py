@@ -11,7 +11,7 @@ from rlab.cli.flags import given, parse
 from rlab.cli.help import Page
 from rlab.errors import UsageError
 
-OF_EPISODES = frozenset({"episodes", "seed", "member", "stochastic", "wrapper", "envs"})
+OF_EPISODES = frozenset({"episodes", "seed", "member", "stochastic", "wrapper", "max_episode_steps", "envs"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class EvalOptions:
     member: int | None = None  # training seed of one member; None: all
     stochastic: bool = False  # sample actions as in training, instead of the greedy ones
     wrapper: tuple[str, ...] = ()  # NAME or NAME:key=value, around the env in place of those that it was trained with
+    max_episode_steps: int | None = None  # time limit of the env in place of its own; None: as it was trained
     envs: int | None = None  # instances of the env at once, in all; None: 10 per member, 64 in all, if not native
     latency: bool = False  # play nothing: time the calls of exported files, all in turn
     trust: bool = False  # run envs, wrappers and layers of others that the folder names, and files that can run code
@@ -58,7 +59,9 @@ def run(argv: list[str]) -> int:
     from rlab.learning.runtime import own_surroundings
 
     policy, agent, trained_in, where = _opened(options)
-    env = trained_in.changed(wrappers=options.wrapper) if options.wrapper else trained_in
+    limit = options.max_episode_steps
+    changed = options.wrapper or limit is not None
+    env = trained_in.changed(None, options.wrapper or None, limit) if changed else trained_in
     if options.stochastic:
         check_can_sample(policy)
     with own_surroundings(threads=1):
@@ -67,7 +70,8 @@ def run(argv: list[str]) -> int:
     if options.json:
         print(json.dumps(result.to_json(options.run[0], agent, trained_in.env_id)))
     else:
-        print(f"{agent} on {env.label}: {where}\n{result.summary()}")
+        cut = "" if limit is None else f", cut after {limit} env steps"
+        print(f"{agent} on {env.label}{cut}: {where}\n{result.summary()}")
     return 0
 
 

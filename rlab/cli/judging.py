@@ -5,7 +5,7 @@ from collections.abc import Callable
 from rlab.cli.request import Request
 from rlab.envs import EpisodePool
 from rlab.errors import RlabError
-from rlab.evaluation.evaluate import Evaluation, StoppedError, evaluate
+from rlab.evaluation.evaluate import EndlessError, Evaluation, StoppedError, evaluate
 from rlab.networks.policy import Policy
 
 MOST_PER_MEMBER = 10  # envs; the usual number of episodes of an evaluation during training
@@ -55,6 +55,8 @@ class Judge:
 def judging_failed(error: RlabError, resume: str, finished: bool, reached: str) -> RlabError:
     """The error for a policy that could not be judged: what is safe, and how to go on."""
     what = str(error).rstrip(".")
+    if isinstance(error, EndlessError):
+        resume += " --max-episode-steps N"
     if finished:
         return NotJudgedError(f"{what}. The run is trained and saved, but not judged: {resume} judges it.")
     return RlabError(

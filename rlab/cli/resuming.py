@@ -11,7 +11,7 @@ import numpy as np
 from rlab.cli.flags import merge
 from rlab.cli.judging import FINAL_EPISODE_SEED
 from rlab.cli.request import Request, check_budget
-from rlab.envs import EnvLike
+from rlab.envs import EnvLike, EnvSpec
 from rlab.errors import RlabError, UsageError, unknown
 from rlab.evaluation.evaluate import Evaluation
 from rlab.runs.checkpoint import has_checkpoint
@@ -21,12 +21,13 @@ from rlab.runs.logs import last_row, read_json_lines
 from rlab.runs.status import FINISHED, read_status
 from rlab.trust import Trust
 
-# What may change when a run goes on: the budget, and what does not touch what is learned.
+# What may change when a run goes on: the budget, what does not touch what is learned, and a time limit for an env that
+# has none, without which a policy that never ends an episode could never be judged.
 BUDGETS = ("env_steps", "updates")
 CHANGEABLE = (
     *BUDGETS,
     *("eval_every", "eval_episodes", "final_eval_episodes", "eval_envs", "eval_alone", "checkpoint_every", "log_every"),
-    *("log", "log_episodes", "film_every"),
+    *("log", "log_episodes", "film_every", "max_episode_steps"),
 )
 ORIGIN = "resume"  # of a setting that was changed
 
@@ -98,6 +99,8 @@ def continuation(
         raise RlabError(f"another process is writing {folder.name}; wait for it, or stop it")
     changed = {name: value for name, value in changes.items() if getattr(request.run, name) != value}
     request = replace(request, run=merge(request.run, changed, "rlab resume"))
+    if "max_episode_steps" in changed:
+        request = replace(request, env=_limited(request.env, request.run.max_episode_steps))
     _check_budget(folder, request, done, before)
     finished = status.status == FINISHED and request.budget <= max(before, done)
     if finished and request.run.final_eval_episodes and not (folder.path / RESULT).is_file():
@@ -108,6 +111,17 @@ def continuation(
         raise RlabError(f"{path} has lost its checkpoint, so it cannot go on; rlab eval {path} judges what it has.")
     config = _changed_config(folder, request, changed, done) if changed else None
     return Continuation(folder, request, done, False, config)
+
+
+def _limited(env: EnvSpec, limit: int | None) -> EnvSpec:
+    """The env with a time limit, where it states none."""
+    stated = env.max_episode_steps or env.check().max_episode_steps
+    if stated is not None:
+        raise UsageError(
+            f"{env.label} has a time limit of {stated} env steps, which cannot change when a run goes on: "
+            "rlab eval --max-episode-steps N judges with another one, and rlab finetune learns with it."
+        )
+    return replace(env, max_episode_steps=limit)
 
 
 def _check_budget(folder: RunFolder, request: Request, done: int, before: int) -> None:
@@ -135,6 +149,7 @@ def _changed_config(folder: RunFolder, request: Request, changed: Mapping[str, A
     }
     return {
         **config,
+        "env": request.env.to_json(),
         "run": {**config["run"], **changed},
         "origins": {**config["origins"], **dict.fromkeys(changed, ORIGIN)},
         "history": [*config.get("history", []), event],

@@ -276,12 +276,17 @@ def most_steps(envs: EpisodeEnvs) -> int:
     return envs.time_limit or MOST_STEPS
 
 
+class EndlessError(RlabError):
+    """An episode of an env without a time limit does not end."""
+
+
 def endless(seed: str, envs: EpisodeEnvs) -> RlabError:
     """The error for an episode that goes on after `most_steps`; `seed` says which."""
-    hint = "Give the env a time limit: --max-episode-steps."
+    hint = "Give the env a time limit: --max-episode-steps N, or max_episode_steps=N from Python."
     if envs.time_limit is not None:
         hint = "That is the env's own time limit: does one of its wrappers hide the truncation?"
-    return RlabError(f"the episode of seed {seed} has not ended after {most_steps(envs)} env steps. {hint}")
+    kind = EndlessError if envs.time_limit is None else RlabError
+    return kind(f"the episode of seed {seed} has not ended after {most_steps(envs)} env steps. {hint}")
 
 
 def _check_seeds(episodes: int, first_seed: int) -> None:
