@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from rlab.envs.checks import EnvError, step_values
-from rlab.envs.obs_checks import first_not_held, float32_holds, rows_look
+from rlab.envs.obs_checks import first_not_held, rows_look
 from rlab.envs.sub_env import SubEnvError
+from rlab.networks.limits import float32_holds
 from rlab.networks.spaces import Leaf
 
 BOOL = np.dtype(bool)

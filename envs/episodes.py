@@ -8,11 +8,12 @@ import numpy as np
 
 from rlab.envs.checks import EnvError
 from rlab.envs.native import NO_LIMIT, SeededCartPole
-from rlab.envs.obs_checks import first_not_held, float32_holds
+from rlab.envs.obs_checks import first_not_held
 from rlab.envs.packing import plain_packing
 from rlab.envs.spaces import space_from_gym
 from rlab.envs.sub_env import SubEnv
 from rlab.errors import RlabError
+from rlab.networks.limits import float32_holds
 from rlab.networks.spaces import Space
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # obs, reward, terminated, truncated

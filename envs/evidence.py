@@ -15,10 +15,11 @@ import gymnasium as gym
 import numpy as np
 
 from rlab.envs.checks import EnvError
-from rlab.envs.obs_checks import first_not_held, float32_holds
+from rlab.envs.obs_checks import first_not_held
 from rlab.envs.packing import Packing
 from rlab.envs.sub_env import SubEnv, SubEnvError
 from rlab.errors import RlabWarning
+from rlab.networks.limits import float32_holds
 from rlab.networks.spaces import Masked, choices
 
 REPLAYED = 200  # steps that are played a second time, to see whether they come out the same

@@ -278,7 +278,10 @@ def _check_kwargs(found: Registered, kwargs: Mapping[str, Any]) -> None:
     if inspect.Parameter.VAR_KEYWORD not in kinds:
         for key in kwargs:
             if key not in parameters:
-                raise unknown(f"keyword for {found.id}", key, parameters.keys() - {"render_mode", "self"})
+                taken = parameters.keys() - {"render_mode", "self"}
+                if not taken:
+                    raise UsageError(f"{found.id} takes no keywords, so not {key!r}; its constructor names none")
+                raise unknown(f"keyword for {found.id}", key, taken)
     variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     required = [p.name for p in parameters.values() if p.default is p.empty and p.kind not in variable]
     missing = [name for name in required if name not in {**found.kwargs, **kwargs}]

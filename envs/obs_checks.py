@@ -8,12 +8,18 @@ from typing import Any
 import numpy as np
 
 from rlab.envs.checks import TOO_LARGE, EnvError, as_array, shown
-from rlab.networks.spaces import Box, Dict, Discrete, Leaf, Masked, MultiBinary, MultiDiscrete, Space, Tuple
-
-FLOAT32_MAX = float(np.finfo(np.float32).max)
+from rlab.networks.limits import (
+    Bounds,
+    all_integer_bounds,
+    first_outside,
+    held_by_float32,
+    integer_bounds,
+    space_words,
+    squares_below,
+)
+from rlab.networks.spaces import Box, Dict, Discrete, Leaf, Masked, Space, Tuple
 
 Collector = Callable[[Any, list[np.ndarray]], None]  # appends the leaves of an observation, each as a row of numbers
-Bounds = tuple[np.ndarray | int, np.ndarray | int]  # least and greatest integer, for all elements or for each
 
 
 def obs_reader(space: Space) -> Callable[[Any], Any]:
@@ -133,12 +139,12 @@ def _integer(value: Any) -> int | None:
 def _cast(array: np.ndarray, dtype: np.dtype, leaf: Leaf, place: str) -> np.ndarray:
     """A copy in the dtype of its space, where that holds the values."""
     if dtype.kind == "f":
-        if array.dtype.kind == "f" and not _squares_below(array, float(np.finfo(dtype).max)):
+        if array.dtype.kind == "f" and not squares_below(array, float(np.finfo(dtype).max)):
             return _cast_large(array, dtype, place)
         return array.astype(dtype)
     if array.dtype.kind == "f":
         raise _misfit(f"{array.dtype} numbers", place, leaf)
-    _check_bounds(array, _all_integer_bounds(leaf), leaf, place)
+    _check_bounds(array, all_integer_bounds(leaf), leaf, place)
     return array.astype(dtype)
 
 
@@ -151,52 +157,10 @@ def _cast_large(array: np.ndarray, dtype: np.dtype, place: str) -> np.ndarray:
     return cast
 
 
-def integer_bounds(leaf: Leaf) -> Bounds | None:
-    """The least and the greatest integer of each element, `[*leaf]` or one number for all; None where the dtype of the
-    leaf holds no others, or holds floats."""
-    dtype = np.dtype(leaf.dtype)
-    if dtype.kind not in "iu":
-        return None
-    low, high = _all_integer_bounds(leaf)
-    limits = np.iinfo(dtype)
-    if np.all(low == limits.min) and np.all(high == limits.max):
-        return None
-    return low, high
-
-
-def _all_integer_bounds(leaf: Leaf) -> Bounds:
-    if isinstance(leaf, Discrete):
-        return leaf.start, leaf.start + leaf.n - 1
-    if isinstance(leaf, MultiBinary):
-        return 0, 1
-    if isinstance(leaf, MultiDiscrete):
-        start = np.array(leaf.start, np.int64).reshape(leaf.shape)
-        return start, start + np.array(leaf.nvec, np.int64).reshape(leaf.shape) - 1
-    dtype = np.dtype(leaf.dtype)
-    limits = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-
-    def integers(bounds: Any) -> np.ndarray | int:
-        # Stored as floats, which round the largest int64 up: the dtype's own limits stand for what lies beyond.
-        if not isinstance(bounds, tuple):
-            return int(min(max(bounds, limits[0]), limits[1]))
-        found = [int(min(max(bound, limits[0]), limits[1])) for bound in bounds]
-        return np.array(found, np.uint64 if dtype.kind == "u" else np.int64).reshape(leaf.shape)
-
-    return integers(leaf.low), integers(leaf.high)
-
-
 def _check_bounds(array: np.ndarray, bounds: Bounds, leaf: Leaf, place: str) -> None:
-    outside = _outside(array, bounds)
+    outside = first_outside(array, bounds)
     if outside is not None:
         raise _misfit(f"an array with the value {array[outside].item()}", place, leaf)
-
-
-def _outside(array: np.ndarray, bounds: Bounds) -> tuple[int, ...] | None:
-    """Where the first integer outside its bounds is, in `array [*leaf]` or `[n, *leaf]`."""
-    inside = (array >= bounds[0]) & (array <= bounds[1])
-    if np.count_nonzero(inside) == inside.size:
-        return None
-    return tuple(np.argwhere(~inside)[0].tolist())
 
 
 def rows_look(leaf: Leaf) -> Callable[[np.ndarray], tuple[int, EnvError] | None]:
@@ -207,7 +171,7 @@ def rows_look(leaf: Leaf) -> Callable[[np.ndarray], tuple[int, EnvError] | None]
     bounds = integer_bounds(leaf)
 
     def look(obs: np.ndarray) -> tuple[int, EnvError] | None:
-        outside = None if bounds is None else _outside(obs, bounds)
+        outside = None if bounds is None else first_outside(obs, bounds)
         if outside is None:
             return None
         value = str(obs[outside].item())
@@ -216,34 +180,19 @@ def rows_look(leaf: Leaf) -> Callable[[np.ndarray], tuple[int, EnvError] | None]
     return look
 
 
-def float32_holds(values: np.ndarray) -> bool:
-    """Whether every one of these floats is finite, and float32 holds it: networks and storage work with float32."""
-    if np.vdot(values, values) < FLOAT32_MAX:  # the quick look, as in `_squares_below`
-        return True
-    return bool((np.abs(values) <= FLOAT32_MAX).all())  # NaN says no to any comparison
-
-
 def first_not_held(name: str, values: np.ndarray) -> tuple[int, EnvError]:
     """The row of `values [n, ...]` that made `float32_holds` say no, and why.
 
     Args:
         name: `observation` or `reward`.
     """
-    held = np.abs(values) <= FLOAT32_MAX
+    held = held_by_float32(values)
     place = tuple(np.argwhere(~held)[0].tolist())
     number = float(values[place])
     if not np.isfinite(number):
         return place[0], EnvError("not finite", f"gave a non-finite {name}", str(values[place[0]]))
     what = f"gave a reward of {number}" if name == "reward" else f"gave an observation with {number}"
     return place[0], EnvError(name, what, TOO_LARGE)
-
-
-def _squares_below(values: np.ndarray, limit: float) -> bool:
-    """The quick look, one product: where the sum of squares is below `limit`, so is each number; NaN says no.
-
-    `vdot` is the one product of NumPy's that overflows without a warning.
-    """
-    return bool(np.vdot(values, values) < limit)
 
 
 def same_form(one: Space, other: Space) -> bool:
@@ -258,21 +207,6 @@ def same_form(one: Space, other: Space) -> bool:
     if isinstance(one, Masked) and isinstance(other, Masked):
         return one.size == other.size and same_form(one.obs, other.obs)
     return one == other
-
-
-def space_words(space: Space) -> str:
-    """A space for people, with the integers that it takes."""
-    if isinstance(space, Discrete):
-        return f"Discrete({space.n}), the integers {space.start} to {space.start + space.n - 1}"
-    if isinstance(space, MultiDiscrete):
-        starts = f" from {list(space.start)}" if any(space.start) else ""
-        return f"MultiDiscrete({list(space.nvec)}){starts}"
-    if isinstance(space, MultiBinary):
-        return f"MultiBinary{space.shape}, zeros and ones"
-    if isinstance(space, Box) and np.dtype(space.dtype).kind in "iu":
-        low, high = _all_integer_bounds(space)
-        return f"{space}, integers" if isinstance(low, np.ndarray) else f"{space}, the integers {low} to {high}"
-    return str(space)
 
 
 def _misfit(found: str, place: str, space: Space) -> EnvError:

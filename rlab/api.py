@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from rlab.cli.aliases import answering, check_not_a_policy
+from rlab.cli.aliases import answering, check_words
 from rlab.cli.checking import check
 from rlab.cli.collecting import collect, collect_random
 from rlab.cli.collecting import merge as merge_datasets
@@ -19,6 +20,7 @@ from rlab.cli.own_networks import named_network
 from rlab.cli.playing import Played, play
 from rlab.cli.pretrain import env_for, learner_for, pretraining_defaults
 from rlab.cli.request import A_DATASET, Start, complete, request_from_keywords, spec_for
+from rlab.cli.resuming import CHANGEABLE
 from rlab.cli.running import Run, go_on, start, unless_interrupted
 from rlab.cli.saved import check_can_sample, open_policy
 from rlab.cli.searching import search
@@ -94,7 +96,7 @@ def train(
         RlabError: the run failed; what was saved stays.
         KeyboardInterrupt: Ctrl+C or SIGTERM, after a save; a second Ctrl+C does not wait for it.
     """
-    check_not_a_policy(agent, env if isinstance(env, str) else "")
+    check_words(agent, env)
     settings = named_network(settings)
     base = env_spec(env)
     if experiment is None and (env_kwargs or base.kwargs or wrappers):
@@ -261,7 +263,7 @@ def load(
     return policy
 
 
-@answering
+@partial(answering, settings=CHANGEABLE)
 def resume(
     path: str | PathLike[str],
     *,

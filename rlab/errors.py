@@ -34,9 +34,10 @@ class RlabWarning(UserWarning):
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
-    """`unknown("agent", "dqm", AGENTS)` names the near miss, or else everything that is known."""
+    """`unknown("agent", "dqm", AGENTS)` names the near miss, or else everything known."""
     known = sorted(known)
     by_small_letters = {each.lower(): each for each in known}
     near = difflib.get_close_matches(name.lower(), by_small_letters, n=1)
-    hint = f"Did you mean {by_small_letters[near[0]]!r}?" if near else f"Known: {', '.join(known)}."
+    listed = f"Known: {', '.join(known)}." if known else "There are none."
+    hint = f"Did you mean {by_small_letters[near[0]]!r}?" if near else listed
     return UsageError(f"unknown {what} {name!r}. {hint}")

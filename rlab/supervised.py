@@ -153,7 +153,8 @@ class LoadedNetwork:
         """
         seed = self.seeds[0] if seed is None else seed
         if seed not in self.seeds:
-            raise UsageError(f"no member with training seed {seed}; there are {', '.join(map(str, self.seeds))}.")
+            named = f"training seed{'s' if len(self.seeds) > 1 else ''} {', '.join(map(str, self.seeds))}"
+            raise UsageError(f"no member with training seed {seed}; this network has {named}.")
         return unstack(self.network, self.seeds.index(seed))
 
 

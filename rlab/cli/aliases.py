@@ -3,16 +3,18 @@
 None of them is taken in silence: where a name differs, the unit often does too.
 """
 
+import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
+from rlab.agents import AGENTS, load_agent
 from rlab.errors import UsageError
 
 P = ParamSpec("P")
 R = TypeVar("R")
-SB3, CLEANRL, BOTH = "Stable-Baselines3", "CleanRL", "Stable-Baselines3, CleanRL"
+SB3, CLEANRL, BOTH, OTHERS = "Stable-Baselines3", "CleanRL", "Stable-Baselines3, CleanRL", "many libraries"
 POLICIES = frozenset({"MlpPolicy", "CnnPolicy", "MultiInputPolicy"})
 
 
@@ -27,6 +29,9 @@ class Alias(NamedTuple):
 
 ALIASES = (
     Alias("total_timesteps", BOTH, ("env_steps",), "steps of all envs of one seed together, as there"),
+    Alias("total_steps", OTHERS, ("env_steps",), "steps of all envs of one seed together"),
+    Alias("timesteps", OTHERS, ("env_steps",), "steps of all envs of one seed together"),
+    Alias("steps", OTHERS, ("env_steps",), "steps of all envs of one seed together"),
     Alias("n_steps", SB3, ("rollout_steps", "n_step"), "the same count: steps of each env between updates"),
     Alias("num_steps", CLEANRL, ("rollout_steps",), "the same count: steps of each env between updates"),
     Alias("n_envs", SB3, ("num_envs",), "for each seed"),
@@ -63,7 +68,13 @@ ALIASES = (
     Alias("net_arch", SB3, ("hidden",), "such as 64 64"),
     Alias("activation_fn", SB3, ("activation",), "a name, such as relu"),
     Alias("ortho_init", SB3, ("init",), "true is orthogonal"),
-    Alias("normalize", SB3, ("obs_scaling", "reward_scaling"), "VecNormalize is running for both"),
+    Alias("normalize", SB3, ("obs_scaling", "reward_scaling"), "the value running is what VecNormalize does"),
+    Alias("norm_obs", SB3, ("obs_scaling",), "running"),
+    Alias("norm_reward", SB3, ("reward_scaling",), "running"),
+    Alias("features_extractor_class", SB3, ("network",), "module:function of a network's body"),
+    Alias("features_extractor_kwargs", SB3, ("network",), "module:function of a network's body, with its arguments"),
+    Alias("wrapper_class", SB3, ("wrappers", "wrapper"), "NAME or module:Class, several of them innermost first"),
+    Alias("vec_env_cls", SB3, ("vector",), "sync, async or native: async has a process for each env"),
     Alias("n_eval_episodes", SB3, ("final_eval_episodes", "eval_episodes", "episodes"), "for each seed"),
     Alias("eval_freq", SB3, ("eval_every",), "eval_every counts env steps: eval_freq x num_envs"),
     Alias("log_interval", SB3, ("log_every",), "in env steps, not in episodes or rollouts"),
@@ -74,9 +85,18 @@ ALIASES = (
     Alias("gym_id", CLEANRL, (), "the env is the word behind the agent: rlab train AGENT ENV"),
     Alias("exp_name", CLEANRL, ("out",), "the run folder"),
     Alias("tensorboard_log", SB3, ("out",), "the run folder, where TensorBoard's curves always are"),
+    Alias("log_dir", OTHERS, ("out",), "the run folder, where all logs are"),
+    Alias("monitor_dir", SB3, ("log_episodes",), "a line for each episode of training, in the run folder"),
+    Alias("eval_log_path", SB3, ("out",), "the run folder, where eval.jsonl has every evaluation"),
+    Alias("best_model_save_path", SB3, ("out",), "the run folder, where best/ is the best policy while it trained"),
+    Alias("stats_window_size", SB3, (), "returns are means over all episodes since the last line of the log"),
+    Alias("info_keywords", SB3, (), "numbers of info are not logged; listeners=[...] of Python hear every episode"),
+    Alias("use_sde", SB3, (), "rlab has no state-dependent exploration; log_std_init sets how wide actions are drawn"),
+    Alias("sde_sample_freq", SB3, (), "rlab has no state-dependent exploration"),
     Alias("verbose", SB3, (), "the command line always shows a bar; in Python it is progress=True"),
     Alias("progress_bar", SB3, (), "the command line always shows a bar; in Python it is progress=True"),
     Alias("callback", SB3, (), "Python has listeners=[...], each with the methods that it wants to hear"),
+    Alias("callbacks", SB3, (), "Python has listeners=[...], each with the methods that it wants to hear"),
     Alias("policy", SB3, (), "the network follows from the observations; hidden sets its layers"),
     Alias("track", CLEANRL, (), "curves are in the run folder, for TensorBoard"),
     Alias("wandb_project_name", CLEANRL, (), "curves are in the run folder, for TensorBoard"),
@@ -102,10 +122,32 @@ def answer(theirs: str, known: Container[str], as_flags: bool) -> str | None:
         return f"this is {alias.of}'s name; {alias.note}."
     ours = [name for name in alias.ours if name in known]
     if not ours:
-        named = " or ".join(map(_flag, alias.ours))
-        return f"rlab calls it {named}, which is not a setting here."
+        named, having = " or ".join(map(_flag, alias.ours)), agents_with(alias.ours)
+        return f"rlab calls it {named}, {f'a setting of {having} alone' if having else 'which cannot be set here'}."
     called = ", ".join(_flag(name) if as_flags else f"{name} ({_flag(name)})" for name in ours)
     return f"rlab calls it {called}{f'; {alias.note}' if alias.note else ''}."
+
+
+def agents_with(names: Iterable[str]) -> str:
+    """`a2c, ppo`: the registered agents that have a setting of one of these names."""
+    wanted = set(names)
+    return ", ".join(agent for agent in AGENTS if wanted & _settings(agent))
+
+
+def _settings(agent: str) -> set[str]:
+    config: Any = getattr(load_agent(agent), "Config", None)
+    return set() if config is None else {field.name for field in dataclasses.fields(config)}
+
+
+def check_words(agent: str, env: Any) -> None:
+    """Refuse an agent and an env that stand in each other's place, and SB3's names of networks.
+
+    Raises:
+        UsageError: with the words in their order.
+    """
+    check_not_a_policy(agent, env)
+    if isinstance(env, str) and env in AGENTS and agent not in AGENTS:
+        raise UsageError(f"the agent comes first: rlab train {env} {agent}, or rlab.train({env!r}, {agent!r}).")
 
 
 def check_not_a_policy(*words: Any) -> None:
@@ -121,17 +163,20 @@ def check_not_a_policy(*words: Any) -> None:
         )
 
 
-def answering(function: Callable[P, R]) -> Callable[P, R]:
+def answering(function: Callable[P, R], settings: Iterable[str] = ()) -> Callable[P, R]:
     """The function, which answers keywords of Stable-Baselines3 and CleanRL that it does not have with ours.
+
+    Args:
+        settings: names that the function takes besides its own parameters.
 
     Raises:
         UsageError: such a keyword.
     """
-    own = inspect.signature(function).parameters
+    own = {*inspect.signature(function).parameters, *settings}
 
     @functools.wraps(function)
     def answered(*args: P.args, **kwargs: P.kwargs) -> R:
-        for name in kwargs.keys() - own.keys():
+        for name in kwargs.keys() - own:
             if said := answer(name, own, as_flags=False):
                 raise UsageError(f"rlab.{function.__name__}: unknown setting {name}: {said}")
         return function(*args, **kwargs)
@@ -140,4 +185,5 @@ def answering(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _flag(name: str) -> str:
+    name = "wrapper" if name == "wrappers" else name  # Python takes a list, the command line one word after another
     return f"--{name.replace('_', '-')}"

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar, Union
 
 import tyro
 
-from rlab.cli.aliases import answer, check_not_a_policy
+from rlab.cli.aliases import agents_with, answer, check_not_a_policy
 from rlab.cli.help import HELP_ALL, Page, page_text
 from rlab.cli.schema import Setting, settings_of, wanted
 from rlab.errors import UsageError
@@ -84,6 +84,8 @@ def merge(defaults: T, overrides: Mapping[str, Any], where: str, elsewhere: Coll
         if name not in settings:
             if said := answer(name, {*settings, *elsewhere}, as_flags=False):
                 raise UsageError(f"{where}: unknown setting {name}: {said}")
+            if elsewhere and (of := agents_with([name])):
+                raise UsageError(f"{where}: unknown setting {name}: it is a setting of {of} alone.")
             near = difflib.get_close_matches(name, [*settings, *elsewhere], n=1)
             hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(sorted({*settings, *elsewhere}))}."
             raise UsageError(f"{where}: unknown setting {name}. {hint}")
@@ -159,6 +161,9 @@ def _setting_of(word: str, settings: Mapping[str, Setting], prog: str, subject: 
     whom = f" for {subject}" if subject else ""
     if said := answer(name.removeprefix("no_"), settings, as_flags=True):
         raise UsageError(f"unknown setting {flag}{whom}: {said}")
+    of_whom = agents_with({name, name.removeprefix("no_")} - settings.keys())
+    if subject and flag.startswith("--") and positive is None and of_whom:
+        raise UsageError(f"unknown setting {flag}{whom}: it is a setting of {of_whom} alone.")
     flags = {s.name: s.flag for s in settings.values() if not s.positional}
     near = difflib.get_close_matches(name, flags, n=1)
     hint = f"Did you mean {flags[near[0]]}?" if near else f"{prog} --help lists the settings."
@@ -198,11 +203,25 @@ def _check(values: Mapping[str, list[str]], settings: Mapping[str, Setting]) -> 
         setting = settings[name]
         if not _reads(words, setting.hint):
             near = difflib.get_close_matches(words[0], setting.choices, n=1) if len(words) == 1 else []
-            hint = f". Did you mean {near[0]}?" if near else ""
+            hint = f". Did you mean {near[0]}?" if near else _meant(setting, words)
             raise UsageError(f"{' '.join([setting.flag, *words])}: not {wanted(setting.hint)}{hint}")
     for name, setting in settings.items():
         if setting.required and name not in values:
-            raise UsageError(f"{setting.flag} is missing; give {wanted(setting.hint)}")
+            what = f" ({setting.help})" if setting.help else ""
+            raise UsageError(f"{setting.flag} is missing; give {wanted(setting.hint)}{what}")
+
+
+def _meant(setting: Setting, words: Sequence[str]) -> str:
+    """How values are written that are right but for commas, or for a whole number in scientific notation."""
+    split = [part for word in words for part in word.strip("[]()").split(",") if part]
+    several = _word_count(setting.hint)[1] != 1
+    if several and split != list(words) and _reads(split, setting.hint):
+        return f". Values stand apart: {setting.flag} {' '.join(split)}"
+    with contextlib.suppress(ValueError, OverflowError):
+        whole = [str(int(float(word))) for word in words if float(word).is_integer()]
+        if len(whole) == len(words) and _reads(whole, setting.hint):
+            return f". Write {' '.join(whole)}"
+    return ""
 
 
 def _reads(words: Sequence[str], hint: Any) -> bool:

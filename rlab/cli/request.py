@@ -19,6 +19,8 @@ from rlab.trust import Trust, advice, in_force, trusts
 from rlab.types import LOCAL
 
 DEFAULT, COMMAND_LINE = "default", "command line"
+# What a call from Python takes besides settings, for whoever misspells it.
+CALL, OF_ENV = ("out", "progress", "trust", "listeners", "experiment"), ("env_kwargs", "wrappers")
 FROM_START = "start"  # the origin of what the policy that a run begins with decides
 # Settings that say what an agent's networks are: a policy that a run begins with decides them itself.
 NETWORK_SETTINGS = (
@@ -147,7 +149,6 @@ class Request:
         start = {} if self.start is None else asdict(self.start.config)
         values = {**asdict(self.run), **asdict(self.sources), **start, **asdict(self.settings)}
         return {name: value for name, value in values.items() if name not in self.unread}
-
 
     def compared(self) -> dict[str, Any]:
         """What tells runs apart: agent, env, what was asked for in words, seeds, budget, and every setting that is not
@@ -331,7 +332,8 @@ def complete(
     if start is not None:
         start = replace(start, config=merge(start.config, _taken(rest, FinetuneConfig), where))
     others = (RunConfig, SourceConfig, *([] if start is None else [FinetuneConfig]))
-    settings = merge(defaults.settings, rest, where, [f.name for kind in others for f in fields(kind)])
+    elsewhere = [*(f.name for kind in others for f in fields(kind)), *CALL, *([] if verb == "pretrain" else OF_ENV)]
+    settings = merge(defaults.settings, rest, where, elsewhere)
     env = replace(env, max_episode_steps=run.max_episode_steps or env.max_episode_steps)
     command = ", ".join([*words, *(f"{k}={v!r}" for k, v in keywords.items())])
     origins = defaults.origins(keywords, (sources,) if start is None else (sources, start.config))

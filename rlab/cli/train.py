@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from rlab.agents import AGENTS, load_agent
-from rlab.cli.aliases import check_not_a_policy
+from rlab.cli.aliases import check_not_a_policy, check_words
 from rlab.cli.flags import HELP, given, parse
 from rlab.cli.help import Page
 from rlab.cli.main import STOPPED
@@ -107,7 +107,8 @@ def read_request(agent: str, env_id: str, argv: list[str]) -> tuple[Request, Tra
     if chosen is None and {"--wrapper", "--env-kwargs"} & {word.partition("=")[0] for word in argv}:
         chosen = "none"  # tuned settings are for the env as it is; --experiment NAME asks for them all the same
     start = defaults_for(agent, env_id, chosen)
-    schemas = (TrainOptions(), start.run, SourceConfig(), start.settings)
+    in_force = TrainOptions(experiment="none" if start.experiment is None else start.experiment.name)
+    schemas = (in_force, start.run, SourceConfig(), start.settings)
     page = agent_page(f"{prog} [settings]", agent, start) if HELP & set(argv) else None
     options, run_config, sources, settings = parse(argv, schemas, prog=prog, subject=agent, page=page)
     env = EnvSpec(env_id, max_episode_steps=run_config.max_episode_steps)
@@ -138,7 +139,7 @@ def _agent_and_env(argv: list[str]) -> tuple[str, str, list[str]]:
         page = agent_page(f"rlab train {argv[0]} ENV [settings]", argv[0], start)
         page = replace(page, command=f"rlab train {argv[0]}")
         parse(argv[1:], schemas, prog=f"rlab train {argv[0]}", page=page)
-    check_not_a_policy(*named)
+    check_words(*named) if len(named) == 2 else check_not_a_policy(*named)
     if len(named) < 2:
         raise UsageError(f"train needs an agent and an env first: {USAGE}; for example: {EXAMPLE}")
     return argv[0], argv[1], argv[2:]

@@ -153,7 +153,7 @@ class Audience:
 
     def _fail(self, where: str, time: int | None, error: Exception) -> None:
         if self._failure is None:
-            when = "" if time is None else f" at {time:,}"
+            when = "" if time is None else f" when the run's clock was at {time:,}"
             said = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": .")
             self._failure = f"the listener {where} failed{when}: {said}", error
 

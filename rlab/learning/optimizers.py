@@ -56,11 +56,11 @@ class OptimizerSettings:
         if self.name not in OPTIMIZERS:
             raise unknown("optimizer", self.name, OPTIMIZERS)
         # Written so that NaN fails too: every comparison with it is false.
-        if not (0 < self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf and 0 <= self.l1 < math.inf):
-            raise UsageError(
-                f"learning rate {self.learning_rate} must be above 0, weight decay {self.weight_decay} and "
-                f"l1 {self.l1} 0 or more."
-            )
+        if not 0 < self.learning_rate < math.inf:
+            raise UsageError(f"learning_rate {self.learning_rate} must be above 0 and finite.")
+        for name in ("weight_decay", "l1"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"{name} {getattr(self, name)} must be 0 or more and finite.")
         if self.eps is not None and not 0 <= self.eps < math.inf:
             raise UsageError(f"optimizer eps {self.eps} must be 0 or more; None takes torch's default.")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from rlab.errors import RlabError, UsageError
 from rlab.networks.heads import Head, QHead, build_head
+from rlab.networks.limits import space_words
+from rlab.networks.obs_look import ObsLook
 from rlab.networks.preprocess import Preprocess
-from rlab.networks.spaces import Masked, Space, pack, space_from_json
+from rlab.networks.spaces import Masked, Space, choices, pack, space_from_json
 from rlab.networks.spec import NetworkSpec, build
 from rlab.networks.stacking import unstack
 from rlab.networks.usual import with_usual_torch
@@ -20,6 +22,10 @@ from rlab.trust import Trust
 from rlab.types import Json
 
 Array = np.ndarray | Tensor
+PREDICT = (
+    "a policy of rlab has no predict: call it, action = policy(obs), or policy(obs, greedy=False) to sample as in "
+    "training. It gives the action alone, without a state."
+)
 
 
 @dataclass(frozen=True)
@@ -88,13 +94,15 @@ class _Acting(nn.Module):
         greedy: bool = True,
         epsilon: float | None = None,
         generators: Sequence[torch.Generator] | None = None,
+        **others: Any,
     ) -> Any:
         """Actions that `env.step` accepts, as torch tensors where `obs` is one, else as NumPy arrays.
 
         Args:
             obs: what the env gives, or its array form: `[S, B, *obs]` for a stack, `[*obs]` or `[B, *obs]` for one
                 member. Each part of a dict or tuple leads with the same axes. For a masked space either with the mask
-                inside, or without it and `mask` beside.
+                inside, or without it and `mask` beside. One member refuses NaN, infinity and integers that its space
+                does not have.
             mask: true (or 1) where an action is allowed, `[..., A]` beside `obs`; None allows all that `obs` does not
                 forbid. A mask inside observations that allows nothing counts as one that allows everything.
             state: the recurrent state; none of today's networks has one.
@@ -106,9 +114,11 @@ class _Acting(nn.Module):
 
         Raises:
             UsageError: the shape of `obs` or `mask` is not the one that the policy was made for, a mask allows nothing
-                or these actions take none, `epsilon` is not for this policy or is missing, or there are not as many
-                generators as members.
+                or these actions take none, `epsilon` is not for this policy or is missing, there are not as many
+                generators as members, or a keyword is not one of these.
         """
+        if others:
+            raise _unknown_keyword(next(iter(others)))
         array, mask = self._array_form(obs, mask)
         tensor = self._tensor(array)
         single = self._is_single(tensor)
@@ -170,8 +180,7 @@ class _Acting(nn.Module):
         if mask.shape != expected:
             raise UsageError(f"a mask of shape {tuple(mask.shape)} does not fit; expected {expected}.")
         allowed = mask.bool().reshape(*lead, self.head.mask_width)
-        if not bool(allowed.any(dim=-1).all()):
-            raise UsageError("a mask allows no action at all; every row needs one that is true.")
+        _check_allows(allowed.cpu().numpy(), self.spec.action_space)
         return allowed
 
     def _check_generators(self, generators: Sequence[torch.Generator], rows: int) -> Sequence[torch.Generator]:
@@ -246,16 +255,34 @@ class Policy(_Acting):
 
     def _index(self, seed: int) -> int:
         if seed not in self.seeds:
-            raise UsageError(f"no member with training seed {seed}; there are {', '.join(map(str, self.seeds))}.")
+            raise UsageError(f"no member with training seed {seed}; this policy has {_listed(self.seeds)}.")
         return self.seeds.index(seed)
 
 
 class MemberPolicy(_Acting):
-    """One member as plain `torch.nn` modules: `[*obs]` or `[B, *obs]` to actions."""
+    """One member as plain `torch.nn` modules: `[*obs]` or `[B, *obs]` to actions.
+
+    It is asked by hand, with observations that nobody has looked at yet: those that its space does not hold are
+    refused. A stack takes what rlab's envs and files gave, which is looked at where it comes in.
+    """
 
     def __init__(self, spec: PolicySpec, preprocess: Preprocess, network: nn.Module, seed: int) -> None:
         super().__init__(spec, preprocess, network)
         self.seed = seed
+        self._look = ObsLook(spec.obs_space)
+
+    def _array_form(self, obs: Any, mask: Any) -> tuple[Array, Any]:
+        self._look(obs)
+        if mask is not None and isinstance(self.spec.obs_space, Masked):
+            array = pack(self.spec.obs_space, _numpy(obs), _numpy(mask))
+            _check_allows(array[..., -self.spec.obs_space.size :], self.spec.action_space)
+            return array, None
+        return super()._array_form(obs, mask)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "predict":
+            raise AttributeError(PREDICT)
+        return super().__getattr__(name)
 
     def _training_seeds(self) -> tuple[int, ...]:
         return (self.seed,)
@@ -285,6 +312,32 @@ def build_policy(spec: PolicySpec, seeds: Sequence[int], trust: Trust = False) -
             f"the network has {outputs.shape[-1]}."
         )
     return policy
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    """`training seed 0`, `training seeds 0, 1`."""
+    return f"training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def _check_allows(mask: np.ndarray, actions: Space) -> None:
+    """Refuse a mask `[..., A]` that leaves one of the choices that an action makes without an option."""
+    sizes = choices(actions)
+    starts = np.cumsum((0, *sizes[:-1]))
+    if np.logical_or.reduceat(mask != 0, starts, axis=-1).all():
+        return
+    every = "action" if len(sizes) == 1 else "option of one of the choices"
+    raise UsageError(f"a mask allows no {every} of {space_words(actions)}; every row needs one that is true.")
+
+
+def _unknown_keyword(name: str) -> UsageError:
+    if name == "deterministic":
+        return UsageError(
+            "policy(obs, deterministic=...): rlab calls it greedy; greedy=True is the default, and "
+            "policy(obs, greedy=False) samples as in training."
+        )
+    return UsageError(
+        f"policy(obs, {name}=...): unknown keyword {name!r}. Known: mask, state, greedy, epsilon, generators."
+    )
 
 
 def _numpy(values: Any) -> Any:

@@ -279,7 +279,7 @@ def test_a_run_from_python_gives_its_evaluation_report_and_policies(tmp_path: Pa
         assert actions.shape == (5,)
         assert actions.tolist() == [int(policy(row)) for row in obs]
         assert torch.equal(policy(torch.from_numpy(obs)), torch.from_numpy(actions))
-    with pytest.raises(UsageError, match="no member with training seed 9; there are 7, 8"):
+    with pytest.raises(UsageError, match="no member with training seed 9; this policy has training seeds 7, 8"):
         rlab.load(out, seed=9)
 
 

@@ -122,7 +122,7 @@ def make_obs(space, rows, seed=0):
 def _leaf(leaf, rows, rng):
     shape = (rows, *leaf.shape)
     if isinstance(leaf, Box) and leaf.dtype in ("uint8", "bool"):
-        return rng.integers(0, 256 if leaf.dtype == "uint8" else 2, shape).astype(leaf.dtype)
+        return rng.integers(0, int(np.max(leaf.high)) + 1, shape).astype(leaf.dtype)
     if isinstance(leaf, Box):
         return rng.normal(size=shape).astype(leaf.dtype)
     if isinstance(leaf, Discrete):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from rlab.envs.checks import EnvError, flag, mask_bits, reset_values, reward_number, shown, step_values
-from rlab.envs.obs_checks import float32_holds, obs_reader, rows_look, space_words
+from rlab.envs.obs_checks import obs_reader, rows_look
 from rlab.envs.spaces import space_from_gym
 from rlab.envs.sub_env import SubEnvError
+from rlab.networks.limits import float32_holds, space_words
 
 FLOATS = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
 BYTES = gym.spaces.Box(0, 255, (2,), np.uint8)

@@ -238,7 +238,7 @@ def test_episodes_that_return_too_little_are_dropped_and_counted(
         ("{policy} --out {new} --episodes 0", "one episode or more, not 0"),
         (f"{{policy}} --out {{new}} --seed {FIRST_TRAINING_ENV_SEED}", "episode seeds must lie"),
         ("{policy} --out {new} --noise 1.5", "not 1.5"),
-        ("{policy} --out {new} --member 5", "no member with training seed 5; there are 3, 4, 9"),
+        ("{policy} --out {new} --member 5", "no member with training seed 5; this policy has training seeds 3, 4, 9"),
         ("{policy} --out {new} --member 3 --all-members", "cannot both play"),
         ("{policy} --out {new} --env CartPole-v1", "--env says nothing about a trained policy"),
         ("random --out {new}", "random actions need an env"),

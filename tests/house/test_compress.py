@@ -169,7 +169,7 @@ def test_python_takes_the_steps_as_one_text_or_as_words(ppo_run: Path, tmp_path:
         (["--steps", "int9"], "unknown step 'int9'. Did you mean 'int8'?"),
         (["--steps", "int8,distil:4"], "step distil:4 cannot stand behind int8"),
         ([], "--steps is missing; give a text"),
-        (["--steps", "int8", "--member", "7"], "no member with training seed 7; there are 3, 4."),
+        (["--steps", "int8", "--member", "7"], "no member with training seed 7; this policy has training seeds 3, 4."),
         (["--steps", "int8", "--episodes", "0"], "--episodes 0 must be 1 or more."),
         (["--steps", "int8", "--min-return-ratio", "-1"], "--min-return-ratio -1 must be a number of 0 or more"),
         (["--steps", "int8", "--min-return-ratio", "nan"], "--min-return-ratio nan must be a number of 0 or more"),

@@ -248,7 +248,10 @@ def test_where_nothing_fits_the_smallest_or_fastest_is_named(
         (["--search", "--max-latency-us", "nan"], "max_latency_us nan must be a number above 0."),
         (["--search", "--max-bytes", "900", "--candidates", "1"], "1 candidates are no search; 2 are the least."),
         (["--search", "--max-bytes", "4k"], "--max-bytes 4k: not a whole number (int) or None"),
-        (["--search", "--max-bytes", "900", "--member", "7"], "no member with training seed 7; there are 3, 4."),
+        (
+            ["--search", "--max-bytes", "900", "--member", "7"],
+            "no member with training seed 7; this policy has training seeds 3, 4.",
+        ),
     ],
 )
 def test_wrong_words_are_one_line_and_leave_nothing_behind(

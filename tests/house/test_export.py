@@ -122,7 +122,7 @@ def test_without_out_a_file_under_runs_is_named_after_the_run_and_the_member(
         (["--format", "numpy", "--out", "a.onnx"], "--out a.onnx must end in .npz"),
         (["--format", "numpy", "--out", "nowhere/a.npz"], "nowhere is not a folder"),
         (["--format", "numpy", "--out", "taken.npz"], "taken.npz exists; nothing was touched."),
-        (["--format", "numpy", "--member", "9"], "no member with training seed 9; there are 3, 4."),
+        (["--format", "numpy", "--member", "9"], "seed 9; this policy has training seeds 3, 4."),
         (["--format", "numpy", "--exporter", "mine"], "--exporter mine: not one of auto, own, torch"),
         (["--format", "numpy", "--exporter", "torch"], "--exporter torch is for --format onnx alone; leave it out"),
     ],

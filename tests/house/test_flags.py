@@ -123,6 +123,15 @@ def test_a_positional_word_may_stand_anywhere() -> None:
         ("--gamma abc", "--gamma abc: not a number (float)"),
         ("--gamma=", "--gamma : not a number (float)"),
         ("--env-steps 1.5", "--env-steps 1.5: not a whole number (int)"),
+        ("--env-steps 1e4", "--env-steps 1e4: not a whole number (int). Write 10000"),
+        (
+            "--hidden 64,32",
+            "--hidden 64,32: not a list of values, each a whole number (int). Values stand apart: --hidden 64 32",
+        ),
+        (
+            "--hidden [64, 32]",
+            "--hidden [64, 32]: not a list of values, each a whole number (int). Values stand apart: --hidden 64 32",
+        ),
         ("--gamma", "--gamma: a value is missing; give a number (float)"),
         ("--gamma --dueling", "--gamma: a value is missing; give a number (float)"),
         ("--betas 0.9", "--betas: a value is missing; give 2 values: a number (float), a number (float)"),

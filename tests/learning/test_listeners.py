@@ -123,7 +123,8 @@ def test_who_failed_hears_nothing_more_and_the_others_do() -> None:
     assert (audience.wants_stop, audience.stopped_by, other.heard) == (True, None, [EPISODE])
     with pytest.raises(RlabError) as caught:
         audience.check("It is saved")
-    assert str(caught.value) == r"the listener Broken.on_save failed at 2,000: KeyError: 'a\nb'. It is saved"
+    said = r"the listener Broken.on_save failed when the run's clock was at 2,000: KeyError: 'a\nb'. It is saved"
+    assert str(caught.value) == said
     assert isinstance(caught.value.__cause__, KeyError)
 
 

@@ -90,5 +90,5 @@ def test_networks_that_cannot_be_are_refused(call, message):
 def test_a_member_that_is_not_there_is_named(tmp_path):
     spec, _ = NETWORKS["vector"]
     supervised.save_network(tmp_path / "saved", build(spec, (5, 8)), spec, (5, 8), {})
-    with pytest.raises(UsageError, match=r"^no member with training seed 6; there are 5, 8\.$"):
+    with pytest.raises(UsageError, match=r"^no member with training seed 6; this network has training seeds 5, 8\.$"):
         supervised.load_network(tmp_path / "saved").member(6)

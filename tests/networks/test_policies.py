@@ -98,7 +98,7 @@ def test_members_are_named_by_their_training_seed(make_policy):
     assert policy.member().seed == 5
     assert policy.member(7).seed == 7
     for ask in (policy.member, policy.only):
-        with pytest.raises(UsageError, match=r"^no member with training seed 8; there are 5, 6, 7\.$"):
+        with pytest.raises(UsageError, match=r"^no .* seed 8; this policy has training seeds 5, 6, 7\.$"):
             ask(8)
 
 
@@ -173,7 +173,7 @@ def test_a_mask_that_does_not_fit_or_allows_nothing_is_refused(make_policy):
         policy(obs, mask=np.ones((3, 3, 2), bool))
     mask = np.ones((3, 2, 3), bool)
     mask[2, 1] = False
-    with pytest.raises(UsageError, match="a mask allows no action at all; every row needs one that is true"):
+    with pytest.raises(UsageError, match=r"a mask allows no action of Discrete\(3\), .*; every row needs one"):
         policy(obs, mask=mask)
 
 
@@ -404,7 +404,8 @@ def test_a_dict_of_the_env_may_hold_the_mask():
         assert member({**obs, "action_mask": mask}) == only - 1
         assert member(obs, mask=mask) == only - 1
     assert member(obs) == member({**obs, "action_mask": np.ones(3, np.int8)})
-    assert member(obs) == member(obs, mask=np.zeros(3, np.int8))  # the world ended: all the same
+    ended = {**obs, "action_mask": np.zeros(3, np.int8)}
+    assert member(obs) == member(ended)  # the world ended: all the same
 
 
 def test_observations_of_a_masked_space_come_without_a_mask_too():

@@ -45,7 +45,8 @@ def metadata_of(member: MemberPolicy, origin: Origin, quantized: str, **more: An
     _refuse_paths(origin.env)
     obs_space = member.spec.obs_space
     # what one row of zeros gives shows the types and shapes
-    action = member(torch.zeros((1, *obs_space.shape), dtype=getattr(torch, obs_space.dtype)))
+    zeros = torch.zeros((1, *obs_space.shape), dtype=getattr(torch, obs_space.dtype))  # which the space may not hold
+    action = member.head.to_env(member.head.act(member.outputs(zeros), None))
     inputs = {OBS: _port(obs_space.shape, obs_space.dtype)}
     outputs = {
         ACTION: _port(action.shape[1:], str(action.dtype).removeprefix("torch.")),
