@@ -5,9 +5,9 @@ A function is named `module:function`. One that no other process can import (a l
 """
 
 import copy
-import hashlib
 import importlib
 import inspect
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -35,10 +35,13 @@ def remembered(builder: Builder, importable: str | None) -> str:
     if importable is not None:
         _of_this_process[importable] = builder
         return importable
-    code = getattr(builder, "__code__", None)
-    told = repr((code.co_code, code.co_names, code.co_consts)) if code else type(builder).__qualname__
+    for name, known in _of_this_process.items():
+        if known is builder and name.startswith(LOCAL):
+            return name
+    # Functions of one source may hold different values (`partial`, closures, defaults, objects), here or in another
+    # process, so that the name tells nothing of what the function is: each function object has one of its own.
     label = getattr(builder, "__name__", type(builder).__name__).strip("<>")
-    name = f"{LOCAL}{label}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+    name = f"{LOCAL}{label}-{secrets.token_hex(6)}"
     _of_this_process[name] = builder
     return name
 

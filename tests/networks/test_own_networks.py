@@ -1,6 +1,7 @@
 """Bodies that a function of the user's makes: as stacked layers, under vmap or one by one, members independent."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -180,6 +181,38 @@ def test_a_function_may_give_a_spec_and_ask_for_what_it_likes():
     assert kinds(own(lambda s: nn.Sequential(nn.Linear(s[0], 9)), dueling=True)) == ["linear", "dueling"]
     body = BodySettings(own=Own(remembered(stacked, None), SETTINGS))
     assert kinds(actor_network_spec(VECTOR, 4, body, log_std=-0.5)) == ["linear", "relu", "linear", "log_std"]
+
+
+def test_functions_that_differ_only_in_what_they_hold_have_different_names_and_each_keeps_its_own():
+    class Scaled(nn.Module):
+        def __init__(self, shape, scale):
+            super().__init__()
+            self.layer, self.scale = nn.Linear(shape[0], 2), scale
+
+        def forward(self, x):
+            return self.layer(x) * self.scale
+
+    class Maker:
+        def __init__(self, scale):
+            self.scale = scale
+
+        def __call__(self, shape):
+            return Scaled(shape, self.scale)
+
+    def closed_over(scale):
+        return lambda shape: Scaled(shape, scale)
+
+    def with_default(scale):
+        return lambda shape, scale=scale: Scaled(shape, scale)
+
+    for kind in (lambda scale: partial(Scaled, scale=scale), Maker, closed_over, with_default):
+        first, second = kind(1.0), kind(3.0)
+        names = [remembered(first, None), remembered(second, None)]
+        assert names[0] != names[1]
+        assert remembered(first, None) == names[0]  # of one function always the same
+        given = {"obs_space": VECTOR.to_json(), "shape": [4], "settings": {}}
+        one, three = (build(NetworkSpec((LayerSpec("own", {"builder": n, "given": given}),)), [0]) for n in names)
+        torch.testing.assert_close(three(torch.ones(1, 1, 4)), 3.0 * one(torch.ones(1, 1, 4)))
 
 
 def test_a_module_of_others_needs_trust_and_a_function_of_another_process_is_asked_for():
