@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 from rlab.envs.batch_checks import BatchCheck
 from rlab.envs.checks import EnvError, raised, reset_values
 from rlab.envs.packing import close_or_warn
-from rlab.envs.spaces import OBS_HINT, array_space_from_gym
+from rlab.envs.spaces import array_space_from_gym, obs_hint
 from rlab.envs.sub_env import SubEnvError
 from rlab.errors import RlabError, UsageError
 from rlab.experience.contract import Step
@@ -50,7 +50,8 @@ class GymVectorEnv:
         self.seeds = tuple(seeds)
         self.num_envs = env.num_envs // len(seeds)
         self.time_limit = time_limit
-        arrays = array_space_from_gym(env.single_observation_space, f"the observation space of {env_id}", OBS_HINT)
+        of_gym = env.single_observation_space
+        arrays = array_space_from_gym(of_gym, f"the observation space of {env_id}", obs_hint(of_gym))
         self.obs_space: Space = arrays if obs_space is None else obs_space
         self.action_space: Space = array_space_from_gym(env.single_action_space, f"the action space of {env_id}")
         self._env = env

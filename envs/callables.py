@@ -108,10 +108,10 @@ def _instance_hint(env: Any) -> str:
     inner = env.unwrapped
     name = type(inner).__name__
     if isinstance(env, gym.vector.VectorEnv):
-        return f"a vector env ({name}) cannot be trained in directly: pass the single env's class or id, and num_envs=8"
+        return f"a vector env ({name}) cannot be taken: pass the single env's class or id, and num_envs=8"
     known = inner.spec is not None and inner.spec.id in gym.registry
     fix = f'"{inner.spec.id}"' if known and env.spec.max_episode_steps is not None else f"lambda: {name}(...)"
-    return f'this is one {name}, and training needs several: pass the class or a function: rlab.train("ppo", {fix})'
+    return f"this is one {name}, and rlab makes its envs itself, several of them: give {fix} in its place"
 
 
 def _of_callable(make: Callable[..., gym.Env]) -> EnvSpec:

@@ -4,12 +4,14 @@ Each function takes one thing that an env gave and returns what rlab makes of it
 them all, so that training, judging, recording and play agree about what an env may do.
 """
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from rlab.errors import RlabError
+from rlab.places import one_line
 
 KINDS = (
     "raised",
@@ -58,15 +60,20 @@ class EnvError(Exception):
         return f"{begin}, {self.why}" + (f" ({when.removeprefix('at ')})" if when else "")
 
 
+def old_gym() -> str:
+    """What to do with an env of the old package gym, for the end of a message; nothing where nobody has imported it."""
+    return f". {OLD_GYM}" if "gym" in sys.modules else ""
+
+
 def raised(error: Exception) -> EnvError:
-    """What an env or a wrapper raised, with a hint where it is a misfit of Gym's old interface and Gymnasium's."""
+    """What an env or a wrapper raised and where, with a hint where it is a misfit of an env's interface."""
     text = str(error)
-    why = text if isinstance(error, RlabError) else f"{type(error).__name__}: {text}".removesuffix(": ")
+    why = text if isinstance(error, RlabError) else one_line(error)
     function = _function_that_raised(error)
     if "unpack" in text and function in ("reset", "step"):  # a wrapper found other than two or five values
-        why = f"{why}. {RESET_RULE if function == 'reset' else STEP_RULE}. {OLD_GYM}"
+        why = f"{why}. {RESET_RULE if function == 'reset' else STEP_RULE}{old_gym()}"
     elif "unexpected keyword argument" in text and ("'seed'" in text or "'options'" in text):
-        why = f"{why}. An env's reset takes both: def reset(self, *, seed=None, options=None). {OLD_GYM}"
+        why = f"{why}. An env's reset takes both: def reset(self, *, seed=None, options=None){old_gym()}"
     return EnvError("raised", "failed", why)
 
 
@@ -81,7 +88,7 @@ def reset_values(result: Any) -> tuple[Any, Mapping[str, Any]]:
     """`obs, info` of what `reset` returned, as yet unseen."""
     if isinstance(result, tuple | list) and len(result) == 2 and isinstance(result[1], Mapping):
         return result[0], result[1]
-    raise EnvError("reset", f"returned {_returned(result)} from reset", f"but {RESET_RULE}. {OLD_GYM}")
+    raise EnvError("reset", f"returned {_returned(result, 'reset')}", f"but {RESET_RULE}{old_gym()}")
 
 
 def step_values(result: Any) -> tuple[Any, Any, Any, Any, Mapping[str, Any]]:
@@ -89,15 +96,16 @@ def step_values(result: Any) -> tuple[Any, Any, Any, Any, Mapping[str, Any]]:
     if isinstance(result, tuple | list) and len(result) == 5 and isinstance(result[4], Mapping):
         obs, reward, terminated, truncated, info = result
         return obs, reward, terminated, truncated, info
-    raise EnvError("step", f"returned {_returned(result)} from step", f"but {STEP_RULE}. {OLD_GYM}")
+    raise EnvError("step", f"returned {_returned(result, 'step')}", f"but {STEP_RULE}{old_gym()}")
 
 
-def _returned(result: Any) -> str:
+def _returned(result: Any, function: str) -> str:
     if not isinstance(result, tuple | list):
-        return shown(result)
+        return f"{shown(result)} from {function}"
+    number = f"{len(result)} value{'' if len(result) == 1 else 's'} from {function}"
     if len(result) in (2, 5) and not isinstance(result[-1], Mapping):
-        return f"{len(result)} values, the last of which is {shown(result[-1])}"
-    return f"{len(result)} value{'' if len(result) == 1 else 's'}"
+        return f"{number}, the last of which is {shown(result[-1])}"
+    return number
 
 
 def reward_number(reward: Any) -> float:

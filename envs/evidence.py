@@ -14,23 +14,34 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from rlab.envs.checks import EnvError
+from rlab.envs.checks import EnvError, numbers_of
 from rlab.envs.obs_checks import first_not_held
 from rlab.envs.packing import Packing
 from rlab.envs.sub_env import SubEnv, SubEnvError
 from rlab.errors import RlabWarning
-from rlab.networks.limits import float32_holds
+from rlab.networks.limits import FLOAT32_MAX, float32_holds
 from rlab.networks.spaces import Masked, choices
 
 REPLAYED = 200  # steps that are played a second time, to see whether they come out the same
 FIRST_EPISODE = 20  # times the steps that were asked for
 TIME_LIMIT = 20.0  # seconds of play; a slow env is judged by fewer steps
 GLOBAL_SEED = 20_261  # of the global generators while an env is watched
-STOPS = ("raised", "reset", "step")  # faults after which an env cannot be played on
+STOPS = ("raised", "spaces", "reset", "step")  # faults after which an env cannot be played on
 
 Move = tuple[
     Any, Any, float, bool, bool
 ]  # action, observation, reward, terminated, truncated; a reset has None, 0, ...
+
+
+@dataclass(frozen=True)
+class Outside:
+    """A number of an observation beyond the bounds of its space."""
+
+    place: str  # "the part 'x' of its observation"
+    value: float
+    low: float
+    high: float
+    excess: float  # how far it is beyond, as a share of the range between the bounds
 
 
 @dataclass
@@ -48,7 +59,11 @@ class Evidence:
     obs_reused: bool = False  # an observation changed after it was given
     largest_obs: float = 0.0  # in absolute value, of floats
     largest_reward: float = 0.0
+    outside: Outside | None = None  # the one farthest beyond its bounds, of floats
     rewarded: bool = False  # whether any reward was not 0
+    rewards_held: bool = True  # whether all were finite, and float32 holds them
+    truncated_in_info: bool = False  # an episode ended that only its info says was cut, as older packages have it
+    changed_spaces: list[tuple[str, str, str]] = field(default_factory=list)  # "action", as it was, as it is after play
     generators: list[str] = field(default_factory=list)  # global ones that it drew from in its first steps
 
     def add_fault(self, fault: EnvError) -> None:
@@ -81,12 +96,17 @@ class Watched(gym.Wrapper):
         self.result = result = self.env.step(action)
         self.evidence.seconds += time.perf_counter() - began
         self.evidence.action_changed |= not _same(before, action)
+        cut = isinstance(result[4], Mapping) and bool(result[4].get("TimeLimit.truncated"))
+        self.evidence.truncated_in_info |= cut and bool(result[2]) and not result[3]
         self._look(result[0])
         return result
 
     def _look(self, obs: Any) -> None:
         self.evidence.obs_reused |= any(not _same(given, copy) for given, copy in self._given)
         self._given = [(array, array.copy()) for array in _arrays(obs)]
+        for found in _outside(self.env.observation_space, obs, "its observation"):
+            if self.evidence.outside is None or found.excess > self.evidence.outside.excess:
+                self.evidence.outside = found
 
 
 def play(env: gym.Env, packing: Packing, steps: int, seed: int) -> Evidence:
@@ -95,6 +115,7 @@ def play(env: gym.Env, packing: Packing, steps: int, seed: int) -> Evidence:
     watched = Watched(env, evidence)
     player = SubEnv(watched, packing)
     env.action_space.seed(seed)
+    before = _spaces(env)
     deadline = time.monotonic() + TIME_LIMIT
     first: int | None = seed
     while evidence.steps < steps and time.monotonic() < deadline and not evidence.stopped():
@@ -102,6 +123,8 @@ def play(env: gym.Env, packing: Packing, steps: int, seed: int) -> Evidence:
         _episode(player, watched, evidence, steps if evidence.returns else FIRST_EPISODE * steps, deadline, first)
         first = None
     evidence.generators = player.generators_used
+    after = _spaces(env)
+    evidence.changed_spaces = [(name, before[name], after[name]) for name in before if before[name] != after[name]]
     return evidence
 
 
@@ -133,6 +156,14 @@ class Difference:
 
     move: int  # 0: the first observation
     size: float  # of the largest difference in the observation, relative to its largest number; inf: of another kind
+    what: str = "observation"  # or reward, terminated, truncated
+    fault: EnvError | None = None  # what rlab refuses in the second play alone
+
+    def __str__(self) -> str:
+        if self.fault is not None:
+            return f"at move {self.move}, where it {self.fault}"
+        place = "in the first observation" if self.move == 0 else f"at move {self.move} in its {self.what}"
+        return place if np.isinf(self.size) else f"{place} by {self.size:.1%}"
 
 
 def replay(env: gym.Env, packing: Packing, moves: list[Move], seed: int) -> Difference | None:
@@ -144,13 +175,17 @@ def replay(env: gym.Env, packing: Packing, moves: list[Move], seed: int) -> Diff
                 found: tuple[Any, ...] = (player.reset(seed=seed if index == 0 else None)[0], 0.0, False, False)
             else:
                 found = player.step(action)[:4]
-        except SubEnvError:
-            return None if obs is None else Difference(index, np.inf)
+        except SubEnvError as error:
+            return None if obs is None else Difference(index, np.inf, fault=error.fault)
         if obs is None:  # what it gave was refused the first time
             return None
-        same = np.array_equal(found[0], obs, equal_nan=np.asarray(obs).dtype.kind == "f")
-        if not (same and found[1:] == (reward, terminated, truncated)):
+        if not np.array_equal(found[0], obs, equal_nan=np.asarray(obs).dtype.kind == "f"):
             return Difference(index, _distance(obs, found[0]) if found[2:] == (terminated, truncated) else np.inf)
+        if not np.array_equal(found[1], reward, equal_nan=True):
+            return Difference(index, abs(found[1] - reward) / max(1.0, abs(reward)), "reward")
+        for name, value, known in zip(("terminated", "truncated"), found[2:], (terminated, truncated), strict=True):
+            if value != known:
+                return Difference(index, np.inf, name)
     return None
 
 
@@ -260,9 +295,37 @@ def _look_at_reward(evidence: Evidence, reward: float) -> None:
     values = np.array([reward])
     if not float32_holds(values):
         evidence.add_fault(first_not_held("reward", values)[1])
+        evidence.rewarded, evidence.rewards_held = True, False
         return
     evidence.largest_reward = max(evidence.largest_reward, abs(reward))
     evidence.rewarded |= reward != 0.0
+
+
+def _spaces(env: gym.Env) -> dict[str, str]:
+    return {"observation": str(env.observation_space), "action": str(env.action_space)}
+
+
+def _outside(space: gym.Space, obs: Any, place: str) -> Iterator[Outside]:
+    """The number farthest beyond the bounds of each Box of floats that an observation has something for."""
+    if isinstance(space, gym.spaces.Dict) and isinstance(obs, Mapping):
+        for name, part in space.spaces.items():
+            if name in obs:
+                yield from _outside(part, obs[name], f"the part {name!r} of {place}")
+    elif isinstance(space, gym.spaces.Tuple) and isinstance(obs, tuple | list):
+        for index, (part, value) in enumerate(zip(space.spaces, obs, strict=False)):
+            yield from _outside(part, value, f"part {index} of {place}")
+    elif isinstance(space, gym.spaces.Box) and np.dtype(space.dtype).kind == "f":
+        values = numbers_of(obs)
+        if values is None or values.shape != space.shape or not values.size:
+            return
+        low, high, values = (each.astype(np.float64) for each in (space.low, space.high, values))
+        values = np.where(np.isfinite(values), values, np.clip(0.0, low, high))
+        one_sided = np.minimum(np.maximum(1.0, np.minimum(np.abs(low), np.abs(high))), FLOAT32_MAX)
+        span = np.maximum(np.where(np.isfinite(high - low), high - low, one_sided), 1e-9)
+        excess = np.maximum(low - values, values - high) / span
+        at = np.unravel_index(int(np.argmax(excess)), excess.shape)
+        if excess[at] > 0.0:
+            yield Outside(place, float(values[at]), float(low[at]), float(high[at]), float(excess[at]))
 
 
 def _arrays(obs: Any) -> Iterator[np.ndarray]:

@@ -3,9 +3,11 @@
 import difflib
 import importlib
 import importlib.util
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -130,6 +132,12 @@ def _imported_module_of(env_id: str) -> ModuleType | None:
     name = foreign_module(env_id)
     if name is None:
         return None
+    if name.endswith(".py") or "/" in name or os.sep in name:
+        path = Path(name.removesuffix(".py"))
+        folder = f" in the folder {path.parent}" if path.is_absolute() or ".." in path.parts else ""
+        module = path.name if folder else ".".join(path.parts)
+        wanted = f"{module}:{env_id.rpartition(':')[2]}"
+        raise UsageError(f"env {env_id!r}: a module goes by its name, not by its file: write {wanted}{folder}")
     try:
         return importlib.import_module(name)
     except Exception as error:  # whatever a stranger's module raises while it is imported
@@ -190,10 +198,13 @@ def _listed() -> Iterator[Registered]:
 
 def _unknown_env(env_id: str) -> UsageError:
     """Says that an id does not exist: the version that does, else the near miss, else where to look."""
+    module = env_id.removesuffix(".py").strip("./").replace("/", ".")
+    if module.replace(".", "").isidentifier() and _is_module(module):
+        return UsageError(f"unknown env {env_id!r}. It is a module; name the env in it too: {module}:ITS_CLASS")
     try:
         namespace, name, version = parse_env_id(env_id)
     except gym.error.Error:
-        return UsageError(f"{env_id!r} is no env id: expected Name-v0, namespace/Name-v0 or module:Name-v0")
+        return UsageError(f"{env_id!r} is not an env id: expected Name-v0, space/Name-v0, module:Class or module:Id")
     whole = {found.id.lower(): found.id for found in _listed()}
     bare = {found.id.lower().rpartition("/")[2]: found.id for found in _listed() if "/" in found.id}
     exact = whole.get(env_id.lower()) or bare.get(env_id.lower())  # letter case or namespace is wrong
@@ -208,4 +219,12 @@ def _unknown_env(env_id: str) -> UsageError:
         near = difflib.get_close_matches(env_id.lower(), sorted(known), n=1, cutoff=0.75)
         if near:
             return UsageError(f"unknown env {env_id!r}. Did you mean {known[near[0]]!r}?")
-    return UsageError(f"unknown env {env_id!r}. `rlab list envs` shows what there is.")
+    return UsageError(
+        f"unknown env {env_id!r}. `rlab list envs` shows what there is; an env of your own is module:Class."
+    )
+
+
+def _is_module(name: str) -> bool:
+    """Whether this names a module of the user's: a file or package in the working folder."""
+    place = Path(*name.split("."))
+    return place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()

@@ -13,7 +13,7 @@ from gymnasium.envs.registration import EnvSpec as Registered
 from gymnasium.vector import AutoresetMode
 
 from rlab.envs.adapter import GymVectorEnv
-from rlab.envs.checks import OLD_GYM
+from rlab.envs.checks import old_gym
 from rlab.envs.drawing import creator, drawing, make_drawn
 from rlab.envs.episodes import NativeEpisodes, SingleEpisodes, time_limit_of
 from rlab.envs.native import SeededCartPole, make_native, why_not_native
@@ -27,6 +27,7 @@ from rlab.envs.workers import WatchedAsyncVectorEnv, sub_env_maker
 from rlab.envs.wrappers import apply_wrappers, pictures_wanted, refuse_running_statistics
 from rlab.errors import RlabError, UsageError, unknown
 from rlab.networks.spaces import Space
+from rlab.places import place_of
 from rlab.randomness import env_seed
 
 VECTOR = ("auto", "native", "sync", "async", "envpool")
@@ -227,13 +228,23 @@ def make_single(spec: EnvSpec, found: Registered, render_mode: str | None = None
     except UsageError:
         raise
     except Exception as error:  # a constructor may raise anything about its arguments or a missing package
-        old = f". {OLD_GYM}" if "gymnasium.Env" in str(error) else ""  # Gymnasium says that it is no subclass
-        raise UsageError(f"{spec.env_id} cannot be made: {error}{old}") from error
+        raise UsageError(f"{spec.env_id} cannot be made: {_not_made(error)}") from error
     _check_new(env, spec.env_id)
     env = apply_wrappers(with_interface_check(env), spec.wrappers)
     refuse_running_statistics(env, spec.env_id)
     # A policy that learned from pictures needs them to act on: the window shows them too.
     return gym.wrappers.HumanRendering(env) if render_mode == "human" and drawn_as == PICTURES else env
+
+
+def _not_made(error: Exception) -> str:
+    """Why Gymnasium could not make an env, in one line, with its place in the user's code and the fix where known."""
+    text = " ".join(str(error).split()).rstrip(".")
+    if "gymnasium.Env" in text:  # it says that what was made is of another class
+        if "NoneType" in text:
+            return "what makes it returned None; end the function with: return env"
+        return f"{text}{old_gym()}"
+    place = place_of(error)
+    return f"{text} ({place})" if place else text
 
 
 _made: weakref.WeakSet[gym.Env] = weakref.WeakSet()  # the envs of this process that are in use

@@ -8,13 +8,12 @@ That costs time, so that it is done only while an env is new, and for those that
 
 import random
 import sys
-import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
 
-from rlab.errors import RlabWarning
+from rlab.places import warn
 from rlab.randomness import global_seeds
 
 WATCHED_CALLS = 16  # resets and steps, after which an env that used nothing global is left alone
@@ -89,11 +88,9 @@ def tell_of_generators(env_id: str, own: OwnGlobals) -> None:
     used = own.generators_used
     if used and env_id not in _told:
         _told.add(env_id)
-        warnings.warn(
+        warn(
             f"{env_id} draws from the global generator of {' and '.join(used)}, which any other code of a program may "
-            "draw from or seed; rlab gives each env its own, seeded with it. Draw from self.np_random in its place",
-            RlabWarning,
-            stacklevel=2,
+            "draw from or seed; rlab gives each env its own, seeded with it. Draw from self.np_random in its place"
         )
 
 

@@ -6,7 +6,6 @@ and policies handle arrays: `SubEnv` gives the array form, with the mask behind 
 and play all see an env through the same `Packing`.
 """
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +15,14 @@ import numpy as np
 
 from rlab.envs.checks import EnvError, in_parts, raised, reset_values, step_values
 from rlab.envs.own_globals import OwnGlobals, tell_of_generators
-from rlab.envs.spaces import OBS_HINT, array_space_from_gym, space_from_gym
-from rlab.errors import RlabError, RlabWarning, UsageError
+from rlab.envs.spaces import array_space_from_gym, obs_hint, space_from_gym
+from rlab.errors import RlabError, UsageError
 from rlab.networks.spaces import MASK_KEY, Leaf, Masked, Space, choices
+from rlab.places import one_line, warn
 
 MASK_METHOD = "action_masks()"
 PROBE_SEED = 0  # of the one reset that shows whether an env gives masks
+_told: set[str] = set()  # envs of which this process has said that they fail in close
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def find_packing(make: Callable[[], gym.Env], env_id: str) -> Packing:
     own = OwnGlobals(PROBE_SEED)
     env = own.call(make)
     try:
-        obs_space = space_from_gym(env.observation_space, f"the observation space of {env_id}", OBS_HINT)
+        of_gym = env.observation_space
+        obs_space = space_from_gym(of_gym, f"the observation space of {env_id}", obs_hint(of_gym))
         action_space = array_space_from_gym(env.action_space, f"the action space of {env_id}")
         method = mask_method(env)
         if isinstance(obs_space, Masked):
@@ -85,16 +87,20 @@ def plain_packing(env: gym.Env, env_id: str) -> Packing:
     Raises:
         UsageError: they are not.
     """
-    obs_space = array_space_from_gym(env.observation_space, f"the observation space of {env_id}", OBS_HINT)
+    of_gym = env.observation_space
+    obs_space = array_space_from_gym(of_gym, f"the observation space of {env_id}", obs_hint(of_gym))
     return Packing(env_id, obs_space, array_space_from_gym(env.action_space, f"the action space of {env_id}"))
 
 
 def close_or_warn(env: Any, env_id: str) -> None:
-    """Close an env or vector env. A failure there is a warning: it must hide no error and lose no work."""
+    """Close an env or vector env. A failure there is a warning, once for each env: it must hide no error and lose no
+    work."""
     try:
         env.close()
     except Exception as error:  # whatever an env may raise
-        warnings.warn(f"{env_id} failed in close: {type(error).__name__}: {error}", RlabWarning, stacklevel=2)
+        if env_id not in _told:
+            _told.add(env_id)
+            warn(f"{env_id} failed in close: {one_line(error)}")
 
 
 def _first_infos(

@@ -20,8 +20,14 @@ from rlab.networks.spaces import (
 )
 
 CHANNELS = "rlab_channels"  # the attribute of a Gymnasium Box that says where an image has its channels
-OBS_HINT = " A wrapper may help; for MiniGrid --wrapper ImgObsWrapper or FlatObsWrapper."
 ARRAYS = "Box, Discrete, MultiDiscrete and MultiBinary"
+
+
+def obs_hint(space: gym.Space) -> str:
+    """What may help where an observation space is of another kind, for the end of a message."""
+    if "MissionSpace" in str(space):
+        return " A wrapper helps: --wrapper ImgObsWrapper or FlatObsWrapper."
+    return " A wrapper of your own may make arrays: --wrapper my_module:MyWrapper."
 
 
 def space_from_gym(space: gym.Space, of: str = "this env", hint: str = "") -> Space:

@@ -278,7 +278,8 @@ class Session:
         except RlabError as error:
             kept = "It had not been saved yet."
             if has_checkpoint(folder):
-                kept = f"The run is kept up to its last save: {to_resume(folder.name, folder.config)}"
+                again = to_resume(folder.name, folder.config)
+                kept = f"The run is kept up to its last save; once that is mended: {again}"
             raise type(error)(f"{str(error).rstrip('.')}. {kept}") from error
 
 

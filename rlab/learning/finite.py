@@ -9,6 +9,8 @@ from torch import Tensor
 from rlab.errors import RlabError
 from rlab.learning.contract import Agent, Batch
 
+SQUARES_BELOW = 1e15  # in size: float32 holds the sum of a million squares of smaller numbers
+
 
 def check_update(metrics: Mapping[str, Tensor], batch: Batch, agent: Agent, seeds: Sequence[int], updates: int) -> None:
     """Raise where an update went wrong. The sum of a loss and a gradient norm is finite only where everything is.
@@ -17,7 +19,7 @@ def check_update(metrics: Mapping[str, Tensor], batch: Batch, agent: Agent, seed
         RlabError: naming the first tensor that is not finite, from the cause to the effect, and its member.
     """
     if not math.isfinite(torch.stack(list(metrics.values())).sum().item()):
-        _name_the_broken(_suspects(metrics, batch, agent), seeds, updates)
+        _name_the_broken(_suspects(metrics, batch, agent), seeds, updates, _too_large(batch))
 
 
 def check_weights(agent: Agent, seeds: Sequence[int], updates: int) -> None:
@@ -29,14 +31,33 @@ def check_weights(agent: Agent, seeds: Sequence[int], updates: int) -> None:
     _name_the_broken(_weights(agent), seeds, updates)
 
 
-def _name_the_broken(suspects: Iterator[tuple[str, Tensor]], seeds: Sequence[int], updates: int) -> None:
+def _too_large(batch: Batch) -> str:
+    """What to do about rewards whose sums float32 cannot square; "" where they are not the cause."""
+    tensors = {name: tensor for name, tensor in batch.items() if _of_rewards(name)}
+    sizes = {name: tensor.abs().nan_to_num(0.0, 0.0).max().item() for name, tensor in tensors.items()}
+    name = max(sizes, key=sizes.__getitem__, default="")
+    if not name or sizes[name] < SQUARES_BELOW:
+        return ""
+    return (
+        f"Rewards are the cause: {name!r} of the batch reaches {sizes[name]:.3g}, whose square float32 does not hold. "
+        "Divide them in the env, or use --reward-scaling running where the agent has it."
+    )
+
+
+def _of_rewards(name: str) -> bool:
+    return any(word in name for word in ("reward", "return", "advantage"))
+
+
+def _name_the_broken(
+    suspects: Iterator[tuple[str, Tensor]], seeds: Sequence[int], updates: int, cause: str = ""
+) -> None:
     for name, tensor in suspects:
         broken = ~torch.isfinite(tensor).flatten(1).all(dim=1) if tensor.dim() > 1 else ~torch.isfinite(tensor)
         if broken.any():
             seed = seeds[int(broken.nonzero()[0])]
             raise RlabError(
                 f"{name} of the member with seed {seed} is not finite at update {updates}; nothing was saved from it. "
-                "A lower --learning-rate, --max-grad-norm or --obs-scaling running often helps."
+                + (cause or "A lower --learning-rate, --max-grad-norm or --obs-scaling running often helps.")
             )
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from rlab.networks.bounds import FIRST, LAST, MIN_SIDE, largest_bounds
 from rlab.networks.spaces import Box, Dict, Masked, Space, Tuple, leaf_features, leaves
 
+LIKE_IMAGE = 16  # elements a side, from which an array of two axes may be meant as an image
+
 
 @dataclass(frozen=True)
 class ImagePart:
@@ -37,6 +39,9 @@ def image_notes(space: Space) -> tuple[str, ...]:
     """One line for each image of which it is worth saying how its axes are taken."""
     found = []
     for leaf in leaves(space):
+        if isinstance(leaf, Box) and leaf.dtype == "uint8" and len(leaf.shape) == 2 and min(leaf.shape) >= LIKE_IMAGE:
+            numbers, image = prod(leaf.shape), (*leaf.shape, 1)
+            found.append(f"an array {leaf.shape} of uint8 is taken as {numbers} numbers; {image} would be an image")
         if isinstance(leaf, Box) and leaf.channels in (FIRST, LAST) and leaf.is_image:
             height, width, channels = leaf.image_size
             if leaf.channels == FIRST or len({height, width, channels}) == 1:

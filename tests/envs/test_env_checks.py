@@ -230,8 +230,9 @@ def test_a_flag_that_is_neither_true_nor_false_is_refused(given):
 def test_a_reset_that_returns_other_than_obs_and_info_says_what_it_must_return(result, words):
     with pytest.raises(EnvError) as caught:
         reset_values(result)
-    rule = "but reset must return two values, obs and info (a dict). An env with the interface of the old package gym"
-    assert str(caught.value).startswith(f"returned {words} from reset, {rule} needs a wrapper")
+    number, comma, last = words.partition(", the last")
+    rule = "but reset must return two values, obs and info (a dict)"
+    assert str(caught.value) == f"returned {number} from reset{comma}{last}, {rule}"
 
 
 @pytest.mark.parametrize(
@@ -247,7 +248,8 @@ def test_a_step_that_returns_other_than_five_values_says_what_it_must_return(res
     with pytest.raises(EnvError) as caught:
         step_values(result)
     rule = "step must return five values: obs, reward, terminated, truncated and info (a dict)"
-    assert str(caught.value).startswith(f"returned {words} from step, but {rule}")
+    number, comma, last = words.partition(", the last")
+    assert str(caught.value) == f"returned {number} from step{comma}{last}, but {rule}"
 
 
 @pytest.mark.parametrize("mask", [[0, 2], [0.5, 1], [1, 1, 1], 1, "ab", None, np.array([[0], [1]])], ids=repr)

@@ -117,8 +117,8 @@ def test_a_broken_spec_gives_one_line(change):
             marks=NEWER,
         ),
         ("ProbeDelayed-v0", "unknown env 'ProbeDelayed-v0'. Did you mean 'rlab/ProbeDelayed-v0'?"),
-        ("zzz-v9", "unknown env 'zzz-v9'. `rlab list envs` shows what there is."),
-        ("what is this", "'what is this' is no env id: expected Name-v0, namespace/Name-v0 or module:Name-v0"),
+        ("zzz-v9", "unknown env 'zzz-v9'. `rlab list envs` shows what there is; an env of your own is module:Class."),
+        ("what is this", "'what is this' is not an env id: expected Name-v0, space/Name-v0, module:Class or module:Id"),
         ("nowhere_at_all:Env-v0", "env 'nowhere_at_all:Env-v0': cannot import the module 'nowhere_at_all'"),
     ],
 )

@@ -16,7 +16,8 @@ ROOT = Path(rlab.__file__).parent.parent
 FOLDERS = ("rlab", "agents", "envs", "experiments")
 FILES = sorted(path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
-PORCH = {"disk", "errors", "naming", "randomness", "trust", "types"}  # importable by all, and importing no room
+# importable by all, and importing no room
+PORCH = {"disk", "errors", "naming", "places", "randomness", "trust", "types"}
 EVERYTHING = {"networks", "experience", "learning", "evaluation", "compression", "runs", "search", "serving"}
 EVERYTHING |= {"cli", "api", "supervised", "agents", "envs", "experiments"}
 MAY_IMPORT: dict[str, set[str]] = {

@@ -115,7 +115,8 @@ def test_what_cannot_be_judged_is_saved_and_resume_or_eval_judges_it_later(
     flags = [f"--{k.replace('_', '-')}={v}" for k, v in SMALL.items() if k != "hidden"]
     assert main(["train", "ppo", SINGLE, "--out", out, *flags, "--eval-every", "32"]) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert said.startswith(f"rlab: {SINGLE} cannot be made: port in use. It happened while judging; what was")
+    assert said.startswith(f"rlab: {SINGLE} cannot be made: port in use (test_judging_runs.py:")
+    assert "). It happened while judging; what was" in said
     assert f"saved, up to 32 env steps. Go on without judging: rlab resume {out} --eval-every 0" in said
     assert env_steps_of(tmp_path / "run") == 32
     assert main(["list", "runs", "--root", str(tmp_path), "--json", "--status", "failed"]) == 0
@@ -138,12 +139,12 @@ def test_a_final_evaluation_that_fails_leaves_a_trained_run_that_resume_judges(
             Single.most = 0
 
     out = tmp_path / "run"
-    with pytest.raises(RlabError, match=r"port in use\. The run is trained and saved, but not judged: rlab resume"):
+    with pytest.raises(RlabError, match=r"port in use \(.*\)\. The run is trained and saved, but not judged: "):
         rlab.train("ppo", SINGLE, out=out, listeners=[TakesThePort()], **SMALL)
     assert env_steps_of(out) == 96
     status = json.loads((out / "status.json").read_text())
     assert status["status"] == "not-judged"
-    assert status["reason"].endswith("cannot be made: port in use")
+    assert "cannot be made: port in use (test_judging_runs.py:" in status["reason"]
     Single.most = 1
     assert not (out / "result.json").exists()
     run = api.resume(out)

@@ -123,8 +123,8 @@ def test_a_time_limit_that_the_env_brings_is_seen(own):
 
 def test_an_instance_is_refused_with_the_fix(own):
     for given, words in {
-        own.Walk(): 'rlab.train("ppo", lambda: Walk(...))',
-        gym.make("CartPole-v1"): 'rlab.train("ppo", "CartPole-v1")',
+        own.Walk(): "this is one Walk, and rlab makes its envs itself, several of them: give lambda: Walk(...) in its",
+        gym.make("CartPole-v1"): 'give "CartPole-v1" in its place',
         gym.make_vec("CartPole-v1", num_envs=1): "the single env's class or id",
         3: "not 3 (int)",
     }.items():
