@@ -123,7 +123,7 @@ def made(name: str, given: Mapping[str, Any], seed: int) -> Any:
             raise
         except Exception as error:
             raise UsageError(f"the network's function {name!r} failed: {type(error).__name__}: {error}") from error
-    return _checked(found, name)
+        return _checked(found, name, values["shape"])
 
 
 def _arguments(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,9 +134,11 @@ def _arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _checked(found: Any, name: str) -> Any:
+def _checked(found: Any, name: str, shape: tuple[int, ...]) -> Any:
     if not isinstance(found, nn.Module):
         return found
+    if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for _, p in _places(found)):
+        _find_sizes(found, name, shape)
     for layer in found.modules():
         batch_norm = isinstance(layer, nn.modules.batchnorm._BatchNorm)
         if batch_norm or getattr(layer, "track_running_stats", False):
@@ -144,7 +146,23 @@ def _checked(found: Any, name: str) -> Any:
                 f"the network of {name!r} has a {type(layer).__name__}, and statistics of a batch would let rows and "
                 "members depend on each other. Use nn.LayerNorm, or nn.GroupNorm for images."
             )
+        if isinstance(layer, torch.jit.ScriptModule):
+            raise UsageError(
+                f"the network of {name!r} was compiled with torch.jit, and rlab cannot put weights of each member into "
+                "it. Give the plain module, without torch.jit.script or torch.jit.trace."
+            )
     return found.float()
+
+
+@torch.no_grad()
+def _find_sizes(module: nn.Module, name: str, shape: tuple[int, ...]) -> None:
+    """Lazy layers (nn.LazyLinear) learn their sizes, and draw their weights, in a first forward pass."""
+    before = module.training
+    try:
+        module.eval()(torch.zeros(1, *shape))
+    except Exception as error:
+        raise UsageError(f"the network of {name!r} does not take features {shape}: {first_line(error)}") from error
+    module.train(before)
 
 
 class OwnBody(nn.Module):
@@ -160,32 +178,31 @@ class OwnBody(nn.Module):
         plain = made(builder, given, 0)
         if not isinstance(plain, nn.Module):
             raise UsageError(f"the network's function {builder!r} gave a {type(plain).__name__} and no module.")
-        self._plain = (plain,)  # not a child: its weights are those of nobody
+        self._plain = _Plain(plain, builder)
         self.weights = nn.ParameterDict()
-        self._names: dict[str, str] = {}  # name in the plain module -> name here
+        self._names: dict[str, str] = {}  # name in the plain module -> name here; two where layers share a tensor
         for name, value in _tensors(plain):
-            own = name.replace(".", "-")
-            self._names[name] = own
+            own = _key(name)
             stacked = torch.stack([value.detach()] * members)
             if isinstance(value, nn.Parameter) and value.requires_grad:
                 self.weights[own] = nn.Parameter(stacked)
             else:
                 self.register_buffer(f"fixed-{own}", stacked)
-        self.drops = any(isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0 for layer in plain.modules())
+            self._names |= dict.fromkeys((place for place, tensor in _places(plain) if tensor is value), own)
+        self.drops = self._draws()
         self.generators: list[torch.Generator] = []  # `build` fills it where there is dropout
-        self.one_by_one = members == 1 or not self._takes_vmap()
+        self.one_by_one = members == 1 or self._failure(one_by_one=False) is not None
+        failure = self._failure(one_by_one=True) if self.one_by_one else None
+        if failure is not None:
+            raise UsageError(f"the network of {builder!r} cannot be trained: {first_line(failure)}") from failure
 
     def forward(self, x: Tensor) -> Tensor:
-        plain, tensors = self._plain[0], self._stacked()
         if self.training and self.drops:
             return torch.stack([self._with_noise(i, x[i]) for i in range(self.members)])
-        if self.one_by_one:
-            return torch.stack([functional_call(plain, self._of(i), (x[i],)) for i in range(self.members)])
-        y: Tensor = torch.vmap(lambda own, rows: functional_call(plain, own, (rows,)))(tensors, x)
-        return y
+        return self._run(x, self.one_by_one)
 
     def train(self, mode: bool = True) -> "OwnBody":
-        self._plain[0].train(mode)
+        self._plain.running.train(mode)
         return super().train(mode)
 
     @torch.no_grad()
@@ -199,19 +216,20 @@ class OwnBody(nn.Module):
     @torch.no_grad()
     def unstack(self, member: int) -> nn.Module:
         """The plain module of one member; a copy."""
-        plain = copy.deepcopy(self._plain[0]).to(next(iter(self._stacked().values()), torch.empty(0)).device)
+        plain = copy.deepcopy(self._plain.pristine).train(self.training)
+        plain = plain.to(next(iter(self._stacked().values()), torch.empty(0)).device)
         for name, value in _tensors(plain):
             value.copy_(self._tensor(name)[member])
         return plain
 
     def extra_repr(self) -> str:
         way = "one by one" if self.one_by_one else "vmap"
-        return f"{type(self._plain[0]).__name__} of {self.builder}, {way}"
+        return f"{type(self._plain.pristine).__name__} of {self.builder}, {way}"
 
     @property
     def what(self) -> str:
         """The class of the modules."""
-        return type(self._plain[0]).__name__
+        return type(self._plain.pristine).__name__
 
     def _with_noise(self, member: int, rows: Tensor) -> Tensor:
         if len(self.generators) != self.members:
@@ -219,7 +237,7 @@ class OwnBody(nn.Module):
         word = int(torch.randint(2**62, (), generator=self.generators[member]))
         with torch.random.fork_rng(devices=[rows.device] if rows.device.type == "cuda" else []):
             torch.manual_seed(word)
-            y: Tensor = functional_call(self._plain[0], self._of(member), (rows,))
+            y: Tensor = functional_call(self._plain.pristine, self._of(member), (rows,))
         return y
 
     def _tensor(self, name: str) -> Tensor:
@@ -232,18 +250,64 @@ class OwnBody(nn.Module):
     def _of(self, member: int) -> dict[str, Tensor]:
         return {name: tensor[member] for name, tensor in self._stacked().items()}
 
+    def _run(self, x: Tensor, one_by_one: bool) -> Tensor:
+        if one_by_one:
+            return torch.stack([self._call(self._of(i), x[i]) for i in range(self.members)])
+        y: Tensor = torch.vmap(self._call)(self._stacked(), x)
+        return y
+
+    def _call(self, own: dict[str, Tensor], rows: Tensor) -> Tensor:
+        # Ties are in `own` already, and those of torch leave what vmap made in a layer that has two names.
+        y: Tensor = functional_call(self._plain.running, own, (rows,), tie_weights=False)
+        return y
+
     @torch.no_grad()
-    def _takes_vmap(self) -> bool:
-        plain, before = self._plain[0], self._plain[0].training
-        plain.eval()
-        x = torch.zeros(self.members, 1, *self.given["shape"])
+    def _draws(self) -> bool:
+        """Whether it draws random numbers in training, as dropout does, also that of a function or inside a GRU."""
+        with torch.random.fork_rng(devices=[]):
+            before = torch.random.get_rng_state()
+            self._plain.running.train()
+            try:
+                self._call(self._of(0), torch.zeros(2, *self.given["shape"]))
+            except Exception:  # `_failure` says why
+                return False
+            return not torch.equal(torch.random.get_rng_state(), before)
+
+    @torch.enable_grad()
+    def _failure(self, one_by_one: bool) -> Exception | None:
+        """What goes wrong in a forward and a backward pass, in evaluation and in training; None if nothing does."""
+        x = torch.zeros(self.members, 2, *self.given["shape"])
         try:
-            torch.vmap(lambda own, rows: functional_call(plain, own, (rows,)))(self._stacked(), x)
-        except Exception:  # whatever a layer says that vmap cannot follow
-            return False
+            for training in (False,) if self.drops else (False, True):
+                self._plain.running.train(training)
+                y = self._run(x, one_by_one)
+                if y.requires_grad:
+                    torch.autograd.grad(y.sum(), list(self.weights.values()), allow_unused=True)
+        except Exception as error:  # whatever a layer of the user's raises
+            return error
         finally:
-            plain.train(before)
-        return True
+            self._plain.running.train(self.training)
+        return None
+
+
+class _Plain:
+    """A module of one member, which says what is computed; no child of the stack, since its weights are nobody's.
+
+    `running` is called, and may keep what its forward pass computes (attention weights, say), which cannot be copied.
+    `pristine` is never called: copies are made of it.
+    """
+
+    def __init__(self, pristine: nn.Module, name: str) -> None:
+        self.pristine, self.name = pristine, name
+        try:
+            self.running = copy.deepcopy(pristine)
+        except Exception as error:  # tensors with a history, as torch.nn.utils.weight_norm has; or locks, files
+            raise UsageError(f"the network of {name!r} cannot be copied: {first_line(error)}") from error
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Plain":
+        again = _Plain(self.pristine, self.name)
+        again.running.train(self.running.training)
+        return again
 
 
 def check_layers(network: nn.Module, what: str) -> None:
@@ -260,6 +324,25 @@ def check_layers(network: nn.Module, what: str) -> None:
             )
 
 
+def first_line(error: Exception) -> str:
+    """An error of a module of the user's, its class and the first line of its message."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
 def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
     """Parameters and buffers; what is shared between layers once."""
     return [*module.named_parameters(), *module.named_buffers()]
+
+
+def _places(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Where the tensors stand: what two layers share under both its names, a layer with two names under its first."""
+    for prefix, layer in module.named_modules():
+        for name, value in [*layer._parameters.items(), *layer._buffers.items()]:
+            if value is not None:
+                yield (f"{prefix}.{name}" if prefix else name), value
+
+
+def _key(name: str) -> str:
+    """A name in the plain module without dots, which torch does not allow here; another one for every name."""
+    own = name.replace("~", "~0").replace("-", "~1").replace(".", "-")
+    return f"~{own}" if hasattr(nn.ParameterDict, own) else own  # `keys`, `values`: taken by the dict itself

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rlab.errors import RlabError, UsageError
 from rlab.networks.describe import spec_of
-from rlab.networks.own import OwnBody, made
+from rlab.networks.own import OwnBody, first_line, made
 from rlab.networks.policy import Policy
 from rlab.networks.spaces import Space, feature_shape
 from rlab.networks.spec import LayerSpec, NetworkSpec, build
@@ -105,7 +105,7 @@ def _of_spec(spec: NetworkSpec, name: str, shape: tuple[int, ...]) -> Body:
     try:
         y = build(spec, [0], trust=True).eval()(torch.zeros(1, ROWS, *shape))
     except Exception as error:
-        raise UsageError(f"the network of {name!r} does not take features {shape}: {_first_line(error)}") from error
+        raise UsageError(f"the network of {name!r} does not take features {shape}: {first_line(error)}") from error
     flatten = () if y.dim() == 3 else (LayerSpec("flatten"),)
     return Body((*spec.layers, *flatten), prod(y.shape[2:]))
 
@@ -120,16 +120,23 @@ def _tried(module: nn.Module, name: str, shape: tuple[int, ...]) -> tuple[int, b
     module.eval()
     x = torch.rand(ROWS, *shape, generator=torch.Generator().manual_seed(0))
     try:
-        y, alone = module(x), module(x[:1])
+        y, again, alone = module(x), module(x), module(x[:1])
     except Exception as error:
-        raise UsageError(f"the network of {name!r} does not take features {shape}: {_first_line(error)}") from error
+        raise UsageError(f"the network of {name!r} does not take features {shape}: {first_line(error)}") from error
     if not isinstance(y, Tensor) or y.dim() < 2 or len(y) != ROWS or not y.is_floating_point():
         told = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
         raise UsageError(f"the network of {name!r} gave {told} for {ROWS} observations; expected [{ROWS}, features].")
+    if y.dtype != torch.float32:
+        raise UsageError(f"the network of {name!r} gave numbers of {y.dtype}; expected float32: end with .float().")
+    if not torch.allclose(y, again, rtol=1e-3, atol=1e-4):
+        raise UsageError(
+            f"the network of {name!r} gives something else at every call: it keeps a state, or draws random numbers "
+            "outside training. What it gives must depend on the observation alone."
+        )
     if not torch.allclose(y[:1], alone, rtol=1e-3, atol=1e-4):
         raise UsageError(
-            f"the network of {name!r} says something else of an observation when others are beside it (or at every "
-            "call); each row must stand for itself."
+            f"the network of {name!r} gives something else for an observation when others are beside it; each row must "
+            "stand for itself."
         )
     learned = {key: value for key, value in module.named_parameters() if value.requires_grad}
     if learned:
@@ -155,7 +162,3 @@ def _flat(module: Any) -> nn.Sequential:
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as JSON has them."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"

@@ -1,5 +1,6 @@
 """Bodies that a function of the user's makes: as stacked layers, under vmap or one by one, members independent."""
 
+import copy
 import json
 from functools import partial
 
@@ -224,3 +225,132 @@ def test_a_module_of_others_needs_trust_and_a_function_of_another_process_is_ask
         build(elsewhere, [0])
     with standing_in(lambda shape: Sum(shape[0])):
         assert build(elsewhere, [0])(torch.zeros(1, 2, 4)).shape == (1, 2, 5)
+
+
+class Of(nn.Module):
+    """A module of these parts whose output is `says(self, x)`."""
+
+    def __init__(self, says, **parts):
+        super().__init__()
+        self.says = says
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x):
+        return self.says(self, x)
+
+
+def twice():
+    layer = nn.Linear(4, 4)
+    return Of(lambda m, x: m.second(torch.tanh(m.first(x))), first=layer, second=layer)
+
+
+def tied():
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4, bias=False)
+    second.weight = first.weight
+    return Of(lambda m, x: m.second(torch.tanh(m.first(x))), first=first, second=second)
+
+
+def transformer():
+    layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+    return Of(lambda m, x: m.layer(x.unsqueeze(1))[:, 0], layer=layer)
+
+
+def names_alike():
+    return Of(
+        lambda m, x: m.a(x) + getattr(m, "a-weight") + m.keys,
+        **{"a": nn.Linear(4, 4), "a-weight": nn.Parameter(torch.rand(4)), "keys": nn.Parameter(torch.rand(4))},
+    )
+
+
+def looked_at():
+    def says(module, x):
+        module.last = module.a(x)
+        return module.last
+
+    return Of(says, a=nn.Linear(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("function", "one_by_one"),
+    [
+        (twice, False),
+        (tied, False),
+        (transformer, True),  # its fast way has no derivative under vmap
+        (names_alike, False),
+        (looked_at, False),
+        (lambda: Of(lambda m, x: m.a(x), a=nn.LazyLinear(5)), False),
+    ],
+)
+def test_a_natural_module_is_trained_copied_and_taken_out_of_the_stack(function, one_by_one):
+    def body(settings):
+        return function()
+
+    network = build(own(body), [3, 4]).eval()
+    assert network[0].one_by_one is one_by_one
+    x = torch.rand(2, 6, 4, generator=torch.Generator().manual_seed(0))
+    for _ in range(2):
+        y = network(x)
+        gradients = torch.autograd.grad(y.sum(), list(network.parameters()))
+        assert all(gradient.abs().sum() > 0 for gradient in gradients)
+    for member in range(2):
+        plain = unstack(network, member)
+        torch.testing.assert_close(plain(x[member]), y[member], rtol=1e-5, atol=1e-5)
+        assert len(list(plain.parameters())) == len(list(network.parameters()))  # a tie stays one
+    torch.testing.assert_close(copy.deepcopy(network)(x), y)
+
+
+def test_layers_that_draw_their_sizes_late_become_stacked_layers_as_others_do():
+    spec = own(lambda settings: nn.Sequential(nn.LazyLinear(7), nn.ReLU()))
+    assert [layer.args.get("in_features") for layer in spec.layers] == [4, None, 7]
+    assert torch.equal(build(spec, [3, 4])[0].weight[1], build(spec, [4])[0].weight[0])
+
+
+def test_dropout_as_a_function_draws_from_streams_of_each_member_too():
+    spec = own(lambda s: Of(lambda m, x: nn.functional.dropout(m.a(x), 0.5, m.training), a=nn.Linear(4, 64)))
+    together, alone = build(spec, [3, 4]).train()[:1], build(spec, [4]).train()[:1]
+    assert has_dropout(together)
+    before = torch.random.get_rng_state()
+    noisy = together(torch.ones(2, 3, 4))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(alone(torch.ones(1, 3, 4))[0], noisy[1])
+    assert 0.2 < (noisy == 0).float().mean() < 0.8
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_modules_that_cannot_be_members_are_refused_before_training():
+    def keeps(module, x):
+        module.state = module.a(x) + getattr(module, "state", 0.0)
+        return module.state
+
+    def compiled(shape):
+        return torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.Tanh()))
+
+    refused = [
+        (compiled, r"was compiled with torch\.jit, and rlab cannot put weights of each member into it. Give the plain"),
+        (
+            lambda settings: Of(lambda m, x: m.a(x).half(), a=nn.Linear(4, 4)),
+            r"gave numbers of torch\.float16; expected float32: end with \.float\(\)\.",
+        ),
+        (
+            lambda settings: Of(keeps, a=nn.Linear(4, 4)),
+            "gives something else at every call: it keeps a state, or draws random numbers outside training",
+        ),
+        (
+            lambda settings: Of(lambda m, x: m.a(x), a=torch.nn.utils.weight_norm(nn.Linear(4, 4))),
+            "cannot be copied: RuntimeError: Only Tensors created explicitly by the user",
+        ),
+        (lambda settings: nn.Sequential(nn.LazyConv2d(3, 3)), r"does not take features \(4,\): RuntimeError"),
+    ]
+    for function, message in refused:
+        with pytest.raises(UsageError, match=message) as caught:
+            build(own(function), [0, 1])
+        assert "\n" not in str(caught.value)
+
+    def only_when_judged(module, x):
+        if module.training:
+            raise ValueError("no training here")
+        return module.a(x)
+
+    with pytest.raises(UsageError, match="cannot be trained: ValueError: no training here"):
+        build(own(lambda settings: Of(only_when_judged, a=nn.Linear(4, 4))), [0, 1])
