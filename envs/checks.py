@@ -161,9 +161,10 @@ def _joined(mask: Any) -> Any:
 
 
 def in_parts(mask: Any) -> bool:
-    """Whether a mask is several, one for each choice: a tuple that holds more than numbers, or a list of arrays."""
+    """Whether a mask is several, one for each choice: a tuple that holds more than numbers, or a list of arrays or of
+    lists."""
     if isinstance(mask, list):
-        return any(isinstance(part, np.ndarray) for part in mask)
+        return any(hasattr(part, "__len__") for part in mask)
     return isinstance(mask, tuple) and any(not np.isscalar(part) for part in mask)
 
 

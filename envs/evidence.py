@@ -17,6 +17,7 @@ import numpy as np
 from rlab.envs.checks import EnvError, numbers_of
 from rlab.envs.obs_checks import first_not_held
 from rlab.envs.packing import Packing
+from rlab.envs.spaces import sampled
 from rlab.envs.sub_env import SubEnv, SubEnvError
 from rlab.errors import RlabWarning
 from rlab.networks.limits import FLOAT32_MAX, float32_holds
@@ -198,10 +199,10 @@ def _distance(one: Any, other: Any) -> float:
 def random_action(space: gym.Space, packing: Packing, obs: Any) -> Any:
     """A random action that the mask behind a packed observation, if there is one, allows."""
     if not isinstance(packing.obs_space, Masked) or obs is None:
-        return space.sample()
+        return sampled(space)
     bits = (obs[-packing.obs_space.size :] != 0).astype(np.int8)
     if not bits.any():
-        return space.sample()
+        return sampled(space)
     if isinstance(space, gym.spaces.Discrete):
         return space.sample(mask=bits)
     parts = np.split(bits, np.cumsum(choices(packing.action_space))[:-1])

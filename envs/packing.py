@@ -6,6 +6,7 @@ and policies handle arrays: `SubEnv` gives the array form, with the mask behind 
 and play all see an env through the same `Packing`.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from rlab.envs.checks import EnvError, in_parts, raised, reset_values, step_values
+from rlab.envs.checks import EnvError, as_array, in_parts, raised, reset_values, step_values
 from rlab.envs.own_globals import OwnGlobals, tell_of_generators
-from rlab.envs.spaces import array_space_from_gym, obs_hint, space_from_gym
+from rlab.envs.spaces import array_space_from_gym, obs_hint, sampled, space_from_gym
 from rlab.errors import RlabError, UsageError
 from rlab.networks.spaces import MASK_KEY, Leaf, Masked, Space, choices
 from rlab.places import one_line, warn
@@ -113,8 +114,9 @@ def _first_infos(
             return {**info, MASK_METHOD: method()}, {}
         if info.get(MASK_KEY) is not None:
             return info, {}
-        env.action_space.seed(PROBE_SEED)
-        *_, later = step_values(own.call(env.step, env.action_space.sample()))
+        action_space = copy.deepcopy(env.action_space)  # what the env itself draws from it stays as it is
+        action_space.seed(PROBE_SEED)
+        *_, later = step_values(own.call(env.step, sampled(action_space)))
         return info, later
     except EnvError as fault:
         raise RlabError(f"{env_id} {fault}") from None
@@ -140,6 +142,8 @@ def _bits_in(mask: Any) -> list[int] | None:
     parts = [_bits_in(part) for part in mask] if isinstance(mask, tuple) or in_parts(mask) else []
     if parts:
         return None if None in parts else [size for part in parts for size in part or ()]
-    bits = np.asarray(mask)
+    bits = as_array(mask)
+    if bits is None:
+        return None
     plain = bits.ndim == 1 and bits.dtype.kind in "biuf" and bool(np.isin(bits, (0, 1)).all())
     return [bits.size] if plain else None

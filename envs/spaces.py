@@ -1,10 +1,13 @@
 """Gymnasium spaces to the plain data of `rlab.networks.spaces`."""
 
+from math import prod
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 
 from rlab.errors import UsageError
-from rlab.networks.bounds import BY_SHAPE
+from rlab.networks.bounds import BY_SHAPE, is_bound
 from rlab.networks.spaces import (
     MASK_KEY,
     Bounds,
@@ -39,25 +42,51 @@ def space_from_gym(space: gym.Space, of: str = "this env", hint: str = "") -> Sp
         hint: what the error says last.
 
     Raises:
-        UsageError: any other kind of space, a Dict or Tuple of nothing, or an `action_mask` that is none.
+        UsageError: any other kind of space, one without a number in it, a Dict or Tuple of nothing, or an `action_mask`
+            that is none.
     """
     if isinstance(space, gym.spaces.Dict) and MASK_KEY in space.spaces:
         size = _mask_size(space.spaces[MASK_KEY], of)
         rest = {name: part for name, part in space.spaces.items() if name != MASK_KEY}
-        return Masked(_space(gym.spaces.Dict(list(rest.items())), of, hint), size)
-    return _space(space, of, hint)
+        return Masked(_something(_space(gym.spaces.Dict(list(rest.items())), of, hint), of), size)
+    return _something(_space(space, of, hint), of)
 
 
 def array_space_from_gym(space: gym.Space, of: str, hint: str = "") -> Leaf:
     """A space whose elements are arrays by themselves, as plain data.
 
     Raises:
-        UsageError: any other kind of space.
+        UsageError: any other kind of space, or one without a number in it.
     """
     found = _leaf(space)
     if found is None:
         raise UsageError(f"{of} is {_one_line(space)}; only {ARRAYS} are taken here.{hint}")
+    _something(found, of)
     return found
+
+
+def sampled(space: gym.Space) -> Any:
+    """What `space.sample()` gives, also where a Box has bounds so far apart that NumPy draws nothing between them:
+    numbers that float32 does not hold are no bounds."""
+    try:
+        with np.errstate(over="ignore"):
+            return space.sample()
+    except OverflowError:
+        assert isinstance(space, gym.spaces.Box)
+        dtype = str(space.dtype)
+        low = np.where(is_bound(space.low, dtype), space.low, -np.inf)
+        high = np.where(is_bound(space.high, dtype), space.high, np.inf)
+        return gym.spaces.Box(low, high, space.shape, space.dtype, space.np_random).sample()  # type: ignore[arg-type]
+
+
+def _something(space: Space, of: str) -> Space:
+    """The space, which has one number in it at least."""
+    if not prod(space.shape):
+        raise UsageError(
+            f"{of} is {space}, which has no number in it; it needs one at least, such as a constant 0 in a Box of "
+            "shape (1,)."
+        )
+    return space
 
 
 def _space(space: gym.Space, of: str, hint: str) -> Space:

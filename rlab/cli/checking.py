@@ -4,12 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from rlab.agents import AGENTS, check_action_space, load_agent
 from rlab.cli.request import data_of
 from rlab.envs import Checkup, EnvLike, Finding, check_env, env_spec
 from rlab.envs.checkup import STEPS
 from rlab.errors import UsageError
-from rlab.networks.spaces import Leaf
+from rlab.networks.heads import build_head, stochastic_head_json
+from rlab.networks.spaces import Box, Leaf
 
 
 def check(
@@ -43,12 +46,28 @@ def check(
     found = check_env(spec, steps, seed)
     if found.packing is None:
         return found
-    able = agents_for(found.packing.action_space, spec.env_id)
+    actions = found.packing.action_space
+    why = nothing_to_choose(actions)
+    if why is not None:
+        fix = "leave an element that never changes out of the actions, or widen its bounds"
+        return replace(found, agents=(), findings=(Finding("no-agent", "error", why, fix), *found.findings))
+    able = agents_for(actions, spec.env_id)
     if any(data_of(agent) != "dataset" for agent in able):
         return replace(found, agents=able)
-    what = f"no agent chooses actions {found.packing.action_space}"
+    what = f"no agent chooses actions {actions}"
     fix = "change the action space, or use a wrapper that does: --wrapper DiscretizeAction"
     return replace(found, agents=able, findings=(Finding("no-agent", "error", what, fix), *found.findings))
+
+
+def nothing_to_choose(space: Leaf) -> str | None:
+    """Why a policy cannot choose such actions though agents have a use for their kind; None: it can."""
+    if not isinstance(space, Box) or np.dtype(space.dtype).kind != "f":
+        return None
+    try:
+        build_head(stochastic_head_json(space, squash=False), space)
+    except UsageError as error:
+        return str(error)
+    return None
 
 
 def agents_for(space: Leaf, env_id: str) -> tuple[str, ...]:

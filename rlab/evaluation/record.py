@@ -14,7 +14,7 @@ from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import endless, envs_at_once, most_steps
 from rlab.experience.contract import EpisodeEnvs
 from rlab.experience.dataset import Episode, action_from_env
-from rlab.networks.bounds import is_bound
+from rlab.networks.bounds import inwards, is_bound
 from rlab.networks.policy import Policy
 from rlab.networks.spaces import Box, Discrete, Masked, MultiBinary, MultiDiscrete, Space, choices
 from rlab.randomness import FIRST_TRAINING_ENV_SEED, stream, torch_stream
@@ -91,7 +91,7 @@ def uniform_action(obs_space: Space, action_space: Space) -> RandomAction:
     """Draws one action uniformly, for each choice among the options that the observation's mask allows.
 
     Raises:
-        UsageError: an element of the actions has no finite bounds.
+        UsageError: an element of the actions has no finite bounds, or ones that float32 does not tell apart.
     """
     if isinstance(action_space, Discrete | MultiDiscrete):
         return _uniform_choices(obs_space, action_space)
@@ -108,9 +108,29 @@ def uniform_action(obs_space: Space, action_space: Space) -> RandomAction:
         raise UsageError(f"actions {action_space} cannot be drawn uniformly: each element needs two finite bounds.")
     dtype = np.dtype(action_space.dtype)
     if dtype.kind == "f":
-        # through float32, the form in which actions are kept
-        return lambda rng, obs: rng.uniform(low, high).astype(np.float32).clip(low, high).astype(dtype)
+        return _uniform_floats(action_space, low, high)
     return lambda rng, obs: rng.integers(low.astype(np.int64), high.astype(np.int64), endpoint=True).astype(dtype)
+
+
+def _uniform_floats(space: Box, low: np.ndarray, high: np.ndarray) -> RandomAction:
+    """Draws through float32, the form in which actions are kept: what is kept is what was done, and in bounds."""
+    fixed = low == high
+    least = np.where(fixed, low.astype(np.float32), inwards(low, np.inf))
+    most = np.where(fixed, high.astype(np.float32), inwards(high, -np.inf))
+    if not (fixed | (least < most)).all():
+        row = np.flatnonzero(~(fixed | (least < most)))[0]
+        raise UsageError(
+            f"actions {space} cannot be drawn and kept: float32 does not tell the numbers between "
+            f"{low.ravel()[row]} and {high.ravel()[row]} apart; scale the actions in the env or with --wrapper "
+            "RescaleAction:min_action=-1,max_action=1."
+        )
+    dtype = np.dtype(space.dtype)
+
+    def draw(rng: np.random.Generator, obs: np.ndarray) -> np.ndarray:
+        drawn = np.asarray(rng.uniform(low, high), np.float32)  # a plain float for a Box of shape ()
+        return drawn.clip(least, most).astype(dtype)
+
+    return draw
 
 
 def _uniform_choices(obs_space: Space, action_space: Discrete | MultiDiscrete) -> RandomAction:

@@ -26,6 +26,18 @@ def is_bound(bounds: float | Sequence[float] | np.ndarray, dtype: str) -> np.nda
     return np.asarray(size < limit)
 
 
+def inwards(bound: np.ndarray, towards: float) -> np.ndarray:
+    """The float32 next to a bound that is not outside it.
+
+    Args:
+        towards: infinity for a lower bound, minus infinity for an upper one.
+    """
+    with np.errstate(over="ignore"):
+        near = bound.astype(np.float32)
+    outside = near < bound if towards > 0 else near > bound
+    return np.where(outside, np.nextafter(near, np.float32(towards)), near)
+
+
 def largest_bounds(low: float | Sequence[float], high: float | Sequence[float], dtype: str) -> np.ndarray:
     """By what numbers are divided so that they come within [-1, 1]: the larger absolute bound, one number where both
     bounds are; 1 where an element lacks a bound, or has bounds of 0."""

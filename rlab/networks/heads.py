@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rlab.errors import UsageError, unknown
 from rlab.networks import distributions as dist
-from rlab.networks.bounds import is_bound
+from rlab.networks.bounds import inwards, is_bound
 from rlab.networks.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 from rlab.types import Json
 
@@ -240,7 +240,7 @@ class GaussianHead(StochasticHead):
         self.shape, self.env_dtype, self.noise_width = space.shape, getattr(torch, space.dtype), prod(space.shape)
         self.width = 2 * self.noise_width
         exact = [np.broadcast_to(np.asarray(bound, np.float64), self.noise_width) for bound in (space.low, space.high)]
-        low, high = _inwards(exact[0], np.inf), _inwards(exact[1], -np.inf)
+        low, high = inwards(exact[0], np.inf), inwards(exact[1], -np.inf)
         if not (low < high).all():
             raise UsageError(f"actions {space} leave nothing to choose: a lower bound is not below its upper one.")
         self.bounded = is_bound(exact[0], space.dtype) & is_bound(exact[1], space.dtype)
@@ -390,11 +390,3 @@ def _fitting(kind: type[AnySpace], space: Space, head: str) -> AnySpace:
 def _refuse(mask: Tensor | None) -> None:
     if mask is not None:
         raise UsageError("only Discrete and MultiDiscrete actions take a mask.")
-
-
-def _inwards(bound: np.ndarray, towards: float) -> np.ndarray:
-    """The float32 next to a bound that is not outside it."""
-    with np.errstate(over="ignore"):
-        near = bound.astype(np.float32)
-    outside = near < bound if towards > 0 else near > bound
-    return np.where(outside, np.nextafter(near, np.float32(towards)), near)

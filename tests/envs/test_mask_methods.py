@@ -157,3 +157,44 @@ def test_a_method_that_allows_nothing_or_does_not_fit_is_named(register):
         env.step(0)
     with pytest.raises(UsageError, match=r"the action_masks\(\) of .* must be 6 zeros and ones, not 5"):
         make_env(EnvSpec(register(Five)))
+
+
+class ListOfLists(gym.Env):
+    """Gives the mask of two choices as a list of lists of bits, `[[1, 0], [0, 1, 0]]`."""
+
+    observation_space = gym.spaces.Box(0.0, 8.0, (1,), np.float32)
+
+    def __init__(self, sizes=(2, 3)):
+        self.action_space = gym.spaces.MultiDiscrete(sizes)
+
+    def info(self):
+        return {"action_mask": [[int(i == size - 1) for i in range(size)] for size in self.action_space.nvec]}
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return np.zeros(1, np.float32), self.info()
+
+    def step(self, action):
+        assert (action == self.action_space.nvec - 1).all()
+        self.t += 1
+        return np.zeros(1, np.float32), 1.0, self.t == 5, False, self.info()
+
+
+@pytest.mark.parametrize(("sizes", "bits"), [((2, 3), [0, 1, 0, 0, 1]), ((2, 2), [0, 1, 0, 1])])
+def test_a_mask_may_be_a_list_of_lists(register, sizes, bits):
+    env_id = register(lambda: ListOfLists(sizes))
+    assert make_env(EnvSpec(env_id)).reset(seed=0)[0].tolist() == [0, *bits]
+
+
+@pytest.mark.parametrize(
+    ("mask", "found"),
+    [([[1, 0], [0, 1, 0]], "2 and 3"), ([[1, [0]], [1, 1, 1]], "something else"), ({1: 2}, "something else")],
+)
+def test_a_mask_of_lists_that_does_not_fit_is_refused_in_one_line(register, mask, found):
+    class Wrong(ListOfLists):
+        def info(self):
+            return {"action_mask": mask}
+
+    env_id = register(lambda: Wrong((3, 3)))
+    with pytest.raises(UsageError, match=rf"^the action_mask of {env_id} must be 6 zeros and ones, not {found}\.$"):
+        make_env(EnvSpec(env_id))
