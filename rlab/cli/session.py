@@ -20,7 +20,7 @@ from rlab.cli.sources import NO_SOURCES, Sources, demonstrations_for, make_agent
 from rlab.cli.unread import as_started, unread_settings
 from rlab.envs import make_vec
 from rlab.errors import RlabError, UsageError
-from rlab.evaluation.evaluate import Evaluation
+from rlab.evaluation.evaluate import MOST_STEPS, Evaluation
 from rlab.evaluation.stats import iqm, stratified_bootstrap
 from rlab.experience.collector import Collector
 from rlab.experience.demonstrations import Demonstrations
@@ -36,6 +36,7 @@ from rlab.learning.runtime import choose_device
 from rlab.networks.images import image_notes
 from rlab.networks.own_bodies import network_notes
 from rlab.networks.summary import shapes
+from rlab.places import warn
 from rlab.runs import files
 from rlab.runs.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from rlab.runs.folder import RESULT, RunFolder
@@ -83,6 +84,7 @@ class Session:
             self.env.close()  # it has shown its spaces; what judges may be the only one that can live
         self.best = BestPolicy(self.agent)
         self.unlearned: str | None = None  # a warning, where the whole budget has passed without an update
+        self._told = False  # whether it was said that no episode ends
         self.resumed_at: list[int] = []  # times at which the run was taken up again
 
     def _check_time_limit(self) -> None:
@@ -181,11 +183,24 @@ class Session:
         alone = self.request.run.eval_alone and learns_in_env
         if last or alone:
             self.env.close()
+        self._tell_of_no_ending()
         found = self._judge(self.agent.policy(), episodes, first_seed)
         if alone and not last:
             self._judge.close()
             self._open_envs_again()
         return found
+
+    def _tell_of_no_ending(self) -> None:
+        """Say once, before a judgement that may take long, that nothing seems to end an episode."""
+        if self.env.time_limit is not None or self._told or not isinstance(self.loop, EnvLoop):
+            return
+        if not self.loop.collector.episodes.any():
+            self._told = True
+            name = self.request.env.env_id
+            warn(
+                f"no episode of {name} has ended in training and no time limit is known, so that judging may take up "
+                f"to {MOST_STEPS} env steps an episode: --max-episode-steps N or max_episode_steps=N sets a limit"
+            )
 
     def _open_envs_again(self) -> None:
         """New training envs in place of those that were closed, at the start of fresh episodes."""

@@ -8,7 +8,7 @@ import pytest
 import rlab
 from rlab.cli.main import main
 from rlab.envs.specs import named_here
-from rlab.errors import RlabError, UsageError
+from rlab.errors import RlabError, RlabWarning, UsageError
 from rlab.evaluation import evaluate
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -29,7 +29,10 @@ def endless(monkeypatch):
 
 def test_a_run_without_a_time_limit_is_judged_once_it_gets_one(endless, tmp_path, capsys):
     out = tmp_path / "run"
-    with pytest.raises(RlabError, match="has not ended after 30 env steps") as caught:
+    with (
+        pytest.warns(RlabWarning, match="no episode of broken_envs:Endless has ended in training and no time limit is"),
+        pytest.raises(RlabError, match="has not ended after 30 env steps") as caught,
+    ):
         rlab.train("ppo", endless, out=out, **TINY)
     assert "--max-episode-steps N, or max_episode_steps=N from Python. The run is trained" in str(caught.value)
     assert f"rlab resume {out} --max-episode-steps N judges it." in str(caught.value)
