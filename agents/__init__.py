@@ -25,6 +25,21 @@ AGENTS = {
 }
 
 
+_NUMBERS = "For actions that are numbers it has ppo, a2c and reinforce."
+_CHOICES = "For a choice among actions it has dqn and double_dqn, and ppo, a2c and reinforce."
+
+# Agents that other libraries have and rlab has not: what takes the actions that they are for.
+ELSEWHERE = {
+    **dict.fromkeys(("sac", "td3", "ddpg", "tqc", "crossq", "redq", "droq", "mpo"), _NUMBERS),
+    **dict.fromkeys(("qrdqn", "rainbow", "c51", "iqn", "r2d2", "apex", "sacdiscrete"), _CHOICES),
+    **dict.fromkeys(("trpo", "impala", "a3c", "acktr", "acer", "vtrace", "ppg"), "Closest are ppo and a2c."),
+    **dict.fromkeys(("recurrentppo", "maskableppo"), "ppo takes masks by itself; it has no memory."),
+    **dict.fromkeys(("dreamer", "dreamerv2", "dreamerv3", "muzero", "pets", "mbpo", "ars"), f"{_NUMBERS} {_CHOICES}"),
+    **dict.fromkeys(("her", "gail", "airl"), f"Demonstrations are for bc, dqfd, cql and iql. {_NUMBERS}"),
+    **dict.fromkeys(("td3bc", "bcq", "awac", "awr"), "From datasets learn bc, cql, iql and dqfd."),
+}
+
+
 def load_agent(name: str) -> type:
     """The class of a registered agent, or of anyone's agent by `their.module:Class`.
 
@@ -33,7 +48,7 @@ def load_agent(name: str) -> type:
         RlabError: its module fails when imported.
     """
     if ":" not in name and name not in AGENTS:
-        raise unknown("agent", name, AGENTS)
+        raise _unknown_agent(name)
     module_name, _, class_name = AGENTS.get(name, name).partition(":")
     module = _import(module_name, name)
     found = getattr(module, class_name, None)
@@ -41,6 +56,15 @@ def load_agent(name: str) -> type:
         classes = [key for key, value in vars(module).items() if isinstance(value, type) and not key.startswith("_")]
         raise unknown(f"class in {module_name}", class_name, classes)
     return found
+
+
+def _unknown_agent(name: str) -> UsageError:
+    """What to say of a name that is not registered: what takes such actions where it is one of others, or the near
+    miss."""
+    plain = name.lower().translate(str.maketrans("", "", "-_ "))
+    if plain not in ELSEWHERE:
+        return unknown("agent", name, AGENTS)
+    return UsageError(f"rlab does not have the agent {name!r}. {ELSEWHERE[plain]} An agent of your own: module:Class.")
 
 
 def check_action_space(name: str, agent: type, space: Space, env_id: str) -> None:

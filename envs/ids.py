@@ -4,6 +4,7 @@ import difflib
 import importlib
 import importlib.util
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -46,6 +47,14 @@ ENTRY_POINTS = {
     "gymnasium.envs.phys2d": Package("JAX", "jax", "gymnasium[jax]"),
     "gymnasium.envs.tabular": Package("JAX", "jax", "gymnasium[jax]"),
 }
+
+
+# `PongNoFrameskip-v4`, `Pong-ramDeterministic-v0`, `Pong-v4`: how Gym called the games of Atari.
+_ATARI = re.compile(r"(?P<game>[A-Z]\w*?)(?P<kind>(-ram)?(NoFrameskip|Deterministic)|-ram)?-v[045]")
+_GAMES = frozenset(
+    {"Alien", "Asterix", "Asteroids", "BeamRider", "Boxing", "Breakout", "Enduro", "Freeway", "Frostbite", "Gravitar"}
+    | {"MontezumaRevenge", "MsPacman", "Pitfall", "Pong", "Qbert", "Riverraid", "Seaquest", "SpaceInvaders", "Tennis"}
+)
 
 
 @dataclass(frozen=True)
@@ -215,6 +224,13 @@ def _unknown_env(env_id: str) -> UsageError:
         newest = max(siblings, key=lambda found: found.version or 0)
         what = "has no version" if version is None else "does not exist (any more)"
         return UsageError(f"env {env_id!r} {what}. Did you mean {newest.id!r}?")
+    game = _ATARI.fullmatch(env_id)
+    if game is not None and (game["kind"] or game["game"] in _GAMES):
+        needed = "" if ON_DEMAND["ALE/"].installed else f' It needs ale-py: pip install "{extra("atari")}".'
+        frames = " --env-kwargs frameskip=1 steps single frames." if "NoFrameskip" in env_id else ""
+        return UsageError(
+            f"env {env_id!r} is an older name of an Atari game. Did you mean 'ALE/{game['game']}-v5'?{needed}{frames}"
+        )
     for known in (whole, bare):
         near = difflib.get_close_matches(env_id.lower(), sorted(known), n=1, cutoff=0.75)
         if near:

@@ -17,7 +17,7 @@ from rlab.networks.limits import (
     space_words,
     squares_below,
 )
-from rlab.networks.spaces import Box, Dict, Discrete, Leaf, Masked, Space, Tuple
+from rlab.networks.spaces import Dict, Discrete, Leaf, Masked, Space, Tuple
 
 Collector = Callable[[Any, list[np.ndarray]], None]  # appends the leaves of an observation, each as a row of numbers
 
@@ -193,20 +193,6 @@ def first_not_held(name: str, values: np.ndarray) -> tuple[int, EnvError]:
         return place[0], EnvError("not finite", f"gave a non-finite {name}", str(values[place[0]]))
     what = f"gave a reward of {number}" if name == "reward" else f"gave an observation with {number}"
     return place[0], EnvError(name, what, TOO_LARGE)
-
-
-def same_form(one: Space, other: Space) -> bool:
-    """Whether two spaces differ in nothing but the bounds of their Boxes, which a network does not depend on."""
-    if isinstance(one, Box) and isinstance(other, Box):
-        return (one.shape, one.dtype) == (other.shape, other.dtype)
-    if isinstance(one, Dict) and isinstance(other, Dict):
-        names = [name for name, _ in one.items] == [name for name, _ in other.items]
-        return names and all(map(same_form, one.parts, other.parts))
-    if isinstance(one, Tuple) and isinstance(other, Tuple):
-        return len(one.items) == len(other.items) and all(map(same_form, one.parts, other.parts))
-    if isinstance(one, Masked) and isinstance(other, Masked):
-        return one.size == other.size and same_form(one.obs, other.obs)
-    return one == other
 
 
 def _misfit(found: str, place: str, space: Space) -> EnvError:

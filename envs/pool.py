@@ -10,10 +10,10 @@ import gymnasium as gym
 import numpy as np
 
 from rlab.envs.ids import Package
-from rlab.envs.obs_checks import same_form
 from rlab.envs.packing import Packing
 from rlab.envs.spaces import space_from_gym
 from rlab.errors import UsageError, extra
+from rlab.networks.limits import same_form
 
 ENVPOOL = Package("EnvPool", "envpool", extra("envpool"))
 

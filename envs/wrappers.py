@@ -51,6 +51,45 @@ WRAPPERS: Mapping[str, tuple[str, Package | None]] = {
 }
 
 
+_LIMIT = "--max-episode-steps N sets a time limit (from Python max_episode_steps=N)"
+_EPISODES = "--log-episodes writes a line for each episode of training (from Python log_episodes=True)"
+_STACK = "use FrameStackObservation:stack_size=4, and ChannelsLast after it for images"
+_ATARI = "use AtariPreprocessing, with --env-kwargs frameskip=1, for it skips frames itself"
+_CLIPPING = (
+    "it does not clip rewards, since that would change what judging measures; --reward-scaling running (of ppo, "
+    "a2c and reinforce) scales them for learning alone, and a wrapper of your own (module:Class) may do the rest"
+)
+_VECTOR = "--num-envs N runs N envs, --vector async each in a process of its own"
+_FILM = "rlab play RUN --video film.mp4 films the trained policy, --film-every N films while it trains"
+
+# Wrappers that Gymnasium, Stable-Baselines3 and CleanRL have and the table has not: what does their work.
+ELSEWHERE: Mapping[str, str] = {
+    "TimeLimit": _LIMIT,
+    "Monitor": _EPISODES,
+    "VecMonitor": _EPISODES,
+    "RecordEpisodeStatistics": _EPISODES,
+    "ClipReward": _CLIPPING,
+    "ClipRewardEnv": _CLIPPING,
+    "TransformReward": _CLIPPING,
+    "RecordVideo": _FILM,
+    "VecVideoRecorder": _FILM,
+    "FrameStack": _STACK,
+    "VecFrameStack": _STACK,
+    "VecTransposeImage": "pictures with channels last become channels first by themselves",
+    "DummyVecEnv": _VECTOR,
+    "SubprocVecEnv": _VECTOR,
+    "SyncVectorEnv": _VECTOR,
+    "AsyncVectorEnv": _VECTOR,
+    "AtariWrapper": _ATARI,
+    "NoopResetEnv": _ATARI,
+    "MaxAndSkipEnv": _ATARI,
+    "EpisodicLifeEnv": _ATARI,
+    "WarpFrame": _ATARI,
+    "OrderEnforcing": "what the env gives is checked at every step",
+    "PassiveEnvChecker": "what the env gives is checked at every step, and rlab check ENV reports what is wrong",
+}
+
+
 class ChannelsLast(gym.ObservationWrapper):
     """A stack of frames `[K, H, W]` or `[K, H, W, C]` as one image with channels last, `[H, W, K]` or `[H, W, K*C]`.
 
@@ -110,10 +149,23 @@ def check_wrapper(name: str) -> None:
     if ":" in name:
         return
     if name not in WRAPPERS:
-        raise unknown("wrapper", name, WRAPPERS)
+        raise _unknown_wrapper(name)
     package = WRAPPERS[name][1]
     if package is not None and not package.installed:
         raise UsageError(f'wrapper {name} needs {package.name}: pip install "{package.install}"')
+
+
+def _unknown_wrapper(name: str) -> UsageError:
+    """The error for a name that is not in the table: what rlab has in place of a wrapper of others, or a near miss."""
+    if name in ("NormalizeObservation", "NormalizeReward", "VecNormalize"):
+        which = "observations and rewards" if name == "VecNormalize" else "what it scales"
+        return UsageError(
+            f"wrapper {name} would lose the running statistics of {which}, which a wrapper does not save with the "
+            f"policy; {_instead(name)}"
+        )
+    if name in ELSEWHERE:
+        return UsageError(f"wrapper {name}: rlab does without it; {ELSEWHERE[name]}")
+    return unknown("wrapper", name, WRAPPERS)
 
 
 def foreign_wrapper_module(name: str) -> str | None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlab.cli.groups import COMMON, GROUP_OF, GROUPS, SHORT_PAGE
+from rlab.cli.main import WIDEST
 from rlab.cli.schema import Setting, settings_of, short_type
 
 HELP_ALL = "--help-all"
-WIDEST = 120  # characters; longer lines are hard to read
+
 COLUMN = 30  # where the description begins, on pages that are wide enough
 NARROW = 60  # below this many characters the description has lines of its own
 

@@ -3,7 +3,9 @@
 import contextlib
 import importlib
 import os
+import shutil
 import sys
+import textwrap
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -37,6 +39,7 @@ VERBS = {
 }
 
 STOPPED = 130  # exit code of what was interrupted: 128 + SIGINT, as shells count
+WIDEST = 120  # characters of a line of help; longer ones are hard to read
 CORE_PACKAGES = ("torch", "gymnasium", "numpy", "tensorboard", "safetensors", "tyro", "rich")
 EXAMPLES = ("rlab train dqn CartPole-v1 --seeds 10", "rlab list agents")
 
@@ -83,12 +86,21 @@ def _plain_warnings() -> Iterator[None]:
 
 def usage() -> str:
     """The text of `rlab --help`."""
-    verbs = "\n".join(f"  {name:<8} {verb.summary}" for name, verb in VERBS.items())
-    examples = "\n".join(f"  {example}" for example in EXAMPLES)
-    return (
-        f"usage: rlab VERB ...\n\n{rlab.__doc__}\n\nverbs:\n{verbs}\n\nexamples:\n{examples}\n\n"
+    width = min(shutil.get_terminal_size((80, 24)).columns, WIDEST)
+
+    def wrapped(text: str, first: str = "", rest: str = "") -> str:
+        return textwrap.fill(
+            text, width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+        )
+
+    verbs = (wrapped(verb.summary, f"  {name:<8} ", " " * 11) for name, verb in VERBS.items())
+    about = wrapped(rlab.__doc__ or "")
+    examples = (wrapped(example, "  ", " " * 6) for example in EXAMPLES)
+    notes = wrapped(
         "rlab VERB --help tells about one verb; --debug shows the traceback of an error; --version tells the version."
     )
+    parts = ("usage: rlab VERB ...", about, "\n".join(["verbs:", *verbs]), "\n".join(["examples:", *examples]), notes)
+    return "\n\n".join(parts)
 
 
 def _dispatch(words: list[str]) -> int:

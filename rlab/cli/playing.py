@@ -18,6 +18,7 @@ from rlab.cli.notebooks import in_notebook
 from rlab.cli.saved import check_can_sample, open_policy
 from rlab.envs import EnvLike, make_env
 from rlab.errors import RlabError, UsageError, extra
+from rlab.evaluation.evaluate import check_suits
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.policy import MemberPolicy
 from rlab.trust import Trust
@@ -106,6 +107,7 @@ def play(
     seeds, pictures = tuple(range(seed, seed + episodes)), []
     returns, lengths = [], []
     with own_surroundings(threads=1), closing(make_env(saved.env, "rgb_array" if pictured else "human")) as played_in:
+        check_suits(policy.spec, played_in.packing.obs_space, played_in.packing.action_space)
         for each in seeds:
             total, steps = 0.0, 0
             for reward, picture in _episode(played_in, policy, each, stochastic):

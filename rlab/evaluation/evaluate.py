@@ -17,6 +17,9 @@ import numpy as np
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.stats import COVERAGE, Interval, iqm, mean_interval, shown_digits, stratified_bootstrap
 from rlab.experience.contract import EpisodeEnvs
+from rlab.networks.limits import same_form, space_words
+from rlab.networks.policy import PolicySpec
+from rlab.networks.spaces import Space
 from rlab.randomness import FIRST_TRAINING_ENV_SEED, torch_stream
 
 MOST_ENVS = 512  # at once, where nothing is known of what they cost
@@ -173,7 +176,8 @@ def evaluate(
 
     Raises:
         StoppedError: `should_stop` said so.
-        UsageError: no episodes, no envs, or episode seeds that training envs may have used.
+        UsageError: no episodes, no envs or those of other spaces than the policy's, or episode seeds that training
+            envs may have used.
         RlabError: a return is not finite, or an episode does not end; the message names member and episode.
     """
     _check_seeds(episodes, first_seed)
@@ -188,6 +192,7 @@ def evaluate(
     lengths = np.zeros((members, episodes), dtype=np.int64)
     envs = make_envs(together * width)
     try:
+        check_spaces(policy, envs)
         for first, start in itertools.product(range(0, members, together), range(0, episodes, width)):
             playing = np.minimum(np.arange(first, first + together), members - 1)  # [P]
             rows, block = slice(first, first + together), slice(start, min(start + width, episodes))
@@ -197,6 +202,28 @@ def evaluate(
     finally:
         envs.close()
     return Evaluation(tuple(policy.seeds), first_seed, returns, lengths, greedy)
+
+
+def check_spaces(policy: Any, envs: Any) -> None:
+    """Refuse a policy in envs of other spaces; bounds of Boxes may differ. Policies that state none are not checked."""
+    if not hasattr(policy, "spec"):
+        return
+    check_suits(policy.spec, envs.obs_space, envs.action_space)
+
+
+def check_suits(spec: PolicySpec, obs_space: Space, action_space: Space) -> None:
+    """Refuse a policy where the env has other spaces; bounds of Boxes may differ.
+
+    Raises:
+        UsageError: naming the spaces of both.
+    """
+    if same_form(spec.obs_space, obs_space) and same_form(spec.action_space, action_space):
+        return
+    raise UsageError(
+        f"this policy is for observations {space_words(spec.obs_space)} and actions {space_words(spec.action_space)}; "
+        f"this env has observations {space_words(obs_space)} and actions {space_words(action_space)}. rlab finetune "
+        "goes on with a policy in other spaces."
+    )
 
 
 def _play_block(

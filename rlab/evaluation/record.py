@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from rlab.errors import RlabError, UsageError
-from rlab.evaluation.evaluate import endless, envs_at_once, most_steps
+from rlab.evaluation.evaluate import check_spaces, endless, envs_at_once, most_steps
 from rlab.experience.contract import EpisodeEnvs
 from rlab.experience.dataset import Episode, action_from_env
 from rlab.networks.bounds import inwards, is_bound
@@ -64,6 +64,7 @@ def record(
     act = _acting(policy, members, greedy, first_seed)
     found: dict[int, Episode] = {}
     try:
+        check_spaces(policy, envs)
         for start in range(0, columns, width):
             numbers = (start + np.arange(width)) * members + np.arange(members)[:, None]  # [S, B]
             block = _Block(envs, numbers, episodes, first_seed)

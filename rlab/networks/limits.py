@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from rlab.networks.spaces import Box, Discrete, Leaf, MultiBinary, MultiDiscrete, Space
+from rlab.networks.spaces import Box, Dict, Discrete, Leaf, Masked, MultiBinary, MultiDiscrete, Space, Tuple
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -84,3 +84,17 @@ def space_words(space: Space) -> str:
         low, high = all_integer_bounds(space)
         return f"{space}, integers" if isinstance(low, np.ndarray) else f"{space}, the integers {low} to {high}"
     return str(space)
+
+
+def same_form(one: Space, other: Space) -> bool:
+    """Whether two spaces differ in nothing but the bounds of their Boxes, which a network does not depend on."""
+    if isinstance(one, Box) and isinstance(other, Box):
+        return (one.shape, one.dtype) == (other.shape, other.dtype)
+    if isinstance(one, Dict) and isinstance(other, Dict):
+        names = [name for name, _ in one.items] == [name for name, _ in other.items]
+        return names and all(map(same_form, one.parts, other.parts))
+    if isinstance(one, Tuple) and isinstance(other, Tuple):
+        return len(one.items) == len(other.items) and all(map(same_form, one.parts, other.parts))
+    if isinstance(one, Masked) and isinstance(other, Masked):
+        return one.size == other.size and same_form(one.obs, other.obs)
+    return one == other

@@ -109,6 +109,19 @@ def test_json_lists_become_the_tuples_that_gymnasium_asks_for():
     ("wrapper", "message"),
     [
         (("FlatenObservation", {}), "unknown wrapper 'FlatenObservation'. Did you mean 'FlattenObservation'?"),
+        (
+            ("NormalizeObservation", {}),
+            "wrapper NormalizeObservation would lose the running statistics of what it scales, which a wrapper does "
+            'not save with the policy; leave it out and use --obs-scaling running (from Python obs_scaling="running")',
+        ),
+        (("NormalizeReward", {}), "wrapper NormalizeReward would lose"),
+        (("VecNormalize", {}), "wrapper VecNormalize would lose the running statistics of observations and rewards, "),
+        (("TimeLimit", {}), "wrapper TimeLimit: rlab does without it; --max-episode-steps N sets a time limit"),
+        (("Monitor", {}), "wrapper Monitor: rlab does without it; --log-episodes writes a line for each episode"),
+        (("RecordEpisodeStatistics", {}), "wrapper RecordEpisodeStatistics: rlab does without it; --log-episodes"),
+        (("ClipReward", {}), "wrapper ClipReward: rlab does without it; it does not clip rewards, since that would"),
+        (("RecordVideo", {}), "wrapper RecordVideo: rlab does without it; rlab play RUN --video film.mp4 films"),
+        (("VecFrameStack", {}), "wrapper VecFrameStack: rlab does without it; use FrameStackObservation:stack_size=4"),
         (("nowhere_at_all:W", {}), "wrapper 'nowhere_at_all:W' cannot be loaded"),
         (("subprocess:Popen", {}), "wrapper 'subprocess:Popen' is no subclass of gymnasium.Wrapper"),
         (("gymnasium.wrappers:Nothing", {}), "wrapper 'gymnasium.wrappers:Nothing' cannot be loaded"),

@@ -44,12 +44,20 @@ def test_every_verb_resolves(name: str) -> None:
     assert callable(getattr(importlib.import_module(module), function))
 
 
-def test_help_names_every_verb_and_the_examples(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_every_verb_and_the_examples_and_fits_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
     for name, row in VERBS.items():
-        assert re.search(rf"^  {name} +{re.escape(row.summary)}$", shown, re.MULTILINE)
+        assert f"\n  {name:<8} {row.summary}\n" in shown
     assert all(example in shown for example in EXAMPLES)
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["--help"]) == 0
+    narrow = capsys.readouterr().out
+    assert max(map(len, narrow.splitlines())) <= 40
+    assert narrow.split() == shown.split()
 
 
 def test_no_verb_shows_the_help_and_counts_as_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -127,6 +127,12 @@ def test_the_short_page_has_what_most_people_use_and_names_the_long_one(capsys: 
     assert f"{len(flags[1]) - len(flags[0])} more settings: rlab train dqn --help-all" in short
 
 
+def test_the_page_of_an_agent_in_an_env_names_the_experiment_in_force(capsys: pytest.CaptureFixture[str]) -> None:
+    for env, experiment in (("CartPole-v1", "dqn-CartPole-v1"), ("Nowhere-v0", "none")):
+        words = " ".join(shown(capsys, "train", "dqn", env, "--help").split())
+        assert f"none: the agent's plain defaults (default: {experiment})" in words
+
+
 def test_the_page_of_an_agent_in_an_env_shows_the_tuned_defaults_and_the_usual_ones(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

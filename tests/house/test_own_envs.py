@@ -194,6 +194,14 @@ def test_a_run_in_an_env_of_this_process_alone_is_played_where_the_env_is_given_
     assert judged.returns.tolist() == run.evaluation.returns.tolist()  # with the gift that the run was trained with
     assert rlab.load(run.path)(np.zeros(1, np.float32)) in (0, 1)
     assert api.collect(run.path, tmp_path / "data", env=Mine, episodes=2).path.is_dir()
+    said = (
+        "this policy is for observations Box((1,), float32) and actions Discrete(2), the integers 0 to 1; this env has "
+        "observations Box((6,), float32) and actions Discrete(3), the integers 0 to 2. rlab finetune goes on with a"
+    )
+    for elsewhere in (rlab.evaluate, lambda path, **env: rlab.collect(path, tmp_path / "none", **env), rlab.play):
+        with pytest.raises(UsageError) as caught:
+            elsewhere(run.path, env="Acrobot-v1")
+        assert str(caught.value).startswith(said)
     for words in (
         ["eval", str(run.path)],
         ["resume", str(run.path), "--env-steps", "32"],
