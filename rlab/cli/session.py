@@ -44,6 +44,8 @@ from rlab.runs.logs import MetricsLog
 from rlab.runs.policies import save_policy
 from rlab.runs.tables import EpisodeLog
 
+LONG = 1_000  # env steps of one env, after which an episode that has not ended may never end
+
 
 class Session:
     """One run, built and ready; `train` does the work.
@@ -194,7 +196,7 @@ class Session:
         """Say once, before a judgement that may take long, that nothing seems to end an episode."""
         if self.env.time_limit is not None or self._told or not isinstance(self.loop, EnvLoop):
             return
-        if not self.loop.collector.episodes.any():
+        if self.loop.clock.env_steps >= LONG * self.request.run.num_envs and not self.loop.collector.episodes.any():
             self._told = True
             name = self.request.env.env_id
             warn(

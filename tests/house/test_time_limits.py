@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import rlab
+from rlab.cli import session
 from rlab.cli.main import main
 from rlab.envs.specs import named_here
 from rlab.errors import RlabError, RlabWarning, UsageError
@@ -23,6 +24,7 @@ def endless(monkeypatch):
     import broken_envs
 
     monkeypatch.setattr(evaluate, "MOST_STEPS", 30)
+    monkeypatch.setattr(session, "LONG", 8)  # 16 env steps in two envs
     yield broken_envs.Endless
     named_here.clear()
 
