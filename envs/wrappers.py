@@ -95,25 +95,47 @@ class ChannelsLast(gym.ObservationWrapper):
 
     Put it after FrameStackObservation. Channel `k * C + c` is channel c of frame k; the newest frame is the last.
     With `axis=2` the channels of `[H, W, K]` are last already: nothing moves, and nothing is guessed from the shape.
+    `key` says which part of a Dict or Tuple it is about: a name or number, joined by slashes further inside.
     """
 
-    def __init__(self, env: gym.Env, axis: int = 0) -> None:
+    def __init__(self, env: gym.Env, axis: int = 0, key: str | int = "") -> None:
         super().__init__(env)
-        space = env.observation_space
-        if not isinstance(space, gym.spaces.Box) or len(space.shape) not in (3, 4):
-            raise ValueError(f"ChannelsLast expects frames [K, H, W] or [K, H, W, C], not {space}")
-        if axis not in (0, 2) or (axis == 2 and len(space.shape) != 3):
-            raise ValueError(f"axis {axis!r} must be 0, from which channels move, or 2 of a shape [H, W, K]")
-        self._axis = axis
-        self.observation_space = gym.spaces.Box(
-            self.observation(space.low), self.observation(space.high), dtype=space.dtype.type
-        )
-        setattr(self.observation_space, CHANNELS, LAST)
+        self._axis, self._path = axis, str(key).split("/") if key != "" else []
+        self.observation_space = self._space(env.observation_space, self._path)
 
-    def observation(self, observation: np.ndarray) -> np.ndarray:
+    def observation(self, observation: Any) -> Any:
+        return self._at(observation, self._path)
+
+    def _space(self, space: gym.Space, path: Sequence[str]) -> gym.Space:
+        if path and isinstance(space, gym.spaces.Dict) and path[0] in space.spaces:
+            inside = {path[0]: self._space(space[path[0]], path[1:])}
+            return gym.spaces.Dict([(name, inside.get(name, part)) for name, part in space.items()])
+        if path and isinstance(space, gym.spaces.Tuple) and path[0] in map(str, range(len(space))):
+            parts = enumerate(space)
+            return gym.spaces.Tuple([self._space(p, path[1:]) if str(i) == path[0] else p for i, p in parts])
+        if path:
+            raise ValueError(f"ChannelsLast finds no part {'/'.join(path)!r} in {space}")
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) not in (3, 4):
+            hint = "; key=NAME says which part" if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple) else ""
+            raise ValueError(f"ChannelsLast expects frames [K, H, W] or [K, H, W, C], not {space}{hint}")
+        if self._axis not in (0, 2) or (self._axis == 2 and len(space.shape) != 3):
+            raise ValueError(f"axis {self._axis!r} must be 0, from which channels move, or 2 of a shape [H, W, K]")
+        found = gym.spaces.Box(self._moved(space.low), self._moved(space.high), dtype=space.dtype.type)
+        setattr(found, CHANNELS, LAST)
+        return found
+
+    def _at(self, value: Any, path: Sequence[str]) -> Any:
+        """An observation, or a part of one, with the array at `path` moved; the env's own is left as it is."""
+        if not path:
+            return self._moved(value)
+        if isinstance(value, Mapping):
+            return {**value, path[0]: self._at(value[path[0]], path[1:])}
+        return tuple(self._at(part, path[1:]) if str(i) == path[0] else part for i, part in enumerate(value))
+
+    def _moved(self, frames: np.ndarray) -> np.ndarray:
         if self._axis == 2:
-            return observation
-        last = np.moveaxis(observation, 0, 2)  # [H, W, K] or [H, W, K, C]
+            return frames
+        last = np.moveaxis(frames, 0, 2)  # [H, W, K] or [H, W, K, C]
         return np.ascontiguousarray(last.reshape(*last.shape[:2], -1))
 
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rlab.errors import UsageError
+
 BY_SHAPE = "by shape"  # the place of the channels is not stated, so the shape decides
 LAST, FIRST, UNCLEAR, NO_IMAGE = "last", "first", "unclear", ""
 MIN_SIDE = 3  # pixels; an image with less has no room for a 3x3 convolution
@@ -72,3 +74,37 @@ def _by_shape(first: int, middle: int, last: int) -> str:
     if (middle == last and first < middle) or (first < min(middle, last) and first <= MAX_FIRST):
         return FIRST
     return UNCLEAR
+
+
+def unclear_channels(shape: Sequence[int], key: str = "") -> str:
+    """What to say of an image that may have its channels first or last; `key` as in `to_last`."""
+    return (
+        f"an image of shape {tuple(shape)} may have its channels first or last. --wrapper {to_last(key)} moves them "
+        f"from the first axis to the last one; --wrapper {to_last(key, axis=2)} says that they are last."
+    )
+
+
+def to_last(key: str = "", axis: int = 0) -> str:
+    """The wrapper that says where an image has its channels; `key` is its place in a Dict or Tuple, as `front/left`."""
+    settings = [f"axis={axis}"] * (axis != 0) + [f"key={key}"] * (key != "")
+    return ":".join(["ChannelsLast", *([",".join(settings)] if settings else [])])
+
+
+def inner_bounds(low: np.ndarray, high: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """The outermost float32 numbers that are not outside the bounds.
+
+    Raises:
+        UsageError: a lower bound is not below its upper one, or no two float32 numbers lie between them; of `what`.
+    """
+    inner = inwards(low, np.inf), inwards(high, -np.inf)
+    narrow = ~(inner[0] < inner[1])
+    if narrow.any():
+        first = np.flatnonzero(narrow)[0]
+        least, most = float(low[first]), float(high[first])
+        if not least < most:
+            raise UsageError(f"{what} leave nothing to choose: a lower bound is not below its upper one.")
+        raise UsageError(
+            f"{what} leave nothing to choose: float32, in which networks compute, cannot tell the bounds {least!r} and "
+            f"{most!r} apart. Let the env take actions around 0, in [-1, 1] say, and shift and scale them itself."
+        )
+    return inner

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rlab.errors import UsageError, unknown
 from rlab.networks import distributions as dist
-from rlab.networks.bounds import inwards, is_bound
+from rlab.networks.bounds import inner_bounds, is_bound
 from rlab.networks.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 from rlab.types import Json
 
@@ -240,9 +240,7 @@ class GaussianHead(StochasticHead):
         self.shape, self.env_dtype, self.noise_width = space.shape, getattr(torch, space.dtype), prod(space.shape)
         self.width = 2 * self.noise_width
         exact = [np.broadcast_to(np.asarray(bound, np.float64), self.noise_width) for bound in (space.low, space.high)]
-        low, high = inwards(exact[0], np.inf), inwards(exact[1], -np.inf)
-        if not (low < high).all():
-            raise UsageError(f"actions {space} leave nothing to choose: a lower bound is not below its upper one.")
+        low, high = inner_bounds(exact[0], exact[1], f"actions {space}")
         self.bounded = is_bound(exact[0], space.dtype) & is_bound(exact[1], space.dtype)
         unit_low, unit_high = np.where(self.bounded, low, -1.0), np.where(self.bounded, high, 1.0)
         middle, scale = unit_low / 2 + unit_high / 2, unit_high / 2 - unit_low / 2  # halves first: sums may overflow

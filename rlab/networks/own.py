@@ -137,7 +137,7 @@ def _arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 def _checked(found: Any, name: str, shape: tuple[int, ...]) -> Any:
     if not isinstance(found, nn.Module):
         return found
-    if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for _, p in _places(found)):
+    if any(nn.parameter.is_lazy(p) for _, p in _places(found)):
         _find_sizes(found, name, shape)
     for layer in found.modules():
         batch_norm = isinstance(layer, nn.modules.batchnorm._BatchNorm)

@@ -14,7 +14,7 @@ from typing import Any, Union
 import numpy as np
 
 from rlab.errors import RlabError, UsageError
-from rlab.networks.bounds import BY_SHAPE, FIRST, LAST, NO_IMAGE, UNCLEAR, channels_of
+from rlab.networks.bounds import BY_SHAPE, FIRST, LAST, NO_IMAGE, UNCLEAR, channels_of, unclear_channels
 from rlab.types import Json
 
 Bounds = float | tuple[float, ...]
@@ -54,10 +54,7 @@ class Box:
             UsageError: the shape does not tell which axis holds the channels.
         """
         if self.channels == UNCLEAR:
-            raise UsageError(
-                f"an image of shape {self.shape} may have its channels first or last. --wrapper ChannelsLast moves "
-                "them from the first axis to the last one; --wrapper ChannelsLast:axis=2 says that they are last."
-            )
+            raise UsageError(unclear_channels(self.shape))
         a, b, c = self.shape
         return (b, c, a) if self.channels == FIRST else (a, b, c)
 

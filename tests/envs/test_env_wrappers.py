@@ -11,6 +11,7 @@ from rlab.envs import WRAPPERS, EnvSpec, make_env, make_episodes, make_vec
 from rlab.envs.spaces import space_from_gym
 from rlab.envs.wrappers import ChannelsLast, apply_wrappers, load_wrapper
 from rlab.errors import UsageError
+from rlab.networks.images import named_leaves
 from rlab.networks.spaces import feature_shape
 
 
@@ -93,6 +94,35 @@ def test_behind_channels_last_no_shape_is_guessed_about(wrapper, shape):
         feature_shape(space_from_gym(apply_wrappers(Frames((36, 12)), frames).observation_space))
     with pytest.raises(UsageError, match="axis 1 must be 0, from which channels move, or 2"):
         apply_wrappers(Frames((36, 12)), [*frames, ("ChannelsLast", {"axis": 1})])
+
+
+class Scene(gym.Env):
+    """A picture of 12x8 with 8 channels first, inside a Tuple inside a Dict."""
+
+    observation_space = gym.spaces.Dict(
+        {"x": gym.spaces.Discrete(2), "eyes": gym.spaces.Tuple([gym.spaces.Box(0, 255, (8, 12, 8), np.uint8)])}
+    )
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.view = np.arange(768).reshape(8, 12, 8).astype(np.uint8)
+        return {"x": 1, "eyes": (self.view,)}, {}
+
+
+def test_channels_last_takes_a_part_of_a_dict_or_tuple():
+    for axis, shape in ((0, (12, 8, 8)), (2, (8, 12, 8))):
+        env = apply_wrappers(Scene(), [("ChannelsLast", {"axis": axis, "key": "eyes/0"})])
+        obs, _ = env.reset()
+        assert env.observation_space.contains(obs)
+        assert obs["x"] == 1
+        assert obs["eyes"][0].shape == shape
+        assert obs["eyes"][0][3, 2, 5] == (env.unwrapped.view[5, 3, 2] if axis == 0 else env.unwrapped.view[3, 2, 5])
+        assert dict(named_leaves(space_from_gym(env.observation_space)))["eyes/0"].image_size == shape
+    with pytest.raises(UsageError, match="ChannelsLast finds no part 'ears' in Dict"):
+        apply_wrappers(Scene(), [("ChannelsLast", {"key": "ears"})])
+    with pytest.raises(UsageError, match="key=NAME says which part"):
+        apply_wrappers(Scene(), [("ChannelsLast", {})])
 
 
 def test_json_lists_become_the_tuples_that_gymnasium_asks_for():

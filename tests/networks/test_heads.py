@@ -470,6 +470,11 @@ def test_a_mask_for_actions_that_take_none_is_refused(kind):
         ("gaussian", Box((1,), "int64", 0.0, 3.0), "actions Box((1,), int64) have no policy head: a Box of floats"),
         ("squashed_gaussian", Box((1,), "float32", 0.0, INF), "each element needs two finite bounds."),
         ("gaussian", Box((2,), "float32", (0.0, 1.0), (1.0, 1.0)), "leave nothing to choose: a lower bound is not"),
+        (
+            "gaussian",
+            Box((2,), "float64", (0.0, 1.7e9), (1.0, 1.7e9 + 100)),  # float32 steps by 128 there
+            "float32, in which networks compute, cannot tell the bounds 1700000000.0 and 1700000100.0 apart. Let the",
+        ),
         ("gaussain", PENDULUM, "unknown policy head 'gaussain'. Did you mean 'gaussian'?"),
     ],
 )

@@ -75,11 +75,45 @@ def test_channels_that_are_stated_are_not_guessed():
 def test_what_is_not_as_usual_is_said():
     assert image_notes(pixels(84, 84, 4)) == ()
     assert image_notes(Dict((("eye", pixels(4, 36, 36)),))) == (
-        "an image (4, 36, 36) is taken with its channels first: 4 channels of 36x36; --wrapper ChannelsLast:axis=2 if "
-        "not so",
+        "an image (4, 36, 36) (part 'eye') is taken with its channels first: 4 channels of 36x36; --wrapper "
+        "ChannelsLast:axis=2,key=eye if not so",
     )
     (cube,) = image_notes(Masked(pixels(4, 4, 4), 2))
     assert "last: 4 channels of 4x4; --wrapper ChannelsLast if not so" in cube
+
+
+@pytest.mark.parametrize(
+    ("space", "note"),
+    [
+        (
+            pixels(84, 84),
+            "an array (84, 84) of uint8 is taken as 7056 plain numbers, not as an image; --wrapper "
+            "FrameStackObservation:stack_size=4 --wrapper ChannelsLast make one of 4 frames",
+        ),
+        (
+            pixels(4, 32, 32, 3),
+            "an array (4, 32, 32, 3) of uint8 is taken as 12288 plain numbers, not as an image; --wrapper ChannelsLast "
+            "makes one image of 4 frames",
+        ),
+        (
+            pixels(18, 10, 10, dtype="float32", high=1.0),
+            "an array (18, 10, 10) of float32 is taken as 1800 plain numbers, not as an image; --wrapper ChannelsLast "
+            "if its first axis holds the channels, ChannelsLast:axis=2 if its last one does",
+        ),
+        (
+            Tuple((Discrete(2), Dict((("view", pixels(84, 84)),)))),
+            "an array (84, 84) of uint8 (part '1/view') is taken as 7056 plain numbers, not as an image; an axis for "
+            "the channels, (84, 84, 1), makes it one",
+        ),
+    ],
+)
+def test_what_looks_like_an_image_and_is_taken_as_numbers_is_said_with_the_way_to_make_it_one(space, note):
+    assert image_notes(space) == (note,)
+
+
+def test_tables_that_are_hardly_images_are_not_spoken_of():
+    for space in (pixels(6, 7), pixels(12), pixels(84, 84, dtype="float32"), pixels(1, 2, 9, dtype="float32")):
+        assert image_notes(space) == ()
 
 
 def test_the_place_of_the_channels_travels_with_a_policy_and_older_files_have_them_last():
@@ -184,8 +218,12 @@ def test_only_images_are_branches_and_images_alone_too():
     assert image_parts(Dict((("a", Box((9, 9, 1), "float32", -INF, INF)), ("b", Discrete(2))))) == ()
     assert kinds(q_network_spec(Dict((("a", pixels(3, 3, 1)),)), 2, BodySettings()).layers)[0] == "branches"
     assert image_parts(Masked(pixels(9, 9, 1), 3)) == ()  # one image alone stays an image
-    with pytest.raises(UsageError, match=r"an image of shape \(12, 36, 12\) may have its channels first or last"):
+    with pytest.raises(UsageError) as caught:
         q_network_spec(Dict((("a", pixels(12, 36, 12)),)), 2, BodySettings())
+    assert str(caught.value) == (
+        "an image of shape (12, 36, 12) may have its channels first or last. --wrapper ChannelsLast:key=a moves them "
+        "from the first axis to the last one; --wrapper ChannelsLast:axis=2,key=a says that they are last."
+    )
 
 
 def test_a_branched_network_leaves_the_stack_comes_back_and_tells_its_spec():
