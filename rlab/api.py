@@ -15,7 +15,7 @@ from rlab.cli.compressing import compress
 from rlab.cli.experiment_files import find_experiment
 from rlab.cli.exporting import export_member as export
 from rlab.cli.finetune import finetuning_defaults, next_agent, refuse_network_settings
-from rlab.cli.judging import FINAL_EPISODE_SEED
+from rlab.cli.judging import FINAL_EPISODE_SEED, warn_of_seen
 from rlab.cli.own_networks import named_network
 from rlab.cli.playing import Played, play
 from rlab.cli.pretrain import env_for, learner_for, pretraining_defaults
@@ -88,13 +88,21 @@ def train(
             working folder's `.rlab-trust` lists (`rlab trust my_envs`) are allowed without.
         listeners: objects with some of the methods of `rlab.Listener`, which hear what the run does and may stop it.
         settings: fields of `RunConfig` (`seeds=10`, `env_steps=50_000`), of `SourceConfig` (`teacher="runs/good"`) and
-            of the agent's config (`gamma=0.9`). `network` may also be a function that makes the network's body, a plain
-            `torch.nn.Module` or a `NetworkSpec`, out of those of `shape`, `obs_space` and `settings` that it asks for.
+            of the agent's config (`gamma=0.9`); they are listed below. `network` may also be a function that makes the
+            network's body, a plain `torch.nn.Module` or a `NetworkSpec`, out of those of `shape`, `obs_space` and
+            `settings` that it asks for.
 
     Raises:
         UsageError: anything in the request that cannot be.
         RlabError: the run failed; what was saved stays.
         KeyboardInterrupt: Ctrl+C or SIGTERM, after a save; a second Ctrl+C does not wait for it.
+
+    Settings of every run: `env_steps`, `updates`, `seed`, `seeds`, `num_envs`, `vector`, `max_episode_steps`,
+    `eval_every`, `eval_episodes`, `final_eval_episodes`, `eval_envs`, `eval_alone`, `checkpoint_every`, `log_every`,
+    `log`, `film_every`, `log_episodes`, `device`, `threads`.
+    Of what else it learns from: `dataset`, `dataset_episodes`, `demonstration_share`, `teacher`, `teacher_member`,
+    `teacher_weight`, `teacher_fraction`, `teacher_temperature`.
+    Of an agent, with meanings and defaults of all: `rlab train dqn --help-all`.
     """
     check_words(agent, env)
     settings = named_network(settings)
@@ -228,6 +236,7 @@ def evaluate(
         spec = spec.changed(None, wrappers, max_episode_steps)
     if stochastic:
         check_can_sample(policy)
+    warn_of_seen(saved.where, seed, episodes)
     with own_surroundings(threads=1):
         return judge_episodes(policy, EpisodeMaker(spec, envs), episodes, seed, greedy=not stochastic)
 
@@ -287,8 +296,9 @@ def resume(
         listeners: as for `train`; those that it had before are not kept.
         trust: allow an agent, env or wrapper of others that the folder names, which runs their code.
         settings: what changes: the budget, `env_steps` or `updates`; and what does not touch learning: `eval_every`,
-            `eval_episodes`, `final_eval_episodes`, `eval_envs`, `eval_alone`, `checkpoint_every`, `log_every`; and
-            `max_episode_steps`, where the env has no time limit, so that episodes without an end can be judged.
+            `eval_episodes`, `final_eval_episodes`, `eval_envs`, `eval_alone`, `checkpoint_every`, `log_every`, `log`,
+            `log_episodes`, `film_every`; and `max_episode_steps`, where the env has no time limit, so that episodes
+            without an end can be judged.
 
     Raises:
         RlabError: the folder is broken, has lost its checkpoint, or names code of others and `trust` is false.

@@ -31,6 +31,6 @@ def if_supported(
             raise
         if consequence not in _told:
             _told.add(consequence)
-            print(f"rlab: this file system lacks something ({error.strerror}); {consequence}.", file=sys.stderr)
+            print(f"warning: this file system lacks something ({error.strerror}); {consequence}.", file=sys.stderr)
         return False
     return True

@@ -105,6 +105,9 @@ def module_name(word: str, where: str) -> str:
         UsageError: there is none.
     """
     name = word.partition(":")[0] if isinstance(word, str) else ""
+    if name.endswith(".py"):
+        module = name.removesuffix(".py").strip("./").replace("/", ".")
+        raise UsageError(f"{where}: {name} is a file; the module in it is named without the ending: {module}")
     if not name or not all(part.isidentifier() for part in name.split(".")):
         raise UsageError(f"{where}: {word!r} is not the name of a module, such as my_envs or my_envs.grids")
     return name

@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from rlab.cli.judging import COLLECTED_EPISODE_SEED, warn_of_judging
 from rlab.cli.request import A_DATASET
 from rlab.cli.saved import check_can_sample, open_policy
 from rlab.envs import EnvLike, EnvSpec, EpisodeMaker, env_spec, make_episodes
@@ -18,8 +19,6 @@ from rlab.networks.policy import Policy
 from rlab.networks.spaces import Space
 from rlab.runs.folder import path_of
 from rlab.trust import Trust
-
-FIRST_EPISODE_SEED = 200_000  # below it are those that `rlab eval` judges by
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def collect(
     out: str | Path,
     *,
     episodes: int = 100,
-    seed: int = FIRST_EPISODE_SEED,
+    seed: int = COLLECTED_EPISODE_SEED,
     member: int | None = None,
     all_members: bool = False,
     noise: float = 0.0,
@@ -102,7 +101,7 @@ def collect_random(
     out: str | Path,
     *,
     episodes: int = 100,
-    seed: int = FIRST_EPISODE_SEED,
+    seed: int = COLLECTED_EPISODE_SEED,
     min_return: float | None = None,
     envs: int | None = None,
 ) -> Collected:
@@ -124,9 +123,9 @@ def merge(paths: Sequence[str | PathLike[str]], out: str | Path) -> Collected:
     """
     if len(paths) < 2:
         raise UsageError("to merge takes two datasets or more.")
-    paths = [path_of(path, A_DATASET) for path in paths]
-    datasets = [read_dataset(path) for path in paths]
-    _check_different(paths, datasets)
+    folders = [path_of(path, A_DATASET) for path in paths]
+    datasets = [read_dataset(folder) for folder in folders]
+    _check_different(folders, datasets)
     joined = Dataset.joined(datasets, Path(out).name)
     env = EnvSpec.from_json(joined.env) if joined.env else None
     # Joining files runs nobody's code: to look such an env up would import what the files name.
@@ -160,6 +159,7 @@ def _recorded(
     if how["noise"]:
         uniform_action(*spaces)  # refuses what cannot be drawn
     check_can_write(out, *spaces)
+    warn_of_judging(seed, episodes)
     with own_surroundings(threads=1):
         played = record(
             policy,

@@ -53,6 +53,7 @@ def run(argv: list[str]) -> int:
         raise UsageError("eval needs a run folder, a policy folder or an exported file: rlab eval RUN.")
     if len(options.run) != 1:
         raise UsageError(f"eval judges one run or file at a time, not {len(options.run)}; --latency takes several.")
+    from rlab.cli.judging import warn_of_seen
     from rlab.cli.saved import check_can_sample
     from rlab.envs import EpisodeMaker
     from rlab.evaluation.evaluate import evaluate
@@ -64,11 +65,13 @@ def run(argv: list[str]) -> int:
     env = trained_in.changed(None, options.wrapper or None, limit) if changed else trained_in
     if options.stochastic:
         check_can_sample(policy)
+    if where.is_dir():
+        warn_of_seen(where.absolute(), options.seed, options.episodes)
     with own_surroundings(threads=1):
         make = EpisodeMaker(env, options.envs)
         result = evaluate(policy, make, options.episodes, options.seed, greedy=not options.stochastic)
     if options.json:
-        print(json.dumps(result.to_json(options.run[0], agent, trained_in.env_id)))
+        print(json.dumps({"format": 1, **result.to_json(options.run[0], agent, trained_in.env_id)}))
     else:
         cut = "" if limit is None else f", cut after {limit} env steps"
         print(f"{agent} on {env.label}{cut}: {where}\n{result.summary()}")

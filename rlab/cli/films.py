@@ -4,7 +4,6 @@ import io
 import math
 import os
 import tempfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from rlab.envs import EnvSpec, make_env
-from rlab.errors import RlabError, RlabWarning, UsageError, pip_install
+from rlab.errors import RlabError, UsageError, pip_install
 from rlab.networks.policy import MemberPolicy
+from rlab.places import warn
 from rlab.randomness import kept_generators
 from rlab.runs import files
 from rlab.types import crossed
@@ -112,7 +112,7 @@ class Films:
             self._show(env_steps, film, (height, width))
         except (RlabError, ValueError, OSError) as error:
             self._works = False
-            warnings.warn(f"no more films of this run: {error}", RlabWarning, stacklevel=2)
+            warn(f"no more films of this run: {error}")
 
     def on_evaluation(self, env_steps: int, returns: Any, lengths: Any) -> None:
         """Nothing to film."""

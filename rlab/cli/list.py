@@ -47,6 +47,8 @@ def run(argv: list[str]) -> int:
     wanted = {key: value for key, value in filters.items() if value is not None}
     if wanted and options.what != "runs":
         raise UsageError("--status, --agent and --env choose among runs: rlab list runs --status failed.")
+    if options.root is not None and not os.path.isdir(options.root):
+        raise UsageError(f"--root {options.root} is not a folder.")
     rows = [
         row
         for row in LISTS[options.what](options.root or options.what)
@@ -59,7 +61,7 @@ def run(argv: list[str]) -> int:
         print(f"no such {options.what} here" if wanted else f"no {options.what} here")
         return 0
     columns = [key for key in rows[0] if any(row[key] is not None for row in rows)]
-    print("\n".join(table([[_cell(row[key]) for key in columns] for row in rows], columns, _width())))
+    print("\n".join(table([[_cell(key, row[key]) for key in columns] for row in rows], columns, _width())))
     return 0
 
 
@@ -117,7 +119,9 @@ LISTS: dict[str, Callable[[str], list[dict[str, Any]]]] = {
 }
 
 
-def _cell(value: Any) -> str:
+def _cell(key: str, value: Any) -> str:
+    if key == "only_here":
+        return "env known to the process that trained alone" if value else ""
     if isinstance(value, float):
         return f"{value:.1f}"
     if isinstance(value, list):

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import json
 import os
 import shutil
 import sys
@@ -47,10 +48,11 @@ EXAMPLES = ("rlab train dqn CartPole-v1 --seeds 10", "rlab list agents")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; the exit code is 0 when done, 1 when it failed and 2 when it was wrong.
 
-    `--debug`, anywhere, prints the traceback of an error too.
+    `--debug`, anywhere, prints the traceback of an error too. With `--json` an error is also one object on standard
+    output: `{"format": 1, "error": ..., "exit_code": ...}`.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in words
+    debug, as_json = "--debug" in words, "--json" in words
     try:
         with _plain_warnings():
             code = _dispatch([word for word in words if word != "--debug"])
@@ -59,13 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as leaving:  # tyro leaves this way once it has printed a verb's help
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except KeyboardInterrupt:
-        return _report("interrupted", STOPPED, debug)
+        return _report("interrupted", STOPPED, debug, as_json)
     except RlabError as error:
-        return _report(str(error), error.exit_code, debug)
+        return _report(str(error), error.exit_code, debug, as_json)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_left():
             return 141  # 128 + SIGPIPE
-        return _report(_internal(error), 1, debug)
+        return _report(_internal(error), 1, debug, as_json)
 
 
 @contextlib.contextmanager
@@ -75,7 +77,7 @@ def _plain_warnings() -> Iterator[None]:
 
     def shown(message: Any, category: type[Warning], *place: Any, **line: Any) -> str:
         own = issubclass(category, RlabWarning)
-        return f"rlab: warning: {message}\n" if own else str(before(message, category, *place, **line))
+        return f"warning: {message}\n" if own else str(before(message, category, *place, **line))
 
     warnings.formatwarning = shown
     try:
@@ -128,10 +130,13 @@ def _see_current_folder() -> None:
         sys.path.append(here)
 
 
-def _report(message: str, code: int, debug: bool) -> int:
+def _report(message: str, code: int, debug: bool, as_json: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"rlab: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(message.split())
+    print(f"rlab: {line}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"format": 1, "error": line, "exit_code": code}))
     return code
 
 

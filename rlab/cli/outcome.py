@@ -5,10 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rlab.cli.judging import NotJudgedError
+from rlab.errors import RlabError
 from rlab.evaluation.evaluate import Evaluation
 from rlab.runs.folder import RunFolder
 from rlab.runs.status import FAILED, FINISHED, NOT_JUDGED, RUNNING, STOPPED, write_status
 
+INTERRUPTED = "interrupted"  # why a run stopped, or how that begins
 BY_LISTENER = "by the listener "  # why a run stopped, before the listener's name
 
 
@@ -33,7 +35,7 @@ class Outcome:
     def why(self) -> str | None:
         """Why it is not finished, in a few words."""
         if self.interrupted:
-            return "interrupted"
+            return INTERRUPTED
         return None if self.stopped_by is None else f"{BY_LISTENER}{self.stopped_by}"
 
 
@@ -44,11 +46,18 @@ def recorded_status(run: RunFolder) -> Iterator[Callable[[str, str | None], None
     try:
         yield lambda status, why: write_status(run, status, None if status == FINISHED else why)
     except NotJudgedError as error:
-        write_status(run, NOT_JUDGED, str(error.__cause__ or error))
+        write_status(run, NOT_JUDGED, _why(error))
         raise
     except KeyboardInterrupt:  # a second Ctrl+C, in the middle of anything
-        write_status(run, STOPPED, "interrupted twice, before it could save")
+        write_status(run, STOPPED, f"{INTERRUPTED} twice, before it could save")
         raise
     except Exception as error:
-        write_status(run, FAILED, str(error) or type(error).__name__)
+        write_status(run, FAILED, _why(error))
         raise
+
+
+def _why(error: Exception) -> str:
+    """The reason alone: what an error says besides, of how to go on, a list of runs need not repeat."""
+    cause = error.__cause__
+    told = cause if isinstance(error, RlabError) and isinstance(cause, RlabError) else error
+    return str(told) or type(error).__name__

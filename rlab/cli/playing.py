@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rlab.cli.aliases import answering
+from rlab.cli.judging import FINAL_EPISODE_SEED
 from rlab.cli.notebooks import in_notebook
 from rlab.cli.saved import check_can_sample, open_policy
 from rlab.envs import EnvLike, make_env
@@ -25,7 +26,6 @@ from rlab.trust import Trust
 
 DEFAULT_FPS = 30  # where the env does not say how fast its frames are
 FILM = "play.gif"  # where there is no screen
-FIRST_EPISODE_SEED = 100_000  # the same as in rlab eval
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def play(
     run: str | PathLike[str],
     *,
     episodes: int = 1,
-    seed: int = FIRST_EPISODE_SEED,
+    seed: int = FINAL_EPISODE_SEED,
     member: int | None = None,
     stochastic: bool = False,
     video: str | Path | None = None,
@@ -84,7 +84,8 @@ def play(
         seed: of the first episode; the same as in `rlab.evaluate`.
         member: training seed of the one that plays; None: the first.
         stochastic: sample actions as in training, instead of the greedy ones.
-        video: a file `.mp4` or `.gif` instead of a window; None where there is no window: `play.gif`.
+        video: a new file `.mp4` or `.gif` instead of a window; None where there is no window: `play.gif`, or the
+            first free one of `play-2.gif`, `play-3.gif` ...
         frames: keep the pictures in memory, as arrays, instead of a window or a film (or beside the film named).
         env: makes the env where only the process that trained in it can: `env=MyEnv`; None: the one on record.
         trust: allow envs, wrappers and layers of others that the folder names, which run their code.
@@ -135,12 +136,23 @@ def _episode(env: Any, policy: MemberPolicy, seed: int, stochastic: bool) -> Ite
 def _film_path(video: Path | None, frames: bool) -> Path | None:
     """Where the film goes; None where a window is shown or the frames alone are wanted."""
     if video is None:
-        return None if frames or (_has_screen() and not in_notebook()) else Path(FILM)
+        return None if frames or (_has_screen() and not in_notebook()) else _free(Path(FILM))
     if video.suffix not in (".mp4", ".gif"):
         raise UsageError(f"--video {video} must end in .mp4 or .gif.")
+    if video.exists():
+        raise UsageError(f"{video} exists; nothing was touched. Name a new file with --video.")
     if not video.parent.is_dir() or not os.access(video.parent, os.W_OK):
         raise UsageError(f"--video {video}: {video.parent} is not a folder that can be written.")
     return video
+
+
+def _free(path: Path) -> Path:
+    """The first of `play.gif`, `play-2.gif`, `play-3.gif` ... that is not there yet."""
+    free, count = path, 1
+    while free.exists():
+        count += 1
+        free = path.with_stem(f"{path.stem}-{count}")
+    return free
 
 
 def _has_screen() -> bool:

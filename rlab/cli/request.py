@@ -14,7 +14,7 @@ from rlab.envs.specs import env_keywords
 from rlab.errors import RlabError, UsageError
 from rlab.learning.finetune_config import FinetuneConfig
 from rlab.runs.config import RunConfig, SourceConfig
-from rlab.runs.folder import path_of, versions
+from rlab.runs.folder import A_RUN, path_of, versions
 from rlab.trust import Trust, advice, in_force, trusts
 from rlab.types import LOCAL
 
@@ -182,11 +182,18 @@ def foreign_code(config: Mapping[str, Any], env: EnvSpec) -> list[str]:
     return [*foreign_agent_module(config["agent"]), *env.foreign_modules, *foreign_network_module(settings)]
 
 
-def to_resume(name: str, config: Mapping[str, Any]) -> str:
-    """The command that goes on with a run, with `--trust` where it needs that in this working folder."""
+def to_resume(name: str, config: Mapping[str, Any], **changes: Any) -> str:
+    """The command that goes on with a run, with `--trust` where it needs that in this working folder; the call from
+    Python where the env or the network can be given again there alone."""
+    env_id, network = str(config["env"]["env_id"]), str((config.get("settings") or {}).get("network") or "")
+    again = [f"env={env_id if env_id.isidentifier() else '...'}"] if config["env"].get("local") else []
+    again += ["network=..."] if network.startswith(LOCAL) else []
+    if again:
+        return f"rlab.resume({', '.join([repr(name), *again, *(f'{n}={value}' for n, value in changes.items())])})"
+    flags = [f"--{n.replace('_', '-')}{'' if value is True else f' {value}'}" for n, value in changes.items()]
     modules, trusted = foreign_code(config, EnvSpec.from_json(config["env"])), in_force(False)
     needed = not all(trusts(trusted, module) for module in modules)
-    return f"rlab resume {name}{' --trust' if needed else ''}"
+    return " ".join(["rlab resume", name, *(["--trust"] if needed else []), *flags])
 
 
 def foreign_agent_module(agent: str) -> list[str]:
@@ -355,8 +362,8 @@ def check_budget(agent: str, named: Iterable[str]) -> None:
 
 def _paths(keywords: Mapping[str, Any]) -> dict[str, str]:
     """Of the keywords, those that name a folder, which may be an object that has one, such as a `Run`."""
-    named = (("teacher", {}), ("dataset", {"what": A_DATASET}))
-    return {n: path_of(keywords[n], **what) for n, what in named if keywords.get(n) is not None}
+    named = {"teacher": A_RUN, "dataset": A_DATASET}
+    return {n: path_of(keywords[n], what) for n, what in named.items() if keywords.get(n) is not None}
 
 
 def _taken(keywords: dict[str, Any], kind: type) -> dict[str, Any]:

@@ -4,12 +4,15 @@ import contextlib
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import tyro
 
 from rlab.cli.flags import given, parse
 from rlab.cli.help import Page
 from rlab.cli.main import STOPPED
+from rlab.cli.schema import settings_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,9 @@ class ResumeOptions:
     max_episode_steps: int | None = None  # time limit of an env that has none, so that it can be judged
     checkpoint_every: int | None = None  # env steps between checkpoints
     log_every: int | None = None  # env steps between rows of metrics
+    log: Literal["csv"] | None = None  # csv: metrics.csv and eval.csv, too, for spreadsheets
+    log_episodes: bool = False  # one line of episodes.csv for every episode that training finished
+    film_every: int | None = None  # env steps between films of a greedy episode of the first seed; 0: none
     trust: bool = False  # run an agent, env or wrapper of others that the folder names
     json: bool = False  # how the run ended and its final evaluation as one JSON object on standard output
 
@@ -39,8 +45,22 @@ PAGE = Page(
 )
 
 
+def _refuse_fixed(argv: list[str]) -> None:
+    """Say of a setting that the run has and that cannot change that it cannot, where it would be unknown else."""
+    from rlab.runs.folder import RunFolder, is_run
+
+    own = settings_of(SCHEMAS)
+    for word in argv[1:]:
+        name = word.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
+        if word.startswith("--") and name not in own and is_run(Path(argv[0])):
+            from rlab.cli.resuming import refuse_fixed
+
+            refuse_fixed(name, RunFolder.open(argv[0]).config)
+
+
 def run(argv: list[str]) -> int:
     """Parse, resume, report."""
+    _refuse_fixed(argv)
     (options,) = parse(argv, SCHEMAS, prog="rlab resume", page=PAGE)
     from rlab.cli.running import go_on
     from rlab.cli.train import run_as_json

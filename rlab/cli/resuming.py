@@ -10,16 +10,18 @@ import numpy as np
 
 from rlab.cli.flags import merge
 from rlab.cli.judging import FINAL_EPISODE_SEED
-from rlab.cli.request import Request, check_budget
+from rlab.cli.request import Request, check_budget, to_resume
 from rlab.envs import EnvLike, EnvSpec
 from rlab.errors import RlabError, UsageError, unknown
 from rlab.evaluation.evaluate import Evaluation
+from rlab.networks.own import find_builder
 from rlab.runs.checkpoint import has_checkpoint
 from rlab.runs.folder import CONFIG, RESULT, RunFolder
 from rlab.runs.listing import saved_time
 from rlab.runs.logs import last_row, read_json_lines
 from rlab.runs.status import FINISHED, read_status
 from rlab.trust import Trust
+from rlab.types import LOCAL
 
 # What may change when a run goes on: the budget, what does not touch what is learned, and a time limit for an env that
 # has none, without which a policy that never ends an episode could never be judged.
@@ -45,7 +47,7 @@ class Continuation:
     @property
     def news(self) -> str:
         """What is about to happen, for people."""
-        path, reached = self.folder.name, f"{self.time} {self.request.unit.replace('_', ' ')}"
+        path, reached = self.folder.name, f"{self.time:,} {self.request.unit.replace('_', ' ')}"
         if self.finished:
             more = f"--{self.request.unit.replace('_', '-')} N, with N above {self.time}, trains it further"
             return f"{path}: finished, after {reached}; {more}"
@@ -54,16 +56,12 @@ class Continuation:
         if not self.time:
             return f"{path}: nothing was saved, it starts anew"
         fresh = ", with fresh episodes" if self.request.unit == "env_steps" else ""
-        return f"{path}: goes on from its last save{fresh}"
+        return f"{path}: goes on from its last save, at {reached}{fresh}"
 
     def settle(self) -> RunFolder:
         """Write down what changes; the caller holds the run."""
         (self.folder.path / RESULT).unlink(missing_ok=True)  # it is of weights that will soon be others
         return self.folder if self.config is None else self.folder.changed(self.config)
-
-    def evaluation(self) -> Evaluation | None:
-        """The final evaluation of a finished run; None where there is none."""
-        return final_evaluation(self.folder)
 
 
 def final_evaluation(folder: RunFolder) -> Evaluation | None:
@@ -85,10 +83,11 @@ def continuation(
         RlabError: the folder is broken, has lost its checkpoint, or names code of others and `trust` is false.
         UsageError: a setting that cannot change, or a budget that is used up already.
     """
+    folder = RunFolder.open(path)
     for name in changes:
         if name not in CHANGEABLE:
+            refuse_fixed(name, folder.config)
             raise unknown("setting of resume", name, CHANGEABLE)
-    folder = RunFolder.open(path)
     request = Request.from_json(folder.config, str(folder.path / CONFIG), trust)
     if env is not None:
         request = request.with_env(env)
@@ -109,6 +108,7 @@ def continuation(
         return Continuation(folder, request, done, True)
     if done and not has_checkpoint(folder):
         raise RlabError(f"{path} has lost its checkpoint, so it cannot go on; rlab eval {path} judges what it has.")
+    _check_at_hand(folder, request)
     config = _changed_config(folder, request, changed, done) if changed else None
     return Continuation(folder, request, done, False, config)
 
@@ -122,6 +122,34 @@ def _limited(env: EnvSpec, limit: int | None) -> EnvSpec:
             "rlab eval --max-episode-steps N judges with another one, and rlab finetune learns with it."
         )
     return replace(env, max_episode_steps=limit)
+
+
+def refuse_fixed(name: str, config: Mapping[str, Any]) -> None:
+    """Raise UsageError where a run has a setting of this name, which is none of `CHANGEABLE`."""
+    if any(name in (config.get(part) or {}) for part in ("run", "settings", "sources")):
+        flag = f"--{name.replace('_', '-')}"
+        raise UsageError(
+            f"{name} ({flag}) cannot change when a run goes on: it is part of how it learns. rlab finetune RUN {flag} "
+            f"... begins a new run from its policy; rlab resume takes {', '.join(CHANGEABLE)}."
+        )
+
+
+def _check_at_hand(folder: RunFolder, request: Request) -> None:
+    """Refuse, before anything is announced or made, a run whose env or network has to be given again.
+
+    Raises:
+        UsageError: it has; the message has the call.
+    """
+    env, network = request.env, str(getattr(request.settings, "network", None) or "")
+    try:
+        env.check()
+        if network.startswith(LOCAL):
+            find_builder(network)
+    except RlabError as error:
+        if not (env.local or network.startswith(LOCAL)):
+            raise
+        call = to_resume(folder.name, folder.config)
+        raise UsageError(f"{folder.name} goes on from Python alone, with what made it: {call}") from error
 
 
 def _check_budget(folder: RunFolder, request: Request, done: int, before: int) -> None:

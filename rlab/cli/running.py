@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rlab.cli.outcome import BY_LISTENER, recorded_status
+from rlab.cli.outcome import BY_LISTENER, INTERRUPTED, recorded_status
 from rlab.cli.progress import ProgressListener
 from rlab.cli.request import Request, to_resume
 from rlab.cli.resuming import continuation, final_evaluation
@@ -35,10 +35,10 @@ from rlab.trust import Trust
 
 @dataclass(frozen=True)
 class Run:
-    """A run on the disk: whether it used its whole budget and, where it was judged, how good its final weights are."""
+    """A run on the disk: how far it came and, where it was judged, how good its final weights are."""
 
     path: Path  # absolute
-    finished: bool
+    finished: bool  # it used its whole budget, and was judged where it was to be: its status is finished
     unit: str  # what its clock counts: env_steps, or updates where it learned from a dataset
     time: int  # how far it came, per member
     evaluation: Evaluation | None = field(repr=False)
@@ -62,13 +62,14 @@ class Run:
         by = (status.reason or "").partition(BY_LISTENER)[2] if status.status == STOPPED else ""
         return cls(
             folder.path,
-            status.status in (FINISHED, NOT_JUDGED),
+            status.status == FINISHED,
             unit,
             done,
             final_evaluation(folder),
-            trainable=float("nan"),
+            trainable=folder.config.get("trainable", float("nan") if folder.config.get("start") else 1.0),
             stopped_by=by or None,
             status=status.status,
+            interrupted=status.status == STOPPED and (status.reason or "").startswith(INTERRUPTED),
             only_here=only_here(folder.config["env"]["env_id"]) if folder.config["env"].get("local") else None,
             name=folder.name,
         )
@@ -117,8 +118,8 @@ class Run:
         """What to tell people at the end of a run."""
         note = "" if self.only_here is None else f"\n{self.only_here}"
         saved = f"run: {self.name}   curves: tensorboard --logdir {self.name}{note}"
-        reached = f"{self.time} {self.unit.replace('_', ' ')}"
-        resume = "" if self.finished and self.status != NOT_JUDGED else to_resume(self.name, self.config)
+        reached = f"{self.time:,} {self.unit.replace('_', ' ')}"
+        resume = "" if self.finished else to_resume(self.name, self.config)
         if self.status == NOT_JUDGED:
             return f"trained for {reached} and saved, not judged; judge it with: {resume}\n{saved}"
         if not self.finished:
@@ -143,7 +144,7 @@ def start(
         path = place if out is not None else fresh_run_path(request.agent, request.env.env_id, place)
         try:
             refuse_unread(session.request.unread, request.origins)
-            folder = RunFolder.create(path, session.request.to_json(), out or Path(ROOT) / path.name)
+            folder = RunFolder.create(path, _record(session), out or Path(ROOT) / path.name)
         except UsageError:
             session.env.close()
             raise
@@ -168,7 +169,7 @@ def go_on(
         print(goes_on.news)
     request, folder = goes_on.request, goes_on.folder
     if goes_on.finished:
-        return Run(folder.path, True, request.unit, goes_on.time, goes_on.evaluation(), name=folder.name)
+        return Run.open(folder.name)
     with own_surroundings(request.run.threads, request.run.seed):
         sources = open_sources(request, folder, trust)
         return _carry_out(Session(request, sources), folder, progress, audience, goes_on.settle)
@@ -215,7 +216,7 @@ def _carry_out(
         print(session.unlearned, file=sys.stderr)
     ended = replace(
         begun,
-        finished=outcome.finished,
+        finished=status == FINISHED,
         time=outcome.time,
         evaluation=outcome.evaluation,
         stopped_by=outcome.stopped_by,
@@ -225,6 +226,12 @@ def _carry_out(
     audience.on_end(ended)
     audience.check(f"The run is whole: {folder.name}")
     return ended
+
+
+def _record(session: Session) -> dict[str, Any]:
+    """What config.json holds of a new run."""
+    tuned = {} if session.request.start is None else {"trainable": session.trainable}
+    return {**session.request.to_json(), **tuned}
 
 
 def _reached(folder: RunFolder) -> int:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ from rlab.places import warn
 from rlab.runs import files
 from rlab.runs.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from rlab.runs.folder import RESULT, RunFolder
+from rlab.runs.listing import whole_steps
 from rlab.runs.logs import MetricsLog
 from rlab.runs.policies import save_policy
 from rlab.runs.tables import EpisodeLog
@@ -104,13 +106,15 @@ class Session:
         seeds = f"seed {run.seed}" if run.seeds == 1 else f"seeds {run.seed} to {run.seed + run.seeds - 1}"
         feed, settings = self._feed, self.request.settings
         online = issubclass(feed.loop, EnvLoop)
-        size = f"{run.num_envs} envs each, {run.env_steps} env steps each" if online else "no env to learn in"
+        steps = whole_steps(run.env_steps, run.num_envs)
+        asked = "" if steps == run.env_steps else f" ({run.env_steps:,} in whole steps of {run.num_envs} envs)"
+        size = f"{run.num_envs} envs each, {steps:,} env steps each{asked}" if online else "no env to learn in"
         updates = feed.updates(run, settings)
-        learns = f"{updates} updates" if updates else f"warning: NO UPDATE, {feed.too_late}"
+        learns = f"{updates:,} updates" if updates else f"warning: NO UPDATE, {feed.too_late}"
         mib = f"{self._store_nbytes / 2**20:.1f} MiB in all"
         lines = [
             f"{self.request.agent} on {env.label}: {seeds}, {size}, {self.agent.device}",
-            f"{feed.name}: {self._capacity} transitions per seed, {mib}; {learns}",
+            f"{feed.name}: {self._capacity:,} transitions per seed, {mib}; {learns}",
         ]
         policy = self.agent.policy()
         lines += shapes(policy, getattr(self.agent, "networks", None) or {"policy": policy.network})
@@ -163,7 +167,7 @@ class Session:
                     if state is not None:
                         loop.load_state(state["loop"])
                         self.best.load_state(state["best"])
-                        self.resumed_at = [*state["resumed_at"], resume_at]
+                        self.resumed_at = state["resumed_at"] + ([] if loop.finished else [resume_at])
                     elif self.sources.start is not None:
                         loop.judgement_due = run.eval_every > 0  # or nobody would see what learning does to it
                         loop.save()  # what it begins with: the run that it came from may be gone when this one goes on
@@ -277,7 +281,7 @@ class Session:
         try:
             result = self.evaluate(self.request.run.final_eval_episodes, FINAL_EPISODE_SEED)
         except RlabError as error:
-            raise judging_failed(error, to_resume(folder.name, folder.config), True, "") from error
+            raise judging_failed(error, partial(to_resume, folder.name, folder.config), True, "") from error
         if result is None:
             return None
         log.on_final_evaluation(self.loop.clock.env_steps, result.returns, result.lengths)
@@ -290,8 +294,9 @@ class Session:
         try:
             return loop.run()
         except JudgementError as error:
-            reached = f"{loop.clock.env_steps} {self.request.unit.replace('_', ' ')}"
-            raise judging_failed(error, to_resume(folder.name, folder.config), loop.finished, reached) from error
+            reached = f"{loop.clock.env_steps:,} {self.request.unit.replace('_', ' ')}"
+            resume = partial(to_resume, folder.name, folder.config)
+            raise judging_failed(error, resume, loop.finished, reached) from error
         except RlabError as error:
             kept = "It had not been saved yet."
             if has_checkpoint(folder):

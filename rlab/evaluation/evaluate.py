@@ -103,7 +103,7 @@ class Evaluation:
             "env_id": env_id,
             "episodes": self.episodes,
             "greedy": self.greedy,
-            "env_steps": self.env_steps,
+            "evaluation_env_steps": self.env_steps,
             "per_seed": [
                 {
                     "seed": seed,

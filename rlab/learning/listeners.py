@@ -53,7 +53,8 @@ class Listener:
         `on_end`."""
 
     def on_save(self, env_steps: int) -> bool | None:
-        """A checkpoint and the policies have just been written."""
+        """A checkpoint and the policies have just been written. At the end of a run twice at the same time: before its
+        last evaluation, which may fail, and after it, with what it made the best."""
 
     def on_episode(self, episode: FinishedEpisode) -> bool | None:
         """An episode of training ended; called often, so it should be quick. A run that learns from a dataset plays

@@ -46,6 +46,16 @@ def remembered(builder: Builder, importable: str | None) -> str:
     return name
 
 
+def plain_name(name: str) -> str:
+    """`lambda` or `body` of the name that a function of this process was given, `module:function` as it is."""
+    return name.removeprefix(LOCAL).rpartition("-")[0] if name.startswith(LOCAL) else name
+
+
+def whose(name: str) -> str:
+    """What to call a network of the user's own in a message: `the network of 'body'`."""
+    return f"the network of {plain_name(name)!r}"
+
+
 def is_known_here(name: str) -> bool:
     """Whether running a body of this name runs nothing that this process was not given as a function."""
     return name.startswith(LOCAL) or name in _of_this_process
@@ -74,7 +84,7 @@ def find_builder(name: str) -> Builder:
     if name.startswith(LOCAL):
         if not _standing_in and name not in _of_this_process:
             raise RlabError(
-                f"the network is made by the function {name.removeprefix(LOCAL).rpartition('-')[0]!r} of another "
+                f"the network is made by the function {plain_name(name)!r} of another "
                 "process: give it again from Python, rlab.load(run, network=my_function)."
             )
         return _standing_in[-1] if _standing_in else _of_this_process[name]
@@ -114,7 +124,8 @@ def made(name: str, given: Mapping[str, Any], seed: int) -> Any:
     elif len(asked) in (1, len(TAKES)):
         arguments, keywords = (values["shape"],) if len(asked) == 1 else tuple(values.values()), {}
     else:
-        raise UsageError(f"the network's function {name!r} asks for {', '.join(asked)}; it may for {', '.join(TAKES)}.")
+        asks = f"the network's function {plain_name(name)!r} asks for {', '.join(asked)}"
+        raise UsageError(f"{asks}; it may for {', '.join(TAKES)}.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -122,7 +133,8 @@ def made(name: str, given: Mapping[str, Any], seed: int) -> Any:
         except RlabError:
             raise
         except Exception as error:
-            raise UsageError(f"the network's function {name!r} failed: {type(error).__name__}: {error}") from error
+            failed = f"the network's function {plain_name(name)!r} failed"
+            raise UsageError(f"{failed}: {type(error).__name__}: {error}") from error
         return _checked(found, name, values["shape"])
 
 
@@ -143,12 +155,12 @@ def _checked(found: Any, name: str, shape: tuple[int, ...]) -> Any:
         batch_norm = isinstance(layer, nn.modules.batchnorm._BatchNorm)
         if batch_norm or getattr(layer, "track_running_stats", False):
             raise UsageError(
-                f"the network of {name!r} has a {type(layer).__name__}, and statistics of a batch would let rows and "
+                f"{whose(name)} has a {type(layer).__name__}, and statistics of a batch would let rows and "
                 "members depend on each other. Use nn.LayerNorm, or nn.GroupNorm for images."
             )
         if isinstance(layer, torch.jit.ScriptModule):
             raise UsageError(
-                f"the network of {name!r} was compiled with torch.jit, and rlab cannot put weights of each member into "
+                f"{whose(name)} was compiled with torch.jit, and rlab cannot put weights of each member into "
                 "it. Give the plain module, without torch.jit.script or torch.jit.trace."
             )
     return found.float()
@@ -161,7 +173,7 @@ def _find_sizes(module: nn.Module, name: str, shape: tuple[int, ...]) -> None:
     try:
         module.eval()(torch.zeros(1, *shape))
     except Exception as error:
-        raise UsageError(f"the network of {name!r} does not take features {shape}: {first_line(error)}") from error
+        raise UsageError(f"{whose(name)} does not take features {shape}: {first_line(error)}") from error
     module.train(before)
 
 
@@ -302,7 +314,7 @@ class _Plain:
         try:
             self.running = copy.deepcopy(pristine)
         except Exception as error:  # tensors with a history, as torch.nn.utils.weight_norm has; or locks, files
-            raise UsageError(f"the network of {name!r} cannot be copied: {first_line(error)}") from error
+            raise UsageError(f"{whose(name)} cannot be copied: {first_line(error)}") from error
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Plain":
         again = _Plain(self.pristine, self.name)

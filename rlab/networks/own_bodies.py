@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rlab.errors import RlabError, UsageError
 from rlab.networks.describe import spec_of
-from rlab.networks.own import OwnBody, first_line, made
+from rlab.networks.own import OwnBody, first_line, made, plain_name, whose
 from rlab.networks.policy import Policy
 from rlab.networks.spaces import Space, feature_shape
 from rlab.networks.spec import LayerSpec, NetworkSpec, build
@@ -90,11 +90,12 @@ def network_notes(policy: Policy, name: str | None) -> list[str]:
     if name is None:
         return []
     found = [layer for layer in policy.network.modules() if isinstance(layer, OwnBody)]
-    lines = [f"network {name}: stacked layers"]
+    lines = [f"network {plain_name(name)}: stacked layers"]
     if found:
         way = "one after another, since torch.vmap does not take them" if found[0].one_by_one else "under torch.vmap"
         way = "a single member" if found[0].members == 1 else f"members run {way}"
-        lines = [f"network {name}: {found[0].what}, {way}; an nn.Sequential of Linear, Conv2d ... would be faster"]
+        faster = "an nn.Sequential of Linear, Conv2d ... would be faster"
+        lines = [f"network {plain_name(name)}: {found[0].what}, {way}; {faster}"]
     if name.startswith(LOCAL):
         what = "load and resume" if found else "resume"
         lines.append(f"only this process can {what} it by itself; later, give the function again: network=my_function")
@@ -105,7 +106,7 @@ def _of_spec(spec: NetworkSpec, name: str, shape: tuple[int, ...]) -> Body:
     try:
         y = build(spec, [0], trust=True).eval()(torch.zeros(1, ROWS, *shape))
     except Exception as error:
-        raise UsageError(f"the network of {name!r} does not take features {shape}: {first_line(error)}") from error
+        raise UsageError(f"{whose(name)} does not take features {shape}: {first_line(error)}") from error
     flatten = () if y.dim() == 3 else (LayerSpec("flatten"),)
     return Body((*spec.layers, *flatten), prod(y.shape[2:]))
 
@@ -122,20 +123,20 @@ def _tried(module: nn.Module, name: str, shape: tuple[int, ...]) -> tuple[int, b
     try:
         y, again, alone = module(x), module(x), module(x[:1])
     except Exception as error:
-        raise UsageError(f"the network of {name!r} does not take features {shape}: {first_line(error)}") from error
+        raise UsageError(f"{whose(name)} does not take features {shape}: {first_line(error)}") from error
     if not isinstance(y, Tensor) or y.dim() < 2 or len(y) != ROWS or not y.is_floating_point():
         told = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        raise UsageError(f"the network of {name!r} gave {told} for {ROWS} observations; expected [{ROWS}, features].")
+        raise UsageError(f"{whose(name)} gave {told} for {ROWS} observations; expected [{ROWS}, features].")
     if y.dtype != torch.float32:
-        raise UsageError(f"the network of {name!r} gave numbers of {y.dtype}; expected float32: end with .float().")
+        raise UsageError(f"{whose(name)} gave numbers of {y.dtype}; expected float32: end with .float().")
     if not torch.allclose(y, again, rtol=1e-3, atol=1e-4):
         raise UsageError(
-            f"the network of {name!r} gives something else at every call: it keeps a state, or draws random numbers "
+            f"{whose(name)} gives something else at every call: it keeps a state, or draws random numbers "
             "outside training. What it gives must depend on the observation alone."
         )
     if not torch.allclose(y[:1], alone, rtol=1e-3, atol=1e-4):
         raise UsageError(
-            f"the network of {name!r} gives something else for an observation when others are beside it; each row must "
+            f"{whose(name)} gives something else for an observation when others are beside it; each row must "
             "stand for itself."
         )
     learned = {key: value for key, value in module.named_parameters() if value.requires_grad}
@@ -143,7 +144,7 @@ def _tried(module: nn.Module, name: str, shape: tuple[int, ...]) -> tuple[int, b
         found = torch.autograd.grad(y.sum(), list(learned.values()), allow_unused=True)
         idle = [key for key, gradient in zip(learned, found, strict=True) if gradient is None]
         if idle:
-            raise UsageError(f"the network of {name!r} has parameters that its output does not depend on: {idle[0]}.")
+            raise UsageError(f"{whose(name)} has parameters that its output does not depend on: {idle[0]}.")
     module.train(before)
     return prod(y.shape[1:]), y.dim() == 2
 

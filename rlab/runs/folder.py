@@ -41,6 +41,7 @@ ROOT = "runs"  # where runs go unless told otherwise
 RESULT = "result.json"  # the final evaluation; a run that has it is finished
 LOCK_ATTEMPTS, LOCK_PAUSE = 5, 0.02  # seconds
 NO_LOCKS = "nothing keeps a second process from writing the same run"
+A_RUN = "a run or policy folder, or the Run that rlab.train returned"  # what names one, for people
 POLICY_FOLDERS = ("policy", "best", "start", "teacher")
 
 
@@ -170,7 +171,7 @@ class RunFolder:
         return replace(self, config=files.parse_json(content, self.path / CONFIG))
 
 
-def path_of(run: Any, what: str = "a run or policy folder, or the Run that rlab.train returned") -> str:
+def path_of(run: Any, what: str = A_RUN) -> str:
     """The path in what a caller names a run by: a text, a path, or an object that has one, such as a `Run`.
 
     Raises:

@@ -8,16 +8,18 @@ from rlab.errors import RlabError
 from rlab.runs import files
 from rlab.runs.folder import CONFIG, MANIFEST, RunFolder, check_against_manifest
 from rlab.runs.logs import last_row, read_json_lines
-from rlab.runs.status import BROKEN, read_status
+from rlab.runs.status import BROKEN, RUNNING, read_status
 
 
 def list_runs(root: Path | str = "runs") -> list[dict[str, Any]]:
     """One dict per run folder directly under `root`, by name; an empty list where there is no such folder.
 
-    Keys: `path`, `agent`, `env_id`, `seeds` (list), `env_steps` and `total_env_steps` (per member; None where a run
-    learns from a dataset), `updates` and `total_updates` (only there), `final_iqm` (of the final evaluation),
-    `eval_iqm` (of the last one during training), `status` (`finished`, `not-judged`: trained, and the final evaluation
-    is still to come, `running`, `stopped`, `failed` or `broken`), `at` (since when, UTC) and `reason` (why so).
+    Keys: `path`, `agent`, `env_id`, `seeds` (list), `env_steps` (saved, or reached by a run that is going on) and
+    `total_env_steps` (both per member, the total in whole steps of all its envs; None where a run learns from a
+    dataset), `updates` and `total_updates` (only there), `final_iqm` (of the final evaluation), `eval_iqm` (of the last
+    one during training), `status` (`finished`, `not-judged`: trained, and the final evaluation is still to come,
+    `running`, `stopped`, `failed` or `broken`), `at` (since when, UTC), `only_here` (true where no other process finds
+    the env) and `reason` (why so).
     What is not known is None. Weights are not read: `load_policy` checks them.
     """
     try:
@@ -30,8 +32,8 @@ def list_runs(root: Path | str = "runs") -> list[dict[str, Any]]:
 def _described(path: Path) -> dict[str, Any]:
     known: dict[str, Any] = dict.fromkeys(
         (
-            *("agent", "env_id", "seeds", "env_steps", "total_env_steps", "updates", "total_updates"),
-            *("final_iqm", "eval_iqm", "status", "at", "reason"),
+            *("path", "agent", "env_id", "seeds", "env_steps", "total_env_steps", "updates", "total_updates"),
+            *("final_iqm", "eval_iqm", "status", "at", "only_here", "reason"),
         )
     )
     known["path"] = str(path)
@@ -56,12 +58,23 @@ def _facts(run: RunFolder) -> dict[str, Any]:
         "agent": run.config["agent"],
         "env_id": run.config["env"]["env_id"],
         "seeds": list(range(first, first + settings["seeds"])),
-        unit: max(saved, int((last_row(run.path / "metrics.jsonl") or {}).get(unit, 0))),
-        f"total_{unit}": total,
+        unit: _reached(run, unit, saved) if status.status == RUNNING else saved,
+        f"total_{unit}": whole_steps(total, settings.get("num_envs", 1)) if unit == "env_steps" else total,
+        "only_here": True if run.config["env"].get("local") else None,
         "final_iqm": iqms.get(True),
         "eval_iqm": iqms.get(False),
         **asdict(status),
     }
+
+
+def _reached(run: RunFolder, unit: str, saved: int) -> int:
+    """How far a run that goes on has come; of one that has ended only what was saved counts."""
+    return max(saved, int((last_row(run.path / "metrics.jsonl") or {}).get(unit, 0)))
+
+
+def whole_steps(budget: int, num_envs: int) -> int:
+    """The env steps at which a budget is used up: all envs of a member step together."""
+    return -(-budget // num_envs) * num_envs
 
 
 def clock_unit(run: RunFolder) -> str:

@@ -107,7 +107,8 @@ def _policy_folder(path: Path) -> Path:
     if (path / POLICY).exists():
         return path
     if (path / CONFIG).exists() or (path / MANIFEST).exists():
-        folder = RunFolder.open(path).policy
+        RunFolder.open(path)  # which checks it
+        folder = path / "policy"
         if not (folder / POLICY).exists() and f"{folder.name}/{POLICY}" not in read_manifest(path)["files"]:
             raise RlabError(f"{path} has no policy yet: the run has saved none. `rlab resume {path}` goes on with it")
         return folder

@@ -9,8 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlab.cli.collecting import FIRST_EPISODE_SEED
-from rlab.cli.judging import FINAL_EPISODE_SEED, TRAINING_EPISODE_SEED
+from rlab.cli.judging import COLLECTED_EPISODE_SEED, FINAL_EPISODE_SEED, TRAINING_EPISODE_SEED
 from rlab.compression import visits
 from rlab.compression.visits import END_OF_VISIT_SEEDS, FIRST_VISIT_SEED, WIDTH, seeds_needed, visited
 from rlab.errors import RlabError, UsageError
@@ -128,7 +127,7 @@ def test_a_share_of_the_episodes_is_played_with_sampled_actions():
 
 
 def test_the_seeds_for_visits_meet_none_that_evaluation_training_or_recordings_use():
-    assert FINAL_EPISODE_SEED < FIRST_EPISODE_SEED < FIRST_VISIT_SEED < END_OF_VISIT_SEEDS <= TRAINING_EPISODE_SEED
+    assert FINAL_EPISODE_SEED < COLLECTED_EPISODE_SEED < FIRST_VISIT_SEED < END_OF_VISIT_SEEDS <= TRAINING_EPISODE_SEED
 
 
 @given(rows=st.integers(1, 60), action=st.integers(0, 1), first=st.integers(0, 10**5))

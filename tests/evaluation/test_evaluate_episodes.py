@@ -302,7 +302,7 @@ def test_json_has_the_promised_keys_and_plain_numbers():
         "env_id": "CartPole-v1",
         "greedy": True,
         "episodes": 2,
-        "env_steps": 40,
+        "evaluation_env_steps": 40,
         "iqm": 3.5,
         "ci95": [2.0, 5.0],
         "ci95_coverage": 0.5,

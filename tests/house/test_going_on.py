@@ -80,7 +80,7 @@ def test_less_than_it_has_had_or_what_cannot_change_is_one_line(
     assert capsys.readouterr().err == said
     assert main(["resume", str(extended.out), "--updates", "400"]) == 2
     assert "--updates" in capsys.readouterr().err
-    with pytest.raises(UsageError, match="unknown setting of resume 'gamma'"):
+    with pytest.raises(UsageError, match=r"gamma \(--gamma\) cannot change when a run goes on"):
         api.resume(extended.out, gamma=0.5)
 
 

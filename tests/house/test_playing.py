@@ -54,6 +54,7 @@ def test_a_film_shows_itself_in_a_notebook_and_the_command_line_says_the_same(
     done = rlab.play(exploring, video=film)
     assert '<img src="data:image/gif;base64,R0lGOD' in str(done._repr_html_())  # GIF8, in base64
     capsys.readouterr()
+    film.unlink()  # play leaves one that is there
     assert main(["play", str(exploring), "--video", str(film), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
         "format": 1,

@@ -42,7 +42,7 @@ def test_where_flushing_is_not_supported_files_are_written_all_the_same(
     assert files.read_json(run.path / "result.json") == {"format": 1, "k": 2}
     said = capsys.readouterr().err.splitlines()
     assert said == [
-        f"rlab: this file system lacks something ({os.strerror(number)}); a power cut may cost the last save, "
+        f"warning: this file system lacks something ({os.strerror(number)}); a power cut may cost the last save, "
         "nothing else does."
     ]
 
