@@ -3,7 +3,8 @@
 An env should draw from `self.np_random`, which `reset(seed=...)` seeds. One that draws from a global generator would
 give other episodes with the same seed, other ones in other processes, and draw from what its neighbours draw from. So
 each env has global generators of its own, seeded with it: they are put in place while the env runs and taken out again.
-That costs time, so that it is done only while an env is new, and for those that were seen to use them.
+That costs time, so that it is done only while an env is new, at a few calls later on, and for those that were seen to
+use them.
 """
 
 import random
@@ -16,7 +17,7 @@ import numpy as np
 from rlab.places import warn
 from rlab.randomness import global_seeds
 
-WATCHED_CALLS = 16  # resets and steps, after which an env that used nothing global is left alone
+WATCHED_CALLS = 16  # resets and steps, after which an env that used nothing global is left alone, but for a few calls
 MAKING, PLAYING = "global generators while an env is made", "global generators of an env"  # streams
 PROCESS = "global generators of a worker process"
 
@@ -38,8 +39,11 @@ class OwnGlobals:
             _RandomGenerator(random_seed),
             _TorchGenerator(torch_seed),
         )
-        self._parts: list[_Part] = [*self._generators, _Settings()]
+        self._all: tuple[_Part, ...] = (*self._generators, _Settings())
+        self._parts = list(self._all)  # what is put in place
         self._left = WATCHED_CALLS
+        self._new: tuple[_Part, ...] = ()  # what is watched again, not having been in use before
+        self.late = False  # whether a generator was seen in use only when it was watched again
 
     @property
     def idle(self) -> bool:
@@ -53,9 +57,20 @@ class OwnGlobals:
 
     def seed(self, seed: int) -> None:
         """Begin an episode with this seed."""
+        if self.idle:
+            return  # where it is looked at again, it is seeded then
         for generator, own_seed in zip(self._generators, global_seeds(seed, PLAYING), strict=True):
             if generator in self._parts:
                 generator.seed(own_seed)
+
+    def look_again(self, seed: int | None) -> None:
+        """Watch the next call as the first ones were, in an episode that began with this seed (None: went on)."""
+        self._new = tuple(part for part in self._all if part not in self._parts)
+        self._parts, self._left = list(self._all), 1
+        if seed is not None:
+            for generator, own_seed in zip(self._generators, global_seeds(seed, PLAYING), strict=True):
+                if generator in self._new:
+                    generator.seed(own_seed)
 
     def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """What the function returns, called with the env's own globals in place."""
@@ -70,6 +85,7 @@ class OwnGlobals:
             self._left -= 1
             if not self._left:
                 self._parts = [part for part in self._parts if part.used]
+                self.late = any(part.used and part.name for part in self._new)
 
 
 def seed_process(seed: int) -> None:
@@ -83,14 +99,24 @@ def seed_process(seed: int) -> None:
         torch.default_generator.manual_seed(of_torch)
 
 
+def due_again(call: int) -> bool:
+    """Whether a reset or step of this number, counted from 1, is one to look at again: 32, 64, 128 ..."""
+    return call > WATCHED_CALLS and call & (call - 1) == 0
+
+
 def tell_of_generators(env_id: str, own: OwnGlobals) -> None:
     """Say once of an env that it uses a global generator."""
     used = own.generators_used
     if used and env_id not in _told:
         _told.add(env_id)
+        late = (
+            ", from now on. It was first seen to draw long after it was made, and what it drew until now may not come "
+            "again with the same seed"
+        )
         warn(
             f"{env_id} draws from the global generator of {' and '.join(used)}, which any other code of a program may "
-            "draw from or seed; rlab gives each env its own, seeded with it. Draw from self.np_random in its place"
+            f"draw from or seed; rlab gives each env its own, seeded with it{late if own.late else ''}. Draw from "
+            "self.np_random in its place"
         )
 
 

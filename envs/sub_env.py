@@ -15,7 +15,7 @@ from gymnasium.wrappers import PassiveEnvChecker
 from rlab.envs import checks
 from rlab.envs.checks import EnvError
 from rlab.envs.obs_checks import obs_reader
-from rlab.envs.own_globals import OwnGlobals, tell_of_generators
+from rlab.envs.own_globals import OwnGlobals, due_again, tell_of_generators
 from rlab.envs.packing import MASK_METHOD, Packing, close_or_warn, mask_method, plain_packing
 from rlab.envs.spaces import space_from_gym
 from rlab.errors import RlabError
@@ -70,9 +70,11 @@ class SubEnv(gym.Wrapper):
         super().__init__(env)
         self.packing = packing or plain_packing(env, env_id)
         self.index = index
-        self._own: OwnGlobals | None = own or OwnGlobals(index)  # None: the env was seen to need none
+        self._own = own or OwnGlobals(index)
         self._seed: int | None = None  # of the episode under way, and its steps so far
         self._steps = 0
+        self._earlier = 0  # calls before the first step of the episode
+        self._alone_until = 0  # step of the episode before which the env is called without globals of its own
         self._other_spaces = _other_spaces(env, self.packing)
         space = self.packing.obs_space
         if not isinstance(space, Leaf):
@@ -88,10 +90,11 @@ class SubEnv(gym.Wrapper):
         Raises:
             SubEnvError: the env raised, or gave what it may not give.
         """
+        self._earlier += self._steps + 1  # with this reset
         self._seed, self._steps = seed, 0
         if self._other_spaces is not None:  # said here, since a worker process can say nothing when it makes its env
             raise self._failure(self._other_spaces)
-        if self._own is not None and seed is not None:
+        if seed is not None:
             self._own.seed(seed)
         try:
             obs, info = checks.reset_values(self._call(self.env.reset, seed=seed, options=options))
@@ -110,7 +113,8 @@ class SubEnv(gym.Wrapper):
         self._steps += 1
         try:
             lent = action.copy() if isinstance(action, np.ndarray) else action
-            result = self.env.step(lent) if self._own is None else self._call(self.env.step, lent)
+            alone = self._steps < self._alone_until
+            result = self.env.step(lent) if alone else self._call(self.env.step, lent)
             obs, reward, terminated, truncated, info = checks.step_values(result)
             terminated, truncated = checks.flag("terminated", terminated), checks.flag("truncated", truncated)
             reward = checks.reward_number(reward)
@@ -123,21 +127,24 @@ class SubEnv(gym.Wrapper):
     @property
     def generators_used(self) -> list[str]:
         """The global random generators that the env was seen to draw from while it was new."""
-        return [] if self._own is None else self._own.generators_used
+        return self._own.generators_used
 
     def close(self) -> None:
         """Close the env; where that fails, a warning says so, since whatever was played is played."""
         close_or_warn(self.env, self.packing.env_id)
 
     def _call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
-        own = self._own
-        if own is None:
-            return function(*args, **kwargs)
+        """What a reset or step gives, called with globals of the env's own where it needs them."""
+        own, number = self._own, self._earlier + self._steps
+        if due_again(number):
+            own.look_again(self._seed)
         result = own.call(function, *args, **kwargs)
-        if own.idle:
-            self._own = None
-        elif self.index == 0:
-            tell_of_generators(self.packing.env_id, own)
+        if own.idle:  # until the number is the next power of two
+            self._alone_until = self._steps + (1 << number.bit_length()) - number
+        else:
+            self._alone_until = 0
+            if self.index == 0:
+                tell_of_generators(self.packing.env_id, own)
         return result
 
     def _failure(self, fault: EnvError) -> SubEnvError:

@@ -7,6 +7,7 @@ measures or be lost with the policy, so agents and policies carry them themselve
 import copy
 import importlib
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import gymnasium as gym
@@ -49,6 +50,9 @@ WRAPPERS: Mapping[str, tuple[str, Package | None]] = {
     "FullyObsWrapper": ("minigrid.wrappers:FullyObsWrapper", MINIGRID),
     "RGBImgPartialObsWrapper": ("minigrid.wrappers:RGBImgPartialObsWrapper", MINIGRID),
 }
+
+ARRAYS = frozenset({"running_mean", "running_var"})  # running statistics as two arrays
+MOST_PARTS = 1_000  # of an object that are looked at
 
 
 _LIMIT = "--max-episode-steps N sets a time limit (from Python max_episode_steps=N)"
@@ -232,8 +236,10 @@ def refuse_running_statistics(env: gym.Env, env_id: str) -> None:
     layer: Any = env
     while layer is not None:
         kind = type(layer)
-        kept = [key for key, value in getattr(layer, "__dict__", {}).items() if _is_running_statistics(value)]
-        if kept or isinstance(layer, gym.wrappers.NormalizeObservation | gym.wrappers.NormalizeReward):
+        own = {key: value for key, value in _attributes(layer).items() if value is not getattr(layer, "env", None)}
+        kept = [key for key, value in own.items() if _is_running_statistics(value) or _holds_running_statistics(value)]
+        known = isinstance(layer, gym.wrappers.NormalizeObservation | gym.wrappers.NormalizeReward)
+        if kept or known or own.keys() >= ARRAYS:
             raise UsageError(
                 f"{env_id}: {kind.__name__} scales by running statistics of what it has seen, which are not saved with "
                 f"the policy, so that it would be judged with others; {_instead(' '.join([kind.__name__, *kept]))}"
@@ -243,8 +249,24 @@ def refuse_running_statistics(env: gym.Env, env_id: str) -> None:
 
 def _is_running_statistics(value: Any) -> bool:
     """Gymnasium's RunningMeanStd, and what others made after it."""
-    named = any("RunningMeanStd" in kind.__name__ for kind in type(value).__mro__)
-    return named or (hasattr(value, "update") and all(hasattr(value, name) for name in ("mean", "var", "count")))
+    names = ("update", "mean", "var", "count")
+    return _bears_their_name(value) or all(hasattr(value, name) for name in names)
+
+
+def _holds_running_statistics(value: Any) -> bool:
+    """Whether they are one object deeper, or in a dict, a list or a tuple: only what bears their name."""
+    own = _attributes(value)
+    parts = value if isinstance(value, list | tuple) else own.values()
+    return own.keys() >= ARRAYS or any(_bears_their_name(part) for part in islice(parts, MOST_PARTS))
+
+
+def _attributes(thing: Any) -> Mapping[str, Any]:
+    """What an object or a dict keeps by name. A network's batch normalisation keeps its statistics apart from these."""
+    return thing if isinstance(thing, dict) else getattr(thing, "__dict__", {})
+
+
+def _bears_their_name(value: Any) -> bool:
+    return any("MeanStd" in kind.__name__ for kind in type(value).__mro__)
 
 
 def _instead(words: str) -> str:

@@ -15,7 +15,7 @@ from rlab.envs import EnvLike, EnvSpec
 from rlab.errors import RlabError, UsageError, unknown
 from rlab.evaluation.evaluate import Evaluation
 from rlab.networks.own import find_builder
-from rlab.runs.checkpoint import has_checkpoint
+from rlab.runs.checkpoint import has_checkpoint, load_checkpoint
 from rlab.runs.folder import CONFIG, RESULT, RunFolder
 from rlab.runs.listing import saved_time
 from rlab.runs.logs import last_row, read_json_lines
@@ -157,12 +157,19 @@ def _check_budget(folder: RunFolder, request: Request, done: int, before: int) -
     flag, words = f"--{unit.replace('_', '-')}", unit.replace("_", " ")
     if budget < done:
         raise UsageError(f"{flag} {budget} is below the {done} {words} that {folder.name} has been trained for.")
-    stopped_early = getattr(request.settings, "patience", None) is not None and (folder.path / RESULT).is_file()
-    if budget > before and stopped_early and done < before:
+    if budget > before and _stopped_early(folder, getattr(request.settings, "patience", None)):
         raise UsageError(
             f"every seed of {folder.name} stopped early, after {done} {words}: more would change nothing. "
             "Train anew with a larger --patience."
         )
+
+
+def _stopped_early(folder: RunFolder, patience: int | None) -> bool:
+    """Whether every member has waited for so many validations in a row, perhaps just when its budget ended."""
+    if patience is None or not has_checkpoint(folder):
+        return False
+    state = load_checkpoint(folder)[0]["loop"].get("early_stopping")
+    return state is not None and bool((state["waited"] >= patience).all())
 
 
 def _changed_config(folder: RunFolder, request: Request, changed: Mapping[str, Any], done: int) -> dict[str, Any]:

@@ -224,6 +224,7 @@ def _carry_out(
         interrupted=outcome.interrupted,
     )
     audience.on_end(ended)
+    audience.leave()
     audience.check(f"The run is whole: {folder.name}")
     return ended
 

@@ -175,7 +175,7 @@ class Session:
                     audience.check(f"The run is saved: {to_resume(folder.name, folder.config)}")
                     if finished and not loop.updates:
                         self.unlearned = f"warning: nothing was learned, not one update was made: {self._feed.too_late}"
-                    wanted = finished and run.final_eval_episodes and not stop.is_set()
+                    wanted = finished and run.final_eval_episodes and not (stop.is_set() or audience.leaves)
                     judged = self._judged_at_last(folder, log) if wanted else None
                 stopped_by = None if finished else audience.stopped_by
                 return Outcome(finished, loop.clock.env_steps, judged, stopped_by, stop.is_set())

@@ -1,5 +1,6 @@
 """Datasets of recorded episodes, as plain data: what demonstrations are learned from, whatever file they came from."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +20,7 @@ from rlab.networks.spaces import (
     Space,
     Tuple,
     choices,
+    leaves,
 )
 
 TOLERANCE = 1e-6  # how far beyond a bound an action may be, relative to it: float32 rounds
@@ -186,6 +188,9 @@ def _problem(episode: Episode, obs_space: Space, action_space: Space, expected: 
             return f"has {name} that are not finite"
     if episode.terminated and episode.truncated:
         return "ends twice, terminated and truncated; an ending outranks a time limit"
+    wrong_obs = _wrong_obs(obs_space, episode.obs)
+    if wrong_obs:
+        return wrong_obs
     outside = _outside(action_space, episode.action)
     if outside.any():
         step = int(outside.argmax())
@@ -195,6 +200,28 @@ def _problem(episode: Episode, obs_space: Space, action_space: Space, expected: 
         if forbidden.any():
             step = int(forbidden.argmax())
             return f"has an action that its mask forbids at step {step}: {episode.action[step]}"
+    return None
+
+
+def _wrong_obs(space: Space, obs: np.ndarray) -> str | None:
+    """Which integer of observations `[T + 1, *obs]` its space does not have; floats may lie beyond their bounds."""
+    flat, first = obs.reshape(len(obs), -1), 0
+    for leaf in leaves(space.obs if isinstance(space, Masked) else space):
+        values = flat[:, first : first + math.prod(leaf.shape)]
+        first += math.prod(leaf.shape)
+        if np.dtype(leaf.dtype).kind == "f":
+            continue
+        if isinstance(leaf, Box):
+            low, high = (np.asarray(bound, np.float64).reshape(-1) for bound in (leaf.low, leaf.high))
+        elif isinstance(leaf, MultiBinary):
+            low, high = np.array(0), np.array(1)
+        else:
+            low = np.array(leaf.start)
+            high = low + np.array(choices(leaf)) - 1
+        wrong = (values < low) | (values > high)
+        if wrong.any():
+            step, place = np.argwhere(wrong)[0]
+            return f"has an observation outside of {_with_bounds(leaf)} at step {step}: {values[step, place]}"
     return None
 
 

@@ -21,12 +21,14 @@ from rlab.disk import UNSUPPORTED, UNSUPPORTED_OF_FOLDERS, if_supported
 from rlab.errors import RlabError, UsageError, pip_install
 from rlab.experience.dataset import Dataset, Episode, action_field, action_from_env, action_to_env
 from rlab.experience.minari_spaces import (
+    check_part_names,
     column,
     from_minari,
     has_masks,
     space_from_minari,
     space_to_minari,
     to_minari,
+    whole_numbers,
 )
 from rlab.networks.spaces import MASK_KEY, Masked, Space, choices
 from rlab.types import json_number
@@ -37,6 +39,7 @@ COLUMNS = (
     *("terminated", "truncated", "obs_space", "action_space", "state", "reason"),
 )
 MINARI_MODULES = ("data_collector.episode_buffer", "dataset.minari_storage", "serialization")
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 OURS = "rlab"  # the key of metadata.json under which stands what Minari has no word for
 # What a file that was cut off, edited or written by something else may raise inside Minari, h5py and NumPy.
 BROKEN = (OSError, KeyError, ValueError, TypeError, IndexError, AttributeError, AssertionError, RuntimeError)
@@ -81,6 +84,7 @@ def check_can_write(path: Path | str, obs_space: Space, action_space: Space) -> 
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file; a dataset needs a folder. Name a new one with --out")
     action_field(action_space)
+    check_part_names(obs_space)
     for space in (obs_space, action_space):
         minari.serialization.deserialize_space(space_to_minari(space))
     above = next(folder for folder in Path(os.path.abspath(path)).parents if folder.exists())
@@ -228,9 +232,13 @@ def _episode(data: Any, seed: int | None, obs_space: Space, action_space: Space)
         raise RlabError(f"episode {data.id} has no {MASK_KEY} in its infos, though the first one has.")
     try:
         obs = from_minari(obs_space, data.observations, data.infos)
-        action = action_from_env(action_space, actions)
+        action = action_from_env(action_space, whole_numbers(action_space, actions, "actions"))
     except UsageError as error:
         raise RlabError(f"episode {data.id}: {error}") from error
+    if (too_large := np.abs(rewards) > FLOAT32_MAX).any():  # infinity too; NaN is found later
+        step = int(too_large.argmax())
+        what = f"a reward of {rewards[step]} at step {step}"
+        raise RlabError(f"episode {data.id} has {what}, which float32 does not hold.")
     terminated = bool(len(ends["terminates"]))
     truncated = bool(len(ends["is truncated"])) and not terminated  # an ending outranks a time limit
     return Episode(obs, action, rewards.astype(np.float32), terminated, truncated, seed)

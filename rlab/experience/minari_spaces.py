@@ -56,25 +56,26 @@ def space_to_minari(space: Space) -> dict[str, Any]:
     return inner
 
 
-def space_from_minari(data: Mapping[str, Any], of: str) -> Space:
-    """The space that Minari's JSON describes; a Dict with a part `action_mask` is a masked space.
+def space_from_minari(data: Mapping[str, Any], of: str, *, outermost: bool = True) -> Space:
+    """The space that Minari's JSON describes; an outermost Dict with a part `action_mask` is a masked space.
 
     Args:
         of: whose space it is, for the error.
+        outermost: whether it is no part of another one.
 
     Raises:
         UsageError: a kind that rlab does not work with.
     """
     parts: Any = data.get("subspaces") or ()
-    if data.get("type") == "Dict" and MASK_KEY in parts:
+    if data.get("type") == "Dict" and MASK_KEY in parts and outermost:
         rest = {name: part for name, part in parts.items() if name != MASK_KEY}
         mask = space_from_minari(parts[MASK_KEY], of)
         size = sum(prod(leaf.shape) for leaf in leaves(mask))
         return Masked(space_from_minari({"type": "Dict", "subspaces": rest}, of), size)
     if data.get("type") == "Dict" and parts:
-        return Dict(tuple((name, space_from_minari(part, of)) for name, part in parts.items()))
+        return Dict(tuple((name, space_from_minari(part, of, outermost=False)) for name, part in parts.items()))
     if data.get("type") == "Tuple" and parts:
-        return Tuple(tuple(space_from_minari(part, of) for part in parts))
+        return Tuple(tuple(space_from_minari(part, of, outermost=False) for part in parts))
     return _leaf_from_minari(data, of)
 
 
@@ -136,7 +137,41 @@ def _without_columns(space: Space, obs: Any) -> Any:
         return {**obs, **{name: _without_columns(part, obs[name]) for name, part in space.items if name in obs}}
     if isinstance(space, Tuple) and isinstance(obs, tuple) and len(obs) == len(space.items):
         return tuple(_without_columns(part, value) for part, value in zip(space.items, obs, strict=True))
-    return column(obs, 1) if isinstance(space, Discrete) else obs
+    return whole_numbers(space, column(obs, 1) if isinstance(space, Discrete) else obs, "observations")
+
+
+def check_part_names(space: Space) -> None:
+    """Refuse a Dict with a part that a file could not give back under its name.
+
+    Raises:
+        UsageError: naming the part.
+    """
+    if isinstance(space, Masked):
+        return check_part_names(space.obs)
+    for name, part in space.items if isinstance(space, Dict) else ():
+        if "/" in name or name in ("", "."):
+            raise UsageError(
+                f"a dataset cannot keep a part of an observation that is called {name!r}: in its file / divides "
+                "names. Give the part another name in the env."
+            )
+        check_part_names(part)
+    for part in space.items if isinstance(space, Tuple) else ():
+        check_part_names(part)
+    return None
+
+
+def whole_numbers(space: Space, values: Any, what: str) -> Any:
+    """The values of a leaf; where they are integers that were stored as floats, none may have a fraction.
+
+    Raises:
+        UsageError: naming the first that has.
+    """
+    array = np.asarray(values)
+    if isinstance(space, Leaf) and np.dtype(space.dtype).kind in "biu" and array.dtype.kind == "f":
+        wrong = array != np.floor(array)  # NaN too
+        if wrong.any():
+            raise UsageError(f"its {what} are {space}, which {array[wrong][0]} is not one of")
+    return values
 
 
 def has_masks(infos: Mapping[str, Any] | None, action_space: Space, steps: int) -> bool:

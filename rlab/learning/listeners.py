@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from rlab.errors import RlabError, UsageError
+from rlab.learning.runtime import kept_settings
 from rlab.randomness import kept_generators
 
 
@@ -36,8 +37,9 @@ class Listener:
 
     Every method may return False, which stops the run: it is saved and can be resumed. Any other answer, None too, lets
     it go on. An exception stops the run in the same way, after a save, and is then raised as the cause of an
-    `RlabError`. Arrays are copies, and the global random generators of NumPy, `random` and torch are put back after
-    each call: draw from a generator of your own.
+    `RlabError`; SystemExit and KeyboardInterrupt go through as they are, also after a save. Arrays are copies, and what
+    is global in NumPy, `random` and torch (generators, default dtype, whether gradients are recorded ...) is put back
+    after each call: draw from a generator of your own.
     """
 
     def on_start(self, run: Any) -> bool | None:
@@ -88,6 +90,17 @@ class Audience:
         self._names = [_class_of(listener) for listener in listeners]
         self.stopped_by: str | None = None  # the listener that asked the run to stop
         self._failure: tuple[str, Exception] | None = None  # where and how the first of them failed
+        self._leave: BaseException | None = None  # SystemExit or the like, which is to end the program
+
+    @property
+    def leaves(self) -> bool:
+        """Whether a listener wants the program to end, as soon as the run is saved."""
+        return self._leave is not None
+
+    def leave(self) -> None:
+        """Raise what a listener ends the program with, if it does."""
+        if self._leave is not None:
+            raise self._leave
 
     @property
     def wants_stop(self) -> bool:
@@ -134,7 +147,7 @@ class Audience:
         """Call each listener with the arguments of each of `calls`, which are made anew for it."""
         if not self.hears(method):
             return
-        with kept_generators():  # it costs as much as many calls
+        with kept_generators(), kept_settings():  # it costs as much as many calls
             for name, heard in zip(self._names, self._heard, strict=True):
                 for arguments in calls:
                     if method in heard:
@@ -148,6 +161,10 @@ class Audience:
         except Exception as error:  # whatever code of a user's may raise
             self._fail(f"{name}.{method}", time, error)
             heard.clear()  # it may be in any state: it hears nothing more
+            return
+        except BaseException as error:  # sys.exit(), or a Ctrl+C of its own: the run is saved first
+            heard.clear()
+            self._leave, self.stopped_by = self._leave or error, self.stopped_by or name
             return
         if isinstance(answer, bool | np.bool_) and not answer and self.stopped_by is None:
             self.stopped_by = name

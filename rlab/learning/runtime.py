@@ -4,8 +4,9 @@ import contextlib
 import os
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +22,10 @@ DEVICES = ("auto", "cpu", "cuda")
 def own_surroundings(threads: int | None, seed: int = 0) -> Iterator[None]:
     """Run a block as a fresh process would, whatever the program around it has set; then put everything back.
 
-    Inside, torch makes float32 numbers on the CPU that can be learned from, NumPy reports errors as it usually does,
-    and the global random generators of NumPy, `random` and torch start from `seed`: other people's envs, layers and
-    agents draw from them. Afterwards they, torch's settings and the working folder are as they were before.
+    Inside, torch makes float32 numbers on the CPU that can be learned from, and computes with them (no autocast), NumPy
+    reports errors as it usually does, and the global random generators of NumPy, `random` and torch start from `seed`:
+    other people's envs, layers and agents draw from them. Afterwards they, torch's settings and the working folder are
+    as they were before.
 
     Args:
         threads: of torch; None leaves them, and denormal numbers, as they are.
@@ -31,9 +33,13 @@ def own_surroundings(threads: int | None, seed: int = 0) -> Iterator[None]:
     """
     numpy_errors = np.errstate(divide="warn", over="warn", under="ignore", invalid="warn")  # as NumPy comes
     settings = nullcontext() if threads is None else torch_settings(threads)
-    learning = torch.inference_mode(False), torch.enable_grad()
-    with _SHARED.settings(seed), usual_torch(), learning[0], learning[1], settings, numpy_errors:
-        yield
+    with ExitStack() as surroundings:
+        for each in (_SHARED.settings(seed), usual_torch(), torch.inference_mode(False), torch.enable_grad(), settings):
+            surroundings.enter_context(each)
+        for device in ("cpu", "cuda"):
+            surroundings.enter_context(torch.autocast(device, enabled=False))
+        with numpy_errors:
+            yield
 
 
 @contextmanager
@@ -51,6 +57,37 @@ def torch_settings(threads: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(before_threads)
         torch.set_flush_denormal(before_flush)
+
+
+@contextmanager
+def kept_settings() -> Iterator[None]:
+    """A block that may change what is global in torch and NumPy: whether gradients are recorded, default dtype and
+    device, threads, deterministic algorithms, what NumPy does about errors. All of it is put back afterwards."""
+    before, errors = _settings(), np.geterr()
+    try:
+        yield
+    finally:
+        np.seterr(**errors)
+        for name, value, now in zip(_SETTERS, before, _settings(), strict=True):
+            if now != value:
+                _SETTERS[name](value)
+
+
+def _settings() -> tuple[Any, ...]:
+    """Those of torch, in the order of `_SETTERS`."""
+    default = torch.empty(0)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return torch.is_grad_enabled(), default.dtype, default.device, torch.get_num_threads(), deterministic
+
+
+_SETTERS: dict[str, Callable[[Any], object]] = {
+    "gradients": torch.set_grad_enabled,
+    "dtype": torch.set_default_dtype,
+    # the CPU by None: a default device that is set costs time in every call of torch
+    "device": lambda device: torch.set_default_device(None if device.type == "cpu" else device),
+    "threads": torch.set_num_threads,
+    "deterministic": torch.use_deterministic_algorithms,
+}
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,15 +1,17 @@
 """Every row of the wrapper table resolves, and an unknown one gets the near miss."""
 
+import contextlib
 import re
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.envs.classic_control import CartPoleEnv
 
 from rlab.envs import WRAPPERS, EnvSpec, make_env, make_episodes, make_vec
 from rlab.envs.spaces import space_from_gym
-from rlab.envs.wrappers import ChannelsLast, apply_wrappers, load_wrapper
+from rlab.envs.wrappers import ChannelsLast, apply_wrappers, load_wrapper, refuse_running_statistics
 from rlab.errors import UsageError
 from rlab.networks.images import named_leaves
 from rlab.networks.spaces import feature_shape
@@ -232,6 +234,44 @@ def test_running_statistics_inside_what_somebody_registered_are_refused_too(regi
             make_env(EnvSpec(env_id))
     with pytest.raises(UsageError, match=r"NormalizesItself scales by running statistics.*--reward-scaling running"):
         make_env(EnvSpec(register(NormalizesItself)))
+
+
+class Bare:
+    """A thing with these attributes."""
+
+    def __init__(self, **attributes):
+        self.__dict__.update(attributes)
+
+
+class SomeMeanStd:
+    """Known by its name alone."""
+
+
+class Keeps(NormalizesItself):
+    def __init__(self, **kept):
+        self.__dict__.update(kept)
+
+
+ARRAYS = {"running_mean": np.zeros(2), "running_var": np.ones(2)}
+
+
+@pytest.mark.parametrize(
+    ("kept", "refused"),
+    [
+        (ARRAYS, True),
+        ({"scaler": Bare(**ARRAYS)}, True),
+        ({"scaler": dict(ARRAYS)}, True),
+        ({"scaler": Bare(of_obs=SomeMeanStd())}, True),
+        ({"scalers": {"obs": SomeMeanStd()}}, True),
+        ({"scalers": [SomeMeanStd()]}, True),
+        ({"running_mean": 0.0}, False),
+        ({"network": torch.nn.Sequential(torch.nn.BatchNorm1d(2)), "layer": torch.nn.BatchNorm1d(2)}, False),
+    ],
+)
+def test_running_statistics_one_object_deeper_are_refused_where_their_name_says_it(kept, refused):
+    said = r"^Mine-v0: Keeps scales by running statistics of what it has seen, which"
+    with pytest.raises(UsageError, match=said) if refused else contextlib.nullcontext():
+        refuse_running_statistics(Keeps(**kept), "Mine-v0")
 
 
 def test_a_wrapper_that_changes_rewards_without_memory_is_a_part_of_the_task():

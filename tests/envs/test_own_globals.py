@@ -127,7 +127,44 @@ def test_envs_that_use_nothing_global_are_soon_left_alone():
     env.reset(seed=0)
     for _ in range(own_globals.WATCHED_CALLS):
         env.step(1)
-    assert env._own is None
+    assert env._own.idle
+
+
+class DrawsInStep40(DrawsLate):
+    """Draws from step 40 on, when the calls 1 to 16 and 32 were looked at; the next one is call 64, its step 63."""
+
+    def reset(self, *, seed=None, options=None):
+        self.t = self.episodes = 0
+        return self.observed(), {}
+
+    def step(self, action):
+        self.t += 1
+        self.episodes = 3 if self.t >= 40 else 0
+        return self.observed(), self.number, False, False, {}
+
+
+def test_a_late_draw_is_seen_at_the_next_power_of_two_and_seeded_from_there(register):
+    env = make_env(EnvSpec(register(DrawsInStep40)))
+    drawn = []
+    for program in (1, 2):
+        np.random.seed(program)
+        env.reset(seed=7)
+        found = []
+        for step in range(1, 70):
+            if program == 1 and step == 63:
+                said = "np.random.*from now on. It was first seen to draw long after .* Draw from self.np_random"
+                with pytest.warns(RlabWarning, match=said):
+                    found.append(env.step(0)[1])
+            else:
+                found.append(env.step(0)[1])
+        drawn.append(found)
+    again = make_env(EnvSpec(env.spec.id))
+    again.reset(seed=7)
+    third = [again.step(0)[1] for _ in range(69)]
+    assert drawn[0][38] == 0.0
+    assert drawn[0][39:62] != third[39:62]  # the program's generator went on
+    assert drawn[0][62:] == third[62:]  # seeded with the episode's
+    assert drawn[1][39:46] == drawn[0][62:]  # the second episode has its own from its beginning
 
 
 class Rude(gym.Env):

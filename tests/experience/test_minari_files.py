@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ OBSERVATIONS = [
     MultiBinary((5,)),
     Dict((("zeal", NUMBERS), ("age", Discrete(3)), ("deep", Tuple((MultiBinary((2, 2)), Discrete(2, start=3)))))),
     Tuple((Discrete(3, start=1), Box((2,), "uint8", 0.0, 255.0))),
+    Dict((("x", Dict((("action_mask", MultiBinary((2,))), ("y", NUMBERS)))),)),  # deeper, it is a part like any other
     Masked(NUMBERS, 3),
     Masked(Discrete(4), 3),
     Masked(Dict((("b", NUMBERS), ("a", Discrete(2)))), 3),
@@ -180,6 +182,50 @@ def test_nothing_is_touched_that_is_there_already(tmp_path):
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["file"]
     write_dataset(tmp_path / "empty", make())
     assert len(read_dataset(tmp_path / "empty").episodes) == 3
+
+
+@pytest.mark.parametrize("nest", [lambda part: part, lambda part: Tuple((part,)), lambda part: Masked(part, 3)])
+def test_a_part_whose_name_no_file_keeps_is_refused_before_anything_is_played(tmp_path, nest):
+    with pytest.raises(UsageError) as caught:
+        check_can_write(tmp_path / "data", nest(Dict((("arm/left", NUMBERS),))), Discrete(3))
+    said = "a dataset cannot keep a part of an observation that is called 'arm/left': in its file / divides names. "
+    assert str(caught.value) == said + "Give the part another name in the env."
+
+
+def edited(path, key, values):
+    with h5py.File(path / "data" / "main_data.hdf5", "r+") as file:
+        del file["episode_1"][key]
+        file["episode_1"][key] = np.array(values)
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "said"),
+    [
+        ("observations", [0, 7, 1], "episode 1 has an observation outside of Discrete(n=3, start=0) at step 1: 7."),
+        ("observations", [0, 1.5, 1], "1: its observations are Discrete(n=3, start=0), which 1.5 is not one of"),
+        ("actions", [0.0, 0.5], "episode 1: its actions are Discrete(n=2, start=0), which 0.5 is not one of"),
+        ("rewards", [0.0, 1e39], "episode 1 has a reward of 1e+39 at step 1, which float32 does not hold."),
+        ("rewards", [0.0, np.nan], "episode 1 has rewards that are not finite."),
+        ("actions", [0.0, 1.0], None),
+    ],
+)
+def test_values_that_no_space_of_a_dataset_has_are_refused(tmp_path, key, values, said):
+    episodes = some_episodes(Discrete(3), Discrete(2), lengths=(2, 2))
+    write_dataset(tmp_path / "data", Dataset("mine", Discrete(3), Discrete(2), episodes))
+    edited(tmp_path / "data", key, values)
+    if said is None:
+        assert read_dataset(tmp_path / "data").episodes[1].action.tolist() == values
+        return
+    with pytest.raises(RlabError) as caught:
+        read_dataset(tmp_path / "data")
+    assert str(caught.value).endswith(said)
+
+
+def test_pixels_beyond_the_bounds_of_their_space_are_refused():
+    space = Box((2,), "uint8", 0.0, 3.0)
+    (good,) = some_episodes(Discrete(2), Discrete(2), lengths=(1,))
+    with pytest.raises(RlabError, match=r"an observation outside of Box\(\(2,\), uint8, from 0 to 3\) at step 1: 9\."):
+        Dataset("mine", space, Discrete(2), (replace(good, obs=np.array([[0, 1], [3, 9]], np.uint8)),))
 
 
 def test_a_write_that_fails_half_way_leaves_nothing(tmp_path):

@@ -155,6 +155,34 @@ def test_an_exception_names_the_listener_and_comes_after_a_save(
         assert done.evaluation is not None
 
 
+@pytest.mark.parametrize(
+    ("method", "error", "saved", "status"),
+    [
+        ("on_metrics", SystemExit(3), 128, "stopped"),
+        ("on_metrics", KeyboardInterrupt(), 128, "stopped"),
+        ("on_save", SystemExit(3), 512, "not-judged"),
+        ("on_end", SystemExit(3), 512, "finished"),
+    ],
+)
+def test_a_listener_that_ends_the_program_does_so_after_a_save(
+    tmp_path: Path, method: str, error: BaseException, saved: int, status: str
+) -> None:
+    def leave(self: Any, *heard: Any) -> None:
+        raise error
+
+    mine, diary = type("Mine", (rlab.Listener,), {method: leave})(), Diary()
+    with pytest.raises(type(error)) as caught:
+        rlab.train("dqn", "CartPole-v1", out=tmp_path / "run", listeners=[mine, diary], **SMALL)
+    assert caught.value is error
+    assert [run.time for run in diary.runs] == [0, saved]
+    (row,) = list_runs(tmp_path)
+    assert row["status"] == status
+    if status == "stopped":
+        assert row["reason"] == "by the listener Mine"
+    if status != "finished":
+        assert api.resume(tmp_path / "run").evaluation is not None
+
+
 def test_listeners_that_cannot_hear_are_refused_before_a_folder_is_made(tmp_path: Path) -> None:
     with pytest.raises(rlab.UsageError, match=r"listeners\[0\] is the class Diary"):
         rlab.train("dqn", "CartPole-v1", out=tmp_path / "run", listeners=[Diary], **SMALL)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import rlab
 from rlab import api
 from rlab.agents.dqn import DQN
 from rlab.cli.main import main
@@ -80,6 +81,10 @@ def test_what_early_stopping_ended_is_finished(
     assert main(["resume", str(out), "--updates", "9999"]) == 2
     assert f"every seed of {out} stopped early, after {run.time} updates: more would" in one_line(capsys)
     assert (out / "result.json").read_bytes() == before
+    exact = {**settings, "updates": run.time, "final_eval_episodes": 0}  # its patience ends with its budget
+    api.train("bc", "CartPole-v1", out=tmp_path / "exact", **exact)
+    with pytest.raises(rlab.UsageError, match=rf"exact stopped early, after {run.time} updates: more would change"):
+        api.resume(tmp_path / "exact", updates=9999)
 
 
 def test_runs_are_listed_with_their_updates(

@@ -36,6 +36,14 @@ class Misspelt(Listener):
     def on_evaluate(self, env_steps: int, returns: Any, lengths: Any) -> None: ...
 
 
+class Raises:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def on_save(self, env_steps: int) -> None:
+        raise self.error
+
+
 def hear(env_steps: int, metrics: Any) -> None: ...
 
 
@@ -126,6 +134,37 @@ def test_who_failed_hears_nothing_more_and_the_others_do() -> None:
     said = r"the listener Broken.on_save failed when the run's clock was at 2,000: KeyError: 'a\nb'. It is saved"
     assert str(caught.value) == said
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_settings_that_a_listener_changes_are_put_back() -> None:
+    def settings() -> tuple[Any, ...]:
+        default, threads = torch.empty(0), torch.get_num_threads()
+        rest = torch.are_deterministic_algorithms_enabled(), np.geterr()
+        return torch.is_grad_enabled(), default.dtype, default.device.type, threads, *rest
+
+    def rude(env_steps: int) -> None:
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        torch.set_num_threads(3)
+        torch.use_deterministic_algorithms(True)
+        np.seterr(all="raise")
+        raise ValueError("and it failed")
+
+    before = settings()
+    Audience([SimpleNamespace(on_save=rude)]).on_save(1)
+    assert settings() == before
+
+
+def test_an_exit_is_kept_until_the_run_lets_it_through() -> None:
+    first, second = SystemExit(3), KeyboardInterrupt()
+    audience = Audience([Raises(first), Raises(second)])
+    audience.on_save(1)
+    assert (audience.wants_stop, audience.leaves, audience.stopped_by) == (True, True, "Raises")
+    audience.check("")
+    with pytest.raises(SystemExit) as caught:
+        audience.leave()
+    assert caught.value is first
 
 
 def test_draws_of_a_listener_leave_no_trace_in_the_generators_that_all_share() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlab.errors import UsageError
-from rlab.learning.runtime import choose_device, torch_settings
+from rlab.learning.runtime import choose_device, own_surroundings, torch_settings
 
 
 def flushes() -> bool:
@@ -30,6 +30,14 @@ def test_settings_are_put_back_after_an_error_too() -> None:
     with pytest.raises(KeyError):
         fail()
     assert (torch.get_num_threads(), flushes()) == (threads, flushed)
+
+
+def test_a_program_under_autocast_computes_with_float32_inside_the_block() -> None:
+    ones = torch.ones(2, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with own_surroundings(threads=1):
+            assert (ones @ ones).dtype is torch.float32
+        assert (ones @ ones).dtype is torch.bfloat16  # as the program has it
 
 
 def test_the_device_is_the_one_that_was_asked_for() -> None:
