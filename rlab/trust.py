@@ -48,7 +48,8 @@ def advice(modules: Iterable[str]) -> str:
     tops = " ".join(dict.fromkeys(module.partition(".")[0] for module in modules))
     why = ignored_because(Path.cwd())
     ignored = "" if why is None else f" ({FILE} is not read: {why})"
-    return f"add --trust if you trust it, or name it once for this folder: rlab trust {tops}{ignored}."
+    once = f"name it once for this folder: rlab trust {tops}{ignored}"
+    return f"add --trust (in Python trust=True) if you trust it, or {once}."
 
 
 def read_list(folder: Path) -> tuple[str, ...]:

@@ -50,12 +50,12 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 1 or more.")
+                raise UsageError(f"{name} {getattr(self, name)} must be 1 or more.")
         if self.eval_envs is not None and self.eval_envs < 1:
-            raise UsageError(f"--eval-envs {self.eval_envs} must be 1 or more.")
+            raise UsageError(f"eval_envs {self.eval_envs} must be 1 or more.")
         for name in ("film_every", "seed", "eval_every", "final_eval_episodes"):
             if getattr(self, name) < 0:
-                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 0 or more.")
+                raise UsageError(f"{name} {getattr(self, name)} must be 0 or more.")
 
     @property
     def training_seeds(self) -> tuple[int, ...]:
@@ -83,10 +83,10 @@ class SourceConfig:
     def __post_init__(self) -> None:
         for name in ("demonstration_share", "teacher_fraction"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} must be a share in [0, 1].")
+                raise UsageError(f"{name} {getattr(self, name)} must be a share in [0, 1].")
         if self.dataset_episodes is not None and self.dataset_episodes < 1:
-            raise UsageError(f"--dataset-episodes {self.dataset_episodes} must be 1 or more.")
+            raise UsageError(f"dataset_episodes {self.dataset_episodes} must be 1 or more.")
         if not 0.0 <= self.teacher_weight < float("inf"):
-            raise UsageError(f"--teacher-weight {self.teacher_weight} must be 0 or more.")
+            raise UsageError(f"teacher_weight {self.teacher_weight} must be 0 or more.")
         if self.teacher_temperature is not None and not 0.0 < self.teacher_temperature < float("inf"):
-            raise UsageError(f"--teacher-temperature {self.teacher_temperature} must be above 0.")
+            raise UsageError(f"teacher_temperature {self.teacher_temperature} must be above 0.")

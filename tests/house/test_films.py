@@ -48,7 +48,7 @@ def test_what_is_missing_is_said_before_anything_is_trained(tmp_path: Path, monk
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(rlab.UsageError, match=r'--film-every needs Pillow: pip install "rlab-agents\[video\]"'):
         rlab.train("dqn", "CartPole-v1", out=tmp_path / "run", film_every=256, **SMALL)
-    with pytest.raises(rlab.UsageError, match="--film-every -1 must be 0 or more"):
+    with pytest.raises(rlab.UsageError, match="film_every -1 must be 0 or more"):
         rlab.train("dqn", "CartPole-v1", out=tmp_path / "run", film_every=-1, **SMALL)
     assert not (tmp_path / "run").exists()
 

@@ -117,7 +117,8 @@ def test_a_listed_module_needs_no_trust_in_any_verb_nor_from_python(project, cap
             assert main([verb, *rest]) == 1
             line = message(capsys)
             assert "names own_envs, which is code from outside rlab" in line
-            assert "add --trust if you trust it, or name it once for this folder: rlab trust own_envs." in line
+            assert "add --trust (in Python trust=True) if you trust it, or name it once" in line
+            assert line.endswith("for this folder: rlab trust own_envs.")
         with pytest.raises(RlabError, match="rlab trust own_envs"):
             rlab.evaluate("run", episodes=2)
         assert rlab.evaluate("run", episodes=2, trust="own_envs").returns.shape == (1, 2)
