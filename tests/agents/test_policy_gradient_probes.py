@@ -1,5 +1,6 @@
 """The plain defaults of every policy-gradient agent learn the values and actions that are known on paper."""
 
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +29,14 @@ QUICK_BUDGET = dict.fromkeys([*PROBES, *SPACE_PROBES], 16_000) | {
 # action in one state for good: of 30 seeds 6 of reinforce did, 2 of a2c and none of ppo.
 MISSES = {("reinforce", "rlab/ProbeDictObservation-v0"): 4, ("a2c", "rlab/ProbeDictObservation-v0"): 2}
 ON_POLICY = sorted(name for name in AGENTS if getattr(load_agent(name), "data", "") == "rollout")
+# Every day PPO learns every world; the others, whose loss alone is another, those in which losses could go wrong: time
+# limits, credit over two steps, what is seen, several parts, numbers. `make prove` has all of them in every world.
+OF_ALL = {"rlab/ProbeEndless-v0", "rlab/ProbeCredit-v0", "rlab/ProbeActionObservation-v0"}
+OF_ALL |= {"rlab/ProbeDictObservation-v0", "rlab/ProbeContinuous-v0"}
+
+
+def daily(worlds: Iterable[str]) -> list[tuple[str, str]]:
+    return [(name, env_id) for name in ON_POLICY for env_id in sorted(worlds) if name == "ppo" or env_id in OF_ALL]
 
 
 def check_solved(lab: SimpleNamespace, name: str, env_id: str, seeds: int, env_steps: int, tolerance: float) -> None:
@@ -70,8 +79,7 @@ def check_spaces_solved(
     assert (found < least).sum() <= misses, found
 
 
-@pytest.mark.parametrize("env_id", sorted(SPACE_PROBES))
-@pytest.mark.parametrize("name", ON_POLICY)
+@pytest.mark.parametrize(("name", "env_id"), daily(SPACE_PROBES))
 def test_plain_defaults_solve_a_world_of_every_kind_of_space(lab: SimpleNamespace, name: str, env_id: str) -> None:
     # An agent that learns nothing of a continuous action earns 0; of ten seeds the least was 0.83.
     check_spaces_solved(lab, name, env_id, 2, QUICK_BUDGET[env_id], QUICK_TOLERANCE, near=0.7, misses=0)
@@ -86,8 +94,7 @@ def test_plain_defaults_solve_a_world_of_every_kind_of_space_with_ten_seeds(
     check_spaces_solved(lab, name, env_id, 10, BUDGET, 0.02, near=0.9, misses=MISSES.get((name, env_id), 0))
 
 
-@pytest.mark.parametrize("env_id", sorted(PROBES))
-@pytest.mark.parametrize("name", ON_POLICY)
+@pytest.mark.parametrize(("name", "env_id"), daily(PROBES))
 def test_plain_defaults_solve_a_probe_world(lab: SimpleNamespace, name: str, env_id: str) -> None:
     check_solved(lab, name, env_id, seeds=2, env_steps=QUICK_BUDGET[env_id], tolerance=QUICK_TOLERANCE)
 

@@ -232,7 +232,7 @@ def test_an_interrupted_script_saves_and_does_not_go_on_to_its_next_training(
         if line.startswith(heard):
             process.send_signal(number)
             break
-    said, errors = process.communicate(timeout=60)
+    said, errors = process.communicate(timeout=600)
     assert process.returncode != 0
     assert "KeyboardInterrupt" in errors
     assert "the next training begins" not in said
