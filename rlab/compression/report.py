@@ -264,8 +264,9 @@ def _side(
 
 
 def weight_bytes(member: MemberPolicy) -> int:
-    """Of the weights of one member as a safetensors file."""
-    return len(safetensors.torch.save({name: tensor.contiguous() for name, tensor in member.state_dict().items()}))
+    """Of the weights of one member as a safetensors file; what layers share counts once."""
+    named = {id(tensor): (name, tensor) for name, tensor in member.state_dict(keep_vars=True).items()}
+    return len(safetensors.torch.save({name: tensor.detach().contiguous() for name, tensor in named.values()}))
 
 
 @torch.no_grad()
@@ -276,7 +277,8 @@ def count_multiply_adds(network: nn.Module, features: Tensor) -> int:
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal found
-        weight = layer.get_parameter("weight")
+        weight = layer.weight  # a parameter, or what a parametrization makes of some
+        assert isinstance(weight, Tensor)
         found += weight.numel() * output.numel() // weight.shape[0]  # each weight, at each place of the output
 
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]

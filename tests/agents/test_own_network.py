@@ -9,6 +9,7 @@ from torch import nn
 
 import rlab
 from rlab.cli.main import main
+from rlab.compression.report import count_multiply_adds, weight_bytes
 from rlab.compression.steps import check_parent, parse_steps
 from rlab.errors import RlabError, UsageError
 from rlab.runs.policies import load_policy
@@ -133,6 +134,24 @@ def test_compressing_distils_it_and_says_so_of_the_rest(run, tmp_path):
         ):
             rlab.compress(run, step, out=tmp_path / "no", trust=True, episodes=2)
     check_parent(load_policy(run, trust=True).policy, parse_steps("distil:8,int8"))  # a fresh student has known layers
+
+
+def test_layers_that_share_weights_or_compute_them_are_saved_and_measured_once(tmp_path):
+    class Shared(nn.Module):
+        def __init__(self, inputs):
+            super().__init__()
+            self.first = nn.utils.parametrizations.weight_norm(nn.Linear(inputs, inputs))
+            self.second = self.first
+
+        def forward(self, x):
+            return self.second(torch.tanh(self.first(x)))
+
+    done = rlab.train("dqn", "CartPole-v1", network=lambda shape: Shared(shape[0]), out=tmp_path / "run", **SHORT)
+    member = done.policy()
+    assert type(member.network[0]).__name__ == "Shared"
+    assert count_multiply_adds(member.network, torch.zeros(1, 4)) == 2 * 16 + 8  # twice 4x4, and 4x2 of the head
+    floats = 16 + 4 + 4 + 8 + 2  # directions, lengths and biases once, then the head
+    assert 4 * floats < weight_bytes(member) < 4 * floats + 1000
 
 
 def test_torch_export_takes_it_and_formats_of_rlabs_own_layers_say_why_not(run, tmp_path):
