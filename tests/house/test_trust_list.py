@@ -118,7 +118,7 @@ def test_a_listed_module_needs_no_trust_in_any_verb_nor_from_python(project, cap
             line = message(capsys)
             assert "names own_envs, which is code from outside rlab" in line
             assert "add --trust (in Python trust=True) if you trust it, or name it once" in line
-            assert line.endswith("for this folder: rlab trust own_envs.")
+            assert line.rstrip().endswith("for this folder: rlab trust own_envs.")
         with pytest.raises(RlabError, match="rlab trust own_envs"):
             rlab.evaluate("run", episodes=2)
         assert rlab.evaluate("run", episodes=2, trust="own_envs").returns.shape == (1, 2)
