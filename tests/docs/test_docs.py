@@ -6,6 +6,7 @@ file: it is written down instead of run.
 
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,15 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     api.train("dqn", "CartPole-v1", out=folder / "runs/cartpole", seeds=MOST_SEEDS, **TINY)
     return folder
+
+
+@pytest.fixture
+def own_modules() -> Iterator[None]:
+    """Modules that a page writes are forgotten behind it: another page may have others of the same name."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) & {"my_envs", "my_networks", "own_agent"} - before:
+        del sys.modules[name]
 
 
 def blocks(text: str) -> Iterator[tuple[str, str | None, str]]:
@@ -95,7 +105,7 @@ def small_api(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(api, name, smaller(getattr(api, name), sizes))
 
 
-@pytest.mark.usefixtures("small_api", "few_visits")
+@pytest.mark.usefixtures("small_api", "few_visits", "own_modules")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_what_a_page_shows_runs(
     page: Path, first_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
