@@ -96,15 +96,15 @@ class EpisodeMaker:
     """
 
     def __init__(self, spec: EnvSpec, most: int | None = None, per_member: int = MOST_PER_MEMBER) -> None:
-        self.spec, self._most, self._per_member = spec, most, per_member
+        self.spec, self.most, self._per_member = spec, most, per_member
 
     def __call__(self, n: int) -> SingleEpisodes | NativeEpisodes:
         return make_episodes(self.spec, n)
 
     def most_at_once(self, members: int) -> int:
         """How many envs to have at once for so many members; each of them has one at least, unless told otherwise."""
-        if self._most is not None:
-            return self._most
+        if self.most is not None:
+            return self.most
         if why_not_native(self.spec.check(), self.spec.kwargs, self.spec.wrappers) is None:
             return MOST_NATIVE
         return max(members, min(self._per_member * members, MOST_SINGLE))
@@ -198,7 +198,7 @@ def _make_several(
         SingleEpisodes(envs).close()
         raise UsageError(
             f"{str(error).rstrip('.')}. {made} of {n} could be made at once: fewer do with --eval-envs {made} while "
-            f"training, and with --envs {made} in rlab eval and rlab collect."
+            f"training, and with --envs {made} in rlab eval, collect, compress and export."
         ) from error
     return envs
 

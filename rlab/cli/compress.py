@@ -30,6 +30,7 @@ class CompressOptions:
     min_return_ratio: float = 0.95  # that the lower end of the return ratio's interval must reach
     member: int | None = None  # training seed of one member; None: all
     updates: int | None = None  # of each step that trains; None: 2000
+    envs: int | None = None  # instances of the env at once, in all; None: 10 per member
     trust: bool = False  # run envs, wrappers and layers of others that the folder names
     json: bool = False  # one JSON object on standard output
 
@@ -90,7 +91,7 @@ def _searched(options: CompressOptions) -> Any:
 
 def _shared(options: CompressOptions) -> dict[str, Any]:
     """What both ways are told alike."""
-    names = ("out", "episodes", "min_return_ratio", "member", "updates", "trust")
+    names = ("out", "episodes", "min_return_ratio", "member", "updates", "envs", "trust")
     return {name: getattr(options, name) for name in names}
 
 

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,7 @@ def compress(
     min_return_ratio: float = MIN_RETURN_RATIO,
     member: int | None = None,
     updates: int | None = None,
+    envs: int | None = None,
     env: EnvLike | None = None,
     trust: Trust = False,
     after_step: Callable[[Step], None] | None = None,
@@ -102,6 +103,7 @@ def compress(
         min_return_ratio: what the lower end of the paired return ratio must reach for a success.
         member: training seed of the one to compress; None: all.
         updates: of each step that trains; None: as many as distillation was measured with.
+        envs: instances of the env at once, in all; None: 10 per member. Fewer sample other states to learn from.
         env: makes the env where only the process that trained in it can: `env=MyEnv`; None: the one on record.
         trust: allow layers, envs and wrappers of others that the folder names, which run their code.
         after_step: called with each step when it is done.
@@ -111,7 +113,7 @@ def compress(
         RlabError: the folder is broken, or an episode failed.
     """
     wanted = parse_steps(steps)
-    order = read_order(run, out, episodes, min_return_ratio, member, updates, trust, env)
+    order = read_order(run, out, episodes, min_return_ratio, member, updates, trust, env, envs)
     with own_surroundings(threads=1):
         child = compress_policy(order.parent, wanted, order.saved.make_episodes, order.settings, after_step)
         report = compare(order.parent, child, order.saved.make_episodes, episodes)
@@ -127,6 +129,7 @@ def read_order(
     updates: int | None,
     trust: Trust,
     env: EnvLike | None,
+    envs: int | None,
 ) -> Order:
     """The policy to compress, and what `compress` says of it; errors and arguments are those of `compress`."""
     if out is not None:
@@ -137,7 +140,7 @@ def read_order(
     if not 0.0 <= min_return_ratio < math.inf:
         raise UsageError(f"--min-return-ratio {min_return_ratio:g} must be a number of 0 or more, such as 0.95.")
     settings = DistilSettings() if updates is None else DistilSettings(updates=updates)
-    saved = open_policy(run, trust, env)
+    saved = replace(open_policy(run, trust, env), envs=envs)
     parent = saved.policy if member is None else saved.policy.only(member)
     if episodes * len(parent.seeds) < 2:
         raise UsageError("one episode of one member shows no interval; give --episodes 2 or more.")

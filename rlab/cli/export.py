@@ -19,6 +19,7 @@ class ExportOptions:
     member: int | None = None  # training seed of the member; None: the first
     out: str | None = None  # the new file; None: one under runs/, named after the run
     exporter: Literal["auto", "own", "torch"] = "auto"  # of ONNX; auto: the first that knows all layers
+    envs: int | None = None  # instances of the env at once, to visit states for the check; None: 10
     trust: bool = False  # run envs, wrappers and layers of others that the folder names
     json: bool = False  # one JSON object on standard output
 
@@ -42,6 +43,7 @@ def run(argv: list[str]) -> int:
         member=options.member,
         out=options.out,
         exporter=options.exporter,
+        envs=options.envs,
         trust=options.trust,
     )
     print(json.dumps(done.to_json()) if options.json else done.summary())

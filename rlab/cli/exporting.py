@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,7 @@ def export_member(
     member: int | None = None,
     out: str | Path | None = None,
     exporter: str = "auto",
+    envs: int | None = None,
     env: EnvLike | None = None,
     trust: Trust = False,
 ) -> ExportedMember:
@@ -95,6 +96,7 @@ def export_member(
         member: its training seed; None: the first.
         out: the new file; None makes one under `runs/`, named after the run.
         exporter: of ONNX, see `rlab.compression.export.exporting.export`.
+        envs: instances of the env at once; None: 10.
         env: makes the env where only the process that trained in it can: `env=MyEnv`; None: the one on record.
         trust: allow layers, envs and wrappers of others that the folder names, which run their code.
 
@@ -107,7 +109,7 @@ def export_member(
         raise UsageError(f"--exporter {exporter} is for --format onnx alone; leave it out for {format}.")
     if out is not None:
         _check_out(Path(out), SUFFIXES[format])
-    saved = open_policy(run, trust, env)
+    saved = replace(open_policy(run, trust, env), envs=envs)
     policy = saved.policy.only(saved.policy.seeds[0] if member is None else member)
     seed = policy.seeds[0]
     path = Path(out) if out is not None else _fresh(f"{name_of(saved)}-seed{seed}", SUFFIXES[format])

@@ -24,6 +24,7 @@ class SavedPolicy:
     env: EnvSpec
     folder: Path  # as it was named
     where: Path  # the same, absolute: an env may change the working folder
+    envs: int | None = None  # instances of the env at once, in all; None: as many as serve
 
     @property
     def acts(self) -> bool:
@@ -33,7 +34,7 @@ class SavedPolicy:
     @property
     def make_episodes(self) -> EpisodeMaker:
         """Makes n envs for evaluation."""
-        return EpisodeMaker(self.env)
+        return EpisodeMaker(self.env, self.envs)
 
 
 def open_policy(run: Any, trust: Trust, env: EnvLike | None = None) -> SavedPolicy:

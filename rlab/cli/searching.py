@@ -174,6 +174,7 @@ def search(
     min_return_ratio: float = MIN_RETURN_RATIO,
     member: int | None = None,
     updates: int | None = None,
+    envs: int | None = None,
     env: EnvLike | None = None,
     trust: Trust = False,
     say: Say | None = None,
@@ -187,7 +188,7 @@ def search(
         max_bytes: of one member's weights as a safetensors file.
         max_latency_us: median of one decision, in the runtime that the report judges by.
         candidates: the most that are trained.
-        out, episodes, min_return_ratio, member, updates, env, trust: as for `compress`.
+        out, episodes, min_return_ratio, member, updates, envs, env, trust: as for `compress`.
         say: called with a line for every step of the way.
 
     Raises:
@@ -196,7 +197,7 @@ def search(
     """
     bounds = Bounds(max_bytes, max_latency_us)
     _check(bounds, candidates)
-    order = read_order(run, out, episodes, min_return_ratio, member, updates, trust, env)
+    order = read_order(run, out, episodes, min_return_ratio, member, updates, trust, env, envs)
     check_layers(order.parent.network, "--search cannot be done")
     check_drawing()
     tell = say or (lambda line: None)

@@ -7,7 +7,7 @@ compare decisions on states from 400 000, and `rlab compress --search` screens o
 """
 
 from collections.abc import Callable, Sequence
-from itertools import count
+from itertools import count, product
 
 import numpy as np
 import torch
@@ -36,7 +36,8 @@ def visited(
     `first_seed + k`, the same for every member; there are at most `seeds_needed(rows)` of them.
 
     Args:
-        make_envs: makes n envs that do not reset themselves; they are closed at the end.
+        make_envs: makes n envs that do not reset themselves; they are closed at the end. Where it states in `most` how
+            many may live at once, the episodes are played one part after the other.
         rows: states per member.
         sampled: share of the episodes, rounded to a whole number of `WIDTH`, in which actions are sampled as in
             training; in the others they are greedy. Q values sample with the epsilon that their head records.
@@ -48,13 +49,20 @@ def visited(
     _check(rows, first_seed, sampled)
     members = len(policy.seeds)
     samples = [_Sample(rows, stream(seed, f"visits from {first_seed}")) for seed in policy.seeds]
-    envs = make_envs(members * WIDTH)
+    most = getattr(make_envs, "most", None)
+    if most is not None and most < 1:
+        raise UsageError(f"visits need one env or more, not {most}.")
+    together = members if most is None else min(members, most)  # members that play at once
+    width = WIDTH if most is None else min(WIDTH, most // together)
+    envs = make_envs(together * width)
     try:
         for start in count(first_seed, WIDTH):
             lacking = np.array([sample.seen < rows for sample in samples])
             if not lacking.any():
                 break
-            _play_block(policy, envs, start, lacking, round(sampled * WIDTH), samples)
+            for first, column in product(range(0, members, together), range(0, WIDTH, width)):
+                numbers = np.arange(first, first + together), np.arange(column, column + width)
+                _play_part(policy, envs, start, numbers, lacking, round(sampled * WIDTH), samples)
     finally:
         envs.close()
     return np.stack([sample.rows() for sample in samples])
@@ -98,33 +106,48 @@ class _Sample:
         self._rows, self._keys, self._held = [rows[stay]], [keys[stay]], len(stay)
 
 
-def _play_block(
+def _play_part(
     policy: Policy,
     envs: EpisodeEnvs,
     first_seed: int,
+    numbers: tuple[np.ndarray, np.ndarray],
     playing: np.ndarray,
     sampled: int,
     samples: Sequence[_Sample],
 ) -> None:
-    """One episode in each of the envs of the members that are `playing [S]`, the last `sampled` ones not greedy."""
-    shape = (len(playing), WIDTH)
-    active = np.repeat(playing[:, None], WIDTH, axis=1)  # [S, W]
-    generators = [torch_stream(seed, f"visits from {first_seed}", _device_of(policy)) for seed in policy.seeds]
-    obs = envs.reset(np.tile(np.arange(first_seed, first_seed + WIDTH), len(playing)).tolist())
+    """One episode in each env, for those of the members `numbers[0] [P]` that are `playing [S]`: of the `WIDTH` from
+    `first_seed` on those with `numbers[1] [W]`, of which the last `sampled` of all are not greedy.
+
+    Numbers beyond the last one stand for nothing: their envs repeat another and are never stepped.
+    """
+    stack = len(playing)
+    member, column = np.minimum(numbers[0], stack - 1), np.minimum(numbers[1], WIDTH - 1)
+    shape = (len(member), len(column))
+    active = (playing[member] & (numbers[0] < stack))[:, None] & (numbers[1] < WIDTH)  # [P, W]
+    if not active.any():
+        return
+    place = np.zeros(stack, np.int64)  # of each member of the stack among those of this part; the others look along
+    place[numbers[0][numbers[0] < stack]] = np.flatnonzero(numbers[0] < stack)
+    sampled = int((column >= WIDTH - sampled).sum())
+    use = f"visits from {first_seed + numbers[1][0]}"
+    generators = [torch_stream(seed, use, _device_of(policy)) for seed in policy.seeds]
+    obs = envs.reset(np.tile(first_seed + column, len(member)).tolist())
     for step in count(1):
-        by_member = obs.reshape(*shape, *obs.shape[1:])
-        for member in np.flatnonzero(active.any(axis=1)).tolist():
-            samples[member].add(by_member[member, active[member]])
+        rows = obs.reshape(*shape, *obs.shape[1:])
+        for i in np.flatnonzero(active.any(axis=1)).tolist():
+            samples[member[i]].add(rows[i, active[i]])
         # All columns are asked, those that are over too: what is drawn for one depends on no other.
+        by_member = rows[place]  # [S, W, *obs]
         action = np.asarray(policy(by_member))
         if sampled:
             action[:, -sampled:] = policy(by_member[:, -sampled:], greedy=False, generators=generators)
+        action = action[member]  # [P, W, *action]
         obs, _, terminated, truncated = envs.step(action.reshape(-1, *action.shape[2:]), active.ravel())
         active &= ~(terminated | truncated).reshape(shape)
         if not active.any():
             return
         if step >= most_steps(envs):
-            raise endless(str(first_seed + np.argwhere(active)[0, 1]), envs)
+            raise endless(str(first_seed + column[np.argwhere(active)[0, 1]]), envs)
 
 
 def _device_of(policy: Policy) -> torch.device:

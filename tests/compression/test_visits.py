@@ -99,6 +99,40 @@ def test_fewer_rows_are_a_sample_without_repetition_of_the_same_episodes():
     assert makes.made[0].closed
 
 
+@pytest.mark.parametrize(("most", "made"), [(1, 1), (2, 2), (3, 3), (7, 6), (30, 30), (99, 30)])
+def test_the_states_are_the_same_with_few_envs_at_once(most, made):
+    makes = Makes()
+    makes.most = most
+    found = visited(constant_policy(0, 1, 0), makes, rows=10)
+    assert [envs.num_envs for envs in makes.made] == [made]  # whole columns: 7 envs serve 3 members with 2 each
+    # member 1 ends each of its ten episodes at once; the others sample 10 of the 30 states of theirs
+    assert sorted(found[1, :, 0]) == list(range(FIRST_VISIT_SEED, FIRST_VISIT_SEED + WIDTH))
+    assert (found[1, :, 1:] == 0).all()
+    all_of_them = visited(constant_policy(0, 1, 0), makes, rows=30)
+    want = {(FIRST_VISIT_SEED + k, t) for k in range(WIDTH) for t in range(1 + k % 5)}
+    for member in (0, 2):
+        assert {(int(seed), int(t)) for seed, t, _ in all_of_them[member]} == want
+    assert len({tuple(row) for row in all_of_them[1].tolist()}) == 30
+
+
+@pytest.mark.parametrize("most", [1, 3, None])
+def test_with_few_envs_the_same_episodes_are_sampled_ones(most):
+    makes = Makes(length=lambda seeds: np.full(len(seeds), 9))
+    makes.most = most
+    # greedy actions end an episode at once, so that only the second half of each ten, which sample, can go on
+    found = visited(constant_policy(1, epsilon=1.0), makes, rows=40, sampled=0.5)[0]
+    long = {int(seed - FIRST_VISIT_SEED) % WIDTH for seed, step, _ in found if step > 0}
+    assert long
+    assert long <= {5, 6, 7, 8, 9}
+
+
+def test_no_env_at_all_is_one_line():
+    makes = Makes()
+    makes.most = 0
+    with pytest.raises(UsageError, match=r"^visits need one env or more, not 0\.$"):
+        visited(constant_policy(0), makes, rows=3)
+
+
 def test_a_member_plays_until_it_has_seen_enough_and_then_rests():
     # Member 0 ends every episode at once, so that 30 states take it 30 episodes; member 1 has them after 10.
     makes = Makes()

@@ -6,12 +6,14 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
+from typing import Any
 
 import pytest
 from torch import nn
 
 import rlab
 from rlab.cli.main import main
+from rlab.envs import EpisodeMaker
 from rlab.runs import files
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -81,6 +83,24 @@ def test_the_advice_behind_an_export_can_be_followed_as_it_is(
     runner = "rlab/compression/export/numpy_runner.py"
     assert (f"without rlab: {runner} runs it with NumPy alone" in shown) is (format == "numpy")
     assert Path(rlab.__file__).parents[1].joinpath(runner).is_file()
+
+
+@pytest.mark.parametrize("words", [["export", "--format", "numpy"], ["compress", "--steps", "int8", "--episodes", "2"]])
+def test_where_one_instance_of_an_env_can_live_one_serves(
+    ppo_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    made: list[int] = []
+    make = EpisodeMaker.__call__
+
+    def counted(self: EpisodeMaker, n: int) -> Any:
+        made.append(n)
+        return make(self, n)
+
+    monkeypatch.setattr(EpisodeMaker, "__call__", counted)
+    out = tmp_path / ("policy.npz" if words[0] == "export" else "policy")
+    assert main([words[0], str(ppo_run), *words[1:], "--envs", "1", "--out", str(out)]) in (0, 1)  # 1: too much lost
+    assert out.exists()
+    assert set(made) == {1}
 
 
 def test_what_takes_folders_alone_says_so_of_an_exported_file(
