@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from rlab.envs.batch_checks import BatchCheck
-from rlab.envs.checks import EnvError, raised, reset_values
+from rlab.envs.checks import EnvError, raised
 from rlab.envs.packing import close_or_warn
 from rlab.envs.spaces import array_space_from_gym, obs_hint
 from rlab.envs.sub_env import SubEnvError
@@ -73,9 +73,9 @@ class GymVectorEnv:
         self._vector_steps = 0
         self._resetting = None
         try:
-            obs, _ = reset_values(self._env.reset(seed=seeds))  # type: ignore[arg-type]  # a list: one for each sub-env
-            return self._check.obs(obs).reshape(self._obs_shape)
-        except Exception as error:  # whatever an env may raise
+            result = self._env.reset(seed=seeds)  # type: ignore[arg-type]  # a list: one for each sub-env
+            return self._check.reset(result).reshape(self._obs_shape)
+        except BaseException as error:  # whatever an env may raise, sys.exit() among it
             self._fail(error)
 
     def step(self, action: np.ndarray) -> Step:
@@ -94,7 +94,7 @@ class GymVectorEnv:
         try:
             result = self._env.step(flat.astype(self.action_space.dtype))  # a copy
             obs, reward, terminated, truncated, info = self._check.step(result)
-        except Exception as error:  # whatever an env may raise
+        except BaseException as error:  # whatever an env may raise, sys.exit() among it
             self._fail(error)
 
         valid = self._all_valid if self._resetting is None else self._valid_rows(terminated, truncated)
@@ -137,9 +137,8 @@ class GymVectorEnv:
         if self._mode is AutoresetMode.SAME_STEP:
             return obs, self._true_successors(obs, ended, info)
         try:
-            fresh, _ = reset_values(self._env.reset(options={"reset_mask": ended.copy()}))
-            fresh = self._check.obs(fresh)
-        except Exception as error:  # whatever an env may raise
+            fresh = self._check.reset(self._env.reset(options={"reset_mask": ended.copy()}))
+        except BaseException as error:  # whatever an env may raise, sys.exit() among it
             self._fail(error)
         acted_on = obs.copy()
         acted_on[ended] = fresh[ended]
@@ -177,8 +176,10 @@ class GymVectorEnv:
         member, env_index = divmod(row, self.num_envs)
         return f"env {env_index} of seed {self.seeds[member]}"
 
-    def _fail(self, error: Exception) -> NoReturn:
-        """Say in which sub-env and at which step something was raised."""
+    def _fail(self, error: BaseException) -> NoReturn:
+        """Say in which sub-env and at which step something was raised, unless the user has interrupted it."""
+        if isinstance(error, KeyboardInterrupt):
+            raise error
         if isinstance(error, SubEnvError):
             where, fault = f"in {self._name(error.index)}", error.fault
         else:

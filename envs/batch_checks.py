@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from rlab.envs.checks import EnvError, step_values
+from rlab.envs.checks import EnvError, reset_values, step_values
 from rlab.envs.obs_checks import first_not_held, rows_look
 from rlab.envs.sub_env import SubEnvError
 from rlab.networks.limits import float32_holds
-from rlab.networks.spaces import Leaf
+from rlab.networks.spaces import MASK_KEY, Leaf
 
 BOOL = np.dtype(bool)
 
@@ -33,8 +33,15 @@ class BatchCheck:
     def step(self, result: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Mapping[str, Any]]:
         """Copies of `obs [n, *obs]`, `reward [n]` in float64, `terminated [n]` and `truncated [n]`, and the info."""
         obs, reward, terminated, truncated, info = step_values(result)
+        _no_mask(info)
         obs, reward = self.obs(obs), self._reward(reward)
         return obs, reward, self._flags("terminated", terminated), self._flags("truncated", truncated), info
+
+    def reset(self, result: Any) -> np.ndarray:
+        """A copy of the observations `[n, *obs]` of a reset."""
+        obs, info = reset_values(result)
+        _no_mask(info)
+        return self.obs(obs)
 
     def obs(self, obs: Any) -> np.ndarray:
         """A copy of observations `[n, *obs]`."""
@@ -78,6 +85,13 @@ class BatchCheck:
         if array.size != self._num_envs or array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
             raise EnvError(name, f"gave {name} {_layout(array)}", f"but {self._num_envs} of True or False are due")
         return array.reshape(-1).astype(bool)
+
+
+def _no_mask(info: Mapping[str, Any]) -> None:
+    """Masks of a vector env are not read, and a `SubEnv` has none left in its info."""
+    if info and MASK_KEY in info:
+        why = f"its info has an {MASK_KEY!r}, which only envs that rlab makes one by one may give (--vector sync)."
+        raise EnvError("mask", "failed", why)
 
 
 def _layout(values: Any) -> str:

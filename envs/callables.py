@@ -40,7 +40,7 @@ for name in names:
     try:
         if name:
             importlib.import_module(name)
-    except Exception:
+    except BaseException:
         continue
     if env_id in gymnasium.registry:
         print("\\nregistered by:" + name)

@@ -65,7 +65,7 @@ def old_gym() -> str:
     return f". {OLD_GYM}" if "gym" in sys.modules else ""
 
 
-def raised(error: Exception) -> EnvError:
+def raised(error: BaseException) -> EnvError:
     """What an env or a wrapper raised and where, with a hint where it is a misfit of an env's interface."""
     text = str(error)
     why = text if isinstance(error, RlabError) else one_line(error)
@@ -77,7 +77,7 @@ def raised(error: Exception) -> EnvError:
     return EnvError("raised", "failed", why)
 
 
-def _function_that_raised(error: Exception) -> str:
+def _function_that_raised(error: BaseException) -> str:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

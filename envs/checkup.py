@@ -18,6 +18,7 @@ from rlab.envs.findings import (
     global_use,
     habits,
     manners,
+    near_masks,
     not_made,
 )
 from rlab.envs.make import make_single, packing_of
@@ -118,7 +119,7 @@ def _examined(spec: EnvSpec, found: Registered, steps: int, seed: int, generator
     generators.seed()
     evidence = play(env, packing, steps, seed)
     used = (*evidence.generators, *generators.used())
-    findings = [*faults(evidence), *habits(evidence, env), *global_use(used)]
+    findings = [*faults(evidence), *habits(evidence, env), *near_masks(env, packing), *global_use(used)]
     if not evidence.stopped():
         findings += _repeated(spec, found, env, packing, evidence, seed, generators)
     findings += _closed(env)
@@ -195,7 +196,9 @@ def _repeated(
 def _closed(env: gym.Env) -> list[Finding]:
     try:
         env.close()
-    except Exception as error:  # whatever an env may raise
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever an env may raise, sys.exit() among it
         what = f"close raises {type(error).__name__}: {error}"
         return [Finding("close", "warning", what, "let close do nothing where there is nothing to close")]
     return []

@@ -1,5 +1,6 @@
 """What `rlab check` can find in an env, from the evidence of one play: each finding with its fix."""
 
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -9,8 +10,9 @@ import gymnasium as gym
 from rlab.envs.checks import TOO_LARGE, EnvError
 from rlab.envs.episodes import time_limit_of
 from rlab.envs.evidence import Evidence
+from rlab.envs.packing import MASK_METHOD, Packing, layers
 from rlab.errors import RlabError
-from rlab.networks.spaces import MASK_KEY
+from rlab.networks.spaces import MASK_KEY, Masked, choices
 
 LARGE_REWARD, LARGE_OBS = 1_000.0, 1_000.0  # beyond which learning without scaling is slow or fails
 HUGE_REWARD = 1e16  # whose return, a hundred times as much, float32 cannot square: losses and gradients become infinite
@@ -81,6 +83,31 @@ def habits(evidence: Evidence, env: gym.Env) -> Iterator[Finding]:
     yield from _observations(evidence)
     yield from _endings(evidence, time_limit_of(env))
     yield from _speed(evidence)
+
+
+NEAR_MASK_METHOD = (
+    "action_mask",
+    "action_masks",  # neither a method nor a property, or it would have been asked
+    "get_action_mask",
+    "get_action_masks",
+    "valid_action_mask",
+    "valid_action_masks",
+    "valid_actions_mask",
+    "legal_actions",
+    "valid_actions",
+)
+
+
+def near_masks(env: gym.Env, packing: Packing) -> Iterator[Finding]:
+    """An env without masks that has something by a name which others ask for them."""
+    if isinstance(packing.obs_space, Masked) or not choices(packing.action_space):
+        return
+    for name in NEAR_MASK_METHOD:
+        if any(inspect.getattr_static(layer, name, None) is not None for layer in layers(env)):
+            what = f"it has {name!r}, which rlab does not ask: any action is chosen"
+            fix = f"if it says which actions are allowed, call it {MASK_METHOD}, or give info['{MASK_KEY}'] each time"
+            yield Finding("mask-name", "note", what, fix)
+            return
 
 
 def _borrowed(evidence: Evidence) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from gymnasium.envs.registration import EnvSpec as Registered
 from gymnasium.envs.registration import parse_env_id
 
 from rlab.errors import UsageError, extra, unknown
+from rlab.places import told
 
 
 @dataclass(frozen=True)
@@ -149,10 +150,12 @@ def _imported_module_of(env_id: str) -> ModuleType | None:
         raise UsageError(f"env {env_id!r}: a module goes by its name, not by its file: write {wanted}{folder}")
     try:
         return importlib.import_module(name)
-    except Exception as error:  # whatever a stranger's module raises while it is imported
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a stranger's module raises while it is imported, sys.exit() among it
         missing = isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]
         hint = ". Run this in the folder that holds it, or install it" if missing else ""
-        raise UsageError(f"env {env_id!r}: cannot import the module {name!r}: {error}{hint}") from error
+        raise UsageError(f"env {env_id!r}: cannot import the module {name!r}: {told(error)}{hint}") from error
 
 
 def _made_by(module: ModuleType, name: str) -> Registered:

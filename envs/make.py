@@ -27,7 +27,7 @@ from rlab.envs.workers import WatchedAsyncVectorEnv, sub_env_maker
 from rlab.envs.wrappers import apply_wrappers, pictures_wanted, refuse_running_statistics
 from rlab.errors import RlabError, UsageError, unknown
 from rlab.networks.spaces import Space
-from rlab.places import place_of
+from rlab.places import place_of, told
 from rlab.randomness import env_seed
 
 VECTOR = ("auto", "native", "sync", "async", "envpool")
@@ -227,7 +227,9 @@ def make_single(spec: EnvSpec, found: Registered, render_mode: str | None = None
             env = make_drawn(found, drawn_as, max_episode_steps=spec.max_episode_steps, **kwargs)
     except UsageError:
         raise
-    except Exception as error:  # a constructor may raise anything about its arguments or a missing package
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a constructor may raise anything about its arguments or a missing package
         raise UsageError(f"{spec.env_id} cannot be made: {_not_made(error)}") from error
     _check_new(env, spec.env_id)
     env = apply_wrappers(with_interface_check(env), spec.wrappers)
@@ -236,9 +238,9 @@ def make_single(spec: EnvSpec, found: Registered, render_mode: str | None = None
     return gym.wrappers.HumanRendering(env) if render_mode == "human" and drawn_as == PICTURES else env
 
 
-def _not_made(error: Exception) -> str:
+def _not_made(error: BaseException) -> str:
     """Why Gymnasium could not make an env, in one line, with its place in the user's code and the fix where known."""
-    text = " ".join(str(error).split()).rstrip(".")
+    text = " ".join(told(error).split()).rstrip(".")
     if "gymnasium.Env" in text:  # it says that what was made is of another class
         if "NoneType" in text:
             return "what makes it returned None; end the function with: return env"

@@ -7,7 +7,8 @@ and play all see an env through the same `Packing`.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,7 @@ class Packing:
     action_space: Leaf
     mask_in_info: bool = False
     mask_method: bool = False  # whether the env, or a wrapper of it, has `action_masks()`
+    seen: bool = False  # whether a first reset and step were looked at: a mask that comes only later is a fault
 
 
 def find_packing(make: Callable[[], gym.Env], env_id: str) -> Packing:
@@ -68,18 +70,32 @@ def find_packing(make: Callable[[], gym.Env], env_id: str) -> Packing:
         if mask is not None:
             _check_bits(_bits_in(mask), action_space, env_id, name)
     if not in_info and method is None:
-        return Packing(env_id, obs_space, action_space)
+        return Packing(env_id, obs_space, action_space, seen=True)
     masked = Masked(obs_space, sum(choices(action_space)))
     return Packing(env_id, masked, action_space, in_info, method is not None)
 
 
 def mask_method(env: gym.Env) -> Callable[[], Any] | None:
-    """The method `action_masks` of an env or of a wrapper around it, the outermost first; None where none has it."""
+    """The method `action_masks` of an env or of a wrapper around it, the outermost first; None where none has it.
+
+    Where it is a property, a function that gets it.
+    """
+    for layer in layers(env):
+        if isinstance(inspect.getattr_static(layer, "action_masks", None), property):
+            return lambda: layer.action_masks  # type: ignore[attr-defined]
     try:
         found = env.get_wrapper_attr("action_masks")
     except AttributeError:
         return None
     return found if callable(found) else None
+
+
+def layers(env: gym.Env) -> Iterator[gym.Env]:
+    """An env's wrappers, the outermost first, and the env inside."""
+    while isinstance(env, gym.Wrapper):
+        yield env
+        env = env.env
+    yield env
 
 
 def plain_packing(env: gym.Env, env_id: str) -> Packing:
@@ -98,7 +114,9 @@ def close_or_warn(env: Any, env_id: str) -> None:
     work."""
     try:
         env.close()
-    except Exception as error:  # whatever an env may raise
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever an env may raise, sys.exit() among it
         if env_id not in _told:
             _told.add(env_id)
             warn(f"{env_id} failed in close: {one_line(error)}")
@@ -120,7 +138,9 @@ def _first_infos(
         return info, later
     except EnvError as fault:
         raise RlabError(f"{env_id} {fault}") from None
-    except Exception as error:  # whatever an env may raise
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever an env may raise, sys.exit() among it
         raise RlabError(f"{env_id} failed in its first reset or step: {raised(error).why}") from error
 
 

@@ -76,7 +76,7 @@ def sampled(space: gym.Space) -> Any:
         dtype = str(space.dtype)
         low = np.where(is_bound(space.low, dtype), space.low, -np.inf)
         high = np.where(is_bound(space.high, dtype), space.high, np.inf)
-        return gym.spaces.Box(low, high, space.shape, space.dtype, space.np_random).sample()  # type: ignore[arg-type]
+        return gym.spaces.Box(low, high, space.shape, space.dtype, space.np_random).sample()
 
 
 def _something(space: Space, of: str) -> Space:

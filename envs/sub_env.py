@@ -22,6 +22,10 @@ from rlab.errors import RlabError
 from rlab.networks.limits import same_form
 from rlab.networks.spaces import MASK_KEY, Leaf, Masked, choices
 
+LATE_MASK = (
+    f"its info has an {MASK_KEY!r}, though that of its first reset and step had none; give one in every reset and step."
+)
+
 
 class SubEnvError(RlabError):
     """One sub-env failed; it survives the way between processes.
@@ -101,7 +105,9 @@ class SubEnv(gym.Wrapper):
             return self._observe(obs, info), {}
         except EnvError as fault:
             raise self._failure(fault) from None
-        except Exception as error:  # whatever an env may raise
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever an env may raise, sys.exit() among it
             raise self._failure(checks.raised(error)) from error
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -121,7 +127,9 @@ class SubEnv(gym.Wrapper):
             return self._observe(obs, info, terminated, truncated), reward, terminated, truncated, {}
         except EnvError as fault:
             raise self._failure(fault) from None
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise self._failure(checks.raised(error)) from error
 
     @property
@@ -153,6 +161,8 @@ class SubEnv(gym.Wrapper):
 
     def _observe(self, obs: Any, info: Mapping[str, Any], terminated: bool = False, truncated: bool = False) -> Any:
         if self._mask is None:
+            if info and self.packing.seen and info.get(MASK_KEY) is not None:
+                raise EnvError("mask", "failed", LATE_MASK)
             return self._read(obs)
         return self._mask.observe(self._read, obs, info, terminated, truncated)
 

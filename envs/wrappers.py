@@ -19,6 +19,7 @@ from rlab.envs.pixels import Pixels
 from rlab.envs.spaces import CHANNELS
 from rlab.errors import UsageError, extra, unknown
 from rlab.networks.bounds import LAST
+from rlab.places import told
 
 OPENCV = Package("OpenCV", "cv2", "opencv-python-headless")
 MINIGRID = Package("minigrid", "minigrid", extra("minigrid"))
@@ -211,11 +212,13 @@ def load_wrapper(name: str) -> type[gym.Wrapper]:
     module_name, _, class_name = location.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
-    except Exception as error:  # whatever a stranger's module raises while it is imported
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a stranger's module raises while it is imported, sys.exit() among it
         if name in WRAPPERS and isinstance(error, AttributeError):
             line = f"wrapper {name} needs a newer Gymnasium than {gym.__version__}: pip install --upgrade gymnasium"
             raise UsageError(line) from None
-        raise UsageError(f"wrapper {name!r} cannot be loaded: {error}") from error
+        raise UsageError(f"wrapper {name!r} cannot be loaded: {told(error)}") from error
     if isinstance(found, type) and issubclass(found, gym.vector.VectorWrapper):
         hint = _instead(found.__name__) if "Normalize" in found.__name__ else "name the one for single envs"
         raise UsageError(f"wrapper {name!r} is for vector envs; {hint}")
@@ -299,7 +302,9 @@ def apply_wrappers(env: gym.Env, wrappers: Sequence[tuple[str, Mapping[str, Any]
         wrapper = load_wrapper(name)
         try:
             env = wrapper(env, **copy.deepcopy(dict(args)))
-        except Exception as error:  # AssertionError, TypeError, DependencyNotInstalled: wrappers raise them all
-            why = str(error) or f"it does not suit {env.observation_space}"
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # AssertionError, TypeError, DependencyNotInstalled: wrappers raise them all
+            why = told(error) or f"it does not suit {env.observation_space}"
             raise UsageError(f"wrapper {name} cannot be applied to {env}: {why}") from error
     return env

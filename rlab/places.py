@@ -34,6 +34,11 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}".removesuffix(": ").rstrip(".") + (f" ({place})" if place else "")
 
 
+def told(error: BaseException) -> str:
+    """What an error says; its name too where it is none of the usual ones, such as the SystemExit of `sys.exit()`."""
+    return str(error) if isinstance(error, Exception) else f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
 def warn(message: str) -> None:
     """Warn with the line of the user's program that called rlab, not with one of rlab's."""
     frame: FrameType | None = sys._getframe(1)

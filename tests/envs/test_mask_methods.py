@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import rlab
-from rlab.envs import EnvSpec, make_env, make_episodes, make_vec
+from rlab.envs import EnvSpec, GymVectorEnv, make_env, make_episodes, make_vec
 from rlab.errors import RlabError, UsageError
 
 SMALL = {"env_steps": 96, "num_envs": 2, "eval_every": 48, "eval_episodes": 2, "final_eval_episodes": 3}
@@ -198,3 +198,79 @@ def test_a_mask_of_lists_that_does_not_fit_is_refused_in_one_line(register, mask
     env_id = register(lambda: Wrong((3, 3)))
     with pytest.raises(UsageError, match=rf"^the action_mask of {env_id} must be 6 zeros and ones, not {found}\.$"):
         make_env(EnvSpec(env_id))
+
+
+class MaskAsProperty(TwoOfSix):
+    action_masks = property(TwoOfSix.allowed)
+
+
+def test_a_property_action_masks_is_asked_as_the_method_is(register):
+    env_id = register(lambda: gym.wrappers.TimeLimit(MaskAsProperty(), 50))
+    for vector in ("sync", "async"):
+        env = make_vec(EnvSpec(env_id), (0,), 1, vector)
+        assert env.reset().tolist() == [[[0, 1, 1, 0, 0, 0, 0]]]
+        assert env.step(np.array([[1]])).obs.tolist() == [[[1, 0, 1, 1, 0, 0, 0]]]
+        env.close()
+
+
+class MaskLate(TwoOfSix):
+    """Has a mask in its info from the second step on."""
+
+    action_masks = None
+
+    def step(self, action):
+        self.t += 1
+        info = {"action_mask": self.allowed()} if self.t >= 2 else {}
+        return np.array([self.t], np.float32), 1.0, self.t == 7, False, info
+
+
+def test_a_mask_that_begins_after_the_first_step_is_an_error_and_not_ignored(register):
+    spec = EnvSpec(register(MaskLate))
+    why = (
+        r"its info has an 'action_mask', though that of its first reset and step had none; give one in every reset and "
+        r"step\.$"
+    )
+    for vector in ("sync", "async"):
+        env = make_vec(spec, (3,), 1, vector)
+        env.reset()
+        env.step(np.array([[5]]))
+        with pytest.raises(RlabError, match=rf"^{spec.env_id} failed in env 0 of seed 3 at vector step 2: {why}"):
+            env.step(np.array([[5]]))
+    alone = make_env(spec)
+    alone.reset(seed=4)
+    alone.step(5)
+    with pytest.raises(RlabError, match=rf"^{spec.env_id} failed in the episode of seed 4 at step 2: {why}"):
+        alone.step(5)
+    found = rlab.check(MaskLate, steps=20)
+    assert [(each.code, each.severity) for each in found.findings if each.severity == "error"] == [("mask", "error")]
+
+
+def test_a_mask_in_the_info_of_a_foreign_vector_env_is_refused(counting):
+    class Masking(counting.VectorEnv):
+        def reset(self, **kwargs):
+            return super().reset(**kwargs)[0], {"action_mask": np.ones((3, 3), bool)}
+
+    with pytest.raises(
+        RlabError,
+        match=r"^Masking failed at vector step 0: its info has an 'action_mask', which only envs that rlab makes one "
+        r"by one may give \(--vector sync\)\.$",
+    ):
+        GymVectorEnv(Masking(3, "NextStep"), (0,), "Masking").reset()
+
+
+def test_check_notes_a_method_whose_name_is_nearly_the_one_that_is_asked():
+    class Near(TwoOfSix):
+        action_masks = None
+
+        def valid_action_mask(self):
+            return self.allowed()
+
+        def step(self, action):
+            self.t += 1
+            return np.array([self.t], np.float32), 1.0, self.t == 7, False, {}
+
+    lines = [each.line() for each in rlab.check(Near, steps=20).findings]
+    assert (
+        "note     mask-name: it has 'valid_action_mask', which rlab does not ask: any action is chosen; if it says "
+        "which actions are allowed, call it action_masks(), or give info['action_mask'] each time"
+    ) in lines
