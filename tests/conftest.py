@@ -15,3 +15,11 @@ def few_visits() -> Iterator[None]:
         patch.setattr("rlab.cli.compressing.DistilSettings", functools.partial(DistilSettings, rows=200))
         patch.setattr("rlab.compression.steps.FEATURE_ROWS", 200)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_terminal() -> Iterator[None]:
+    """Tests that care for the width of a terminal set one themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COLUMNS", raising=False)
+        yield

@@ -118,7 +118,7 @@ def test_an_interrupted_process_saves_says_how_to_resume_and_is_finished_by_it(
 
     capsys.readouterr()
     assert main(["resume", str(out)]) == 0
-    assert capsys.readouterr().out.startswith(f"{out}: finished, after 40000 env steps; --env-steps N, with N above")
+    assert capsys.readouterr().out.startswith(f"{out}: finished, after 40,000 env steps; --env-steps N, with N above")
 
 
 class InterruptAt:

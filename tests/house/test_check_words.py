@@ -136,7 +136,7 @@ def test_an_ending_that_only_the_info_calls_cut_is_named():
 def test_a_flat_picture_and_a_missing_time_limit_are_noted():
     picture = gym.spaces.Box(0, 255, (36, 36), np.uint8)
     (line,) = lines(five(observation_space=picture, obs=lambda self: np.zeros((36, 36), np.uint8)))
-    assert line.startswith("image: an array (36, 36) of uint8 is taken as 1296 numbers; (36, 36, 1) would be an image;")
+    assert line.startswith("image: an array (36, 36) of uint8 is taken as 1296 plain numbers, not as an image; ")
     assert [line.partition(":")[0] for line in lines(Five)] == ["no-time-limit"]
     assert "8 episodes of 5 steps with returns 5" in rlab.check(Five, steps=40).report()
 

@@ -126,9 +126,9 @@ def test_a_listener_that_stops_at_the_end_of_the_budget_stops_nothing(tmp_path: 
     ("method", "when", "kept"),
     [
         ("on_start", "", "Nothing was trained."),
-        ("on_metrics", " at 128", "The run is saved: rlab resume "),
-        ("on_evaluation", " at 256", "The run is saved: rlab resume "),
-        ("on_save", " at 512", "The run is saved: rlab resume "),
+        ("on_metrics", " when the run's clock was at 128", "The run is saved: rlab resume "),
+        ("on_evaluation", " when the run's clock was at 256", "The run is saved: rlab resume "),
+        ("on_save", " when the run's clock was at 512", "The run is saved: rlab resume "),
         ("on_end", "", "The run is whole: "),
     ],
 )
