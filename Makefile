@@ -51,7 +51,7 @@ test-cpus: $(READY)
 	$(BIN)/python .ci/cpus -n 2
 
 test-two-cpus: $(READY)
-	$(BIN)/python .ci/cpus --sets oldest,threads -n 2 $(COMPUTING)
+	$(BIN)/python .ci/cpus --sets oldest,avx2 -n 2 $(COMPUTING)
 
 # What is installed are the floors themselves, read from pyproject.toml. Box2D is left out: with Gymnasium 1.1 it is
 # built from source. Tools of the tests are not what is tested: they are those of constraints.txt.
