@@ -159,7 +159,7 @@ def words(value: Any) -> str:
 
 def names_of(library: str) -> str:
     """The names of settings that rlab answers with its own."""
-    from rlab.cli.aliases import ALIASES, BOTH
+    from rlab.jobs.aliases import ALIASES, BOTH
 
     rows = [
         [f"`{alias.theirs}`", ", ".join(f"`{name}`" for name in alias.ours), alias.note]
@@ -171,14 +171,14 @@ def names_of(library: str) -> str:
 
 def sb3_names() -> str:
     """Those of Stable-Baselines3."""
-    from rlab.cli.aliases import SB3
+    from rlab.jobs.aliases import SB3
 
     return names_of(SB3)
 
 
 def cleanrl_names() -> str:
     """Those of CleanRL."""
-    from rlab.cli.aliases import CLEANRL
+    from rlab.jobs.aliases import CLEANRL
 
     return names_of(CLEANRL)
 
@@ -192,7 +192,7 @@ def glossary() -> str:
 
 def own_agent() -> str:
     """The agent of one's own that the tests run, whole."""
-    return f"```python title=\"own_agent.py\"\n{(EXPERIMENTS.parent / 'tests/agents/own_agent.py').read_text()}```"
+    return f'```python title="own_agent.py"\n{(EXPERIMENTS.parent / "tests/agents/own_agent.py").read_text()}```'
 
 
 PARTS: dict[str, Callable[[], str]] = {

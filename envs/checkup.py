@@ -29,6 +29,8 @@ from rlab.errors import RlabError, UsageError
 from rlab.networks.images import image_notes
 
 STEPS = 1_000  # env steps of random play
+
+
 @dataclass(frozen=True, repr=False)
 class Checkup:
     """What came out: the findings, errors first, and what was seen of the env. Printed, it is its report."""

@@ -7,26 +7,26 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from rlab.cli.aliases import answering, check_words
-from rlab.cli.checking import check
-from rlab.cli.collecting import collect, collect_random
-from rlab.cli.collecting import merge as merge_datasets
-from rlab.cli.compressing import compress
-from rlab.cli.experiment_files import find_experiment
-from rlab.cli.exporting import export_member as export
 from rlab.cli.finetune import finetuning_defaults, next_agent, refuse_network_settings
-from rlab.cli.judging import FINAL_EPISODE_SEED, warn_of_seen
-from rlab.cli.own_networks import named_network
-from rlab.cli.playing import Played, play
 from rlab.cli.pretrain import env_for, learner_for, pretraining_defaults
-from rlab.cli.request import A_DATASET, Start, complete, request_from_keywords, spec_for
-from rlab.cli.resuming import CHANGEABLE
-from rlab.cli.running import Run, go_on, start, unless_interrupted
-from rlab.cli.saved import check_can_sample, open_policy
-from rlab.cli.searching import search
 from rlab.envs import EnvLike, EpisodeMaker, env_spec
 from rlab.evaluation.evaluate import Evaluation
 from rlab.evaluation.evaluate import evaluate as judge_episodes
+from rlab.jobs.aliases import answering, check_words
+from rlab.jobs.check import check
+from rlab.jobs.collect import collect, collect_random
+from rlab.jobs.collect import merge as merge_datasets
+from rlab.jobs.compress import compress
+from rlab.jobs.experiment_files import find_experiment
+from rlab.jobs.export import export_member as export
+from rlab.jobs.judging import FINAL_EPISODE_SEED, warn_of_seen
+from rlab.jobs.own_networks import named_network
+from rlab.jobs.play import Played, play
+from rlab.jobs.request import A_DATASET, Start, complete, request_from_keywords, spec_for
+from rlab.jobs.resume import CHANGEABLE
+from rlab.jobs.running import Run, go_on, start, unless_interrupted
+from rlab.jobs.saved import check_can_sample, open_policy
+from rlab.jobs.search import search
 from rlab.learning.listeners import FinishedEpisode, Listener
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.own import Builder, standing_in

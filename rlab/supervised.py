@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from rlab.cli.progress import ProgressListener
-from rlab.cli.session import interval_over_members
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.stats import iqm
 from rlab.experience.examples import Examples
+from rlab.jobs.progress import ProgressListener
+from rlab.jobs.session import interval_over_members
 from rlab.learning.contract import Listener
 from rlab.learning.cross_validation import CrossValidation, cross_validate
 from rlab.learning.fitting import Fitted, fit, fit_examples

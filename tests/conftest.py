@@ -12,7 +12,7 @@ from rlab.compression.distil import DistilSettings
 def few_visits() -> Iterator[None]:
     """Compression visits a tenth of the states that it does for people: what is kept, told and refused is the same."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rlab.cli.compressing.DistilSettings", functools.partial(DistilSettings, rows=200))
+        patch.setattr("rlab.jobs.compress.DistilSettings", functools.partial(DistilSettings, rows=200))
         patch.setattr("rlab.compression.steps.FEATURE_ROWS", 200)
         yield
 

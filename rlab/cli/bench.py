@@ -9,10 +9,10 @@ from typing import Any
 
 import tyro
 
-from rlab.cli.experiment_files import Claim, Experiment, experiment_path, read_experiment
 from rlab.cli.flags import parse
 from rlab.cli.help import Page
 from rlab.errors import UsageError
+from rlab.jobs.experiment_files import Claim, Experiment, experiment_path, read_experiment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +55,8 @@ def run(argv: list[str]) -> int:
 def run_experiment(experiment: Experiment, seeds: int, quiet: bool = False) -> dict[str, Any]:
     """Train with the file's settings over `seeds` training seeds and judge the final weights; the result as JSON."""
     from rlab import api
-    from rlab.cli.request import request_from_keywords
     from rlab.envs import EnvSpec
+    from rlab.jobs.request import request_from_keywords
     from rlab.runs.folder import hardware
 
     spec = EnvSpec.parse(experiment.env, experiment.env_kwargs, experiment.wrapper)

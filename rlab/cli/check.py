@@ -34,7 +34,7 @@ PAGE = Page(
 def run(argv: list[str]) -> int:
     """Parse, play, report."""
     (options,) = parse(argv, SCHEMAS, prog="rlab check", page=PAGE)
-    from rlab.cli.checking import check
+    from rlab.jobs.check import check
 
     found = check(
         options.env,

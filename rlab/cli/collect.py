@@ -54,15 +54,15 @@ def run(argv: list[str]) -> int:
     """Parse, play, write, report."""
     (options,) = parse(argv, SCHEMAS, prog="rlab collect", page=PAGE)
     _check_words(options, given(argv, SCHEMAS))
-    from rlab.cli import collecting
+    from rlab.jobs import collect
 
     if options.merge:
-        done = collecting.merge(options.merge, options.out)
+        done = collect.merge(options.merge, options.out)
     elif options.run == RANDOM:
         from rlab.envs import EnvSpec
 
         env = EnvSpec.parse(options.env or "", options.env_kwargs, options.wrapper, options.max_episode_steps)
-        done = collecting.collect_random(
+        done = collect.collect_random(
             env,
             options.out,
             episodes=options.episodes,
@@ -71,7 +71,7 @@ def run(argv: list[str]) -> int:
             envs=options.envs,
         )
     else:
-        done = collecting.collect(
+        done = collect.collect(
             options.run,
             options.out,
             episodes=options.episodes,

@@ -71,13 +71,13 @@ def _check(options: CompressOptions, named: frozenset[str]) -> None:
 
 
 def _compressed(options: CompressOptions) -> Any:
-    from rlab.cli.compressing import compress
+    from rlab.jobs.compress import compress
 
     return compress(options.run, options.steps or "", after_step=lambda step: _say(f"{step}: done"), **_shared(options))
 
 
 def _searched(options: CompressOptions) -> Any:
-    from rlab.cli.searching import search
+    from rlab.jobs.search import search
 
     return search(
         options.run,

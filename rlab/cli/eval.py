@@ -53,10 +53,10 @@ def run(argv: list[str]) -> int:
         raise UsageError("eval needs a run folder, a policy folder or an exported file: rlab eval RUN.")
     if len(options.run) != 1:
         raise UsageError(f"eval judges one run or file at a time, not {len(options.run)}; --latency takes several.")
-    from rlab.cli.judging import warn_of_seen
-    from rlab.cli.saved import check_can_sample
     from rlab.envs import EpisodeMaker
     from rlab.evaluation.evaluate import evaluate
+    from rlab.jobs.judging import warn_of_seen
+    from rlab.jobs.saved import check_can_sample
     from rlab.learning.runtime import own_surroundings
 
     policy, agent, trained_in, where = _opened(options)
@@ -80,14 +80,14 @@ def run(argv: list[str]) -> int:
 
 def _opened(options: EvalOptions) -> tuple[Any, str, Any, Path]:
     """The stack of policies to judge, its agent, its env and where it was found."""
-    from rlab.cli.saved import has_exported_name, open_policy
+    from rlab.jobs.saved import has_exported_name, open_policy
 
     (path,) = options.run
     if not Path(path).is_file() and (Path(path).is_dir() or not has_exported_name(path)):
         saved = open_policy(path, options.trust)
         policy = saved.policy if options.member is None else saved.policy.only(options.member)
         return policy, saved.agent, saved.env, saved.folder
-    from rlab.cli.exporting import open_file
+    from rlab.jobs.export import open_file
 
     runner, env = open_file(path, options.trust)
     if options.member not in (None, *runner.seeds):
@@ -103,7 +103,7 @@ def _time(options: EvalOptions, named: frozenset[str]) -> int:
     for path in options.run:
         if Path(path).is_dir():
             raise UsageError(f"{path} is a folder; --latency times exported files. rlab export {path} makes one.")
-    from rlab.cli.exporting import measure
+    from rlab.jobs.export import measure
 
     found = measure(options.run, options.trust)
     if options.json:

@@ -35,7 +35,7 @@ PAGE = Page(
 def run(argv: list[str]) -> int:
     """Parse, write, check, report."""
     (options,) = parse(argv, SCHEMAS, prog="rlab export", page=PAGE)
-    from rlab.cli.exporting import export_member
+    from rlab.jobs.export import export_member
 
     done = export_member(
         options.run,

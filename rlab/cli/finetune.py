@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 from rlab.agents import load_agent
 from rlab.cli.flags import HELP, given, parse
 from rlab.cli.help import Page
-from rlab.cli.request import (
+from rlab.cli.train import agent_page, carry_out, value_of
+from rlab.envs import EnvSpec
+from rlab.errors import UsageError
+from rlab.jobs.request import (
     FROM_START,
     NETWORK_SETTINGS,
     Defaults,
@@ -21,16 +24,13 @@ from rlab.cli.request import (
     foreign_agent_module,
     stated,
 )
-from rlab.cli.train import agent_page, carry_out, value_of
-from rlab.envs import EnvSpec
-from rlab.errors import UsageError
 from rlab.learning.finetune_config import FinetuneConfig
 from rlab.runs.config import RunConfig, SourceConfig
 from rlab.runs.folder import RunFolder, is_run
 from rlab.trust import Trust
 
 if TYPE_CHECKING:
-    from rlab.cli.saved import SavedPolicy
+    from rlab.jobs.saved import SavedPolicy
 
 USAGE = "rlab finetune RUN [ENV] [--strategy STRATEGY] [--agent AGENT] [settings]"
 # What the values of a pretrained network mean, and what holds it to its demonstrations while these are at hand.
@@ -81,7 +81,7 @@ def read_request(argv: list[str]) -> tuple[Request, BeginOptions]:
         parse(argv[:1], SCHEMAS, prog="rlab finetune", page=PAGE)
     if not argv or argv[0].startswith("-"):
         raise UsageError(f"finetune needs a run first: {USAGE}")
-    from rlab.cli.saved import open_policy  # torch takes its time
+    from rlab.jobs.saved import open_policy  # torch takes its time
 
     source, words = argv[0], argv[1:]
     env_id = words.pop(0) if words and not words[0].startswith("-") else None

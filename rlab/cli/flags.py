@@ -20,10 +20,10 @@ from typing import Any, Literal, TypeVar, Union
 
 import tyro
 
-from rlab.cli.aliases import agents_with, answer, check_not_a_policy
 from rlab.cli.help import HELP_ALL, Page, page_text
 from rlab.cli.schema import Setting, settings_of, wanted
 from rlab.errors import UsageError
+from rlab.jobs.aliases import agents_with, answer, check_not_a_policy
 
 T = TypeVar("T")
 HELP = frozenset({"-h", "--help", HELP_ALL})

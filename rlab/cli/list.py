@@ -83,7 +83,7 @@ def _envs(root: str) -> list[dict[str, Any]]:
 
 
 def _experiments(root: str) -> list[dict[str, Any]]:
-    from rlab.cli.experiment_files import list_experiments
+    from rlab.jobs.experiment_files import list_experiments
 
     return [
         {"experiment": e.name, "agent": e.agent, "env": e.env, "env_steps": e.run.get("env_steps"), "about": e.about}

@@ -41,7 +41,7 @@ def run(argv: list[str]) -> int:
     (options,) = parse(argv, SCHEMAS, prog="rlab play", page=PAGE)
     if options.episodes < 1:
         raise UsageError(f"--episodes {options.episodes} must be 1 or more.")
-    from rlab.cli.playing import play
+    from rlab.jobs.play import play
 
     done = play(
         options.run,

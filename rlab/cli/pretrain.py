@@ -6,12 +6,20 @@ from functools import partial
 from rlab.agents import load_agent
 from rlab.cli.flags import HELP, given, parse
 from rlab.cli.help import Page
-from rlab.cli.request import NETWORK_SETTINGS, Defaults, Request, check_budget, check_trust, command_words, defaults_for
 from rlab.cli.train import agent_page, carry_out, value_of
-from rlab.cli.unread import OF_ENV_LOOPS
 from rlab.envs import EnvSpec
 from rlab.errors import RlabError, UsageError, unknown
 from rlab.experience.minari_files import read_dataset
+from rlab.jobs.request import (
+    NETWORK_SETTINGS,
+    Defaults,
+    Request,
+    check_budget,
+    check_trust,
+    command_words,
+    defaults_for,
+)
+from rlab.jobs.unread import OF_ENV_LOOPS
 from rlab.runs.config import RunConfig, SourceConfig
 from rlab.trust import Trust
 

@@ -8,9 +8,9 @@ from rlab.agents import AGENTS, load_agent
 from rlab.cli.groups import COMMON
 from rlab.cli.help import Page, grouped, metavar, words_of
 from rlab.cli.main import VERBS
-from rlab.cli.request import agent_config
 from rlab.cli.schema import Setting
-from rlab.cli.unread import unread_by_kind
+from rlab.jobs.request import agent_config
+from rlab.jobs.unread import unread_by_kind
 
 
 def reference() -> dict[str, Any]:

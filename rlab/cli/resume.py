@@ -53,7 +53,7 @@ def _refuse_fixed(argv: list[str]) -> None:
     for word in argv[1:]:
         name = word.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
         if word.startswith("--") and name not in own and is_run(Path(argv[0])):
-            from rlab.cli.resuming import refuse_fixed
+            from rlab.jobs.resume import refuse_fixed
 
             refuse_fixed(name, RunFolder.open(argv[0]).config)
 
@@ -62,8 +62,8 @@ def run(argv: list[str]) -> int:
     """Parse, resume, report."""
     _refuse_fixed(argv)
     (options,) = parse(argv, SCHEMAS, prog="rlab resume", page=PAGE)
-    from rlab.cli.running import go_on
     from rlab.cli.train import run_as_json
+    from rlab.jobs.running import go_on
     from rlab.runs.folder import RunFolder
 
     changes = {name: getattr(options, name) for name in given(argv, SCHEMAS) - {"run", "trust", "json"}}

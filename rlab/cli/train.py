@@ -9,11 +9,13 @@ from functools import partial
 from typing import Any
 
 from rlab.agents import AGENTS, load_agent
-from rlab.cli.aliases import check_not_a_policy, check_words
 from rlab.cli.flags import HELP, given, parse
 from rlab.cli.help import Page
 from rlab.cli.main import STOPPED
-from rlab.cli.request import (
+from rlab.envs import EnvSpec
+from rlab.errors import UsageError
+from rlab.jobs.aliases import check_not_a_policy, check_words
+from rlab.jobs.request import (
     DEFAULT,
     UPDATE_PERIODS,
     Defaults,
@@ -24,9 +26,7 @@ from rlab.cli.request import (
     defaults_for,
     spec_for,
 )
-from rlab.cli.unread import unread_by_kind
-from rlab.envs import EnvSpec
-from rlab.errors import UsageError
+from rlab.jobs.unread import unread_by_kind
 from rlab.runs.config import RunConfig, SourceConfig
 
 USAGE = "rlab train AGENT ENV [settings]"

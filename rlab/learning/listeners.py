@@ -1,10 +1,10 @@
 """Listeners of one's own: code of a user's that hears what a run does, and can neither change it nor lose it.
 
-    class StopAt475(rlab.Listener):
-        def on_evaluation(self, env_steps, returns, lengths):
-            return returns.mean() < 475  # False stops the run
+class StopAt475(rlab.Listener):
+    def on_evaluation(self, env_steps, returns, lengths):
+        return returns.mean() < 475  # False stops the run
 
-    rlab.train("dqn", "CartPole-v1", listeners=[StopAt475()])
+rlab.train("dqn", "CartPole-v1", listeners=[StopAt475()])
 """
 
 import difflib

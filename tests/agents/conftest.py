@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from rlab.agents import load_agent
-from rlab.cli.feeds import feed_for
 from rlab.envs import EnvSpec, make_vec
 from rlab.experience.collector import Collector
+from rlab.jobs.data_sources import feed_for
 from rlab.learning.contract import Listener
 from rlab.learning.loop import Periods
 from rlab.learning.runtime import torch_settings

@@ -18,11 +18,11 @@ import torch
 import rlab
 from rlab import api
 from rlab.cli.main import main
-from rlab.cli.request import request_from_keywords
-from rlab.cli.session import Outcome, Session
 from rlab.cli.train import read_request
 from rlab.envs import EnvSpec
 from rlab.errors import RlabError, UsageError
+from rlab.jobs.request import request_from_keywords
+from rlab.jobs.session import Outcome, Session
 from rlab.learning.contract import Batch
 from rlab.runs.checkpoint import load_checkpoint
 from rlab.runs.folder import RunFolder

@@ -13,12 +13,12 @@ from torch import nn
 
 import rlab
 from rlab.agents import load_agent
-from rlab.cli.request import request_from_keywords
-from rlab.cli.session import Session
 from rlab.compression.distil import DistilSettings
 from rlab.compression.steps import compress
 from rlab.envs import EnvSpec, make_episodes
 from rlab.errors import UsageError
+from rlab.jobs.request import request_from_keywords
+from rlab.jobs.session import Session
 from rlab.learning.sparsity import prunable, sparsity
 from rlab.networks.quantized import CompressedLayer, full_precision
 from rlab.runs.checkpoint import load_checkpoint

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlab.cli.judging import COLLECTED_EPISODE_SEED, FINAL_EPISODE_SEED, TRAINING_EPISODE_SEED
 from rlab.compression import visits
 from rlab.compression.visits import END_OF_VISIT_SEEDS, FIRST_VISIT_SEED, WIDTH, seeds_needed, visited
 from rlab.errors import RlabError, UsageError
+from rlab.jobs.judging import COLLECTED_EPISODE_SEED, FINAL_EPISODE_SEED, TRAINING_EPISODE_SEED
 from rlab.networks.policy import PolicySpec, build_policy
 from rlab.networks.spaces import Box, Discrete
 from rlab.networks.spec import LayerSpec, NetworkSpec

@@ -63,7 +63,7 @@ def small(argv: list[str]) -> list[str]:
         "collect": {"episodes": 3},
         "eval": {"episodes": 2},
         "resume": {"env_steps": 640} if "--env-steps" in argv else {},
-            }
+    }
     fewer = {"seeds": MOST_SEEDS} if "--seeds" in argv and int(argv[argv.index("--seeds") + 1]) > MOST_SEEDS else {}
     wanted = {**sizes.get(argv[0], {}), **fewer}
     flags = [(f"--{name.replace('_', '-')}", str(value)) for name, value in wanted.items()]
@@ -107,9 +107,7 @@ def small_api(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_api", "few_visits", "own_modules")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_what_a_page_shows_runs(
-    page: Path, first_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_page_shows_runs(page: Path, first_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(first_run, tmp_path, dirs_exist_ok=True)
     if page.stem in ("README", "first-run"):  # here the run is made
         shutil.rmtree(tmp_path / "runs")

@@ -7,11 +7,11 @@ import pytest
 
 import rlab
 from rlab.agents import AGENTS, load_agent
-from rlab.cli.aliases import ALIASES, BY_NAME, POLICIES, Alias, answer
 from rlab.cli.eval import EvalOptions
 from rlab.cli.main import main
 from rlab.cli.train import TrainOptions
 from rlab.errors import UsageError
+from rlab.jobs.aliases import ALIASES, BY_NAME, POLICIES, Alias, answer
 from rlab.runs.config import RunConfig, SourceConfig
 
 KINDS = [RunConfig, SourceConfig, TrainOptions, EvalOptions]

@@ -19,7 +19,7 @@ FILES = sorted(path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / 
 # importable by all, and importing no room
 PORCH = {"disk", "errors", "naming", "places", "randomness", "trust", "types"}
 EVERYTHING = {"networks", "experience", "learning", "evaluation", "compression", "runs", "search", "serving"}
-EVERYTHING |= {"cli", "api", "supervised", "agents", "envs", "experiments"}
+EVERYTHING |= {"jobs", "cli", "api", "supervised", "agents", "envs", "experiments"}
 MAY_IMPORT: dict[str, set[str]] = {
     "networks": set(),
     "experience": {"networks"},
@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runs": {"networks"},
     "search": {"learning", "evaluation", "runs"},
     "serving": {"networks", "compression", "runs"},
+    "jobs": EVERYTHING,
     "cli": EVERYTHING,
     "api": EVERYTHING,
     "supervised": EVERYTHING,
@@ -41,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 } | {room: set() for room in PORCH}
 # An agent never sees an env, nor a writer; so it is for the rest.
 OUTSIDE = {
-    "gymnasium": {"envs", "cli", "api", "experiments"},
+    "gymnasium": {"envs", "jobs", "cli", "experiments"},
     "tensorboard": {"runs", "experiments"},
     "torch.utils.tensorboard": {"runs", "experiments"},
     "tyro": {"cli"},

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from rlab.cli import bench
-from rlab.cli.experiment_files import MEASURES, Claim, read_experiment
 from rlab.errors import UsageError
 from rlab.evaluation.evaluate import Evaluation
+from rlab.jobs.experiment_files import MEASURES, Claim, read_experiment
 
 # Four seeds of five episodes. Means: 10, 20, 40, 90; 13 of the 20 episodes return 20 or more.
 RETURNS = np.array([[0, 0, 10, 20, 20], [20, 20, 20, 20, 20], [40, 40, 40, 40, 40], [0, 0, 0, 0, 450]], dtype=float)

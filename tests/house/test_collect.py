@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlab.cli.collecting import collect, collect_random
 from rlab.cli.main import main
 from rlab.envs import EnvSpec, make_env, make_episodes
 from rlab.errors import RlabError, UsageError
@@ -16,6 +15,7 @@ from rlab.evaluation.record import record, uniform_action
 from rlab.experience.contract import EpisodeEnvs
 from rlab.experience.dataset import Dataset, action_to_env
 from rlab.experience.minari_files import read_dataset
+from rlab.jobs.collect import collect, collect_random
 from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.policy import Policy, PolicySpec, build_policy
 from rlab.networks.spaces import Box, Discrete, Masked, MultiBinary, MultiDiscrete

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from rlab import api
-from rlab.cli import searching
 from rlab.cli.main import main
 from rlab.compression.search import Bounds, Candidate, Size
 from rlab.evaluation import plots
 from rlab.evaluation.stats import Interval
+from rlab.jobs import search
 from rlab.runs import files
 from rlab.runs.policies import load_policy
 
@@ -129,14 +129,14 @@ def test_of_what_keeps_the_bytes_the_fastest_is_named() -> None:
     sizes = [(Candidate((4, 4)), Size(728, 6.2)), (Candidate((6, 6)), Size(872, 6.0))]
     sizes.append((Candidate((8, 8)), Size(9, 5.8)))
     assert "the fastest of 3 finalists, distil:8x8, takes 9 bytes and 5.8 us." in str(
-        searching._nothing_fits(sizes, Bounds(None, 5.0), "finalists")
+        search._nothing_fits(sizes, Bounds(None, 5.0), "finalists")
     )
     sizes[2] = (Candidate((8, 8)), Size(1048, 5.8))
     assert "the fastest of 2 finalists within 900 bytes, distil:6x6, takes 872 bytes and 6.0 us." in str(
-        searching._nothing_fits(sizes, Bounds(900, 5.0), "finalists")
+        search._nothing_fits(sizes, Bounds(900, 5.0), "finalists")
     )
     assert "the smallest of 3 finalists, distil:4x4, takes 728 bytes and 6.2 us." in str(
-        searching._nothing_fits(sizes, Bounds(700, 5.0), "finalists")
+        search._nothing_fits(sizes, Bounds(700, 5.0), "finalists")
     )
 
 
@@ -292,7 +292,7 @@ def test_an_interrupted_search_leaves_nothing_behind(
     out = tmp_path / "out"
     if was_there:
         out.mkdir()
-    draw = searching.save_front
+    draw = search.save_front
 
     def interrupted(path: Path, *rest: Any, **words: Any) -> None:
         draw(path, *rest, **words)
@@ -303,7 +303,7 @@ def test_an_interrupted_search_leaves_nothing_behind(
         if line.startswith(when):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(searching, "save_front", interrupted)
+    monkeypatch.setattr(search, "save_front", interrupted)
     with pytest.raises(KeyboardInterrupt):
         api.search(ppo_run, max_bytes=900, candidates=2, episodes=2, updates=1, out=out, say=say)
     assert sorted(tmp_path.rglob("*")) == ([out] if was_there else [])

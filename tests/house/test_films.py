@@ -10,8 +10,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import rlab
-from rlab.cli import films
 from rlab.envs import EnvSpec
+from rlab.jobs import films
 from rlab.runs.listing import list_runs
 
 pytest.importorskip("pygame")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import rlab
-from rlab.cli.session import Session
+from rlab.jobs.session import Session
 from rlab.networks.lora import merge_policy
 from rlab.runs.checkpoint import load_checkpoint
 from rlab.runs.folder import RunFolder

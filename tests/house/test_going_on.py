@@ -101,8 +101,13 @@ def test_a_run_without_a_final_evaluation_prints_one_object_too(
     shown, said = capsys.readouterr()
     assert json.loads(shown) == {
         "format": 1,
-        "run": str(tmp_path / "run"), "policy": str(tmp_path / "run"), "agent": "dqn", "env_id": "CartPole-v1",
-        "status": "finished", "clock": {"env_steps": 32}, "evaluation": None,
+        "run": str(tmp_path / "run"),
+        "policy": str(tmp_path / "run"),
+        "agent": "dqn",
+        "env_id": "CartPole-v1",
+        "status": "finished",
+        "clock": {"env_steps": 32},
+        "evaluation": None,
     }
     # 32 env steps are fewer than the 64 that learning starts at
     assert "warning: nothing was learned, not one update was made: learning_starts is beyond the budget" in said

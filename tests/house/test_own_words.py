@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from rlab.agents import load_agent
-from rlab.cli.experiment_files import find_experiment
-from rlab.cli.request import to_resume
 from rlab.errors import UsageError
+from rlab.jobs.experiment_files import find_experiment
+from rlab.jobs.request import to_resume
 
 OWN = """
 from rlab.agents.dqn import DQN

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 import rlab
-from rlab.cli.judging import warn_of_seen
 from rlab.cli.main import main
-from rlab.cli.outcome import recorded_status
-from rlab.cli.request import to_resume
 from rlab.errors import RlabError, RlabWarning, UsageError
+from rlab.jobs.judging import warn_of_seen
+from rlab.jobs.outcome import recorded_status
+from rlab.jobs.request import to_resume
 from rlab.networks.own import plain_name
 from rlab.runs.config import RunConfig, SourceConfig
 from rlab.runs.folder import RunFolder
@@ -194,7 +194,7 @@ def test_play_leaves_a_film_that_is_there(judged: rlab.Run, tmp_path: Path, monk
         rlab.play(judged, video=film)
     assert str(caught.value) == f"{film} exists; nothing was touched. Name a new file with --video."
     assert film.read_bytes() == b"mine"
-    from rlab.cli.playing import _free
+    from rlab.jobs.play import _free
 
     assert _free(film) == tmp_path / "f-2.gif"
     (tmp_path / "f-2.gif").touch()

@@ -14,8 +14,8 @@ import torch
 import rlab
 from rlab import api
 from rlab.cli.main import main
-from rlab.cli.request import NETWORK_SETTINGS, Request, agent_config, defaults_for
 from rlab.experience.minari_files import read_dataset
+from rlab.jobs.request import NETWORK_SETTINGS, Request, agent_config, defaults_for
 from rlab.runs.policies import load_policy
 
 pytest.importorskip("minari")

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlab.cli import progress
-from rlab.cli.notebooks import Bar
-from rlab.cli.progress import ProgressListener
+from rlab.jobs import progress
+from rlab.jobs.notebooks import Bar
+from rlab.jobs.progress import ProgressListener
 
 
 def row(returns: float, rate: float = 1_000.0) -> dict[str, Any]:

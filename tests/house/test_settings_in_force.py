@@ -12,10 +12,10 @@ import pytest
 import rlab
 from rlab.agents import load_agent
 from rlab.cli.main import main
-from rlab.cli.request import COMMAND_LINE, Request, Start, agent_config
-from rlab.cli.unread import as_started, unread_by_kind, unread_settings
 from rlab.envs import EnvSpec
 from rlab.errors import UsageError
+from rlab.jobs.request import COMMAND_LINE, Request, Start, agent_config
+from rlab.jobs.unread import as_started, unread_by_kind, unread_settings
 from rlab.learning.finetune_config import FinetuneConfig
 from rlab.learning.in_force import unread_of
 from rlab.networks.spaces import Box, Discrete

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 import rlab
-from rlab.cli import session
 from rlab.cli.main import main
 from rlab.envs.specs import named_here
 from rlab.errors import RlabError, RlabWarning, UsageError
 from rlab.evaluation import evaluate
+from rlab.jobs import session
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 TINY = {"env_steps": 16, "num_envs": 2, "rollout_steps": 4, "minibatches": 1, "hidden": (4,), "experiment": "none"}

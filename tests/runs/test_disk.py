@@ -32,9 +32,7 @@ def refusing(number, only_folders=False):
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP])
 @pytest.mark.parametrize("only_folders", [True, False])
-def test_where_flushing_is_not_supported_files_are_written_all_the_same(
-    run, monkeypatch, capsys, number, only_folders
-):
+def test_where_flushing_is_not_supported_files_are_written_all_the_same(run, monkeypatch, capsys, number, only_folders):
     monkeypatch.setattr(os, "fsync", refusing(number, only_folders))
     for k in range(3):
         files.write_json(run.path / "result.json", {"k": k})

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from rlab.cli.judging import NotJudgedError
 from rlab.errors import RlabError
 from rlab.evaluation.evaluate import Evaluation
+from rlab.jobs.judging import NotJudgedError
 from rlab.runs.folder import RunFolder
 from rlab.runs.status import FAILED, FINISHED, NOT_JUDGED, RUNNING, STOPPED, write_status
 
@@ -29,7 +29,6 @@ class Outcome:
         if not self.finished:
             return STOPPED
         return NOT_JUDGED if to_be_judged and self.evaluation is None else FINISHED
-
 
     @property
     def why(self) -> str | None:

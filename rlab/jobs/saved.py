@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlab.cli.request import check_trust
 from rlab.compression.export.runtimes import SUFFIXES
 from rlab.envs import EnvLike, EnvSpec, EpisodeMaker, given_again
 from rlab.errors import RlabError, UsageError
+from rlab.jobs.request import check_trust
 from rlab.networks.policy import Policy
 from rlab.runs.folder import path_of
 from rlab.runs.policies import POLICY, LoadedPolicy, load_policy

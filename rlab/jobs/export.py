@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from rlab.cli.compressing import ROOT, name_of, weights_sha256
-from rlab.cli.request import check_trust
-from rlab.cli.saved import open_policy
 from rlab.compression.export.exporting import Exported, check_format, export
 from rlab.compression.export.metadata import Origin
 from rlab.compression.export.runtimes import SUFFIXES, Latency, Runner, latency, open_exported
 from rlab.compression.visits import visited
 from rlab.envs import EnvLike, EnvSpec, make_episodes
 from rlab.errors import RlabError, UsageError
+from rlab.jobs.compress import ROOT, name_of, weights_sha256
+from rlab.jobs.request import check_trust
+from rlab.jobs.saved import open_policy
 from rlab.learning.runtime import own_surroundings
 from rlab.trust import Trust
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from rlab.cli.request import COMMAND_LINE, FROM_START, Request
 from rlab.errors import UsageError
+from rlab.jobs.request import COMMAND_LINE, FROM_START, Request
 from rlab.learning.finetune_config import OF_ONE_STRATEGY
 
 if TYPE_CHECKING:

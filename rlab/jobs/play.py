@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from rlab.cli.aliases import answering
-from rlab.cli.judging import FINAL_EPISODE_SEED
-from rlab.cli.notebooks import in_notebook
-from rlab.cli.saved import check_can_sample, open_policy
 from rlab.envs import EnvLike, make_env
 from rlab.errors import RlabError, UsageError, extra
 from rlab.evaluation.evaluate import check_suits
+from rlab.jobs.aliases import answering
+from rlab.jobs.judging import FINAL_EPISODE_SEED
+from rlab.jobs.notebooks import in_notebook
+from rlab.jobs.saved import check_can_sample, open_policy
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.policy import MemberPolicy
 from rlab.trust import Trust

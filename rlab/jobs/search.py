@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from rlab.cli.compressing import MIN_RETURN_RATIO, Compressed, Order, keep, name_of, read_order
 from rlab.compression.report import Report, compare
 from rlab.compression.search import (
     LATENCY_NOISE,
@@ -31,6 +30,7 @@ from rlab.envs import EnvLike
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.plots import Point, check_drawing, save_front
 from rlab.evaluation.stats import Interval
+from rlab.jobs.compress import MIN_RETURN_RATIO, Compressed, Order, keep, name_of, read_order
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.own import check_layers
 from rlab.networks.quantized import CompressedLayer

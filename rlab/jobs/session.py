@@ -12,13 +12,6 @@ import numpy as np
 import torch
 
 from rlab.agents import check_action_space, load_agent
-from rlab.cli.feeds import feed_for
-from rlab.cli.films import Films, check_can_film
-from rlab.cli.judging import FINAL_EPISODE_SEED, TRAINING_EPISODE_SEED, Judge, judging_failed
-from rlab.cli.outcome import Outcome
-from rlab.cli.request import Request, to_resume
-from rlab.cli.sources import NO_SOURCES, Sources, demonstrations_for, make_agent
-from rlab.cli.unread import as_started, unread_settings
 from rlab.envs import make_vec
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import MOST_STEPS, Evaluation
@@ -26,6 +19,13 @@ from rlab.evaluation.stats import iqm, stratified_bootstrap
 from rlab.experience.collector import Collector
 from rlab.experience.demonstrations import Demonstrations
 from rlab.experience.lanes import lanes_nbytes
+from rlab.jobs.data_sources import feed_for
+from rlab.jobs.films import Films, check_can_film
+from rlab.jobs.judging import FINAL_EPISODE_SEED, TRAINING_EPISODE_SEED, Judge, judging_failed
+from rlab.jobs.outcome import Outcome
+from rlab.jobs.request import Request, to_resume
+from rlab.jobs.sources import NO_SOURCES, Sources, demonstrations_for, make_agent
+from rlab.jobs.unread import as_started, unread_settings
 from rlab.learning.best import BestPolicy
 from rlab.learning.contract import Listener
 from rlab.learning.dataset_loop import DatasetLoop

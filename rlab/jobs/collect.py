@@ -6,14 +6,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from rlab.cli.judging import COLLECTED_EPISODE_SEED, warn_of_judging
-from rlab.cli.request import A_DATASET
-from rlab.cli.saved import check_can_sample, open_policy
 from rlab.envs import EnvLike, EnvSpec, EpisodeMaker, env_spec, make_episodes
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.record import check_request, record, uniform_action
 from rlab.experience.dataset import Dataset
 from rlab.experience.minari_files import check_can_write, read_dataset, write_dataset
+from rlab.jobs.judging import COLLECTED_EPISODE_SEED, warn_of_judging
+from rlab.jobs.request import A_DATASET
+from rlab.jobs.saved import check_can_sample, open_policy
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.policy import Policy
 from rlab.networks.spaces import Space

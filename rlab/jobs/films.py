@@ -136,8 +136,6 @@ def _picture(env: Any, spec: EnvSpec) -> np.ndarray:
         raise RlabError(f"{spec.label} cannot be drawn: {said}") from error
     picture = np.asarray(drawn)
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise RlabError(
-            f"{spec.label} is drawn as {picture.dtype} {picture.shape}, not as uint8 (height, width, 3)"
-        )
+        raise RlabError(f"{spec.label} is drawn as {picture.dtype} {picture.shape}, not as uint8 (height, width, 3)")
     step = math.ceil(max(picture.shape[:2]) / MOST_PIXELS)
     return np.ascontiguousarray(picture[::step, ::step])

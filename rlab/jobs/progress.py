@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rlab.cli.notebooks import Bar, in_notebook, show
+from rlab.jobs.notebooks import Bar, in_notebook, show
 
 PLAIN_EVERY = 5.0  # seconds between lines where there is no terminal
 REDRAW_EVERY = 0.5  # seconds between two drawings of a notebook's bar

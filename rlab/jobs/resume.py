@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from rlab.cli.flags import merge
-from rlab.cli.judging import FINAL_EPISODE_SEED
-from rlab.cli.request import Request, check_budget, to_resume
 from rlab.envs import EnvLike, EnvSpec
 from rlab.errors import RlabError, UsageError, unknown
 from rlab.evaluation.evaluate import Evaluation
+from rlab.jobs.judging import FINAL_EPISODE_SEED
+from rlab.jobs.request import Request, check_budget, to_resume
 from rlab.networks.own import find_builder
 from rlab.runs.checkpoint import has_checkpoint, load_checkpoint
 from rlab.runs.folder import CONFIG, RESULT, RunFolder

@@ -10,13 +10,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from rlab.cli.saved import SavedPolicy, open_policy
 from rlab.compression.distil import DistilSettings
 from rlab.compression.report import Report, compare
 from rlab.compression.steps import Step, parse_steps
 from rlab.compression.steps import compress as compress_policy
 from rlab.envs import EnvLike
 from rlab.errors import UsageError
+from rlab.jobs.saved import SavedPolicy, open_policy
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.policy import Policy
 from rlab.runs import files

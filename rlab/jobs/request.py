@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from rlab.agents import load_agent
-from rlab.cli.experiment_files import Experiment, find_experiment
 from rlab.cli.flags import merge
 from rlab.envs import EnvLike, EnvSpec, given_again
 from rlab.envs.specs import env_keywords
 from rlab.errors import RlabError, UsageError
+from rlab.jobs.experiment_files import Experiment, find_experiment
 from rlab.learning.finetune_config import FinetuneConfig
 from rlab.runs.config import RunConfig, SourceConfig
 from rlab.runs.folder import A_RUN, path_of, versions
@@ -256,7 +256,7 @@ def data_of(agent: str) -> str:
 
 def unit_of(agent: str) -> str:
     """What the clock of this agent's runs counts: `env_steps` or `updates`."""
-    from rlab.cli.feeds import feed_for  # here, since it imports torch, which wrong words need not wait for
+    from rlab.jobs.data_sources import feed_for  # here, since it imports torch, which wrong words need not wait for
 
     return feed_for(agent, data_of(agent)).loop.unit
 

@@ -5,10 +5,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rlab.cli.request import Request
 from rlab.envs import EpisodePool
 from rlab.errors import RlabError
 from rlab.evaluation.evaluate import EndlessError, Evaluation, StoppedError, evaluate
+from rlab.jobs.request import Request
 from rlab.networks.policy import Policy
 from rlab.places import warn
 from rlab.runs.config import RunConfig
