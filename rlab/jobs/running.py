@@ -14,12 +14,12 @@ import numpy as np
 from rlab.envs import EnvLike
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import Evaluation
+from rlab.jobs.inputs import open_sources
 from rlab.jobs.outcome import BY_LISTENER, INTERRUPTED, recorded_status
 from rlab.jobs.progress import ProgressListener
 from rlab.jobs.request import Request, to_resume
 from rlab.jobs.resume import continuation, final_evaluation
 from rlab.jobs.session import Session, only_here
-from rlab.jobs.sources import open_sources
 from rlab.jobs.unread import refuse_unread
 from rlab.learning.listeners import Audience
 from rlab.learning.runtime import own_surroundings

@@ -21,10 +21,10 @@ from rlab.experience.demonstrations import Demonstrations
 from rlab.experience.lanes import lanes_nbytes
 from rlab.jobs.data_sources import feed_for
 from rlab.jobs.films import Films, check_can_film
+from rlab.jobs.inputs import NO_SOURCES, Sources, demonstrations_for, make_agent
 from rlab.jobs.judging import FINAL_EPISODE_SEED, TRAINING_EPISODE_SEED, Judge, judging_failed
 from rlab.jobs.outcome import Outcome
 from rlab.jobs.request import Request, to_resume
-from rlab.jobs.sources import NO_SOURCES, Sources, demonstrations_for, make_agent
 from rlab.jobs.unread import as_started, unread_settings
 from rlab.learning.best import BestPolicy
 from rlab.learning.contract import Listener

@@ -14,9 +14,9 @@ import torch
 import rlab
 from rlab import api
 from rlab.cli import finetune, pretrain, train
+from rlab.jobs.inputs import open_sources
 from rlab.jobs.request import Request
 from rlab.jobs.session import Outcome, Session
-from rlab.jobs.sources import open_sources
 from rlab.learning.runtime import torch_settings
 from rlab.networks.policy import Policy
 from rlab.runs.folder import RunFolder

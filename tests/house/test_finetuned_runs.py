@@ -15,9 +15,9 @@ import rlab
 from rlab import api
 from rlab.cli.main import main
 from rlab.errors import RlabError, UsageError
+from rlab.jobs.inputs import open_sources
 from rlab.jobs.request import Request
 from rlab.jobs.session import Session
-from rlab.jobs.sources import open_sources
 from rlab.runs.checkpoint import load_checkpoint
 from rlab.runs.folder import RunFolder
 from rlab.runs.policies import load_policy, save_policy

@@ -12,7 +12,7 @@ import torch
 
 import rlab
 from rlab.cli.main import main
-from rlab.jobs.sources import open_sources
+from rlab.jobs.inputs import open_sources
 from rlab.runs.policies import load_policy, save_policy
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
