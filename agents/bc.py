@@ -16,14 +16,11 @@ from rlab.learning.cloning import (
     Cloner,
     CloningConfig,
     agreement,
-    check_counts,
-    check_not_negative,
-    check_shares,
     negative_log_likelihood,
     squared_distance,
 )
+from rlab.learning.common_config import Unread
 from rlab.learning.contract import Batch
-from rlab.learning.in_force import Unread
 from rlab.learning.policy_gradient import mean, value_loss
 from rlab.learning.returns import continuation, n_step_return
 from rlab.networks.bodies import critic_like
@@ -31,6 +28,7 @@ from rlab.networks.heads import CategoricalHead, GaussianHead
 from rlab.networks.policy import PolicySpec
 from rlab.networks.spaces import Space
 from rlab.randomness import torch_stream
+from rlab.ranges import check_counts, check_not_negative, check_shares, check_shares_below_one
 from rlab.types import Clock
 
 LOSSES = ("likelihood", "squared")
@@ -64,15 +62,12 @@ class BCConfig(CloningConfig):
         super().__post_init__()
         if self.loss not in LOSSES:
             raise unknown("loss", self.loss, LOSSES)
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise UsageError(f"label_smoothing {self.label_smoothing} must be a share in [0, 1).")
+        check_shares_below_one(self, "label_smoothing", "validation_fraction")
         if self.class_weights not in (None, "balanced"):
             raise UsageError(f"class_weights {self.class_weights!r} must be 'balanced' or None.")
         check_shares(self, "gamma")
         check_not_negative(self, "obs_noise", "value_weight")
-        check_counts(self, "n_step", *(["patience"] if self.patience is not None else []))
-        if not 0.0 <= self.validation_fraction < 1.0:
-            raise UsageError(f"validation_fraction {self.validation_fraction} must be a share in [0, 1).")
+        check_counts(self, "n_step", "patience")
 
 
 class BC(Cloner):

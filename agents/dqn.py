@@ -19,7 +19,6 @@ from rlab.learning.exploration import EpsilonGreedy, linear
 from rlab.learning.optimizers import OptimizerSettings, Stepper
 from rlab.learning.q_learning import QLearningConfig
 from rlab.learning.returns import LOSSES, continuation, max_value, n_step_return, q_td_error
-from rlab.learning.schedules import Schedule
 from rlab.learning.sparsity import GradualPruning
 from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.own_bodies import Own
@@ -34,6 +33,7 @@ from rlab.networks.spec import (
     in_training,
     load_generator_states,
 )
+from rlab.ranges import check_counts, check_not_negative
 from rlab.types import Clock, crossed
 
 
@@ -52,14 +52,11 @@ class DQNConfig(QLearningConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("replay_capacity", "learn_every", "updates_per_learn"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} {getattr(self, name)} must be 1 or more.")
+        check_counts(self, "replay_capacity", "learn_every", "updates_per_learn")
         for name in ("batch_size", "n_step"):
             if getattr(self, name) > self.replay_capacity:
                 raise UsageError(f"{name} {getattr(self, name)} is more than replay_capacity {self.replay_capacity}.")
-        if self.learning_starts < 0:
-            raise UsageError(f"learning_starts {self.learning_starts} must be 0 or more.")
+        check_not_negative(self, "learning_starts")
 
 
 class DQN:
@@ -93,7 +90,7 @@ class DQN:
         self._training_network = in_training(self.q_network)
         self.pruning = GradualPruning(config.sparsity, self.q_network)
         self.stepper = Stepper(OptimizerSettings.of(config), self.q_network.parameters())
-        self.schedule = Schedule(config.lr_schedule, config.lr_final, config.lr_warmup_fraction, config.lr_steps)
+        self.schedule = config.make_schedule()
         masked = isinstance(obs_space, Masked)
         self._exploration = EpsilonGreedy(action_space.n, seeds, config.epsilon_duration, masked)
 

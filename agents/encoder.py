@@ -18,18 +18,17 @@ from rlab.learning.cloning import (
     action_features,
     action_width,
     agreement,
-    check_counts,
-    check_shares,
     negative_log_likelihood,
     squared_distance,
 )
+from rlab.learning.common_config import Unread
 from rlab.learning.contract import Batch
-from rlab.learning.in_force import Unread
 from rlab.learning.policy_gradient import mean
 from rlab.networks.heads import GaussianHead
 from rlab.networks.policy import PolicySpec
 from rlab.networks.spaces import Space
 from rlab.networks.spec import LayerSpec, NetworkSpec, copy_parameters
+from rlab.ranges import check_counts, check_positive_shares, check_shares, check_shares_below_one
 from rlab.types import Clock
 
 # objective -> the models that it trains on top of the body
@@ -68,12 +67,9 @@ class EncoderConfig(CloningConfig):
         check_shares(self, "forward_weight")
         if any(width < 1 for width in self.model_hidden):
             raise UsageError(f"model_hidden {self.model_hidden} must all be 1 or more.")
-        if not 0.0 < self.target_tau <= 1.0:
-            raise UsageError(f"target_tau {self.target_tau} must be in (0, 1]; 1 is a copy.")
-        if not 0.0 <= self.validation_fraction < 1.0:
-            raise UsageError(f"validation_fraction {self.validation_fraction} must be a share in [0, 1).")
-        if self.patience is not None:
-            check_counts(self, "patience")
+        check_positive_shares(self, "target_tau")
+        check_shares_below_one(self, "validation_fraction")
+        check_counts(self, "patience")
 
 
 class Encoder(Cloner):

@@ -15,8 +15,6 @@ from rlab.learning.cloning import (
     CloningConfig,
     action_features,
     action_width,
-    check_positive,
-    check_shares,
     negative_log_likelihood,
 )
 from rlab.learning.contract import Batch
@@ -26,6 +24,7 @@ from rlab.networks.bodies import critic_like
 from rlab.networks.policy import PolicySpec
 from rlab.networks.spaces import Box, Discrete, Space
 from rlab.networks.spec import LayerSpec, NetworkSpec, StackedNetwork, copy_parameters
+from rlab.ranges import check_not_negative, check_positive, check_positive_shares, check_shares
 from rlab.types import Clock
 
 
@@ -47,10 +46,8 @@ class IQLConfig(CloningConfig):
         check_positive(self, "max_weight")
         if not 0.0 < self.expectile < 1.0:
             raise UsageError(f"expectile {self.expectile} must be above 0 and below 1.")
-        if not 0.0 <= self.beta < float("inf"):
-            raise UsageError(f"beta {self.beta} must be 0 or more.")
-        if not 0.0 < self.target_tau <= 1.0:
-            raise UsageError(f"target_tau {self.target_tau} must be in (0, 1]; 1 is a copy.")
+        check_not_negative(self, "beta")
+        check_positive_shares(self, "target_tau")
 
 
 class ActionValue(nn.Module):

@@ -15,6 +15,7 @@ from rlab.learning.contract import Batch
 from rlab.learning.policy_gradient import clipped_surrogate, kl_estimate, mean, normalised, value_loss
 from rlab.networks.policy import PolicySpec
 from rlab.networks.spaces import Space
+from rlab.ranges import check_positive
 from rlab.types import Clock
 
 KL_SLACK = 1.5  # times target_kl; openai/spinningup's ppo and Stable-Baselines3
@@ -36,10 +37,7 @@ class PPOConfig(ActorCriticConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("clip", "clip_value", "target_kl"):
-            value = getattr(self, name)
-            if value is not None and not value > 0.0:
-                raise UsageError(f"{name} {value} must be above 0.")
+        check_positive(self, "clip", "clip_value", "target_kl")
         if not 0.0 <= self.clip_final < float("inf"):
             raise UsageError(f"clip_final {self.clip_final} must be 0 or more; it is a factor of clip.")
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from rlab.agents.a2c import A2C, A2CConfig
 from rlab.errors import RlabError, UsageError
 from rlab.experience.contract import Step
+from rlab.learning.common_config import Unread
 from rlab.learning.contract import Batch
-from rlab.learning.in_force import Unread
 from rlab.learning.policy_gradient import completed, returns_to_go
 from rlab.networks.spaces import Space
 from rlab.types import Clock

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from rlab.compression.visits import END_OF_VISIT_SEEDS, FIRST_VISIT_SEED, seeds_needed, visited
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import EpisodeEnvs
+from rlab.learning.choices import LrSchedule
+from rlab.learning.common_config import OptimizerConfig
 from rlab.learning.distillation import Guide, distillation_loss
 from rlab.learning.optimizers import OptimizerSettings, Stepper
-from rlab.learning.schedules import Schedule
 from rlab.networks.bodies import BodySettings, actor_network_spec
 from rlab.networks.heads import build_head
 from rlab.networks.layers import ACTIVATIONS, StackedDropout
@@ -26,6 +27,7 @@ from rlab.networks.policy import Policy, PolicySpec, build_policy
 from rlab.networks.spaces import choices
 from rlab.networks.spec import NetworkSpec, build
 from rlab.randomness import torch_stream
+from rlab.ranges import check_counts
 
 MakeEnvs = Callable[[int], EpisodeEnvs]
 # Of Q values, in units of the median distance of the best two of a member's own. Rusu et al. (2016) have 0.01, in the
@@ -37,7 +39,7 @@ LABELLED_ROWS = 1024  # states of each member that are labelled at once, so that
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistilSettings:
+class DistilSettings(OptimizerConfig):
     """How a student learns from a teacher.
 
     Raises:
@@ -52,40 +54,21 @@ class DistilSettings:
     updates: int = 2_000  # over all rounds
     batch_size: int = 256  # rows per update and member
     learning_rate: float = 1e-2  # Adam
-    optimizer: str = "adam"  # sgd, momentum, adagrad, adadelta, rmsprop, adam, adamw or radam
-    optimizer_eps: float | None = None  # None: torch's default
-    weight_decay: float = 0.0  # decoupled for adamw, added to the gradient otherwise
-    l1: float = 0.0  # weight of the sum of absolute parameters
-    max_grad_norm: float | None = None  # per member; None: no clipping
-    lr_schedule: str = "cosine"  # constant, linear, cosine or step
-    lr_final: float = 0.0  # factor at the end of linear and cosine; factor of each step of step
-    lr_warmup_fraction: float = 0.0  # of all updates
-    lr_steps: int = 3  # stretches of the step schedule
+    lr_schedule: LrSchedule = "cosine"
     temperature: float | None = None  # of the outputs; None: 1 for logits, for Q values see `Q_SHARPNESS`
     hard: bool = False  # learn the teacher's greedy action alone
     starts: int = 1  # students per member, each from its own weights, of which the best is kept
     first_seed: int = FIRST_VISIT_SEED  # of the visits' episodes
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "rows", "updates", "batch_size", "starts"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} {getattr(self, name)} must be 1 or more.")
+        super().__post_init__()
+        check_counts(self, "rounds", "rows", "updates", "batch_size", "starts")
         if self.starts > self.rows:
             raise UsageError(f"{self.rows} rows of visits are too few for {self.starts} starts.")
         if self.first_seed + (self.rounds + 1) * seeds_needed(self.rows) > END_OF_VISIT_SEEDS:
             raise UsageError(
                 f"{self.rounds} rounds of {self.rows} rows need more episode seeds than there are for visits."
             )
-        self.make_optimizer()
-        self.make_schedule()
-
-    def make_optimizer(self) -> OptimizerSettings:
-        """What is said of the optimizer."""
-        return OptimizerSettings.of(self)
-
-    def make_schedule(self) -> Schedule:
-        """What is said of the learning rate over time."""
-        return Schedule(self.lr_schedule, self.lr_final, self.lr_warmup_fraction, self.lr_steps)
 
 
 def distil(
@@ -158,7 +141,7 @@ def retrain(
     settings = settings or DistilSettings()
     lessons = _Lessons(student, teacher, make_envs, settings)
     learning = [parameter for parameter in student.network.parameters() if parameter.requires_grad]
-    stepper = Stepper(settings.make_optimizer(), learning, members=len(student.seeds))
+    stepper = Stepper(OptimizerSettings.of(settings), learning, members=len(student.seeds))
     schedule = settings.make_schedule()
     ends = [settings.updates * (k + 1) // settings.rounds for k in range(settings.rounds)]
     for round_, (first, last) in enumerate(zip([0, *ends], ends, strict=False)):

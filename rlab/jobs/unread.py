@@ -36,7 +36,7 @@ def unread_by_kind(agent: str, agent_class: Any) -> dict[str, str]:
 
 def unread_settings(request: Request, agent_class: Any, action_space: "Space") -> dict[str, str]:
     """All settings of a request that its run does not read, each with the reason."""
-    from rlab.learning.in_force import unread_of  # torch takes its time, and help pages do not need it
+    from rlab.learning.common_config import unread_of  # torch takes its time, and help pages do not need it
     from rlab.learning.q_learning import QLearningConfig
 
     sources, start = request.sources, request.start

@@ -12,15 +12,14 @@ from torch import Tensor
 from rlab.errors import UsageError
 from rlab.experience.contract import Step
 from rlab.experience.lanes import Field
-from rlab.learning.choices import Activation, Init, LrSchedule, ObsScaling, Optimizer, RewardScaling
+from rlab.learning.choices import Activation, Init, LrSchedule, RewardScaling
+from rlab.learning.common_config import StochasticPolicyConfig, Unread
 from rlab.learning.contract import Batch
 from rlab.learning.distillation import Guide
-from rlab.learning.in_force import Unread, unread_of_boxes, unread_shared
 from rlab.learning.optimizers import OptimizerSettings, Stepper
 from rlab.learning.policy_gradient import explained_variance, gae
 from rlab.learning.reward_scaling import RewardScaler
 from rlab.learning.sampling import ActionNoise
-from rlab.learning.schedules import Schedule
 from rlab.learning.sparsity import GradualPruning
 from rlab.networks.bodies import BodySettings, actor_network_spec, critic_head_spec, critic_like
 from rlab.networks.heads import STOCHASTIC_HEADS, StochasticHead, build_head, stochastic_head_json
@@ -29,13 +28,14 @@ from rlab.networks.policy import Policy, PolicySpec
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 from rlab.networks.spec import StackedNetwork, build, has_dropout
+from rlab.ranges import check_counts, check_not_negative, check_positive, check_shares, check_shares_below_one
 from rlab.types import Clock
 
 REWARD_SCALINGS = ("none", "running")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActorCriticConfig:
+class ActorCriticConfig(StochasticPolicyConfig):
     """The settings that all policy-gradient agents share; each agent states its own defaults where they differ."""
 
     gamma: float = 0.99  # discount per env step
@@ -45,30 +45,17 @@ class ActorCriticConfig:
     value_weight: float = 0.5  # of the value's loss beside the policy's; Mnih et al. 2016
     entropy_weight: float = 0.0  # of the entropy in the loss, a reward for acting at random
     entropy_final: float = 1.0  # factor of entropy_weight at the end of the budget, reached linearly
-    network: str | None = None  # module:function of a body of one's own, in place of the layers below
-    hidden: tuple[int, ...] | None = None  # of hidden layers; None: 64 64 for vectors, 512 or 128 after convolutions
     activation: Activation = "tanh"  # after every hidden layer; Andrychowicz et al. 2021, section 3.2
-    layer_norm: bool = False  # after every hidden layer
     init: Init = "orthogonal"  # how the first weights are drawn; Huang et al. 2022, detail 2
     init_gain: float = 2**0.5  # scale of the hidden layers' first weights; Huang et al. 2022, detail 2
     actor_gain: float = 0.01  # scale of the policy's last layer, so that it starts near uniform; detail 2
     critic_gain: float = 1.0  # scale of the value's last layer; detail 2
     shared_body: bool = False  # one body for policy and value; Huang et al. 2022, detail 13 has two
-    squash: bool = False  # Box actions alone: through tanh instead of clipped
-    log_std_init: float = -0.69  # Box actions alone: log of a deviation of 0.5 half ranges, Andrychowicz et al. 2021
-    obs_scaling: ObsScaling = "none"  # of vectors; fixed: by obs_scale, running: by mean and deviation per member
-    obs_scale: tuple[float, ...] | None = None  # one divisor per component; None: the space's finite bounds
     reward_scaling: RewardScaling = "none"  # running: divide by the deviation of the discounted return
-    optimizer: Optimizer = "adam"  # of all networks, by its name in torch.optim; momentum: SGD with 0.9
     optimizer_eps: float | None = 1e-5  # in its denominator; Huang et al. 2022, detail 3. None: torch's default
-    weight_decay: float = 0.0  # L2: decoupled for adamw, added to the gradient otherwise
-    l1: float = 0.0  # L1: weight of the sum of absolute parameters in the loss
     sparsity: float = 0.0  # share of each layer's weights, of the policy alone, that are 0 in the end
     max_grad_norm: float | None = 0.5  # clips each member's whole gradient; Huang et al. 2022, detail 11
     lr_schedule: LrSchedule = "linear"  # how the learning rate falls over the budget; Huang et al. 2022, detail 4
-    lr_final: float = 0.0  # factor at the end of linear and cosine, or of each step of step
-    lr_warmup_fraction: float = 0.0  # share of the budget over which the rate first rises from 0
-    lr_steps: int = 3  # stretches that the step schedule cuts the budget into
 
     @property
     def epochs(self) -> int:
@@ -81,27 +68,19 @@ class ActorCriticConfig:
         return 1
 
     def unread(self, action_space: Space) -> Unread:
-        """Settings that nothing reads as the others stand, each with the reason."""
-        found = {**unread_shared(self), **unread_of_boxes(action_space)}
+        """Also the end of a bonus that there is none of."""
+        found = super().unread(action_space)
         if self.entropy_weight == 0.0:
             found["entropy_final"] = "entropy_weight is 0"
         return found
 
     def __post_init__(self) -> None:
-        for name in ("gamma", "gae_lambda"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise UsageError(f"{name} {getattr(self, name)} must be in [0, 1].")
-        for name in ("rollout_steps", "epochs", "minibatches"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} {getattr(self, name)} must be 1 or more.")
-        for name in ("value_weight", "entropy_weight", "entropy_final"):
-            if not 0.0 <= getattr(self, name) < float("inf"):
-                raise UsageError(f"{name} {getattr(self, name)} must be 0 or more.")
-        if not 0.0 <= self.sparsity < 1.0:
-            raise UsageError(f"sparsity {self.sparsity} must be a share in [0, 1).")
-        for name in ("init_gain", "actor_gain", "critic_gain"):
-            if not 0.0 < getattr(self, name) < float("inf"):
-                raise UsageError(f"{name} {getattr(self, name)} must be above 0.")
+        super().__post_init__()
+        check_shares(self, "gamma", "gae_lambda")
+        check_counts(self, "rollout_steps", "epochs", "minibatches")
+        check_not_negative(self, "value_weight", "entropy_weight", "entropy_final")
+        check_shares_below_one(self, "sparsity")
+        check_positive(self, "critic_gain")
         if self.reward_scaling not in REWARD_SCALINGS:
             raise UsageError(f"reward_scaling {self.reward_scaling!r} must be one of {', '.join(REWARD_SCALINGS)}.")
 
@@ -137,7 +116,7 @@ class ActorCritic:
         self.critic.eval()  # what it was made like may have dropout
         self.pruning = GradualPruning(config.sparsity, self.actor)  # with a shared body, of all but the value's layer
         self.stepper = Stepper(OptimizerSettings.of(config), [*self.actor.parameters(), *self.critic.parameters()])
-        self.schedule = Schedule(config.lr_schedule, config.lr_final, config.lr_warmup_fraction, config.lr_steps)
+        self.schedule = config.make_schedule()
         self._noise = ActionNoise(self.head.noise, self.head.noise_width, seeds)
         self._rewards = RewardScaler(len(seeds), config.gamma, device) if config.reward_scaling == "running" else None
         self._rollout = _Rollout(0, torch.zeros(len(seeds), device=device), 0, None)

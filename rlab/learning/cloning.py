@@ -11,15 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlab.errors import UsageError
 from rlab.experience.contract import Step
 from rlab.experience.lanes import Field
 from rlab.learning.actor_critic import actor_spec, policy_parts
-from rlab.learning.choices import Activation, Init, LrSchedule, ObsScaling, Optimizer
+from rlab.learning.choices import ObsScaling
+from rlab.learning.common_config import StochasticPolicyConfig
 from rlab.learning.contract import Batch
-from rlab.learning.in_force import Unread, unread_of_boxes, unread_shared
 from rlab.learning.optimizers import OptimizerSettings, Stepper
-from rlab.learning.schedules import Schedule
 from rlab.networks.distributions import only
 from rlab.networks.heads import (
     STOCHASTIC_HEADS,
@@ -40,77 +38,23 @@ from rlab.networks.spec import (
     in_training,
     load_generator_states,
 )
+from rlab.ranges import check_counts, check_shares_below_one
 from rlab.types import Clock
 
 
 @dataclass(frozen=True, kw_only=True)
-class CloningConfig:
-    """The settings that these agents share; each states its own defaults where they differ.
-
-    The network's are those of the policy-gradient agents, so that one of these can go on with it.
-    """
+class CloningConfig(StochasticPolicyConfig):
+    """The settings that these agents share; each states its own defaults where they differ."""
 
     batch_size: int = 256  # rows per update and member
-    learning_rate: float = 1e-3  # of the optimizer
-    network: str | None = None  # module:function of a body of one's own, in place of the layers below
-    hidden: tuple[int, ...] | None = None  # of hidden layers; None: 64 64 for vectors, 512 or 128 after convolutions
-    activation: Activation = "tanh"  # after every hidden layer
-    layer_norm: bool = False  # after every hidden layer
     dropout: float = 0.0  # share of the policy's hidden units set to zero in updates; Srivastava et al. 2014
-    init: Init = "orthogonal"  # how the first weights are drawn
-    init_gain: float = 2**0.5  # scale of the hidden layers' first weights
-    actor_gain: float = 0.01  # scale of the policy's last layer, so that it starts near uniform
-    squash: bool = False  # Box actions alone: through tanh instead of clipped
-    log_std_init: float = -0.69  # Box actions alone: log of a deviation of 0.5 half ranges
     obs_scaling: ObsScaling = "none"  # of vectors; fixed: by obs_scale, running: by mean and deviation of all data
-    obs_scale: tuple[float, ...] | None = None  # one divisor per component; None: the space's finite bounds
-    optimizer: Optimizer = "adam"  # of all networks, by its name in torch.optim; momentum: SGD with 0.9
-    optimizer_eps: float | None = None  # in the optimizer's denominator; None: torch's default
-    weight_decay: float = 0.0  # L2: decoupled for adamw, added to the gradient otherwise
-    l1: float = 0.0  # L1: weight of the sum of absolute parameters in the loss
-    max_grad_norm: float | None = None  # clips the gradient of each member, over all networks; None: does not
-    lr_schedule: LrSchedule = "constant"  # how the learning rate falls over the budget
-    lr_final: float = 0.05  # factor at the end of linear and cosine, or of each step of step
-    lr_warmup_fraction: float = 0.0  # share of the budget over which the rate first rises from 0
-    lr_steps: int = 3  # stretches that the step schedule cuts the budget into
-
-    def unread(self, action_space: Space) -> Unread:
-        """Settings that nothing reads as the others stand, each with the reason."""
-        return {**unread_shared(self), **unread_of_boxes(action_space)}
+    lr_final: float = 0.05
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_counts(self, "batch_size")
-        check_positive(self, "init_gain", "actor_gain")
-        if not 0.0 <= self.dropout < 1.0:
-            raise UsageError(f"dropout {self.dropout} must be a share in [0, 1).")
-
-
-def check_counts(config: Any, *names: str) -> None:
-    """Refuse settings that are below 1."""
-    for name in names:
-        if getattr(config, name) < 1:
-            raise UsageError(f"{name} {getattr(config, name)} must be 1 or more.")
-
-
-def check_positive(config: Any, *names: str) -> None:
-    """Refuse settings that are not above 0 and finite."""
-    for name in names:
-        if not 0.0 < getattr(config, name) < float("inf"):
-            raise UsageError(f"{name} {getattr(config, name)} must be above 0.")
-
-
-def check_not_negative(config: Any, *names: str) -> None:
-    """Refuse settings that are below 0 or not finite."""
-    for name in names:
-        if not 0.0 <= getattr(config, name) < float("inf"):
-            raise UsageError(f"{name} {getattr(config, name)} must be 0 or more.")
-
-
-def check_shares(config: Any, *names: str) -> None:
-    """Refuse settings that are not in [0, 1]."""
-    for name in names:
-        if not 0.0 <= getattr(config, name) <= 1.0:
-            raise UsageError(f"{name} {getattr(config, name)} must be in [0, 1].")
+        check_shares_below_one(self, "dropout")
 
 
 class Cloner:
@@ -138,7 +82,7 @@ class Cloner:
         self._obs_space, self._action_space = obs_space, action_space
         spec = start or cloning_spec(config, obs_space, action_space)
         self.head, self.preprocess, self.actor, self._policy = policy_parts(spec, seeds, device)
-        self.schedule = Schedule(config.lr_schedule, config.lr_final, config.lr_warmup_fraction, config.lr_steps)
+        self.schedule = config.make_schedule()
 
     def _stepper_of(self, networks: Iterable[nn.Module]) -> Stepper:
         """The optimizer of all parameters of these networks."""

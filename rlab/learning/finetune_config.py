@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 
 from rlab.errors import UsageError, unknown
+from rlab.ranges import check_counts, check_not_negative, check_positive
 
 STRATEGIES = ("full", "head", "last-2", "gradual", "discriminative", "lora")  # any last-K
 SHOWN = tuple("last-K" if name == "last-2" else name for name in STRATEGIES)
@@ -41,11 +42,9 @@ class FinetuneConfig:
             raise UsageError("strategy last-0 would train nothing; last-1, the head alone, is the least.")
         if not 0.0 < self.layer_decay <= 1.0:
             raise UsageError(f"layer_decay {self.layer_decay} must be in (0, 1]; 1 gives every layer the same rate.")
-        for name, least in (("unfreeze_every", 1), ("lora_rank", 1), ("critic_warmup", 0)):
-            if getattr(self, name) is not None and getattr(self, name) < least:
-                raise UsageError(f"{name} {getattr(self, name)} must be {least} or more.")
-        if not 0.0 < self.lora_alpha < float("inf"):
-            raise UsageError(f"lora_alpha {self.lora_alpha} must be above 0.")
+        check_counts(self, "unfreeze_every", "lora_rank")
+        check_not_negative(self, "critic_warmup")
+        check_positive(self, "lora_alpha")
 
     @property
     def last(self) -> int | None:

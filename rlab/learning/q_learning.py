@@ -3,15 +3,16 @@
 from dataclasses import dataclass
 
 from rlab.errors import UsageError, unknown
-from rlab.learning.choices import Activation, DemonstrationLoss, Init, LrSchedule, ObsScaling, Optimizer, ValueLoss
+from rlab.learning.choices import Activation, DemonstrationLoss, Init, ValueLoss
+from rlab.learning.common_config import NetworkConfig, Unread
 from rlab.learning.demonstration_losses import DEMONSTRATION_LOSSES
-from rlab.learning.in_force import Unread, unread_shared
 from rlab.learning.returns import LOSSES
 from rlab.networks.spaces import Space
+from rlab.ranges import check_counts, check_not_negative, check_positive_shares, check_shares, check_shares_below_one
 
 
 @dataclass(frozen=True, kw_only=True)
-class QLearningConfig:
+class QLearningConfig(NetworkConfig):
     """What DQN and its family share; each agent states its own defaults where they differ.
 
     The clock counts env steps of one member, or updates where there is no env.
@@ -24,25 +25,15 @@ class QLearningConfig:
     loss: ValueLoss = "huber"  # of TD errors; Huber is the paper's error clipping
     target_every: int = 250  # env steps between target updates; updates where there is no env
     target_tau: float = 1.0  # share of the online weights that the target takes over; 1 is a hard copy
-    network: str | None = None  # module:function of a body of one's own, in place of the layers below
-    hidden: tuple[int, ...] | None = None  # of hidden layers; None: 64 64 for vectors, 512 or 128 after convolutions
-    activation: Activation = "relu"  # after every hidden layer
+    activation: Activation = "relu"
     layer_norm: bool = True  # after every hidden layer; Ba et al. 2016. The paper's DQN has none
     dropout: float = 0.0  # share of hidden units set to zero in updates
-    init: Init = "pytorch"  # how the first weights are drawn
+    init: Init = "pytorch"
     dueling: bool = False  # one stream for the state's value, one for the advantages; Wang et al. 2016
-    obs_scaling: ObsScaling = "none"  # of vectors; fixed: by obs_scale, running: by mean and deviation per member
-    obs_scale: tuple[float, ...] | None = None  # one divisor per component; None: the space's finite bounds
-    optimizer: Optimizer = "adam"  # of all networks, by its name in torch.optim; momentum: SGD with 0.9
     optimizer_eps: float | None = 1.5e-4  # in the optimizer's denominator; Hessel et al. 2018. None: torch's default
-    weight_decay: float = 0.0  # L2: decoupled for adamw, added to the gradient otherwise
-    l1: float = 0.0  # L1: weight of the sum of absolute parameters in the loss
     sparsity: float = 0.0  # share of each layer's weights that are 0 in the end; Graesser et al. 2022
     max_grad_norm: float | None = 10.0  # clips the gradient of each member; Stable-Baselines3's default. None: does not
-    lr_schedule: LrSchedule = "constant"  # how the learning rate falls over the budget
-    lr_final: float = 0.05  # factor at the end of linear and cosine, or of each step of step
-    lr_warmup_fraction: float = 0.0  # share of the budget over which the rate first rises from 0
-    lr_steps: int = 3  # stretches that the step schedule cuts the budget into
+    lr_final: float = 0.05
     demonstration_loss: DemonstrationLoss = "none"  # beside the TD loss, of rows that come from demonstrations
     demonstration_weight: float = 1.0  # of that loss beside the TD loss; Hester et al. 2018, Experimental Setup
     margin: float = 0.8  # by which the margin loss wants a demonstrated action to be the best; Hester et al. 2018
@@ -69,8 +60,8 @@ class QLearningConfig:
         return None
 
     def unread(self, action_space: Space) -> Unread:
-        """Settings that nothing reads as the others stand, each with the reason."""
-        found = unread_shared(self)
+        """Also what belongs to a demonstration loss that is not in use."""
+        found = super().unread(action_space)
         if self.demonstration_loss != "margin":
             found["margin"] = f"it is for demonstration_loss margin, and that is {self.demonstration_loss}"
         if self.demonstration_loss == "none":
@@ -78,22 +69,15 @@ class QLearningConfig:
         return found
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.loss not in LOSSES:
             raise unknown("loss", self.loss, LOSSES)
-        for name in ("batch_size", "n_step", "target_every"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} {getattr(self, name)} must be 1 or more.")
-        for name in ("gamma", "epsilon_start", "epsilon_end", "epsilon_fraction"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise UsageError(f"{name} {getattr(self, name)} must be in [0, 1].")
-        if not 0.0 <= self.sparsity < 1.0:
-            raise UsageError(f"sparsity {self.sparsity} must be a share in [0, 1).")
-        if not 0.0 < self.target_tau <= 1.0:
-            raise UsageError(f"target_tau {self.target_tau} must be in (0, 1]; 1 is a hard copy.")
+        check_counts(self, "batch_size", "n_step", "target_every")
+        check_shares(self, "gamma", "epsilon_start", "epsilon_end", "epsilon_fraction")
+        check_shares_below_one(self, "sparsity")
+        check_positive_shares(self, "target_tau")
         if self.epsilon_duration is not None and self.epsilon_duration <= 1.0:
             raise UsageError(f"epsilon_duration {self.epsilon_duration} must be above 1; None: one step.")
         if self.demonstration_loss not in DEMONSTRATION_LOSSES:
             raise unknown("demonstration_loss", self.demonstration_loss, DEMONSTRATION_LOSSES)
-        for name in ("demonstration_weight", "margin"):
-            if not 0.0 <= getattr(self, name) < float("inf"):
-                raise UsageError(f"{name} {getattr(self, name)} must be 0 or more.")
+        check_not_negative(self, "demonstration_weight", "margin")

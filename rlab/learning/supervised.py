@@ -12,18 +12,19 @@ from torch import Tensor, nn
 
 from rlab.errors import UsageError, unknown
 from rlab.learning.augmentation import augmentation
+from rlab.learning.common_config import OptimizerConfig
 from rlab.learning.contract import Batch
 from rlab.learning.optimizers import OptimizerSettings, Stepper
-from rlab.learning.schedules import Schedule
 from rlab.learning.supervised_losses import LOSSES, correct, cross_entropy
 from rlab.networks.layers import StackedDropout
 from rlab.networks.spec import StackedNetwork, generator_states, load_generator_states
 from rlab.randomness import torch_stream
+from rlab.ranges import check_counts, check_shares_below_one
 from rlab.types import Clock
 
 
 @dataclass(frozen=True, kw_only=True)
-class SupervisedSettings:
+class SupervisedSettings(OptimizerConfig):
     """How a network is fitted to labelled examples.
 
     Raises:
@@ -34,15 +35,6 @@ class SupervisedSettings:
     epochs: int = 30  # passes over each member's rows
     batch_size: int = 64  # rows per update and member; all of them where there are fewer
     learning_rate: float = 1e-3  # Kingma and Ba 2015, Adam's own
-    optimizer: str = "adam"  # sgd, momentum, adagrad, adadelta, rmsprop, adam, adamw or radam
-    optimizer_eps: float | None = None  # None: torch's default
-    weight_decay: float = 0.0  # decoupled for adamw, added to the gradient otherwise
-    l1: float = 0.0  # weight of the sum of absolute parameters
-    max_grad_norm: float | None = None  # per member; None: no clipping
-    lr_schedule: str = "constant"  # constant, linear, cosine or step
-    lr_final: float = 0.0  # factor at the end of linear and cosine; factor of each step of step
-    lr_warmup_fraction: float = 0.0  # of all updates
-    lr_steps: int = 3  # stretches of the step schedule
     label_smoothing: float = 0.0  # share of a label spread over all classes; Szegedy et al. 2016 have 0.1
     class_weights: str | tuple[float, ...] | None = None  # balanced, or one weight per class; None: all alike
     validation_fraction: float = 0.0  # of the rows, held out; the weights that do best on them are kept
@@ -50,17 +42,8 @@ class SupervisedSettings:
     augmentation: str = "none"  # of the inputs in updates, such as shift:2,flip; see `augmentation.AUGMENTATIONS`
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check(self)
-
-    def make_optimizer(self) -> OptimizerSettings:
-        """What is said of the optimizer."""
-        return OptimizerSettings(
-            self.optimizer, self.learning_rate, self.weight_decay, self.l1, self.optimizer_eps, self.max_grad_norm
-        )
-
-    def make_schedule(self) -> Schedule:
-        """What is said of the learning rate over time."""
-        return Schedule(self.lr_schedule, self.lr_final, self.lr_warmup_fraction, self.lr_steps)
 
 
 class StackOfOne(nn.Module):
@@ -121,7 +104,7 @@ class Supervised:
         self.device = parameters[0].device
         self.network = _as_stack(network, self.seeds)
         self.class_weights = None if class_weights is None else class_weights.float().to(self.device)
-        self.stepper = Stepper(settings.make_optimizer(), parameters, members=len(self.seeds))
+        self.stepper = Stepper(OptimizerSettings.of(settings), parameters, members=len(self.seeds))
         self.schedule = settings.make_schedule()
         self._augment = augmentation(settings.augmentation)
         self._augmenting = [torch_stream(seed, "augmentation") for seed in seeds]
@@ -242,12 +225,8 @@ def _as_stack(network: nn.Module, seeds: Sequence[int]) -> nn.Module:
 def _check(settings: SupervisedSettings) -> None:
     if settings.loss not in LOSSES:
         raise unknown("loss", settings.loss, LOSSES)
-    for name in ("epochs", "batch_size"):
-        if getattr(settings, name) < 1:
-            raise UsageError(f"{name} {getattr(settings, name)} must be 1 or more.")
-    for name in ("label_smoothing", "validation_fraction"):
-        if not 0.0 <= getattr(settings, name) < 1.0:
-            raise UsageError(f"{name} {getattr(settings, name)} must be in [0, 1).")
+    check_counts(settings, "epochs", "batch_size")
+    check_shares_below_one(settings, "label_smoothing", "validation_fraction")
     if settings.patience is not None and settings.patience < 1:
         raise UsageError(f"patience {settings.patience} must be 1 validation or more; None never stops.")
     weights = settings.class_weights
@@ -257,6 +236,4 @@ def _check(settings: SupervisedSettings) -> None:
         raise UsageError(f"class weights {weights} must be 0 or more.")
     if settings.loss != "cross_entropy" and (settings.label_smoothing or weights is not None):
         raise UsageError(f"label_smoothing and class_weights are for loss cross_entropy, not {settings.loss}.")
-    settings.make_optimizer()
-    settings.make_schedule()
     augmentation(settings.augmentation)

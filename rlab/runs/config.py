@@ -3,18 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from rlab.errors import UsageError
-
-_AT_LEAST_ONE = (
-    "env_steps",
-    "updates",
-    "seeds",
-    "num_envs",
-    "eval_episodes",
-    "checkpoint_every",
-    "log_every",
-    "threads",
-)
+from rlab.ranges import check_counts, check_not_negative, check_positive, check_shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +37,9 @@ class RunConfig:
     threads: int = 1  # of torch; more pays only for wide networks or many seeds
 
     def __post_init__(self) -> None:
-        for name in _AT_LEAST_ONE:
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} {getattr(self, name)} must be 1 or more.")
-        if self.eval_envs is not None and self.eval_envs < 1:
-            raise UsageError(f"eval_envs {self.eval_envs} must be 1 or more.")
-        for name in ("film_every", "seed", "eval_every", "final_eval_episodes"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} {getattr(self, name)} must be 0 or more.")
+        check_counts(self, "env_steps", "updates", "seeds", "num_envs", "eval_episodes", "eval_envs")
+        check_counts(self, "checkpoint_every", "log_every", "threads")
+        check_not_negative(self, "film_every", "seed", "eval_every", "final_eval_episodes")
 
     @property
     def training_seeds(self) -> tuple[int, ...]:
@@ -81,12 +65,7 @@ class SourceConfig:
     teacher_temperature: float | None = None  # of the teacher's outputs; None: 1 for logits, 0.01 for Q values
 
     def __post_init__(self) -> None:
-        for name in ("demonstration_share", "teacher_fraction"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise UsageError(f"{name} {getattr(self, name)} must be a share in [0, 1].")
-        if self.dataset_episodes is not None and self.dataset_episodes < 1:
-            raise UsageError(f"dataset_episodes {self.dataset_episodes} must be 1 or more.")
-        if not 0.0 <= self.teacher_weight < float("inf"):
-            raise UsageError(f"teacher_weight {self.teacher_weight} must be 0 or more.")
-        if self.teacher_temperature is not None and not 0.0 < self.teacher_temperature < float("inf"):
-            raise UsageError(f"teacher_temperature {self.teacher_temperature} must be above 0.")
+        check_shares(self, "demonstration_share", "teacher_fraction")
+        check_counts(self, "dataset_episodes")
+        check_not_negative(self, "teacher_weight")
+        check_positive(self, "teacher_temperature")

@@ -267,18 +267,18 @@ def test_it_begins_from_a_policy_that_there_is() -> None:
     ("settings", "said"),
     [
         ({"loss": "squard"}, "unknown loss 'squard'. Did you mean 'squared'?"),
-        ({"label_smoothing": 1.0}, "label_smoothing 1.0 must be a share in [0, 1)."),
+        ({"label_smoothing": 1.0}, "label_smoothing 1.0 must be in [0, 1)."),
         ({"class_weights": "even"}, "class_weights 'even' must be 'balanced' or None."),
         ({"obs_noise": -0.1}, "obs_noise -0.1 must be 0 or more."),
         ({"value_weight": math.nan}, "value_weight nan must be 0 or more."),
         ({"gamma": 1.1}, "gamma 1.1 must be in [0, 1]."),
         ({"n_step": 0}, "n_step 0 must be 1 or more."),
-        ({"validation_fraction": 1.0}, "validation_fraction 1.0 must be a share in [0, 1)."),
+        ({"validation_fraction": 1.0}, "validation_fraction 1.0 must be in [0, 1)."),
         ({"patience": 0}, "patience 0 must be 1 or more."),
         ({"batch_size": 0}, "batch_size 0 must be 1 or more."),
         ({"init_gain": 0.0}, "init_gain 0.0 must be above 0."),
         ({"actor_gain": math.inf}, "actor_gain inf must be above 0."),
-        ({"dropout": 1.0}, "dropout 1.0 must be a share in [0, 1)."),
+        ({"dropout": 1.0}, "dropout 1.0 must be in [0, 1)."),
     ],
 )
 def test_a_setting_out_of_range_is_refused_where_it_is_born(settings: dict[str, Any], said: str) -> None:

@@ -277,7 +277,7 @@ def test_running_statistics_take_in_transitions_alone_and_stand_still_in_evaluat
         ({"learning_starts": -1}, "learning_starts -1 must be 0 or more."),
         ({"gamma": 1.01}, "gamma 1.01 must be in [0, 1]."),
         ({"epsilon_end": float("nan")}, "epsilon_end nan must be in [0, 1]."),
-        ({"target_tau": 0.0}, "target_tau 0.0 must be in (0, 1]; 1 is a hard copy."),
+        ({"target_tau": 0.0}, "target_tau 0.0 must be in (0, 1]."),
         ({"batch_size": 101, "replay_capacity": 100}, "batch_size 101 is more than replay_capacity 100."),
         ({"n_step": 101, "batch_size": 1, "replay_capacity": 100}, "n_step 101 is more than replay_capacity 100."),
     ],

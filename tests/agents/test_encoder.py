@@ -241,8 +241,8 @@ def test_a_run_that_stops_and_goes_on_is_the_run_that_never_stopped() -> None:
         ({"forward_weight": 1.5}, "forward_weight 1.5 must be in [0, 1]."),
         ({"forward_weight": math.nan}, "forward_weight nan must be in [0, 1]."),
         ({"model_hidden": (64, 0)}, "model_hidden (64, 0) must all be 1 or more."),
-        ({"target_tau": 0.0}, "target_tau 0.0 must be in (0, 1]; 1 is a copy."),
-        ({"validation_fraction": -0.1}, "validation_fraction -0.1 must be a share in [0, 1)."),
+        ({"target_tau": 0.0}, "target_tau 0.0 must be in (0, 1]."),
+        ({"validation_fraction": -0.1}, "validation_fraction -0.1 must be in [0, 1)."),
         ({"patience": 0}, "patience 0 must be 1 or more."),
     ],
 )

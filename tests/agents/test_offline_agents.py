@@ -316,7 +316,7 @@ def test_it_begins_from_a_policy_that_there_is(name: str) -> None:
         ("iql", {"expectile": 1.0}, "expectile 1.0 must be above 0 and below 1."),
         ("iql", {"beta": -1.0}, "beta -1.0 must be 0 or more."),
         ("iql", {"max_weight": 0.0}, "max_weight 0.0 must be above 0."),
-        ("iql", {"target_tau": 0.0}, "target_tau 0.0 must be in (0, 1]; 1 is a copy."),
+        ("iql", {"target_tau": 0.0}, "target_tau 0.0 must be in (0, 1]."),
         ("iql", {"gamma": -0.1}, "gamma -0.1 must be in [0, 1]."),
         ("cql", {"demonstration_weight": -1.0}, "demonstration_weight -1.0 must be 0 or more."),
         ("cql", {"demonstration_loss": "conservativ"}, "unknown demonstration_loss 'conservativ'. Did you mean"),

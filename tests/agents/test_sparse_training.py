@@ -156,5 +156,5 @@ def test_a_sparse_run_is_compressed_as_any_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize("share", [1.0, -0.1, float("nan")])
 def test_a_share_out_of_range_is_refused(name: str, share: float) -> None:
     agent: Any = load_agent(name)
-    with pytest.raises(UsageError, match=rf"sparsity {share} must be a share in \[0, 1\)"):
+    with pytest.raises(UsageError, match=rf"sparsity {share} must be in \[0, 1\)"):
         agent.Config(sparsity=share)

@@ -17,7 +17,7 @@ FOLDERS = ("rlab", "agents", "envs", "experiments")
 FILES = sorted(path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 # importable by all, and importing no room
-PORCH = {"disk", "errors", "naming", "places", "randomness", "trust", "types"}
+PORCH = {"disk", "errors", "naming", "places", "randomness", "ranges", "trust", "types"}
 EVERYTHING = {"networks", "experience", "learning", "evaluation", "compression", "runs", "search", "serving"}
 EVERYTHING |= {"jobs", "cli", "api", "supervised", "agents", "envs", "experiments"}
 MAY_IMPORT: dict[str, set[str]] = {

@@ -237,7 +237,7 @@ WRONG = [
     (2, f"train ppo {ON}", "ppo learns from its own rollouts; --dataset is for agents with a replay"),
     (2, f"train dqn {ON}", "--dataset and --demonstration-share belong together"),
     (2, f"train dqn {OFF} --demonstration-share 0.5", "--dataset and --demonstration-share belong together"),
-    (2, f"train dqn {ON} --demonstration-share 1.5", "demonstration_share 1.5 must be a share in [0, 1]"),
+    (2, f"train dqn {ON} --demonstration-share 1.5", "demonstration_share 1.5 must be in [0, 1]"),
     (2, f"train ppo {OFF} --demonstration-share 0.5", "ppo mixes no replay with demonstrations"),
     (2, f"train cql {ON} --demonstration-share 0.5", "cql mixes no replay with demonstrations"),
     (2, f"train dqn {OFF} --dataset-episodes 3", "--dataset-episodes has no effect here: no dataset is named"),

@@ -16,8 +16,8 @@ from rlab.envs import EnvSpec
 from rlab.errors import UsageError
 from rlab.jobs.request import COMMAND_LINE, Request, Start, agent_config
 from rlab.jobs.unread import as_started, unread_by_kind, unread_settings
+from rlab.learning.common_config import unread_of
 from rlab.learning.finetune_config import FinetuneConfig
-from rlab.learning.in_force import unread_of
 from rlab.networks.spaces import Box, Discrete
 from rlab.runs.config import RunConfig, SourceConfig
 

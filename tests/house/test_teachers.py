@@ -156,7 +156,7 @@ WRONG = [
     (2, "ppo CartPole-v1 --teacher {ppo} --seed 9", "one teacher for all with --teacher-member SEED"),
     (2, "ppo CartPole-v1 --teacher {ppo} --teacher-member 9", "no member with training seed 9; it has 3, 4"),
     (2, "ppo CartPole-v1 --teacher {ppo} --teacher-member 3 --teacher-weight -1", "teacher_weight -1.0 must be 0 or"),
-    (2, "ppo CartPole-v1 --teacher {ppo} --teacher-member 3 --teacher-fraction 2", "must be a share in [0, 1]"),
+    (2, "ppo CartPole-v1 --teacher {ppo} --teacher-member 3 --teacher-fraction 2", "must be in [0, 1]"),
     (2, "ppo CartPole-v1 --teacher {ppo} --teacher-member 3 --teacher-temperature 0", "must be above 0"),
     (2, "ppo CartPole-v1 --teacher-member 3", "--teacher-member has no effect here: no teacher is named"),
 ]

@@ -1,0 +1,104 @@
+"""Settings that several kinds of learning have in common, as dataclasses to inherit from.
+
+A subclass states its own default, with its source, where it differs; a field that is declared anew keeps its help text
+unless it has one of its own."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from rlab.learning.choices import Activation, Init, LrSchedule, ObsScaling, Optimizer
+from rlab.learning.optimizers import OptimizerSettings
+from rlab.learning.schedules import Schedule
+from rlab.networks.spaces import Box, Space
+from rlab.ranges import check_positive
+
+Unread = dict[str, str]  # setting -> why nothing reads it
+
+
+def unread_of(settings: Any, action_space: Space) -> Unread:
+    """The settings of an agent that it does not read with these actions and other settings, by its config's `unread`; a
+    config without that method reads all. A run refuses and does not record them."""
+    own = getattr(settings, "unread", None)
+    return {} if own is None else own(action_space)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """The optimizer and its learning rate over the budget.
+
+    Raises:
+        UsageError: an unknown name or a number out of range.
+    """
+
+    learning_rate: float = 1e-3  # of the optimizer
+    optimizer: Optimizer = "adam"  # of all networks, by its name in torch.optim; momentum: SGD with 0.9
+    optimizer_eps: float | None = None  # in the optimizer's denominator; None: torch's default
+    weight_decay: float = 0.0  # L2: decoupled for adamw, added to the gradient otherwise
+    l1: float = 0.0  # L1: weight of the sum of absolute parameters in the loss
+    max_grad_norm: float | None = None  # clips the gradient of each member, over all networks; None: does not
+    lr_schedule: LrSchedule = "constant"  # how the learning rate falls over the budget
+    lr_final: float = 0.0  # factor at the end of linear and cosine, or of each step of step
+    lr_warmup_fraction: float = 0.0  # share of the budget over which the rate first rises from 0
+    lr_steps: int = 3  # stretches that the step schedule cuts the budget into
+
+    def __post_init__(self) -> None:
+        OptimizerSettings.of(self)
+        self.make_schedule()
+
+    def make_schedule(self) -> Schedule:
+        """The learning rate's factor over the budget."""
+        return Schedule(self.lr_schedule, self.lr_final, self.lr_warmup_fraction, self.lr_steps)
+
+    def unread(self, action_space: Space) -> Unread:
+        """Settings that nothing reads with these actions and other settings, each with the reason."""
+        found: Unread = {}
+        if self.lr_schedule == "constant":
+            found |= dict.fromkeys(("lr_final", "lr_steps"), "lr_schedule is constant")
+        elif self.lr_schedule != "step":
+            found["lr_steps"] = f"it is for the step schedule, and lr_schedule is {self.lr_schedule}"
+        if self.optimizer in ("sgd", "momentum"):
+            found["optimizer_eps"] = f"the optimizer {self.optimizer} has none"
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig(OptimizerConfig):
+    """A policy's network and the scaling of what it sees, beside the optimizer that trains it."""
+
+    network: str | None = None  # module:function of a body of one's own, in place of the layers below
+    hidden: tuple[int, ...] | None = None  # of hidden layers; None: 64 64 for vectors, 512 or 128 after convolutions
+    activation: Activation = "tanh"  # after every hidden layer
+    layer_norm: bool = False  # after every hidden layer
+    init: Init = "orthogonal"  # how the first weights are drawn
+    obs_scaling: ObsScaling = "none"  # of vectors; fixed: by obs_scale, running: by mean and deviation per member
+    obs_scale: tuple[float, ...] | None = None  # one divisor per component; None: the space's finite bounds
+
+    def unread(self, action_space: Space) -> Unread:
+        """Also a scale that no scaling uses."""
+        found = super().unread(action_space)
+        if self.obs_scaling != "fixed":
+            found["obs_scale"] = f"it is for obs_scaling fixed, and that is {self.obs_scaling}"
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class StochasticPolicyConfig(NetworkConfig):
+    """A policy that gives a distribution of actions. Policy-gradient agents and those that clone inherit it, so that a
+    policy that one of them pretrained fits the settings of another."""
+
+    init_gain: float = 2**0.5  # scale of the hidden layers' first weights
+    actor_gain: float = 0.01  # scale of the policy's last layer, so that it starts near uniform
+    squash: bool = False  # Box actions alone: through tanh instead of clipped
+    log_std_init: float = -0.69  # Box actions alone: log of a deviation of 0.5 half ranges, Andrychowicz et al. 2021
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "init_gain", "actor_gain")
+
+    def unread(self, action_space: Space) -> Unread:
+        """Also what only Box actions need."""
+        found = super().unread(action_space)
+        if not isinstance(action_space, Box):
+            why = f"it is for Box actions, and these are {action_space}"
+            found |= dict.fromkeys(("squash", "log_std_init"), why)
+        return found
