@@ -72,6 +72,21 @@ def actor_network_spec(
     return replace(spec, layers=(*spec.layers, LayerSpec("log_std", {"features": means, "initial": log_std})))
 
 
+def recurrent_network_spec(obs_space: Space, outputs: int, body: BodySettings, memory: int) -> NetworkSpec:
+    """`outputs` numbers, such as one Q value per action, from a body, a GRU with a state of `memory` numbers and a
+    linear layer (Hausknecht and Stone 2015, figure 2).
+
+    Raises:
+        UsageError: no body suits the observation space, or a setting is out of range.
+    """
+    if memory < 1:
+        raise UsageError(f"memory {memory} is the width of the recurrent state; it must be 1 or more.")
+    entrance, hidden = _entrance(obs_space, body)
+    trunk, features = _mlp(entrance.features, hidden, body)
+    gru = LayerSpec("gru", {"in_features": features, "hidden": memory, "sequence": True})
+    return NetworkSpec((*entrance.layers, *trunk, gru, _linear(memory, outputs, body.init)), entrance.drawn)
+
+
 def critic_like(actor: NetworkSpec, output_gain: float = 1.0) -> NetworkSpec:
     """One output, the value of the observation, from a body like that of `actor`, without its adapters."""
     layers = merged_spec(actor).layers

@@ -9,11 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from rlab.errors import RlabError, UsageError
+from rlab.networks import memory
 from rlab.networks.heads import Head, QHead, build_head
-from rlab.networks.limits import space_words
+from rlab.networks.memory import State
 from rlab.networks.obs_look import ObsLook
+from rlab.networks.policy_errors import (
+    OUTPUTS_NEED_STATE,
+    PREDICT,
+    check_allows,
+    missing_state,
+    no_such_member,
+    unknown_keyword,
+    wrong_state,
+)
 from rlab.networks.preprocess import Preprocess
-from rlab.networks.spaces import Masked, Space, choices, pack, space_from_json
+from rlab.networks.spaces import Masked, Space, pack, space_from_json
 from rlab.networks.spec import NetworkSpec, build
 from rlab.networks.stacking import unstack
 from rlab.networks.usual import with_usual_torch
@@ -22,10 +32,6 @@ from rlab.trust import Trust
 from rlab.types import Json
 
 Array = np.ndarray | Tensor
-PREDICT = (
-    "a policy of rlab has no predict: call it, action = policy(obs), or policy(obs, greedy=False) to sample as in "
-    "training. It gives the action alone, without a state."
-)
 
 
 @dataclass(frozen=True)
@@ -63,24 +69,74 @@ class PolicySpec:
 
 
 class _Acting(nn.Module):
-    """What a stack and a single member have in common: the door, the outputs and the choice of an action."""
+    """What a stack and a single member have in common: checks of observations, outputs and the choice of an action."""
 
     def __init__(self, spec: PolicySpec, preprocess: Preprocess, network: nn.Module) -> None:
         super().__init__()
         self.spec, self.preprocess, self.network = spec, preprocess, network
         self.head = build_head(spec.head, spec.action_space).to(self._device())
         self._sample_seed, self._sampled = 0, 0  # which stream sampled actions are drawn from, and how far it is
+        self.has_memory = memory.has_memory(network)
         if isinstance(spec.obs_space, Masked) and spec.obs_space.size != self.head.mask_width:
             raise UsageError(f"observations with a mask of {spec.obs_space.size} do not fit {spec.action_space}.")
 
+    def initial_state(self, rows: int | None = None) -> State:
+        """The state that an episode begins with; `{}` without memory.
+
+        Args:
+            rows: B, for tensors `[S, B, ...]` (stack) or `[B, ...]` (one member); None, for one member: the state of a
+                single observation.
+
+        Raises:
+            UsageError: a stack is asked without `rows`.
+        """
+        if rows is None and self.preprocess.members is not None:
+            raise UsageError("initial_state of a stack needs a number of rows: policy.initial_state(rows).")
+        state = memory.initial_state(self.network, 1 if rows is None else rows)
+        return memory.take(state, 0) if rows is None else state
+
     @with_usual_torch
     def outputs(self, obs: Tensor) -> Tensor:
-        """What the network says of a batch `[..., B, *obs]` in array form: `[..., B, width]`, as the head reads it."""
+        """The network's outputs for a batch `[..., B, *obs]` in array form: `[..., B, width]`, as the head reads them.
+
+        Raises:
+            UsageError: the policy has memory; `step` and `unroll` give its outputs.
+        """
+        if self.has_memory:
+            raise UsageError(OUTPUTS_NEED_STATE)
         outputs: Tensor = self.network(self.preprocess(obs))
         return outputs
 
+    @with_usual_torch
+    def step(self, obs: Tensor, state: State) -> tuple[Tensor, State]:
+        """The outputs `[S, B, width]` for one step's `obs [S, B, *obs]`, and the next state.
+
+        One member has no axis S. Without memory these are `outputs(obs)` and `{}`.
+        """
+        if not self.has_memory:
+            return self.outputs(obs), {}
+        return memory.step(self.network, self.preprocess(obs), state)
+
+    @with_usual_torch
+    def unroll(self, obs: Tensor, state: State, begins: Tensor) -> tuple[Tensor, State]:
+        """The outputs `[S, B, T, width]` for sequences `obs [S, B, T, *obs]`, and the last state.
+
+        One member has no axis S. Gradients flow through all T steps, up to the nearest beginning.
+
+        Args:
+            state: before the first step.
+            begins: `[S, B, T]` bool: the step is the first one of an episode, so that the state before it is the
+                initial one.
+        """
+        rows_axis = begins.ndim - 2
+        rows = obs.flatten(rows_axis, rows_axis + 1)
+        if not self.has_memory:
+            return self.outputs(rows).unflatten(rows_axis, begins.shape[-2:]), {}
+        outputs, state = memory.unroll(self.network, self.preprocess(rows), state, begins)
+        return outputs.unflatten(rows_axis, begins.shape[-2:]), state
+
     def reseed(self, sample_seed: int = 0) -> None:
-        """Begin anew with the stream that `policy(obs, greedy=False)` draws from: the same seed, the same actions."""
+        """Restart the stream that `policy(obs, greedy=False)` draws from: the same seed gives the same actions."""
         self._sample_seed, self._sampled = sample_seed, 0
 
     @with_usual_torch
@@ -90,13 +146,18 @@ class _Acting(nn.Module):
         obs: Any,
         *,
         mask: Any = None,
-        state: None = None,
+        state: State | None = None,
         greedy: bool = True,
         epsilon: float | None = None,
         generators: Sequence[torch.Generator] | None = None,
         **others: Any,
     ) -> Any:
         """Actions that `env.step` accepts, as torch tensors where `obs` is one, else as NumPy arrays.
+
+        With `state`, which a policy with memory needs, the answer is `(action, next_state)`:
+
+            state = policy.initial_state(rows)  # where an episode begins
+            action, state = policy(obs, state=state)  # at every step
 
         Args:
             obs: what the env gives, or its array form: `[S, B, *obs]` for a stack, `[*obs]` or `[B, *obs]` for one
@@ -105,7 +166,7 @@ class _Acting(nn.Module):
                 does not have.
             mask: true (or 1) where an action is allowed, `[..., A]` beside `obs`; None allows all that `obs` does not
                 forbid. A mask inside observations that allows nothing counts as one that allows everything.
-            state: the recurrent state; none of today's networks has one.
+            state: what the previous call gave, or `initial_state(rows)` where the episode begins; `{}` without memory.
             greedy: false samples as in training: from the head's distribution; of Q values, which are not one, the
                 best action, or with probability `epsilon` a uniform one.
             epsilon: for Q values with `greedy=False`; None takes the one that training ended with.
@@ -114,27 +175,43 @@ class _Acting(nn.Module):
 
         Raises:
             UsageError: the shape of `obs` or `mask` is not the one that the policy was made for, a mask allows nothing
-                or these actions take none, `epsilon` is not for this policy or is missing, there are not as many
-                generators as members, or a keyword is not one of these.
+                or these actions take none, the policy has memory and `state` is missing or has other shapes, `epsilon`
+                is not for this policy or is missing, there are not as many generators as members, or a keyword is not
+                one of these.
         """
         if others:
-            raise _unknown_keyword(next(iter(others)))
+            raise unknown_keyword(next(iter(others)))
         array, mask = self._array_form(obs, mask)
         tensor = self._tensor(array)
         single = self._is_single(tensor)
         batch = tensor.unsqueeze(0) if single else tensor
-        outputs = self.outputs(batch)
+        following: State = {}
+        if state is None and not self.has_memory:
+            outputs = self.outputs(batch)
+        else:
+            outputs, following = self._remembering(batch, state, single)
         allowed = self.preprocess.mask(batch) if mask is None else self._check_mask(self._tensor(mask), outputs, single)
         if greedy:
             action = self.head.act(outputs, allowed)
         else:
-            rows = outputs.shape[:-1].numel()
-            chosen = self._next_generators() if generators is None else self._check_generators(generators, rows)
-            action = self._sampling_head(epsilon, generators is not None).sample(outputs, chosen, allowed)
+            head = self._sampling_head(epsilon, generators is not None)
+            action = head.sample(outputs, self._streams(generators, outputs.shape[:-1].numel()), allowed)
         action = self.head.to_env(action)
         action = action.squeeze(0) if single else action
-        # [()] makes a number of a 0-d array, which envs that look actions up in a table do not take
-        return action if isinstance(obs, Tensor) else action.cpu().numpy()[()]
+        # [()] makes a number of a 0-d array: envs that look up actions in a table cannot use an array
+        answer = action if isinstance(obs, Tensor) else action.cpu().numpy()[()]
+        return answer if state is None else (answer, following)
+
+    def _remembering(self, batch: Tensor, state: State | None, single: bool) -> tuple[Tensor, State]:
+        """The outputs and the next state, which leads as `state` does: without rows for a `single` observation."""
+        rows = None if single else batch.shape[0 if self.preprocess.members is None else 1]
+        if state is None:
+            raise missing_state(rows)
+        expected, found = _shapes(self.initial_state(rows)), _shapes(state)
+        if found != expected:
+            raise wrong_state(found, expected, rows)
+        outputs, following = self.step(batch, memory.take(state, None) if single else state)
+        return outputs, memory.take(following, 0) if single else following
 
     def _array_form(self, obs: Any, mask: Any) -> tuple[Array, Any]:
         """The observations as one array, and the mask where that does not hold it."""
@@ -180,26 +257,25 @@ class _Acting(nn.Module):
         if mask.shape != expected:
             raise UsageError(f"a mask of shape {tuple(mask.shape)} does not fit; expected {expected}.")
         allowed = mask.bool().reshape(*lead, self.head.mask_width)
-        _check_allows(allowed.cpu().numpy(), self.spec.action_space)
+        check_allows(allowed.cpu().numpy(), self.spec.action_space)
         return allowed
 
-    def _check_generators(self, generators: Sequence[torch.Generator], rows: int) -> Sequence[torch.Generator]:
-        members, found = self.preprocess.members or 1, len(generators)
-        if found not in (members, rows):
-            raise UsageError(f"greedy=False takes one torch.Generator per member: {members}, not {found}.")
+    def _streams(self, generators: Sequence[torch.Generator] | None, rows: int) -> Sequence[torch.Generator]:
+        """The given generators; or one per member for this call alone, keyed by seed and count: they carry no state."""
+        members = self.preprocess.members or 1
+        if generators is None:
+            self._sampled += 1
+            use = f"sampled actions {self._sample_seed} {self._sampled}"
+            return [torch_stream(seed, use, self._device()) for seed in self._training_seeds()]
+        if len(generators) not in (members, rows):
+            raise UsageError(f"greedy=False takes one torch.Generator per member: {members}, not {len(generators)}.")
         return generators
 
-    def _next_generators(self) -> Sequence[torch.Generator]:
-        """One per member for this call alone: keyed by seed and count, a copy of the policy needs no state of them."""
-        self._sampled += 1
-        use = f"sampled actions {self._sample_seed} {self._sampled}"
-        return [torch_stream(seed, use, self._device()) for seed in self._training_seeds()]
-
-    def _sampling_head(self, epsilon: float | None, told: bool) -> Head:
-        """The head that samples: that of Q values with this epsilon, where one is given.
+    def _sampling_head(self, epsilon: float | None, own_streams: bool) -> Head:
+        """The head that samples: for Q values the one with this epsilon, where one is given.
 
         Args:
-            told: the caller brings generators, and so takes an epsilon of 0 as it is.
+            own_streams: the caller passes generators, so that an epsilon of 0 is taken as it is.
         """
         if not isinstance(self.head, QHead):
             if epsilon is not None:
@@ -209,7 +285,7 @@ class _Acting(nn.Module):
             if not 0.0 <= epsilon <= 1.0:
                 raise UsageError(f"epsilon {epsilon} is not a probability; it must be in [0, 1].")
             return QHead({"epsilon": epsilon}, self.spec.action_space)
-        if not self.head.epsilon and not told:
+        if not self.head.epsilon and not own_streams:
             raise UsageError(
                 "greedy=False: Q values are not a distribution, and this policy records no exploration to sample with; "
                 "say how often an action is random: policy(obs, greedy=False, epsilon=0.05)."
@@ -255,15 +331,15 @@ class Policy(_Acting):
 
     def _index(self, seed: int) -> int:
         if seed not in self.seeds:
-            raise UsageError(f"no member with training seed {seed}; this policy has {_listed(self.seeds)}.")
+            raise no_such_member(seed, self.seeds)
         return self.seeds.index(seed)
 
 
 class MemberPolicy(_Acting):
     """One member as plain `torch.nn` modules: `[*obs]` or `[B, *obs]` to actions.
 
-    It is asked by hand, with observations that nobody has looked at yet: those that its space does not hold are
-    refused. A stack takes what rlab's envs and files gave, which is looked at where it comes in.
+    Users call it with observations that nothing has checked yet: those outside its space are refused. A stack gets
+    observations of rlab's envs and files, which are checked where they come in.
     """
 
     def __init__(self, spec: PolicySpec, preprocess: Preprocess, network: nn.Module, seed: int) -> None:
@@ -275,7 +351,7 @@ class MemberPolicy(_Acting):
         self._look(obs)
         if mask is not None and isinstance(self.spec.obs_space, Masked):
             array = pack(self.spec.obs_space, _numpy(obs), _numpy(mask))
-            _check_allows(array[..., -self.spec.obs_space.size :], self.spec.action_space)
+            check_allows(array[..., -self.spec.obs_space.size :], self.spec.action_space)
             return array, None
         return super()._array_form(obs, mask)
 
@@ -302,7 +378,7 @@ def build_policy(spec: PolicySpec, seeds: Sequence[int], trust: Trust = False) -
         # One observation of zeros shows whether the layers fit each other and the spaces.
         zeros = np.zeros((len(seeds), 1, *spec.obs_space.shape), spec.obs_space.dtype)
         with torch.no_grad():
-            outputs = policy.outputs(torch.from_numpy(zeros))
+            outputs, _ = policy.step(torch.from_numpy(zeros), policy.initial_state(1))
     except (TypeError, KeyError, AttributeError, ImportError, ValueError, IndexError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise RlabError(f"the policy's spec cannot be built: {reason}. Was it written by a newer rlab?") from error
@@ -314,30 +390,8 @@ def build_policy(spec: PolicySpec, seeds: Sequence[int], trust: Trust = False) -
     return policy
 
 
-def _listed(seeds: Sequence[int]) -> str:
-    """`training seed 0`, `training seeds 0, 1`."""
-    return f"training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-
-
-def _check_allows(mask: np.ndarray, actions: Space) -> None:
-    """Refuse a mask `[..., A]` that leaves one of the choices that an action makes without an option."""
-    sizes = choices(actions)
-    starts = np.cumsum((0, *sizes[:-1]))
-    if np.logical_or.reduceat(mask != 0, starts, axis=-1).all():
-        return
-    every = "action" if len(sizes) == 1 else "option of one of the choices"
-    raise UsageError(f"a mask allows no {every} of {space_words(actions)}; every row needs one that is true.")
-
-
-def _unknown_keyword(name: str) -> UsageError:
-    if name == "deterministic":
-        return UsageError(
-            "policy(obs, deterministic=...): rlab calls it greedy; greedy=True is the default, and "
-            "policy(obs, greedy=False) samples as in training."
-        )
-    return UsageError(
-        f"policy(obs, {name}=...): unknown keyword {name!r}. Known: mask, state, greedy, epsilon, generators."
-    )
+def _shapes(state: State) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def _numpy(values: Any) -> Any:

@@ -1,6 +1,8 @@
 """Layers for sequences, with a seed axis: token embeddings and gated recurrent units.
 
-Sequences of unequal length are padded at the front, so that the last hidden state is that of the last token.
+Called on a whole sequence, a recurrent layer begins with a hidden state of zeros; `step` and `unroll` take and give
+the state (`rlab.networks.memory`). Sequences of unequal length are padded at the front, so that the last hidden state
+is that of the last token.
 """
 
 import math
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from rlab.errors import RlabError
 from rlab.networks.layers import _check_alike
+from rlab.networks.memory import State
 
 
 class StackedEmbedding(nn.Module):
@@ -63,7 +66,10 @@ class StackedEmbedding(nn.Module):
 
 
 class LastGRU(nn.Module):
-    """`torch.nn.GRU` of one layer: `[B, T, D]` to its last state `[B, H]`, or with `sequence` to all `[B, T, H]`."""
+    """`torch.nn.GRU` of one layer: `[B, T, D]` to its last state `[B, H]`, or with `sequence` to all `[B, T, H]`.
+
+    Its state as a layer with memory is `hidden [B, H]`.
+    """
 
     def __init__(self, in_features: int, hidden: int, sequence: bool = False) -> None:
         super().__init__()
@@ -75,21 +81,39 @@ class LastGRU(nn.Module):
         y: Tensor = states if self.sequence else last.squeeze(0)
         return y
 
+    def initial_state(self, rows: int) -> State:
+        """`hidden [B, H]` of zeros."""
+        return {"hidden": self.gru.get_parameter("weight_hh_l0").new_zeros(rows, self.gru.hidden_size)}
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """`[B, D]` to `[B, H]`, which is also the next state."""
+        _, last = self.gru(x.unsqueeze(1), state["hidden"].unsqueeze(0))
+        return last[0], {"hidden": last[0]}
+
+    def unroll(self, x: Tensor, state: State, begins: Tensor) -> tuple[Tensor, State]:
+        """`[B, T, D]` to `[B, T, H]` and the last state; zeros before a step where `begins [B, T]` is true."""
+        states = []
+        for now, begin in zip(x.unbind(dim=1), begins.unbind(dim=1), strict=True):
+            _, state = self.step(now, {"hidden": state["hidden"].masked_fill(begin.unsqueeze(-1), 0.0)})
+            states.append(state["hidden"])
+        return torch.stack(states, dim=1), state
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.gru!r}, sequence={self.sequence})"  # one line, with every setting
 
 
 class StackedGRU(nn.Module):
-    """Gated recurrent units (Cho et al. 2014) in the form of `torch.nn.GRU`, from a hidden state of zeros:
+    """Gated recurrent units (Cho et al. 2014) in the form of `torch.nn.GRU`:
 
         r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
         z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
         n = tanh(W_in x + b_in + r * (W_hn h + b_hn))
         h' = (1 - z) * n + z * h
 
-    `[S, B, T, D]` to the last hidden state `[S, B, H]`, or with `sequence` to all of them `[S, B, T, H]`. The gates
-    stand beside each other in this order: `weight_ih [S, D, 3 H]`, `weight_hh [S, H, 3 H]`, `bias_ih` and `bias_hh
-    [S, 1, 3 H]`.
+    A call takes `[S, B, T, D]`, begins with a hidden state of zeros and gives the last hidden state `[S, B, H]`, or
+    with `sequence` all of them `[S, B, T, H]`. As a layer with memory it gives the hidden state of every step, whatever
+    `sequence` is; its state is `hidden [S, B, H]`. The gates are side by side in this order: `weight_ih [S, D, 3 H]`,
+    `weight_hh [S, H, 3 H]`, `bias_ih` and `bias_hh [S, 1, 3 H]`.
     """
 
     def __init__(self, members: int, in_features: int, hidden: int, sequence: bool = False) -> None:
@@ -101,19 +125,44 @@ class StackedGRU(nn.Module):
         self.bias_hh = nn.Parameter(torch.empty(members, 1, 3 * hidden))
 
     def forward(self, x: Tensor) -> Tensor:
-        members, rows, steps, _ = x.shape
-        hidden = self.weight_hh.shape[1]
-        # What the inputs say to the gates, for all times at once: [S, B, T, 3 H].
-        said = torch.baddbmm(self.bias_ih, x.flatten(1, 2), self.weight_ih).unflatten(1, (rows, steps))
-        state, states = x.new_zeros(members, rows, hidden), []
-        for now in said.unbind(dim=2):
-            before = torch.baddbmm(self.bias_hh, state, self.weight_hh)  # [S, B, 3 H]
-            gates = torch.sigmoid(now[..., : 2 * hidden] + before[..., : 2 * hidden])
-            reset, update = gates[..., :hidden], gates[..., hidden:]
-            new = torch.tanh(torch.addcmul(now[..., 2 * hidden :], reset, before[..., 2 * hidden :]))
-            state = torch.lerp(new, state, update)
+        states = self._run(x, self.initial_state(x.shape[1])["hidden"], None)
+        return torch.stack(states, dim=2) if self.sequence else states[-1]
+
+    def initial_state(self, rows: int) -> State:
+        """`hidden [S, B, H]` of zeros."""
+        members, hidden, _ = self.weight_hh.shape
+        return {"hidden": self.weight_hh.new_zeros(members, rows, hidden)}
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """`[S, B, D]` to `[S, B, H]`, which is also the next state."""
+        hidden = self._next(torch.baddbmm(self.bias_ih, x, self.weight_ih), state["hidden"])
+        return hidden, {"hidden": hidden}
+
+    def unroll(self, x: Tensor, state: State, begins: Tensor) -> tuple[Tensor, State]:
+        """`[S, B, T, D]` to `[S, B, T, H]` and the last state; zeros before a step where `begins [S, B, T]` is true."""
+        states = self._run(x, state["hidden"], begins)
+        return torch.stack(states, dim=2), {"hidden": states[-1]}
+
+    def _run(self, x: Tensor, state: Tensor, begins: Tensor | None) -> list[Tensor]:
+        """The hidden state `[S, B, H]` after each of T steps."""
+        # The input's part of the gates, for all times at once: [S, B, T, 3 H].
+        inputs = torch.baddbmm(self.bias_ih, x.flatten(1, 2), self.weight_ih).unflatten(1, x.shape[1:3])
+        states = []
+        for t, now in enumerate(inputs.unbind(dim=2)):
+            if begins is not None:
+                state = state.masked_fill(begins[:, :, t].unsqueeze(-1), 0.0)
+            state = self._next(now, state)
             states.append(state)
-        return torch.stack(states, dim=2) if self.sequence else state
+        return states
+
+    def _next(self, now: Tensor, state: Tensor) -> Tensor:
+        """The hidden state `[S, B, H]` after `state`, from the input's part of the gates `[S, B, 3 H]`."""
+        hidden = state.shape[-1]
+        before = torch.baddbmm(self.bias_hh, state, self.weight_hh)  # [S, B, 3 H]
+        gates = torch.sigmoid(now[..., : 2 * hidden] + before[..., : 2 * hidden])
+        reset, update = gates[..., :hidden], gates[..., hidden:]
+        new = torch.tanh(torch.addcmul(now[..., 2 * hidden :], reset, before[..., 2 * hidden :]))
+        return torch.lerp(new, state, update)
 
     @torch.no_grad()
     def initialise(self, generators: Sequence[torch.Generator]) -> None:
