@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from rlab.errors import RlabError, UsageError
+from rlab.errors import UsageError
 from rlab.evaluation.stats import iqm
 from rlab.experience.examples import Examples
 from rlab.jobs.progress import ProgressListener
@@ -25,7 +25,7 @@ from rlab.networks.spec import LayerSpec, NetworkSpec, StackedNetwork, build
 from rlab.networks.stacking import unstack
 from rlab.runs import files
 from rlab.runs.logs import MetricsLog
-from rlab.runs.tensors import tensors_from_bytes, tensors_to_bytes
+from rlab.runs.weights import load_module, save_module
 from rlab.trust import Trust, in_force
 
 __all__ = [
@@ -49,14 +49,13 @@ __all__ = [
 ]
 
 NETWORK = "network.json"
-STEM, SUFFIX = "weights", ".safetensors"
 
 
 def vector_network(features: int, outputs: int, hidden: Sequence[int] = (64, 64), dropout: float = 0.0) -> NetworkSpec:
     """Vectors `[features]` to `outputs` logits or numbers through hidden ReLU layers.
 
     Raises:
-        UsageError: a width is below 1, or dropout is no share.
+        UsageError: a width is below 1, or dropout is not a share.
     """
     _check(features=features, outputs=outputs, hidden=hidden, dropout=dropout)
     return NetworkSpec(_mlp(features, outputs, hidden, dropout))
@@ -78,7 +77,7 @@ def image_network(
         dropout: share of what goes into every linear layer that is set to zero in training.
 
     Raises:
-        UsageError: the image is too small for the convolutions, a width is below 1, or dropout is no share.
+        UsageError: the image is too small for the convolutions, a width is below 1, or dropout is not a share.
     """
     channels, height, width = shape
     _check(outputs=outputs, hidden=hidden, dropout=dropout, convolutions=[n for row in convolutions for n in row])
@@ -107,7 +106,7 @@ def text_network(
         padding_index: the token in front of sentences that are shorter than the longest; None: there is none.
 
     Raises:
-        UsageError: a width is below 1, or dropout is no share.
+        UsageError: a width is below 1, or dropout is not a share.
     """
     _check(tokens=tokens, outputs=outputs, embedding=embedding, hidden=[hidden], dropout=dropout)
     padding = {} if padding_index is None else {"padding_index": padding_index}
@@ -138,7 +137,7 @@ def recorded(folder: Path | str, seeds: Sequence[int], updates: int) -> Iterator
 
 @dataclass(frozen=True, eq=False)
 class LoadedNetwork:
-    """A network from the disk, and what was told with it."""
+    """A network from the disk, and the facts that were saved with it."""
 
     network: StackedNetwork  # [S, B, ...] in and out, in evaluation mode
     spec: NetworkSpec
@@ -161,24 +160,15 @@ class LoadedNetwork:
 def save_network(
     folder: Path | str, network: nn.Module, spec: NetworkSpec, seeds: Sequence[int], extra: Mapping[str, Any]
 ) -> None:
-    """Put a stack into `folder`: its spec as JSON, its weights as safetensors; a crash leaves the old or the new one.
+    """Save a stack in `folder`, its spec as JSON and its weights as safetensors; a crash leaves the old or the new one.
 
     Args:
-        extra: facts worth telling, as JSON takes them.
+        extra: facts to save with it, as JSON.
 
     Raises:
         RlabError: the disk refuses.
     """
-    folder = Path(folder)
-    files.make_folder(folder)
-    files.clean(folder)
-    weights = tensors_to_bytes(network.state_dict())
-    name = files.content_name(STEM, weights, SUFFIX)
-    files.write_bytes(folder / name, weights)
-    entry = {"name": name, "sha256": files.sha256(weights)}
-    content = {"spec": spec.to_json(), "seeds": list(seeds), "extra": dict(extra), "weights": entry}
-    files.write_json(folder / NETWORK, content)
-    files.keep_only(folder, {name}, f"{STEM}-*{SUFFIX}")
+    save_module(Path(folder) / NETWORK, network, spec.to_json(), seeds, extra)
 
 
 def load_network(folder: Path | str, trust: Trust = False) -> LoadedNetwork:
@@ -187,20 +177,12 @@ def load_network(folder: Path | str, trust: Trust = False) -> LoadedNetwork:
     Raises:
         RlabError: one line on what is missing, changed, damaged or does not fit.
     """
-    path = Path(folder) / NETWORK
-    data = files.read_json(path)
-    weights = files.read_checked(Path(folder), data.get("weights"), STEM, SUFFIX, path)
-    tensors = tensors_from_bytes(weights, Path(folder) / data["weights"]["name"])
-    try:
-        spec, seeds = NetworkSpec.from_json(data["spec"]), tuple(int(seed) for seed in data["seeds"])
-        network = build(spec, seeds, trust=in_force(trust))
-        network.load_state_dict(tensors)
-    except RlabError as error:
-        raise RlabError(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise RlabError(f"{path}: no network can be built from it ({type(error).__name__}: {reason})") from error
-    return LoadedNetwork(network.eval(), spec, seeds, data.get("extra", {}))
+
+    def rebuild(spec: Any, seeds: tuple[int, ...]) -> StackedNetwork:
+        return build(NetworkSpec.from_json(spec), seeds, trust=in_force(trust))
+
+    found = load_module(Path(folder) / NETWORK, rebuild)
+    return LoadedNetwork(found.module.eval(), NetworkSpec.from_json(found.spec), found.seeds, found.extra)
 
 
 def _mlp(

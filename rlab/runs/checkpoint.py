@@ -81,8 +81,8 @@ def save_checkpoint(run: RunFolder, state: Mapping[str, Any], chunks: Iterable[C
     text = json.dumps({"format": files.FORMAT, "state": structure}, allow_nan=False).encode()
     entries = [_saved_chunk(folder, chunk, kept) for chunk in chunks]
     parts = {
-        "structure": _saved(folder, "state", text, ".json"),
-        "tensors": _saved(folder, "state", tensors_to_bytes(tensors), TENSORS),
+        "structure": files.write_named(folder, "state", text, ".json"),
+        "tensors": files.write_named(folder, "state", tensors_to_bytes(tensors), TENSORS),
     }
     files.write_json(folder / CHECKPOINT, {"chunks": entries, **parts})
     named = {entry["name"] for entry in (*entries, *parts.values())}
@@ -117,17 +117,11 @@ def load_checkpoint(run: RunFolder) -> tuple[State, list[StoredChunk]]:
     return state, sorted(chunks, key=lambda chunk: chunk.index)
 
 
-def _saved(folder: Path, stem: str, data: bytes, suffix: str) -> dict[str, str]:
-    name = files.content_name(stem, data, suffix)
-    files.write_bytes(folder / name, data)
-    return {"name": name, "sha256": files.sha256(data)}
-
-
 def _saved_chunk(folder: Path, chunk: Chunk, kept: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
     entry = kept.get(chunk.index)
     if chunk.complete and entry is not None and (folder / entry["name"]).is_file():
         return entry
-    saved = _saved(folder, _stem(chunk.index), arrays_to_bytes(chunk.arrays()), TENSORS)
+    saved = files.write_named(folder, _stem(chunk.index), arrays_to_bytes(chunk.arrays()), TENSORS)
     return {"index": chunk.index, "complete": chunk.complete, **saved}
 
 

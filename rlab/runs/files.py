@@ -113,6 +113,13 @@ def content_name(stem: str, data: bytes, suffix: str) -> str:
     return f"{stem}-{sha256(data)[:8]}{suffix}"
 
 
+def write_named(folder: Path, stem: str, data: bytes, suffix: str) -> dict[str, str]:
+    """Write `data` under its `content_name`; the entry `{"name", "sha256"}` is what `read_checked` finds it by."""
+    name = content_name(stem, data, suffix)
+    write_bytes(folder / name, data)
+    return {"name": name, "sha256": sha256(data)}
+
+
 def read_checked(folder: Path, entry: Any, stem: str, suffix: str, named_in: Path) -> bytes:
     """The content of the file that `entry` (`{"name", "sha256"}`, from the file `named_in`) points to in `folder`.
 

@@ -166,8 +166,8 @@ DAMAGES = {
     "no seeds": (lambda f: rewrite(f, lambda d: d.update(seeds=[])), "'seeds' must be a list of training seeds"),
     "odd seeds": (lambda f: rewrite(f, lambda d: d.update(seeds=[0, "1"])), "'seeds' must be a list of training seeds"),
     "twin seeds": (lambda f: rewrite(f, lambda d: d.update(seeds=[3, 3])), "names a training seed twice"),
-    "no spec": (lambda f: rewrite(f, lambda d: d.pop("spec")), "no policy can be built from its spec"),
-    "spec no object": (lambda f: rewrite(f, lambda d: d.update(spec=[])), "no policy can be built from its spec"),
+    "no spec": (lambda f: rewrite(f, lambda d: d.pop("spec")), "nothing can be built from its spec"),
+    "spec no object": (lambda f: rewrite(f, lambda d: d.update(spec=[])), "nothing can be built from its spec"),
     "other layer": (
         lambda f: rewrite(f, lambda d: d["spec"]["network"]["layers"][0].update(kind="lineal")),
         "policy.json: unknown kind of layer 'lineal'. Did you mean 'linear'?",
@@ -178,7 +178,7 @@ DAMAGES = {
     ),
     "a tensor missing": (
         lambda f: replace_weights(f, _drop),
-        r"lacks the tensor 'network.0.weight' \[2, 4, 5\] that the spec asks for",
+        r"lacks the tensor 'network.0.weight' \[2, 4, 5\] that the spec needs",
     ),
     "a tensor too many": (
         lambda f: replace_weights(f, lambda t: t.update(extra=torch.zeros(1))),
