@@ -6,13 +6,14 @@ modules are imported where the caller says so, with `trust=True` or `trust=["my_
 user's own: `rlab trust my_envs` writes it, and one that lies inside a run, a policy or a dataset counts for nothing.
 """
 
+import importlib
 import os
 import stat
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from rlab.errors import UsageError
+from rlab.errors import RlabError, UsageError
 
 FILE = ".rlab-trust"
 HEADER = "# Modules whose code rlab may run in this folder, one a line; written by `rlab trust`.\n"
@@ -112,3 +113,32 @@ def module_name(word: str, where: str) -> str:
     if not name or not all(part.isidentifier() for part in name.split(".")):
         raise UsageError(f"{where}: {word!r} is not the name of a module, such as my_envs or my_envs.grids")
     return name
+
+
+def check_code(what: str, name: str, trust: Trust) -> None:
+    """The one rule for code that a file or a setting names as `module:Class`: it runs where it is trusted.
+
+    Raises:
+        RlabError: it is not.
+    """
+    module = name.partition(":")[0]
+    if not trusts(trust, module):
+        raise RlabError(f"{what} {name!r} runs code from outside rlab; {advice([module])}")
+
+
+def trusted(what: str, name: str, trust: Trust) -> Any:
+    """What `module:Class` names; its module is imported only where it is trusted.
+
+    Raises:
+        RlabError: it is not trusted.
+        UsageError: it cannot be imported, or the module does not have it.
+    """
+    check_code(what, name, trust)
+    module, _, attribute = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # whatever a module of the user's raises while it is imported
+        raise UsageError(f"{what} {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    return found

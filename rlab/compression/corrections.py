@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rlab.compression import rounding
 from rlab.compression.float_layers import float_weight, observe
-from rlab.networks import rounding
-from rlab.networks.quantized import CompressedLayer, HalfConv2d, HalfLinear, QuantizedConv2d, QuantizedLinear
+from rlab.compression.quantized_layers import CompressedLayer, HalfConv2d, HalfLinear, QuantizedConv2d, QuantizedLinear
 
 # Of the mean variance of the inputs, added to each. Agreement at 4 bits with 1e-3, 1e-4, 1e-5 and 1e-6, DQN: CartPole
 # 0.966, 0.966, 0.964, 0.960; LunarLander 0.711, 0.694, 0.624, 0.647; Frantar et al. 2023 have 1e-2.

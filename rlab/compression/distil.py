@@ -22,7 +22,7 @@ from rlab.learning.optimizers import OptimizerSettings, Stepper
 from rlab.networks.bodies import BodySettings, actor_network_spec
 from rlab.networks.heads import build_head
 from rlab.networks.layers import ACTIVATIONS, StackedDropout
-from rlab.networks.lora import named_layers
+from rlab.networks.merging import named_layers
 from rlab.networks.policy import Policy, PolicySpec, build_policy
 from rlab.networks.spaces import choices
 from rlab.networks.spec import NetworkSpec, build

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlab.compression import rounding
 from rlab.compression.float_layers import built_like, first_layers, quantizable
 from rlab.compression.quantize import set_input_range, weight_scale
+from rlab.compression.quantized_layers import CompressedLayer, QuantizedConv2d, QuantizedLinear, replaced, u8
 from rlab.errors import UsageError
-from rlab.networks import rounding
 from rlab.networks.layers import is_float_layer
-from rlab.networks.quantized import CompressedLayer, QuantizedConv2d, QuantizedLinear, replaced, u8
 
 KEEP = 0.99  # of a running range at each batch; Jacob et al. 2018, section 3.1: "close to 1"
 QAT_ACTIVATIONS = ("none", "static")

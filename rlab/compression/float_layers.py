@@ -6,10 +6,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from rlab.compression.quantized_layers import CompressedLayer, plain_layer, replaced
 from rlab.errors import RlabError, UsageError
-from rlab.networks.layers import FLOAT_LAYERS, StackedConv2d, StackedLinear, Streams, is_float_layer, is_stacked
-from rlab.networks.lora import merged
-from rlab.networks.quantized import CompressedLayer, plain_layer, replaced
+from rlab.networks.branches import Streams
+from rlab.networks.layers import FLOAT_LAYERS, StackedConv2d, StackedLinear, is_float_layer, is_stacked
+from rlab.networks.merging import merged
 
 Linear = TypeVar("Linear", bound=CompressedLayer)
 Conv2d = TypeVar("Conv2d", bound=CompressedLayer)

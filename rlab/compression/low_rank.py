@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from rlab.errors import UsageError
-from rlab.networks.layers import Streams
-from rlab.networks.lora import merged
+from rlab.networks.branches import Streams
+from rlab.networks.merging import merged
 
 Ranks = dict[str, int]  # name of a linear layer -> rank of the two that take its place
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from rlab.compression.refit import refit
 from rlab.errors import UsageError, unknown
-from rlab.networks.branches import Pick, PickImage
-from rlab.networks.layers import ACTIVATIONS, LogStd, Streams
-from rlab.networks.lora import merged
+from rlab.networks.branches import Pick, PickImage, Streams
+from rlab.networks.layers import ACTIVATIONS, LogStd
+from rlab.networks.merging import merged
 
 Masks = dict[str, Tensor]  # name of a layer -> bool [neurons], true for those that stay
 

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlab.compression import rounding
 from rlab.compression.corrections import correct
 from rlab.compression.float_layers import built_like, first_layers, observe, quantizable
+from rlab.compression.quantized_layers import HalfConv2d, HalfLinear, QuantizedConv2d, QuantizedLinear, replaced, u8
 from rlab.errors import unknown
-from rlab.networks import rounding
 from rlab.networks.layers import is_float_layer, is_stacked
-from rlab.networks.quantized import HalfConv2d, HalfLinear, QuantizedConv2d, QuantizedLinear, replaced, u8
 
 PERCENTILE = 99.99  # of the inputs lie below the upper end of a range, and as many above the lower end
 RATIOS = [0.05 ** (1 - step / 80) for step in range(81)]  # of the largest value, at which a clip is tried: 0.05 to 1

@@ -16,13 +16,13 @@ from rlab.compression.distil import MakeEnvs
 from rlab.compression.export.exporting import open_in_onnxruntime
 from rlab.compression.export.graph import InexpressibleError
 from rlab.compression.export.runtimes import Latency, Runner, latency
+from rlab.compression.quantized_layers import full_precision
 from rlab.compression.visits import visited
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import evaluate
 from rlab.evaluation.stats import Interval, paired_difference, paired_ratio
-from rlab.networks.lora import merged
+from rlab.networks.merging import merged
 from rlab.networks.policy import MemberPolicy, Policy
-from rlab.networks.quantized import full_precision
 
 FIRST_STATE_SEED = 400_000  # of the episodes whose states decisions are compared on; training visits those below
 STATES = 2_000  # per member

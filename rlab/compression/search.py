@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from rlab.compression.steps import Step
 from rlab.evaluation.stats import Interval
-from rlab.networks.lora import merged_spec, named_layers
+from rlab.networks.merging import merged_spec, named_layers
 from rlab.networks.spec import NetworkSpec
 
 T = TypeVar("T")

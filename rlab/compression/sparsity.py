@@ -12,14 +12,21 @@ import torch
 from torch import nn
 
 from rlab.compression.float_layers import built_like, float_weight
+from rlab.compression.quantized_layers import (
+    CompressedLayer,
+    HalfConv2d,
+    HalfLinear,
+    QuantizedConv2d,
+    QuantizedLinear,
+    replaced,
+)
+from rlab.compression.sparse_layers import SPARSE_OF, SparseConv2d, SparseLayer, SparseLinear, present
 from rlab.errors import RlabError
 from rlab.learning.sparsity import apply_masks, weight_masks
 from rlab.networks.describe import with_network
 from rlab.networks.layers import is_float_layer, is_stacked
-from rlab.networks.lora import merged
+from rlab.networks.merging import merged
 from rlab.networks.policy import Policy
-from rlab.networks.quantized import CompressedLayer, HalfConv2d, HalfLinear, QuantizedConv2d, QuantizedLinear, replaced
-from rlab.networks.sparse import SPARSE_OF, SparseConv2d, SparseLayer, SparseLinear, present
 
 Whole = TypeVar("Whole", bound=nn.Module)
 
@@ -40,7 +47,7 @@ def packed(whole: Whole) -> Whole:
     """A copy of a policy, or of a network, whose layers have the same weights and store only those that are not 0.
 
     Linear layers and convolutions change, in float or in fewer bits, where a file of one member is smaller for it; all
-    others stay, those with a setting that no sparse layer has (padding) among them. See `rlab.networks.sparse`.
+    others stay, those with a setting that no sparse layer has (padding) among them. See `sparse_layers`.
     """
     if isinstance(whole, Policy):
         return cast(Whole, with_network(whole, packed(whole.network)))

@@ -19,6 +19,8 @@ from rlab.compression.fake_quantize import convert, prepare_qat
 from rlab.compression.low_rank import factorise_all
 from rlab.compression.prune import prune_neurons
 from rlab.compression.quantize import dynamic, half, static, weight_only
+from rlab.compression.quantized_layers import CompressedLayer, full_precision
+from rlab.compression.sparse_layers import SparseConv2d, SparseLayer, SparseLinear
 from rlab.compression.sparsity import packed
 from rlab.compression.tuning import prepare_tuning, tuned
 from rlab.compression.values import give_values
@@ -26,11 +28,9 @@ from rlab.compression.visits import END_OF_VISIT_SEEDS, FIRST_VISIT_SEED, WIDTH,
 from rlab.errors import UsageError, unknown
 from rlab.learning.sparsity import MaskedTraining
 from rlab.networks.describe import with_network
-from rlab.networks.lora import merge_policy
+from rlab.networks.merging import merge_policy
 from rlab.networks.own import check_layers
 from rlab.networks.policy import Policy
-from rlab.networks.quantized import CompressedLayer, full_precision
-from rlab.networks.sparse import SparseConv2d, SparseLayer, SparseLinear
 from rlab.networks.stacking import stack, unstack
 
 EXAMPLE = "distil:64x64,prune:0.5,int8"

@@ -24,7 +24,7 @@ from rlab.evaluation.evaluate import evaluate
 from rlab.evaluation.stats import paired_difference
 from rlab.networks.describe import with_network
 from rlab.networks.heads import GaussianHead
-from rlab.networks.lora import merge_policy
+from rlab.networks.merging import merge_policy
 from rlab.networks.policy import MemberPolicy, Policy, build_policy
 
 FIRST_SCREENING_STATE_SEED = 450_000  # of the episodes whose states decisions are compared on

@@ -9,9 +9,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from rlab.compression import rounding
+from rlab.compression.quantized_layers import CompressedLayer, QuantizedConv2d, QuantizedLinear, replaced
 from rlab.errors import UsageError
-from rlab.networks import rounding
-from rlab.networks.quantized import CompressedLayer, QuantizedConv2d, QuantizedLinear, replaced
 
 
 def prepare_tuning(network: nn.Module) -> nn.Module:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from rlab.compression.corrections import entering, fitted
+from rlab.compression.quantized_layers import CompressedLayer
 from rlab.networks.layers import StackedLinear
 from rlab.networks.policy import Policy
-from rlab.networks.quantized import CompressedLayer
 
 ROWS_AT_ONCE = 250  # states of each member that are looked at together, so that large images fit into memory
 

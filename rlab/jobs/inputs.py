@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlab.compression.quantized_layers import CompressedLayer, full_precision
 from rlab.errors import UsageError
 from rlab.experience.dataset import Dataset
 from rlab.experience.demonstrations import Demonstrations, filled_replay
@@ -20,7 +21,6 @@ from rlab.learning.finetuning import Refit, members_of, parameter_groups, refit,
 from rlab.learning.optimizers import ParameterGroup, Stepper
 from rlab.networks.describe import with_network
 from rlab.networks.policy import Policy, build_policy
-from rlab.networks.quantized import CompressedLayer, full_precision
 from rlab.networks.spaces import Space
 from rlab.runs.checkpoint import has_checkpoint, load_checkpoint
 from rlab.runs.folder import RunFolder, is_run

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rlab.compression.quantized_layers import CompressedLayer
 from rlab.compression.report import Report, compare
 from rlab.compression.search import (
     LATENCY_NOISE,
@@ -33,7 +34,6 @@ from rlab.evaluation.stats import Interval
 from rlab.jobs.compress import MIN_RETURN_RATIO, Compressed, Order, keep, name_of, read_order
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.own import check_layers
-from rlab.networks.quantized import CompressedLayer
 from rlab.runs import files
 from rlab.trust import Trust
 

@@ -9,7 +9,7 @@ from rlab.errors import UsageError
 from rlab.networks.heads import build_head
 from rlab.networks.images import image_parts
 from rlab.networks.layers import ACTIVATIONS
-from rlab.networks.lora import merged_spec, named_layers
+from rlab.networks.merging import merged_spec, named_layers
 from rlab.networks.policy import PolicySpec
 from rlab.networks.spaces import Box, Discrete, Masked, Space, choices, feature_shape, leaves
 from rlab.networks.spec import LayerSpec, NetworkSpec

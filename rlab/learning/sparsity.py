@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from rlab.errors import UsageError, unknown
 from rlab.learning.optimizers import Stepper
-from rlab.networks.adapters import LORA_LAYERS
-from rlab.networks.layers import is_float_layer, is_stacked
+from rlab.networks.layers import OwnForm, is_float_layer, is_stacked
+from rlab.networks.merging import merges
 from rlab.networks.own import check_layers
-from rlab.networks.quantized import CompressedLayer
 from rlab.types import Clock
 
 # Percent of the budget between which `GradualPruning` prunes, once in every percent. Graesser et al. 2022: their code
@@ -160,7 +159,7 @@ class GradualPruning:
         self.share, self.network = share, network
         self._percent: int | None = None  # of the budget, when weights were last chosen by this object
         self._zeros = torch.empty(0)  # [S], the share of weights that were 0 then
-        if share and any(isinstance(layer, LORA_LAYERS) for layer in network.modules()):
+        if share and any(map(merges, network.modules())):
             raise UsageError(f"sparsity {share}: merged adapters would fill the zeros; take another strategy.")
         if share:
             check_layers(network, "--sparsity cannot be done")
@@ -188,10 +187,10 @@ def prunable(network: nn.Module) -> tuple[dict[str, nn.Parameter], int]:
     members = 1
     for name, layer in network.named_modules():
         weight = getattr(layer, "weight", None)
-        if not isinstance(weight, nn.Parameter) or not (is_float_layer(layer) or isinstance(layer, CompressedLayer)):
+        if not isinstance(weight, nn.Parameter) or not (is_float_layer(layer) or isinstance(layer, OwnForm)):
             continue
         found[f"{name}.weight".lstrip(".")] = weight
-        if is_stacked(layer) or (isinstance(layer, CompressedLayer) and layer.members is not None):
+        if is_stacked(layer):
             members = weight.shape[0]
     if not found:
         raise UsageError("the network has no weights in float that could be pruned; prune it before quantizing.")

@@ -6,7 +6,7 @@ from rlab.errors import UsageError, unknown
 from rlab.networks.bounds import MIN_SIDE
 from rlab.networks.images import ImagePart, image_parts
 from rlab.networks.layers import ACTIVATIONS
-from rlab.networks.lora import merged_spec
+from rlab.networks.merging import merged_spec
 from rlab.networks.own_bodies import Body, Own, own_body
 from rlab.networks.spaces import Space, feature_shape
 from rlab.networks.spec import LayerSpec, NetworkSpec

@@ -1,4 +1,4 @@
-"""Observations in parts: one branch for each image, one for all the rest, joined behind them.
+"""Layers that hold whole networks: the streams of a dueling head; one branch for each image, one for all the rest.
 
 What SB3's CombinedExtractor does. The layers here have no weights of their own and work on trailing axes, so that they
 serve stacks `[S, B, ...]` and plain networks `[B, ...]` alike.
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rlab.networks.bounds import FIRST
-from rlab.networks.layers import Streams
+from rlab.networks.registry import register_shared
 
 
 class Pick(nn.Module):
@@ -48,6 +48,36 @@ class PickImage(nn.Module):
         return f"first={self.first}, shape={self.shape}, channels={self.channels!r}"
 
 
+class Streams(nn.Module):
+    """A layer that holds whole networks, all of which read its input. Serves stacked and plain ones."""
+
+    def streams(self) -> dict[str, nn.Module]:
+        """The networks by their names inside the layer, in a fixed order."""
+        raise NotImplementedError
+
+    def rebuilt(self, streams: Sequence[nn.Module]) -> Self:
+        """The same layer with other networks, in the order of `streams`."""
+        raise NotImplementedError
+
+
+class Dueling(Streams):
+    """Two streams joined as `Q = V + A - mean(A)` (Wang et al. 2016, equation 9)."""
+
+    def __init__(self, value: nn.Module, advantage: nn.Module) -> None:
+        super().__init__()
+        self.value, self.advantage = value, advantage
+
+    def forward(self, x: Tensor) -> Tensor:
+        advantage = self.advantage(x)  # [..., B, A]
+        return self.value(x) + advantage - advantage.mean(dim=-1, keepdim=True)
+
+    def streams(self) -> dict[str, nn.Module]:
+        return {"value": self.value, "advantage": self.advantage}
+
+    def rebuilt(self, streams: Sequence[nn.Module]) -> Self:
+        return type(self)(*streams)
+
+
 class Branches(Streams):
     """What several networks make of the same input, one behind the other: `[..., F] -> [..., f1 + f2 + ...]`."""
 
@@ -63,3 +93,11 @@ class Branches(Streams):
 
     def rebuilt(self, streams: Sequence[nn.Module]) -> Self:
         return type(self)(streams)
+
+
+register_shared("dueling", Dueling, lambda layer: {})  # its streams are described by themselves
+register_shared("branches", Branches, lambda layer: {})
+register_shared("pick", Pick, lambda layer: {"ranges": layer.ranges})
+register_shared(
+    "pick_image", PickImage, lambda layer: {"first": layer.first, "shape": layer.shape, "channels": layer.channels}
+)

@@ -1,31 +1,16 @@
 """The way back from a network to its spec: what `build` would need to make layers like these."""
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from rlab.errors import RlabError
-from rlab.networks.adapters import StackedLoraConv2d, StackedLoraLinear
-from rlab.networks.branches import Branches, Pick, PickImage
-from rlab.networks.layers import (
-    ACTIVATIONS,
-    Dueling,
-    StackedConv2d,
-    StackedDropout,
-    StackedFlatten,
-    StackedLayerNorm,
-    StackedLinear,
-    StackedLogStd,
-    StackedTanh,
-)
-from rlab.networks.own import OwnBody
+from rlab.networks.branches import Streams
+from rlab.networks.layers import OwnForm
 from rlab.networks.policy import Policy
-from rlab.networks.quantized import COMPRESSED_LAYERS, CompressedLayer
-from rlab.networks.sequences import StackedEmbedding, StackedGRU
-from rlab.networks.sparse import SPARSE_LAYERS
+from rlab.networks.registry import kind_of
 from rlab.networks.spec import LayerSpec, NetworkSpec, StackedNetwork
 from rlab.networks.stacking import stack
 
@@ -57,73 +42,22 @@ def with_network(policy: Policy, network: nn.Module) -> Policy:
 
 
 def _layer(layer: nn.Module) -> LayerSpec:
-    if isinstance(layer, Dueling):
-        streams = {"value": spec_of(layer.value).layers, "advantage": spec_of(layer.advantage).layers}
-        return LayerSpec("dueling", streams)
-    if isinstance(layer, Branches):
-        return LayerSpec("branches", {"branches": tuple(spec_of(branch).layers for branch in layer.branches)})
-    if isinstance(layer, (*COMPRESSED_LAYERS, *SPARSE_LAYERS)):
-        return LayerSpec(str(layer.kind), {**layer.settings(), **_fresh(layer)})
-    if type(layer) in _ARGUMENTS:
-        kind, arguments = _ARGUMENTS[type(layer)]
-        return LayerSpec(kind, arguments(layer))
-    for kind, activation in ACTIVATIONS.items():
-        if type(layer) is activation:
-            if repr(layer) != repr(activation()):  # torch's repr states every setting of a layer
-                raise RlabError(f"{layer} has a setting that a spec cannot hold; it knows {activation()} alone.")
-            return LayerSpec(kind)
-    hint = ""
-    if isinstance(layer, CompressedLayer):
-        hint = " Convert it first."
-    elif isinstance(layer, StackedNetwork):
-        hint = " A sequence inside another one: put its layers into the outer one."
-    raise RlabError(f"{type(layer).__name__} has no kind in a network's spec.{hint}")
+    kind = kind_of(layer)
+    if kind is None or type(layer) is not kind.stacked or kind.settings is None:
+        hint = "" if kind is None else " Its class needs a method settings(), the arguments that build it."
+        if isinstance(layer, OwnForm):
+            hint = " Convert it first."
+        elif isinstance(layer, StackedNetwork):
+            hint = " A sequence inside another one: put its layers into the outer one."
+        raise RlabError(f"{type(layer).__name__} has no kind in a network's spec.{hint}")
+    return LayerSpec(kind.name, {**kind.settings(layer), **_streams(layer)})
 
 
-def _fresh(layer: Any) -> dict[str, Any]:
-    """How fresh weights are drawn; a gain of 1 goes without saying."""
-    return {"init": layer.init} if layer.gain == 1.0 else {"init": layer.init, "gain": layer.gain}
-
-
-def _linear(layer: Any) -> dict[str, Any]:
-    _, in_features, out_features = layer.weight.shape
-    return {"in_features": in_features, "out_features": out_features, **_fresh(layer)}
-
-
-def _conv2d(layer: Any) -> dict[str, Any]:
-    _, out_channels, in_channels, kernel_size, _ = layer.weight.shape
-    channels = {"in_channels": in_channels, "out_channels": out_channels}
-    return {**channels, "kernel_size": kernel_size, "stride": layer.stride, **_fresh(layer)}
-
-
-def _adapter(layer: Any) -> dict[str, Any]:
-    return {"rank": layer.rank, "alpha": layer.alpha}
-
-
-def _embedding(layer: Any) -> dict[str, Any]:
-    _, tokens, features = layer.weight.shape
-    return {"num_embeddings": tokens, "features": features, "padding_index": layer.padding_index}
-
-
-def _gru(layer: Any) -> dict[str, Any]:
-    _, in_features, _ = layer.weight_ih.shape
-    return {"in_features": in_features, "hidden": layer.weight_hh.shape[1], "sequence": layer.sequence}
-
-
-# stacked layer -> its kind and the arguments of its builder
-_ARGUMENTS: dict[type[nn.Module], tuple[str, Callable[[Any], dict[str, Any]]]] = {
-    StackedLinear: ("linear", _linear),
-    StackedConv2d: ("conv2d", _conv2d),
-    StackedLayerNorm: ("layer_norm", lambda layer: {"features": layer.weight.shape[-1]}),
-    StackedDropout: ("dropout", lambda layer: {"p": layer.p}),
-    StackedFlatten: ("flatten", lambda layer: {}),
-    StackedLogStd: ("log_std", lambda layer: {"features": layer.log_std.shape[-1]}),
-    StackedEmbedding: ("embedding", _embedding),
-    StackedGRU: ("gru", _gru),
-    StackedLoraLinear: ("lora_linear", lambda layer: {**_linear(layer), **_adapter(layer)}),
-    StackedLoraConv2d: ("lora_conv2d", lambda layer: {**_conv2d(layer), **_adapter(layer)}),
-    StackedTanh: ("tanh", lambda layer: {}),
-    OwnBody: ("own", lambda layer: {"builder": layer.builder, "given": layer.given}),
-    Pick: ("pick", lambda layer: {"ranges": layer.ranges}),
-    PickImage: ("pick_image", lambda layer: {"first": layer.first, "shape": layer.shape, "channels": layer.channels}),
-}
+def _streams(layer: nn.Module) -> dict[str, Any]:
+    """The arguments that are networks: layers for the stream `value`, a tuple of layers for `branches.0` and on."""
+    found: dict[str, Any] = {}
+    for name, stream in layer.streams().items() if isinstance(layer, Streams) else ():
+        key, in_list, _ = name.partition(".")
+        layers = spec_of(stream).layers
+        found[key] = (*found.get(key, ()), layers) if in_list else layers
+    return found

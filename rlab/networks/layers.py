@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rlab.errors import RlabError
 from rlab.networks.initialization import initialise
+from rlab.networks.registry import LayerKind, register, register_shared
 
 
 class StackedLinear(nn.Module):
@@ -290,36 +291,6 @@ class _TanhBySigmoid(torch.autograd.Function):
         return torch.addcmul(grad, grad * y, y, value=-1.0)  # 1 - tanh^2
 
 
-class Streams(nn.Module):
-    """A layer that holds whole networks, all of which read its input. Serves stacked and plain ones."""
-
-    def streams(self) -> dict[str, nn.Module]:
-        """The networks by their names inside the layer, in a fixed order."""
-        raise NotImplementedError
-
-    def rebuilt(self, streams: Sequence[nn.Module]) -> Self:
-        """The same layer with other networks, in the order of `streams`."""
-        raise NotImplementedError
-
-
-class Dueling(Streams):
-    """Two streams joined as `Q = V + A - mean(A)` (Wang et al. 2016, equation 9)."""
-
-    def __init__(self, value: nn.Module, advantage: nn.Module) -> None:
-        super().__init__()
-        self.value, self.advantage = value, advantage
-
-    def forward(self, x: Tensor) -> Tensor:
-        advantage = self.advantage(x)  # [..., B, A]
-        return self.value(x) + advantage - advantage.mean(dim=-1, keepdim=True)
-
-    def streams(self) -> dict[str, nn.Module]:
-        return {"value": self.value, "advantage": self.advantage}
-
-    def rebuilt(self, streams: Sequence[nn.Module]) -> Self:
-        return type(self)(*streams)
-
-
 FLOAT_LAYERS = (nn.Linear, nn.Conv2d, StackedLinear, StackedConv2d)
 
 
@@ -328,9 +299,18 @@ def is_float_layer(layer: nn.Module) -> bool:
     return type(layer) in FLOAT_LAYERS
 
 
+class OwnForm(nn.Module):
+    """Base of linear layers and convolutions that hold their weights in a form of their own.
+
+    Where that is a float parameter named `weight`, it is pruned as the weight of a linear layer is.
+    """
+
+    members: int | None  # of the stack; None: one network's
+
+
 def is_stacked(layer: nn.Module) -> bool:
-    """Whether a float layer leads with the seed axis."""
-    return isinstance(layer, StackedLinear | StackedConv2d)
+    """Whether the tensors of a linear layer or convolution lead with the seed axis."""
+    return layer.members is not None if isinstance(layer, OwnForm) else isinstance(layer, StackedLinear | StackedConv2d)
 
 
 def _check_alike(carried: nn.Module, modules: Sequence[nn.Module]) -> None:
@@ -348,3 +328,50 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "leaky_relu": nn.LeakyReLU,
 }
+
+
+def fresh_settings(layer: Any) -> dict[str, Any]:
+    """How the fresh weights of a layer are drawn; a gain of 1 is left out."""
+    return {"init": layer.init} if layer.gain == 1.0 else {"init": layer.init, "gain": layer.gain}
+
+
+def linear_settings(layer: Any) -> dict[str, Any]:
+    """The arguments that build a stacked linear layer."""
+    _, in_features, out_features = layer.weight.shape
+    return {"in_features": in_features, "out_features": out_features, **fresh_settings(layer)}
+
+
+def conv2d_settings(layer: Any) -> dict[str, Any]:
+    """The arguments that build a stacked convolution."""
+    _, out_channels, in_channels, kernel_size, _ = layer.weight.shape
+    channels = {"in_channels": in_channels, "out_channels": out_channels}
+    return {**channels, "kernel_size": kernel_size, "stride": layer.stride, **fresh_settings(layer)}
+
+
+def no_settings(layer: nn.Module) -> dict[str, Any]:
+    """Of a layer that is built without arguments.
+
+    Raises:
+        RlabError: it has a setting that is not the default, such as the slope of a leaky ReLU.
+    """
+    default = type(layer)()
+    if repr(layer) != repr(default):  # torch's repr states every setting of a layer
+        raise RlabError(f"{layer} has a setting that a spec cannot hold; only {default} can be described.")
+    return {}
+
+
+for _name, _activation in ACTIVATIONS.items():
+    if _name != "tanh":
+        register_shared(_name, _activation, no_settings)
+for _kind in (
+    LayerKind("linear", StackedLinear, StackedLinear, nn.Linear, linear_settings),
+    LayerKind("conv2d", StackedConv2d, StackedConv2d, nn.Conv2d, conv2d_settings),
+    LayerKind(
+        "layer_norm", StackedLayerNorm, StackedLayerNorm, nn.LayerNorm, lambda x: {"features": x.weight.shape[-1]}
+    ),
+    LayerKind("dropout", StackedDropout, StackedDropout, nn.Dropout, lambda x: {"p": x.p}),
+    LayerKind("flatten", StackedFlatten, StackedFlatten, nn.Flatten, lambda x: {}),
+    LayerKind("log_std", StackedLogStd, StackedLogStd, LogStd, lambda x: {"features": x.log_std.shape[-1]}),
+    LayerKind("tanh", StackedTanh, StackedTanh, nn.Tanh, lambda x: {}),
+):
+    register(_kind)

@@ -5,7 +5,6 @@ A function is named `module:function`. One that no other process can import (a l
 """
 
 import copy
-import importlib
 import inspect
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,10 +17,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from rlab.errors import RlabError, UsageError
+from rlab.networks.registry import LayerKind, register
 from rlab.networks.spaces import space_from_json
+from rlab.trust import Trust, check_code, trusted
 from rlab.types import LOCAL
 
 Builder = Callable[..., Any]
+OWN = "own"  # the kind of a body that a function of the user's makes
 TAKES = ("obs_space", "shape", "settings")  # what a function may ask for, by these names or in this order
 _of_this_process: dict[str, Builder] = {}
 _standing_in: list[Builder] = []
@@ -56,9 +58,14 @@ def whose(name: str) -> str:
     return f"the network of {plain_name(name)!r}"
 
 
-def is_known_here(name: str) -> bool:
-    """Whether running a body of this name runs nothing that this process was not given as a function."""
-    return name.startswith(LOCAL) or name in _of_this_process
+def check_builder(name: str, trust: Trust) -> None:
+    """Refuse a function that is not trusted; one that this process was given as an object is.
+
+    Raises:
+        RlabError: it is code from outside rlab and `trust` is false.
+    """
+    if not name.startswith(LOCAL) and name not in _of_this_process:
+        check_code("layer", name, trust)
 
 
 @contextmanager
@@ -88,15 +95,9 @@ def find_builder(name: str) -> Builder:
                 "process: give it again from Python, rlab.load(run, network=my_function)."
             )
         return _standing_in[-1] if _standing_in else _of_this_process[name]
-    module_name, colon, attribute = name.partition(":")
-    if not colon or not attribute:
+    if not all(name.partition(":")):
         raise UsageError(f"network {name!r} must be named module:function.")
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except Exception as error:  # whatever a module of the user's raises while it is imported
-        raise UsageError(f"network {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    found = trusted("network", name, True)  # the caller has asked for trust
     if not callable(found):
         raise UsageError(f"network {name!r} is a {type(found).__name__}, not a function that makes a network.")
     builder: Builder = found
@@ -300,6 +301,9 @@ class OwnBody(nn.Module):
         finally:
             self._plain.running.train(self.training)
         return None
+
+
+register(LayerKind(OWN, OwnBody, OwnBody, None, lambda layer: {"builder": layer.builder, "given": layer.given}))
 
 
 class _Plain:

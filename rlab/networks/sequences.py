@@ -7,7 +7,7 @@ is that of the last token.
 
 import math
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rlab.errors import RlabError
 from rlab.networks.layers import _check_alike
 from rlab.networks.memory import State
+from rlab.networks.registry import LayerKind, register
 
 
 class StackedEmbedding(nn.Module):
@@ -195,3 +196,17 @@ class StackedGRU(nn.Module):
         stacked.bias_ih.copy_(torch.stack([g.get_parameter("bias_ih_l0") for g in grus]).unsqueeze(1))
         stacked.bias_hh.copy_(torch.stack([g.get_parameter("bias_hh_l0") for g in grus]).unsqueeze(1))
         return stacked
+
+
+def _embedding_settings(layer: Any) -> dict[str, Any]:
+    _, tokens, features = layer.weight.shape
+    return {"num_embeddings": tokens, "features": features, "padding_index": layer.padding_index}
+
+
+def _gru_settings(layer: Any) -> dict[str, Any]:
+    _, in_features, _ = layer.weight_ih.shape
+    return {"in_features": in_features, "hidden": layer.weight_hh.shape[1], "sequence": layer.sequence}
+
+
+register(LayerKind("embedding", StackedEmbedding, StackedEmbedding, nn.Embedding, _embedding_settings))
+register(LayerKind("gru", StackedGRU, StackedGRU, LastGRU, _gru_settings))

@@ -1,6 +1,5 @@
 """Networks as plain data: a list of layers, each a kind and its arguments, that JSON can hold."""
 
-import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
@@ -8,33 +7,19 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from rlab.errors import RlabError, unknown
-from rlab.networks.adapters import StackedLoraConv2d, StackedLoraLinear
-from rlab.networks.branches import Branches, Pick, PickImage
-from rlab.networks.layers import (
-    ACTIVATIONS,
-    Dueling,
-    StackedConv2d,
-    StackedDropout,
-    StackedFlatten,
-    StackedLayerNorm,
-    StackedLinear,
-    StackedLogStd,
-    StackedTanh,
-)
-from rlab.networks.own import OwnBody, is_known_here
-from rlab.networks.quantized import COMPRESSED_LAYERS
-from rlab.networks.sequences import StackedEmbedding, StackedGRU
-from rlab.networks.sparse import SPARSE_LAYERS
+from rlab.networks import branches, sequences  # noqa: F401  they register their layers
+from rlab.networks.layers import StackedDropout
+from rlab.networks.own import OWN, OwnBody, check_builder
+from rlab.networks.registry import layer_kind
 from rlab.networks.usual import with_usual_torch
 from rlab.randomness import torch_stream
-from rlab.trust import Trust, advice, trusts
+from rlab.trust import Trust
 from rlab.types import Json
 
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One layer: a kind from `LAYER_KINDS` (or `their.module:Builder`) and the arguments of its builder.
+    """One layer: a kind of `registry` (or `their.module:Layer`) and the arguments that build it.
 
     Arguments are JSON values; a tuple of layers, such as the streams of `dueling`, reaches the builder as one module,
     and a tuple of such tuples, as of `branches`, as a list of modules.
@@ -105,49 +90,18 @@ def are_streams(value: Any) -> bool:
     return isinstance(value, tuple) and bool(value) and all(map(is_stream, value))
 
 
-def _same(kind: type[nn.Module]) -> Callable[..., nn.Module]:
-    """The builder of a layer that serves stacks and plain networks alike."""
-    return lambda members, **args: kind(**args)
-
-
-OWN = "own"  # the kind of a body that a function of the user's makes
-
-# kind -> builder(members, **args). One row per layer that a policy folder may name.
-LAYER_KINDS: dict[str, Callable[..., nn.Module]] = {
-    "linear": StackedLinear,
-    "conv2d": StackedConv2d,
-    "layer_norm": StackedLayerNorm,
-    "dropout": StackedDropout,
-    "flatten": StackedFlatten,
-    "dueling": _same(Dueling),
-    "log_std": StackedLogStd,
-    "embedding": StackedEmbedding,
-    "gru": StackedGRU,
-    "lora_linear": StackedLoraLinear,
-    "lora_conv2d": StackedLoraConv2d,
-    **{str(layer.kind): layer for layer in COMPRESSED_LAYERS},
-    **{str(layer.kind): layer for layer in SPARSE_LAYERS},
-    OWN: OwnBody,
-    "branches": _same(Branches),
-    "pick": _same(Pick),
-    "pick_image": _same(PickImage),
-    **{name: _same(kind) for name, kind in ACTIVATIONS.items()},
-    "tanh": StackedTanh,
-}
-
-
 @with_usual_torch
 def build(spec: NetworkSpec, seeds: Sequence[int], use: str = "network", trust: Trust = False) -> StackedNetwork:
     """A stack of S freshly initialised networks; member i's weights depend on `seeds[i]` and `use` alone.
 
     Args:
         use: the name of the random streams, so that two networks of one agent start differently.
-        trust: allow layer kinds of the form `their.module:Builder`, which import other people's code. A builder is
-            called as `Builder(members, **args)`; a module with parameters fills them in `initialise(generators)`.
+        trust: allow layer kinds of the form `their.module:Layer`, which import other people's code; see
+            `LayerKind.of` for what such a layer offers.
 
     Raises:
         UsageError: a kind of layer is not known.
-        RlabError: a layer of someone else's is named and `trust` is false.
+        RlabError: a layer from outside rlab is named and `trust` is false.
     """
     network = _sequence(len(seeds), spec.layers, trust)
     generators = [torch_stream(seed, f"init/{use}") for seed in seeds]
@@ -167,8 +121,10 @@ def _sequence(members: int, layers: Iterable[LayerSpec], trust: Trust) -> Stacke
 
 
 def _layer(members: int, layer: LayerSpec, trust: Trust) -> nn.Module:
-    builder = _builder(layer, trust)
-    return builder(members, **{name: _argument(members, value, trust) for name, value in layer.args.items()})
+    if layer.kind == OWN:
+        check_builder(str(layer.args.get("builder")), trust)
+    arguments = {name: _argument(members, value, trust) for name, value in layer.args.items()}
+    return layer_kind(layer.kind, trust).build(members, **arguments)
 
 
 def _argument(members: int, value: Any, trust: Trust) -> Any:
@@ -176,20 +132,6 @@ def _argument(members: int, value: Any, trust: Trust) -> Any:
     if is_stream(value):
         return _sequence(members, value, trust)
     return [_sequence(members, stream, trust) for stream in value] if are_streams(value) else value
-
-
-def _builder(layer: LayerSpec, trust: Trust) -> Callable[..., nn.Module]:
-    kind = layer.kind
-    if kind not in LAYER_KINDS and ":" not in kind:
-        raise unknown("kind of layer", kind, LAYER_KINDS)
-    code = str(layer.args.get("builder")) if kind == OWN else kind
-    if ":" in code and not is_known_here(code) and not trusts(trust, code.partition(":")[0]):
-        raise RlabError(f"layer {code!r} runs code from outside rlab; {advice([code.partition(':')[0]])}")
-    if kind in LAYER_KINDS:
-        return LAYER_KINDS[kind]
-    module, _, name = kind.partition(":")
-    builder: Callable[..., nn.Module] = getattr(importlib.import_module(module), name)
-    return builder
 
 
 def generator_states(network: nn.Module) -> list[Tensor]:

@@ -3,49 +3,15 @@
 import copy
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
-from typing import Any
 
 import torch
 from torch import nn
 
 from rlab.errors import RlabError
-from rlab.networks.adapters import LoraConv2d, LoraLinear, StackedLoraConv2d, StackedLoraLinear
-from rlab.networks.branches import Pick, PickImage
-from rlab.networks.layers import (
-    ACTIVATIONS,
-    LogStd,
-    StackedConv2d,
-    StackedDropout,
-    StackedFlatten,
-    StackedLayerNorm,
-    StackedLinear,
-    StackedLogStd,
-    StackedTanh,
-    Streams,
-)
-from rlab.networks.quantized import COMPRESSED_LAYERS
-from rlab.networks.sequences import LastGRU, StackedEmbedding, StackedGRU
-from rlab.networks.sparse import SPARSE_LAYERS
+from rlab.networks.branches import Streams
+from rlab.networks.registry import kind_of
 from rlab.networks.spec import StackedNetwork
 from rlab.networks.usual import with_usual_torch
-
-_STACKED_OF: dict[type[nn.Module], Any] = {
-    nn.Linear: StackedLinear,
-    nn.Conv2d: StackedConv2d,
-    nn.LayerNorm: StackedLayerNorm,
-    nn.Dropout: StackedDropout,
-    nn.Flatten: StackedFlatten,
-    nn.Tanh: StackedTanh,
-    LogStd: StackedLogStd,
-    nn.Embedding: StackedEmbedding,
-    LastGRU: StackedGRU,
-    LoraLinear: StackedLoraLinear,
-    LoraConv2d: StackedLoraConv2d,
-    **{layer: layer for layer in COMPRESSED_LAYERS},
-    **{layer: layer for layer in SPARSE_LAYERS},
-}
-
-_UNCHANGED = (*ACTIVATIONS.values(), Pick, PickImage)  # serve stacks and plain networks alike
 
 
 @with_usual_torch
@@ -55,7 +21,7 @@ def unstack(network: nn.Module, member: int) -> nn.Module:
     Weights are copied, and so is the mode, training or evaluation.
 
     Raises:
-        RlabError: a layer of someone else's has no method `unstack(member)`.
+        RlabError: a layer from outside rlab has no method `unstack(member)`.
     """
     with torch.random.fork_rng(devices=[]):  # plain layers draw weights when they are made, before they get theirs
         return _unstack(network, member).train(network.training)
@@ -86,12 +52,15 @@ def _unstack(network: nn.Module, member: int) -> nn.Module:
         return nn.Sequential(*(_unstack(layer, member) for layer in network))
     if isinstance(network, Streams):
         return network.rebuilt([_unstack(stream, member) for stream in network.streams().values()])
-    if isinstance(network, _UNCHANGED):
-        return copy.deepcopy(network)
     way_out: Callable[[int], nn.Module] | None = getattr(network, "unstack", None)
     if way_out is not None:
         return way_out(member)
-    raise RlabError(f"{type(network).__name__} has no way out of the stack; give it a method unstack(member).")
+    if _is_shared(network):
+        return copy.deepcopy(network)
+    raise RlabError(
+        f"{type(network).__name__} cannot leave its stack: give its class a method unstack(member) that makes "
+        "the layer of one member."
+    )
 
 
 def _stack(networks: Sequence[nn.Module]) -> nn.Module:
@@ -101,10 +70,20 @@ def _stack(networks: Sequence[nn.Module]) -> nn.Module:
     if isinstance(first, Streams):
         every = zip(*(network.streams().values() for network in networks if isinstance(network, Streams)), strict=True)
         return first.rebuilt([_stack(streams) for streams in every])
-    if type(first) in _STACKED_OF:
-        stacked: nn.Module = _STACKED_OF[type(first)].stack(networks)
+    kind = kind_of(first)
+    way_in = None if kind is None or type(first) is not kind.plain else getattr(kind.stacked, "stack", None)
+    if way_in is not None:
+        stacked: nn.Module = way_in(networks)
         return stacked
-    if isinstance(first, _UNCHANGED):
+    if _is_shared(first):
         return copy.deepcopy(first)
-    known = ", ".join(kind.__name__ for kind in _STACKED_OF)
-    raise RlabError(f"{type(first).__name__} has no stacked counterpart; known: {known}.")
+    raise RlabError(
+        f"{type(first).__name__} has no stacked counterpart. A layer of your own has one where the class that its kind "
+        "names has `plain`, the class of one member's layer, and a class method stack(modules)."
+    )
+
+
+def _is_shared(layer: nn.Module) -> bool:
+    """Whether a layer without weights of its own serves stacks and plain networks alike."""
+    kind = kind_of(layer)
+    return kind is not None and kind.stacked is kind.plain

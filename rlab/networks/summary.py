@@ -8,10 +8,9 @@ from torch import nn
 from rlab.networks.layers import StackedConv2d
 from rlab.networks.policy import Policy
 from rlab.networks.preprocess import Preprocess
+from rlab.networks.registry import kind_of
 from rlab.networks.spaces import Box, Masked
-from rlab.networks.spec import LAYER_KINDS, StackedNetwork
-
-NAMES = {kind: name for name, kind in LAYER_KINDS.items() if isinstance(kind, type)}
+from rlab.networks.spec import StackedNetwork
 
 
 def shapes(policy: Policy, networks: Mapping[str, nn.Module]) -> list[str]:
@@ -60,14 +59,15 @@ def _layer(layer: nn.Module, members: int) -> str:
     count = _count(layer, members)
     numbers = f" ({count})" if count else ""
     streams = [module for module in layer.modules() if isinstance(module, StackedNetwork) and module is not layer]
-    name = getattr(layer, "kind", None) or NAMES.get(type(layer), type(layer).__name__.removeprefix("Stacked").lower())
+    kind = kind_of(layer)
+    name = type(layer).__name__ if kind is None else kind.name
     if streams:
         return f"{name} [{' | '.join(_sequence(stream, members) for stream in streams)}]{numbers}"
     weight = getattr(layer, "weight", None)
     if isinstance(layer, StackedConv2d):
         _, outputs, inputs, size, _ = layer.weight.shape
         return f"{name} {inputs}->{outputs} {size}x{size}/{layer.stride}{numbers}"
-    if weight is not None and weight.ndim == 3 and "linear" in str(name):
+    if weight is not None and weight.ndim == 3 and "linear" in name:
         return f"{name} {weight.shape[1]}->{weight.shape[2]}{numbers}"
     return f"{name}{numbers}"
 

@@ -14,13 +14,13 @@ from torch import nn
 import rlab
 from rlab.agents import load_agent
 from rlab.compression.distil import DistilSettings
+from rlab.compression.quantized_layers import CompressedLayer, full_precision
 from rlab.compression.steps import compress
 from rlab.envs import EnvSpec, make_episodes
 from rlab.errors import UsageError
 from rlab.jobs.request import request_from_keywords
 from rlab.jobs.session import Session
 from rlab.learning.sparsity import prunable, sparsity
-from rlab.networks.quantized import CompressedLayer, full_precision
 from rlab.runs.checkpoint import load_checkpoint
 from rlab.runs.folder import RunFolder
 from rlab.runs.policies import load_policy

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from rlab.compression import corrections
+from rlab.compression import corrections, rounding
 from rlab.compression.corrections import _compensated, _halved, correct
 from rlab.compression.quantize import half, weight_only
-from rlab.networks import rounding
 
 
 def normal(*shape, seed=0):

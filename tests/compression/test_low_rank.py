@@ -8,9 +8,9 @@ from torch import nn
 
 from rlab.compression.low_rank import factorise, factorise_all, find_ranks
 from rlab.errors import UsageError
+from rlab.learning.adapters import with_lora
 from rlab.networks.bodies import BodySettings, actor_network_spec, q_network_spec
 from rlab.networks.describe import spec_of, with_network
-from rlab.networks.lora import with_lora
 from rlab.networks.policy import PolicySpec, build_policy
 from rlab.networks.spaces import Box, Discrete
 from rlab.networks.spec import build

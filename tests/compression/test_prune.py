@@ -10,10 +10,10 @@ from torch import nn
 from rlab.compression.prune import IMPORTANCE, MaskedLayerNorm, cut, hidden_layers, masked, neuron_masks, prune_neurons
 from rlab.compression.quantize import weight_only
 from rlab.errors import UsageError
+from rlab.learning.adapters import with_lora
 from rlab.networks.bodies import BodySettings, actor_network_spec, q_network_spec
 from rlab.networks.describe import with_network
 from rlab.networks.layers import ACTIVATIONS
-from rlab.networks.lora import with_lora
 from rlab.networks.policy import PolicySpec, build_policy
 from rlab.networks.spaces import Box, Discrete
 from rlab.networks.spec import LayerSpec, NetworkSpec, build

@@ -7,12 +7,12 @@ from torch import nn
 
 from rlab.compression.fake_quantize import FakeConv2d, FakeLinear, convert, freeze_ranges, prepare_qat
 from rlab.compression.quantize import static, weight_only
+from rlab.compression.quantized_layers import QuantizedConv2d, QuantizedLinear
+from rlab.compression.rounding import u8_affine
 from rlab.errors import RlabError, UsageError
 from rlab.networks.bodies import BodySettings, actor_network_spec, q_network_spec
 from rlab.networks.describe import spec_of, with_network
 from rlab.networks.policy import PolicySpec, build_policy
-from rlab.networks.quantized import QuantizedConv2d, QuantizedLinear
-from rlab.networks.rounding import u8_affine
 from rlab.networks.spaces import Box, Discrete
 from rlab.networks.spec import build
 from rlab.networks.stacking import unstack

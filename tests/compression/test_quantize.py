@@ -5,16 +5,23 @@ import pytest
 import torch
 from torch import nn
 
+from rlab.compression import rounding
 from rlab.compression.float_layers import first_layers
 from rlab.compression.quantize import CALIBRATIONS, dynamic, half, static, weight_only, weight_scale
+from rlab.compression.quantized_layers import (
+    CompressedLayer,
+    HalfLinear,
+    QuantizedConv2d,
+    QuantizedLinear,
+    full_precision,
+)
 from rlab.errors import RlabError, UsageError
-from rlab.networks import rounding
+from rlab.learning.adapters import with_lora
 from rlab.networks.bodies import BodySettings, actor_network_spec, q_network_spec
 from rlab.networks.describe import spec_of, with_network
 from rlab.networks.layers import LogStd, is_float_layer
-from rlab.networks.lora import merged, with_lora
+from rlab.networks.merging import merged
 from rlab.networks.policy import PolicySpec, build_policy
-from rlab.networks.quantized import CompressedLayer, HalfLinear, QuantizedConv2d, QuantizedLinear, full_precision
 from rlab.networks.spaces import Box, Discrete
 from rlab.networks.spec import build
 from rlab.networks.stacking import stack, unstack

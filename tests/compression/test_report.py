@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from rlab.compression.quantize import weight_only
+from rlab.compression.quantized_layers import full_precision
 from rlab.compression.report import _relative, compare, count_multiply_adds
 from rlab.compression.visits import FIRST_VISIT_SEED
 from rlab.envs import EnvSpec, make_episodes
@@ -19,7 +20,6 @@ from rlab.evaluation.stats import Interval
 from rlab.networks.bodies import BodySettings, actor_network_spec
 from rlab.networks.describe import with_network
 from rlab.networks.policy import Policy, PolicySpec, build_policy
-from rlab.networks.quantized import full_precision
 from rlab.networks.spaces import Box, Discrete
 from rlab.networks.spec import StackedNetwork
 

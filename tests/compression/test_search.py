@@ -32,8 +32,8 @@ from rlab.compression.trials import FIRST_SCREENING_STATE_SEED, Trials, weight_b
 from rlab.compression.visits import END_OF_VISIT_SEEDS
 from rlab.envs import EnvSpec, make_episodes
 from rlab.evaluation.stats import Interval
+from rlab.learning.adapters import with_lora
 from rlab.networks.bodies import BodySettings, actor_network_spec, q_network_spec
-from rlab.networks.lora import with_lora
 from rlab.networks.policy import PolicySpec, build_policy
 from rlab.networks.spaces import Box, Discrete
 

@@ -15,20 +15,20 @@ from rlab.compression import quantize
 from rlab.compression.export.exporting import export
 from rlab.compression.export.runtimes import SUFFIXES
 from rlab.compression.float_layers import float_weight
+from rlab.compression.quantized_layers import CompressedLayer, HalfLinear, QuantizedLinear, full_precision
+from rlab.compression.sparse_layers import (
+    SparseLayer,
+    SparseLinear,
+    SparseQuantizedLinear,
+    present,
+)
 from rlab.compression.sparsity import packed, prune_weights, sparse_layer
 from rlab.errors import RlabError
 from rlab.networks.bodies import BodySettings, actor_network_spec, q_network_spec
 from rlab.networks.describe import spec_of, with_network
 from rlab.networks.layers import StackedConv2d, StackedLinear
 from rlab.networks.policy import PolicySpec, build_policy
-from rlab.networks.quantized import CompressedLayer, HalfLinear, QuantizedLinear, full_precision
 from rlab.networks.spaces import Box, Discrete
-from rlab.networks.sparse import (
-    SparseLayer,
-    SparseLinear,
-    SparseQuantizedLinear,
-    present,
-)
 from rlab.networks.spec import LayerSpec, NetworkSpec, StackedNetwork, build
 from rlab.networks.stacking import stack, unstack
 from rlab.runs.policies import load_policy, save_policy

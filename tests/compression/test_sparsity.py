@@ -6,11 +6,11 @@ from torch import nn
 
 from rlab.compression.fake_quantize import convert, prepare_qat
 from rlab.compression.quantize import weight_only
+from rlab.compression.quantized_layers import full_precision
 from rlab.compression.sparsity import packed, prune_weights
 from rlab.errors import UsageError
 from rlab.learning.sparsity import MaskedTraining, sparsity
 from rlab.networks.bodies import BodySettings, q_network_spec
-from rlab.networks.quantized import full_precision
 from rlab.networks.spaces import Box
 from rlab.networks.spec import build
 from rlab.networks.stacking import stack, unstack

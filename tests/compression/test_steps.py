@@ -11,18 +11,18 @@ from rlab.compression.distil import DistilSettings
 from rlab.compression.fake_quantize import convert, prepare_qat
 from rlab.compression.prune import prune_neurons
 from rlab.compression.quantize import weight_only
+from rlab.compression.quantized_layers import CompressedLayer, QuantizedLinear, full_precision
+from rlab.compression.sparse_layers import SparseQuantizedLinear
 from rlab.compression.steps import QAT_RATES, STEPS, Job, Step, check_order, compress, parse_steps
 from rlab.compression.visits import visited
 from rlab.envs import EnvSpec, make_episodes
 from rlab.errors import UsageError
+from rlab.learning.adapters import with_lora
 from rlab.learning.sparsity import sparsity
 from rlab.networks.bodies import BodySettings, actor_network_spec
 from rlab.networks.describe import with_network
-from rlab.networks.lora import with_lora
 from rlab.networks.policy import Policy, PolicySpec, build_policy
-from rlab.networks.quantized import CompressedLayer, QuantizedLinear, full_precision
 from rlab.networks.spaces import Box, Discrete
-from rlab.networks.sparse import SparseQuantizedLinear
 from rlab.networks.stacking import stack, unstack
 from rlab.runs.policies import load_policy, save_policy
 

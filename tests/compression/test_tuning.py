@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from rlab.compression.quantize import dynamic, half, static, weight_only
+from rlab.compression.quantized_layers import QuantizedConv2d, QuantizedLinear
 from rlab.compression.tuning import prepare_tuning, tuned
 from rlab.errors import RlabError, UsageError
 from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.describe import spec_of
-from rlab.networks.quantized import QuantizedConv2d, QuantizedLinear
 from rlab.networks.spaces import Box
 from rlab.networks.spec import build
 from rlab.networks.stacking import unstack

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 import rlab
 from rlab.agents import AGENTS, load_agent
+from rlab.networks.registry import PROVIDERS, layer_kind
 from rlab.runs.config import RunConfig
 
 ROOT = Path(rlab.__file__).parent.parent
@@ -40,6 +42,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"api", "supervised"},
     "__main__": {"cli"},
 } | {room: set() for room in PORCH}
+MODULE_NAME = re.compile(r"rlab(\.\w+){2,}(:\w+)?")  # in a string: what something imports by name
+# The one file that names modules of rooms it may not import: the kinds of layers that those rooms register. They are
+# imported only where a spec holds such a kind; that the rooms may import networks is tested below.
+PROVIDED = Path("rlab/networks/registry.py")
 # An agent never sees an env, nor a writer; so it is for the rest.
 OUTSIDE = {
     "gymnasium": {"envs", "jobs", "cli", "experiments"},
@@ -76,11 +82,16 @@ def imports_of(source: str, path: Path) -> Iterator[str]:
             above = package[: len(package) + 1 - node.level] if node.level else ()
             base = ".".join([*above, *filter(None, [node.module])])
             yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and MODULE_NAME.fullmatch(node.value):
+            yield node.value.partition(":")[0]  # such as a table of what is imported by name, when it is needed
 
 
 def forbidden_imports(source: str, path: Path) -> list[str]:
     room, found = room_of_file(path), []
+    provided = PROVIDERS.values() if path == PROVIDED else ()
     for name in imports_of(source, path):
+        if name in provided:
+            continue
         target = room_of_import(name)
         if target is None:
             away = [package for package, rooms in OUTSIDE.items() if room not in rooms]
@@ -104,6 +115,12 @@ def test_rooms_import_only_what_the_table_allows(path: Path) -> None:
         ("rlab/networks/a.py", "def f():\n    from rlab.runs import config", ["rlab.runs.config"]),
         ("rlab/networks/a.py", "from ..runs import config", ["rlab.runs.config"]),
         ("rlab/networks/a.py", "from . import config", []),
+        ("rlab/networks/a.py", "TABLE = {'x': 'rlab.compression.x:Y'}", ["rlab.compression.x"]),
+        (
+            "rlab/networks/registry.py",
+            "P = {'x': 'rlab.learning.adapters', 'y': 'rlab.runs.y'}",
+            ["rlab.runs.y"],
+        ),
         ("rlab/learning/a.py", "if TYPE_CHECKING:\n    import gymnasium", ["gymnasium"]),
         ("rlab/learning/a.py", "import gymnasium_robotics, rlabyrinth", []),
         ("rlab/learning/a.py", "from torch.utils.tensorboard import X", ["torch.utils.tensorboard.X"]),
@@ -123,6 +140,12 @@ def test_rooms_import_only_what_the_table_allows(path: Path) -> None:
 )
 def test_the_import_rule_sees_what_it_should(path: str, source: str, wrong: list[str]) -> None:
     assert forbidden_imports(source, Path(path)) == wrong
+
+
+@pytest.mark.parametrize("kind", PROVIDERS)
+def test_every_kind_of_layer_from_another_room_is_registered_by_its_module(kind: str) -> None:
+    assert layer_kind(kind).build.__module__ == PROVIDERS[kind]
+    assert "networks" in MAY_IMPORT[room_of_import(PROVIDERS[kind]) or ""]
 
 
 def test_every_room_has_its_row() -> None:

@@ -13,8 +13,8 @@ import torch
 import rlab
 from rlab import api
 from rlab.cli.main import main
+from rlab.compression.quantized_layers import CompressedLayer
 from rlab.errors import UsageError
-from rlab.networks.quantized import CompressedLayer
 from rlab.runs import files
 from rlab.runs.policies import load_policy
 

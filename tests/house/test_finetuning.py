@@ -10,7 +10,7 @@ from torch import Tensor
 
 import rlab
 from rlab.jobs.session import Session
-from rlab.networks.lora import merge_policy
+from rlab.networks.merging import merge_policy
 from rlab.runs.checkpoint import load_checkpoint
 from rlab.runs.folder import RunFolder
 from rlab.runs.policies import load_policy

@@ -18,7 +18,7 @@ from rlab.learning.finetuning import (
 from rlab.learning.optimizers import OptimizerSettings, Stepper
 from rlab.networks.bodies import BodySettings, actor_network_spec, q_network_spec
 from rlab.networks.heads import STOCHASTIC_HEADS
-from rlab.networks.lora import merge_policy
+from rlab.networks.merging import merge_policy
 from rlab.networks.policy import PolicySpec, build_policy
 from rlab.networks.spaces import Box, Discrete
 from rlab.networks.spec import LayerSpec, NetworkSpec, build

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlab.errors import UsageError
+from rlab.learning.adapters import with_lora
 from rlab.learning.finetuning import FinetuneConfig, kept_tensors, members_of, refit, transfer
 from rlab.networks.bodies import BodySettings, actor_network_spec, q_network_spec
 from rlab.networks.heads import STOCHASTIC_HEADS, build_head
-from rlab.networks.lora import merge_policy, with_lora
+from rlab.networks.merging import merge_policy
 from rlab.networks.policy import PolicySpec, build_policy
 from rlab.networks.spaces import Box, Dict, Discrete, Masked, MultiBinary, MultiDiscrete
 from rlab.networks.spec import LayerSpec, NetworkSpec

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from rlab.errors import UsageError
+from rlab.learning.adapters import with_lora
 from rlab.learning.optimizers import OptimizerSettings, Stepper
 from rlab.learning.sparsity import (
     BEGIN,
@@ -21,7 +22,6 @@ from rlab.learning.sparsity import (
     weight_masks,
 )
 from rlab.networks.bodies import BodySettings, q_network_spec
-from rlab.networks.lora import with_lora
 from rlab.networks.spaces import Box
 from rlab.networks.spec import StackedNetwork, build
 from rlab.types import Clock

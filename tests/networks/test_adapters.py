@@ -9,16 +9,19 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rlab.errors import UsageError
-from rlab.networks.adapters import (
+from rlab.learning.adapters import (
+    LORA_KINDS,
     LORA_LAYERS,
     LoraConv2d,
     LoraLinear,
     StackedLoraConv2d,
     StackedLoraLinear,
+    with_lora,
 )
 from rlab.networks.bodies import BodySettings, actor_network_spec, q_network_spec
-from rlab.networks.layers import Dueling, StackedConv2d, StackedLinear
-from rlab.networks.lora import LORA_KINDS, merge_policy, merged, merged_spec, named_layers, with_lora
+from rlab.networks.branches import Dueling
+from rlab.networks.layers import StackedConv2d, StackedLinear
+from rlab.networks.merging import merge_policy, merged, merged_spec, named_layers
 from rlab.networks.policy import PolicySpec, build_policy
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Box, Discrete

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rlab.errors import RlabError
+from rlab.learning.adapters import with_lora
 from rlab.networks.bodies import BodySettings, actor_network_spec, q_network_spec
+from rlab.networks.branches import Dueling
 from rlab.networks.describe import spec_of, with_network
-from rlab.networks.layers import ACTIVATIONS, Dueling, LogStd
-from rlab.networks.lora import with_lora
+from rlab.networks.layers import ACTIVATIONS, LogStd
 from rlab.networks.spaces import Box
 from rlab.networks.spec import LayerSpec, NetworkSpec, StackedNetwork, build
 from rlab.networks.stacking import stack, unstack

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from rlab.errors import UsageError
+from rlab.learning.adapters import with_lora
 from rlab.networks.bodies import BodySettings, actor_network_spec, critic_like, q_network_spec
 from rlab.networks.describe import spec_of
 from rlab.networks.images import image_notes, image_parts
-from rlab.networks.lora import merged, with_lora
+from rlab.networks.merging import merged
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Box, Dict, Discrete, Masked, Tuple, feature_shape, pack, space_from_json
 from rlab.networks.spec import NetworkSpec, build

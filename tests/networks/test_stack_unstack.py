@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from rlab.errors import RlabError
-from rlab.networks.layers import Dueling, LogStd
+from rlab.networks.branches import Dueling
+from rlab.networks.layers import LogStd
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spec import LayerSpec, NetworkSpec, StackedNetwork, build
 from rlab.networks.stacking import stack, unstack
@@ -108,7 +109,7 @@ def test_an_activations_settings_are_kept():
         ([nn.Sequential(nn.Linear(2, 2, bias=False))] * 2, "it has settings that a stack lacks"),
         (
             [nn.LSTM(2, 2)],
-            "LSTM has no stacked counterpart; known: Linear, ",
+            "LSTM has no stacked counterpart. A layer of your own ",
         ),
         ([], "a stack needs one network or more."),
     ],
@@ -121,5 +122,5 @@ def test_what_cannot_be_stacked_is_refused_in_one_line(networks, message):
 
 
 def test_a_layer_without_a_way_out_says_which():
-    with pytest.raises(RlabError, match=r"LSTM has no way out of the stack; give it a method unstack\(member\)\."):
+    with pytest.raises(RlabError, match=r"LSTM cannot leave its stack: give its class a method unstack\(member\)"):
         unstack(StackedNetwork(nn.LSTM(2, 2)), 0)

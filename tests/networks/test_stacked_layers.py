@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from rlab.errors import RlabError
+from rlab.networks.branches import Dueling
 from rlab.networks.layers import (
-    Dueling,
     LogStd,
     StackedConv2d,
     StackedDropout,

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from rlab.compression.export.runtimes import Runner, open_exported
+from rlab.compression.quantized_layers import QuantizedConv2d, QuantizedLinear, full_precision
 from rlab.errors import UsageError
 from rlab.networks.policy import MemberPolicy
-from rlab.networks.quantized import QuantizedConv2d, QuantizedLinear, full_precision
 
 MIN_ROWS = 1_000  # fewer states prove little
 FLOAT_ERROR = 1e-5  # of the largest output: what float32 sums in another order differ by

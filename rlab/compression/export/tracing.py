@@ -10,17 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from rlab.compression.export.graph import OBS, Graph, InexpressibleError, Tracer, Value
+from rlab.compression.quantized_layers import HalfConv2d, HalfLinear, QuantizedConv2d, QuantizedLinear
+from rlab.compression.sparse_layers import (
+    SparseConv2d,
+    SparseLayer,
+    SparseLinear,
+    SparseQuantizedConv2d,
+    SparseQuantizedLinear,
+)
 from rlab.networks import heads
 from rlab.networks.bounds import FIRST
-from rlab.networks.branches import Branches, Pick, PickImage
+from rlab.networks.branches import Branches, Dueling, Pick, PickImage
 from rlab.networks.images import pixel_divisor
-from rlab.networks.layers import ACTIVATIONS, Dueling, LogStd
-from rlab.networks.lora import merged
+from rlab.networks.layers import ACTIVATIONS, LogStd
+from rlab.networks.merging import merged
 from rlab.networks.policy import MemberPolicy
 from rlab.networks.preprocess import CLIP, EPSILON, Preprocess, kind_of
-from rlab.networks.quantized import HalfConv2d, HalfLinear, QuantizedConv2d, QuantizedLinear
 from rlab.networks.spaces import Box, Discrete, Leaf, Masked, MultiDiscrete, choices, leaf_features, leaves
-from rlab.networks.sparse import SparseConv2d, SparseLayer, SparseLinear, SparseQuantizedConv2d, SparseQuantizedLinear
 
 WEIGHT_KINDS = {8: "int8", 4: "int4", 2: "int2"}
 

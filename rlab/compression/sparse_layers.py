@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlab.errors import RlabError, UsageError, unknown
-from rlab.networks import rounding
-from rlab.networks.quantized import (
+from rlab.compression import rounding
+from rlab.compression.quantized_layers import (
     HALF_TYPES,
     CompressedLayer,
     HalfConv2d,
@@ -25,7 +24,9 @@ from rlab.networks.quantized import (
     QuantizedConv2d,
     QuantizedLinear,
     _Quantized,
+    register_compressed,
 )
+from rlab.errors import RlabError, UsageError, unknown
 
 FLOAT_TYPES = {"float32": torch.float32, **HALF_TYPES}
 BITS_OF_A_BYTE = [1, 2, 4, 8, 16, 32, 64, 128]
@@ -143,8 +144,6 @@ class SparseLinear(_SparseFloat):
         UsageError: the type is not known, or there are fewer weights than are to be kept.
     """
 
-    kind = "sparse_linear"
-
     def __init__(
         self,
         members: int | None,
@@ -161,8 +160,6 @@ class SparseLinear(_SparseFloat):
 
 class SparseConv2d(_SparseFloat):
     """A convolution with the weights that are not 0 as floats; the rest as `SparseLinear`."""
-
-    kind = "sparse_conv2d"
 
     def __init__(
         self,
@@ -206,8 +203,6 @@ class _SparseQuantized(SparseLayer, _Quantized):
 class SparseQuantizedLinear(_SparseQuantized, QuantizedLinear):
     """A `QuantizedLinear` that stores the integers that are not 0; `kept`, `init` and `gain` as `SparseLinear`."""
 
-    kind = "sparse_quantized_linear"
-
     def __init__(
         self,
         members: int | None,
@@ -225,8 +220,6 @@ class SparseQuantizedLinear(_SparseQuantized, QuantizedLinear):
 
 class SparseQuantizedConv2d(_SparseQuantized, QuantizedConv2d):
     """A `QuantizedConv2d` that stores the integers that are not 0; the rest as `SparseQuantizedLinear`."""
-
-    kind = "sparse_quantized_conv2d"
 
     def __init__(
         self,
@@ -246,7 +239,10 @@ class SparseQuantizedConv2d(_SparseQuantized, QuantizedConv2d):
         self._make_sparse(kept)
 
 
-SPARSE_LAYERS = (SparseLinear, SparseConv2d, SparseQuantizedLinear, SparseQuantizedConv2d)
+register_compressed("sparse_linear", SparseLinear)
+register_compressed("sparse_conv2d", SparseConv2d)
+register_compressed("sparse_quantized_linear", SparseQuantizedLinear)
+register_compressed("sparse_quantized_conv2d", SparseQuantizedConv2d)
 # compressed layer -> the sparse one that takes its settings, and `kept`
 SPARSE_OF: dict[type[nn.Module], type[SparseLayer]] = {
     HalfLinear: SparseLinear,

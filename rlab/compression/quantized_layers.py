@@ -8,30 +8,29 @@ layers save bytes, not time: the time is saved by what they are exported to.
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rlab.compression import rounding
 from rlab.errors import RlabError, UsageError, unknown
-from rlab.networks import rounding
 from rlab.networks.initialization import initialise
-from rlab.networks.layers import StackedConv2d, StackedLinear
+from rlab.networks.layers import OwnForm, StackedConv2d, StackedLinear, fresh_settings
+from rlab.networks.registry import LayerKind, register
 
 ACTIVATION_KINDS = ("none", "dynamic", "static")
 HALF_TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-class CompressedLayer(nn.Module):
+class CompressedLayer(OwnForm):
     """What all these layers share: geometry, forward, and the ways into a stack and out of it.
 
     `[B, in] -> [B, out]` or `[B, C, H, W] -> [B, out, H', W']`, in a stack with S in front. A subclass says what the
     weights are as floats (`dense`), how to take them in (`load_dense`), and what rebuilds it (`settings`).
     """
-
-    kind: ClassVar[str | None] = None  # its name in a NetworkSpec; None: it is in no policy folder
 
     def __init__(
         self, weight_shape: Sequence[int], stride: int, members: int | None, init: str = "pytorch", gain: float = 1.0
@@ -218,8 +217,6 @@ class QuantizedLinear(_Quantized):
         UsageError: the bits or the kind of activations are not known.
     """
 
-    kind = "quantized_linear"
-
     def __init__(
         self,
         members: int | None,
@@ -236,8 +233,6 @@ class QuantizedLinear(_Quantized):
 
 class QuantizedConv2d(_Quantized):
     """A convolution with integer weights of 8, 4 or 2 bits; arguments and errors as `QuantizedLinear`."""
-
-    kind = "quantized_conv2d"
 
     def __init__(
         self,
@@ -284,8 +279,6 @@ class _Half(CompressedLayer):
 class HalfLinear(_Half):
     """A linear layer with weights of 16 bits, `dtype` `float16` or `bfloat16`; the rest as `QuantizedLinear`."""
 
-    kind = "half_linear"
-
     def __init__(
         self,
         members: int | None,
@@ -302,8 +295,6 @@ class HalfLinear(_Half):
 class HalfConv2d(_Half):
     """A convolution with weights of 16 bits, `dtype` `float16` or `bfloat16`; the rest as `QuantizedConv2d`."""
 
-    kind = "half_conv2d"
-
     def __init__(
         self,
         members: int | None,
@@ -319,7 +310,15 @@ class HalfConv2d(_Half):
         self._store(dtype)
 
 
-COMPRESSED_LAYERS = (QuantizedLinear, QuantizedConv2d, HalfLinear, HalfConv2d)
+def register_compressed(name: str, layer: type[CompressedLayer]) -> None:
+    """Let specs name a class of compressed layers, which serves stacks and plain networks."""
+    register(LayerKind(name, layer, layer, layer, lambda x: {**x.settings(), **fresh_settings(x)}))
+
+
+register_compressed("quantized_linear", QuantizedLinear)
+register_compressed("quantized_conv2d", QuantizedConv2d)
+register_compressed("half_linear", HalfLinear)
+register_compressed("half_conv2d", HalfConv2d)
 
 
 def u8(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ that a layer begins with exactly the outputs of the plain one.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Collection, Sequence
+from functools import partial
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,12 @@ from torch import Tensor, nn
 
 from rlab.errors import UsageError
 from rlab.networks.initialization import initialise
-from rlab.networks.layers import StackedConv2d, StackedLinear
+from rlab.networks.layers import StackedConv2d, StackedLinear, conv2d_settings, linear_settings
+from rlab.networks.merging import changed, named_layers
+from rlab.networks.registry import LayerKind, register
+from rlab.networks.spec import LayerSpec, NetworkSpec
+
+LORA_KINDS = {"linear": "lora_linear", "conv2d": "lora_conv2d"}
 
 
 class LoraLinear(nn.Module):
@@ -234,7 +240,51 @@ class StackedLoraConv2d(nn.Module):
         return stacked
 
 
+def with_lora(spec: NetworkSpec, rank: int, alpha: float, plain: Collection[str] = ()) -> NetworkSpec:
+    """Every linear layer and convolution with an adapter beside it, those inside other layers too.
+
+    A layer whose smaller side is below the rank takes as much rank as it has, with alpha / rank as everywhere.
+
+    Args:
+        plain: names of layers that stay as they are, such as `network.4` or `network.3.value.0`.
+
+    Raises:
+        UsageError: every layer's smaller side is below the rank, or there is nothing to adapt.
+    """
+    adapting = [layer for name, layer in named_layers(spec) if layer.kind in LORA_KINDS and name not in plain]
+    most = [_smaller_side(layer) for layer in adapting]
+    if not most:
+        raise UsageError("LoRA needs a linear layer or a convolution that is not fresh; this network has none.")
+    if not 1 <= rank <= max(most):
+        raise UsageError(f"LoRA rank {rank} does not fit: the layers' smaller sides are {', '.join(map(str, most))}.")
+
+    def adapted(name: str, layer: LayerSpec) -> LayerSpec:
+        if layer.kind not in LORA_KINDS or name in plain:
+            return layer
+        own = min(rank, _smaller_side(layer))
+        return LayerSpec(LORA_KINDS[layer.kind], {**layer.args, "rank": own, "alpha": alpha * own / rank})
+
+    return changed(spec, adapted)
+
+
 LORA_LAYERS = LoraLinear, StackedLoraLinear, LoraConv2d, StackedLoraConv2d
+
+
+def _settings(layer: Any) -> dict[str, Any]:
+    sizes = linear_settings(layer) if isinstance(layer, StackedLoraLinear) else conv2d_settings(layer)
+    return {**sizes, "rank": layer.rank, "alpha": layer.alpha}
+
+
+def _without_adapter(kind: str, args: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    return kind, {name: value for name, value in args.items() if name not in ("rank", "alpha")}
+
+
+for _plain, _stacked, _layer in (("linear", StackedLoraLinear, LoraLinear), ("conv2d", StackedLoraConv2d, LoraConv2d)):
+    register(
+        LayerKind(
+            LORA_KINDS[_plain], _stacked, _stacked, _layer, _settings, merges_to=partial(_without_adapter, _plain)
+        )
+    )
 
 
 def _check(rank: int, alpha: float, most: int, layer: str) -> None:
@@ -253,3 +303,11 @@ def _initialise_down(down: Tensor, generator: torch.Generator) -> None:
 def _product(up: Tensor, down: Tensor) -> Tensor:
     """The kernel `[..., out, in, k, k]` of the two convolutions, one behind the other."""
     return torch.einsum("...orij,...rckl->...ockl", up, down)
+
+
+def _smaller_side(layer: LayerSpec) -> int:
+    """Of the layer's weights as a matrix `[in, out]`."""
+    args = layer.args
+    if layer.kind == "linear":
+        return int(min(args["in_features"], args["out_features"]))
+    return int(min(args["in_channels"] * args["kernel_size"] ** 2, args["out_channels"]))

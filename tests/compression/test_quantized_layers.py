@@ -9,17 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from rlab.errors import RlabError, UsageError
-from rlab.networks import rounding
-from rlab.networks.layers import StackedConv2d, StackedLinear
-from rlab.networks.quantized import (
-    COMPRESSED_LAYERS,
+from rlab.compression import rounding
+from rlab.compression.quantized_layers import (
     HalfLinear,
     QuantizedConv2d,
     QuantizedLinear,
     full_precision,
     replaced,
 )
+from rlab.errors import RlabError, UsageError
+from rlab.networks.layers import StackedConv2d, StackedLinear
 from rlab.networks.spec import LayerSpec, NetworkSpec, build
 from rlab.networks.stacking import stack, unstack
 
@@ -291,4 +290,3 @@ def test_each_kind_says_its_settings_where_torch_prints_it():
     assert repr(QuantizedLinear(None, 3, 2, 4)) == (
         "QuantizedLinear(in_features=3, out_features=2, bits=4, activations=none)"
     )
-    assert len({layer.kind for layer in COMPRESSED_LAYERS}) == 4
