@@ -166,7 +166,7 @@ class Session:
                         self.agent.study(*map(torch.from_numpy, self.store.observations()))
                     if state is not None:
                         loop.load_state(state["loop"])
-                        self.best.load_state(state["best"])
+                        self.best.kept.load_state(state["best"])
                         self.resumed_at = state["resumed_at"] + ([] if loop.finished else [resume_at])
                     elif self.sources.start is not None:
                         loop.judgement_due = run.eval_every > 0  # or nobody would see what learning does to it
@@ -320,13 +320,13 @@ class _Saver:
     def on_save(self, env_steps: int) -> None:
         """The checkpoint first: it is what a resumed run starts from."""
         session = self._session
-        state = {"loop": session.loop.state(), "best": session.best.state(), "resumed_at": session.resumed_at}
+        state = {"loop": session.loop.state(), "best": session.best.kept.state(), "resumed_at": session.resumed_at}
         save_checkpoint(self._folder, state, session.store.chunks())
         facts = {"agent": session.request.agent, "env": session.request.env.to_json()}
         save_policy(self._folder.policy, session.agent.policy(), {**facts, session.request.unit: env_steps})
         best = session.best.policy()
         if best is not None:
-            save_policy(self._folder.best, best, {**facts, "best_at": session.best.env_steps.tolist()})
+            save_policy(self._folder.best, best, {**facts, "best_at": session.best.kept.reached_at.tolist()})
 
 
 def only_here(env_id: str) -> str:

@@ -1,51 +1,65 @@
-"""Keeps, for every member, the weights that did best in evaluation during training."""
+"""Each member's best weights so far: the best of member i may come from another moment than the best of member j."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rlab.learning.contract import Agent
 from rlab.networks.policy import Policy, build_policy
 
 
+class BestWeights:
+    """The best weights of S members, on the CPU; a higher score is better."""
+
+    def __init__(self, members: int) -> None:
+        self.score = np.full(members, -np.inf)  # [S]
+        self.reached_at = np.zeros(members, np.int64)  # [S] on the clock of the caller
+        self.weights: dict[str, Tensor] = {}  # [S, ...] each; empty before the first `take`
+
+    def take(self, better: np.ndarray, score: np.ndarray, weights: Mapping[str, Tensor], now: int) -> None:
+        """Keep the weights `[S, ...]`, which have the score `[S]`, of the members where `better [S]` is true; at the
+        first call those of all members, so that each has some."""
+        self.score[better], self.reached_at[better] = score[better], now
+        if not self.weights:
+            self.weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+        elif better.any():
+            chosen = torch.from_numpy(better)
+            for name, tensor in weights.items():
+                mask = chosen.view(-1, *[1] * (tensor.dim() - 1))
+                self.weights[name] = torch.where(mask, tensor.detach().cpu(), self.weights[name])
+
+    def state(self) -> dict[str, Any]:
+        return {"weights": dict(self.weights), "score": self.score.copy(), "reached_at": self.reached_at.copy()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.weights = dict(state["weights"])
+        self.score[:], self.reached_at[:] = state["score"], state["reached_at"]
+
+
 class BestPolicy:
-    """Listens to evaluations; the best of member i may come from another moment than the best of member j."""
+    """A listener that keeps the weights with the highest mean return in evaluations during training."""
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
-        policy = agent.policy()
-        self._weights = {name: tensor.cpu().clone() for name, tensor in policy.state_dict().items()}
-        self.score = np.full(len(policy.seeds), -np.inf)  # [S] mean return
-        self.env_steps = np.zeros(len(policy.seeds), np.int64)  # [S] when it was reached
+        self.kept = BestWeights(len(agent.policy().seeds))
 
-    def on_metrics(self, env_steps: int, metrics: Any) -> None:
-        """Nothing to keep."""
+    def on_metrics(self, env_steps: int, metrics: Any) -> None: ...
 
     def on_evaluation(self, env_steps: int, returns: np.ndarray, lengths: np.ndarray) -> None:
         """Take over the members whose mean return `[S, E]` is at least their best; later weights win a tie."""
         score = returns.mean(axis=1)
-        better = score >= self.score
-        self.score[better], self.env_steps[better] = score[better], env_steps
-        chosen = torch.from_numpy(better)
-        for name, tensor in self._agent.policy().state_dict().items():
-            self._weights[name][chosen] = tensor.cpu()[chosen]
+        self.kept.take(score >= self.kept.score, score, self._agent.policy().state_dict(), env_steps)
 
-    def on_save(self, env_steps: int) -> None:
-        """Nothing to write: whoever saves asks for `policy`."""
+    def on_save(self, env_steps: int) -> None: ...
 
     def policy(self) -> Policy | None:
-        """A policy of its own with the best weights; None before the first evaluation."""
-        if not np.isfinite(self.score).all():
+        """A new policy with the best weights; None before the first evaluation."""
+        if not np.isfinite(self.kept.score).all():
             return None
         live = self._agent.policy()
         policy = build_policy(live.spec, live.seeds, trust=True)  # the agent already runs these layers
-        policy.load_state_dict(self._weights)
+        policy.load_state_dict(self.kept.weights)
         return policy
-
-    def state(self) -> dict[str, Any]:
-        return {"weights": dict(self._weights), "score": self.score.copy(), "env_steps": self.env_steps.copy()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self._weights = dict(state["weights"])
-        self.score[:], self.env_steps[:] = state["score"], state["env_steps"]

@@ -109,9 +109,9 @@ class DatasetLoop(Loop):
             self._judged = self.validate()
             if self.early_stopping is not None:
                 self.early_stopping.observe(self._judged[WATCHED], self.agent.policy().state_dict(), self.updates)
-                self._judged["validation/best_loss"] = self.early_stopping.best_loss.copy()
+                self._judged["validation/best_loss"] = self.early_stopping.best_loss
                 if self.finished:
-                    self.agent.adopt(self.early_stopping.weights)  # type: ignore[attr-defined]
+                    self.agent.adopt(self.early_stopping.best.weights)  # type: ignore[attr-defined]
         super()._report(before)
 
     def validate(self) -> dict[str, np.ndarray]:

@@ -147,7 +147,7 @@ def _fitted(
         updates=loop.updates,
         finished=finished,
         best_update=(
-            stopping.best_update.copy()
+            stopping.best.reached_at.copy()
             if stopping is not None and finished
             else np.full(len(examples.seeds), loop.updates)
         ),

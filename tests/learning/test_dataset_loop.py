@@ -76,7 +76,7 @@ def test_a_held_out_loss_that_rises_sends_every_member_back_to_its_best_weights(
     assert loop.run()
     assert loop.updates == 6  # member 3 stopped at 4, member 4 at 6; update 7 would have been better for both
     assert agent.network.weight.tolist() == [[2.0], [4.0]]
-    assert loop.early_stopping.best_update.tolist() == [2, 4]
+    assert loop.early_stopping.best.reached_at.tolist() == [2, 4]
     assert [row["validation/loss"].tolist() for row in diary.rows] == [losses[i] for i in range(1, 7)]
     assert diary.rows[-1]["validation/best_loss"].tolist() == [3.0, 2.0]
 
@@ -93,7 +93,7 @@ def test_the_last_update_is_judged_also_where_no_period_ends_there():
     loop, _, diary = scripted_loop({5: [1.0, 2.0], 7: [0.5, 3.0]}, updates=7, log_every=5)
     loop.run()
     assert [int(row["updates"]) for row in diary.rows] == [5, 7]
-    assert loop.early_stopping.best_update.tolist() == [7, 5]
+    assert loop.early_stopping.best.reached_at.tolist() == [7, 5]
 
 
 def test_the_final_evaluation_and_the_save_see_the_best_weights():
@@ -240,7 +240,7 @@ def test_a_loop_that_is_loaded_from_its_state_learns_the_same_bits(kind, stop_at
     assert second.updates == whole.updates > stop_at
     for name, tensor in whole.agent.policy().state_dict().items():
         assert torch.equal(second.agent.policy().state_dict()[name], tensor), name
-    assert (second.early_stopping.best_update == whole.early_stopping.best_update).all()
+    assert (second.early_stopping.best.reached_at == whole.early_stopping.best.reached_at).all()
     judged = [row["validation/loss"].tolist() for row in (*before.rows, *after.rows)]
     assert judged == [row["validation/loss"].tolist() for row in history.rows]
 

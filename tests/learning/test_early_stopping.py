@@ -24,9 +24,9 @@ def follow(stopping, losses, first=0):
 def test_each_member_keeps_the_weights_of_its_lowest_loss():
     stopping = follow(EarlyStopping(3), [[5, 1, 3], [4, 2, 3], [6, 0, 3], [4, 1, 3]])
     assert stopping.best_loss.tolist() == [4, 0, 3]
-    assert stopping.best_update.tolist() == [1, 2, 0]  # a tie is no improvement
-    assert stopping.weights["weight"].tolist() == [[1, 1], [2, 2], [0, 0]]
-    assert stopping.weights["bias"].tolist() == [1, 2, 0]
+    assert stopping.best.reached_at.tolist() == [1, 2, 0]  # a tie is no improvement
+    assert stopping.best.weights["weight"].tolist() == [[1, 1], [2, 2], [0, 0]]
+    assert stopping.best.weights["bias"].tolist() == [1, 2, 0]
     assert not stopping.stopped.any()
 
 
@@ -36,7 +36,7 @@ def test_a_member_stops_after_its_patience_and_then_takes_nothing_over():
     follow(stopping, [[0, 5], [0, 0.5]], first=3)
     assert stopping.stopped.tolist() == [True, False]
     assert stopping.best_loss.tolist() == [3, 0.5]
-    assert stopping.weights["bias"].tolist() == [0, 4]
+    assert stopping.best.weights["bias"].tolist() == [0, 4]
 
 
 def test_an_improvement_begins_the_waiting_anew():
@@ -45,12 +45,12 @@ def test_an_improvement_begins_the_waiting_anew():
     assert not stopping.stopped.any()
 
 
-def test_a_loss_that_is_no_number_is_no_improvement_but_leaves_weights_to_go_back_to():
+def test_a_nan_loss_is_not_an_improvement_but_leaves_weights_to_go_back_to():
     stopping = follow(EarlyStopping(2, patience=3), [[NAN, 1], [NAN, NAN]])
     assert stopping.waited.tolist() == [2, 1]
-    assert stopping.weights["bias"].tolist() == [0, 0]
+    assert stopping.best.weights["bias"].tolist() == [0, 0]
     follow(stopping, [[7, 9]], first=2)
-    assert stopping.weights["bias"].tolist() == [2, 0]
+    assert stopping.best.weights["bias"].tolist() == [2, 0]
 
 
 def test_weights_are_copies():
@@ -58,7 +58,7 @@ def test_weights_are_copies():
     stopping = EarlyStopping(2)
     stopping.observe(np.array([1.0, 1.0]), live, 1)
     live["weight"].add_(1.0)
-    assert stopping.weights["weight"].sum() == 0
+    assert stopping.best.weights["weight"].sum() == 0
 
 
 def test_it_goes_on_from_its_state():
