@@ -15,7 +15,7 @@ from rlab.learning.choices import CloningLoss
 from rlab.learning.cloning import (
     Cloner,
     CloningConfig,
-    agreement,
+    action_accuracy,
     negative_log_likelihood,
     squared_distance,
 )
@@ -122,7 +122,7 @@ class BC(Cloner):
         if self.config.class_weights:
             self._seen += F.one_hot(batch["action"], self.head.width).sum(dim=1)
         loss = self.cloning_loss(outputs, batch).mean(dim=-1)
-        name, agreed = agreement(self.head, outputs.detach(), batch["action"], batch.get("mask"))
+        name, agreed = action_accuracy(self.head, outputs.detach(), batch["action"], batch.get("mask"))
         metrics = {"loss/policy": loss.detach(), f"train/{name}": agreed.mean(dim=-1)}
         if self.critic is not None:
             of_value = value_loss(self.critic(batch["obs"]).squeeze(-1), batch["target"]).mean(dim=-1)
@@ -154,7 +154,7 @@ class BC(Cloner):
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """The loss and the agreement on held-out rows `[S, R]`, means `[S]` over those with a `weight`."""
         outputs, weight = self.actor(batch["obs"]), batch["weight"]
-        name, agreed = agreement(self.head, outputs, batch["action"], batch.get("mask"))
+        name, agreed = action_accuracy(self.head, outputs, batch["action"], batch.get("mask"))
         loss = mean(self.cloning_loss(outputs, batch), weight)
         return {"validation/loss": loss, f"validation/{name}": mean(agreed, weight)}
 

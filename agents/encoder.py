@@ -15,9 +15,9 @@ from rlab.learning.choices import EncoderObjective
 from rlab.learning.cloning import (
     Cloner,
     CloningConfig,
+    action_accuracy,
     action_features,
     action_width,
-    agreement,
     negative_log_likelihood,
     squared_distance,
 )
@@ -169,7 +169,7 @@ class Encoder(Cloner):
     def _of_action(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """How far a prediction of the action is from it, `[S, B]`, and how often or how closely it is right."""
         action, mask = batch["action"], batch.get("mask")
-        name, agreed = agreement(self.head, outputs, action, mask)
+        name, agreed = action_accuracy(self.head, outputs, action, mask)
         if isinstance(self.head, GaussianHead):
             return squared_distance(self.head, outputs, action), {name: agreed}
         return negative_log_likelihood(self.head, outputs, action, mask), {name: agreed}

@@ -1,4 +1,4 @@
-"""How far a compressed policy's decisions are from those of the policy that it was made from."""
+"""How far a compressed policy's actions are from those of the policy that it was made from, as an env gets them."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from rlab.networks.heads import GaussianHead, Head
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """What two policies say of the same states; one number for each member, `[...]`."""
+    """How alike two policies are on the same states; one number for each member, `[...]`."""
 
     measure: str  # "same_action": share of equal greedy actions; "action_difference": see `agreement`
     value: Tensor  # [...]

@@ -216,11 +216,15 @@ def normalised_action(head: GaussianHead, action: Tensor) -> Tensor:
     return (action.reshape(*lead, head.noise_width).float() - head.middle) / head.scale
 
 
-def agreement(head: StochasticHead, outputs: Tensor, action: Tensor, mask: Tensor | None = None) -> tuple[str, Tensor]:
-    """A name and one value per row `[...]` for how well the greedy action agrees with the data's.
+def action_accuracy(
+    head: StochasticHead, outputs: Tensor, action: Tensor, mask: Tensor | None = None
+) -> tuple[str, Tensor]:
+    """A name and one value per row `[...]` for how close the greedy action is to the data's.
 
-    `accuracy` is 1 where they are equal, all choices of them, else 0; continuous actions have an `action_error`, the
-    mean distance of their elements in units of half the range.
+    `accuracy` is 1 where they are equal, in all their choices, else 0; continuous actions have an `action_error`, the
+    mean distance of their elements in units of half the range. The distance is taken before clipping, as that of the
+    loss is: an action far outside of the bounds is a worse fit than one at them. `rlab.compression.agreement` compares
+    two policies instead, by what an env gets of each, after clipping.
     """
     if isinstance(head, GaussianHead):
         return "action_error", (_greedy(head, outputs) - normalised_action(head, action)).abs().mean(dim=-1)
