@@ -1,6 +1,7 @@
-"""From raw observations to what a network eats; part of the policy, so saved, exported and frozen with it."""
+"""From raw observations to the features that a network reads; part of the policy, so saved, exported and frozen with
+it. Exports read the same parts and scaling steps as `Preprocess.forward` and write them as operations."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from math import prod
 from typing import Any, Self
@@ -31,6 +32,18 @@ EPSILON = 1e-8  # added to the running variance, as in Stable-Baselines3's VecNo
 CLIP = 10.0  # normalised observations are kept in +-10 (Andrychowicz et al. 2021, section 3.4)
 
 
+ScalingStep = tuple[str, Any]  # an operation on the vector of features, and the tensor or number that it reads
+
+# `centre` subtracts in float64 and rounds the difference to float32.
+SCALING_OPERATIONS: Mapping[str, Callable[[Tensor, Any], Tensor]] = {
+    "multiply": torch.mul,
+    "subtract": torch.sub,
+    "divide": torch.div,
+    "centre": lambda x, mean: (x - mean).float(),
+    "clip": lambda x, bound: x.clamp(-bound, bound),
+}
+
+
 class Preprocess(nn.Module):
     """`[S, B, *obs]`, the array form of any observation space, to float32 features.
 
@@ -44,9 +57,14 @@ class Preprocess(nn.Module):
     has `members = None`.
 
     Raises:
-        UsageError: the scaling is not known or does not suit the observations, or `scale` is no divisor for each
+        UsageError: the scaling is not known or does not suit the observations, or `scale` is not one divisor for each
             component.
     """
+
+    image: Box | None  # the observation, where it is a single image
+    divide: "Divide | nn.Identity"  # its pixels by their bounds
+    parts: nn.ModuleList  # else: `Numbers` and `OneHot`, whose outputs one behind the other are the vector of features
+    wide: bool  # whether the vector is in float64 until its mean has been subtracted
 
     factor: Tensor  # fixed: one over the divisor, [S, 1, F] or [F]
     count: Tensor  # running: [S] or [], observations seen
@@ -60,12 +78,12 @@ class Preprocess(nn.Module):
         self.obs_space, self.scaling, self.scale, self.members = obs_space, scaling, scale, members
         self.feature_shape = feature_shape(obs_space)  # (C, H, W) of an image, (F,) of anything else
         inner, self._mask_size = (obs_space.obs, obs_space.size) if isinstance(obs_space, Masked) else (obs_space, 0)
-        self._image = inner if isinstance(inner, Box) and inner.is_image else None
-        self._divide = nn.Identity() if self._image is None else _Divide([self._image], self._image.shape)
+        self.image = inner if isinstance(inner, Box) and inner.is_image else None
+        self.divide = nn.Identity() if self.image is None else Divide([self.image], self.image.shape)
         self.wide = scaling == "running" and not narrow(inner)
         # The common case, numbers in a vector, needs nothing but a cast.
         self._plain = isinstance(obs_space, Box) and len(obs_space.shape) == 1
-        self._parts = nn.ModuleList([] if self._image else _parts(list(leaves(inner)), prod(obs_space.shape)))
+        self.parts = nn.ModuleList([] if self.image else _parts(list(leaves(inner)), prod(obs_space.shape)))
         if scaling == "none":
             return
         scaled = torch.cat([torch.full((leaf_features(leaf),), _is_scaled(leaf)) for leaf in leaves(inner)])  # [F]
@@ -87,18 +105,21 @@ class Preprocess(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         """What the network sees of `obs [..., *obs]`; the statistics are read, never changed."""
-        if self._image is not None:
-            return self._pixels(obs, self._image)
-        if self.wide:
-            centred = (self._vector(obs, torch.float64) - self.mean).float()
-            return (centred / (self.variance + EPSILON).sqrt().float()).clamp(-CLIP, CLIP)
-        vector = self._vector(obs, torch.float32)
+        if self.image is not None:
+            return self._pixels(obs, self.image)
+        x = self._vector(obs, torch.float64 if self.wide else torch.float32)
+        for operation, numbers in self.scaling_steps():
+            x = SCALING_OPERATIONS[operation](x, numbers)
+        return x
+
+    def scaling_steps(self) -> tuple[ScalingStep, ...]:
+        """What happens to the vector of features, in order."""
+        if self.scaling == "none":
+            return ()
         if self.scaling == "fixed":
-            return vector * self.factor
-        if self.scaling == "running":
-            deviation = (self.variance + EPSILON).sqrt()
-            return ((vector - self.mean.float()) / deviation.float()).clamp(-CLIP, CLIP)
-        return vector
+            return (("multiply", self.factor),)
+        centring = ("centre", self.mean) if self.wide else ("subtract", self.mean.float())
+        return centring, ("divide", (self.variance + EPSILON).sqrt().float()), ("clip", CLIP)
 
     def mask(self, obs: Tensor) -> Tensor | None:
         """Which actions `obs [..., *obs]` allow, bool `[..., size]`; None where observations carry no mask.
@@ -158,7 +179,7 @@ class Preprocess(nn.Module):
     def _pixels(self, obs: Tensor, image: Box) -> Tensor:
         if self._mask_size:
             obs = obs[..., : -self._mask_size].unflatten(-1, image.shape)
-        pixels: Tensor = self._divide(obs.to(torch.float32))
+        pixels: Tensor = self.divide(obs.to(torch.float32))
         return pixels if image.channels == FIRST else pixels.movedim(-1, -3)
 
     def _vector(self, obs: Tensor, dtype: torch.dtype) -> Tensor:
@@ -168,22 +189,22 @@ class Preprocess(nn.Module):
         axes = len(self.obs_space.shape)
         if axes != 1:
             obs = obs.flatten(-axes) if axes else obs.unsqueeze(-1)
-        parts = [part(obs, dtype) for part in self._parts]
+        parts = [part(obs, dtype) for part in self.parts]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
-class _Divide(nn.Module):
+class Divide(nn.Module):
     """Pixels divided by the bounds of their images; bounds of 1 leave them alone."""
 
-    divisor: Tensor  # where it is not one number for all: [n] or the image's shape
+    divisor: Tensor  # float32: [] where it is one number for all, else [n] or the image's shape
 
     def __init__(self, images: Sequence[Box], shape: Sequence[int]) -> None:
         super().__init__()
         divisor = pixel_divisor(images)
         self._number = float(divisor) if divisor.ndim == 0 else None
-        if self._number is None:
-            # It follows from the space: not a part of what is saved.
-            self.register_buffer("divisor", torch.from_numpy(divisor.reshape(shape)), persistent=False)
+        # It follows from the space, so it is not saved.
+        found = torch.from_numpy(divisor if divisor.ndim == 0 else divisor.reshape(shape))
+        self.register_buffer("divisor", found, persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         if self._number is None:
@@ -191,27 +212,28 @@ class _Divide(nn.Module):
         return pixels if self._number == 1.0 else pixels / self._number
 
 
-class _Numbers(nn.Module):
-    """The elements `first .. last - 1` of a vector as they are, or the pixels of these images as `_Divide` has them."""
+class Numbers(nn.Module):
+    """The elements `first .. last - 1` of a vector of `size`, as they are; pixels of images are divided."""
 
     def __init__(self, first: int, last: int, size: int, images: Sequence[Box]) -> None:
         super().__init__()
+        self.first, self.last = first, last
         self._slice = None if last - first == size else slice(first, last)
-        self._divide = _Divide(images, (last - first,)) if images else None
+        self.divide = Divide(images, (last - first,)) if images else None
 
     def forward(self, obs: Tensor, dtype: torch.dtype) -> Tensor:
         numbers = (obs if self._slice is None else obs[..., self._slice]).to(dtype)
-        if self._divide is None:
+        if self.divide is None:
             return numbers
-        pixels: Tensor = self._divide(numbers)
+        pixels: Tensor = self.divide(numbers)
         return pixels
 
 
-class _OneHot(nn.Module):
+class OneHot(nn.Module):
     """The integers from element `first` on, one feature for each value that each of them can have."""
 
     element: Tensor  # [features] which one each feature looks at; [1] where all look at the same
-    value: Tensor  # [features] the value that it says yes to
+    value: Tensor  # [features] the value for which it is 1
 
     def __init__(self, first: int, nvec: Sequence[int], start: Sequence[int]) -> None:
         super().__init__()
@@ -219,7 +241,7 @@ class _OneHot(nn.Module):
         value = torch.cat([torch.arange(least, least + n) for least, n in zip(start, nvec, strict=True)])
         if len(nvec) > 1:
             element = element.repeat_interleave(torch.tensor(nvec))
-        # They follow from the space: no part of what is saved.
+        # They follow from the space, so they are not saved.
         self.register_buffer("element", element, persistent=False)
         self.register_buffer("value", value, persistent=False)
 
@@ -253,24 +275,17 @@ def _parts(found: Sequence[Leaf], size: int) -> list[nn.Module]:
     """What turns the leaves of a vector of `size` elements into features, neighbours of one kind at once."""
     parts: list[nn.Module] = []
     first = 0
-    for kind, group in groupby(found, kind_of):
+    for kind, group in groupby(found, _kind_of):
         alike = list(group)
         last = first + sum(prod(leaf.shape) for leaf in alike)
         if kind == "integers":
             nvec = [n for leaf in alike for n in choices(leaf)]
-            parts.append(_OneHot(first, nvec, [least for leaf in alike for least in _start(leaf)]))
+            parts.append(OneHot(first, nvec, [least for leaf in alike for least in _start(leaf)]))
         else:
             images = [leaf for leaf in alike if isinstance(leaf, Box)] if kind == "pixels" else []
-            parts.append(_Numbers(first, last, size, images))
+            parts.append(Numbers(first, last, size, images))
         first = last
     return parts
-
-
-def kind_of(leaf: Leaf) -> str:
-    """What becomes of a leaf of a vector: `integers` are one-hot, `pixels` divided, `numbers` may be scaled."""
-    if isinstance(leaf, Discrete | MultiDiscrete):
-        return "integers"
-    return "pixels" if isinstance(leaf, Box) and leaf.is_image else "numbers"
 
 
 def narrow(space: Space) -> bool:
@@ -286,3 +301,10 @@ def narrow(space: Space) -> bool:
 
 def _start(leaf: Leaf) -> tuple[int, ...]:
     return leaf.start if isinstance(leaf, MultiDiscrete) else (leaf.start,) if isinstance(leaf, Discrete) else ()
+
+
+def _kind_of(leaf: Leaf) -> str:
+    """What becomes of a leaf of a vector: `integers` are one-hot, `pixels` divided, `numbers` may be scaled."""
+    if isinstance(leaf, Discrete | MultiDiscrete):
+        return "integers"
+    return "pixels" if isinstance(leaf, Box) and leaf.is_image else "numbers"

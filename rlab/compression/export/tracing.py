@@ -1,7 +1,6 @@
 """From a member's modules to the operations of `graph`."""
 
 from collections.abc import Callable
-from itertools import groupby
 from math import prod
 from typing import Any
 
@@ -21,12 +20,11 @@ from rlab.compression.sparse_layers import (
 from rlab.networks import heads
 from rlab.networks.bounds import FIRST
 from rlab.networks.branches import Branches, Dueling, Pick, PickImage
-from rlab.networks.images import pixel_divisor
 from rlab.networks.layers import ACTIVATIONS, LogStd
 from rlab.networks.merging import merged
 from rlab.networks.policy import MemberPolicy
-from rlab.networks.preprocess import CLIP, EPSILON, Preprocess, kind_of
-from rlab.networks.spaces import Box, Discrete, Leaf, Masked, MultiDiscrete, choices, leaf_features, leaves
+from rlab.networks.preprocess import Numbers, OneHot, Preprocess
+from rlab.networks.spaces import Masked
 
 WEIGHT_KINDS = {8: "int8", 4: "int4", 2: "int2"}
 
@@ -52,60 +50,43 @@ def trace(member: MemberPolicy) -> Graph:
 
 def _features(tracer: Tracer, preprocess: Preprocess) -> str:
     """What `Preprocess.forward` computes."""
-    space = preprocess.obs_space
-    inner = space.obs if isinstance(space, Masked) else space
-    if isinstance(inner, Box) and inner.is_image:
-        pixels = tracer.reshape(tracer.slice(OBS, 0, prod(inner.shape)) if inner is not space else OBS, inner.shape)
-        scaled = _scaled_pixels(tracer, pixels, [inner])
-        return scaled if inner.channels == FIRST else _channels_first(tracer, scaled)
-    if preprocess.wide:
-        vector = _vector(tracer, list(leaves(inner)), preprocess.mean)
-        deviation = (preprocess.variance + EPSILON).sqrt().float()
-        return _normalised(tracer, tracer.with_constant("divide", vector, deviation))
-    vector = _vector(tracer, list(leaves(inner)))
-    if preprocess.scaling == "fixed":
-        return tracer.with_constant("multiply", vector, preprocess.factor)
-    if preprocess.scaling == "running":
-        centred = tracer.with_constant("subtract", vector, preprocess.mean.float())
-        deviation = (preprocess.variance + EPSILON).sqrt().float()
-        return _normalised(tracer, tracer.with_constant("divide", centred, deviation))
-    return vector
+    space, image = preprocess.obs_space, preprocess.image
+    if image is not None:
+        pixels = tracer.reshape(tracer.slice(OBS, 0, prod(image.shape)) if image is not space else OBS, image.shape)
+        scaled = _divided(tracer, _float(tracer, pixels), preprocess.divide)
+        return scaled if image.channels == FIRST else _channels_first(tracer, scaled)
+    steps = preprocess.scaling_steps()
+    # The numbers alone are centred, in float64 as they come; for all other features the mean is 0.
+    mean = next((numbers for operation, numbers in steps if operation == "centre"), None)
+    flat, feature, parts = tracer.reshape(OBS, (tracer.values[OBS].size,)), 0, []
+    for part in preprocess.parts:
+        parts.append(_part(tracer, part, flat, mean, feature))
+        feature += tracer.values[parts[-1]].size
+    x = tracer.concat(parts)
+    for operation, numbers in steps:
+        if operation == "clip":
+            x = _clipped(tracer, x, *(np.array(bound, np.float32) for bound in (-numbers, numbers)))
+        elif operation != "centre":
+            x = tracer.with_constant(operation, x, numbers)
+    return x
 
 
-def _normalised(tracer: Tracer, x: str) -> str:
-    return _clipped(tracer, x, np.array(-CLIP, np.float32), np.array(CLIP, np.float32))
+def _part(tracer: Tracer, part: nn.Module, flat: str, mean: Any, feature: int) -> str:
+    """The features, from number `feature` on, that one part of a vector gives."""
+    if isinstance(part, OneHot):
+        constants = [tracer.constant(each) for each in (part.element.expand(part.value.shape), part.value)]
+        return tracer.add("one_hot", (flat, *constants), part.value.shape)
+    assert isinstance(part, Numbers)
+    numbers, size = tracer.slice(flat, part.first, part.last), part.last - part.first
+    if part.divide is not None:
+        return _divided(tracer, _float(tracer, numbers), part.divide)
+    if mean is None:
+        return _float(tracer, numbers)
+    return tracer.add("centre", (numbers, tracer.constant(mean[feature : feature + size])), (size,))
 
 
-def _vector(tracer: Tracer, found: list[Leaf], mean: Tensor | None = None) -> str:
-    """The features of the leaves of a vector, neighbours of one kind at once; numbers less their `mean [F]`, in
-    float64, where one is given (it is 0 for all others)."""
-    flat, first, parts = tracer.reshape(OBS, (tracer.values[OBS].size,)), 0, []
-    feature = 0
-    for kind, group in groupby(found, kind_of):
-        alike = list(group)
-        last = first + sum(prod(leaf.shape) for leaf in alike)
-        if kind == "integers":
-            parts.append(_one_hot(tracer, flat, first, alike))
-        else:
-            numbers = tracer.slice(flat, first, last)
-            images = [leaf for leaf in alike if isinstance(leaf, Box)]
-            if kind == "pixels":
-                parts.append(_scaled_pixels(tracer, numbers, images))
-            elif mean is None:
-                parts.append(_float(tracer, numbers))
-            else:
-                own = tracer.constant(mean[feature : feature + last - first])
-                parts.append(tracer.add("centre", (numbers, own), (last - first,)))
-        first, feature = last, feature + sum(map(leaf_features, alike))
-    return tracer.concat(parts)
-
-
-def _scaled_pixels(tracer: Tracer, x: str, images: list[Box]) -> str:
-    """What `_Divide` of `preprocess` computes."""
-    numbers, divisor = _float(tracer, x), pixel_divisor(images)
-    if divisor.ndim:
-        return tracer.with_constant("divide", numbers, divisor.reshape(tracer.values[x].shape))
-    return numbers if divisor == 1.0 else tracer.with_constant("divide", numbers, divisor)
+def _divided(tracer: Tracer, x: str, divide: Any) -> str:
+    return tracer.with_constant("divide", x, divide.divisor)
 
 
 def _channels_first(tracer: Tracer, x: str) -> str:
@@ -115,19 +96,6 @@ def _channels_first(tracer: Tracer, x: str) -> str:
 
 def _float(tracer: Tracer, x: str) -> str:
     return tracer.cast(x, "float32")
-
-
-def _one_hot(tracer: Tracer, flat: str, first: int, integers: list[Leaf]) -> str:
-    """One feature for each value that each of the integers from element `first` on can have."""
-    element, value = [], []
-    for leaf in integers:
-        starts = leaf.start if isinstance(leaf, MultiDiscrete) else (leaf.start,) if isinstance(leaf, Discrete) else ()
-        for n, start in zip(choices(leaf), starts, strict=True):
-            element.append(np.full(n, first))
-            value.append(np.arange(start, start + n))
-            first += 1
-    constants = [tracer.constant(np.concatenate(part).astype(np.int64)) for part in (element, value)]
-    return tracer.add("one_hot", (flat, *constants), (sum(map(len, element)),))
 
 
 def _clipped(tracer: Tracer, x: str, low: np.ndarray | Tensor, high: np.ndarray | Tensor) -> str:
