@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from rlab.errors import RlabError as RlabError
 from rlab.errors import UsageError as UsageError
+from rlab.version import VERSION
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HERE = Path(__file__).resolve().parent
 

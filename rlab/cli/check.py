@@ -7,6 +7,7 @@ import tyro
 
 from rlab.cli.flags import parse
 from rlab.cli.help import Page
+from rlab.cli.shared import keywords
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +37,6 @@ def run(argv: list[str]) -> int:
     (options,) = parse(argv, SCHEMAS, prog="rlab check", page=PAGE)
     from rlab.jobs.check import check
 
-    found = check(
-        options.env,
-        env_kwargs=options.env_kwargs,
-        wrappers=options.wrapper,
-        max_episode_steps=options.max_episode_steps,
-        steps=options.steps,
-        seed=options.seed,
-    )
+    found = check(**keywords(options))
     print(json.dumps(found.to_json()) if options.json else found.report())
     return 0 if found.ok else 1

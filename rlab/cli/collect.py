@@ -7,6 +7,7 @@ import tyro
 
 from rlab.cli.flags import given, parse
 from rlab.cli.help import Page
+from rlab.cli.shared import keywords
 from rlab.errors import UsageError
 
 RANDOM = "random"
@@ -54,36 +55,16 @@ def run(argv: list[str]) -> int:
     """Parse, play, write, report."""
     (options,) = parse(argv, SCHEMAS, prog="rlab collect", page=PAGE)
     _check_words(options, given(argv, SCHEMAS))
-    from rlab.jobs import collect
+    from rlab.envs import EnvSpec
+    from rlab.jobs.collect import collect, collect_random, merge_datasets
 
     if options.merge:
-        done = collect.merge(options.merge, options.out)
+        done = merge_datasets(options.merge, options.out)
     elif options.run == RANDOM:
-        from rlab.envs import EnvSpec
-
         env = EnvSpec.parse(options.env or "", options.env_kwargs, options.wrapper, options.max_episode_steps)
-        done = collect.collect_random(
-            env,
-            options.out,
-            episodes=options.episodes,
-            seed=options.seed,
-            min_return=options.min_return,
-            envs=options.envs,
-        )
+        done = collect_random(env, **keywords(options, "run", "merge", *OF_ENV, *OF_POLICY))
     else:
-        done = collect.collect(
-            options.run,
-            options.out,
-            episodes=options.episodes,
-            seed=options.seed,
-            member=options.member,
-            all_members=options.all_members,
-            noise=options.noise,
-            stochastic=options.stochastic,
-            min_return=options.min_return,
-            envs=options.envs,
-            trust=options.trust,
-        )
+        done = collect(**keywords(options, "merge", *OF_ENV))
     print(json.dumps(done.to_json()) if options.json else done.report())
     return 0
 

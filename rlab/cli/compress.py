@@ -1,7 +1,6 @@
 """`rlab compress RUN --steps STEPS`, or `--search` within a bound: a smaller, faster policy, and what it cost."""
 
 import json
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +8,10 @@ import tyro
 
 from rlab.cli.flags import given, parse
 from rlab.cli.help import Page
+from rlab.cli.shared import keywords
 from rlab.errors import UsageError
+
+OF_SEARCH = frozenset({"max_bytes", "max_latency_us", "candidates"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,14 @@ def run(argv: list[str]) -> int:
     """Parse, compress, compare, report; the exit code is 1 where too much of the return is lost."""
     (options,) = parse(argv, SCHEMAS, prog="rlab compress", page=PAGE)
     _check(options, given(argv, SCHEMAS))
-    done = _searched(options) if options.search else _compressed(options)
+    if options.search:
+        from rlab.jobs.search import search
+
+        done: Any = search(**keywords(options, "steps", "search"), progress=True)
+    else:
+        from rlab.jobs.compress import compress
+
+        done = compress(**keywords(options, "search", *OF_SEARCH), progress=True)
     print(json.dumps(done.to_json()) if options.json else done.summary())
     return 0 if done.success else 1
 
@@ -60,7 +69,7 @@ def _check(options: CompressOptions, named: frozenset[str]) -> None:
     if options.search and options.steps is not None:
         raise UsageError("--steps and --search exclude each other: give the steps, or have them searched for.")
     if not options.search:
-        for_search = sorted(named & {"max_bytes", "max_latency_us", "candidates"})
+        for_search = sorted(named & OF_SEARCH)
         if for_search:
             raise UsageError(f"--{for_search[0].replace('_', '-')} is for a search; add --search in place of --steps.")
         if options.steps is None:
@@ -68,32 +77,3 @@ def _check(options: CompressOptions, named: frozenset[str]) -> None:
         return
     if options.max_bytes is None and options.max_latency_us is None:
         raise UsageError("--search needs a bound: --max-bytes 4096, --max-latency-us 10 or both.")
-
-
-def _compressed(options: CompressOptions) -> Any:
-    from rlab.jobs.compress import compress
-
-    return compress(options.run, options.steps or "", after_step=lambda step: _say(f"{step}: done"), **_shared(options))
-
-
-def _searched(options: CompressOptions) -> Any:
-    from rlab.jobs.search import search
-
-    return search(
-        options.run,
-        max_bytes=options.max_bytes,
-        max_latency_us=options.max_latency_us,
-        candidates=options.candidates,
-        say=_say,
-        **_shared(options),
-    )
-
-
-def _shared(options: CompressOptions) -> dict[str, Any]:
-    """What both ways are told alike."""
-    names = ("out", "episodes", "min_return_ratio", "member", "updates", "envs", "trust")
-    return {name: getattr(options, name) for name in names}
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -3,12 +3,12 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import tyro
 
 from rlab.cli.flags import given, parse
 from rlab.cli.help import Page
+from rlab.cli.shared import keywords
 from rlab.errors import UsageError
 
 OF_EPISODES = frozenset({"episodes", "seed", "member", "stochastic", "wrapper", "max_episode_steps", "envs"})
@@ -53,46 +53,18 @@ def run(argv: list[str]) -> int:
         raise UsageError("eval needs a run folder, a policy folder or an exported file: rlab eval RUN.")
     if len(options.run) != 1:
         raise UsageError(f"eval judges one run or file at a time, not {len(options.run)}; --latency takes several.")
-    from rlab.envs import EpisodeMaker
-    from rlab.evaluation.evaluate import evaluate
-    from rlab.jobs.judging import warn_of_seen
-    from rlab.jobs.saved import check_can_sample
-    from rlab.learning.runtime import own_surroundings
+    from rlab.jobs.evaluate import evaluate, open_judged
 
-    policy, agent, trained_in, where = _opened(options)
-    limit = options.max_episode_steps
-    changed = options.wrapper or limit is not None
-    env = trained_in.changed(None, options.wrapper or None, limit) if changed else trained_in
-    if options.stochastic:
-        check_can_sample(policy)
-    if where.is_dir():
-        warn_of_seen(where.absolute(), options.seed, options.episodes)
-    with own_surroundings(threads=1):
-        make = EpisodeMaker(env, options.envs)
-        result = evaluate(policy, make, options.episodes, options.seed, greedy=not options.stochastic)
+    saved = open_judged(options.run[0], options.trust)
+    chosen = keywords(options, "run", "latency", "trust")
+    result = evaluate(saved, **{**chosen, "wrappers": options.wrapper or None})
     if options.json:
-        print(json.dumps({"format": 1, **result.to_json(options.run[0], agent, trained_in.env_id)}))
+        print(json.dumps({"format": 1, **result.to_json(options.run[0], saved.agent, saved.env.env_id)}))
     else:
-        cut = "" if limit is None else f", cut after {limit} env steps"
-        print(f"{agent} on {env.label}{cut}: {where}\n{result.summary()}")
+        env = saved.env.changed(None, options.wrapper or None, options.max_episode_steps)
+        cut = "" if options.max_episode_steps is None else f", cut after {options.max_episode_steps} env steps"
+        print(f"{saved.agent} on {env.label}{cut}: {saved.folder}\n{result.summary()}")
     return 0
-
-
-def _opened(options: EvalOptions) -> tuple[Any, str, Any, Path]:
-    """The stack of policies to judge, its agent, its env and where it was found."""
-    from rlab.jobs.saved import has_exported_name, open_policy
-
-    (path,) = options.run
-    if not Path(path).is_file() and (Path(path).is_dir() or not has_exported_name(path)):
-        saved = open_policy(path, options.trust)
-        policy = saved.policy if options.member is None else saved.policy.only(options.member)
-        return policy, saved.agent, saved.env, saved.folder
-    from rlab.jobs.export import open_file
-
-    runner, env = open_file(path, options.trust)
-    if options.member not in (None, *runner.seeds):
-        raise UsageError(f"no member with training seed {options.member}; {path} holds {runner.seeds[0]} alone.")
-    return runner, str(runner.metadata.get("agent") or "unknown"), env, Path(path)
 
 
 def _time(options: EvalOptions, named: frozenset[str]) -> int:

@@ -8,6 +8,7 @@ import tyro
 
 from rlab.cli.flags import parse
 from rlab.cli.help import Page
+from rlab.cli.shared import keywords
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +36,8 @@ PAGE = Page(
 def run(argv: list[str]) -> int:
     """Parse, write, check, report."""
     (options,) = parse(argv, SCHEMAS, prog="rlab export", page=PAGE)
-    from rlab.jobs.export import export_member
+    from rlab.jobs.export import export
 
-    done = export_member(
-        options.run,
-        options.format,
-        member=options.member,
-        out=options.out,
-        exporter=options.exporter,
-        envs=options.envs,
-        trust=options.trust,
-    )
+    done = export(**keywords(options))
     print(json.dumps(done.to_json()) if options.json else done.summary())
     return 0

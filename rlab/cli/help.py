@@ -8,7 +8,7 @@ from typing import Any
 
 from rlab.cli.groups import COMMON, GROUP_OF, GROUPS, SHORT_PAGE
 from rlab.cli.main import WIDEST
-from rlab.cli.schema import Setting, settings_of, short_type
+from rlab.jobs.settings import Setting, settings_of, short_type
 
 HELP_ALL = "--help-all"
 

@@ -8,7 +8,7 @@ import tyro
 
 from rlab.cli.flags import parse
 from rlab.cli.help import Page
-from rlab.errors import UsageError
+from rlab.cli.shared import keywords
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +39,9 @@ PAGE = Page(
 def run(argv: list[str]) -> int:
     """Parse, play, say what each episode returned."""
     (options,) = parse(argv, SCHEMAS, prog="rlab play", page=PAGE)
-    if options.episodes < 1:
-        raise UsageError(f"--episodes {options.episodes} must be 1 or more.")
     from rlab.jobs.play import play
 
-    done = play(
-        options.run,
-        episodes=options.episodes,
-        seed=options.seed,
-        member=options.member,
-        stochastic=options.stochastic,
-        video=options.video,
-        trust=options.trust,
-    )
+    done = play(**keywords(options))
     if options.video is None and done.video is not None:
         print(f"there is no screen, so this became a film: {done.video}", file=sys.stderr)
     print(json.dumps(done.to_json()) if options.json else done.report())

@@ -8,8 +8,8 @@ from rlab.agents import AGENTS, load_agent
 from rlab.cli.groups import COMMON
 from rlab.cli.help import Page, grouped, metavar, words_of
 from rlab.cli.main import VERBS
-from rlab.cli.schema import Setting
-from rlab.jobs.request import agent_config
+from rlab.jobs.defaults import agent_config
+from rlab.jobs.settings import Setting
 from rlab.jobs.unread import unread_by_kind
 
 

@@ -1,8 +1,5 @@
 """`rlab resume RUN`: go on from the last save, to the end of the budget or of a larger one."""
 
-import contextlib
-import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,8 +8,8 @@ import tyro
 
 from rlab.cli.flags import given, parse
 from rlab.cli.help import Page
-from rlab.cli.main import STOPPED
-from rlab.cli.schema import settings_of
+from rlab.cli.shared import carry_out
+from rlab.jobs.settings import settings_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +59,7 @@ def run(argv: list[str]) -> int:
     """Parse, resume, report."""
     _refuse_fixed(argv)
     (options,) = parse(argv, SCHEMAS, prog="rlab resume", page=PAGE)
-    from rlab.cli.train import run_as_json
-    from rlab.jobs.running import go_on
-    from rlab.runs.folder import RunFolder
+    from rlab.jobs.resume import go_on
 
     changes = {name: getattr(options, name) for name in given(argv, SCHEMAS) - {"run", "trust", "json"}}
-    report = sys.stdout
-    with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
-        done = go_on(options.run, changes, progress=True, trust=options.trust)
-        print(done.report())
-    if options.json:
-        config = RunFolder.open(options.run).config
-        print(json.dumps(run_as_json(done, config["agent"], config["env"]["env_id"])), file=report)
-    return STOPPED if done.interrupted else 0
+    return carry_out(lambda: go_on(options.run, changes, True, options.trust), options.json)

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-import rlab
 from rlab.disk import UNSUPPORTED, UNSUPPORTED_OF_FOLDERS, if_supported
 from rlab.errors import RlabError, UsageError, pip_install
 from rlab.experience.dataset import Dataset, Episode, action_field, action_from_env, action_to_env
@@ -32,6 +31,7 @@ from rlab.experience.minari_spaces import (
 )
 from rlab.networks.spaces import MASK_KEY, Masked, Space, choices
 from rlab.types import json_number
+from rlab.version import VERSION
 
 DATA, METADATA, MAIN = "data", "metadata.json", "main_data.hdf5"
 COLUMNS = (
@@ -161,10 +161,10 @@ def _write(minari: Any, folder: Path, dataset: Dataset, dataset_id: str, env_spe
     metadata |= {
         "dataset_id": dataset_id,
         "minari_version": minari.__version__,
-        "description": f"recorded by rlab {rlab.__version__}",
+        "description": f"recorded by rlab {VERSION}",
         # Gymnasium sorts the parts of a Dict; their order is a part of the array form.
         "observation_space": json.dumps(obs_space),
-        OURS: {"version": rlab.__version__, "env": dataset.env, "facts": dataset.facts},
+        OURS: {"version": VERSION, "env": dataset.env, "facts": dataset.facts},
     }
     if env_spec is not None:
         metadata["env_spec"] = env_spec

@@ -10,7 +10,7 @@ from rlab.agents import AGENTS, check_action_space, load_agent
 from rlab.envs import Checkup, EnvLike, Finding, check_env, env_spec
 from rlab.envs.checkup import STEPS
 from rlab.errors import UsageError
-from rlab.jobs.request import data_of
+from rlab.jobs.defaults import data_of
 from rlab.networks.heads import build_head, stochastic_head_json
 from rlab.networks.spaces import Box, Leaf
 

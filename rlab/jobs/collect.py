@@ -114,7 +114,7 @@ def collect_random(
     return _recorded(None, spec, (probe.obs_space, probe.action_space), out, how, episodes, seed, min_return, envs)
 
 
-def merge(paths: Sequence[str | PathLike[str]], out: str | Path) -> Collected:
+def merge_datasets(paths: Sequence[str | PathLike[str]], out: str | Path) -> Collected:
     """Write the episodes of several datasets, one after the other, as one.
 
     Raises:

@@ -16,6 +16,7 @@ from rlab.compression.steps import Step, parse_steps
 from rlab.compression.steps import compress as compress_policy
 from rlab.envs import EnvLike
 from rlab.errors import UsageError
+from rlab.jobs.progress import line_writer
 from rlab.jobs.saved import SavedPolicy, open_policy
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.policy import Policy
@@ -91,7 +92,7 @@ def compress(
     envs: int | None = None,
     env: EnvLike | None = None,
     trust: Trust = False,
-    after_step: Callable[[Step], None] | None = None,
+    progress: bool = False,
 ) -> Compressed:
     """Compress the policy of a run or policy folder, and compare the result with it.
 
@@ -106,7 +107,7 @@ def compress(
         envs: instances of the env at once, in all; None: 10 per member. Fewer sample other states to learn from.
         env: makes the env where only the process that trained in it can: `env=MyEnv`; None: the one on record.
         trust: allow layers, envs and wrappers of others that the folder names, which run their code.
-        after_step: called with each step when it is done.
+        progress: write a line when a step is done.
 
     Raises:
         UsageError: anything in the request that cannot be; nothing is on the disk then.
@@ -114,8 +115,11 @@ def compress(
     """
     wanted = parse_steps(steps)
     order = read_order(run, out, episodes, min_return_ratio, member, updates, trust, env, envs)
+    write = line_writer(progress)
     with own_surroundings(threads=1):
-        child = compress_policy(order.parent, wanted, order.saved.make_episodes, order.settings, after_step)
+        child = compress_policy(
+            order.parent, wanted, order.saved.make_episodes, order.settings, lambda step: write(f"{step}: done")
+        )
         report = compare(order.parent, child, order.saved.make_episodes, episodes)
     return keep(order, wanted, child, report)
 

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from rlab.compression.export.exporting import Exported, check_format, export
+from rlab.compression.export.exporting import Exported, check_format
+from rlab.compression.export.exporting import export as write_file
 from rlab.compression.export.metadata import Origin
 from rlab.compression.export.runtimes import SUFFIXES, Latency, Runner, latency, open_exported
 from rlab.compression.visits import visited
 from rlab.envs import EnvLike, EnvSpec, make_episodes
 from rlab.errors import RlabError, UsageError
 from rlab.jobs.compress import ROOT, name_of, weights_sha256
-from rlab.jobs.request import check_trust
+from rlab.jobs.foreign_code import check_trust
 from rlab.jobs.saved import open_policy
 from rlab.learning.runtime import own_surroundings
 from rlab.trust import Trust
@@ -77,7 +78,7 @@ class ExportedMember:
         return "\n".join([*lines, f"judge it: rlab eval {done.path}{trust}"])
 
 
-def export_member(
+def export(
     run: str | PathLike[str],
     format: str,
     *,
@@ -118,7 +119,7 @@ def export_member(
         (obs,) = visited(policy, saved.make_episodes, CHECKED_STATES)
     with own_surroundings(threads=1):  # in the working folder again, which an env may change
         alone = policy.member()
-        done = export(alone, obs, format, path, origin=origin, exporter=exporter)
+        done = write_file(alone, obs, format, path, origin=origin, exporter=exporter)
         runner = open_exported(path, trust=True)  # written a moment ago, by us
         timed = latency({"file": runner, "torch": alone}, obs, repeats=REPEATS)
     return ExportedMember(done, seed, tuple(timed["file"]), tuple(timed["torch"]))

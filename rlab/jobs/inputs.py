@@ -14,7 +14,8 @@ from rlab.errors import UsageError
 from rlab.experience.dataset import Dataset
 from rlab.experience.demonstrations import Demonstrations, filled_replay
 from rlab.experience.minari_files import read_dataset
-from rlab.jobs.request import Request, Start, data_of
+from rlab.jobs.defaults import data_of
+from rlab.jobs.request import Request, Start
 from rlab.jobs.saved import SavedPolicy, open_policy
 from rlab.learning.distillation import Guide
 from rlab.learning.finetuning import Refit, members_of, parameter_groups, refit, trainable_share, transfer

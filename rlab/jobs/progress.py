@@ -1,5 +1,5 @@
-"""How far a run is: a bar in a terminal or a notebook, else one plain line every few seconds. On standard error, except
-in a notebook, where that is a red box."""
+"""How far a job is, for people: a bar in a terminal or a notebook, else one plain line every few seconds. On standard
+error, except in a notebook, where that is a red box. No other module of `rlab.jobs` writes to a terminal."""
 
 import sys
 import time
@@ -88,3 +88,12 @@ class ProgressListener:
 
     def on_save(self, env_steps: int) -> None:
         """Saving is quick; nothing to show."""
+
+    def on_note(self, text: str) -> None:
+        """What is about to happen, before the bar begins."""
+        print(text)
+
+
+def line_writer(progress: bool) -> Callable[[str], None]:
+    """Writes a line for each step of a job that has no bar, on standard error; nothing without `progress`."""
+    return (lambda line: print(line, file=sys.stderr, flush=True)) if progress else (lambda line: None)

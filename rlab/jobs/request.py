@@ -1,40 +1,38 @@
 """What a user asked for, settled: which value each setting has and where it came from."""
 
-import itertools
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from rlab.agents import load_agent
-from rlab.cli.flags import merge
-from rlab.envs import EnvLike, EnvSpec, given_again
-from rlab.envs.specs import env_keywords
-from rlab.errors import RlabError, UsageError
-from rlab.jobs.experiment_files import Experiment, find_experiment
+from rlab.envs import EnvLike, EnvSpec, env_spec, given_again
+from rlab.errors import UsageError
+from rlab.jobs.aliases import check_words
+from rlab.jobs.defaults import (
+    COMMAND_LINE,
+    DEFAULT,
+    Defaults,
+    agent_config,
+    check_budget,
+    defaults_for,
+    spec_for,
+    unit_of,
+)
+from rlab.jobs.foreign_code import check_trust, foreign_code
+from rlab.jobs.settings import merge
 from rlab.learning.finetune_config import FinetuneConfig
+from rlab.machine import versions
 from rlab.runs.config import RunConfig, SourceConfig
-from rlab.runs.folder import A_RUN, path_of, versions
-from rlab.trust import Trust, advice, in_force, trusts
-from rlab.types import LOCAL
+from rlab.runs.folder import A_RUN, path_of
+from rlab.trust import Trust
 
-DEFAULT, COMMAND_LINE = "default", "command line"
 # What a call from Python takes besides settings, for whoever misspells it.
 CALL, OF_ENV = ("out", "progress", "trust", "listeners", "experiment"), ("env_kwargs", "wrappers")
-FROM_START = "start"  # the origin of what the policy that a run begins with decides
-# Settings that say what an agent's networks are: a policy that a run begins with decides them itself.
-NETWORK_SETTINGS = (
-    *("network", "hidden", "activation", "layer_norm", "dropout", "init", "init_gain", "actor_gain", "dueling"),
-    *("obs_scaling", "obs_scale", "squash", "log_std_init"),
-)
 # Settings that say how a run is watched and where it runs, and change nothing of what is learned.
 BOOKKEEPING = frozenset(
     {"log", "log_every", "log_episodes", "eval_every", "eval_episodes", "final_eval_episodes", "checkpoint_every"}
     | {"eval_envs", "eval_alone", "film_every", "device", "threads", "vector", "seed"}
 )
 A_DATASET = "a folder of demonstrations, or what rlab.collect returned"
-# What a run that counts updates reports and judges by, unless told otherwise.
-UPDATE_PERIODS: dict[str, Any] = {"log_every": 100, "eval_every": 2_000, "checkpoint_every": 2_000}
 
 
 @dataclass(frozen=True)
@@ -176,141 +174,32 @@ def stated(config: Mapping[str, Any], part: str) -> dict[str, Any]:
     return {name: value for name, value in (config.get(part) or {}).items() if name not in unread}
 
 
-def foreign_code(config: Mapping[str, Any], env: EnvSpec) -> list[str]:
-    """The modules from outside rlab that a run with this `config.json` imports."""
-    settings = config["settings"] if isinstance(config.get("settings"), dict) else {}
-    return [*foreign_agent_module(config["agent"]), *env.foreign_modules, *foreign_network_module(settings)]
-
-
-def to_resume(name: str, config: Mapping[str, Any], **changes: Any) -> str:
-    """The command that goes on with a run, with `--trust` where it needs that in this working folder; the call from
-    Python where the env or the network can be given again there alone."""
-    env_id, network = str(config["env"]["env_id"]), str((config.get("settings") or {}).get("network") or "")
-    again = [f"env={env_id if env_id.isidentifier() else '...'}"] if config["env"].get("local") else []
-    again += ["network=..."] if network.startswith(LOCAL) else []
-    if again:
-        return f"rlab.resume({', '.join([repr(name), *again, *(f'{n}={value}' for n, value in changes.items())])})"
-    flags = [f"--{n.replace('_', '-')}{'' if value is True else f' {value}'}" for n, value in changes.items()]
-    modules, trusted = foreign_code(config, EnvSpec.from_json(config["env"])), in_force(False)
-    needed = not all(trusts(trusted, module) for module in modules)
-    return " ".join(["rlab resume", name, *(["--trust"] if needed else []), *flags])
-
-
-def foreign_agent_module(agent: str) -> list[str]:
-    """The module that running this agent imports, where it is none of rlab's."""
-    return [agent.partition(":")[0]] if ":" in agent else []
-
-
-def foreign_network_module(settings: Mapping[str, Any]) -> list[str]:
-    """The module that making a network of the user's own imports."""
-    named = str(settings.get("network") or "")
-    return [named.partition(":")[0]] if ":" in named and not named.startswith(LOCAL) else []
-
-
-def check_trust(where: str, modules: Sequence[str], trust: Trust) -> None:
-    """Raise RlabError where a folder names modules from outside rlab and nobody vouched for them: neither the call nor
-    the list of this project."""
-    if not modules or trust is True:
-        return
-    allowed = in_force(trust)
-    unknown = [module for module in dict.fromkeys(modules) if not trusts(allowed, module)]
-    if unknown:
-        raise RlabError(f"{where} names {', '.join(unknown)}, which is code from outside rlab; {advice(unknown)}")
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """Where the command line starts from: the agent's defaults with an experiment's settings over them."""
-
-    run: RunConfig
-    settings: Any
-    experiment: Experiment | None
-    copied: dict[str, str] = field(default_factory=dict)  # settings that come from elsewhere, and from where
-
-    def origins(self, given: Iterable[str], further: Sequence[Any] = ()) -> dict[str, str]:
-        """Where each setting, also of the dataclasses `further`, came from, when the command line named `given`."""
-        tuned = {} if self.experiment is None else {**self.experiment.run, **self.experiment.settings}
-        named = set(given)
-        origins = {}
-        for setting in itertools.chain(*map(fields, (self.run, self.settings, *further))):
-            from_file = f"experiment {self.experiment.name}" if self.experiment and setting.name in tuned else DEFAULT
-            origin = self.copied.get(setting.name, from_file)
-            origins[setting.name] = COMMAND_LINE if setting.name in named else origin
-        return origins
-
-    def copying(self, settings: Mapping[str, Any], names: Iterable[str], origin: str) -> "Defaults":
-        """With those of `names` that the agent has and `settings` states taken from there."""
-        own = {f.name for f in fields(self.settings)}
-        taken = {name: settings[name] for name in names if name in own and name in settings}
-        copied = {**self.copied, **dict.fromkeys(taken, origin)}
-        return replace(self, settings=merge(self.settings, taken, origin), copied=copied)
-
-
-def data_of(agent: str) -> str:
-    """What an agent learns from: "replay", "rollout" or "dataset"."""
-    found: Any = load_agent(agent)
-    if not hasattr(found, "data"):
-        raise UsageError(f"{agent} is no agent: it has no data. rlab/learning/contract.py says what an agent has.")
-    return str(found.data)
-
-
-def unit_of(agent: str) -> str:
-    """What the clock of this agent's runs counts: `env_steps` or `updates`."""
-    from rlab.jobs.data_sources import feed_for  # here, since it imports torch, which wrong words need not wait for
-
-    return feed_for(agent, data_of(agent)).loop.unit
-
-
-def agent_config(agent: str) -> Any:
-    """The plain defaults of an agent's settings."""
-    found = load_agent(agent)
-    if not hasattr(found, "Config"):
-        raise UsageError(f"{agent} is no agent: it has no Config. rlab/learning/contract.py says what an agent has.")
-    return found.Config()
-
-
-def defaults_for(agent: str, env_id: str, experiment: str | None) -> Defaults:
-    """Agent defaults, then the experiment file's settings and budget where there is one.
-
-    Raises:
-        UsageError: the agent, the experiment or one of its settings does not exist.
-    """
-    settings = agent_config(agent)
-    run = RunConfig()
-    if data_of(agent) == "dataset":
-        run = replace(run, **UPDATE_PERIODS)
-    found = find_experiment(agent, env_id, experiment)
-    if found is not None:
-        for name in ("seed", "seeds"):
-            if name in found.run:
-                raise UsageError(f"{found.path}: {name} belongs to [bench], not to [run].")
-        run = merge(run, found.run, str(found.path))
-        settings = merge(settings, found.settings, str(found.path))
-    return Defaults(run, settings, found)
-
-
-def spec_for(
-    experiment: Experiment | None,
-    env: EnvSpec,
+def train_request(
+    agent: str,
+    env: EnvLike,
     env_kwargs: Sequence[str] | Mapping[str, Any],
     wrappers: Sequence[str],
-) -> EnvSpec:
-    """The env of a run: as the experiment has it, with the keywords and in the wrappers that were asked for.
+    experiment: str | None,
+    settings: Mapping[str, Any],
+    command: str | None = None,
+) -> Request:
+    """What `rlab.train` and `rlab train` ask for.
+
+    Args:
+        experiment: None: the tuned settings for this agent and env, unless keywords or wrappers change the env.
+        settings: those that are named, as for `complete`.
 
     Raises:
-        UsageError: it does not exist, or a keyword or wrapper does not parse.
+        UsageError: anything in the request that cannot be.
     """
-    kwargs = env_keywords(env_kwargs)
-    if experiment is not None:
-        kwargs = env_keywords(experiment.env_kwargs) | kwargs
-        wrappers = wrappers or experiment.wrapper
-    return env.changed(env.kwargs | kwargs, wrappers or None)
-
-
-def request_from_keywords(agent: str, env: EnvSpec, experiment: str | None, keywords: Mapping[str, Any]) -> Request:
-    """What `rlab.train` asks for; `keywords` as for `complete`."""
-    words = repr(agent), repr(env.env_id)
-    return complete(agent, env, defaults_for(agent, env.env_id, experiment), keywords, "train", words)
+    check_words(agent, env)
+    base = env_spec(env)
+    if experiment is None and (env_kwargs or base.kwargs or wrappers):
+        experiment = "none"
+    defaults = defaults_for(agent, base.env_id, experiment)
+    spec = spec_for(defaults.experiment, base, env_kwargs, wrappers)
+    words = repr(agent), repr(spec.env_id)
+    return complete(agent, spec, defaults, settings, "train", words, command=command)
 
 
 def complete(
@@ -321,12 +210,14 @@ def complete(
     verb: str,
     words: Sequence[str],
     start: Start | None = None,
+    command: str | None = None,
 ) -> Request:
-    """A request from Python: `keywords` may name settings of the run, of its sources, of the agent and, where it begins
-    with a policy, of fine-tuning alike.
+    """A request: `keywords` may name settings of the run, of its sources, of the agent and, where it begins with a
+    policy, of fine-tuning alike.
 
     Args:
         words: what else the call says, as Python spells it, for the command that the run records.
+        command: the command that the run records where it was not a call from Python.
 
     Raises:
         UsageError: a keyword that none of them has.
@@ -342,22 +233,9 @@ def complete(
     elsewhere = [*(f.name for kind in others for f in fields(kind)), *CALL, *([] if verb == "pretrain" else OF_ENV)]
     settings = merge(defaults.settings, rest, where, elsewhere)
     env = replace(env, max_episode_steps=run.max_episode_steps or env.max_episode_steps)
-    command = ", ".join([*words, *(f"{k}={v!r}" for k, v in keywords.items())])
+    call = f"{where}({', '.join([*words, *(f'{k}={v!r}' for k, v in keywords.items())])})"
     origins = defaults.origins(keywords, (sources,) if start is None else (sources, start.config))
-    return Request(agent, env, run, settings, origins, f"{where}({command})", sources, start)
-
-
-def check_budget(agent: str, named: Iterable[str]) -> None:
-    """Refuse the budget of the other kind of agent.
-
-    Raises:
-        UsageError: env steps for an agent that takes none, or updates for one that takes them.
-    """
-    own = unit_of(agent)
-    other = "updates" if own == "env_steps" else "env_steps"
-    if other in named:
-        flags = (f"--{name.replace('_', '-')}" for name in (other, own))
-        raise UsageError(f"{next(flags)} is no budget of {agent}: {next(flags)} is.")
+    return Request(agent, env, run, settings, origins, command or call, sources, start)
 
 
 def _paths(keywords: Mapping[str, Any]) -> dict[str, str]:
@@ -369,8 +247,3 @@ def _paths(keywords: Mapping[str, Any]) -> dict[str, str]:
 def _taken(keywords: dict[str, Any], kind: type) -> dict[str, Any]:
     """Those of the keywords that name fields of a dataclass, which they leave."""
     return {f.name: keywords.pop(f.name) for f in fields(kind) if f.name in keywords}
-
-
-def command_words() -> str:
-    """The command line as it was typed, without the path of the interpreter."""
-    return " ".join(["rlab", *sys.argv[1:]])

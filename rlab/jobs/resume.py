@@ -1,24 +1,31 @@
-"""What a run goes on with: as it was asked for, or with more budget, or judged in another way."""
+"""`rlab.resume`: a run goes on as it was asked for, or with more budget, or judged in another way."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from rlab.cli.flags import merge
 from rlab.envs import EnvLike, EnvSpec
 from rlab.errors import RlabError, UsageError, unknown
-from rlab.evaluation.evaluate import Evaluation
-from rlab.jobs.judging import FINAL_EPISODE_SEED
-from rlab.jobs.request import Request, check_budget, to_resume
-from rlab.networks.own import find_builder
+from rlab.jobs.aliases import answering
+from rlab.jobs.defaults import check_budget
+from rlab.jobs.foreign_code import to_resume
+from rlab.jobs.inputs import open_sources
+from rlab.jobs.listeners import Audience
+from rlab.jobs.progress import ProgressListener
+from rlab.jobs.request import Request
+from rlab.jobs.running import Run, carry_out, unless_interrupted
+from rlab.jobs.session import Session
+from rlab.jobs.settings import merge
+from rlab.learning.runtime import own_surroundings
+from rlab.networks.own import Builder, find_builder, standing_in
 from rlab.runs.checkpoint import has_checkpoint, load_checkpoint
-from rlab.runs.folder import CONFIG, RESULT, RunFolder
+from rlab.runs.folder import CONFIG, RESULT, RunFolder, path_of
 from rlab.runs.listing import saved_time
-from rlab.runs.logs import last_row, read_json_lines
+from rlab.runs.logs import last_row
 from rlab.runs.status import FINISHED, read_status
 from rlab.trust import Trust
 from rlab.types import LOCAL
@@ -32,6 +39,65 @@ CHANGEABLE = (
     *("log", "log_episodes", "film_every", "max_episode_steps"),
 )
 ORIGIN = "resume"  # of a setting that was changed
+
+
+@partial(answering, settings=CHANGEABLE)
+def resume(
+    path: str | PathLike[str],
+    *,
+    progress: bool = False,
+    trust: Trust = False,
+    env: EnvLike | None = None,
+    network: Builder | None = None,
+    listeners: Sequence[Any] = (),
+    **settings: Any,
+) -> Run:
+    """Go on with a run from its last save, with fresh episodes; a finished one too, where it gets more budget.
+
+    The clock, the optimizer, the replay and the random streams go on. What depends on the share of the budget that is
+    used, such as exploration or a learning rate that falls, follows the new budget from where the clock is. A finished
+    run without more budget is returned as it is.
+
+    Args:
+        progress: show a bar, as the command line does.
+        env: makes the env where only the process that began the run can: `env=MyEnv`.
+        network: the function that made the network, where only the process that trained could find it.
+        listeners: as for `train`; those that it had before are not kept.
+        trust: allow an agent, env or wrapper of others that the folder names, which runs their code.
+        settings: what changes: the budget, `env_steps` or `updates`; and what does not touch learning: `eval_every`,
+            `eval_episodes`, `final_eval_episodes`, `eval_envs`, `eval_alone`, `checkpoint_every`, `log_every`, `log`,
+            `log_episodes`, `film_every`; and `max_episode_steps`, where the env has no time limit, so that episodes
+            without an end can be judged.
+
+    Raises:
+        RlabError: the folder is broken, has lost its checkpoint, or names code of others and `trust` is false.
+        UsageError: a setting that cannot change, or a budget that is used up already.
+        KeyboardInterrupt: Ctrl+C or SIGTERM, after a save; a second Ctrl+C does not wait for it.
+    """
+    with standing_in(network):
+        return unless_interrupted(go_on(path, settings, progress, trust, listeners, env))
+
+
+def go_on(
+    path: str | PathLike[str],
+    settings: Mapping[str, Any],
+    progress: bool,
+    trust: Trust = False,
+    listeners: Sequence[Any] = (),
+    env: EnvLike | None = None,
+) -> Run:
+    """`rlab.resume`, which an interrupt ends with a run that says so."""
+    audience = Audience(listeners)
+    goes_on = continuation(path_of(path), settings, trust, env)
+    request, folder = goes_on.request, goes_on.folder
+    bar = ProgressListener(request.budget, request.unit) if progress else None
+    if bar is not None:
+        bar.on_note(goes_on.news)
+    if goes_on.finished:
+        return Run.open(folder.name)
+    with own_surroundings(request.run.threads, request.run.seed):
+        sources = open_sources(request, folder, trust)
+        return carry_out(Session(request, sources), folder, bar, audience, goes_on.settle)
 
 
 @dataclass(frozen=True)
@@ -62,16 +128,6 @@ class Continuation:
         """Write down what changes; the caller holds the run."""
         (self.folder.path / RESULT).unlink(missing_ok=True)  # it is of weights that will soon be others
         return self.folder if self.config is None else self.folder.changed(self.config)
-
-
-def final_evaluation(folder: RunFolder) -> Evaluation | None:
-    """The evaluation of a run's final weights, as its log keeps it; None where they were not judged."""
-    path = folder.path / "eval.jsonl"
-    header, rows = read_json_lines(path) if path.is_file() else ({}, [])
-    if not rows or not rows[-1].get("final"):
-        return None
-    returns, lengths = np.array(rows[-1]["returns"], np.float64), np.array(rows[-1]["lengths"], np.int64)
-    return Evaluation(tuple(header["seeds"]), FINAL_EPISODE_SEED, returns, lengths)
 
 
 def continuation(

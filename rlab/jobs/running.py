@@ -1,8 +1,6 @@
-"""A run from its request to its end: the folder, the training, and what is told of it. Python and the command line meet
-here; `rlab.api` hands it on."""
+"""A run from its request to its end: the folder, the training, and what is reported of it."""
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -11,22 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from rlab.envs import EnvLike
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import Evaluation
+from rlab.jobs.foreign_code import to_resume
 from rlab.jobs.inputs import open_sources
+from rlab.jobs.judging import FINAL_EPISODE_SEED
+from rlab.jobs.listeners import Audience
 from rlab.jobs.outcome import BY_LISTENER, INTERRUPTED, recorded_status
 from rlab.jobs.progress import ProgressListener
-from rlab.jobs.request import Request, to_resume
-from rlab.jobs.resume import continuation, final_evaluation
+from rlab.jobs.request import Request
 from rlab.jobs.session import Session, only_here
 from rlab.jobs.unread import refuse_unread
-from rlab.learning.listeners import Audience
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.policy import MemberPolicy
+from rlab.places import warn
 from rlab.runs import reading
 from rlab.runs.folder import ROOT, RunFolder, check_free, fresh_run_path, path_of
 from rlab.runs.listing import clock_unit, saved_time
+from rlab.runs.logs import read_json_lines
 from rlab.runs.policies import load_policy
 from rlab.runs.status import FINISHED, NOT_JUDGED, STOPPED, read_status
 from rlab.runs.tables import read_episodes
@@ -129,6 +129,16 @@ class Run:
         return f"{verdict}\n{saved}"
 
 
+def final_evaluation(folder: RunFolder) -> Evaluation | None:
+    """The evaluation of a run's final weights, as its log keeps it; None where they were not judged."""
+    path = folder.path / "eval.jsonl"
+    header, rows = read_json_lines(path) if path.is_file() else ({}, [])
+    if not rows or not rows[-1].get("final"):
+        return None
+    returns, lengths = np.array(rows[-1]["returns"], np.float64), np.array(rows[-1]["lengths"], np.int64)
+    return Evaluation(tuple(header["seeds"]), FINAL_EPISODE_SEED, returns, lengths)
+
+
 def start(
     request: Request, out: str | Path | None, progress: bool, trust: Trust = False, listeners: Sequence[Any] = ()
 ) -> Run:
@@ -148,31 +158,11 @@ def start(
         except UsageError:
             session.env.close()
             raise
-        if progress:
-            print(session.describe())
+        bar = ProgressListener(request.budget, request.unit) if progress else None
+        if bar is not None:
+            bar.on_note(session.describe())
         sources.keep(folder)
-        return _carry_out(session, folder, progress, audience)
-
-
-def go_on(
-    path: str | PathLike[str],
-    settings: Mapping[str, Any],
-    progress: bool,
-    trust: Trust = False,
-    listeners: Sequence[Any] = (),
-    env: EnvLike | None = None,
-) -> Run:
-    """`rlab.resume`, which an interrupt ends with a run that says so."""
-    audience = Audience(listeners)
-    goes_on = continuation(path_of(path), settings, trust, env)
-    if progress:
-        print(goes_on.news)
-    request, folder = goes_on.request, goes_on.folder
-    if goes_on.finished:
-        return Run.open(folder.name)
-    with own_surroundings(request.run.threads, request.run.seed):
-        sources = open_sources(request, folder, trust)
-        return _carry_out(Session(request, sources), folder, progress, audience, goes_on.settle)
+        return carry_out(session, folder, bar, audience)
 
 
 def unless_interrupted(run: Run) -> Run:
@@ -186,20 +176,25 @@ def unless_interrupted(run: Run) -> Run:
     return run
 
 
-def _carry_out(
+def carry_out(
     session: Session,
     folder: RunFolder,
-    progress: bool,
+    bar: ProgressListener | None,
     audience: Audience,
     settle: Callable[[], RunFolder] | None = None,
 ) -> Run:
+    """Train a session into its folder, under the eyes of a user's listeners.
+
+    Args:
+        bar: shows the progress; None: nobody watches.
+        settle: writes down what changes of a run that goes on, once its folder is held; returns the folder.
+    """
     request = session.request
     here = only_here(request.env.env_id) if request.env.local else None
     done = saved_time(folder)
     begun = Run(folder.path, False, request.unit, done, None, session.trainable, status="running")
     begun = replace(begun, only_here=here, name=folder.name)
     audience.on_start(begun)
-    bar = ProgressListener(request.budget, request.unit) if progress else None
     try:
         with folder.held(), recorded_status(folder) as record, bar if bar is not None else nullcontext():
             audience.check("Nothing was trained.")
@@ -213,7 +208,7 @@ def _carry_out(
     finally:
         session.env.close()
     if session.unlearned is not None:
-        print(session.unlearned, file=sys.stderr)
+        warn(session.unlearned)
     ended = replace(
         begun,
         finished=status == FINISHED,

@@ -1,15 +1,18 @@
-"""A saved policy with the env that it was trained in."""
+"""Opening what was saved: `rlab.load`, and a policy with the env that it was trained in."""
 
 import re
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from rlab.compression.export.runtimes import SUFFIXES
 from rlab.envs import EnvLike, EnvSpec, EpisodeMaker, given_again
 from rlab.errors import RlabError, UsageError
-from rlab.jobs.request import check_trust
-from rlab.networks.policy import Policy
+from rlab.jobs.aliases import answering
+from rlab.jobs.foreign_code import check_trust
+from rlab.networks.own import Builder, standing_in
+from rlab.networks.policy import MemberPolicy, Policy
 from rlab.runs.folder import path_of
 from rlab.runs.policies import POLICY, LoadedPolicy, load_policy
 from rlab.trust import Trust, in_force
@@ -35,6 +38,37 @@ class SavedPolicy:
     def make_episodes(self) -> EpisodeMaker:
         """Makes n envs for evaluation."""
         return EpisodeMaker(self.env, self.envs)
+
+
+@answering
+def load(
+    path: str | PathLike[str],
+    seed: int | None = None,
+    trust: Trust = False,
+    *,
+    sample_seed: int = 0,
+    network: Builder | None = None,
+) -> MemberPolicy:
+    """The policy of one member of a run or policy folder, as plain `torch.nn` modules on the CPU.
+
+    `policy(obs)` takes `[*obs]` or `[B, *obs]`: NumPy gives NumPy, which `env.step` accepts, and torch gives torch.
+    `policy(obs, greedy=False)` samples as in training; `policy.reseed(7)` begins the random stream of
+    seed 7 anew.
+
+    Args:
+        seed: the training seed of the member; None takes the first.
+        sample_seed: of the stream that `greedy=False` draws from: the same seed gives the same actions.
+        trust: allow layers written by others, which run their code.
+        network: the function that made the network, where only the process that trained could find it.
+
+    Raises:
+        RlabError: the folder is missing, broken or not ours.
+        UsageError: no member has that training seed.
+    """
+    with standing_in(network):
+        policy = load_policy(path_of(path), in_force(trust)).policy.member(seed)
+    policy.reseed(sample_seed)
+    return policy
 
 
 def open_policy(run: Any, trust: Trust, env: EnvLike | None = None) -> SavedPolicy:

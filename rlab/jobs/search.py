@@ -32,6 +32,7 @@ from rlab.errors import RlabError, UsageError
 from rlab.evaluation.plots import Point, check_drawing, save_front
 from rlab.evaluation.stats import Interval
 from rlab.jobs.compress import MIN_RETURN_RATIO, Compressed, Order, keep, name_of, read_order
+from rlab.jobs.progress import line_writer
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.own import check_layers
 from rlab.runs import files
@@ -40,7 +41,7 @@ from rlab.trust import Trust
 CANDIDATES = 24  # that are trained: about two minutes for ten members on CartPole-v1
 FINALISTS = 8
 TABLE, PLOT = "search.json", "search.png"
-Say = Callable[[str], None]
+Write = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def search(
     envs: int | None = None,
     env: EnvLike | None = None,
     trust: Trust = False,
-    say: Say | None = None,
+    progress: bool = False,
 ) -> Searched:
     """Try widths, sparsity and bits for the policy of a run or policy folder, and keep the best one within the bounds.
 
@@ -189,7 +190,7 @@ def search(
         max_latency_us: median of one decision, in the runtime that the report judges by.
         candidates: the most that are trained.
         out, episodes, min_return_ratio, member, updates, envs, env, trust: as for `compress`.
-        say: called with a line for every step of the way.
+        progress: write a line for every candidate that is tried.
 
     Raises:
         UsageError: anything in the request that cannot be, or matplotlib is missing; nothing is on the disk then.
@@ -200,12 +201,12 @@ def search(
     order = read_order(run, out, episodes, min_return_ratio, member, updates, trust, env, envs)
     check_layers(order.parent.network, "--search cannot be done")
     check_drawing()
-    tell = say or (lambda line: None)
+    write = line_writer(progress)
     with own_surroundings(threads=1):
         trials = Trials(order.parent, order.saved.make_episodes, order.settings)
-        worth, counts = _worth_trying(trials, bounds, candidates, tell)
-        tried = _screened(trials, worth, bounds, candidates, order, tell)
-        judged, parent_us = _judged(trials, tried, bounds, order, tell)
+        worth, counts = _worth_trying(trials, bounds, candidates, write)
+        tried = _screened(trials, worth, bounds, candidates, order, write)
+        judged, parent_us = _judged(trials, tried, bounds, order, write)
     (winner,) = [each for each in judged if each.chosen]
     found: list[Searched] = []
 
@@ -229,7 +230,9 @@ def _check(bounds: Bounds, most: int) -> None:
         raise UsageError(f"{most} candidates are no search; 2 are the least.")
 
 
-def _worth_trying(trials: Trials, bounds: Bounds, most: int, say: Say) -> tuple[dict[Candidate, Size], dict[str, int]]:
+def _worth_trying(
+    trials: Trials, bounds: Bounds, most: int, write: Write
+) -> tuple[dict[Candidate, Size], dict[str, int]]:
     """The candidates that may fit and that no other one of their widths outdoes, by what they take untrained."""
     network = trials.parent.network
     rounded = any(isinstance(layer, CompressedLayer) for layer in network.modules())
@@ -243,7 +246,7 @@ def _worth_trying(trials: Trials, bounds: Bounds, most: int, say: Say) -> tuple[
     needless = outdone(fitting, bounds)
     worth = {each: size for each, size in fitting.items() if each not in needless}
     counts = {"all": len(every), "within_bounds": len(fitting), "worth_trying": len(worth), "most_trained": most}
-    say(
+    write(
         f"{len(every)} candidates, {len(fitting)} within {bounds}, {len(worth)} of these not outdone by another one; "
         f"at most {most} are trained{_bases(worth)}"
     )
@@ -260,14 +263,14 @@ def _bases(worth: Iterable[Candidate]) -> str:
 
 
 def _screened(
-    trials: Trials, worth: dict[Candidate, Size], bounds: Bounds, most: int, order: Order, say: Say
+    trials: Trials, worth: dict[Candidate, Size], bounds: Bounds, most: int, order: Order, write: Write
 ) -> tuple[Trial, ...]:
     """At most `most` trials: first the students in float, then zeros and bits on those of them that are good enough."""
 
     def tried(candidate: Candidate) -> Trial:
         trial = trials.screened(candidate, worth[candidate].latency_us if candidate in worth else None)
         latency = "" if trial.size.latency_us is None else f", {trial.size.latency_us:.1f} us"
-        say(
+        write(
             f"screened {candidate}: {trial.size.weight_bytes} bytes{latency}, mean return {trial.mean_return:.1f} "
             f"({trial.difference.estimate:+.1f}), {'agreement' if trials.same_action else 'action difference'} "
             f"{abs(trial.likeness):.4f}"
@@ -280,7 +283,7 @@ def _screened(
     going_on = {trial.candidate for trial in hopeful(students, may_lose)}
     for trial in students:
         if trial.candidate not in going_on:
-            say(f"{trial.candidate} loses too much already: nothing is tried on it")
+            write(f"{trial.candidate} loses too much already: nothing is tried on it")
     further = [each for each in by_cost if each.student in going_on and each != each.student]
     others = [tried(each) for each in spread(further, most - len(students))]
     found = [trial for trial in (*students, *others) if trial.candidate.steps]  # not the parent itself
@@ -292,7 +295,7 @@ def _wideness(student: Candidate) -> tuple[float, ...]:
 
 
 def _judged(
-    trials: Trials, tried: Sequence[Trial], bounds: Bounds, order: Order, say: Say
+    trials: Trials, tried: Sequence[Trial], bounds: Bounds, order: Order, write: Write
 ) -> tuple[tuple[Finalist, ...], float]:
     """The finalists, judged on the episodes of every report, with the one that is chosen; the parent's latency."""
     fitting = [trial for trial in tried if bounds.fits(trial.size, LATENCY_NOISE)]
@@ -304,7 +307,7 @@ def _judged(
     for (candidate, child), latency_us in zip(last, latencies, strict=True):
         report = compare(order.parent, child, order.saved.make_episodes, order.episodes)
         found.append(Finalist(candidate, report, latency_us))
-        say(f"judged {candidate}: {found[-1].size.weight_bytes} bytes, return kept {_shown(found[-1].kept)}")
+        write(f"judged {candidate}: {found[-1].size.weight_bytes} bytes, return kept {_shown(found[-1].kept)}")
     kept, sizes = [each.kept for each in found], [each.size for each in found]
     chosen = best(kept, sizes, bounds)
     if chosen is None:

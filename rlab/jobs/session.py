@@ -21,17 +21,18 @@ from rlab.experience.demonstrations import Demonstrations
 from rlab.experience.lanes import lanes_nbytes
 from rlab.jobs.data_sources import feed_for
 from rlab.jobs.films import Films, check_can_film
+from rlab.jobs.foreign_code import to_resume
 from rlab.jobs.inputs import NO_SOURCES, Sources, demonstrations_for, make_agent
 from rlab.jobs.judging import FINAL_EPISODE_SEED, TRAINING_EPISODE_SEED, Judge, judging_failed
+from rlab.jobs.listeners import Audience
 from rlab.jobs.outcome import Outcome
-from rlab.jobs.request import Request, to_resume
+from rlab.jobs.request import Request
 from rlab.jobs.unread import as_started, unread_settings
 from rlab.learning.best import BestPolicy
 from rlab.learning.contract import Listener
 from rlab.learning.dataset_loop import DatasetLoop
 from rlab.learning.early_stopping import EarlyStopping
 from rlab.learning.episodes import Hear
-from rlab.learning.listeners import Audience
 from rlab.learning.loop import EnvLoop, JudgementError, Loop, Periods
 from rlab.learning.runtime import choose_device
 from rlab.networks.images import image_notes
@@ -174,7 +175,7 @@ class Session:
                     finished = self._run(loop, folder)
                     audience.check(f"The run is saved: {to_resume(folder.name, folder.config)}")
                     if finished and not loop.updates:
-                        self.unlearned = f"warning: nothing was learned, not one update was made: {self._feed.too_late}"
+                        self.unlearned = f"nothing was learned, not one update was made: {self._feed.too_late}"
                     wanted = finished and run.final_eval_episodes and not (stop.is_set() or audience.leaves)
                     judged = self._judged_at_last(folder, log) if wanted else None
                 stopped_by = None if finished else audience.stopped_by

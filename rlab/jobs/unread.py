@@ -6,7 +6,8 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from rlab.errors import UsageError
-from rlab.jobs.request import COMMAND_LINE, FROM_START, Request
+from rlab.jobs.defaults import COMMAND_LINE, FROM_START
+from rlab.jobs.request import Request
 from rlab.learning.finetune_config import OF_ONE_STRATEGY
 
 if TYPE_CHECKING:

@@ -1,11 +1,23 @@
 """The books of the episodes that training finished."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from rlab.experience.collector import Episode
-from rlab.learning.listeners import FinishedEpisode
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedEpisode:
+    """One episode of training that ended, by itself or by a time limit."""
+
+    seed: int  # training seed of the member that played it
+    env: int  # which of the member's envs, from 0
+    episode_return: float  # undiscounted
+    length: int  # transitions
+    env_steps: int  # the run's clock when it ended
+
 
 Hear = Callable[[Sequence[FinishedEpisode]], None]  # of one vector step
 

@@ -13,9 +13,7 @@ metrics.jsonl, eval.jsonl (nothing that depends on the clock), timing.jsonl (wha
 """
 
 import importlib
-import importlib.metadata
 import os
-import platform
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -24,7 +22,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import rlab
 from rlab.disk import if_supported
 from rlab.errors import RlabError, UsageError
 from rlab.runs import files
@@ -226,30 +223,6 @@ def fresh_run_path(agent: str, env_id: str, root: Path | str = ROOT) -> Path:
             raise UsageError(f"cannot make {path}: {error.strerror}. Name another folder with --out") from error
         else:
             return path
-
-
-def versions() -> dict[str, str | None]:
-    """What this process runs on, for config.json; None where a package is not installed."""
-    known: dict[str, str | None] = {"python": platform.python_version(), "rlab": getattr(rlab, "__version__", None)}
-    for package in ("torch", "numpy", "gymnasium"):
-        try:
-            known[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            known[package] = None
-    return known
-
-
-def hardware() -> dict[str, Any]:
-    """What this process runs on, for records of speed: the processor, its cores, and the GPU where torch sees one."""
-    import torch
-
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():  # where platform only knows the architecture
-        named = (line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line)
-        model = next(named, model)
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": model, "cores": os.cpu_count(), "gpu": gpu}
 
 
 def check_against_manifest(run: Path, name: str, content: bytes) -> None:

@@ -19,9 +19,8 @@ import rlab
 from rlab import api
 from rlab.cli.main import main
 from rlab.cli.train import read_request
-from rlab.envs import EnvSpec
 from rlab.errors import RlabError, UsageError
-from rlab.jobs.request import request_from_keywords
+from rlab.jobs.request import train_request
 from rlab.jobs.session import Outcome, Session
 from rlab.learning.contract import Batch
 from rlab.runs.checkpoint import load_checkpoint
@@ -139,7 +138,7 @@ class InterruptAt:
 def test_resume_goes_on_with_replay_counters_and_logs(tmp_path: Path) -> None:
     out = tmp_path / "run"
     settings = {**QUICK, "seeds": 2, "env_steps": 4000, "log_every": 400, "final_eval_episodes": 3}
-    request = request_from_keywords("dqn", EnvSpec.parse("CartPole-v1"), "none", settings)
+    request = train_request("dqn", "CartPole-v1", (), (), "none", settings)
     folder = RunFolder.create(out, request.to_json())
     assert Session(request).train(folder, [InterruptAt(2000)]) == Outcome(False, 2000, None, interrupted=True)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # put back
@@ -175,7 +174,7 @@ TWO_MEMBERS = {"seeds": 2, "env_steps": 2400, "log_every": 80, "eval_every": 10*
 
 def stopped(agent: str, env_id: str, out: Path, at: int, **settings: Any) -> tuple[Session, RunFolder]:
     """A run that somebody stopped at `at` env steps."""
-    request = request_from_keywords(agent, EnvSpec.parse(env_id), "none", {"final_eval_episodes": 3, **settings})
+    request = train_request(agent, env_id, (), (), "none", {"final_eval_episodes": 3, **settings})
     folder = RunFolder.create(out, request.to_json())
     session = Session(request)
     assert session.train(folder, [InterruptAt(at)]) == Outcome(False, at, None, interrupted=True)
@@ -302,10 +301,8 @@ def test_a_finished_run_without_a_final_evaluation_is_known_to_be_finished(tmp_p
 def test_a_run_that_lost_its_checkpoint_is_not_begun_anew_over_what_it_has(tmp_path: Path) -> None:
     settings = {**QUICK, "env_steps": 800}
     out = tmp_path / "run"
-    folder = RunFolder.create(
-        out, request_from_keywords("dqn", EnvSpec.parse("CartPole-v1"), "none", settings).to_json()
-    )
-    request = request_from_keywords("dqn", EnvSpec.parse("CartPole-v1"), "none", {**settings, "log_every": 100})
+    folder = RunFolder.create(out, train_request("dqn", "CartPole-v1", (), (), "none", settings).to_json())
+    request = train_request("dqn", "CartPole-v1", (), (), "none", {**settings, "log_every": 100})
     assert not Session(request).train(folder, [InterruptAt(400)]).finished
     shutil.rmtree(out / "checkpoint")
     before = (out / "metrics.jsonl").read_bytes()
@@ -315,7 +312,7 @@ def test_a_run_that_lost_its_checkpoint_is_not_begun_anew_over_what_it_has(tmp_p
 
 
 def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
-    request = request_from_keywords("dqn", EnvSpec.parse("CartPole-v1"), "none", {**QUICK, "env_steps": 200})
+    request = train_request("dqn", "CartPole-v1", (), (), "none", {**QUICK, "env_steps": 200})
     folder = RunFolder.create(tmp_path / "run", request.to_json())
     with folder.held(), pytest.raises(RlabError, match="another process is writing"):
         api.resume(folder.path)

@@ -18,7 +18,7 @@ from rlab.compression.quantized_layers import CompressedLayer, full_precision
 from rlab.compression.steps import compress
 from rlab.envs import EnvSpec, make_episodes
 from rlab.errors import UsageError
-from rlab.jobs.request import request_from_keywords
+from rlab.jobs.request import train_request
 from rlab.jobs.session import Session
 from rlab.learning.sparsity import prunable, sparsity
 from rlab.runs.checkpoint import load_checkpoint
@@ -107,7 +107,7 @@ def test_a_run_that_goes_on_from_a_checkpoint_prunes_the_same_weights_and_learns
 ) -> None:
     run = {"seeds": 2, "env_steps": 1600, "final_eval_episodes": 0, "log_every": 80, "eval_every": 10**6}
     learning = OFF_POLICY if name == "dqn" else {**ON_POLICY, "rollout_steps": 20}
-    request = request_from_keywords(name, EnvSpec.parse("CartPole-v1"), "none", {**run, **learning})
+    request = train_request(name, "CartPole-v1", (), (), "none", {**run, **learning})
     folder = RunFolder.create(tmp_path / "run", request.to_json())
     session, fresh = Session(request), Session(request)
     fresh.env.close()

@@ -86,7 +86,7 @@ def asked(verb: str, *words: str, **settings: Any) -> Request:
 
 
 def begin(request: Request, out: Path, listeners: Sequence[Hearing] = ()) -> tuple[Session, RunFolder, Outcome]:
-    """Carry a request out as `api.start` does, with listeners."""
+    """Carry a request out as `rlab.jobs.running.start` does, with listeners."""
     with torch_settings(request.run.threads):
         sources = open_sources(request)
         session = Session(request, sources)

@@ -3,8 +3,9 @@
 import ast
 import dataclasses
 import functools
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,8 @@ FOLDERS = ("rlab", "agents", "envs", "experiments")
 FILES = sorted(path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 # importable by all, and importing no room
-PORCH = {"disk", "errors", "naming", "places", "randomness", "ranges", "trust", "types"}
-EVERYTHING = {"networks", "experience", "learning", "evaluation", "compression", "runs", "search", "serving"}
-EVERYTHING |= {"jobs", "cli", "api", "supervised", "agents", "envs", "experiments"}
+PORCH = {"disk", "errors", "machine", "naming", "places", "randomness", "ranges", "trust", "types", "version"}
+BELOW = {"networks", "experience", "learning", "evaluation", "compression", "runs"}
 MAY_IMPORT: dict[str, set[str]] = {
     "networks": set(),
     "experience": {"networks"},
@@ -29,12 +29,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"networks", "experience"},
     "compression": {"networks", "learning", "evaluation"},
     "runs": {"networks"},
-    "search": {"learning", "evaluation", "runs"},
+    # the shipped experiment files lie in the folder of `experiments`
+    "jobs": {*BELOW, "agents", "envs", "experiments"},
+    "search": {*BELOW, "agents", "envs", "jobs"},
     "serving": {"networks", "compression", "runs"},
-    "jobs": EVERYTHING,
-    "cli": EVERYTHING,
-    "api": EVERYTHING,
-    "supervised": EVERYTHING,
+    "api": {"jobs", "search", "serving"},
+    # the other half of the public API: learning from examples, which no verb does
+    "supervised": {"networks", "experience", "learning", "evaluation", "runs", "jobs"},
+    "cli": {*BELOW, "agents", "envs", "jobs", "search", "serving"},
     "agents": {"networks", "learning", "experience"},
     "envs": {"networks", "experience"},
     # the public API, of which the statistics are a part; one benchmark times the envs by themselves
@@ -42,6 +44,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"api", "supervised"},
     "__main__": {"cli"},
 } | {room: set() for room in PORCH}
+ROOMS = MAY_IMPORT.keys() - PORCH - {"__init__", "__main__"}
+# What may write to a terminal, and what may read the words of a command line.
+WRITERS = {"rlab/jobs/progress.py", "rlab/jobs/notebooks.py", "rlab/disk.py"}
 MODULE_NAME = re.compile(r"rlab(\.\w+){2,}(:\w+)?")  # in a string: what something imports by name
 # The one file that names modules of rooms it may not import: the kinds of layers that those rooms register. They are
 # imported only where a spec holds such a kind; that the rooms may import networks is tested below.
@@ -67,7 +72,7 @@ def room_of_import(name: str) -> str | None:
     if head != "rlab" or rest.startswith("__"):
         return None
     room = rest.partition(".")[0]
-    return room if room in EVERYTHING | PORCH else "api"
+    return room if room in ROOMS | PORCH else "api"
 
 
 def imports_of(source: str, path: Path) -> Iterator[str]:
@@ -82,14 +87,19 @@ def imports_of(source: str, path: Path) -> Iterator[str]:
             above = package[: len(package) + 1 - node.level] if node.level else ()
             base = ".".join([*above, *filter(None, [node.module])])
             yield from (f"{base}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and MODULE_NAME.fullmatch(node.value):
-            yield node.value.partition(":")[0]  # such as a table of what is imported by name, when it is needed
+
+
+def named_modules(source: str) -> Iterator[str]:
+    """The modules that strings name, such as those of a table of what is imported by name when it is needed."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and MODULE_NAME.fullmatch(node.value):
+            yield node.value.partition(":")[0]
 
 
 def forbidden_imports(source: str, path: Path) -> list[str]:
     room, found = room_of_file(path), []
     provided = PROVIDERS.values() if path == PROVIDED else ()
-    for name in imports_of(source, path):
+    for name in itertools.chain(imports_of(source, path), named_modules(source)):
         if name in provided:
             continue
         target = room_of_import(name)
@@ -127,6 +137,10 @@ def test_rooms_import_only_what_the_table_allows(path: Path) -> None:
         ("rlab/errors.py", "from rlab.networks import spaces", ["rlab.networks.spaces"]),
         ("rlab/errors.py", "import rlab.types", []),
         ("rlab/cli/train.py", "import rlab.envs, rlab.agents, rlab.runs, tyro, gymnasium", []),
+        ("rlab/jobs/a.py", "from rlab.cli.flags import parse\nimport tyro", ["rlab.cli.flags.parse", "tyro"]),
+        ("rlab/jobs/a.py", "from rlab import api", ["rlab.api"]),
+        ("rlab/cli/a.py", "from rlab import train", ["rlab.train"]),
+        ("rlab/api.py", "from rlab.learning import loop\nfrom rlab.jobs import train", ["rlab.learning.loop"]),
         ("agents/dqn.py", "from rlab.envs import make_vec\nimport gymnasium", ["rlab.envs.make_vec", "gymnasium"]),
         ("agents/dqn.py", "from . import other\nfrom .. import runs", ["rlab.runs"]),
         ("experiments/benchmarks/a.py", "import rlab\nfrom rlab import train", []),
@@ -150,6 +164,78 @@ def test_every_kind_of_layer_from_another_room_is_registered_by_its_module(kind:
 
 def test_every_room_has_its_row() -> None:
     assert {room_of_file(path) for path in FILES} <= set(MAY_IMPORT)
+
+
+def module_name(path: Path) -> str:
+    """`rlab.agents.dqn` of `agents/dqn.py`, `rlab.envs` of `envs/__init__.py`."""
+    parts = path.with_suffix("").parts
+    return ".".join(part for part in (("rlab",) * (parts[0] != "rlab") + parts) if part != "__init__")
+
+
+def imported_modules(source: str, path: Path, modules: Collection[str]) -> set[str]:
+    """Those of `modules` that a file imports anywhere: at its top, inside a function, for type checkers alone. What a
+    registry imports by name, such as an agent or a kind of layer, does not count: it is imported on demand, as the
+    module of a user's own would be."""
+    found = set()
+    for name in imports_of(source, path):
+        while name and name not in modules:
+            name = name.rpartition(".")[0]
+        found.add(name)
+    return found - {"", module_name(path)}
+
+
+def circles(imports: Mapping[str, set[str]]) -> list[set[str]]:
+    """The sets of modules that reach each other: strongly connected components of two or more (Tarjan 1972)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[set[str]] = []
+
+    def visit(module: str) -> None:
+        index[module] = low[module] = len(index)
+        stack.append(module)
+        for other in sorted(imports[module]):
+            if other not in index:
+                visit(other)
+            if other in stack:
+                low[module] = min(low[module], low[other])
+        if low[module] == index[module]:
+            circle = set(stack[stack.index(module) :])
+            del stack[stack.index(module) :]
+            found.extend([circle] if len(circle) > 1 else [])
+
+    for module in imports:
+        if module not in index:
+            visit(module)
+    return found
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    modules = {module_name(path): path for path in FILES}
+    assert circles({m: imported_modules((ROOT / p).read_text(), p, modules) for m, p in modules.items()}) == []
+
+
+def test_a_circle_is_seen_through_functions_and_through_imports_for_types() -> None:
+    files = {
+        "rlab/a.py": "from rlab.b import c",
+        "rlab/b.py": "def f():\n    import rlab.c",
+        "rlab/c.py": "if TYPE_CHECKING:\n    from .a import d\nfrom rlab.leaf import x",
+        "rlab/leaf.py": "import torch",
+    }
+    modules = {module_name(Path(path)) for path in files}
+    graph = {module_name(Path(path)): imported_modules(files[path], Path(path), modules) for path in files}
+    assert circles(graph) == [{"rlab.a", "rlab.b", "rlab.c"}]
+    assert circles({**graph, "rlab.c": set()}) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_the_command_line_alone_reads_argv_and_writes_to_the_terminal(path: Path) -> None:
+    if path.parts[:2] == ("rlab", "cli") or path.parts[0] == "experiments" or path.as_posix() in WRITERS:
+        return
+    nodes = list(ast.walk(ast.parse((ROOT / path).read_text())))
+    calls = {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
+    reads = {ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute)}
+    assert (calls & {"print", "input"}) | (reads & {"sys.argv", "sys.stdout", "sys.stderr"}) == set()
 
 
 def long_functions(source: str, most: int) -> list[str]:

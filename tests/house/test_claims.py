@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlab.cli import bench
+from rlab.cli.bench import run
 from rlab.errors import UsageError
 from rlab.evaluation.evaluate import Evaluation
+from rlab.jobs.bench import run_experiment
 from rlab.jobs.experiment_files import MEASURES, Claim, read_experiment
 
 # Four seeds of five episodes. Means: 10, 20, 40, 90; 13 of the 20 episodes return 20 or more.
@@ -44,7 +45,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(*args: Any, **kwargs: Any) -> Any:
         return SimpleNamespace(evaluation=evaluation)
 
-    monkeypatch.setattr("rlab.api.start", start)
+    monkeypatch.setattr("rlab.jobs.bench.start", start)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_each_measure_on_returns_worked_by_hand(experiment_file: ExperimentFile, claim: str, found: float) -> None:
     experiment = read_experiment(experiment_file(f"{claim}\nat_least = 0"))
-    result = bench.run_experiment(experiment, seeds=4, quiet=True)
+    result = run_experiment(experiment, seeds=4)
     assert [(c["found"], c["of_seeds"]) for c in result["claims"]] == [(pytest.approx(found, abs=1e-12), 4)]
 
 
@@ -72,9 +73,9 @@ def test_the_median_of_an_odd_number_of_seeds_is_a_seed_s_and_no_iqm(
 ) -> None:
     returns = np.array([[10.0], [0.0], [7.0], [99.0], [1.0]])  # the IQM drops one at each end: (1 + 7 + 10) / 3
     evaluation = Evaluation((0, 1, 2, 3, 4), 100_000, returns, returns.astype(np.int64))
-    monkeypatch.setattr("rlab.api.start", lambda *args, **kwargs: SimpleNamespace(evaluation=evaluation))
+    monkeypatch.setattr("rlab.jobs.bench.start", lambda *args, **kwargs: SimpleNamespace(evaluation=evaluation))
     experiment = read_experiment(experiment_file(f'measure = "{measure}"\nat_least = 6.5'))
-    (claim,) = bench.run_experiment(experiment, seeds=5, quiet=True)["claims"]
+    (claim,) = run_experiment(experiment, seeds=5)["claims"]
     assert (claim["found"], claim["holds"]) == (pytest.approx(found), holds)
 
 
@@ -83,7 +84,7 @@ def test_a_share_that_is_exactly_reached_holds_and_one_that_is_missed_fails_the_
     experiment_file: ExperimentFile, capsys: pytest.CaptureFixture[str], at_least: float, code: int, verdict: str
 ) -> None:
     path = experiment_file(f'measure = "{SHARE}"\nthreshold = 20\nat_least = {at_least}')
-    assert bench.run([str(path)]) == code
+    assert run([str(path)]) == code
     said = f"small: {SHARE} 20 is 0.65, claimed at least {at_least}: {verdict} (4 seeds, 0 s)\n"
     assert capsys.readouterr().out.startswith(said)
     (recorded,) = json.loads(path.with_suffix(".result.json").read_text())["claims"]

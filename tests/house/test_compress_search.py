@@ -299,13 +299,14 @@ def test_an_interrupted_search_leaves_nothing_behind(
         assert path.is_file()
         raise KeyboardInterrupt
 
-    def say(line: str) -> None:
+    def write(line: str) -> None:
         if line.startswith(when):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(search, "save_front", interrupted)
+    monkeypatch.setattr(search, "line_writer", lambda progress: write)
     with pytest.raises(KeyboardInterrupt):
-        api.search(ppo_run, max_bytes=900, candidates=2, episodes=2, updates=1, out=out, say=say)
+        api.search(ppo_run, max_bytes=900, candidates=2, episodes=2, updates=1, out=out)
     assert sorted(tmp_path.rglob("*")) == ([out] if was_there else [])
 
 

@@ -15,6 +15,7 @@ import rlab
 from rlab import api
 from rlab.cli.main import main
 from rlab.errors import RlabError, UsageError
+from rlab.jobs import running
 from rlab.jobs.inputs import open_sources
 from rlab.jobs.request import Request
 from rlab.jobs.session import Session
@@ -184,7 +185,7 @@ def test_the_config_says_all_and_repeats_the_run(
     assert (origins["hidden"], origins["gamma"]) == ("start", "start")
 
     rlab.finetune(ppo_run, out=python, **settings)
-    api.start(Request.from_json(config, "config.json", trust=False), again, progress=False)
+    running.start(Request.from_json(config, "config.json", trust=False), again, progress=False)
     for other in (again, python):
         road.check_same(road.weights(out), road.weights(other))
         assert (other / "metrics.jsonl").read_bytes() == (out / "metrics.jsonl").read_bytes()

@@ -9,8 +9,9 @@ import tyro
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from rlab.cli.flags import given, merge, parse
+from rlab.cli.flags import given, parse
 from rlab.errors import RlabError, UsageError
+from rlab.jobs.settings import merge
 from rlab.runs.config import RunConfig
 
 

@@ -14,11 +14,11 @@ from rlab.cli.help import Page, grouped, page_text
 from rlab.cli.main import VERBS, main
 from rlab.cli.pretrain import PretrainOptions
 from rlab.cli.reference import page_of, reference
-from rlab.cli.schema import descriptions, settings_of
 from rlab.cli.train import TrainOptions
 from rlab.compression.export import exporting
 from rlab.compression.export.runtimes import SUFFIXES
-from rlab.jobs.request import agent_config
+from rlab.jobs.defaults import agent_config
+from rlab.jobs.settings import descriptions, settings_of
 from rlab.learning import choices
 from rlab.learning.actor_critic import REWARD_SCALINGS
 from rlab.learning.demonstration_losses import DEMONSTRATION_LOSSES

@@ -7,7 +7,7 @@ import pytest
 from rlab.agents import load_agent
 from rlab.errors import UsageError
 from rlab.jobs.experiment_files import find_experiment
-from rlab.jobs.request import to_resume
+from rlab.jobs.foreign_code import to_resume
 
 OWN = """
 from rlab.agents.dqn import DQN

@@ -15,9 +15,9 @@ import pytest
 import rlab
 from rlab.cli.main import main
 from rlab.errors import RlabError, RlabWarning, UsageError
+from rlab.jobs.foreign_code import to_resume
 from rlab.jobs.judging import warn_of_seen
 from rlab.jobs.outcome import recorded_status
-from rlab.jobs.request import to_resume
 from rlab.networks.own import plain_name
 from rlab.runs.config import RunConfig, SourceConfig
 from rlab.runs.folder import RunFolder

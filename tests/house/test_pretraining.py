@@ -12,10 +12,11 @@ import pytest
 import torch
 
 import rlab
-from rlab import api
 from rlab.cli.main import main
 from rlab.experience.minari_files import read_dataset
-from rlab.jobs.request import NETWORK_SETTINGS, Request, agent_config, defaults_for
+from rlab.jobs.defaults import NETWORK_SETTINGS, agent_config, defaults_for
+from rlab.jobs.request import Request
+from rlab.jobs.running import start
 from rlab.runs.policies import load_policy
 
 pytest.importorskip("minari")
@@ -122,7 +123,7 @@ def test_the_config_says_all_and_repeats_the_run(
     assert config["origins"]["teacher"] == config["origins"]["learning_rate"] == "default"
 
     request = Request.from_json(config, "config.json", trust=False)
-    assert api.start(request, again, progress=False).finished
+    assert start(request, again, progress=False).finished
     rlab.pretrain("bc", dataset, out=python, **settings)
     for other in (again, python):
         road.check_same(road.weights(out), road.weights(other))
@@ -240,7 +241,7 @@ WRONG = [
     ("bc {whole} --gama 0.9", "unknown setting --gama for bc. Did you mean --gamma?"),
     ("bc {whole} --agent dqn --label-smoothing 0.1", "unknown setting --label-smoothing for cql"),
     ("encoder {whole} --objective inverted", "--objective inverted: not one of inverse, forward, dynamics"),
-    ("bc {whole} --dataset {missing}", "contradicts {whole}, the word behind bc; leave it out"),
+    ("bc {whole} --dataset {missing}", "contradicts {whole}, the word after bc; leave it out"),
     ("bc {whole} --demonstration-share 0.5", "bc mixes no replay with demonstrations"),
     ("bc {whole} --teacher {whole}", "is neither a run folder"),
     ("bc {whole} --dataset-episodes 99", "has 12 episodes; 99 of them cannot be taken"),

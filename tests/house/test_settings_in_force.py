@@ -14,7 +14,8 @@ from rlab.agents import load_agent
 from rlab.cli.main import main
 from rlab.envs import EnvSpec
 from rlab.errors import UsageError
-from rlab.jobs.request import COMMAND_LINE, Request, Start, agent_config
+from rlab.jobs.defaults import COMMAND_LINE, agent_config
+from rlab.jobs.request import Request, Start
 from rlab.jobs.unread import as_started, unread_by_kind, unread_settings
 from rlab.learning.common_config import unread_of
 from rlab.learning.finetune_config import FinetuneConfig

@@ -8,8 +8,9 @@ import pytest
 
 import rlab
 from rlab.errors import RlabError, UsageError
+from rlab.machine import versions
 from rlab.runs import files
-from rlab.runs.folder import RunFolder, fresh_run_path, versions
+from rlab.runs.folder import RunFolder, fresh_run_path
 
 CONFIG = {"agent": "dqn", "settings": {"gamma": 0.9, "hidden": (64, 64)}}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlab.errors import RlabError, UsageError
-from rlab.learning.listeners import FinishedEpisode
+from rlab.learning.episodes import FinishedEpisode
 from rlab.runs.logs import MetricsLog
 from rlab.runs.tables import EpisodeLog, read_episodes
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlab import __version__
 from rlab.compression.export.graph import ACTION, OBS, OUTPUTS
 from rlab.errors import RlabError, UsageError
 from rlab.networks.policy import MemberPolicy
 from rlab.types import Json, json_number
+from rlab.version import VERSION
 
 FORMAT = 1
 
@@ -54,7 +54,7 @@ def metadata_of(member: MemberPolicy, origin: Origin, quantized: str, **more: An
     }
     return {
         "format": FORMAT,
-        "rlab": __version__,
+        "rlab": VERSION,
         "agent": origin.agent,
         "env": origin.env,
         "training_seed": member.seed,

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from rlab.errors import RlabError, UsageError
-from rlab.learning.listeners import Audience, FinishedEpisode, Listener
+from rlab.jobs.listeners import Audience, Listener
+from rlab.learning.episodes import FinishedEpisode
 from rlab.randomness import kept_generators
 
 EPISODE = FinishedEpisode(seed=3, env=0, episode_return=5.0, length=5, env_steps=40)

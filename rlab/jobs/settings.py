@@ -5,21 +5,25 @@ it; a field that is declared anew without any keeps that of the class it inherit
 """
 
 import ast
+import contextlib
 import dataclasses
+import difflib
 import inspect
 import io
 import itertools
+import numbers
 import textwrap
 import tokenize
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal, Union
+from typing import Any, Literal, TypeVar, Union
 
-import tyro
+from rlab.errors import RlabError, UsageError
+from rlab.jobs.aliases import agents_with, answer
 
-from rlab.errors import RlabError
+T = TypeVar("T")
 
 WORDS = {
     int: "a whole number (int)",
@@ -76,7 +80,7 @@ def settings_of(schemas: Sequence[Any]) -> dict[str, Setting]:
                 hint=hint,
                 owner=kind.__qualname__,
                 required=isinstance(schema, type) and usual is dataclasses.MISSING,
-                positional=tyro.conf.Positional in marks,
+                positional=bool(marks),  # the one mark that a setting can carry is tyro's Positional
                 default=_or_none(usual if isinstance(schema, type) else getattr(schema, field.name)),
                 usual=_or_none(usual),
                 help=texts.get(field.name, ""),
@@ -84,6 +88,67 @@ def settings_of(schemas: Sequence[Any]) -> dict[str, Setting]:
                 group=field.metadata.get("group"),
             )
     return found
+
+
+def merge(defaults: T, overrides: Mapping[str, Any], where: str, elsewhere: Collection[str] = ()) -> T:
+    """`defaults`, a dataclass, with the settings of a file or a call put over it.
+
+    An `int` serves as a float, a list as a tuple, and `"None"` (TOML has no null) as None where the field allows it.
+
+    Args:
+        where: what the settings were read from, for messages: `experiments/dqn.toml`.
+        elsewhere: settings that the same call or file may name, and that other dataclasses have.
+
+    Raises:
+        UsageError: a name that the dataclass lacks (with the near miss) or a value of a wrong type.
+    """
+    settings = settings_of([defaults])
+    values = {}
+    for name, value in overrides.items():
+        if name not in settings:
+            if said := answer(name, {*settings, *elsewhere}, as_flags=False):
+                raise UsageError(f"{where}: unknown setting {name}: {said}")
+            if elsewhere and (of := agents_with([name])):
+                raise UsageError(f"{where}: unknown setting {name}: it is a setting of {of} alone.")
+            near = difflib.get_close_matches(name, [*settings, *elsewhere], n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(sorted({*settings, *elsewhere}))}."
+            raise UsageError(f"{where}: unknown setting {name}. {hint}")
+        hint = settings[name].hint
+        try:
+            values[name] = _fitted(value, hint)
+        except TypeError:
+            near = difflib.get_close_matches(str(value), settings[name].choices, n=1)
+            near_miss = f". Did you mean {near[0]}?" if near else ""
+            raise UsageError(f"{where}: {name} = {value!r} is not {wanted(hint)}{near_miss}") from None
+    try:
+        return dataclasses.replace(defaults, **values)  # type: ignore[type-var]
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from None
+
+
+def _fitted(value: Any, hint: Any) -> Any:
+    """`value`, out of TOML or a call, as a value of this type; `TypeError` where it is none."""
+    members, origin = typing.get_args(hint), typing.get_origin(hint)
+    if origin in (Union, types.UnionType):
+        for member in members:
+            with contextlib.suppress(TypeError):
+                return _fitted(value, member)
+    elif origin is tuple and isinstance(value, (list, tuple)):
+        inner = members[:1] * len(value) if members[-1] is Ellipsis else members
+        if len(inner) == len(value):
+            return tuple(_fitted(v, m) for v, m in zip(value, inner, strict=True))
+    elif origin is Literal:
+        if any(value == member and type(value) is type(member) for member in members):
+            return value
+    elif hint is types.NoneType:
+        if value is None or value == "None":
+            return None
+    elif hint in (bool, str):
+        if isinstance(value, hint):
+            return value
+    elif not isinstance(value, bool) and isinstance(value, numbers.Integral if hint is int else numbers.Real):
+        return hint(value)
+    raise TypeError
 
 
 def _parts(hint: Any) -> tuple[Any, ...]:

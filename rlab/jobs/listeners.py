@@ -10,26 +10,15 @@ rlab.train("dqn", "CartPole-v1", listeners=[StopAt475()])
 import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from rlab.errors import RlabError, UsageError
+from rlab.learning.episodes import FinishedEpisode
 from rlab.learning.runtime import kept_settings
 from rlab.randomness import kept_generators
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedEpisode:
-    """One episode of training that ended, by itself or by a time limit."""
-
-    seed: int  # training seed of the member that played it
-    env: int  # which of the member's envs, from 0
-    episode_return: float  # undiscounted
-    length: int  # transitions
-    env_steps: int  # the run's clock when it ended
 
 
 class Listener:

@@ -1,0 +1,75 @@
+"""What several verbs do alike: words to settings, options to keywords, and a run from its request to its report."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any
+
+from rlab.agents import load_agent
+from rlab.cli.flags import given, parse
+from rlab.cli.help import Page
+from rlab.cli.main import STOPPED
+from rlab.jobs.defaults import DEFAULT, UPDATE_PERIODS, Defaults, data_of
+from rlab.jobs.unread import unread_by_kind
+
+
+def read_settings(
+    argv: Sequence[str], schemas: Sequence[Any], *, prog: str, agent: str, page: Page | None
+) -> tuple[Any, dict[str, Any]]:
+    """The verb's own options, filled, and the settings of all other dataclasses that the words name, with their values.
+
+    Args:
+        schemas: the verb's own first; see `rlab.cli.flags.parse`.
+    """
+    options, *parts = parse(argv, schemas, prog=prog, subject=agent, page=page)
+    named = given(argv, schemas)
+    return options, {f.name: getattr(part, f.name) for part in parts for f in fields(part) if f.name in named}
+
+
+def keywords(options: Any, *without: str) -> dict[str, Any]:
+    """Options as keywords of the job that they are for; `json` is the command line's own."""
+    names = [field.name for field in fields(options) if field.name not in ("json", *without)]
+    return {"wrappers" if name == "wrapper" else name: getattr(options, name) for name in names}
+
+
+def carry_out(job: Callable[[], Any], as_json: bool) -> int:
+    """Run a job that trains, and report for people or as one JSON object; the exit code."""
+    report = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        done = job()
+        print(done.report())
+    if as_json:
+        print(json.dumps(run_as_json(done)), file=report)
+    return STOPPED if done.interrupted else 0
+
+
+def run_as_json(run: Any) -> dict[str, Any]:
+    """The one object for a run that has ended: where it is, how it stands, how far it came, and what `rlab eval --json`
+    would say of its final evaluation; `evaluation` is None where there was none."""
+    agent, env_id = run.config["agent"], run.config["env"]["env_id"]
+    facts = {"format": 1, "run": run.name, "status": run.status, "clock": {run.unit: run.time}}
+    if run.evaluation is None:
+        return {**facts, "policy": run.name, "agent": agent, "env_id": env_id, "evaluation": None}
+    return {**facts, **run.evaluation.to_json(run.name, agent, env_id)}
+
+
+def agent_page(usage: str, agent: str, defaults: Defaults, command: str = "") -> Page:
+    """The help page of a verb once its agent is known: what it is, what it leaves unread, where defaults come from."""
+    found = load_agent(agent)
+    description = (found.__doc__ or "").strip().partition("\n")[0]
+    origins = defaults.origins(())
+    if data_of(agent) == "dataset":
+        origins |= {name: "agents that learn from a dataset" for name in UPDATE_PERIODS if origins[name] == DEFAULT}
+    hidden = frozenset(unread_by_kind(agent, found))
+    return Page(usage, description, origins=origins, hidden=hidden, agent=agent, command=command)
+
+
+def value_of(argv: Sequence[str], wanted: str) -> str | None:
+    """The value that the words give to one flag, before they are parsed; None where it is not among them."""
+    for index, word in enumerate(argv):
+        flag, equals, value = word.partition("=")
+        if flag == wanted:
+            return value if equals else next(iter(argv[index + 1 :]), None)
+    return None

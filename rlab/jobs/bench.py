@@ -1,0 +1,64 @@
+"""`rlab bench`: training what an experiment file says, and holding the result to the file's claims."""
+
+import statistics
+import time
+from dataclasses import asdict
+from typing import Any
+
+from rlab.envs import EnvSpec
+from rlab.errors import UsageError
+from rlab.jobs.experiment_files import Claim, Experiment
+from rlab.jobs.request import train_request
+from rlab.jobs.running import start
+from rlab.machine import hardware
+from rlab.runs import files
+
+
+def run_experiment(experiment: Experiment, seeds: int, progress: bool = False) -> dict[str, Any]:
+    """Train with the file's settings over `seeds` training seeds and judge the final weights; the result as JSON."""
+    settings = {"seed": experiment.seed, "seeds": seeds, "final_eval_episodes": experiment.episodes}
+    env = EnvSpec.parse(experiment.env)
+    request = train_request(experiment.agent, env, (), (), str(experiment.path), settings)
+    began = time.perf_counter()
+    done = start(request, None, progress=progress)
+    seconds = time.perf_counter() - began
+    if done.evaluation is None:
+        raise UsageError(f"{experiment.path} was interrupted; nothing was recorded. Its run: {done.name}")
+    report = done.evaluation.to_json("policy", experiment.agent, experiment.env)
+    return {
+        "format": 1,
+        "experiment": experiment.name,
+        "command": f"rlab bench experiments/{experiment.path.name}",
+        "claims": [_held(claim, report) for claim in experiment.claims],
+        "wall_seconds": round(seconds, 1),
+        "hardware": hardware(),
+        "config": {key: value for key, value in request.to_json().items() if key not in ("command", "origins")},
+        "evaluation": report,
+    }
+
+
+def record(experiment: Experiment, result: dict[str, Any]) -> None:
+    """Write a result beside its file."""
+    files.write_json(experiment.result_path, result)
+
+
+def _held(claim: Claim, report: dict[str, Any]) -> dict[str, Any]:
+    """A claim with the number that was found and whether it holds."""
+    found = _found(claim, report)
+    return {**asdict(claim), "found": found, "of_seeds": len(report["per_seed"]), "holds": found >= claim.at_least}
+
+
+def _found(claim: Claim, report: dict[str, Any]) -> float:
+    """What a claim is about, measured."""
+    means = [member["return_mean"] for member in report["per_seed"]]
+    if claim.measure == "iqm":
+        return float(report["iqm"])
+    if claim.measure == "median":
+        return float(statistics.median(means))
+    if claim.measure == "lowest_seed":
+        return min(means)
+    assert claim.threshold is not None
+    if claim.measure == "seeds_at_or_above":
+        return sum(mean >= claim.threshold for mean in means)
+    returns = [value for member in report["per_seed"] for value in member["returns"]]
+    return sum(value >= claim.threshold for value in returns) / len(returns)
