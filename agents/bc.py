@@ -20,7 +20,7 @@ from rlab.learning.cloning import (
     squared_distance,
 )
 from rlab.learning.common_config import Unread
-from rlab.learning.contract import Batch
+from rlab.learning.contract import Batch, Updated
 from rlab.learning.policy_gradient import mean, value_loss
 from rlab.learning.returns import continuation, n_step_return
 from rlab.networks.bodies import critic_like
@@ -112,7 +112,7 @@ class BC(Cloner):
                 rows["target"] = n_step_return(batch["reward"], self.config.gamma) + discount * next_value
         return rows
 
-    def update(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+    def update(self, batch: Batch, clock: Clock) -> Updated:
         """One gradient step on prepared rows `[S, B]`."""
         self.stepper.at(clock.env_steps, self.schedule.factor(clock.progress))
         features = batch["obs"]
@@ -129,7 +129,7 @@ class BC(Cloner):
             loss = loss + self.config.value_weight * of_value
             metrics["loss/value"] = of_value.detach()
         metrics["grad/norm"] = self.stepper.step(loss)
-        return metrics
+        return Updated(metrics)
 
     def cloning_loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """How far the policy's `outputs [S, B, width]` are from the data's actions, `[S, B]`."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlab.agents.double_dqn import DoubleDQN
 from rlab.learning.choices import DemonstrationLoss
-from rlab.learning.contract import Batch
+from rlab.learning.contract import Batch, Updated
 from rlab.learning.q_learning import QLearningConfig
 from rlab.types import Clock
 
@@ -38,11 +38,11 @@ class FromDataset(DoubleDQN):
         """As DQN, every row a demonstration."""
         return super().prepare({**batch, "demonstration": torch.ones_like(batch["terminated"])})
 
-    def update(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+    def update(self, batch: Batch, clock: Clock) -> Updated:
         """One gradient step on prepared transitions `[S, B]`; the target network follows."""
-        metrics = super().update(batch, clock)
+        updated = super().update(batch, clock)
         self._follow(clock.env_steps - 1, clock.env_steps)
-        return metrics
+        return updated
 
     def metrics(self, clock: Clock) -> dict[str, float]:
         """The learning rate; nothing is explored."""

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from rlab.errors import UsageError
-from rlab.experience.contract import Step
+from rlab.experience.contract import Acted, Step
 from rlab.experience.lanes import Field
-from rlab.learning.contract import Batch
+from rlab.learning.contract import Batch, Updated
 from rlab.learning.demonstration_losses import conservative, large_margin
 from rlab.learning.distillation import Guide
 from rlab.learning.exploration import EpsilonGreedy, linear
@@ -21,6 +21,7 @@ from rlab.learning.q_learning import QLearningConfig
 from rlab.learning.returns import LOSSES, continuation, max_value, n_step_return, q_td_error
 from rlab.learning.sparsity import GradualPruning
 from rlab.networks.bodies import BodySettings, q_network_spec
+from rlab.networks.memory import State
 from rlab.networks.own_bodies import Own
 from rlab.networks.policy import Policy, PolicySpec
 from rlab.networks.preprocess import Preprocess
@@ -109,16 +110,16 @@ class DQN:
         self._policy.load_state_dict(tensors, strict=False)
         copy_parameters(self.q_network, self.target_network)
 
-    def fields(self) -> tuple[Field, Field]:
+    def fields(self) -> tuple[Field, ...]:
         return Field("obs", self._obs_space.shape, self._obs_space.dtype), Field("action", (), "int64")
 
-    def act(self, obs: np.ndarray, clock: Clock) -> np.ndarray:
+    def act(self, obs: np.ndarray, clock: Clock, state: State) -> Acted:
         with torch.inference_mode():
             tensor = torch.from_numpy(obs).to(self.device)
             q, allowed = self._policy.outputs(tensor), self.preprocess.mask(tensor)
             greedy = _only_allowed(q, allowed).argmax(dim=-1).cpu().numpy()  # [S, N, A] -> [S, N]
             mask = None if allowed is None else allowed.cpu().numpy()
-            return self._exploration.choose(greedy, self.epsilon(clock), mask)
+            return Acted(self._exploration.choose(greedy, self.epsilon(clock), mask))
 
     def epsilon(self, clock: Clock) -> float:
         """The share of random actions at this time."""
@@ -157,7 +158,7 @@ class DQN:
                 prepared["teacher"] = self.guide.outputs(batch["obs"])
             return prepared
 
-    def update(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+    def update(self, batch: Batch, clock: Clock) -> Updated:
         """One gradient step on prepared transitions `[S, B]`."""
         self.stepper.at(clock.env_steps, self.schedule.factor(clock.progress))
         loss, q = self.loss(batch)
@@ -170,7 +171,7 @@ class DQN:
             guidance = self.guide.loss(q, batch["teacher"])
             loss = loss + self.guide.weight(clock) * guidance
             metrics["loss/teacher"] = guidance.detach()
-        return metrics | self.pruning.step(self.stepper, loss, clock)
+        return Updated(metrics | self.pruning.step(self.stepper, loss, clock))
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss per member `[S]`, averaged over its batch, and the Q values `[S, B, A]`."""

@@ -22,7 +22,7 @@ from rlab.learning.cloning import (
     squared_distance,
 )
 from rlab.learning.common_config import Unread
-from rlab.learning.contract import Batch
+from rlab.learning.contract import Batch, Updated
 from rlab.learning.policy_gradient import mean
 from rlab.networks.heads import GaussianHead
 from rlab.networks.policy import PolicySpec
@@ -114,7 +114,7 @@ class Encoder(Cloner):
         rows["action_features"] = action_features(self.head, self._action_space, batch["action"])
         return rows
 
-    def update(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+    def update(self, batch: Batch, clock: Clock) -> Updated:
         """One gradient step of the body and the models on prepared rows `[S, B]`; the target body follows."""
         self.stepper.at(clock.env_steps, self.schedule.factor(clock.progress))
         features = self._in_training(self.body, batch["obs"])
@@ -125,12 +125,14 @@ class Encoder(Cloner):
         norm = self.stepper.step(self._total({name: loss.mean(dim=-1) for name, loss in losses.items()}) + untouched)
         share = self.config.target_tau
         torch._foreach_lerp_(list(self.target_body.parameters()), [p.detach() for p in self.body.parameters()], share)
-        return {
-            **{f"loss/{name}": loss.detach().mean(dim=-1) for name, loss in losses.items()},
-            **_told("train", {name: value.detach().mean(dim=-1) for name, value in told.items()}),
-            "features/deviation": features.detach().std(dim=1, correction=0).mean(dim=-1),
-            "grad/norm": norm,
-        }
+        return Updated(
+            {
+                **{f"loss/{name}": loss.detach().mean(dim=-1) for name, loss in losses.items()},
+                **_told("train", {name: value.detach().mean(dim=-1) for name, value in told.items()}),
+                "features/deviation": features.detach().std(dim=1, correction=0).mean(dim=-1),
+                "grad/norm": norm,
+            }
+        )
 
     def losses(self, batch: Batch, features: Tensor, training: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The losses of the objective's models, and what else there is to say of them, one value per row `[S, B]`.

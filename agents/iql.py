@@ -17,7 +17,7 @@ from rlab.learning.cloning import (
     action_width,
     negative_log_likelihood,
 )
-from rlab.learning.contract import Batch
+from rlab.learning.contract import Batch, Updated
 from rlab.learning.demonstration_losses import advantage_weight, expectile
 from rlab.learning.returns import continuation, n_step_return
 from rlab.networks.bodies import critic_like
@@ -109,7 +109,7 @@ class IQL(Cloner):
             rows["q_action"] = action_features(self.head, self._action_space, batch["action"])
         return rows
 
-    def update(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+    def update(self, batch: Batch, clock: Clock) -> Updated:
         """One gradient step of all networks on prepared rows `[S, B]`; the targets of the Q networks follow.
 
         No two of them share a weight, so that one step down the sum of their losses is a step of each.
@@ -132,13 +132,15 @@ class IQL(Cloner):
         }
         norm = self.stepper.step(torch.stack(list(losses.values())).sum(dim=0))
         self._follow()
-        return {
-            **{name: loss.detach() for name, loss in losses.items()},
-            "q/mean": q.detach().mean(dim=(0, 2)),
-            "value/mean": value.detach().mean(dim=-1),
-            "policy/weight": weight.mean(dim=-1),
-            "grad/norm": norm,
-        }
+        return Updated(
+            {
+                **{name: loss.detach() for name, loss in losses.items()},
+                "q/mean": q.detach().mean(dim=(0, 2)),
+                "value/mean": value.detach().mean(dim=-1),
+                "policy/weight": weight.mean(dim=-1),
+                "grad/norm": norm,
+            }
+        )
 
     def action_values(self, networks: nn.ModuleList, batch: Batch) -> Tensor:
         """What each of two Q networks says of the data's actions, `[2, S, B]`."""

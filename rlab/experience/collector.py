@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from rlab.experience.contract import Step, VectorEnv
+from rlab.experience.contract import NO_STATE, Acted, Step, VectorEnv
+from rlab.networks.memory import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Collector:
         self.env = env
         lanes = (len(env.seeds), env.num_envs)
         self.obs = np.zeros(0)
+        self.carried: State = NO_STATE  # what the agent gave to be carried on
         self.transitions = np.zeros(lanes[0], np.int64)  # per member; reset rows are none
         self.episodes = np.zeros(lanes[0], np.int64)
         self._returns = np.zeros(lanes, np.float64)
@@ -37,14 +39,15 @@ class Collector:
         self._returns[:] = 0.0
         self._lengths[:] = 0
 
-    def collect(self, act: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray, Step, list[Episode]]:
-        """One vector step: the observation `[S, N, *obs]`, the action, what it led to, and the episodes that ended.
+    def collect(self, act: Callable[[np.ndarray, State], Acted]) -> tuple[np.ndarray, Acted, Step, list[Episode]]:
+        """One vector step: the observation `[S, N, *obs]`, what was done, what it led to, and the episodes that ended.
 
         `act` gets a copy of the observation, which it may change; what is stored stays what the env gave.
         """
         obs = self.obs
-        action = act(obs.copy())
-        step = self.env.step(action)
+        acted = act(obs.copy(), self.carried)
+        self.carried = acted.state
+        step = self.env.step(acted.action)
         self.obs = step.obs.copy()  # the step goes on to who stores it and to the agent
         if step.all_valid:
             self._returns += step.reward
@@ -55,9 +58,9 @@ class Collector:
             self._lengths += step.valid
             self.transitions += step.valid.sum(axis=1)
         if step.none_ended:
-            return obs, action, step, []
+            return obs, acted, step, []
         ended = step.valid & (step.terminated | step.truncated)
-        return obs, action, step, self._close(ended) if ended.any() else []
+        return obs, acted, step, self._close(ended) if ended.any() else []
 
     def _close(self, ended: np.ndarray) -> list[Episode]:
         finished = [

@@ -1,12 +1,25 @@
 """What the rest of rlab may expect of environments. `envs/` fulfils these contracts; nothing here knows Gymnasium."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from rlab.networks.memory import State
 from rlab.networks.spaces import Space
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+NO_STATE: State = {}  # of an agent without memory; never changed
+
+
+class Acted(NamedTuple):
+    """What an agent gives for one vector step."""
+
+    action: np.ndarray  # [S, N] or [S, N, *action], as `VectorEnv.step` takes it
+    extras: Mapping[str, np.ndarray] = NOTHING  # [S, N, ...], the value of every field beside obs and action
+    state: State = NO_STATE  # [S, N, ...], what the next step is given; empty without memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from rlab.errors import UsageError
-from rlab.experience.contract import Step
+from rlab.experience.contract import Acted, Step
 from rlab.experience.lanes import Field
 from rlab.learning.choices import Activation, Init, LrSchedule, RewardScaling
 from rlab.learning.common_config import StochasticPolicyConfig, Unread
-from rlab.learning.contract import Batch
+from rlab.learning.contract import Batch, Updated
 from rlab.learning.distillation import Guide
 from rlab.learning.optimizers import OptimizerSettings, Stepper
 from rlab.learning.policy_gradient import explained_variance, gae
@@ -23,6 +23,7 @@ from rlab.learning.sampling import ActionNoise
 from rlab.learning.sparsity import GradualPruning
 from rlab.networks.bodies import BodySettings, actor_network_spec, critic_head_spec, critic_like
 from rlab.networks.heads import STOCHASTIC_HEADS, StochasticHead, build_head, stochastic_head_json
+from rlab.networks.memory import State
 from rlab.networks.own_bodies import Own
 from rlab.networks.policy import Policy, PolicySpec
 from rlab.networks.preprocess import Preprocess
@@ -153,19 +154,17 @@ class ActorCritic:
             self._rewards.load_state({name: tensor[list(members)] for name, tensor in state["rewards"].items()})
         return None
 
-    def fields(self) -> tuple[Field, Field]:
+    def fields(self) -> tuple[Field, ...]:
         obs, action = self._obs_space, self._action_space
         return Field("obs", obs.shape, obs.dtype), Field("action", action.shape, action.dtype)
 
-    def act(self, obs: np.ndarray, clock: Clock) -> np.ndarray:
+    def act(self, obs: np.ndarray, clock: Clock, state: State) -> Acted:
         """Sampled actions `[S, N, *action]` for observations `[S, N, *obs]`."""
         with torch.inference_mode():
             tensor = torch.from_numpy(obs).to(self.device)
             noise = self._noise.next(obs.shape[1]).to(self.device)
-            action: np.ndarray = (
-                self.head.act(self._policy.outputs(tensor), self.preprocess.mask(tensor), noise).cpu().numpy()
-            )
-            return action
+            action = self.head.act(self._policy.outputs(tensor), self.preprocess.mask(tensor), noise)
+            return Acted(action.cpu().numpy())
 
     def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None:
         """Nothing to follow: statistics stand still until a rollout has been learned from."""
@@ -230,7 +229,7 @@ class ActorCritic:
         """The loss of a minibatch `[S]`, metrics `[S]`, and which members take the step (None: all)."""
         raise NotImplementedError
 
-    def update(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+    def update(self, batch: Batch, clock: Clock) -> Updated:
         """One gradient step on rows `[S, B]` of the rollout under way."""
         self._learned_at = self.progress(clock)
         self.stepper.at(clock.env_steps, self.schedule.factor(self._learned_at))
@@ -239,7 +238,7 @@ class ActorCritic:
         metrics |= {"value/explained_variance": self._rollout.explained_variance}
         metrics |= self.pruning.step(self.stepper, loss, clock, members)
         self._count_update()
-        return metrics
+        return Updated(metrics)
 
     def guided(self, loss: Tensor, outputs: Tensor, batch: Batch, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss with the teacher's share, where there is a teacher, and its metrics; `outputs [S, B, width]`."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlab.experience.contract import Step
+from rlab.experience.contract import Acted, Step
 from rlab.experience.lanes import Field
 from rlab.learning.actor_critic import actor_spec, policy_parts
 from rlab.learning.choices import ObsScaling
@@ -27,6 +27,7 @@ from rlab.networks.heads import (
     stochastic_head_json,
 )
 from rlab.networks.layers import ACTIVATIONS
+from rlab.networks.memory import State
 from rlab.networks.policy import Policy, PolicySpec
 from rlab.networks.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space, choices
 from rlab.networks.spec import (
@@ -109,16 +110,15 @@ class Cloner:
         """Begin from other weights: those of `policy().state_dict()` that `tensors` names."""
         self._policy.load_state_dict(tensors, strict=False)
 
-    def fields(self) -> tuple[Field, Field]:
+    def fields(self) -> tuple[Field, ...]:
         obs, action = self._obs_space, self._action_space
         return Field("obs", obs.shape, obs.dtype), Field("action", action.shape, action.dtype)
 
-    def act(self, obs: np.ndarray, clock: Clock) -> np.ndarray:
+    def act(self, obs: np.ndarray, clock: Clock, state: State) -> Acted:
         """Greedy actions `[S, N, *action]` for observations `[S, N, *obs]`: nothing is explored."""
         with torch.inference_mode():
             tensor = torch.from_numpy(obs).to(self.device)
-            action: np.ndarray = self.head.act(self._policy.outputs(tensor), self.preprocess.mask(tensor)).cpu().numpy()
-            return action
+            return Acted(self.head.act(self._policy.outputs(tensor), self.preprocess.mask(tensor)).cpu().numpy())
 
     def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None:
         """Nothing to follow: no env is stepped."""

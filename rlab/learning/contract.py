@@ -1,15 +1,16 @@
 """What a training loop expects of an agent, and what listeners may expect of a loop."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlab.experience.contract import Step
+from rlab.experience.contract import Acted, Step
 from rlab.experience.lanes import Field
 from rlab.learning.optimizers import Stepper
+from rlab.networks.memory import State
 from rlab.networks.policy import Policy
 from rlab.networks.spaces import Space
 from rlab.types import Clock
@@ -37,6 +38,13 @@ from rlab.types import Clock
 #   demonstration   [S, B] bool
 # Its clock counts updates instead of env steps.
 Batch = dict[str, Tensor]
+
+
+class Updated(NamedTuple):
+    """What one update reports."""
+
+    metrics: Mapping[str, Tensor]  # [S] each, on the device; any names, which may differ from update to update
+    feedback: Tensor | None = None  # [S, B], what the sampler learns about the batch's rows, such as their TD errors
 
 
 class ReplayConfig(Protocol):
@@ -84,12 +92,16 @@ class Agent(Protocol):
         self, config: Any, obs_space: Space, action_space: Space, seeds: Sequence[int], device: torch.device
     ) -> None: ...
 
-    def fields(self) -> tuple[Field, Field]:
-        """How replay shall store an observation and an action."""
+    def fields(self) -> tuple[Field, ...]:
+        """What storage keeps of every row besides rewards and endings: `obs`, `action`, then those that `act` adds."""
         ...
 
-    def act(self, obs: np.ndarray, clock: Clock) -> np.ndarray:
-        """Actions `[S, N]` for observations `[S, N, *obs]`, exploring."""
+    def act(self, obs: np.ndarray, clock: Clock, state: State) -> Acted:
+        """Exploring actions `[S, N]` for observations `[S, N, *obs]`.
+
+        Args:
+            state: what the last call gave, begun anew in rows where an episode begins; empty without memory.
+        """
         ...
 
     def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None:
@@ -103,8 +115,8 @@ class Agent(Protocol):
         """
         ...
 
-    def update(self, batch: Batch, clock: Clock) -> Mapping[str, Tensor]:
-        """One gradient step; metrics are `[S]` tensors, on the device."""
+    def update(self, batch: Batch, clock: Clock) -> Updated:
+        """One gradient step."""
         ...
 
     def metrics(self, clock: Clock) -> Mapping[str, float]:

@@ -120,10 +120,10 @@ class Loop:
 
     def _learn(self, before: int) -> None:
         for batch in self._batches_due(before):
-            metrics = self.agent.update(batch, self.clock)
+            updated = self.agent.update(batch, self.clock)
             self.updates += 1
-            check_update(metrics, batch, self.agent, self.seeds, self.updates)
-            self._learned.add(metrics)
+            check_update(updated.metrics, batch, self.agent, self.seeds, self.updates)
+            self._learned.add(updated.metrics)
 
     def _batches_due(self, before: int) -> Iterator[Batch]:
         """What to learn from now, the clock having stood at `before` when it was last moved."""
@@ -233,8 +233,8 @@ class EnvLoop(Loop):
 
     def _advance(self) -> None:
         clock = self.clock
-        obs, action, step, episodes = self.collector.collect(lambda obs: self.agent.act(obs, clock))
-        self.store.add(obs, action, step)
+        obs, acted, step, episodes = self.collector.collect(lambda obs, state: self.agent.act(obs, clock, state))
+        self.store.add(obs, acted.action, step, **acted.extras)
         self.clock = Clock(clock.env_steps + self.collector.env.num_envs, clock.total_env_steps)
         self.agent.observe(obs, step, self.clock)
         if episodes:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rlab.errors import UsageError, unknown
 from rlab.learning.augmentation import augmentation
 from rlab.learning.common_config import OptimizerConfig
-from rlab.learning.contract import Batch
+from rlab.learning.contract import Batch, Updated
 from rlab.learning.optimizers import OptimizerSettings, Stepper
 from rlab.learning.supervised_losses import LOSSES, correct, cross_entropy
 from rlab.networks.layers import StackedDropout
@@ -117,7 +117,7 @@ class Supervised:
         target = target.long() if self.config.loss == "cross_entropy" else target.float()
         return {"input": as_input(batch["input"]), "target": target}
 
-    def update(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+    def update(self, batch: Batch, clock: Clock) -> Updated:
         """One gradient step on prepared rows `[S, B, ...]`."""
         self.stepper.at(clock.env_steps, self.schedule.factor(clock.progress))
         inputs = batch["input"] if self._augment is None else self._augment(batch["input"], self._augmenting)
@@ -128,7 +128,7 @@ class Supervised:
         name, score = self._score(outputs.detach(), batch["target"])
         metrics = {f"loss/{self.config.loss}": loss.detach(), f"train/{name}": score.mean(dim=1)}
         metrics["grad/norm"] = self.stepper.step(loss)
-        return metrics
+        return Updated(metrics)
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:

@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 
 from rlab.errors import UsageError
-from rlab.experience.contract import Step
+from rlab.experience.contract import Acted, Step
 from rlab.experience.lanes import Field
+from rlab.learning.contract import Batch, Updated
 from rlab.learning.exploration import EpsilonGreedy
 from rlab.learning.optimizers import OptimizerSettings, Stepper
 from rlab.learning.returns import continuation, n_step_return, q_td_error, squared
 from rlab.networks.bodies import BodySettings, q_network_spec
+from rlab.networks.memory import State
 from rlab.networks.policy import Policy, PolicySpec
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Box, Discrete, Space
 from rlab.networks.spec import build
 from rlab.types import Clock
-
-Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,15 +78,15 @@ class ExpectedSarsa:
         self.stepper = Stepper(OptimizerSettings("adam", config.learning_rate), self.q_network.parameters())
         self._exploration = EpsilonGreedy(action_space.n, seeds)
 
-    def fields(self) -> tuple[Field, Field]:
+    def fields(self) -> tuple[Field, ...]:
         """How replay stores an observation and an action."""
         return Field("obs", self._obs_space.shape, self._obs_space.dtype), Field("action", (), "int64")
 
-    def act(self, obs: np.ndarray, clock: Clock) -> np.ndarray:
+    def act(self, obs: np.ndarray, clock: Clock, state: State) -> Acted:
         """Actions `[S, N]`, counted from 0, for observations `[S, N, *obs]`."""
         with torch.no_grad():
             q = self._policy.outputs(torch.from_numpy(obs).to(self.device))
-        return self._exploration.choose(q.argmax(dim=-1).cpu().numpy(), self.config.epsilon)
+        return Acted(self._exploration.choose(q.argmax(dim=-1).cpu().numpy(), self.config.epsilon))
 
     def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None:
         """Nothing to follow: there is no target network and no running statistic."""
@@ -96,7 +96,7 @@ class ExpectedSarsa:
         discount = continuation(batch["terminated"], self.config.gamma, batch["steps"])
         return {**batch, "reward": n_step_return(batch["reward"], self.config.gamma), "discount": discount}
 
-    def update(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+    def update(self, batch: Batch, clock: Clock) -> Updated:
         """One gradient step on `[S, B]` transitions; metrics are `[S]`."""
         q = self._policy.outputs(batch["obs"])
         with torch.no_grad():
@@ -104,7 +104,7 @@ class ExpectedSarsa:
         error = q_td_error(q, batch["action"], batch["reward"], batch["discount"], next_value)
         loss = squared(error).mean(dim=-1)  # over B, never over S
         norm = self.stepper.step(loss)
-        return {"loss/td_squared": loss.detach(), "q/mean": q.detach().mean(dim=(1, 2)), "grad/norm": norm}
+        return Updated({"loss/td_squared": loss.detach(), "q/mean": q.detach().mean(dim=(1, 2)), "grad/norm": norm})
 
     def next_value(self, next_q: Tensor) -> Tensor:
         """The mean value of an epsilon-greedy choice: `[S, B, A] -> [S, B]`."""

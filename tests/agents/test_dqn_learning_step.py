@@ -187,10 +187,10 @@ def test_training_explores_and_the_policy_is_greedy(lab: SimpleNamespace, name: 
     agent = lab.table_agent(name, epsilon_start=1.0, epsilon_end=0.0, epsilon_fraction=0.5)
     lab.set_table(agent.q_network, ONLINE)
     obs = lab.one_hot([1] * 400).numpy()
-    explored = agent.act(obs, Clock(0, 100))
+    explored = agent.act(obs, Clock(0, 100), {}).action
     assert explored.shape == (1, 400)
     assert 140 < explored.sum() < 260  # half of them are action 1
-    assert (agent.act(obs, Clock(50, 100)) == 0).all()
+    assert (agent.act(obs, Clock(50, 100), {}).action == 0).all()
     assert (agent.policy()(obs) == 0).all()
 
 
@@ -213,7 +213,7 @@ def test_the_default_optimizer_is_adam_with_the_eps_of_the_config(lab: SimpleNam
 def test_metrics_are_one_number_per_member(lab: SimpleNamespace) -> None:
     agent = lab.table_agent("dqn", seeds=(0, 1, 2))
     batch = {k: v.expand(3, *v.shape[1:]) for k, v in lab.windows([0], [0], [[1.0]], [1], [False]).items()}
-    metrics = agent.update(agent.prepare(batch), Clock(1, 10))
+    metrics = agent.update(agent.prepare(batch), Clock(1, 10)).metrics
     assert set(metrics) == {"loss/td_huber", "q/mean", "grad/norm"}
     assert all(value.shape == (3,) and not value.requires_grad for value in metrics.values())
 
@@ -238,7 +238,7 @@ def test_an_agent_goes_on_from_its_state_to_the_same_bits(lab: SimpleNamespace, 
         agent.observe(obs, step_of(4), Clock(env_steps, 100))
         batch = agent.prepare(lab.windows([0, 1], [0, 1], [[1.0], [2.0]], [1, 2], [False, False]))
         agent.update(batch, Clock(env_steps, 100))
-        action: np.ndarray = agent.act(obs, Clock(env_steps, 100))
+        action: np.ndarray = agent.act(obs, Clock(env_steps, 100), {}).action
         return action
 
     seen = rng.normal(size=(10, 1, 4, 3)).astype(np.float32)
@@ -260,7 +260,7 @@ def test_running_statistics_take_in_transitions_alone_and_stand_still_in_evaluat
     assert before["preprocess.mean"].flatten().tolist() == [2.0, 20.0, -1.0]
     assert before["preprocess.variance"].flatten().tolist() == [1.0, 100.0, 0.0]
     agent.policy()(obs * 77.0)
-    agent.act(obs * 77.0, Clock(6, 100))
+    agent.act(obs * 77.0, Clock(6, 100), {})
     after = agent.policy().state_dict()
     assert all(torch.equal(after[k], v) for k, v in before.items())
 

@@ -65,7 +65,7 @@ def test_acting_never_takes_what_is_forbidden(lab: SimpleNamespace, name: str, d
         allowed = rng.random((2, 100, 4)) < 0.5
         allowed[..., 0] |= ~allowed.any(axis=-1)
         obs = pack(ROOM, rng.integers(3, size=(2, 100)), allowed)
-        action = agent.act(obs, Clock(now, 50))
+        action = agent.act(obs, Clock(now, 50), {}).action
         assert np.take_along_axis(allowed, action[..., None], axis=-1).all()
 
 
@@ -73,7 +73,9 @@ def test_acting_never_takes_what_is_forbidden(lab: SimpleNamespace, name: str, d
 def test_greedy_is_the_best_of_what_is_allowed_in_training_and_in_the_policy(lab: SimpleNamespace, name: str) -> None:
     agent = masked_agent(name, lab, epsilon_start=0.0, epsilon_end=0.0)
     obs = observed([0, 1, 2, 0], [[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 1], [0, 0, 0, 0]]).numpy()
-    assert agent.act(obs, Clock(0, 1)).tolist() == [[2, 0, 3, 3]]  # where nothing is allowed, nothing is chosen
+    assert agent.act(obs, Clock(0, 1), {}).action.tolist() == [
+        [2, 0, 3, 3]
+    ]  # where nothing is allowed, nothing is chosen
     assert agent.policy()(obs).tolist() == [[2, 0, 3, 3]]
 
 
@@ -105,7 +107,7 @@ def test_where_the_world_ended_a_mask_of_nothing_leaves_finite_numbers(lab: Simp
     assert batch["discount"].item() == 0.0
     assert batch["next_q"].isfinite().all()
     assert agent.loss(batch)[0].item() == 0.0  # Q(0, 0) is 1 already, as is the reward
-    metrics = agent.update(batch, Clock(1, 10))
+    metrics = agent.update(batch, Clock(1, 10)).metrics
     assert all(value.isfinite().all() for value in metrics.values())
 
 
@@ -123,16 +125,16 @@ def test_a_masked_agent_goes_on_from_its_state_to_the_same_bits(lab: SimpleNames
     masks[..., 1] = True
     obs = [pack(ROOM, np.full((1, 30), 1), mask) for mask in masks]
     for before in obs[:10]:
-        first.act(before, Clock(1, 2))
+        first.act(before, Clock(1, 2), {})
     second.load_state(first.state())
     for after in obs[10:]:
-        assert (first.act(after, Clock(1, 2)) == second.act(after, Clock(1, 2))).all()
+        assert (first.act(after, Clock(1, 2), {}).action == second.act(after, Clock(1, 2), {}).action).all()
 
 
 def test_without_a_mask_exploration_is_told_of_none(lab: SimpleNamespace) -> None:
     # what was drawn before masks existed is drawn still: recorded results depend on it
     agent = lab.table_agent("dqn", epsilon_start=1.0)
-    drawn = agent.act(np.zeros((1, 50, 3), np.float32), Clock(0, 100))
+    drawn = agent.act(np.zeros((1, 50, 3), np.float32), Clock(0, 100), {}).action
     assert (drawn == EpsilonGreedy(2, (0,)).choose(np.zeros((1, 50), np.int64), 1.0)).all()
     stream = np.random.default_rng(np.random.SeedSequence([0, *b"exploration"]))
     stream.random((256, 50))
@@ -227,7 +229,7 @@ def test_taxi_is_never_driven_into_a_wall(tmp_path: Path) -> None:
     agent: Any = load_agent("dqn")(load_agent("dqn").Config(), env.obs_space, env.action_space, (0,), "cpu")  # type: ignore[attr-defined]
     obs = env.reset()
     for now in range(200):
-        step = env.step(agent.act(obs, Clock(now, 200)))
+        step = env.step(agent.act(obs, Clock(now, 200), {}).action)
         assert (step.next_obs[..., 0] != obs[..., 0]).all()
         obs = step.obs
 

@@ -139,7 +139,7 @@ def test_the_loss_has_the_teacher_s_share_by_the_weight_of_the_moment(name: str)
     losses = []
     for each in (agent, alone):
         each.stepper.step = lambda loss, *rest: losses.append(loss) or loss.detach()
-        metrics = each.update(batch_for(each), clock)
+        metrics = each.update(batch_for(each), clock).metrics
         if each is agent:
             torch.testing.assert_close(metrics["loss/teacher"], expected)
         else:

@@ -76,10 +76,10 @@ def test_nothing_forbidden_is_done_in_a_million_steps(lab: SimpleNamespace, name
 
 def test_a_strict_world_notices(lab: SimpleNamespace, strict_world: str) -> None:
     class Blind(load_agent("ppo")):  # type: ignore[misc]
-        def act(self, obs: np.ndarray, clock: Clock) -> Any:
+        def act(self, obs: np.ndarray, clock: Clock, state: Any) -> Any:
             seen = obs.copy()
             seen[..., -self.head.mask_width :] = 1
-            return super().act(seen, clock)
+            return super().act(seen, clock, state)
 
     with pytest.raises(Exception, match="is forbidden by"):
         lab.train_members(Blind, strict_world, (0, 1), 1_000, **QUICK["ppo"])
@@ -97,7 +97,7 @@ def masked_rows(name: str, actions: Any, rng: np.random.Generator) -> tuple[Any,
     masks = rng.random((2, 30, bits)) < 0.5
     masks[..., [0, 3]] = True  # something is allowed, in each choice
     obs = pack(Masked(Discrete(3), bits), rng.integers(3, size=(2, 30)), masks)
-    action, tensor = torch.from_numpy(agent.act(obs, Clock(0, 10))), torch.from_numpy(obs)
+    action, tensor = torch.from_numpy(agent.act(obs, Clock(0, 10), {}).action), torch.from_numpy(obs)
     rows = {"obs": agent.preprocess(tensor), "action": action, "mask": agent.preprocess.mask(tensor)}
     numbers = torch.from_numpy(rng.normal(size=(3, 2, 30)).astype(np.float32))
     rows |= {"advantage": numbers[0], "target": numbers[1], "value": numbers[2], "weight": torch.ones(2, 30)}

@@ -16,7 +16,7 @@ import rlab
 from rlab.agents.ppo import PPO
 from rlab.envs import EnvSpec, make_episodes
 from rlab.evaluation.evaluate import evaluate
-from rlab.learning.contract import Batch
+from rlab.learning.contract import Batch, Updated
 from rlab.runs.checkpoint import load_checkpoint
 from rlab.runs.folder import RunFolder
 from rlab.types import Clock
@@ -103,10 +103,10 @@ class WatchedPPO(PPO):
         self.went.append(members.clone())
         return loss, metrics, members
 
-    def update(self, batch: Batch, clock: Clock) -> dict[str, torch.Tensor]:
-        metrics = super().update(batch, clock)
-        self.norms.append(metrics["grad/norm"])
-        return metrics
+    def update(self, batch: Batch, clock: Clock) -> Updated:
+        updated = super().update(batch, clock)
+        self.norms.append(updated.metrics["grad/norm"])
+        return updated
 
 
 @pytest.mark.parametrize(("env_id", "env_steps"), [("CartPole-v1", 400), ("Pendulum-v1", 880)])

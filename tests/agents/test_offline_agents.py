@@ -184,7 +184,7 @@ def test_what_a_mask_forbids_is_never_chosen_and_takes_no_part(name: str) -> Non
     rows = [pack(space, np.array([x], np.float32), np.array(mask)) for x, mask in masks.items()]
     actions = agent.policy()(np.stack([rows] * 2))
     assert actions.tolist() == [[1, 0, 1]] * 2
-    assert agent.act(np.stack([rows] * 2), Clock(0, 10)).tolist() == [[1, 0, 1]] * 2
+    assert agent.act(np.stack([rows] * 2), Clock(0, 10), {}).action.tolist() == [[1, 0, 1]] * 2
 
 
 @pytest.mark.parametrize("name", ["cql", "dqfd"])
@@ -222,7 +222,7 @@ def test_iql_s_losses_on_numbers_worked_by_hand() -> None:
     rows = {"obs": torch.zeros(2, 2, 1), "next_obs": torch.zeros(2, 2, 1), "action": torch.tensor([[0, 1]] * 2)}
     rows |= {"reward": torch.tensor([[1.0, 1.0]] * 2), "discount": torch.tensor([[0.5, 0.0]] * 2)}
     rows["mask"] = torch.tensor([[[True, True], [False, True]]] * 2)  # the second row leaves no choice
-    metrics = agent.update(rows, Clock(1, 10))
+    metrics = agent.update(rows, Clock(1, 10)).metrics
     # the smaller Q is 1 for action 0 and 0 for action 1; V is 0.5: 0.7 * 0.5^2 and 0.3 * 0.5^2
     assert metrics["loss/value"].tolist() == pytest.approx([0.5 * 0.25] * 2)
     # goals 1.25 and 1: (1 - 1.25)^2 + (3 - 1.25)^2 and (2 - 1)^2 + (0 - 1)^2

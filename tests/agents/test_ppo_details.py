@@ -34,7 +34,7 @@ def collected(agent: Any, num_envs: int = 2, steps: int = 8, seed: int = 0) -> d
     store = Rollout(members, num_envs, steps, *agent.fields())
     obs = rng.uniform(-1, 1, (members, num_envs, 3)).astype(np.float32)
     for _ in range(steps):
-        action = agent.act(obs, CLOCK)
+        action = agent.act(obs, CLOCK, {}).action
         after = rng.uniform(-1, 1, obs.shape).astype(np.float32)
         lanes = (members, num_envs)
         terminated = rng.random(lanes) < 0.1
@@ -52,7 +52,7 @@ def test_the_first_minibatch_has_ratio_one_and_neither_clips_nor_moves() -> None
         ratio = (agent.head.log_prob(outputs, rows["action"]) - rows["log_prob"]).exp()
         torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0.0, atol=1e-6)
         part = {name: value[:, :5] for name, value in rows.items()}
-        metrics = agent.update(part, CLOCK)
+        metrics = agent.update(part, CLOCK).metrics
         assert metrics["policy/clip_fraction"].tolist() == [0.0, 0.0]
         torch.testing.assert_close(metrics["policy/kl"], torch.zeros(2), rtol=0.0, atol=1e-6)
 
@@ -111,10 +111,10 @@ def test_the_learning_rate_ends_at_one_part_of_the_number_of_rollouts(lab: Simpl
     seen: list[float] = []
 
     class Watched(PPO):
-        def update(self, batch: Any, clock: Clock) -> dict[str, torch.Tensor]:
-            metrics = super().update(batch, clock)
+        def update(self, batch: Any, clock: Clock) -> Any:
+            updated = super().update(batch, clock)
             seen.append(self.stepper.optimizer.param_groups[0]["lr"])
-            return metrics
+            return updated
 
     settings = {"rollout_steps": 5, "epochs": 1, "minibatches": 1, "learning_rate": 1.0, "hidden": (4,)}
     lab.train_members(Watched, "rlab/ProbeConstant-v0", (0,), 100, num_envs=4, **settings)
@@ -147,7 +147,7 @@ def test_advantages_are_normalised_within_each_minibatch_where_asked(on: bool) -
 def test_a_minibatch_of_one_row_is_no_nan() -> None:
     agent = made()
     rows = {name: value[:, :1] for name, value in agent.prepare(collected(agent)).items()}
-    assert all(value.isfinite().all() for value in agent.update(rows, CLOCK).values())
+    assert all(value.isfinite().all() for value in agent.update(rows, CLOCK).metrics.values())
 
 
 def test_value_clipping_is_off_by_default_and_holds_values_where_asked() -> None:
@@ -177,7 +177,7 @@ def test_the_whole_gradient_of_a_member_is_clipped_at_once() -> None:
     agent = made(max_grad_norm=1e-3, optimizer="sgd", learning_rate=1.0, lr_schedule="constant")
     rows = agent.prepare(collected(agent))
     before = agent.stepper.flat.detach().clone()
-    metrics = agent.update(rows, CLOCK)
+    metrics = agent.update(rows, CLOCK).metrics
     assert (metrics["grad/norm"] > 1e-3).all()
     moved = (agent.stepper.flat.detach() - before).norm(dim=1)
     torch.testing.assert_close(moved, torch.full((2,), 1e-3), rtol=1e-2, atol=0.0)
@@ -195,7 +195,7 @@ def test_a_member_that_moved_too_far_stands_still_for_the_rest_of_its_rollout() 
     with torch.no_grad():  # member 1 has gone far away already
         agent.actor[-1].bias[1] += torch.tensor([3.0, -3.0, 0.0])
     before = agent.stepper.flat.detach().clone()
-    metrics = agent.update(rows, CLOCK)
+    metrics = agent.update(rows, CLOCK).metrics
     assert metrics["policy/kl"][1] > 0.015 > metrics["policy/kl"][0]
     assert not torch.equal(agent.stepper.flat[0], before[0])
     assert torch.equal(agent.stepper.flat[1], before[1])
@@ -258,7 +258,7 @@ def test_stored_actions_are_the_acted_ones_and_within_bounds() -> None:
     for squash in (False, True):
         agent = made(actions=Box((2,), "float32", (-1.0, 0.0), (3.0, 0.5)), squash=squash, log_std_init=1.0)
         obs = np.zeros((2, 500, 3), np.float32)
-        action = agent.act(obs, CLOCK)
+        action = agent.act(obs, CLOCK, {}).action
         assert (action >= np.array([-1.0, 0.0], np.float32)).all()
         assert (action <= np.array([3.0, 0.5], np.float32)).all()
         log_prob = agent.head.log_prob(agent.policy().outputs(torch.from_numpy(obs)), torch.from_numpy(action))

@@ -121,7 +121,9 @@ def test_a_run_that_goes_on_from_a_checkpoint_prunes_the_same_weights_and_learns
     rows = session.store.sample(rngs, 64, 1) if name == "dqn" else session.store.read()
     batches = [agent.prepare(rows) for agent in (kept, again)]
     for time in (880, 887, 888, 900, 1200, 1280, 1600):  # in the same percent, in later ones, and at the end
-        told = [agent.update(batch, Clock(time, 1600)) for agent, batch in zip((kept, again), batches, strict=True)]
+        told = [
+            agent.update(batch, Clock(time, 1600)).metrics for agent, batch in zip((kept, again), batches, strict=True)
+        ]
         assert all(torch.equal(value, told[1][tag]) for tag, value in told[0].items())
         for one, other in zip(kept.policy().parameters(), again.policy().parameters(), strict=True):
             assert torch.equal(one, other)

@@ -17,6 +17,7 @@ from rlab.errors import RlabError, RlabWarning, UsageError
 from rlab.evaluation.evaluate import evaluate
 from rlab.evaluation.record import record
 from rlab.experience.collector import Collector
+from rlab.experience.contract import Acted
 from rlab.experience.lanes import Field
 from rlab.experience.rollout import Rollout
 
@@ -73,10 +74,10 @@ def test_what_is_stored_is_what_was_chosen_though_the_env_changes_its_actions(re
     for _ in range(8):
         action = rng.uniform(-1, 1, (2, 2, 1)).astype(np.float32)
         chosen.append(action.copy())
-        obs, action, step, _ = collector.collect(lambda obs, action=action: action)
-        assert np.array_equal(action, chosen[-1])
+        obs, acted, step, _ = collector.collect(lambda obs, state, action=action: Acted(action))
+        assert np.array_equal(acted.action, chosen[-1])
         assert np.allclose(step.reward, rewards_of(chosen[-1]), rtol=0, atol=1e-6)
-        store.add(obs, action, step)
+        store.add(obs, acted.action, step)
     env.close()
     stored = store.read()["action"].numpy()
     assert np.array_equal(np.sort(stored.ravel()), np.sort(np.concatenate(chosen).ravel()))

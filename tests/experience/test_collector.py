@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from rlab.experience.collector import Collector, Episode
+from rlab.experience.contract import Acted
 
 
 def recount(world):
@@ -30,7 +31,7 @@ def test_returns_lengths_and_counts_equal_an_independent_recount(make_world, see
     collector.start()
     reported = []
     for _ in range(200):
-        reported += collector.collect(lambda obs: world.rng.integers(10, size=obs.shape[:2]))[3]
+        reported += collector.collect(lambda obs, state: Acted(world.rng.integers(10, size=obs.shape[:2])))[3]
     finished, transitions = recount(world)
     assert collector.transitions.tolist() == transitions
     for member in range(3):
@@ -48,7 +49,9 @@ def test_each_row_is_handed_on_with_what_was_acted_on(make_world, style):
     collector.start()
     for t in range(50):
         shown = []
-        obs, action, step, _ = collector.collect(lambda obs, shown=shown: shown.append(obs) or obs[..., 0] % 10)
+        obs, (action, *_), step, _ = collector.collect(
+            lambda obs, state, shown=shown: Acted(shown.append(obs) or obs[..., 0] % 10)
+        )
         assert (shown[0] == obs).all()
         assert (action == obs[..., 0] % 10).all()
         assert (collector.obs == step.obs).all()
@@ -63,13 +66,13 @@ def test_an_agent_that_changes_what_it_is_given_changes_neither_what_is_stored_n
     collector = Collector(world)
     collector.start()
 
-    def act(obs):
+    def act(obs, state):
         action = obs[..., 0] % 10
         obs[:] = -1
-        return action
+        return Acted(action)
 
     for t in range(20):
-        obs, action, step, _ = collector.collect(act)
+        obs, (action, *_), step, _ = collector.collect(act)
         for lane, rows in world.lanes.items():
             assert (obs[lane][0], action[lane]) == (rows[t].obs, rows[t].action)
         step.obs[:] = -1  # as an agent may in `observe`
@@ -80,12 +83,12 @@ def test_a_resumed_collector_counts_on_and_forgets_the_episode_under_way(make_wo
     collector = Collector(world)
     collector.start()
     for _ in range(5):
-        collector.collect(lambda obs: np.zeros((1, 2), int))
+        collector.collect(lambda obs, state: Acted(np.zeros((1, 2), int)))
     collector.episodes[:] = 7
     again = Collector(make_world(1, 2, "same", 1.0))  # ends at once
     again.load_state(collector.state())
     again.start()
-    episodes = again.collect(lambda obs: np.zeros((1, 2), int))[3]
+    episodes = again.collect(lambda obs, state: Acted(np.zeros((1, 2), int)))[3]
     assert [e.length for e in episodes] == [1, 1]
     assert again.transitions.tolist() == [10 + 2]
     assert again.episodes.tolist() == [7 + 2]
@@ -97,9 +100,9 @@ def test_a_start_in_mid_episode_begins_the_sums_anew(make_world):
     world = make_world(1, 1, "same", 0.0)
     collector = Collector(world)
     collector.start()
-    collector.collect(lambda obs: np.zeros((1, 1), int))
+    collector.collect(lambda obs, state: Acted(np.zeros((1, 1), int)))
     collector.start()
     world.ending = 1.0
-    assert collector.collect(lambda obs: np.zeros((1, 1), int))[3] == [
+    assert collector.collect(lambda obs, state: Acted(np.zeros((1, 1), int)))[3] == [
         Episode(0, 0, world.lanes[0, 0][-1].reward, 1),
     ]

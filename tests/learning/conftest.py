@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from rlab.experience.collector import Collector
-from rlab.experience.contract import Step
+from rlab.experience.contract import Acted, Step
 from rlab.experience.lanes import Field, Lanes
 from rlab.experience.replay import Replay
 from rlab.experience.rollout import Rollout
-from rlab.learning.contract import Batch, Listener
+from rlab.learning.contract import Batch, Listener, Updated
 from rlab.learning.loop import Loop, Periods, ReplayLoop, RolloutLoop
+from rlab.networks.memory import State
 from rlab.networks.spaces import Box, Discrete
 from rlab.types import Clock
 
@@ -81,8 +82,8 @@ class NotingAgent:
         self.drawn: list[Tensor] = []
         self.prepared: list[int] = []
 
-    def act(self, obs: np.ndarray, clock: Clock) -> np.ndarray:
-        return np.zeros(obs.shape[:2], np.int64)
+    def act(self, obs: np.ndarray, clock: Clock, state: State) -> Acted:
+        return Acted(np.zeros(obs.shape[:2], np.int64))
 
     def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None: ...
 
@@ -90,10 +91,10 @@ class NotingAgent:
         self.prepared.append(batch["reward"].shape[1])
         return batch
 
-    def update(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+    def update(self, batch: Batch, clock: Clock) -> Updated:
         self.updated_at.append(clock.env_steps)
         self.drawn.append(batch["obs"][:, :, 0])
-        return {"loss": torch.full((len(self.seeds),), float(len(self.updated_at)))}
+        return Updated({"loss": torch.full((len(self.seeds),), float(len(self.updated_at)))})
 
     def metrics(self, clock: Clock) -> dict[str, float]:
         return {"explore/progress": clock.progress}
@@ -124,7 +125,7 @@ class RollingAgent(NotingAgent):
         seed = torch.tensor(self.seeds).unsqueeze(1).expand_as(number)
         return {"row": number, "seed": seed, "obs": batch["obs"][:, :, :-1].flatten(1, 2)}
 
-    def update(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+    def update(self, batch: Batch, clock: Clock) -> Updated:
         self.batches.append(batch)
         return super().update(batch, clock)
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from rlab.errors import UsageError
 from rlab.experience.examples import Examples
+from rlab.learning.contract import Updated
 from rlab.learning.dataset_loop import DRAWN_UPDATES, VALIDATED_ROWS, DatasetLoop, judge
 from rlab.learning.early_stopping import EarlyStopping
 from rlab.learning.fitting import History, make_loop
@@ -37,7 +38,7 @@ class Scripted:
 
     def update(self, batch, clock):
         self.network.weight += 1
-        return {"loss/nothing": torch.zeros(len(self.network.weight))}
+        return Updated({"loss/nothing": torch.zeros(len(self.network.weight))})
 
     def validate(self, batch):
         return {"validation/loss": torch.tensor(self.losses[int(self.network.weight[0])])}

@@ -181,7 +181,7 @@ def test_smoothing_reaches_the_loss_of_updates_and_of_held_out_rows():
     smoothed = -0.9 * np.log(0.75) - 0.1 * np.log(0.25)
     judged = learner.validate({**batch, "weight": torch.ones(1, 1)})
     assert judged["validation/loss"].tolist() == pytest.approx([smoothed])
-    assert learner.update(batch, Clock(1, 2))["loss/cross_entropy"].tolist() == pytest.approx([smoothed])
+    assert learner.update(batch, Clock(1, 2)).metrics["loss/cross_entropy"].tolist() == pytest.approx([smoothed])
 
 
 def test_labels_of_every_token_are_learned_with_one_loss_a_row():
