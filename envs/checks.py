@@ -13,18 +13,6 @@ import numpy as np
 from rlab.errors import RlabError
 from rlab.places import one_line
 
-KINDS = (
-    "raised",
-    "spaces",
-    "reset",
-    "step",
-    "observation",
-    "mask",
-    "reward",
-    "terminated",
-    "truncated",
-    "not finite",
-)
 _FAILURES = ("raised", "mask", "not finite")  # kinds whose reason follows a colon
 TOO_LARGE = "which float32 does not hold"
 RESET_RULE = "reset must return two values, obs and info (a dict)"
@@ -37,10 +25,10 @@ _PLAIN_NUMBERS = frozenset((int, bool, np.float64, np.float32, np.int64, np.int3
 
 
 class EnvError(Exception):
-    """An env did what it may not do. Survives the way between processes.
+    """An env broke its interface. It can be pickled, and so passed between processes.
 
     Args:
-        kind: one of `KINDS`.
+        kind: where the fault is, such as "reset", "step", "spaces", "observation" or "reward"; or one of `_FAILURES`.
         what: what it did, `"gave a reward of 1e+39"`.
         why: what is wrong with it, `"which float32 does not hold"`.
     """

@@ -33,8 +33,7 @@ def prepare_qat(
 
     Args:
         bits: of the weights: 8, 4 or 2.
-        activations: `none`, or `static`: u8 with running ranges, which follow each batch in training mode until
-            `freeze_ranges`.
+        activations: `none`, or `static`: u8 with running ranges, which follow each batch in training mode.
         learned_scales: the scale of each output channel is a parameter that starts at the least squared error (LSQ,
             Esser et al. 2020); if false it is that of the channel's largest weight at each step, as in Jacob et al.
             Learned ones gave the higher agreement at 8, 4 and 2 bits alike.
@@ -81,13 +80,6 @@ def _start_from(layer: "FakeLinear | FakeConv2d", rounded: nn.Module) -> None:
         layer.log_scale.copy_(rounded.scale.log())
 
 
-def freeze_ranges(network: nn.Module, frozen: bool = True) -> None:
-    """Running ranges of activations stand still from here on, as the last part of a training should have them."""
-    for layer in network.modules():
-        if isinstance(layer, _Fake):
-            layer.frozen = frozen
-
-
 def convert(network: nn.Module) -> nn.Module:
     """The quantized network: integers in the place of what `prepare_qat` made, with equal outputs.
 
@@ -106,7 +98,7 @@ class _Fake(CompressedLayer):
     input_range: Tensor
 
     def _store(self, bits: int, activations: str, learned_scales: bool) -> None:
-        self.bits, self.activations, self.learned_scales, self.frozen = bits, activations, learned_scales, False
+        self.bits, self.activations, self.learned_scales = bits, activations, learned_scales
         self.weight = nn.Parameter(torch.zeros(*self.lead, *self.weight_shape))
         if learned_scales:
             self.log_scale = nn.Parameter(torch.zeros(*self.lead, self.weight_shape[0]))
@@ -140,7 +132,7 @@ class _Fake(CompressedLayer):
     def entering(self, x: Tensor) -> Tensor:
         if self.activations == "none":
             return x
-        if self.training and not self.frozen:
+        if self.training:
             self._follow(x.detach().flatten(len(self.lead)))
         return u8(x, *rounding.u8_affine(*self.input_range.unbind(dim=-1)))
 

@@ -18,29 +18,20 @@ from rlab.networks.merging import merged
 Ranks = dict[str, int]  # name of a linear layer -> rank of the two that take its place
 
 
-def factorise(network: nn.Module, rank: int | None = None, energy: float | None = None) -> nn.Module:
-    """A copy of a plain network in which two linear layers take the place of one, wherever that saves parameters.
+def factorise(networks: Sequence[nn.Module], rank: int | None = None, energy: float | None = None) -> list[nn.Module]:
+    """Copies of plain networks of one shape in which two linear layers replace one, wherever that saves parameters.
 
     `in -> out` becomes `in -> rank -> out` with nothing in between and the bias in the second; the first one's bias is
     0 and counts as parameters. Both take the square root of each singular value, so that neither has much larger
-    weights than the other. Adapters are merged first.
+    weights than the other. Adapters are merged first. All networks get the same ranks, so that they can be stacked.
 
     Args:
         rank: of every such layer.
-        energy: or the share of the sum of squared singular values that must stay, in (0, 1], layer by layer.
+        energy: or the share of the sum of squared singular values that every network keeps, in (0, 1], layer by layer.
 
     Raises:
         UsageError: not exactly one of the two is given, or it is out of range.
     """
-    (found,) = factorise_all([network], rank, energy)
-    return found
-
-
-def factorise_all(
-    networks: Sequence[nn.Module], rank: int | None = None, energy: float | None = None
-) -> list[nn.Module]:
-    """The members of a population, plain networks of one shape, with the same ranks for all, so that they can be
-    stacked again: of each layer the rank that keeps the energy of every member. See `factorise`."""
     networks = [merged(network) for network in networks]
     ranks = find_ranks(networks, rank, energy)
     return [_factorised(network, "", ranks).train(network.training) for network in networks]

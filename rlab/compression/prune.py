@@ -6,7 +6,7 @@ element of a LayerNorm behind it, and its columns in the layers that read it.
 
 Where no LayerNorm is behind it, what is left computes what the whole network computes with that neuron held at 0. A
 LayerNorm cannot go on as before: it took mean and deviation over all neurons and now takes them over those that are
-left. The network is then equal to the whole one with a LayerNorm that leaves the neuron out. `masked` gives both.
+left. The network is then equal to the whole one with a LayerNorm that leaves the neuron out.
 """
 
 import copy
@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlab.compression.refit import refit
@@ -131,44 +130,6 @@ def cut(network: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
         for name in layer.readers:
             _cut_inputs(pruned.get_submodule(name), keep)
     return pruned
-
-
-@torch.no_grad()
-def masked(network: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of full size in which the neurons that `masks` does not keep are 0 for all that read them.
-
-    What `cut` makes is equal to it. A LayerNorm behind such neurons becomes a `MaskedLayerNorm`.
-    """
-    silenced = copy.deepcopy(network)
-    for layer in _masked_layers(network, masks):
-        keep = masks[layer.name]
-        for name in layer.norms:
-            path, _, child = name.rpartition(".")
-            norm = silenced.get_submodule(name)
-            assert isinstance(norm, nn.LayerNorm)
-            setattr(silenced.get_submodule(path), child, MaskedLayerNorm(norm, _spread(keep, norm.weight.shape[-1])))
-        for name in layer.readers:
-            weight = _weight(silenced, name)
-            gone = ~_spread(keep, weight.shape[1])
-            weight[:, gone] = 0.0
-    return silenced
-
-
-class MaskedLayerNorm(nn.Module):
-    """A LayerNorm over some elements of the last axis; the others are 0."""
-
-    keep: Tensor
-
-    def __init__(self, norm: nn.LayerNorm, keep: Tensor) -> None:
-        super().__init__()
-        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
-        self.register_buffer("keep", keep)
-
-    def forward(self, x: Tensor) -> Tensor:
-        kept = F.layer_norm(x[..., self.keep], (int(self.keep.sum()),), self.weight[self.keep], self.bias[self.keep])
-        y = torch.zeros_like(x)
-        y[..., self.keep] = kept
-        return y
 
 
 def _walk(module: nn.Module, name: str, source: HiddenLayer | None, found: list[HiddenLayer]) -> HiddenLayer | None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rlab.compression.distil import DistilSettings, MakeEnvs, distil, retrain
 from rlab.compression.fake_quantize import convert, prepare_qat
-from rlab.compression.low_rank import factorise_all
+from rlab.compression.low_rank import factorise
 from rlab.compression.prune import prune_neurons
 from rlab.compression.quantize import dynamic, half, static, weight_only
 from rlab.compression.quantized_layers import CompressedLayer, full_precision
@@ -294,7 +294,7 @@ def _sparse(job: Job, share: float) -> Policy:
 
 def _lowrank(job: Job, rank: int | float) -> Policy:
     plain = [unstack(job.policy.network, i) for i in range(len(job.policy.seeds))]
-    factors = factorise_all(plain, rank=rank) if isinstance(rank, int) else factorise_all(plain, energy=rank)
+    factors = factorise(plain, rank=rank) if isinstance(rank, int) else factorise(plain, energy=rank)
     if len(list(factors[0].modules())) == len(list(plain[0].modules())):
         raise UsageError(
             f"lowrank:{rank:g} saves nothing: two layers of that rank are no smaller than any layer of this network; "

@@ -105,12 +105,13 @@ def report(labels: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
     scores = np.asarray(scores)
     if scores.ndim != 2:
         raise UsageError(f"scores must be [R, C], not {list(scores.shape)}.")
-    matrix = confusion_matrix(labels, scores.argmax(axis=1), scores.shape[1])
+    predictions = scores.argmax(axis=1)
+    matrix = confusion_matrix(labels, predictions, scores.shape[1])
     area = roc_auc(labels, scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores)
     per_class = {"precision": precision(matrix), "recall": recall(matrix), "f1": f1(matrix)}
     return {
         "rows": len(labels),
-        "accuracy": float(np.trace(matrix) / matrix.sum()),
+        "accuracy": accuracy(labels, predictions),
         **{average: averaged(matrix, average) for average in AVERAGES},
         "roc_auc": None if np.isnan(area) else area,
         "per_class": {name: values.tolist() for name, values in per_class.items()},

@@ -10,8 +10,6 @@ from rlab.errors import UsageError
 from rlab.networks.bounds import FIRST, LAST, MIN_SIDE, UNCLEAR, largest_bounds, to_last, unclear_channels
 from rlab.networks.spaces import Box, Dict, Leaf, Masked, Space, Tuple, leaf_features
 
-LIKE_IMAGE = 16  # elements a side, from which an array of two axes may be meant as an image
-
 MIN_FRAME = 8  # pixels; a smaller table of uint8, such as a board, is not taken for a frame
 
 

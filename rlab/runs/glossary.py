@@ -6,7 +6,7 @@ Agents of others may report tags of their own; for rlab's agents a test holds th
 from dataclasses import dataclass
 
 RETURN, STEPS = "reward", "env steps"
-ONLINE, CLONERS, SUPERVISED = "agents that learn in an env", "bc", "rlab.supervised"
+ONLINE, SUPERVISED = "agents that learn in an env", "rlab.supervised"
 QS, ACTOR_CRITICS = "dqn, double_dqn, dqfd, cql", "ppo, a2c, reinforce"
 JUDGING = "evaluation"
 

@@ -1,11 +1,15 @@
 """What the tests of exported files share: members of every kind of space, head and body, and observations for them."""
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as functional
+from torch import nn
 
+from rlab.compression.prune import hidden_layers
 from rlab.networks.bodies import BodySettings, actor_network_spec, q_network_spec
 from rlab.networks.heads import build_head, stochastic_head_json
 from rlab.networks.policy import MemberPolicy, PolicySpec, build_policy
@@ -150,3 +154,43 @@ def case(request):
     """A member of each kind in turn, and 1000 observations for it."""
     member = make_member(**CASES[request.param])
     return member, make_obs(member.spec.obs_space, 1000)
+
+
+class MaskedLayerNorm(nn.Module):
+    """A LayerNorm over the elements of the last axis where `keep` is true; the others are 0."""
+
+    def __init__(self, norm, keep):
+        super().__init__()
+        self.weight, self.bias, self.eps, self.keep = norm.weight, norm.bias, norm.eps, keep
+
+    def forward(self, x):
+        y = torch.zeros_like(x)
+        kept = int(self.keep.sum())
+        weight, bias = self.weight[self.keep], self.bias[self.keep]
+        y[..., self.keep] = functional.layer_norm(x[..., self.keep], (kept,), weight, bias, self.eps)
+        return y
+
+
+@torch.no_grad()
+def masked_copy(network, masks):
+    """A copy of full size in which the neurons that `masks` does not keep are 0 for all that read them."""
+    whole = copy.deepcopy(network)
+    for layer in hidden_layers(network):
+        if layer.name not in masks:
+            continue
+        keep = masks[layer.name]
+        for name in layer.norms:
+            path, _, child = name.rpartition(".")
+            norm = whole.get_submodule(name)
+            each = keep.repeat_interleave(norm.weight.shape[-1] // len(keep))
+            setattr(whole.get_submodule(path), child, MaskedLayerNorm(norm, each))
+        for name in layer.readers:
+            weight = whole.get_submodule(name).weight
+            weight[:, ~keep.repeat_interleave(weight.shape[1] // len(keep))] = 0.0
+    return whole
+
+
+@pytest.fixture(scope="session")
+def masked():
+    """`masked_copy`, what pruned networks are held against."""
+    return masked_copy

@@ -5,7 +5,7 @@ import torch
 
 from rlab.compression import quantize
 from rlab.compression.low_rank import factorise
-from rlab.compression.prune import cut, hidden_layers, masked, neuron_masks, prune_neurons
+from rlab.compression.prune import cut, hidden_layers, neuron_masks, prune_neurons
 from rlab.compression.quantized_layers import full_precision
 from rlab.compression.search import hidden_widths
 from rlab.errors import UsageError
@@ -34,7 +34,7 @@ def plain():
     return unstack(build(SPEC, [3, 4]).eval(), 1)
 
 
-def test_channels_and_hidden_neurons_are_pruned_and_what_joins_the_branches_stays(plain):
+def test_channels_and_hidden_neurons_are_pruned_and_what_joins_the_branches_stays(plain, masked):
     assert [layer.name for layer in hidden_layers(plain)] == ["0.branches.0.1", "1"]
     masks = neuron_masks(plain, 0.5, "activation", FEATURES)
     assert [int(mask.sum()) for mask in masks.values()] == [8, 6]
@@ -45,9 +45,10 @@ def test_channels_and_hidden_neurons_are_pruned_and_what_joins_the_branches_stay
 
 
 def test_layers_inside_branches_are_factorised_and_quantized(plain):
-    whole = factorise(plain, energy=1.0)
+    (whole,) = factorise([plain], energy=1.0)
     torch.testing.assert_close(whole(FEATURES), plain(FEATURES), rtol=1e-4, atol=1e-5)
-    assert len(factorise(plain, rank=2).get_submodule("0.branches.0")) == 7  # one linear layer more
+    (narrow,) = factorise([plain], rank=2)
+    assert len(narrow.get_submodule("0.branches.0")) == 7  # one linear layer more
     rounded = quantize.weight_only(plain, 8)
     assert not torch.equal(rounded(FEATURES), plain(FEATURES))
     torch.testing.assert_close(full_precision(rounded)(FEATURES), rounded(FEATURES), rtol=1e-4, atol=1e-5)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from rlab.compression.low_rank import factorise, factorise_all, find_ranks
+from rlab.compression.low_rank import factorise, find_ranks
 from rlab.errors import UsageError
 from rlab.learning.adapters import with_lora
 from rlab.networks.bodies import BodySettings, actor_network_spec, q_network_spec
@@ -39,7 +39,7 @@ def test_a_matrix_of_rank_one_needs_rank_one_on_numbers_worked_by_hand():
         layer.weight.copy_(torch.outer(torch.tensor([3.0, 4.0]), torch.tensor([1.0, 2.0, 2.0, 4.0])))
         layer.bias.copy_(torch.tensor([7.0, -1.0]))
     wide = nn.Sequential(layer)
-    narrow = factorise(wide, rank=1)
+    (narrow,) = factorise([wide], rank=1)
     assert [(one.in_features, one.out_features) for one in narrow] == [(4, 1), (1, 2)]
     assert narrow[0].weight.norm().item() == pytest.approx(5.0)
     assert narrow[1].weight.norm().item() == pytest.approx(5.0)
@@ -55,7 +55,7 @@ def test_no_output_moves_by_more_than_the_largest_dropped_singular_value_allows(
     wide = nn.Sequential(nn.Linear(20, 30))
     with torch.no_grad():
         wide[0].weight.normal_(generator=generator)
-    narrow = factorise(wide, rank=rank)
+    (narrow,) = factorise([wide], rank=rank)
     dropped = torch.linalg.svdvals(wide[0].weight.detach())[rank:]
     x = torch.randn(40, 20, generator=generator)
     moved = (narrow(x) - wide(x)).norm(dim=1)
@@ -69,7 +69,7 @@ def test_no_output_moves_by_more_than_the_largest_dropped_singular_value_allows(
 @pytest.mark.parametrize("dueling", [False, True], ids=["one stream", "dueling"])
 def test_a_layer_is_replaced_only_where_that_saves_parameters(rank, dueling):
     network = mlp(dueling=dueling)
-    narrow = factorise(network, rank=rank)
+    (narrow,) = factorise([network], rank=rank)
     ranks = find_ranks([network], rank=rank)
     for name, layer in network.named_modules():
         if isinstance(layer, nn.Linear):
@@ -92,12 +92,12 @@ def test_energy_chooses_the_smallest_rank_that_keeps_it():
         wide[0].weight.copy_(torch.diag(torch.tensor([4.0, 3.0, 2.0, 1.0, *[0.0] * 16])))
     ranks = [find_ranks([wide], energy=share)["0"] for share in (0.01, 0.53, 0.54, 0.83, 0.84, 0.96, 0.97)]
     assert ranks == [1, 1, 2, 2, 3, 3, 4]
-    torch.testing.assert_close(factorise(wide, energy=1.0)(torch.eye(20)), wide(torch.eye(20)))
+    torch.testing.assert_close(factorise([wide], energy=1.0)[0](torch.eye(20)), wide(torch.eye(20)))
 
 
 def test_a_population_gets_one_shape_and_every_member_keeps_its_energy():
     networks = [mlp(seed) for seed in (3, 4, 5)]
-    narrow = factorise_all(networks, energy=0.6)
+    narrow = factorise(networks, energy=0.6)
     ranks = find_ranks(networks, energy=0.6)
     assert ranks["2"] == max(find_ranks([network], energy=0.6)["2"] for network in networks)
     stacked = stack(narrow)
@@ -111,7 +111,7 @@ def test_a_factorised_policy_is_made_of_linear_layers_and_loads_like_any_other(t
     network = actor_network_spec(box, 4, BodySettings((32, 32), "relu", layer_norm=True), log_std=-1.0)
     spec = PolicySpec(box, actions, {"scaling": "none", "scale": None}, network, {"kind": "gaussian"})
     policy = build_policy(spec, (8, 9))
-    narrow = with_network(policy, stack(factorise_all([unstack(policy.network, i) for i in range(2)], rank=6)))
+    narrow = with_network(policy, stack(factorise([unstack(policy.network, i) for i in range(2)], rank=6)))
     kinds = [layer.kind for layer in narrow.spec.network.layers]
     assert kinds == [
         "linear",
@@ -139,7 +139,7 @@ def test_adapters_are_merged_before_and_the_network_that_was_given_stays_as_it_w
             parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(parameter.numel()))
     network = unstack(stacked, 0).eval()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    whole = factorise(network, energy=1.0)
+    (whole,) = factorise([network], energy=1.0)
     torch.testing.assert_close(whole(features()), network(features()), atol=1e-5, rtol=1e-5)
     assert {layer.kind for layer in spec_of(whole).layers} == {"linear", "tanh"}
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
@@ -157,7 +157,7 @@ def test_adapters_are_merged_before_and_the_network_that_was_given_stays_as_it_w
 )
 def test_wrong_requests_are_refused_in_one_line(options, message):
     with pytest.raises(UsageError, match=message):
-        factorise(mlp(), **options)
+        factorise([mlp()], **options)
 
 
 def test_actions_hardly_change_where_little_energy_is_dropped():
@@ -167,6 +167,6 @@ def test_actions_hardly_change_where_little_energy_is_dropped():
         ),
         (1,),
     )
-    narrow = factorise(policy.member().network, energy=0.999)
+    (narrow,) = factorise([policy.member().network], energy=0.999)
     same = narrow(features(200)).argmax(dim=1) == policy.member().network(features(200)).argmax(dim=1)
     assert same.float().mean() > 0.95
