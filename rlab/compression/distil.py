@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rlab.compression.visits import END_OF_VISIT_SEEDS, FIRST_VISIT_SEED, seeds_needed, visited
 from rlab.errors import RlabError, UsageError
-from rlab.evaluation.evaluate import EpisodeEnvs
+from rlab.evaluation.episode_driver import EpisodeEnvs
 from rlab.learning.choices import LrSchedule
 from rlab.learning.common_config import OptimizerConfig
 from rlab.learning.distillation import Guide, distillation_loss

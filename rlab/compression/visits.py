@@ -10,12 +10,11 @@ from collections.abc import Callable, Sequence
 from itertools import count, product
 
 import numpy as np
-import torch
 
 from rlab.errors import UsageError
-from rlab.evaluation.evaluate import EpisodeEnvs, endless, most_steps
+from rlab.evaluation.episode_driver import Act, EpisodeEnvs, PolicyActor, member_streams, play
 from rlab.networks.policy import Policy
-from rlab.randomness import stream, torch_stream
+from rlab.randomness import stream
 
 FIRST_VISIT_SEED = 300_000
 END_OF_VISIT_SEEDS = 500_000
@@ -122,36 +121,31 @@ def _play_part(
     """
     stack = len(playing)
     member, column = np.minimum(numbers[0], stack - 1), np.minimum(numbers[1], WIDTH - 1)
-    shape = (len(member), len(column))
     active = (playing[member] & (numbers[0] < stack))[:, None] & (numbers[1] < WIDTH)  # [P, W]
-    if not active.any():
-        return
-    place = np.zeros(stack, np.int64)  # of each member of the stack among those of this part; the others look along
-    place[numbers[0][numbers[0] < stack]] = np.flatnonzero(numbers[0] < stack)
     sampled = int((column >= WIDTH - sampled).sum())
-    use = f"visits from {first_seed + numbers[1][0]}"
-    generators = [torch_stream(seed, use, _device_of(policy)) for seed in policy.seeds]
-    obs = envs.reset(np.tile(first_seed + column, len(member)).tolist())
-    for step in count(1):
-        rows = obs.reshape(*shape, *obs.shape[1:])
-        for i in np.flatnonzero(active.any(axis=1)).tolist():
-            samples[member[i]].add(rows[i, active[i]])
-        # All columns are asked, those that are over too: what is drawn for one depends on no other.
-        by_member = rows[place]  # [S, W, *obs]
-        action = np.asarray(policy(by_member))
+    act = _acting(policy, member, len(column), sampled, f"visits from {first_seed + numbers[1][0]}")
+    seeds = np.tile(first_seed + column, (len(member), 1))
+    for step in play(envs, act, seeds, active, [policy.seeds[i] for i in member]):
+        for i in np.flatnonzero(step.active.any(axis=1)).tolist():
+            samples[member[i]].add(step.obs[i, step.active[i]])
+
+
+def _acting(policy: Policy, member: np.ndarray, width: int, sampled: int, use: str) -> Act:
+    """Greedy actions of the members `[P]`; in the last `sampled` of all `width` columns sampled ones.
+
+    All columns are asked, those that are over too: what is drawn for one depends on no other.
+    """
+    greedy, first = PolicyActor(policy, member, width), width - sampled
+    sampling = PolicyActor(policy, member, sampled, member_streams(policy, policy.seeds, use))
+
+    def act(obs: np.ndarray, active: np.ndarray) -> np.ndarray:
+        everything = np.ones_like(active)
+        action = greedy(obs, everything)
         if sampled:
-            action[:, -sampled:] = policy(by_member[:, -sampled:], greedy=False, generators=generators)
-        action = action[member]  # [P, W, *action]
-        obs, _, terminated, truncated = envs.step(action.reshape(-1, *action.shape[2:]), active.ravel())
-        active &= ~(terminated | truncated).reshape(shape)
-        if not active.any():
-            return
-        if step >= most_steps(envs):
-            raise endless(str(first_seed + column[np.argwhere(active)[0, 1]]), envs)
+            action[:, first:] = sampling(obs[:, first:], everything[:, first:])
+        return action
 
-
-def _device_of(policy: Policy) -> torch.device:
-    return next(policy.parameters()).device
+    return act
 
 
 def _check(rows: int, first_seed: int, sampled: float) -> None:

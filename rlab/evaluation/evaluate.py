@@ -10,38 +10,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from rlab.errors import RlabError, UsageError
+from rlab.evaluation.episode_driver import PolicyActor, PolicyStack, check_spaces, envs_at_once, episode_streams, play
 from rlab.evaluation.stats import COVERAGE, Interval, iqm, mean_interval, shown_digits, stratified_bootstrap
 from rlab.experience.contract import EpisodeEnvs
-from rlab.networks.limits import same_form, space_words
-from rlab.networks.policy import PolicySpec
-from rlab.networks.spaces import Space
-from rlab.randomness import FIRST_TRAINING_ENV_SEED, torch_stream
-
-MOST_ENVS = 512  # at once, where nothing is known of what they cost
-MOST_STEPS = 50_000  # of one episode of an env without a time limit; the longest of the field, Atari's, has 27 000
-
-
-class PolicyStack(Protocol):
-    """One policy per training seed, asked all at once. To be judged by sampled actions it must take `greedy=False` and
-    `generators`, one per row, as `rlab.networks.policy.Policy` does."""
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The training seed of each member."""
-        ...
-
-    def __call__(self, obs: np.ndarray, /) -> np.ndarray:
-        """Actions `[S, B]` or `[S, B, *action]`, as `env.step` takes them, for observations `[S, B, *obs]`."""
-        ...
-
-
-class StoppedError(Exception):
-    """The evaluation was asked to stop before its last episode was over; there is no result."""
+from rlab.randomness import FIRST_TRAINING_ENV_SEED
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,10 +149,10 @@ def evaluate(
         max_envs: most envs at once, 1 or more; None: what `make_envs` advises, see `envs_at_once`.
         greedy: false samples actions, each episode of each member from a stream of its own: what else is played beside
             it makes no difference.
-        should_stop: asked at every step.
+        should_stop: called before every step.
 
     Raises:
-        StoppedError: `should_stop` said so.
+        StoppedError: `should_stop` returned true.
         UsageError: no episodes, no envs or those of other spaces than the policy's, or episode seeds that training
             envs may have used.
         RlabError: a return is not finite, or an episode does not end; the message names member and episode.
@@ -196,34 +173,12 @@ def evaluate(
         for first, start in itertools.product(range(0, members, together), range(0, episodes, width)):
             playing = np.minimum(np.arange(first, first + together), members - 1)  # [P]
             rows, block = slice(first, first + together), slice(start, min(start + width, episodes))
-            part = returns[rows, block], lengths[rows, block]
-            _play_block(policy, envs, playing, first_seed, block, part, greedy, should_stop)
-            _check_finite(part[0], policy.seeds[rows], first_seed + start)
+            found = returns[rows, block], lengths[rows, block]
+            _play_block(policy, envs, playing, first_seed, block, found, greedy, should_stop)
+            _check_finite(found[0], policy.seeds[rows], first_seed + start)
     finally:
         envs.close()
     return Evaluation(tuple(policy.seeds), first_seed, returns, lengths, greedy)
-
-
-def check_spaces(policy: Any, envs: Any) -> None:
-    """Refuse a policy in envs of other spaces; bounds of Boxes may differ. Policies that state none are not checked."""
-    if not hasattr(policy, "spec"):
-        return
-    check_suits(policy.spec, envs.obs_space, envs.action_space)
-
-
-def check_suits(spec: PolicySpec, obs_space: Space, action_space: Space) -> None:
-    """Refuse a policy where the env has other spaces; bounds of Boxes may differ.
-
-    Raises:
-        UsageError: naming the spaces of both.
-    """
-    if same_form(spec.obs_space, obs_space) and same_form(spec.action_space, action_space):
-        return
-    raise UsageError(
-        f"this policy is for observations {space_words(spec.obs_space)} and actions {space_words(spec.action_space)}; "
-        f"this env has observations {space_words(obs_space)} and actions {space_words(action_space)}. rlab finetune "
-        "goes on with a policy in other spaces."
-    )
 
 
 def _play_block(
@@ -238,82 +193,21 @@ def _play_block(
 ) -> None:
     """One episode in each of `P x width` envs, of the members `playing [P]`; returns and lengths go into `found`.
 
-    What `found [members of the block, episodes of the block]` has no place for repeats a member or a seed and is never
-    stepped.
+    Rows outside `found [members of the block, episodes of the block]` repeat a member or a seed and are never stepped.
     """
     width = envs.num_envs // len(playing)
-    column_seeds = first_seed + np.minimum(np.arange(block.start, block.start + width), block.stop - 1)
-    streams = None if greedy else _streams(policy, column_seeds)
+    columns = first_seed + np.minimum(np.arange(block.start, block.start + width), block.stop - 1)  # episode seeds, [B]
+    act = PolicyActor(policy, playing, width, None if greedy else episode_streams(policy.seeds, columns))
     active = np.zeros((len(playing), width), dtype=bool)  # [P, B]
     active[: found[0].shape[0], : found[0].shape[1]] = True
     returns, lengths = np.zeros(active.shape, dtype=np.float64), np.zeros(active.shape, dtype=np.int64)
-    obs = envs.reset(np.tile(column_seeds, len(playing)).tolist())  # [P * B, *obs]
-    while active.any():
-        if should_stop():
-            raise StoppedError
-        seen = obs.reshape(*active.shape, *obs.shape[1:])
-        action = _act(policy, playing, seen, np.any(active, axis=0), streams)
-        obs, reward, terminated, truncated = envs.step(action.reshape(-1, *action.shape[2:]), active.ravel())
+    seeds, training_seeds = np.tile(columns, (len(playing), 1)), [policy.seeds[member] for member in playing]
+    for step in play(envs, act, seeds, active, training_seeds, should_stop):
         # A finished row's reward is 0 by contract; where() keeps the sum right even so.
-        returns += np.where(active, reward.reshape(active.shape), 0.0)
-        lengths += active
-        active &= ~(terminated | truncated).reshape(active.shape)
-        if lengths.max() >= most_steps(envs) and active.any():
-            row, column = np.argwhere(active)[0]
-            raise endless(f"{column_seeds[column]} of training seed {policy.seeds[playing[row]]}", envs)
+        returns += np.where(step.active, step.reward, 0.0)
+        lengths += step.active
     for whole, part in zip(found, (returns, lengths), strict=True):
         whole[:] = part[: whole.shape[0], : whole.shape[1]]
-
-
-def _streams(policy: PolicyStack, episode_seeds: np.ndarray) -> np.ndarray:
-    """What the actions of each member in each episode are drawn from, `[S, B]`: always on the CPU, on any device."""
-    streams = np.empty((len(policy.seeds), len(episode_seeds)), dtype=object)
-    for member, seed in enumerate(policy.seeds):
-        streams[member] = [torch_stream(seed, f"judged episode {episode}") for episode in episode_seeds.tolist()]
-    return streams
-
-
-def _act(
-    policy: PolicyStack, playing: np.ndarray, obs: np.ndarray, live: np.ndarray, streams: np.ndarray | None = None
-) -> np.ndarray:
-    """Actions `[P, B, ...]` of the members `playing [P]` for observations `[P, B, *obs]`, asking nothing for columns
-    `[B]` that are over."""
-    seen, members = obs[:, live], len(policy.seeds)
-    if len(playing) < members:  # a stack answers for all its members: those that wait see what others see
-        seen = seen[np.arange(members) % len(playing)]
-        seen[playing[::-1]] = obs[::-1, live]  # backwards, since of a member that is named twice the first row plays
-    acting: Any = policy  # sampling is more than the protocol asks of a stack
-    how = {} if streams is None else {"greedy": False, "generators": streams[:, live].ravel().tolist()}
-    chosen = np.asarray(acting(seen, **how))
-    if chosen.shape[:2] != seen.shape[:2]:
-        raise ValueError(f"the policy answered actions {chosen.shape} to observations {seen.shape}")
-    # A column that is over repeats its neighbour's action: never stepped, yet always one that the env would accept.
-    spread = chosen[:, np.maximum(live.cumsum() - 1, 0)]
-    return spread if len(playing) == members else spread[playing]
-
-
-def envs_at_once(make_envs: Callable[[int], EpisodeEnvs], members: int) -> int:
-    """How many envs to have at once: what `make_envs.most_at_once(members)` says, where it can tell, else 512."""
-    advice = getattr(make_envs, "most_at_once", None)
-    return MOST_ENVS if advice is None else int(advice(members))
-
-
-def most_steps(envs: EpisodeEnvs) -> int:
-    """After how many env steps an episode counts as one that never ends: the envs' own time limit where it is known."""
-    return envs.time_limit or MOST_STEPS
-
-
-class EndlessError(RlabError):
-    """An episode of an env without a time limit does not end."""
-
-
-def endless(seed: str, envs: EpisodeEnvs) -> RlabError:
-    """The error for an episode that goes on after `most_steps`; `seed` says which."""
-    hint = "Give the env a time limit: --max-episode-steps N, or max_episode_steps=N from Python."
-    if envs.time_limit is not None:
-        hint = "That is the env's own time limit: does one of its wrappers hide the truncation?"
-    kind = EndlessError if envs.time_limit is None else RlabError
-    return kind(f"the episode of seed {seed} has not ended after {most_steps(envs)} env steps. {hint}")
 
 
 def _check_seeds(episodes: int, first_seed: int) -> None:

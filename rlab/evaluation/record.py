@@ -5,19 +5,26 @@ with `k % S == i`.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
-import torch
 
 from rlab.errors import RlabError, UsageError
-from rlab.evaluation.evaluate import check_spaces, endless, envs_at_once, most_steps
+from rlab.evaluation.episode_driver import (
+    Act,
+    EpisodeStep,
+    PolicyActor,
+    check_spaces,
+    envs_at_once,
+    member_streams,
+    play,
+)
 from rlab.experience.contract import EpisodeEnvs
 from rlab.experience.dataset import Episode, action_from_env
 from rlab.networks.bounds import inwards, is_bound
 from rlab.networks.policy import Policy
 from rlab.networks.spaces import Box, Discrete, Masked, MultiBinary, MultiDiscrete, Space, choices
-from rlab.randomness import FIRST_TRAINING_ENV_SEED, stream, torch_stream
+from rlab.randomness import FIRST_TRAINING_ENV_SEED, stream
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 RandomAction = Callable[[np.random.Generator, np.ndarray], np.ndarray]  # of an observation [*obs], as `env.step` takes
@@ -61,15 +68,22 @@ def record(
     blocks = math.ceil(columns / max(1, max_envs // members))
     width = math.ceil(columns / blocks)  # of equal blocks, so that few envs idle in the last one
     envs = make_envs(members * width)
-    act = _acting(policy, members, greedy, first_seed)
+    generators = None
+    if policy is not None and not greedy:
+        generators = member_streams(policy, policy.seeds, f"recording from {first_seed}")
     found: dict[int, Episode] = {}
     try:
         check_spaces(policy, envs)
         for start in range(0, columns, width):
             numbers = (start + np.arange(width)) * members + np.arange(members)[:, None]  # [S, B]
-            block = _Block(envs, numbers, episodes, first_seed)
-            block.play(act, random_action, noise)
-            found |= block.recorded(action_space)
+            seeds = first_seed + np.minimum(numbers, episodes - 1)
+            act = None if policy is None else PolicyActor(policy, np.arange(members), width, generators)
+            if random_action is not None:
+                act = _disturbed(act, random_action, seeds, noise)
+            assert act is not None  # without a policy the noise is 1
+            played = numbers < episodes  # spare rows repeat a seed and are never stepped
+            steps = play(envs, act, seeds, played, None if policy is None else policy.seeds)
+            found |= dict(zip(numbers[played].tolist(), _recorded(steps, seeds, played, action_space), strict=True))
     finally:
         envs.close()
     return tuple(found[k] for k in range(episodes))
@@ -151,125 +165,63 @@ def _uniform_choices(obs_space: Space, action_space: Discrete | MultiDiscrete) -
     return draw
 
 
-def _acting(
-    policy: Policy | None, members: int, greedy: bool, first_seed: int
-) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Observations `[S, B, *obs]` to what the policy does, as `env.step` takes it."""
-    if policy is None:
-        return None
-    if greedy:
-        return lambda obs: np.asarray(policy(obs))
-    generators = [torch_stream(seed, f"recording from {first_seed}", _device_of(policy)) for seed in policy.seeds]
-    return lambda obs: np.asarray(policy(obs, greedy=False, generators=generators))
+def _disturbed(act: Act | None, random_action: RandomAction, seeds: np.ndarray, noise: float) -> Act:
+    """The actions of `act`, in place of which each episode takes a random one with probability `noise`, drawn from the
+    stream of its seed `[S, B]`."""
+    streams = [stream(int(seed), "recording") for seed in seeds.flat]
 
-
-def _device_of(policy: Policy) -> torch.device:
-    return next(policy.parameters()).device
-
-
-class _Block:
-    """One episode in each of `members x width` envs, side by side."""
-
-    def __init__(self, envs: EpisodeEnvs, numbers: np.ndarray, episodes: int, first_seed: int) -> None:
-        self.envs, self.shape = envs, numbers.shape  # [S, B]
-        self.numbers = numbers.ravel()
-        self.active = self.numbers < episodes  # [n]; what is left over repeats a seed and is never stepped
-        self.seeds = first_seed + np.minimum(self.numbers, episodes - 1)
-        self.played = self.active.copy()
-        self.terminated, self.truncated = np.zeros((2, len(self.numbers)), bool)
-        # The rows of the envs that were active at each step, and which envs these were; observations lead by one.
-        self._obs: list[np.ndarray] = []
-        self._obs_of: list[np.ndarray] = []
-        self._steps: list[tuple[np.ndarray, np.ndarray]] = []  # action, reward
-
-    def play(
-        self,
-        act: Callable[[np.ndarray], np.ndarray] | None,
-        random_action: RandomAction | None,
-        noise: float,
-    ) -> None:
-        """Play until every episode is over."""
-        streams = [stream(int(seed), "recording") for seed in self.seeds] if random_action else []
-        obs = self.envs.reset(self.seeds.tolist())
-        self._keep_obs(obs)
-        while self.active.any():
-            action = None if act is None else self._asked(act, obs)
-            if random_action is not None:
-                action = self._disturbed(action, obs, random_action, streams, noise)
-            assert action is not None  # one of the two acts
-            before = self.active.copy()
-            obs, reward, terminated, truncated = self.envs.step(action, before)
-            self._steps.append((action[before], self._stored_reward(reward, before)))
-            self._keep_obs(obs)
-            self.terminated |= before & terminated
-            self.truncated |= before & truncated & ~terminated
-            self.active = before & ~(terminated | truncated)
-            self._check_length()
-
-    def _keep_obs(self, obs: np.ndarray) -> None:
-        self._obs.append(obs[self.active])
-        self._obs_of.append(np.flatnonzero(self.active))
-
-    def _asked(self, act: Callable[[np.ndarray], np.ndarray], obs: np.ndarray) -> np.ndarray:
-        """The policy's actions `[n, ...]`, asking nothing for columns that are over in every member."""
-        live = self.active.reshape(self.shape).any(axis=0)
-        chosen = act(obs.reshape(*self.shape, *obs.shape[1:])[:, live])
-        # A column that is over repeats its neighbour's action: never stepped, yet always one that the env would accept.
-        spread = chosen[:, np.maximum(live.cumsum() - 1, 0)]
-        return spread.reshape(-1, *spread.shape[2:])
-
-    def _disturbed(
-        self,
-        action: np.ndarray | None,
-        obs: np.ndarray,
-        random_action: RandomAction,
-        streams: Sequence[np.random.Generator],
-        noise: float,
-    ) -> np.ndarray:
-        for i in np.flatnonzero(self.active).tolist():
+    def disturbed(obs: np.ndarray, active: np.ndarray) -> np.ndarray:
+        action = None if act is None else act(obs, active)
+        rows = obs.reshape(-1, *obs.shape[2:])
+        for i in np.flatnonzero(active).tolist():
             if streams[i].random() < noise:
-                drawn = random_action(streams[i], obs[i])
+                drawn = random_action(streams[i], rows[i])
                 if action is None:
-                    action = np.tile(drawn, (len(obs), *(1 for _ in drawn.shape)))
-                action[i] = drawn
+                    action = np.tile(drawn, (*seeds.shape, *(1 for _ in drawn.shape)))
+                action[np.unravel_index(i, seeds.shape)] = drawn
         assert action is not None  # without a policy the noise is 1
         return action
 
-    def _stored_reward(self, reward: np.ndarray, active: np.ndarray) -> np.ndarray:
-        """The rewards `[n]` of the envs that were active, as float32."""
-        too_large = active & (np.abs(reward) > FLOAT32_MAX)
-        if too_large.any():
-            row = too_large.argmax()
-            raise RlabError(
-                f"the env gave a reward of {reward[row]} in the episode of seed {self.seeds[row]}, which float32 does "
-                "not hold; recordings keep rewards as float32."
-            )
-        return reward[active].astype(np.float32)
-
-    def _check_length(self) -> None:
-        if len(self._steps) >= most_steps(self.envs) and self.active.any():
-            raise endless(str(self.seeds[self.active.argmax()]), self.envs)
-
-    def recorded(self, action_space: Space) -> dict[int, Episode]:
-        """The episodes that were played, by number."""
-        obs = _by_env(self._obs, self._obs_of, len(self.numbers))
-        actions, rewards = zip(*self._steps, strict=True)
-        action, reward = (_by_env(rows, self._obs_of[1:], len(self.numbers)) for rows in (actions, rewards))
-        return {
-            int(self.numbers[i]): Episode(
-                obs[i],
-                action_from_env(action_space, action[i]),
-                reward[i],
-                bool(self.terminated[i]),
-                bool(self.truncated[i]),
-                int(self.seeds[i]),
-            )
-            for i in np.flatnonzero(self.played)
-        }
+    return disturbed
 
 
-def _by_env(rows: Sequence[np.ndarray], env: Sequence[np.ndarray], num_envs: int) -> list[np.ndarray]:
-    """Rows of each step `[active, ...]`, with the envs that they are of, as the rows of each env in time order."""
-    owner = np.concatenate(env)
+def _recorded(steps: Iterable[EpisodeStep], seeds: np.ndarray, played: np.ndarray, space: Space) -> Iterator[Episode]:
+    """The episodes of the rows `played [S, B]`, one row after another; `space` is that of actions."""
+    # Of every step the rows that were active, and which these were; observations lead by one.
+    obs: list[np.ndarray] = []
+    actions: list[np.ndarray] = []
+    rewards: list[np.ndarray] = []
+    rows = [np.flatnonzero(played)]
+    terminated, truncated = np.zeros((2, *played.shape), bool)
+    for step in steps:
+        active = step.active
+        obs += [step.next_obs[active]] if obs else [step.obs[active], step.next_obs[active]]
+        actions.append(step.action[active])
+        rewards.append(_stored_reward(step.reward, active, seeds))
+        rows.append(np.flatnonzero(active))
+        terminated |= active & step.terminated
+        truncated |= active & step.truncated & ~step.terminated
+    all_obs = _by_row(obs, rows, played.size)
+    action, reward = (_by_row(values, rows[1:], played.size) for values in (actions, rewards))
+    for i in np.flatnonzero(played):
+        endings = bool(terminated.flat[i]), bool(truncated.flat[i])
+        yield Episode(all_obs[i], action_from_env(space, action[i]), reward[i], *endings, int(seeds.flat[i]))
+
+
+def _stored_reward(reward: np.ndarray, active: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """The rewards of the rows that were active, as float32."""
+    too_large = active & (np.abs(reward) > FLOAT32_MAX)
+    if too_large.any():
+        row = np.unravel_index(too_large.argmax(), seeds.shape)
+        raise RlabError(
+            f"the env gave a reward of {reward[row]} in the episode of seed {seeds[row]}, which float32 does "
+            "not hold; recordings keep rewards as float32."
+        )
+    return reward[active].astype(np.float32)
+
+
+def _by_row(values: Sequence[np.ndarray], row: Sequence[np.ndarray], rows: int) -> list[np.ndarray]:
+    """Values of each step `[active, ...]`, with the rows that they are of, as the values of each row in time order."""
+    owner = np.concatenate(row)
     order = np.argsort(owner, kind="stable")
-    return np.split(np.concatenate(rows)[order], np.cumsum(np.bincount(owner, minlength=num_envs))[:-1])
+    return np.split(np.concatenate(values)[order], np.cumsum(np.bincount(owner, minlength=rows))[:-1])

@@ -84,7 +84,8 @@ class EpisodeEnvs(Protocol):
         """Step the envs where `active [n]` is true: `obs [n, *obs]`, `reward [n]`, `terminated [n]`, `truncated [n]`.
 
         Actions `[n]` or `[n, *action]` are what a policy gives: elements of the action space, its start included.
-        A row that is not active is not stepped; its observation is the last one and its reward 0.
+        A row that is not active is not stepped; its observation is the last one and its reward 0. The arrays are new
+        ones: the next step leaves them alone.
         """
         ...
 

@@ -5,14 +5,15 @@ import math
 import os
 import tempfile
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlab.envs import EnvSpec, make_env
+from rlab.envs import EnvSpec, SingleEpisodes, make_env
 from rlab.errors import RlabError, UsageError, pip_install
-from rlab.networks.policy import MemberPolicy
+from rlab.evaluation.episode_driver import PolicyStack, play_one
 from rlab.places import warn
 from rlab.randomness import kept_generators
 from rlab.runs import files
@@ -41,11 +42,11 @@ def check_can_film(spec: EnvSpec) -> None:
         raise UsageError(f"--film-every: {str(error).rstrip('.')}. Leave it out, or draw the env.") from error
 
 
-def film_episode(spec: EnvSpec, policy: MemberPolicy | None, seed: int) -> tuple[list[np.ndarray], float]:
+def film_episode(spec: EnvSpec, policy: PolicyStack | None, seed: int) -> tuple[list[np.ndarray], float]:
     """The pictures `[height, width, 3]` of a greedy episode, its first `MOST_FRAMES`, and how many are a second.
 
     Args:
-        policy: None: the first picture alone.
+        policy: a stack of one member; None: the first picture alone.
 
     Raises:
         RlabError: the env cannot be made or drawn.
@@ -54,13 +55,11 @@ def film_episode(spec: EnvSpec, policy: MemberPolicy | None, seed: int) -> tuple
     os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())  # or SDL complains that it has none
     env = make_env(spec, "rgb_array")
     try:
-        obs, _ = env.reset(seed=seed)
-        frames, ended = [_picture(env, spec)], policy is None
-        while not ended and len(frames) < MOST_FRAMES:
-            assert policy is not None
-            obs, _, terminated, truncated, _ = env.step(policy(np.asarray(obs)))
-            ended = terminated or truncated
-            frames.append(_picture(env, spec))
+        env.reset(seed=seed)
+        frames = [_picture(env, spec)]
+        if policy is not None:  # the same start again
+            steps = islice(play_one(SingleEpisodes([env]), policy, seed), MOST_FRAMES - 1)
+            frames += [_picture(env, spec) for _ in steps]
         return frames, float(env.metadata.get("render_fps") or DEFAULT_FPS)
     finally:
         env.close()
@@ -78,16 +77,19 @@ def gif(frames: list[np.ndarray], fps: float) -> bytes:
 
 
 class Films:
-    """The listener that films the first member whenever the clock has passed another `every`, at the next report.
+    """The listener that films a member at the first report after each multiple of `every`.
 
-    A film that fails costs no training: a warning, and no further films.
+    A film that fails does not stop the training: a warning, and no further films.
+
+    Args:
+        policy: gives the stack of one member that is filmed.
     """
 
     def __init__(
         self,
         folder: Path,
         spec: EnvSpec,
-        policy: Callable[[], MemberPolicy],
+        policy: Callable[[], PolicyStack],
         every: int,
         seed: int,
         resume_at: int,

@@ -7,7 +7,8 @@ from typing import Any
 
 from rlab.envs import EpisodePool
 from rlab.errors import RlabError
-from rlab.evaluation.evaluate import EndlessError, Evaluation, StoppedError, evaluate
+from rlab.evaluation.episode_driver import EndlessError, StoppedError
+from rlab.evaluation.evaluate import Evaluation, evaluate
 from rlab.jobs.request import Request
 from rlab.networks.policy import Policy
 from rlab.places import warn

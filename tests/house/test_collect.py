@@ -275,6 +275,6 @@ def test_an_episode_without_an_end_is_given_up(policy: Policy, monkeypatch: pyte
         envs.time_limit = None
         return envs
 
-    monkeypatch.setattr("rlab.evaluation.evaluate.MOST_STEPS", 5)
-    with pytest.raises(RlabError, match="episode of seed 60 has not ended after 5 env steps"):
+    monkeypatch.setattr("rlab.evaluation.episode_driver.MOST_STEPS", 5)
+    with pytest.raises(RlabError, match="episode of seed 60 of training seed 3 has not ended after 5 env steps"):
         record(policy, unlimited, spaces_of(CARTPOLE), 3, 60)

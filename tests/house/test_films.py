@@ -5,12 +5,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import rlab
-from rlab.envs import EnvSpec
+from rlab.envs import EnvSpec, SubEnv
 from rlab.jobs import films
 from rlab.runs.listing import list_runs
 
@@ -68,22 +69,30 @@ def test_a_film_that_fails_costs_one_warning_and_no_training(tmp_path: Path, mon
     assert shown == []
 
 
+class Drawn(gym.Env):
+    """An episode without an end, drawn large."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_fps": 50}
+    observation_space, action_space = gym.spaces.Box(-1.0, 1.0, (1,)), gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, ...]:
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+    def render(self) -> np.ndarray:  # type: ignore[override]
+        return np.zeros((700, 900, 3), np.uint8)
+
+
+class AlwaysZero:
+    seeds = (0,)
+
+    def __call__(self, obs: np.ndarray) -> np.ndarray:
+        return np.zeros(obs.shape[:2], np.int64)
+
+
 def test_a_film_is_short_and_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Endless:
-        metadata: ClassVar[dict[str, Any]] = {"render_fps": 50}
-
-        def reset(self, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
-            return np.zeros(1), {}
-
-        def step(self, action: Any) -> tuple[Any, ...]:
-            return np.zeros(1), 0.0, False, False, {}
-
-        def render(self) -> np.ndarray:
-            return np.zeros((700, 900, 3), np.uint8)
-
-        def close(self) -> None: ...
-
-    monkeypatch.setattr(films, "make_env", lambda spec, mode: Endless())
-    policy: Any = lambda obs: 0  # noqa: E731
-    frames, fps = films.film_episode(EnvSpec.parse("CartPole-v1"), policy, 0)
+    monkeypatch.setattr(films, "make_env", lambda spec, mode: SubEnv(Drawn()))
+    frames, fps = films.film_episode(EnvSpec.parse("CartPole-v1"), AlwaysZero(), 0)
     assert (len(frames), frames[0].shape, fps) == (films.MOST_FRAMES, (234, 300, 3), 50.0)  # every third pixel

@@ -68,6 +68,7 @@ def test_sampled_episodes_are_repeatable_differ_from_greedy_ones_and_say_so(
 ) -> None:
     once, again = (rlab.play(exploring, episodes=4, stochastic=True, frames=True).returns for _ in range(2))
     assert once == again
+    assert list(once) == rlab.evaluate(exploring, member=3, episodes=4, stochastic=True).returns[0].tolist()
     assert once != rlab.play(exploring, episodes=4, frames=True).returns
     outputs = []
     for words in (["--stochastic"], ["--stochastic"], []):

@@ -9,7 +9,7 @@ import rlab
 from rlab.cli.main import main
 from rlab.envs.specs import named_here
 from rlab.errors import RlabError, RlabWarning, UsageError
-from rlab.evaluation import evaluate
+from rlab.evaluation import episode_driver
 from rlab.jobs import session
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -23,7 +23,7 @@ def endless(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     import broken_envs
 
-    monkeypatch.setattr(evaluate, "MOST_STEPS", 30)
+    monkeypatch.setattr(episode_driver, "MOST_STEPS", 30)
     monkeypatch.setattr(session, "LONG", 8)  # 16 env steps in two envs
     yield broken_envs.Endless
     named_here.clear()
