@@ -24,7 +24,8 @@ from rlab.learning.contract import Batch, Updated
 from rlab.learning.policy_gradient import mean, value_loss
 from rlab.learning.returns import continuation, n_step_return
 from rlab.networks.bodies import critic_like
-from rlab.networks.heads import CategoricalHead, GaussianHead
+from rlab.networks.continuous_heads import GaussianHead
+from rlab.networks.heads import CategoricalHead
 from rlab.networks.policy import PolicySpec
 from rlab.networks.spaces import Space
 from rlab.randomness import torch_stream

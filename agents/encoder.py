@@ -24,7 +24,7 @@ from rlab.learning.cloning import (
 from rlab.learning.common_config import Unread
 from rlab.learning.contract import Batch, Updated
 from rlab.learning.policy_gradient import mean
-from rlab.networks.heads import GaussianHead
+from rlab.networks.continuous_heads import GaussianHead
 from rlab.networks.policy import PolicySpec
 from rlab.networks.spaces import Space
 from rlab.networks.spec import LayerSpec, NetworkSpec, copy_parameters

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlab.networks.heads import GaussianHead, Head
+from rlab.networks.heads import Head
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +38,6 @@ def agreement(teacher_outputs: Tensor, student_outputs: Tensor, head: Head, mask
     ours, theirs = head.act(teacher_outputs, mask), head.act(student_outputs, mask)
     lead = teacher_outputs.shape[:-1]
     ours, theirs = ours.reshape(*lead, -1), theirs.reshape(*lead, -1)  # [..., R, elements of an action]
-    if isinstance(head, GaussianHead):
-        return Agreement("action_difference", ((ours - theirs).abs() / (2 * head.scale)).mean(dim=(-2, -1)), worst)
+    if head.half_range is not None:
+        return Agreement("action_difference", ((ours - theirs).abs() / (2 * head.half_range)).mean(dim=(-2, -1)), worst)
     return Agreement("same_action", (ours == theirs).all(dim=-1).to(worst.dtype).mean(dim=-1), worst)

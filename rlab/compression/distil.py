@@ -17,7 +17,7 @@ from rlab.errors import RlabError, UsageError
 from rlab.evaluation.episode_driver import EpisodeEnvs
 from rlab.learning.choices import LrSchedule
 from rlab.learning.common_config import OptimizerConfig
-from rlab.learning.distillation import Guide, distillation_loss
+from rlab.learning.distillation import Guide, distillation_loss, distilled_kinds
 from rlab.learning.optimizers import OptimizerSettings, Stepper
 from rlab.networks.bodies import BodySettings, actor_network_spec
 from rlab.networks.heads import build_head
@@ -111,7 +111,7 @@ def student_spec(teacher: PolicySpec, student: Sequence[int] | NetworkSpec) -> P
         return replace(teacher, network=student)
     kinds = [layer.kind for _, layer in named_layers(teacher.network)]
     activation = next((kind for kind in kinds if kind in ACTIVATIONS), "relu")
-    head = build_head(teacher.head, teacher.action_space)
+    head = build_head(teacher.head, teacher.action_space, trust=True)  # the teacher runs already
     log_std = 0.0 if "log_std" in kinds else None
     body = BodySettings(tuple(student), activation)
     network = actor_network_spec(teacher.obs_space, head.width, body, output_gain=1.0, log_std=log_std)
@@ -167,9 +167,9 @@ class _Lessons:
         if rest or not self.starts:
             raise UsageError(f"{len(student.seeds)} students do not fit {len(teacher.seeds)} teachers.")
         self.student, self.teacher, self.make_envs, self.settings = student, teacher, make_envs, settings
-        self._kinds = student.spec.head["kind"], teacher.spec.head["kind"]
+        self._kinds = distilled_kinds(student.head, teacher.head)
         # A copy, since a guide freezes its teacher.
-        self._guide = Guide(copy.deepcopy(teacher), self._kinds[0], 1.0, 1.0, settings.temperature)
+        self._guide = Guide(copy.deepcopy(teacher), student.head, 1.0, 1.0, settings.temperature)
         self._nvec = choices(teacher.spec.action_space)
         self.device = next(student.network.parameters()).device
         self.unit: Tensor | None = None  # [S * starts, 1, 1], of Q values; known from the first visits
@@ -210,7 +210,7 @@ class _Lessons:
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """How far each student is from its teacher, one value per row `[S * starts, B]`."""
-        student, teacher = self._kinds
+        (student, teacher), outputs = self._kinds, self.student.head.to_distil(outputs)
         temperature = self.settings.temperature
         if teacher == "q" and temperature is None:
             assert self.unit is not None  # states are visited before anything is learned from them

@@ -23,7 +23,6 @@ from rlab.compression.visits import visited
 from rlab.evaluation.evaluate import evaluate
 from rlab.evaluation.stats import paired_difference
 from rlab.networks.describe import with_network
-from rlab.networks.heads import GaussianHead
 from rlab.networks.merging import merge_policy
 from rlab.networks.policy import MemberPolicy, Policy, build_policy
 
@@ -53,7 +52,7 @@ class Trials:
         self.obs = visited(self.parent, make_envs, STATES, FIRST_SCREENING_STATE_SEED)
         self.returns = evaluate(self.parent, make_envs, episodes, FIRST_SCREENING_SEED).returns  # [S, E]
         self._outputs = self._outputs_of(self.parent)
-        self.same_action = not isinstance(self.parent.head, GaussianHead)  # what `agreement` measures
+        self.same_action = self.parent.head.half_range is None  # what `agreement` measures
 
     def made(self, candidate: Candidate) -> Policy:
         """The candidate's policy, trained: the one that `rlab.compression.steps.compress` makes with its steps.

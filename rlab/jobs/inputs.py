@@ -219,7 +219,7 @@ def _guide(agent: Any, request: Request, spaces: tuple[Space, Space], saved: Sav
     teacher = _picked(saved.policy, chosen, seeds).to(agent.device)
     return Guide(
         teacher,
-        agent.policy().spec.head["kind"],
+        agent.policy().head,
         sources.teacher_weight,
         sources.teacher_fraction,
         sources.teacher_temperature,

@@ -101,14 +101,14 @@ def check_can_sample(policy: Any) -> None:
     """Refuse to sample the actions of a policy that knows its best actions alone.
 
     Raises:
-        UsageError: it is an exported file, or it gives Q values and was trained without exploration.
+        UsageError: it is an exported file, or its head has no distribution and records no exploration.
     """
     if not isinstance(policy, Policy):
         raise UsageError("an exported file gives greedy actions alone; sample those of the run that it was made of.")
-    if getattr(policy.head, "epsilon", None) == 0.0:
+    if not policy.head.explores:
         raise UsageError(
-            "this policy gives Q values, which are not a distribution, and it records no exploration (epsilon 0): its "
-            "greedy actions are the only ones. From Python, policy(obs, greedy=False, epsilon=0.05) explores."
+            "this policy records no exploration (epsilon or noise 0): its greedy actions are the only ones. One of Q "
+            "values explores from Python: policy(obs, greedy=False, epsilon=0.05)."
         )
 
 

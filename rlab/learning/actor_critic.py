@@ -322,7 +322,7 @@ def policy_parts(
     spec: PolicySpec, seeds: Sequence[int], device: torch.device
 ) -> tuple[StochasticHead, Preprocess, StackedNetwork, Policy]:
     """A stochastic policy with fresh weights, and the head, the input and the network that it consists of."""
-    head = build_head(spec.head, spec.action_space).to(device)
+    head = build_head(spec.head, spec.action_space, trust=True).to(device)  # as the network below
     assert isinstance(head, StochasticHead)  # all of STOCHASTIC_HEADS are
     preprocess = Preprocess.from_json(spec.preprocess, spec.obs_space, len(seeds)).to(device)
     actor = build(spec.network, seeds, "actor", trust=True).to(device)

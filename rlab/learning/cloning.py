@@ -18,14 +18,9 @@ from rlab.learning.choices import ObsScaling
 from rlab.learning.common_config import StochasticPolicyConfig
 from rlab.learning.contract import Batch
 from rlab.learning.optimizers import OptimizerSettings, Stepper
+from rlab.networks.continuous_heads import GaussianHead, SquashedGaussianHead
 from rlab.networks.distributions import only
-from rlab.networks.heads import (
-    STOCHASTIC_HEADS,
-    GaussianHead,
-    SquashedGaussianHead,
-    StochasticHead,
-    stochastic_head_json,
-)
+from rlab.networks.heads import STOCHASTIC_HEADS, StochasticHead, stochastic_head_json
 from rlab.networks.layers import ACTIVATIONS
 from rlab.networks.memory import State
 from rlab.networks.policy import Policy, PolicySpec

@@ -1,7 +1,7 @@
 """Learning from a teacher: how far a student's actions are from a teacher's, and a teacher that guides an agent."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,15 +9,17 @@ from torch import Tensor
 
 from rlab.errors import UsageError, unknown
 from rlab.learning.exploration import linear
+from rlab.networks.continuous_heads import LOG_STD
 from rlab.networks.distributions import normal_log_density, only
-from rlab.networks.heads import HEADS, LOG_STD
+from rlab.networks.heads import Head
 from rlab.networks.policy import Policy
 from rlab.networks.spaces import choices
 from rlab.types import Clock
 
 Q_TEMPERATURE = 0.01  # Rusu et al. 2016, section 3.1: Q values are sharpened before they serve as logits
 
-# kind of student's head -> kinds of teachers' heads that speak of the same thing in the same units
+# What a student's head distils as (`Head.distils_as`) -> what its teachers' heads may distil as: outputs that mean the
+# same in the same units. A head from outside rlab takes part as one of these.
 TEACHERS = {
     "q": ("q", "categorical"),
     "categorical": ("q", "categorical"),
@@ -25,8 +27,9 @@ TEACHERS = {
     "bernoulli": ("bernoulli",),
     "gaussian": ("gaussian",),
     "squashed_gaussian": ("squashed_gaussian",),
+    "deterministic": ("deterministic",),
 }
-GAUSSIANS = ("gaussian", "squashed_gaussian")
+TEMPERED = ("q", "categorical", "multi_categorical", "bernoulli")  # whose outputs are divided by a temperature
 
 
 def distillation_loss(
@@ -44,12 +47,12 @@ def distillation_loss(
     The divergence KL(teacher || student) in nats, which is their cross-entropy less the teacher's own entropy, so that
     its gradient is the cross-entropy's (Hinton et al. 2015; Rusu et al. 2016, equation 3). Q values are logits once
     they are divided by a temperature. For Gaussians it is that of the normal variables before clipping or squashing,
-    in closed form.
+    in closed form; for deterministic actions half the squared distance of what tanh makes of the outputs.
 
     Args:
         student, teacher: what the networks say, `[..., width]`. A choice that the teacher has at -inf is forbidden and
             counts for neither.
-        student_kind, teacher_kind: of their policy heads, names of `heads.HEADS`.
+        student_kind, teacher_kind: what their policy heads distil as, keys of `TEACHERS`.
         temperature: what the teacher's outputs are divided by; None: 1 for logits, `Q_TEMPERATURE` for Q values.
         student_temperature: the same for the student, whose loss is multiplied by it, so that its gradient keeps
             within [-1, 1]; multiply once more for Hinton's T^2. None: 1 for logits; for Q values the teacher's where
@@ -69,29 +72,39 @@ def distillation_loss(
     if student.shape != teacher.shape:
         raise ValueError(f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must have one shape")
     soft, student_soft = _temperatures(student_kind, teacher_kind, temperature, student_temperature)
-    teacher = teacher.detach()
-    if student_kind in GAUSSIANS:
-        return _gaussian(student, teacher, hard)
-    student, teacher = student / student_soft, teacher / soft
-    if student_kind == "bernoulli":
-        return student_soft * _bernoulli(student, teacher, hard)
-    sizes = list(nvec) if student_kind == "multi_categorical" else [student.shape[-1]]
-    pairs = zip(student.split(sizes, dim=-1), teacher.split(sizes, dim=-1), strict=True)
-    return student_soft * torch.stack([_choice(s, t, hard) for s, t in pairs]).sum(dim=0)
+    return student_soft * LOSSES[student_kind](student / student_soft, teacher.detach() / soft, hard, nvec)
 
 
 def check_kinds(student_kind: str, teacher_kind: str) -> None:
-    """Refuse a teacher whose head does not speak of what the student's does.
+    """Refuse a teacher whose outputs mean something else than the student's.
 
     Raises:
         UsageError: naming both.
     """
     for kind in (student_kind, teacher_kind):
-        if kind not in HEADS:
-            raise unknown("policy head", kind, HEADS)
+        if kind not in TEACHERS:
+            raise unknown("policy head", kind, TEACHERS)
     if teacher_kind not in TEACHERS[student_kind]:
         able = " or ".join(repr(kind) for kind in TEACHERS[student_kind])
         raise UsageError(f"a student with the policy head {student_kind!r} learns from {able}, not {teacher_kind!r}.")
+
+
+def distilled_kinds(student: Head, teacher: Head) -> tuple[str, str]:
+    """What the two heads distil as.
+
+    Raises:
+        UsageError: one of them takes no part in distillation, or they do not fit each other.
+    """
+    kinds = []
+    for head in (student, teacher):
+        if head.distils_as is None:
+            raise UsageError(
+                f"the policy head {type(head).__name__} cannot teach, nor learn from a teacher: its class does not say "
+                f"distils_as, one of {', '.join(TEACHERS)}."
+            )
+        kinds.append(head.distils_as)
+    check_kinds(*kinds)
+    return kinds[0], kinds[1]
 
 
 def _temperatures(
@@ -101,14 +114,20 @@ def _temperatures(
     given = [t for t in (temperature, student_temperature) if t is not None]
     if not all(0.0 < t < math.inf for t in given):
         raise UsageError(f"a temperature must be above 0, not {' and '.join(map(str, given))}.")
-    if student_kind in GAUSSIANS and any(t != 1.0 for t in given):
+    if student_kind not in TEMPERED and any(t != 1.0 for t in given):
         raise UsageError(f"a temperature is for choices and bits; {student_kind} actions have none.")
     soft = temperature or (Q_TEMPERATURE if teacher_kind == "q" else 1.0)
     sharp = soft if teacher_kind == "q" else Q_TEMPERATURE
     return soft, student_temperature or (sharp if student_kind == "q" else 1.0)
 
 
-def _choice(student: Tensor, teacher: Tensor, hard: bool) -> Tensor:
+def _choices(student: Tensor, teacher: Tensor, hard: bool, nvec: Sequence[int]) -> Tensor:
+    """Of the logits of several choices, one choice after another."""
+    pairs = zip(student.split(list(nvec), dim=-1), teacher.split(list(nvec), dim=-1), strict=True)
+    return torch.stack([_choice(s, t, hard, nvec) for s, t in pairs]).sum(dim=0)
+
+
+def _choice(student: Tensor, teacher: Tensor, hard: bool, nvec: Sequence[int]) -> Tensor:
     """Of logits `[..., A]`."""
     forbidden = teacher.isneginf()
     log_student = student.masked_fill(forbidden, -torch.inf).log_softmax(dim=-1)
@@ -120,7 +139,7 @@ def _choice(student: Tensor, teacher: Tensor, hard: bool) -> Tensor:
     return (log_teacher.exp() * difference).sum(dim=-1)
 
 
-def _bernoulli(student: Tensor, teacher: Tensor, hard: bool) -> Tensor:
+def _bernoulli(student: Tensor, teacher: Tensor, hard: bool, nvec: Sequence[int]) -> Tensor:
     """Of one logit per bit, `[..., bits]`."""
     if hard:
         return F.softplus(torch.where(teacher > 0, -student, student)).sum(dim=-1)
@@ -130,7 +149,7 @@ def _bernoulli(student: Tensor, teacher: Tensor, hard: bool) -> Tensor:
     return (yes * on + no * off).sum(dim=-1)
 
 
-def _gaussian(student: Tensor, teacher: Tensor, hard: bool) -> Tensor:
+def _gaussian(student: Tensor, teacher: Tensor, hard: bool, nvec: Sequence[int]) -> Tensor:
     """Of means and log standard deviations, `[..., 2d]`; the log deviations are kept where the heads keep them."""
     (mean, log_std), (goal, goal_log_std) = student.chunk(2, dim=-1), teacher.chunk(2, dim=-1)
     log_std, goal_log_std = log_std.clamp(*LOG_STD), goal_log_std.clamp(*LOG_STD)
@@ -139,6 +158,23 @@ def _gaussian(student: Tensor, teacher: Tensor, hard: bool) -> Tensor:
     ratio = goal_log_std - log_std
     spread = (2.0 * ratio).exp() + ((goal - mean) * (-log_std).exp()).square()
     return (0.5 * (spread - 1.0) - ratio).sum(dim=-1)
+
+
+def _deterministic(student: Tensor, teacher: Tensor, hard: bool, nvec: Sequence[int]) -> Tensor:
+    """Of one number per element before tanh, `[..., d]`."""
+    return 0.5 * (student.tanh() - teacher.tanh()).square().sum(dim=-1)
+
+
+# what the student's head distils as -> loss of outputs, which are divided by their temperatures
+LOSSES: dict[str, Callable[[Tensor, Tensor, bool, Sequence[int]], Tensor]] = {
+    "q": _choice,
+    "categorical": _choice,
+    "multi_categorical": _choices,
+    "bernoulli": _bernoulli,
+    "gaussian": _gaussian,
+    "squashed_gaussian": _gaussian,
+    "deterministic": _deterministic,
+}
 
 
 class Guide:
@@ -150,7 +186,7 @@ class Guide:
 
     Args:
         teacher: one member for each of the agent's, over the same observation space and the same actions.
-        student_head: the kind of the student's policy head.
+        student: the student's policy head.
         weight: of the distillation loss at the start.
         fraction: of the budget over which the weight falls to 0.
         temperature: by which the teacher's outputs are divided; None: 1 for logits, `Q_TEMPERATURE` for Q values.
@@ -160,35 +196,35 @@ class Guide:
     """
 
     def __init__(
-        self, teacher: Policy, student_head: str, weight: float, fraction: float, temperature: float | None = None
+        self, teacher: Policy, student: Head, weight: float, fraction: float, temperature: float | None = None
     ) -> None:
         if not 0.0 <= weight < math.inf:
             raise UsageError(f"the weight {weight} of a teacher must be 0 or more.")
         if not 0.0 <= fraction <= 1.0:
             raise UsageError(f"the share {fraction} of the budget that a teacher guides must be in [0, 1].")
-        teacher_head = teacher.spec.head["kind"]
-        check_kinds(student_head, teacher_head)
-        _temperatures(student_head, teacher_head, temperature, None)
+        self._student, self._kinds = student, distilled_kinds(student, teacher.head)
+        _temperatures(*self._kinds, temperature, None)
         self.teacher = teacher.requires_grad_(False).eval()
-        self._kinds = student_head, teacher_head
         self._weight, self._fraction, self._temperature = weight, fraction, temperature
         self._nvec = choices(teacher.spec.action_space)
 
     @torch.no_grad()
     def outputs(self, obs: Tensor) -> Tensor:
-        """What the teacher says of observations `[S, B, *obs]` in array form: `[S, B, width]`, no gradient.
+        """The teacher's outputs for observations `[S, B, *obs]` in array form, as its head distils them, no gradient.
 
-        Where an observation forbids an action that is -inf, so that `loss` leaves it out.
+        Where an observation forbids an action the output is -inf, so that `loss` leaves it out.
         """
-        outputs, mask = self.teacher.outputs(obs), self.teacher.preprocess.mask(obs)
+        outputs = self.teacher.head.to_distil(self.teacher.outputs(obs))
+        mask = self.teacher.preprocess.mask(obs)
         if mask is None:
             return outputs
         parts = [bits | ~bits.any(dim=-1, keepdim=True) for bits in mask.split(self._nvec, dim=-1)]
         return only(outputs, torch.cat(parts, dim=-1))
 
     def loss(self, outputs: Tensor, teacher_outputs: Tensor) -> Tensor:
-        """How far the student is from the teacher, a mean over the batch `[S]`."""
+        """How far the student, by its network's outputs, is from the teacher, a mean over the batch `[S]`."""
         student, teacher = self._kinds
+        outputs = self._student.to_distil(outputs)
         error = distillation_loss(outputs, student, teacher_outputs, teacher, self._temperature, nvec=self._nvec)
         return error.mean(dim=-1)
 

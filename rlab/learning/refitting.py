@@ -66,7 +66,8 @@ def refit_policy(
         layers = walk.through(spec.network.layers)
         head = {**spec.head, **head} if spec.head["kind"] == head["kind"] else spec.head
     else:
-        output = _Output(build_head(head, action_space).width, reason, output_gain)
+        width = build_head(head, action_space, trust=True).width  # the agent that names it runs already
+        output = _Output(width, reason, output_gain)
         layers = _with_output(walk, spec.network.layers, output, _initial_log_std(spec, action_space, log_std))
     network = NetworkSpec(layers)
     preprocess, why = _new_preprocess(spec, obs_space)

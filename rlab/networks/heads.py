@@ -7,7 +7,7 @@ Actions have the form in which replay keeps them and agents learn from them; `to
 
 from collections.abc import Sequence
 from math import prod
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -16,15 +16,26 @@ from torch import Tensor, nn
 
 from rlab.errors import UsageError, unknown
 from rlab.networks import distributions as dist
-from rlab.networks.bounds import inner_bounds, is_bound
 from rlab.networks.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
+from rlab.trust import Trust, trusted
 from rlab.types import Json
 
-LOG_STD = (-10.0, 5.0)  # where log standard deviations are kept; float32 does not resolve actions any finer
-EDGE = 1.0 - 1e-6  # the furthest from 0 that a tanh is inverted at
-NODES = 16  # of the squashed Gaussian's entropy: 2e-5 nats off at standard deviation 1, 0.004 at 2, 0.06 at 4
-
 AnySpace = TypeVar("AnySpace", Box, Discrete, MultiBinary, MultiDiscrete)
+
+# kind of head -> its class, called as `Head(head as JSON, action space)` and imported when the kind is first named. A
+# head from outside rlab is named `their.module:Head` in the same way, and needs trust.
+HEADS: dict[str, str] = {
+    "q": "rlab.networks.value_heads:QHead",
+    "categorical_value": "rlab.networks.value_heads:CategoricalValueHead",
+    "quantile": "rlab.networks.value_heads:QuantileHead",
+    "categorical": "rlab.networks.heads:CategoricalHead",
+    "multi_categorical": "rlab.networks.heads:MultiCategoricalHead",
+    "bernoulli": "rlab.networks.heads:BernoulliHead",
+    "gaussian": "rlab.networks.continuous_heads:GaussianHead",
+    "squashed_gaussian": "rlab.networks.continuous_heads:SquashedGaussianHead",
+    "deterministic": "rlab.networks.continuous_heads:DeterministicHead",
+}
+STOCHASTIC_HEADS = ("categorical", "multi_categorical", "bernoulli", "gaussian", "squashed_gaussian")
 
 
 class Head(nn.Module):
@@ -37,6 +48,13 @@ class Head(nn.Module):
 
     width: int
     mask_width: int | None
+    distils_as: str | None = (
+        None  # the kind of head whose outputs `to_distil` gives: what teachers and students compare
+    )
+    explores = True  # whether `sample` gives anything but the greedy action
+
+    def __init__(self, head: Json, action_space: Space) -> None:
+        super().__init__()
 
     def act(self, outputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """The greedy action: `outputs [..., width]` to `[..., *action]`.
@@ -53,9 +71,33 @@ class Head(nn.Module):
         """
         raise NotImplementedError
 
+    def sampling(self, epsilon: float | None, own_streams: bool) -> Self:
+        """The head that `policy(obs, greedy=False, epsilon=...)` samples with.
+
+        Args:
+            own_streams: the caller passes generators, so that no exploration is taken as it is.
+
+        Raises:
+            UsageError: epsilon is not for this head, or there is no exploration to sample with.
+        """
+        if epsilon is not None:
+            raise UsageError("epsilon is for policies of Q values; this one samples from its own distribution.")
+        if not self.explores and not own_streams:
+            raise UsageError("greedy=False: this policy records no exploration, so that it has greedy actions alone.")
+        return self
+
     def to_env(self, action: Tensor) -> Tensor:
         """What `env.step` accepts of an action that `act` or `sample` gave."""
         return action
+
+    def to_distil(self, outputs: Tensor) -> Tensor:
+        """The outputs `[..., width]` as a head of the kind `distils_as` has them; the gradient passes."""
+        return outputs
+
+    @property
+    def half_range(self) -> Tensor | None:
+        """Half of the range `[elements of an action]` of continuous actions; None where actions are choices or bits."""
+        return None
 
     def _constant(self, name: str, values: np.ndarray) -> None:
         self.register_buffer(name, torch.from_numpy(values), persistent=False)
@@ -83,37 +125,8 @@ class StochasticHead(Head):
         raise NotImplementedError
 
     def sample(self, outputs: Tensor, generators: Sequence[torch.Generator], mask: Tensor | None = None) -> Tensor:
-        lead = outputs.shape[:-1]
-        shape = (lead.numel() // len(generators), self.noise_width)
-        noise = torch.stack([draw_noise(self.noise, shape, generator) for generator in generators])
-        return self.act(outputs, mask, noise.reshape(*lead, self.noise_width).to(outputs.device))
-
-
-class QHead(Head):
-    """`q`: one value per action, of which it takes the largest. `sample` explores with the `epsilon` of its JSON."""
-
-    def __init__(self, head: Json, action_space: Space) -> None:
-        super().__init__()
-        space = _fitting(Discrete, action_space, "q")
-        self.width = self.mask_width = space.n
-        self.start, self.epsilon = space.start, float(head.get("epsilon", 0.0))
-
-    def act(self, outputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        return dist.only(outputs, mask).argmax(dim=-1)
-
-    def sample(self, outputs: Tensor, generators: Sequence[torch.Generator], mask: Tensor | None = None) -> Tensor:
-        """The largest allowed value; at the recorded epsilon a uniform allowed action."""
-        action = self.act(outputs, mask)
-        allowed = torch.ones_like(outputs, dtype=torch.bool) if mask is None else mask
-        # [G, ...]: one generator for each leading row, so that members of a stack never share a draw
-        weights = allowed.double().reshape(len(generators), -1, self.width).to(generators[0].device)
-        coins = [torch.rand(w.shape[0], generator=g, device=g.device) for w, g in zip(weights, generators, strict=True)]
-        others = [torch.multinomial(w, 1, generator=g).squeeze(-1) for w, g in zip(weights, generators, strict=True)]
-        explore = (torch.stack(coins) < self.epsilon).reshape(action.shape).to(outputs.device)
-        return torch.where(explore, torch.stack(others).reshape(action.shape).to(outputs.device), action)
-
-    def to_env(self, action: Tensor) -> Tensor:
-        return action + self.start
+        noise = standard_noise(self.noise, outputs.shape[:-1], self.noise_width, generators)
+        return self.act(outputs, mask, noise.to(outputs.device))
 
 
 class CategoricalHead(StochasticHead):
@@ -123,10 +136,11 @@ class CategoricalHead(StochasticHead):
     """
 
     noise = "gumbel"
+    distils_as = "categorical"
 
     def __init__(self, head: Json, action_space: Space) -> None:
-        super().__init__()
-        space = _fitting(Discrete, action_space, "categorical")
+        super().__init__(head, action_space)
+        space = fitting(Discrete, action_space, "categorical")
         self.width = self.noise_width = self.mask_width = space.n
         self.start = space.start
 
@@ -150,13 +164,14 @@ class MultiCategoricalHead(StochasticHead):
     """
 
     noise = "gumbel"
+    distils_as = "multi_categorical"
     start: Tensor  # [*action]
     place: Tensor  # [k, n]: where among the outputs the n-th logit of each choice is; 0 behind the last
     real: Tensor  # [k, n]: false behind the last
 
     def __init__(self, head: Json, action_space: Space) -> None:
-        super().__init__()
-        space = _fitting(MultiDiscrete, action_space, "multi_categorical")
+        super().__init__(head, action_space)
+        space = fitting(MultiDiscrete, action_space, "multi_categorical")
         self.width = self.noise_width = self.mask_width = sum(space.nvec)
         self.shape = space.shape
         sizes, column = np.array(space.nvec)[:, None], np.arange(max(space.nvec))
@@ -191,162 +206,51 @@ class BernoulliHead(StochasticHead):
     """`bernoulli`: one logit per bit, independent of each other. Actions are int8 of the space's shape."""
 
     noise, mask_width = "logistic", None
+    distils_as = "bernoulli"
 
     def __init__(self, head: Json, action_space: Space) -> None:
-        super().__init__()
-        self.shape = _fitting(MultiBinary, action_space, "bernoulli").shape
+        super().__init__(head, action_space)
+        self.shape = fitting(MultiBinary, action_space, "bernoulli").shape
         self.width = self.noise_width = prod(self.shape)
 
     def act(self, outputs: Tensor, mask: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        _refuse(mask)
+        refuse_mask(mask)
         bits = (outputs if noise is None else outputs + noise) > 0
         return bits.to(torch.int8).reshape(*outputs.shape[:-1], *self.shape)
 
     def log_prob(self, outputs: Tensor, action: Tensor, mask: Tensor | None = None) -> Tensor:
-        _refuse(mask)
+        refuse_mask(mask)
         sign = 2 * action.reshape(outputs.shape).to(outputs.dtype) - 1
         return F.logsigmoid(sign * outputs).sum(dim=-1)
 
     def entropy(self, outputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        _refuse(mask)
+        refuse_mask(mask)
         return (F.softplus(outputs) - outputs * outputs.sigmoid()).sum(dim=-1)
 
 
-class GaussianHead(StochasticHead):
-    """`gaussian`: a normal variable per element, clipped to the bounds. Actions are float32 in the env's units.
-
-    Outputs are the means and then the log standard deviations, in units in which [-1, 1] is the Box; an element without
-    two finite bounds keeps its own unit. `log_prob` is that of the clipped variable: inside the bounds the density with
-    respect to those units, at a bound the log of the whole mass beyond it (Fujita and Maeda 2018).
-    `entropy` is the normal's before clipping.
+def head_class(kind: str, trust: Trust = False) -> type[Head]:
+    """The class of a kind of head, or of anyone's head by `their.module:Head`.
 
     Raises:
-        UsageError: the space is no Box of floats, or leaves nothing to choose.
+        UsageError: the kind is unknown, or there is no such class.
+        RlabError: it is code from outside rlab and `trust` is false.
     """
-
-    kind, noise, mask_width = "gaussian", "normal", None
-    low: Tensor  # [d], float32: the outermost numbers inside the bounds, in the env's units
-    high: Tensor
-    middle: Tensor  # [d]: action = middle + scale * value in normalised units
-    scale: Tensor
-    edge_low: Tensor  # [d]: the bounds in normalised units
-    edge_high: Tensor
-
-    def __init__(self, head: Json, action_space: Space) -> None:
-        super().__init__()
-        space = _fitting(Box, action_space, self.kind)
-        if space.dtype not in ("float16", "float32", "float64"):
-            raise UsageError(f"actions {space} have no policy head: a Box of floats has, and so do discrete spaces.")
-        self.shape, self.env_dtype, self.noise_width = space.shape, getattr(torch, space.dtype), prod(space.shape)
-        self.width = 2 * self.noise_width
-        exact = [np.broadcast_to(np.asarray(bound, np.float64), self.noise_width) for bound in (space.low, space.high)]
-        low, high = inner_bounds(exact[0], exact[1], f"actions {space}")
-        self.bounded = is_bound(exact[0], space.dtype) & is_bound(exact[1], space.dtype)
-        unit_low, unit_high = np.where(self.bounded, low, -1.0), np.where(self.bounded, high, 1.0)
-        middle, scale = unit_low / 2 + unit_high / 2, unit_high / 2 - unit_low / 2  # halves first: sums may overflow
-        constants = {"low": low, "high": high, "middle": middle, "scale": scale}
-        constants |= {"edge_low": (low - middle) / scale, "edge_high": (high - middle) / scale}
-        for name, values in constants.items():
-            self._constant(name, values.astype(np.float32))
-
-    def act(self, outputs: Tensor, mask: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        mean, log_std = self._normal(outputs, mask)
-        value = mean if noise is None else mean + log_std.exp() * noise
-        # Clipped in float32, so that log_prob finds the bounds again by comparing.
-        action = (self.middle + self.scale * self._bend(value)).float().clamp(self.low, self.high)
-        return action.reshape(*outputs.shape[:-1], *self.shape)
-
-    def log_prob(self, outputs: Tensor, action: Tensor, mask: Tensor | None = None) -> Tensor:
-        mean, log_std = self._normal(outputs, mask)
-        flat = action.reshape(mean.shape)
-        at_low, at_high = flat <= self.low, flat >= self.high
-        density = dist.normal_log_density(self._normalised(flat).to(mean.dtype), mean, log_std)
-        # Away from the bounds their place is taken by 0: an infinite number would make NaN of the gradient.
-        edge = self.edge_low.where(at_low, self.edge_high.where(at_high, torch.zeros_like(self.edge_low)))
-        beyond = (edge - mean) * (-log_std).exp()
-        mass = dist.normal_log_mass_below(torch.where(at_low, beyond, -beyond))
-        return torch.where(at_low | at_high, mass, density).sum(dim=-1)
-
-    def entropy(self, outputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        _, log_std = self._normal(outputs, mask)
-        return dist.normal_entropy(log_std).sum(dim=-1)
-
-    def to_env(self, action: Tensor) -> Tensor:
-        converted: Tensor = action.to(self.env_dtype)
-        return converted
-
-    def _bend(self, value: Tensor) -> Tensor:
-        return value
-
-    def _normal(self, outputs: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The means and the log standard deviations, `[..., d]` each."""
-        _refuse(mask)
-        mean, log_std = outputs.split(self.noise_width, dim=-1)
-        return mean, log_std.clamp(*LOG_STD)
-
-    def _normalised(self, flat: Tensor) -> Tensor:
-        return (flat - self.middle) / self.scale
+    if ":" not in kind and kind not in HEADS:
+        raise unknown("policy head", kind, HEADS)
+    found = trusted("policy head", HEADS.get(kind, kind), kind in HEADS or trust)
+    if not (isinstance(found, type) and issubclass(found, Head)):
+        raise UsageError(f"policy head {kind!r} is not a class derived from rlab.networks.heads.Head.")
+    return found
 
 
-class SquashedGaussianHead(GaussianHead):
-    """`squashed_gaussian`: a normal variable per element through tanh, then scaled to the bounds (Haarnoja et al. 2018,
-    appendix C). Without noise `act` gives the squashed mean.
-
-    Outputs, units and actions are those of `GaussianHead`. An action at a bound, where rounding may put it, counts as
-    one at `EDGE`. `entropy` is that of the squashed variable, by Gauss-Hermite quadrature.
-
-    Raises:
-        UsageError: as `GaussianHead`, or an element lacks a bound.
-    """
-
-    kind = "squashed_gaussian"
-    nodes: Tensor  # [NODES], of a standard normal variable
-    weights: Tensor  # [NODES], with the sum 1
-
-    def __init__(self, head: Json, action_space: Space) -> None:
-        super().__init__(head, action_space)
-        if not self.bounded.all():
-            raise UsageError(f"actions {action_space} cannot be squashed: each element needs two finite bounds.")
-        nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
-        self._constant("nodes", nodes.astype(np.float32))
-        self._constant("weights", (weights / weights.sum()).astype(np.float32))
-
-    def log_prob(self, outputs: Tensor, action: Tensor, mask: Tensor | None = None) -> Tensor:
-        mean, log_std = self._normal(outputs, mask)
-        squashed = self._normalised(action.reshape(mean.shape)).to(mean.dtype).clamp(-EDGE, EDGE)
-        value = squashed.atanh()
-        return (dist.normal_log_density(value, mean, log_std) - dist.log_tanh_slope(value)).sum(dim=-1)
-
-    def entropy(self, outputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        mean, log_std = self._normal(outputs, mask)
-        value = mean.unsqueeze(-1) + log_std.exp().unsqueeze(-1) * self.nodes  # [..., d, NODES]
-        return super().entropy(outputs) + (dist.log_tanh_slope(value) * self.weights).sum(dim=(-2, -1))
-
-    def _bend(self, value: Tensor) -> Tensor:
-        return value.tanh()
-
-
-# kind of head -> class, called as `kind(head as JSON, action space)`
-HEADS: dict[str, type[Head]] = {
-    "q": QHead,
-    "categorical": CategoricalHead,
-    "multi_categorical": MultiCategoricalHead,
-    "bernoulli": BernoulliHead,
-    "gaussian": GaussianHead,
-    "squashed_gaussian": SquashedGaussianHead,
-}
-STOCHASTIC_HEADS = tuple(kind for kind, head in HEADS.items() if issubclass(head, StochasticHead))
-
-
-def build_head(head: Json, action_space: Space) -> Head:
+def build_head(head: Json, action_space: Space, trust: Trust = False) -> Head:
     """The head that `head["kind"]` names, for these actions.
 
     Raises:
-        UsageError: the kind is not known, or does not suit the actions.
+        UsageError: as `head_class`, or the kind does not suit the actions.
+        RlabError: it is code from outside rlab and `trust` is false.
     """
-    if head["kind"] not in HEADS:
-        raise unknown("policy head", head["kind"], HEADS)
-    return HEADS[head["kind"]](head, action_space)
+    return head_class(head["kind"], trust)(head, action_space)
 
 
 def stochastic_head_json(action_space: Space, squash: bool) -> dict[str, str]:
@@ -379,12 +283,20 @@ def draw_noise(kind: str, shape: Sequence[int], generator: torch.Generator) -> T
     return noise.float()
 
 
-def _fitting(kind: type[AnySpace], space: Space, head: str) -> AnySpace:
+def standard_noise(kind: str, lead: torch.Size, width: int, generators: Sequence[torch.Generator]) -> Tensor:
+    """Noise `[*lead, width]` as `draw_noise` gives it, each generator's for as many of the leading rows."""
+    shape = (lead.numel() // len(generators), width)
+    return torch.stack([draw_noise(kind, shape, generator) for generator in generators]).reshape(*lead, width)
+
+
+def fitting(kind: type[AnySpace], space: Space, head: str) -> AnySpace:
+    """The space, which a head of this name needs to be of this kind."""
     if not isinstance(space, kind):
         raise UsageError(f"the policy head {head!r} is for {kind.__name__} actions, not {space}.")
     return space
 
 
-def _refuse(mask: Tensor | None) -> None:
+def refuse_mask(mask: Tensor | None) -> None:
+    """Of actions that take no mask."""
     if mask is not None:
         raise UsageError("only Discrete and MultiDiscrete actions take a mask.")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rlab.errors import RlabError, UsageError
 from rlab.networks import memory
-from rlab.networks.heads import Head, QHead, build_head
+from rlab.networks.heads import build_head, head_class
 from rlab.networks.memory import State
 from rlab.networks.obs_look import ObsLook
 from rlab.networks.policy_errors import (
@@ -74,7 +74,8 @@ class _Acting(nn.Module):
     def __init__(self, spec: PolicySpec, preprocess: Preprocess, network: nn.Module) -> None:
         super().__init__()
         self.spec, self.preprocess, self.network = spec, preprocess, network
-        self.head = build_head(spec.head, spec.action_space).to(self._device())
+        # trust: a policy is made of a network that runs already; `build_policy` asks for trust first
+        self.head = build_head(spec.head, spec.action_space, trust=True).to(self._device())
         self._sample_seed, self._sampled = 0, 0  # which stream sampled actions are drawn from, and how far it is
         self.has_memory = memory.has_memory(network)
         if isinstance(spec.obs_space, Masked) and spec.obs_space.size != self.head.mask_width:
@@ -194,7 +195,7 @@ class _Acting(nn.Module):
         if greedy:
             action = self.head.act(outputs, allowed)
         else:
-            head = self._sampling_head(epsilon, generators is not None)
+            head = self.head.sampling(epsilon, generators is not None)
             action = head.sample(outputs, self._streams(generators, outputs.shape[:-1].numel()), allowed)
         action = self.head.to_env(action)
         action = action.squeeze(0) if single else action
@@ -270,27 +271,6 @@ class _Acting(nn.Module):
         if len(generators) not in (members, rows):
             raise UsageError(f"greedy=False takes one torch.Generator per member: {members}, not {len(generators)}.")
         return generators
-
-    def _sampling_head(self, epsilon: float | None, own_streams: bool) -> Head:
-        """The head that samples: for Q values the one with this epsilon, where one is given.
-
-        Args:
-            own_streams: the caller passes generators, so that an epsilon of 0 is taken as it is.
-        """
-        if not isinstance(self.head, QHead):
-            if epsilon is not None:
-                raise UsageError("epsilon is for policies of Q values; this one samples from its own distribution.")
-            return self.head
-        if epsilon is not None:
-            if not 0.0 <= epsilon <= 1.0:
-                raise UsageError(f"epsilon {epsilon} is not a probability; it must be in [0, 1].")
-            return QHead({"epsilon": epsilon}, self.spec.action_space)
-        if not self.head.epsilon and not own_streams:
-            raise UsageError(
-                "greedy=False: Q values are not a distribution, and this policy records no exploration to sample with; "
-                "say how often an action is random: policy(obs, greedy=False, epsilon=0.05)."
-            )
-        return self.head
 
     def _training_seeds(self) -> tuple[int, ...]:
         """The training seed of each member."""
@@ -369,9 +349,10 @@ def build_policy(spec: PolicySpec, seeds: Sequence[int], trust: Trust = False) -
     """A stack of policies with fresh weights, ready for `load_state_dict`.
 
     Raises:
-        RlabError: the parts of the spec do not fit together, or it names layers of others and `trust` is false.
+        RlabError: the parts of the spec do not fit together, or it names code from outside rlab and `trust` is false.
     """
     try:
+        head_class(spec.head["kind"], trust)
         network = build(spec.network, seeds, trust=trust)
         preprocess = Preprocess.from_json(spec.preprocess, spec.obs_space, len(seeds))
         policy = Policy(spec, preprocess, network, seeds).eval()

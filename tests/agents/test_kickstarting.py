@@ -17,6 +17,7 @@ from rlab.experience.rollout import Rollout
 from rlab.learning.distillation import Guide
 from rlab.learning.loop import Periods, ReplayLoop, RolloutLoop
 from rlab.networks.bodies import BodySettings, q_network_spec
+from rlab.networks.heads import build_head
 from rlab.networks.policy import Policy, PolicySpec, build_policy
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Box, Discrete
@@ -56,7 +57,7 @@ def make(name: str, guide: Guide | None = None, **settings: Any) -> Any:
 
 
 def guide_for(name: str, weight: float = 1.0, fraction: float = 1.0) -> Guide:
-    return Guide(teacher(), "q" if name == "dqn" else "categorical", weight, fraction)
+    return Guide(teacher(), build_head({"kind": "q" if name == "dqn" else "categorical"}, TWO), weight, fraction)
 
 
 def trained(name: str, env_steps: int, guide: Guide | None) -> Any:
@@ -150,7 +151,7 @@ def test_the_loss_has_the_teacher_s_share_by_the_weight_of_the_moment(name: str)
 def test_members_of_a_student_learn_from_their_own_teachers() -> None:
     policy = teacher("categorical", scale=3.0)
     next(policy.network.parameters()).data[1] *= -1.0  # member 1 is taught the opposite
-    agent = make("a2c", Guide(policy, "categorical", weight=10.0, fraction=1.0), learning_rate=3e-2)
+    agent = make("a2c", Guide(policy, policy.head, weight=10.0, fraction=1.0), learning_rate=3e-2)
     for _ in range(60):
         agent.update(batch_for(agent), Clock(32, NEVER))
     obs = np.array([[[-1.0], [1.0]]] * 3, np.float32)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rlab.errors import UsageError
-from rlab.learning.distillation import Q_TEMPERATURE, TEACHERS, Guide, distillation_loss
+from rlab.learning.distillation import LOSSES, Q_TEMPERATURE, TEACHERS, Guide, distillation_loss
 from rlab.networks.bodies import BodySettings, q_network_spec
-from rlab.networks.heads import HEADS
+from rlab.networks.heads import HEADS, Head, build_head, head_class
 from rlab.networks.policy import Policy, PolicySpec, build_policy
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Box, Discrete, Masked, MultiDiscrete, Space
@@ -23,6 +23,13 @@ THREE_TO_ONE = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)  # KL of (3/4, 1/4) f
 
 def row(*numbers: float) -> Tensor:
     return torch.tensor(numbers, dtype=torch.float64)
+
+
+def head(kind: str, space: Space | None = None, **settings: Any) -> Head:
+    return build_head({"kind": kind, **settings}, space or Discrete(3))
+
+
+GAUSSIAN = head("gaussian", Box((1,), "float32", -1.0, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -93,10 +100,12 @@ def test_it_is_torch_s_divergence_never_negative_and_0_where_they_agree(
         "categorical": ((choice(logits=t), choice(logits=s)),),
         "multi_categorical": ((choice(logits=t[1:]), choice(logits=s[1:])),),
         "bernoulli": ((bits(logits=t), bits(logits=s)),),
+        "deterministic": (),
         "gaussian": ((normal(t[:2], t[2:].exp()), normal(s[:2], s[2:].exp())),),
     }
     pairs["squashed_gaussian"] = pairs["gaussian"]
-    expected = sum(torch.distributions.kl_divergence(*pair).sum() for pair in pairs[kind])
+    expected = sum((torch.distributions.kl_divergence(*pair).sum() for pair in pairs[kind]), torch.zeros(()).double())
+    expected += 0.5 * (s.tanh() - t.tanh()).square().sum() if kind == "deterministic" else 0.0
     scale = Q_TEMPERATURE if kind == "q" else 1.0
     torch.testing.assert_close(loss, scale * expected, rtol=1e-6, atol=1e-8)
     assert loss >= -1e-12
@@ -163,8 +172,30 @@ def test_shapes_that_differ_are_refused_where_they_would_broadcast() -> None:
         distillation_loss(torch.zeros(3, 1, 2), "q", torch.zeros(3, 2), "q")
 
 
-def test_every_policy_head_has_its_teachers() -> None:
-    assert set(TEACHERS) == set(HEADS)
+def test_every_policy_head_distils_as_one_that_has_teachers_and_a_loss() -> None:
+    assert {head_class(kind).distils_as for kind in HEADS} == set(TEACHERS) == set(LOSSES)
+
+
+def test_heads_of_return_distributions_teach_and_learn_by_their_mean_values() -> None:
+    outputs = torch.tensor([[[0.0, 4.0, 1.0, 1.0, -1.0, 0.0]]] * 2)  # two quantiles of three actions: 2, 1, -0.5
+    student = head("quantile", quantiles=2)
+    guide = Guide(policy(VECTOR, Discrete(3), 3, "q"), student, weight=1.0, fraction=1.0)
+    said = guide.outputs(torch.rand(2, 1, 2))
+    expected = distillation_loss(torch.tensor([[[2.0, 1.0, -0.5]]] * 2), "q", said, "q")
+    torch.testing.assert_close(guide.loss(outputs, said), expected.mean(dim=1))
+
+
+def test_deterministic_actions_are_taught_by_their_distance() -> None:
+    loss = distillation_loss(row(math.atanh(0.5), 0.0), "deterministic", row(0.0, math.atanh(0.2)), "deterministic")
+    assert loss.item() == pytest.approx(0.5 * (0.5**2 + 0.2**2))
+
+
+def test_a_head_from_outside_that_distils_as_nothing_takes_no_teacher() -> None:
+    class Mine(Head):
+        pass
+
+    with pytest.raises(UsageError, match="the policy head Mine cannot teach, nor learn from a teacher: its class does"):
+        Guide(policy(VECTOR, Discrete(3), 3, "q"), Mine({}, Discrete(3)), weight=1.0, fraction=1.0)
 
 
 def policy(obs_space: Space, action_space: Space, width: int, head: str, seeds: tuple[int, ...] = (0, 1)) -> Policy:
@@ -183,7 +214,7 @@ VECTOR = Box((2,), "float32", -1.0, 1.0)
 def test_the_weight_falls_linearly_and_is_exactly_0_from_its_share_of_the_budget_on(
     progress: float, expected: float
 ) -> None:
-    guide = Guide(policy(VECTOR, Discrete(3), 3, "q"), "categorical", weight=2.0, fraction=0.4)
+    guide = Guide(policy(VECTOR, Discrete(3), 3, "q"), head("categorical"), weight=2.0, fraction=0.4)
     weight = guide.weight(Clock(round(progress * 1000), 1000))
     assert weight == pytest.approx(expected)
     assert (weight == 0.0) == (progress >= 0.4)
@@ -191,7 +222,7 @@ def test_the_weight_falls_linearly_and_is_exactly_0_from_its_share_of_the_budget
 
 def test_a_guide_says_what_its_teacher_says_without_a_gradient_and_its_loss_is_the_mean_over_the_batch() -> None:
     teacher = policy(VECTOR, Discrete(3), 3, "q")
-    guide = Guide(teacher, "q", weight=1.0, fraction=1.0, temperature=0.5)
+    guide = Guide(teacher, teacher.head, weight=1.0, fraction=1.0, temperature=0.5)
     obs = torch.rand(2, 7, 2)
     said = guide.outputs(obs)
     assert not said.requires_grad
@@ -205,7 +236,7 @@ def test_a_guide_says_what_its_teacher_says_without_a_gradient_and_its_loss_is_t
 
 def test_a_guide_leaves_out_what_an_observation_forbids() -> None:
     space = Masked(VECTOR, 3)
-    guide = Guide(policy(space, Discrete(3), 3, "categorical"), "q", weight=1.0, fraction=1.0)
+    guide = Guide(policy(space, Discrete(3), 3, "categorical"), head("q"), weight=1.0, fraction=1.0)
     obs = torch.tensor([[[0.5, 0.5, 1, 0, 1], [0.5, 0.5, 0, 0, 0]]]).expand(2, 2, 5)
     said = guide.outputs(obs)
     assert said.isneginf()[0].tolist() == [[False, True, False], [False, False, False]]  # at the end nothing is chosen
@@ -217,7 +248,8 @@ def test_a_guide_leaves_out_what_an_observation_forbids() -> None:
 
 def test_of_several_choices_each_part_is_masked_by_itself() -> None:
     space, actions = Masked(VECTOR, 5), MultiDiscrete((2, 3), (0, 0), (2,))
-    guide = Guide(policy(space, actions, 5, "multi_categorical"), "multi_categorical", weight=1.0, fraction=1.0)
+    teacher = policy(space, actions, 5, "multi_categorical")
+    guide = Guide(teacher, teacher.head, weight=1.0, fraction=1.0)
     said = guide.outputs(torch.tensor([[[0.5, 0.5, 0, 0, 0, 1, 1]]]).expand(2, 1, 7))
     assert said.isneginf()[0, 0].tolist() == [False, False, True, False, False]
     assert guide.loss(torch.randn(2, 1, 5), said).isfinite().all()
@@ -230,10 +262,13 @@ def test_of_several_choices_each_part_is_masked_by_itself() -> None:
         ({"weight": math.nan}, "the weight nan of a teacher"),
         ({"fraction": 1.5}, "the share 1.5 of the budget that a teacher guides must be in [0, 1]."),
         ({"temperature": -2.0}, "a temperature must be above 0, not -2.0."),
-        ({"student_head": "gaussian"}, "a student with the policy head 'gaussian' learns from 'gaussian', not 'q'."),
+        (
+            {"student": head("gaussian", Box((1,), "float32", -1.0, 1.0))},
+            "a student with the policy head 'gaussian' learns from 'gaussian', not 'q'.",
+        ),
     ],
 )
 def test_a_guide_that_cannot_guide_is_refused_in_one_line(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError) as caught:
-        Guide(policy(VECTOR, Discrete(3), 3, "q"), **{"student_head": "q", "weight": 1.0, "fraction": 0.5, **settings})
+        Guide(policy(VECTOR, Discrete(3), 3, "q"), **{"student": head("q"), "weight": 1.0, "fraction": 0.5, **settings})
     assert str(caught.value).startswith(said)

@@ -7,7 +7,7 @@ import torch
 
 from rlab.learning.exploration import BLOCK
 from rlab.learning.sampling import NOISE, ActionNoise
-from rlab.networks.heads import HEADS, StochasticHead
+from rlab.networks.heads import STOCHASTIC_HEADS, head_class
 
 EULER = 0.5772156649
 # kind -> mean, variance, and the share of draws that is above 1
@@ -25,7 +25,7 @@ def draws(noise: ActionNoise, steps: int, num_envs: int = 3) -> torch.Tensor:
 
 def test_every_kind_has_moments_here_and_every_head_asks_for_a_kind() -> None:
     assert MOMENTS.keys() == NOISE.keys()
-    assert {head.noise for head in HEADS.values() if issubclass(head, StochasticHead)} <= NOISE.keys()
+    assert {head_class(kind).noise for kind in STOCHASTIC_HEADS} <= NOISE.keys()
 
 
 @pytest.mark.parametrize("kind", sorted(NOISE))

@@ -11,7 +11,7 @@ from torch import distributions as td
 
 from rlab.errors import UsageError
 from rlab.networks.distributions import normal_log_mass_below
-from rlab.networks.heads import HEADS, StochasticHead, build_head, draw_noise, stochastic_head_json
+from rlab.networks.heads import StochasticHead, build_head, draw_noise, head_class, stochastic_head_json
 from rlab.networks.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
 INF = math.inf
@@ -488,7 +488,7 @@ def test_a_head_that_does_not_fit_the_actions_is_refused_in_one_line(kind, space
 @pytest.mark.parametrize("kind", list(CASES))
 def test_every_action_space_has_its_head(kind):
     assert stochastic_head_json(CASES[kind], kind == "squashed_gaussian") == {"kind": kind}
-    assert isinstance(head_of(CASES[kind], kind == "squashed_gaussian"), HEADS[kind])
+    assert isinstance(head_of(CASES[kind], kind == "squashed_gaussian"), head_class(kind))
 
 
 def test_actions_without_a_head_are_refused():

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from math import prod
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,23 +17,43 @@ from rlab.compression.sparse_layers import (
     SparseQuantizedConv2d,
     SparseQuantizedLinear,
 )
-from rlab.networks import heads
 from rlab.networks.bounds import FIRST
 from rlab.networks.branches import Branches, Dueling, Pick, PickImage
+from rlab.networks.continuous_heads import BoxHead, DeterministicHead, GaussianHead, SquashedGaussianHead
+from rlab.networks.heads import BernoulliHead, CategoricalHead, Head, MultiCategoricalHead
 from rlab.networks.layers import ACTIVATIONS, LogStd
 from rlab.networks.merging import merged
 from rlab.networks.policy import MemberPolicy
 from rlab.networks.preprocess import Numbers, OneHot, Preprocess
 from rlab.networks.spaces import Masked
+from rlab.networks.value_heads import QHead, QuantileHead
 
 WEIGHT_KINDS = {8: "int8", 4: "int4", 2: "int2"}
+
+
+@runtime_checkable
+class TraceableLayer(Protocol):
+    """A layer from outside rlab, as one member has it, that says which operations its forward is."""
+
+    def trace(self, tracer: Tracer, x: str) -> str:
+        """Note the operations down; gives the name of the output."""
+        ...
+
+
+@runtime_checkable
+class TraceableHead(Protocol):
+    """A policy head from outside rlab that says which operations choose its greedy action."""
+
+    def trace(self, tracer: Tracer, outputs: str, mask: str | None) -> str:
+        """Note the operations down; gives the name of the action, as `env.step` takes it."""
+        ...
 
 
 def trace(member: MemberPolicy) -> Graph:
     """The whole policy of one member, greedy actions. Adapters are merged; dropout does nothing.
 
     Raises:
-        InexpressibleError: a layer of the network is none that the operations can say.
+        InexpressibleError: a layer or the policy head cannot be expressed in these operations.
     """
     space, inner = member.spec.obs_space, member.preprocess.obs_space
     tracer = Tracer(Value(space.shape, space.dtype))
@@ -42,7 +62,7 @@ def trace(member: MemberPolicy) -> Graph:
         first = space.shape[0] - inner.size
         mask = tracer.slice(OBS, first, space.shape[0])
     outputs = trace_network(tracer, merged(member.network), _features(tracer, member.preprocess))
-    return tracer.finished(outputs, _action(tracer, member.head, outputs, mask))
+    return tracer.finished(outputs, trace_action(tracer, member.head, outputs, mask))
 
 
 # ---- features ----
@@ -107,14 +127,16 @@ def _clipped(tracer: Tracer, x: str, low: np.ndarray | Tensor, high: np.ndarray 
 
 def trace_network(tracer: Tracer, layer: nn.Module, x: str) -> str:
     """Note what one plain layer, or a sequence of them, makes of `x`."""
-    # By the very type: a class derived from a known layer may have another forward.
+    # By its very type: a class derived from a known layer may have another forward.
     if type(layer) is nn.Sequential:
         for inner in layer:
             x = trace_network(tracer, inner, x)
         return x
-    if type(layer) not in LAYERS:
-        raise InexpressibleError(type(layer).__name__)
-    return LAYERS[type(layer)](tracer, layer, x)
+    if type(layer) in LAYERS:
+        return LAYERS[type(layer)](tracer, layer, x)
+    if isinstance(layer, TraceableLayer):
+        return layer.trace(tracer, x)
+    raise InexpressibleError(type(layer).__name__)
 
 
 def _linear(tracer: Tracer, layer: Any, x: str) -> str:
@@ -252,19 +274,51 @@ def quantized_kind(network: nn.Module) -> str:
 # ---- action ----
 
 
-def _action(tracer: Tracer, head: heads.Head, outputs: str, mask: str | None) -> str:
-    """What `head.to_env(head.act(outputs, mask))` computes."""
-    if isinstance(head, heads.QHead | heads.CategoricalHead):
-        return _choice(tracer, outputs, mask, (head.width,), (), np.asarray(head.start, np.int64))
-    if isinstance(head, heads.MultiCategoricalHead):
-        sizes = tuple(head.real.sum(dim=-1).tolist())
-        return _choice(tracer, outputs, mask, sizes, head.shape, head.start.cpu().numpy())
-    if isinstance(head, heads.BernoulliHead):
-        return tracer.reshape(tracer.add("positive", (outputs,), (head.width,), "int8"), head.shape)
-    assert isinstance(head, heads.GaussianHead)  # there are no other heads
-    mean = tracer.slice(outputs, 0, head.noise_width)
-    bent = tracer.unary("tanh", mean) if isinstance(head, heads.SquashedGaussianHead) else mean
-    scaled = tracer.with_constant("multiply", bent, head.scale)
+def trace_action(tracer: Tracer, head: Head, outputs: str, mask: str | None) -> str:
+    """Note what `head.to_env(head.act(outputs, mask))` computes.
+
+    Raises:
+        InexpressibleError: the head is not one that the operations can express.
+    """
+    # By the very type, as for layers.
+    if type(head) in HEADS:
+        return HEADS[type(head)](tracer, head, outputs, mask)
+    if isinstance(head, TraceableHead):
+        return head.trace(tracer, outputs, mask)
+    raise InexpressibleError(type(head).__name__)
+
+
+def _index(tracer: Tracer, head: Any, outputs: str, mask: str | None) -> str:
+    return _choice(tracer, outputs, mask, (head.mask_width,), (), np.asarray(head.start, np.int64))
+
+
+def _quantiles(tracer: Tracer, head: QuantileHead, outputs: str, mask: str | None) -> str:
+    mean = np.kron(np.eye(head.num_actions), np.full((1, head.quantiles), 1.0 / head.quantiles)).astype(np.float32)
+    constants = tracer.constant(mean), tracer.constant(np.zeros(head.num_actions, np.float32))
+    values = tracer.add("linear", (outputs, *constants), (head.num_actions,))
+    return _index(tracer, head, values, mask)
+
+
+def _indices(tracer: Tracer, head: MultiCategoricalHead, outputs: str, mask: str | None) -> str:
+    sizes = tuple(head.real.sum(dim=-1).tolist())
+    return _choice(tracer, outputs, mask, sizes, head.shape, head.start.cpu().numpy())
+
+
+def _bits(tracer: Tracer, head: BernoulliHead, outputs: str, mask: str | None) -> str:
+    return tracer.reshape(tracer.add("positive", (outputs,), (head.width,), "int8"), head.shape)
+
+
+def _means(tracer: Tracer, head: BoxHead, outputs: str, mask: str | None) -> str:
+    return _numbers(tracer, head, tracer.slice(outputs, 0, head.size))
+
+
+def _squashed(tracer: Tracer, head: BoxHead, outputs: str, mask: str | None) -> str:
+    return _numbers(tracer, head, tracer.unary("tanh", tracer.slice(outputs, 0, head.size)))
+
+
+def _numbers(tracer: Tracer, head: BoxHead, value: str) -> str:
+    """From units in which [-1, 1] is the Box to an action within its bounds."""
+    scaled = tracer.with_constant("multiply", value, head.scale)
     clipped = _clipped(tracer, tracer.with_constant("add", scaled, head.middle), head.low, head.high)
     return tracer.cast(tracer.reshape(clipped, head.shape), str(head.env_dtype).removeprefix("torch."))
 
@@ -275,3 +329,16 @@ def _choice(
     inputs = (outputs,) if mask is None else (outputs, mask)
     chosen = tracer.add("choose", inputs, shape, "int64", sizes=sizes)
     return tracer.with_constant("add", chosen, start, "int64")
+
+
+# class of a policy head -> what notes down how it chooses. A C51 head needs a softmax, which is not an operation here.
+HEADS: dict[type[Head], Callable[[Tracer, Any, str, str | None], str]] = {
+    QHead: _index,
+    QuantileHead: _quantiles,
+    CategoricalHead: _index,
+    MultiCategoricalHead: _indices,
+    BernoulliHead: _bits,
+    GaussianHead: _means,
+    SquashedGaussianHead: _squashed,
+    DeterministicHead: _squashed,
+}
