@@ -12,8 +12,8 @@ from gymnasium.vector import AutoresetMode
 
 from rlab.envs.batch_checks import BatchCheck
 from rlab.envs.checks import EnvError, raised
-from rlab.envs.packing import close_or_warn
-from rlab.envs.spaces import array_space_from_gym, obs_hint
+from rlab.envs.gym_spaces import array_space_from_gym, obs_hint
+from rlab.envs.obs_packing import close_or_warn
 from rlab.envs.sub_env import SubEnvError
 from rlab.errors import RlabError, UsageError
 from rlab.experience.contract import Step

@@ -21,9 +21,9 @@ from rlab.envs.findings import (
     near_masks,
     not_made,
 )
+from rlab.envs.gym_spaces import array_space_from_gym, space_from_gym
 from rlab.envs.make import make_single, packing_of
-from rlab.envs.packing import Packing
-from rlab.envs.spaces import array_space_from_gym, space_from_gym
+from rlab.envs.obs_packing import Packing
 from rlab.envs.specs import EnvSpec
 from rlab.errors import RlabError, UsageError
 from rlab.networks.images import image_notes

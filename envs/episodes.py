@@ -7,10 +7,10 @@ import gymnasium as gym
 import numpy as np
 
 from rlab.envs.checks import EnvError
+from rlab.envs.gym_spaces import space_from_gym
 from rlab.envs.native import NO_LIMIT, SeededCartPole
 from rlab.envs.obs_checks import first_not_held
-from rlab.envs.packing import plain_packing
-from rlab.envs.spaces import space_from_gym
+from rlab.envs.obs_packing import plain_packing
 from rlab.envs.sub_env import SubEnv
 from rlab.errors import RlabError
 from rlab.networks.limits import float32_holds

@@ -15,9 +15,9 @@ import gymnasium as gym
 import numpy as np
 
 from rlab.envs.checks import EnvError, numbers_of
+from rlab.envs.gym_spaces import sampled
 from rlab.envs.obs_checks import first_not_held
-from rlab.envs.packing import Packing
-from rlab.envs.spaces import sampled
+from rlab.envs.obs_packing import Packing
 from rlab.envs.sub_env import SubEnv, SubEnvError
 from rlab.errors import RlabWarning
 from rlab.networks.limits import FLOAT32_MAX, float32_holds

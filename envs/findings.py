@@ -10,7 +10,7 @@ import gymnasium as gym
 from rlab.envs.checks import TOO_LARGE, EnvError
 from rlab.envs.episodes import time_limit_of
 from rlab.envs.evidence import Evidence
-from rlab.envs.packing import MASK_METHOD, Packing, layers
+from rlab.envs.obs_packing import MASK_METHOD, Packing, layers
 from rlab.errors import RlabError
 from rlab.networks.spaces import MASK_KEY, Masked, choices
 

@@ -17,8 +17,8 @@ from rlab.envs.checks import old_gym
 from rlab.envs.drawing import creator, drawing, make_drawn
 from rlab.envs.episodes import NativeEpisodes, SingleEpisodes, time_limit_of
 from rlab.envs.native import SeededCartPole, make_native, why_not_native
+from rlab.envs.obs_packing import Packing, find_packing
 from rlab.envs.own_globals import OwnGlobals
-from rlab.envs.packing import Packing, find_packing
 from rlab.envs.pixels import MODE as PICTURES
 from rlab.envs.pool import PoolVectorEnv, check_same_spaces
 from rlab.envs.specs import EnvSpec

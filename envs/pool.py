@@ -9,9 +9,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from rlab.envs.gym_spaces import space_from_gym
 from rlab.envs.ids import Package
-from rlab.envs.packing import Packing
-from rlab.envs.spaces import space_from_gym
+from rlab.envs.obs_packing import Packing
 from rlab.errors import UsageError, extra
 from rlab.networks.limits import same_form
 

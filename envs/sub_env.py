@@ -14,10 +14,10 @@ from gymnasium.wrappers import PassiveEnvChecker
 
 from rlab.envs import checks
 from rlab.envs.checks import EnvError
+from rlab.envs.gym_spaces import space_from_gym
 from rlab.envs.obs_checks import obs_reader
+from rlab.envs.obs_packing import MASK_METHOD, Packing, close_or_warn, mask_method, plain_packing
 from rlab.envs.own_globals import OwnGlobals, due_again, tell_of_generators
-from rlab.envs.packing import MASK_METHOD, Packing, close_or_warn, mask_method, plain_packing
-from rlab.envs.spaces import space_from_gym
 from rlab.errors import RlabError
 from rlab.networks.limits import same_form
 from rlab.networks.spaces import MASK_KEY, Leaf, Masked, choices

@@ -14,8 +14,8 @@ import numpy as np
 from gymnasium.vector.async_vector_env import AsyncState
 
 from rlab.envs.checks import EnvError
+from rlab.envs.obs_packing import Packing
 from rlab.envs.own_globals import OwnGlobals, seed_process
-from rlab.envs.packing import Packing
 from rlab.envs.sub_env import SubEnv, SubEnvError
 
 STEP_TIME_LIMIT = 120.0  # seconds; no env of the field takes a minute for one step or reset

@@ -14,9 +14,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.classic_control import CartPoleEnv
 
+from rlab.envs.gym_spaces import CHANNELS
 from rlab.envs.ids import Package
 from rlab.envs.pixels import Pixels
-from rlab.envs.spaces import CHANNELS
 from rlab.errors import UsageError, extra, unknown
 from rlab.networks.bounds import LAST
 from rlab.places import told

@@ -18,9 +18,9 @@ from rlab.jobs.progress import ProgressListener
 from rlab.jobs.session import interval_over_members
 from rlab.learning.contract import Listener
 from rlab.learning.cross_validation import CrossValidation, cross_validate
-from rlab.learning.fitting import Fitted, fit, fit_examples
 from rlab.learning.runtime import torch_settings
 from rlab.learning.supervised import SupervisedSettings
+from rlab.learning.supervised_fit import Fitted, fit, fit_examples
 from rlab.networks.spec import LayerSpec, NetworkSpec, StackedNetwork, build
 from rlab.networks.stacking import unstack
 from rlab.runs import files

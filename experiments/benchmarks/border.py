@@ -26,7 +26,7 @@ import torch
 import rlab
 from rlab.envs import SubEnv
 from rlab.envs.batch_checks import BatchCheck
-from rlab.envs.spaces import array_space_from_gym
+from rlab.envs.gym_spaces import array_space_from_gym
 from rlab.envs.sub_env import InterfaceCheck
 from rlab.experiments.benchmarks.timing import ROUNDS, record, seconds_of_training
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from rlab.compression import rounding
-from rlab.compression.corrections import correct
 from rlab.compression.float_layers import built_like, first_layers, observe, quantizable
 from rlab.compression.quantized_layers import HalfConv2d, HalfLinear, QuantizedConv2d, QuantizedLinear, replaced, u8
+from rlab.compression.rounding_correction import correct
 from rlab.errors import unknown
 from rlab.networks.layers import is_float_layer, is_stacked
 
@@ -43,7 +43,7 @@ def weight_only(network: nn.Module, bits: int = 8, features: Tensor | None = Non
 
     Args:
         features: `[R, ...]` (`[S, R, ...]` for a stack), the network's input on visited states, by which scales,
-            roundings and biases are corrected (`corrections.correct`). None: each weight takes the nearest value.
+            roundings and biases are corrected (`rounding_correction`). None: each weight takes the nearest value.
 
     Raises:
         UsageError: other bits, or the network cannot be quantized.

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from rlab.compression.agreement import agreement
 from rlab.compression.distil import MakeEnvs
-from rlab.compression.export.exporting import open_in_onnxruntime
 from rlab.compression.export.graph import InexpressibleError
+from rlab.compression.export.member_file import open_in_onnxruntime
 from rlab.compression.export.runtimes import Latency, Runner, latency
 from rlab.compression.quantized_layers import full_precision
 from rlab.compression.visits import visited

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from rlab.compression.distil import DistilSettings, MakeEnvs, distil, retrain
 from rlab.compression.fake_quantize import convert, prepare_qat
 from rlab.compression.low_rank import factorise
-from rlab.compression.prune import prune_neurons
+from rlab.compression.neuron_pruning import prune_neurons
 from rlab.compression.quantize import dynamic, half, static, weight_only
 from rlab.compression.quantized_layers import CompressedLayer, full_precision
+from rlab.compression.quantized_tuning import prepare_tuning, tuned
 from rlab.compression.sparse_layers import SparseConv2d, SparseLayer, SparseLinear
-from rlab.compression.sparsity import packed
-from rlab.compression.tuning import prepare_tuning, tuned
-from rlab.compression.values import give_values
+from rlab.compression.student_values import give_values
 from rlab.compression.visits import END_OF_VISIT_SEEDS, FIRST_VISIT_SEED, WIDTH, visited
+from rlab.compression.weight_pruning import packed
 from rlab.errors import UsageError, unknown
 from rlab.learning.sparsity import MaskedTraining
 from rlab.networks.describe import with_network
@@ -36,10 +36,11 @@ from rlab.networks.stacking import stack, unstack
 EXAMPLE = "distil:64x64,prune:0.5,int8"
 FEATURE_ROWS = 2_000  # visited states per member that rounding is corrected by and neurons are judged by
 FEATURES_SAMPLED = 0.5  # share of the episodes of these visits with sampled actions, as in distillation
-# Of Adam, behind a cut. Measured on 64-64 networks of 20 seeds, prune:0.5 without the refit, at 1e-3, 3e-3 and 1e-2:
-# agreement 0.945, 0.957 and 0.953 (DQN, CartPole), actions 0.0038, 0.0015 and 0.0009 of their range apart (PPO,
-# Pendulum). Agreement of 256-256 cut to 64-64 with 400 updates and 10 seeds, by activation, without the refit and with
-# it: PPO on CartPole 0.9986 and 1.0, on Acrobot 0.986 and 0.992; DQN on CartPole 0.914 and 0.912.
+# Of Adam, after neurons were pruned. Measured on 64-64 networks of 20 seeds, prune:0.5 without reconstruction, at 1e-3,
+# 3e-3 and 1e-2: agreement 0.945, 0.957 and 0.953 (DQN, CartPole), actions 0.0038, 0.0015 and 0.0009 of their range
+# apart (PPO, Pendulum). Agreement of 256-256 cut to 64-64 with 400 updates and 10 seeds, by activation, without
+# reconstruction and with it: PPO on CartPole 0.9986 and 1.0, on Acrobot 0.986 and 0.992; DQN on CartPole 0.914 and
+# 0.912.
 RETRAINING_RATE = 3e-3
 # Behind the rounding: Adam's rate, and the share of the updates that are taken, by the bits of a weight. Agreement on
 # 64-64 networks of 10 seeds (DQN, CartPole) before it and behind it, 2000 updates being all: 16 bits (bfloat16) 0.9972

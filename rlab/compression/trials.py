@@ -17,9 +17,9 @@ from rlab.compression.export.runtimes import latency
 from rlab.compression.quantize import weight_only
 from rlab.compression.report import in_its_runtime, weight_bytes
 from rlab.compression.search import BITS, Candidate, Size, Trial
-from rlab.compression.sparsity import packed, prune_weights
 from rlab.compression.steps import STEPS, Job, Step, check_order
 from rlab.compression.visits import visited
+from rlab.compression.weight_pruning import packed, prune_weights
 from rlab.evaluation.evaluate import evaluate
 from rlab.evaluation.stats import paired_difference
 from rlab.networks.describe import with_network

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from rlab.compression.export.exporting import Exported, check_format
-from rlab.compression.export.exporting import export as write_file
+from rlab.compression.export.member_file import Exported, check_format
+from rlab.compression.export.member_file import export as write_file
 from rlab.compression.export.metadata import Origin
 from rlab.compression.export.runtimes import SUFFIXES, Latency, Runner, latency, open_exported
 from rlab.compression.visits import visited
@@ -96,7 +96,7 @@ def export(
         format: `onnx`, `torch-export`, `numpy` or `c`.
         member: its training seed; None: the first.
         out: the new file; None makes one under `runs/`, named after the run.
-        exporter: of ONNX, see `rlab.compression.export.exporting.export`.
+        exporter: of ONNX, see `rlab.compression.export.member_file.export`.
         envs: instances of the env at once; None: 10.
         env: makes the env where only the process that trained in it can: `env=MyEnv`; None: the one on record.
         trust: allow layers, envs and wrappers of others that the folder names, which run their code.

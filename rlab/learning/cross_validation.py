@@ -9,9 +9,9 @@ from torch import nn
 
 from rlab.errors import UsageError
 from rlab.experience.examples import Examples, stratified_order
-from rlab.learning.fitting import Fitted, fit_examples
 from rlab.learning.runtime import own_surroundings
 from rlab.learning.supervised import SupervisedSettings
+from rlab.learning.supervised_fit import Fitted, fit_examples
 from rlab.networks.spec import NetworkSpec
 from rlab.randomness import stream
 

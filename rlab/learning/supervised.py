@@ -1,6 +1,6 @@
 """Supervised learning: any network, any labelled arrays, in the loop and with the optimizers that agents learn with.
 
-`Supervised` is what the loop trains; `rlab.learning.fitting` puts the two together."""
+`Supervised` is what the loop trains; `rlab.learning.supervised_fit` puts the two together."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as functional
 from torch import nn
 
-from rlab.compression.prune import hidden_layers
+from rlab.compression.neuron_pruning import hidden_layers
 from rlab.networks.bodies import BodySettings, actor_network_spec, q_network_spec
 from rlab.networks.heads import build_head, stochastic_head_json
 from rlab.networks.policy import MemberPolicy, PolicySpec, build_policy

@@ -5,12 +5,12 @@ import torch
 
 from rlab.compression import quantize
 from rlab.compression.low_rank import factorise
-from rlab.compression.prune import cut, hidden_layers, neuron_masks, prune_neurons
+from rlab.compression.neuron_pruning import cut, hidden_layers, neuron_masks, prune_neurons
 from rlab.compression.quantized_layers import full_precision
 from rlab.compression.search import hidden_widths
 from rlab.errors import UsageError
 from rlab.learning.finetuning import layers_of
-from rlab.learning.refitting import refit_policy
+from rlab.learning.layer_transfer import refit_policy
 from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.policy import PolicySpec
 from rlab.networks.spaces import Box, Dict, Discrete

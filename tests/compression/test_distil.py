@@ -9,10 +9,10 @@ import torch
 from rlab.compression.agreement import agreement
 from rlab.compression.distil import DistilSettings, _Lessons, distil, retrain, student_spec
 from rlab.compression.fake_quantize import convert, prepare_qat
-from rlab.compression.prune import prune_neurons
+from rlab.compression.neuron_pruning import prune_neurons
 from rlab.compression.quantize import weight_only
-from rlab.compression.sparsity import prune_weights
 from rlab.compression.visits import END_OF_VISIT_SEEDS, FIRST_VISIT_SEED, visited
+from rlab.compression.weight_pruning import prune_weights
 from rlab.envs import EnvSpec, make_episodes
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import evaluate

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from rlab.compression import quantize
-from rlab.compression.export.exporting import export
+from rlab.compression.export.member_file import export
 from rlab.compression.export.metadata import Origin
 from rlab.compression.export.runtimes import open_exported
-from rlab.compression.sparsity import packed, prune_weights, sparse_layer
+from rlab.compression.weight_pruning import packed, prune_weights, sparse_layer
 from rlab.errors import RlabError, UsageError
 from rlab.networks.bodies import BodySettings
 from rlab.networks.spaces import Box, Discrete

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from rlab.compression import quantize
 from rlab.compression.export import numpy_runner
-from rlab.compression.export.exporting import export
+from rlab.compression.export.bit_packing import packed, without_zeros
 from rlab.compression.export.graph import INTEGER_BITS, Constant, Graph
+from rlab.compression.export.member_file import export
 from rlab.compression.export.numpy_writer import DESCRIPTION, write_numpy
-from rlab.compression.export.packing import packed, without_zeros
 from rlab.compression.export.runtimes import open_exported
 from rlab.compression.export.tracing import trace
-from rlab.compression.sparsity import packed as without_stored_zeros
-from rlab.compression.sparsity import prune_weights
+from rlab.compression.weight_pruning import packed as without_stored_zeros
+from rlab.compression.weight_pruning import prune_weights
 from rlab.errors import RlabError
 from rlab.networks.bodies import BodySettings
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rlab.compression import quantize
-from rlab.compression.export.exporting import export
+from rlab.compression.export.member_file import export
 from rlab.compression.export.parity import answers, check, rounding_effect
 from rlab.compression.export.runtimes import OnnxRunner, open_exported
 from rlab.errors import RlabError, UsageError

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlab.compression.export import exporting
-from rlab.compression.export.exporting import export
+from rlab.compression.export import member_file
+from rlab.compression.export.member_file import export
 from rlab.compression.export.metadata import Origin, weights_sha256
 from rlab.compression.export.parity import Parity, check
 from rlab.compression.export.runtimes import SUFFIXES, NumpyRunner, latency, open_exported
@@ -96,7 +96,7 @@ def test_what_counts_as_a_failure(error, rounding, agreement, failure):
 def test_a_broken_writer_leaves_nothing_and_the_old_file_as_it_was(plain, tmp_path, monkeypatch):
     member, obs = plain
     path = export(member, obs, "numpy", tmp_path / "p.npz").path
-    before, right = path.read_bytes(), exporting.WRITERS["numpy"]
+    before, right = path.read_bytes(), member_file.WRITERS["numpy"]
 
     def one_weight_wrong(request):
         with np.load(io.BytesIO(right(request))) as stored:
@@ -106,10 +106,10 @@ def test_a_broken_writer_leaves_nothing_and_the_old_file_as_it_was(plain, tmp_pa
         np.savez(content, **arrays)
         return content.getvalue()
 
-    monkeypatch.setitem(exporting.WRITERS, "numpy", one_weight_wrong)
+    monkeypatch.setitem(member_file.WRITERS, "numpy", one_weight_wrong)
     with pytest.raises(RlabError, match=r"the numpy file is not what was exported: .* Nothing was written\."):
         export(member, obs, "numpy", path)
-    monkeypatch.setitem(exporting.WRITERS, "numpy", lambda request: right(request)[:1000])
+    monkeypatch.setitem(member_file.WRITERS, "numpy", lambda request: right(request)[:1000])
     with pytest.raises(RlabError, match="no policy of rlab's for NumPy"):
         export(member, obs, "numpy", path)
     assert path.read_bytes() == before
@@ -169,7 +169,7 @@ def test_a_file_tells_where_it_comes_from_and_nothing_of_the_machine(file, plain
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             content = b"".join(archive.read(name) for name in archive.namelist())
-    for place in {Path.home(), Path.cwd(), file.parent, Path(exporting.__file__).parent}:
+    for place in {Path.home(), Path.cwd(), file.parent, Path(member_file.__file__).parent}:
         assert len(str(place)) < 2 or str(place).encode() not in content
     assert not re.search(rb"\.py\b|site-packages|tmp-", content)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rlab.compression import quantize
-from rlab.compression.export.exporting import export
+from rlab.compression.export.member_file import export
 from rlab.compression.export.runtimes import SUFFIXES
 from rlab.compression.float_layers import float_weight
 from rlab.compression.quantized_layers import CompressedLayer, HalfLinear, QuantizedLinear, full_precision
@@ -22,7 +22,7 @@ from rlab.compression.sparse_layers import (
     SparseQuantizedLinear,
     present,
 )
-from rlab.compression.sparsity import packed, prune_weights, sparse_layer
+from rlab.compression.weight_pruning import packed, prune_weights, sparse_layer
 from rlab.errors import RlabError
 from rlab.networks.bodies import BodySettings, actor_network_spec, q_network_spec
 from rlab.networks.describe import spec_of, with_network

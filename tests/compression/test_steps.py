@@ -9,7 +9,7 @@ from torch import nn
 
 from rlab.compression.distil import DistilSettings
 from rlab.compression.fake_quantize import convert, prepare_qat
-from rlab.compression.prune import prune_neurons
+from rlab.compression.neuron_pruning import prune_neurons
 from rlab.compression.quantize import weight_only
 from rlab.compression.quantized_layers import CompressedLayer, QuantizedLinear, full_precision
 from rlab.compression.sparse_layers import SparseQuantizedLinear

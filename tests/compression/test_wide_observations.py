@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlab.compression.export.exporting import export
+from rlab.compression.export.member_file import export
 from rlab.compression.export.runtimes import open_exported
 from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.policy import PolicySpec, build_policy

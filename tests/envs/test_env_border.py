@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from rlab.envs import EnvSpec, GymVectorEnv, make_env, make_episodes, make_vec, packing
+from rlab.envs import EnvSpec, GymVectorEnv, make_env, make_episodes, make_vec, obs_packing
 from rlab.errors import RlabError, RlabWarning, UsageError
 from rlab.evaluation.evaluate import evaluate
 from rlab.evaluation.record import record
@@ -27,7 +27,7 @@ UNIT = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
 
 @pytest.fixture(autouse=True)
 def nothing_told(monkeypatch):
-    monkeypatch.setattr(packing, "_told", set())
+    monkeypatch.setattr(obs_packing, "_told", set())
 
 
 @pytest.fixture

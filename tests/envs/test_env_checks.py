@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rlab.envs.checks import EnvError, flag, mask_bits, reset_values, reward_number, shown, step_values
+from rlab.envs.gym_spaces import space_from_gym
 from rlab.envs.obs_checks import obs_reader, rows_look
-from rlab.envs.spaces import space_from_gym
 from rlab.envs.sub_env import SubEnvError
 from rlab.networks.limits import float32_holds, space_words
 

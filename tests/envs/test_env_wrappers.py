@@ -10,7 +10,7 @@ import torch
 from gymnasium.envs.classic_control import CartPoleEnv
 
 from rlab.envs import WRAPPERS, EnvSpec, make_env, make_episodes, make_vec
-from rlab.envs.spaces import space_from_gym
+from rlab.envs.gym_spaces import space_from_gym
 from rlab.envs.wrappers import ChannelsLast, apply_wrappers, load_wrapper, refuse_running_statistics
 from rlab.errors import UsageError
 from rlab.networks.images import named_leaves

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import rlab
-from rlab.envs import EnvSpec, make_env, make_episodes, make_vec, packing
+from rlab.envs import EnvSpec, make_env, make_episodes, make_vec, obs_packing
 from rlab.errors import RlabError, RlabWarning, UsageError
 
 TINY = {"env_steps": 32, "num_envs": 2, "rollout_steps": 8, "minibatches": 1, "hidden": (4,), "eval_episodes": 1}
@@ -52,7 +52,7 @@ def panic(code):
 
 @pytest.fixture(autouse=True)
 def nothing_told(monkeypatch):
-    monkeypatch.setattr(packing, "_told", set())
+    monkeypatch.setattr(obs_packing, "_told", set())
 
 
 @pytest.mark.parametrize(("leave", "name"), [(sys.exit, "SystemExit"), (panic, "Panic")])

@@ -6,7 +6,7 @@ import pytest
 
 import rlab
 from rlab.envs import EnvSpec, make_env, make_episodes, make_vec
-from rlab.envs.spaces import sampled, space_from_gym
+from rlab.envs.gym_spaces import sampled, space_from_gym
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.record import record, uniform_action
 

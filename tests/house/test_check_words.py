@@ -10,7 +10,7 @@ import pytest
 
 import rlab
 from rlab.cli.main import main
-from rlab.envs import env_spec, make_env, packing
+from rlab.envs import env_spec, make_env, obs_packing
 from rlab.envs.specs import named_here
 from rlab.errors import RlabError, RlabWarning, UsageError
 
@@ -182,7 +182,7 @@ def test_a_failing_close_is_told_once_and_from_the_users_line(monkeypatch, tmp_p
     def close(self):
         raise OSError("gone")
 
-    monkeypatch.setattr(packing, "_told", set())
+    monkeypatch.setattr(obs_packing, "_told", set())
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         rlab.train("ppo", five(close=close), out=tmp_path / "run", **TINY, final_eval_episodes=2)

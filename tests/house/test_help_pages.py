@@ -15,7 +15,7 @@ from rlab.cli.main import VERBS, main
 from rlab.cli.pretrain import PretrainOptions
 from rlab.cli.reference import page_of, reference
 from rlab.cli.train import TrainOptions
-from rlab.compression.export import exporting
+from rlab.compression.export import member_file
 from rlab.compression.export.runtimes import SUFFIXES
 from rlab.jobs.defaults import agent_config
 from rlab.jobs.settings import descriptions, settings_of
@@ -112,7 +112,7 @@ def test_the_choices_of_export_cloning_and_encoders_are_those_that_there_are() -
 
     shown_ = {setting.name: set(setting.choices) for setting in settings_of(page_of("export")[0]).values()}
     assert shown_["format"] == set(SUFFIXES)
-    assert shown_["exporter"] == set(exporting.EXPORTERS)
+    assert shown_["exporter"] == set(member_file.EXPORTERS)
     assert set(typing.get_args(choices.CloningLoss)) == set(bc.LOSSES)
     assert set(typing.get_args(choices.EncoderObjective)) == set(encoder.OBJECTIVES)
 

@@ -10,8 +10,8 @@ from torch import nn
 from rlab.errors import UsageError
 from rlab.experience.examples import Examples
 from rlab.learning.cross_validation import cross_validate, fold_of_rows
-from rlab.learning.fitting import fit_examples
 from rlab.learning.supervised import SupervisedSettings
+from rlab.learning.supervised_fit import fit_examples
 from rlab.networks.spec import LayerSpec, NetworkSpec
 
 SPEC = NetworkSpec(

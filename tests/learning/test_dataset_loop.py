@@ -13,9 +13,9 @@ from rlab.experience.examples import Examples
 from rlab.learning.contract import Updated
 from rlab.learning.dataset_loop import DRAWN_UPDATES, VALIDATED_ROWS, DatasetLoop, judge
 from rlab.learning.early_stopping import EarlyStopping
-from rlab.learning.fitting import History, make_loop
 from rlab.learning.loop import Periods
 from rlab.learning.supervised import SupervisedSettings
+from rlab.learning.supervised_fit import History, make_loop
 from rlab.networks.spec import LayerSpec, NetworkSpec
 from rlab.runs.state import decode, encode
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from rlab.errors import RlabError
 from rlab.experience.examples import Examples
-from rlab.learning.fitting import fit, fit_examples, make_loop
 from rlab.learning.supervised import StackOfOne, Supervised, SupervisedSettings
+from rlab.learning.supervised_fit import fit, fit_examples, make_loop
 from rlab.networks.sequences import LastGRU
 from rlab.networks.spec import LayerSpec, NetworkSpec, build
 from rlab.networks.stacking import stack, unstack

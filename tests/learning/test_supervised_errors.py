@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from rlab.errors import UsageError
-from rlab.learning.fitting import fit
 from rlab.learning.supervised import SupervisedSettings
+from rlab.learning.supervised_fit import fit
 from rlab.learning.supervised_losses import (
     LOSSES,
     balanced_weights,

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from rlab.compression.export.bit_packing import packed, without_zeros
 from rlab.compression.export.c_kernels import SPARSE, WEIGHTS, whole_bytes
 from rlab.compression.export.graph import ACTION, INTEGER_BITS, OBS, OUTPUTS, Graph, Operation
-from rlab.compression.export.packing import packed, without_zeros
 
 C_TYPES = {
     "float32": "float",

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from rlab.compression.export.bit_packing import packed, without_zeros
 from rlab.compression.export.graph import INTEGER_BITS, Constant, Graph, Value
-from rlab.compression.export.packing import packed, without_zeros
 
 DESCRIPTION = "description"  # the array that holds the JSON
 

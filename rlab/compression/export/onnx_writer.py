@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from rlab.compression.export.bit_packing import packed
 from rlab.compression.export.graph import ACTION, INTEGER_BITS, OBS, OUTPUTS, Graph, Operation
-from rlab.compression.export.packing import packed
 from rlab.errors import UsageError, pip_install
 
 # The first operator set with 4-bit integers, and the first with 2-bit ones, each with its version of the file format.

@@ -5,7 +5,7 @@ import torch
 
 from rlab.compression.distil import DistilSettings
 from rlab.compression.steps import compress
-from rlab.compression.values import give_values
+from rlab.compression.student_values import give_values
 from rlab.envs import EnvSpec, make_episodes
 from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.describe import with_network

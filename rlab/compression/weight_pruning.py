@@ -1,7 +1,7 @@
 """Unstructured pruning after training: single weights set to zero, and layers that do not store them.
 
-Zeros give no speed: the kernels that run these networks multiply by them as by any number. What they save is bytes,
-with `packed`. To be faster, prune neurons (`rlab.compression.prune`). Which weights go, and how they stay 0 while a
+Zeros do not make a network faster: the kernels that run it multiply by them as by any number. They save bytes, with
+`packed`. To be faster, prune neurons (`rlab.compression.neuron_pruning`). Which weights go, and how they stay 0 while a
 network learns, is in `rlab.learning.sparsity`.
 """
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from rlab.compression.prune import IMPORTANCE, cut, hidden_layers, neuron_masks, prune_neurons
+from rlab.compression.neuron_pruning import IMPORTANCE, cut, hidden_layers, neuron_masks, prune_neurons
 from rlab.compression.quantize import weight_only
 from rlab.errors import UsageError
 from rlab.learning.adapters import with_lora

@@ -7,7 +7,7 @@ from torch import nn
 from rlab.compression.fake_quantize import convert, prepare_qat
 from rlab.compression.quantize import weight_only
 from rlab.compression.quantized_layers import full_precision
-from rlab.compression.sparsity import packed, prune_weights
+from rlab.compression.weight_pruning import packed, prune_weights
 from rlab.errors import UsageError
 from rlab.learning.sparsity import MaskedTraining, sparsity
 from rlab.networks.bodies import BodySettings, q_network_spec

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from rlab.compression import corrections, rounding
-from rlab.compression.corrections import _compensated, _halved, correct
+from rlab.compression import rounding, rounding_correction
 from rlab.compression.quantize import half, weight_only
+from rlab.compression.rounding_correction import _compensated, _halved, correct
 
 
 def normal(*shape, seed=0):
@@ -127,10 +127,10 @@ def test_large_layers_try_fewer_scales(monkeypatch):
     kept = weight_only(network, 4)
     many = correct(network, weight_only(network, 4), features)
     assert not torch.equal(many[0].scale, kept[0].scale)
-    monkeypatch.setattr(corrections, "WORK", 4 * 4 * 20 - 1)  # not one is affordable
+    monkeypatch.setattr(rounding_correction, "WORK", 4 * 4 * 20 - 1)  # not one is affordable
     none = correct(network, weight_only(network, 4), features)
     assert torch.equal(none[0].scale, kept[0].scale)
-    monkeypatch.setattr(corrections, "WORK", 4 * 4 * 20 * 2)  # both ends of the span
+    monkeypatch.setattr(rounding_correction, "WORK", 4 * 4 * 20 * 2)  # both ends of the span
     two = correct(network, weight_only(network, 4), features)
     ratios = two[0].scale / kept[0].scale
     assert {round(ratio, 3) for ratio in ratios.tolist()} <= {0.7, 1.0, 1.4}

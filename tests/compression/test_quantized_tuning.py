@@ -6,7 +6,7 @@ from torch import nn
 
 from rlab.compression.quantize import dynamic, half, static, weight_only
 from rlab.compression.quantized_layers import QuantizedConv2d, QuantizedLinear
-from rlab.compression.tuning import prepare_tuning, tuned
+from rlab.compression.quantized_tuning import prepare_tuning, tuned
 from rlab.errors import RlabError, UsageError
 from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.describe import spec_of

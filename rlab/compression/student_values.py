@@ -8,8 +8,8 @@ rest over it.
 import torch
 from torch import Tensor
 
-from rlab.compression.corrections import entering, fitted
 from rlab.compression.quantized_layers import CompressedLayer
+from rlab.compression.rounding_correction import entering, fitted
 from rlab.networks.layers import StackedLinear
 from rlab.networks.policy import Policy
 

@@ -16,8 +16,8 @@ import gymnasium as gym
 import numpy as np
 
 from rlab.envs.checks import EnvError, as_array, in_parts, raised, reset_values, step_values
+from rlab.envs.gym_spaces import array_space_from_gym, obs_hint, sampled, space_from_gym
 from rlab.envs.own_globals import OwnGlobals, tell_of_generators
-from rlab.envs.spaces import array_space_from_gym, obs_hint, sampled, space_from_gym
 from rlab.errors import RlabError, UsageError
 from rlab.networks.spaces import MASK_KEY, Leaf, Masked, Space, choices
 from rlab.places import one_line, warn

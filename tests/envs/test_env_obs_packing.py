@@ -8,7 +8,7 @@ import pytest
 
 from rlab.envs import EnvSpec, GymVectorEnv, SingleEpisodes, make_env, make_episodes, make_vec
 from rlab.envs.adapter import AutoresetMode
-from rlab.envs.packing import find_packing
+from rlab.envs.obs_packing import find_packing
 from rlab.envs.pool import check_same_spaces
 from rlab.envs.workers import WatchedAsyncVectorEnv, sub_env_maker
 from rlab.errors import RlabError, UsageError

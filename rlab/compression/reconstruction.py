@@ -1,7 +1,7 @@
-"""Behind a cut: the linear layers that are left are fitted to what they said before, in closed form.
+"""After pruning, the linear layers that are left are fitted to their former outputs by least squares.
 
-What a neuron that was cut out told the layers behind it is mostly told by others too; least squares find these. It is
-no training: one system of equations per layer, from visited states.
+What a removed neuron passed on is mostly passed on by others too; least squares find these. It is not training: one
+system of equations per layer, from visited states.
 """
 
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from rlab.compression.corrections import entering, fitted
 from rlab.compression.float_layers import observe
+from rlab.compression.rounding_correction import entering, fitted
 
 
 @torch.no_grad()
-def refit(network: nn.Module, pruned: nn.Module, masks: Mapping[str, Tensor], features: Tensor) -> nn.Module:
+def reconstruct(network: nn.Module, pruned: nn.Module, masks: Mapping[str, Tensor], features: Tensor) -> nn.Module:
     """Fit the linear layers of `pruned`, in place and in forward order, to those of the whole network.
 
     Each gets the weights, near its own, with which its inputs in the pruned network give most nearly what the whole

@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from rlab.compression.refit import refit
+from rlab.compression.reconstruction import reconstruct
 from rlab.errors import UsageError, unknown
 from rlab.networks.branches import Pick, PickImage, Streams
 from rlab.networks.layers import ACTIVATIONS, LogStd
@@ -59,7 +59,7 @@ def prune_neurons(
     share: float | Sequence[float],
     by: str = "norm",
     features: Tensor | None = None,
-    refitted: bool = False,
+    reconstructed: bool = False,
 ) -> nn.Module:
     """A smaller network without the least important neurons of each hidden layer; see `neuron_masks`.
 
@@ -67,17 +67,17 @@ def prune_neurons(
     neurons of its own choice. Adapters are merged first.
 
     Args:
-        refitted: fit its linear layers to those of the whole network, on the features (`rlab.compression.refit`).
+        reconstructed: fit its linear layers to those of the whole network, on the features; see `reconstruction`.
 
     Raises:
         UsageError: as `neuron_masks`.
     """
-    if refitted and features is None:
+    if reconstructed and features is None:
         raise UsageError("layers are fitted on features of visited states; there are none.")
     network = merged(network)
     masks = neuron_masks(network, share, by, features)
     pruned = cut(network, masks)
-    return pruned if features is None or not refitted else refit(network, pruned, masks, features)
+    return pruned if features is None or not reconstructed else reconstruct(network, pruned, masks, features)
 
 
 def neuron_masks(
