@@ -26,7 +26,9 @@ class _Bridge:
 
 
 if not (_HERE / "agents").is_dir():
-    sys.meta_path.append(_Bridge)
+    # First of all: the finder of an editable install would bring those of the clone that it was made in, also where
+    # this `rlab` is another clone's, found in the working folder or on PYTHONPATH.
+    sys.meta_path.insert(0, _Bridge)
 
 # What rlab offers, found on demand: rlab/api.py and rlab.supervised import torch, which takes over a second.
 API = (
