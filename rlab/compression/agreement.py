@@ -33,7 +33,7 @@ def agreement(teacher_outputs: Tensor, student_outputs: Tensor, head: Head, mask
         ValueError: the shapes differ.
     """
     if teacher_outputs.shape != student_outputs.shape:
-        raise ValueError(f"outputs {tuple(teacher_outputs.shape)} and {tuple(student_outputs.shape)} must be alike")
+        raise ValueError(f"outputs {tuple(teacher_outputs.shape)} and {tuple(student_outputs.shape)} differ in shape")
     worst = (teacher_outputs - student_outputs).abs().amax(dim=(-2, -1))
     ours, theirs = head.act(teacher_outputs, mask), head.act(student_outputs, mask)
     lead = teacher_outputs.shape[:-1]

@@ -33,7 +33,7 @@ MakeEnvs = Callable[[int], EpisodeEnvs]
 # Of Q values, in units of the median distance of the best two of a member's own. Rusu et al. (2016) have 0.01, in the
 # units of their games; where values are far apart that is as good as here, where they are close it is too soft.
 # Agreement of ten DQNs' students at 0.02, 0.2 and 1: 0.916, 0.916, 0.914 (CartPole, 12-12), 0.948, 0.951, 0.933
-# (Acrobot, 12-12), 0.710, 0.715, 0.728 (LunarLander, 28-28); behind prune:0.5 on CartPole 0.953, 0.959, 0.957.
+# (Acrobot, 12-12), 0.710, 0.715, 0.728 (LunarLander, 28-28); after prune:0.5 on CartPole 0.953, 0.959, 0.957.
 Q_SHARPNESS = 0.2
 LABELLED_ROWS = 1024  # states of each member that are labelled at once, so that large images fit into memory
 
@@ -127,11 +127,11 @@ def retrain(
 ) -> Policy:
     """Train any student, in place, to do what the teacher does; what `distil` does with a fresh one.
 
-    It serves networks that were pruned, and those that are prepared for quantization: whatever maps features
-    `[S, B, ...]` to outputs, with parameters `[S, ...]`. Dropout is off. The student's input is left as it is.
+    The student's network may be pruned or prepared for quantization: anything that maps features `[S, B, ...]` to
+    outputs and has parameters `[S, ...]`. Dropout is off, and the student's preprocessing stays as it is.
 
     Args:
-        student: K members for each of the teacher's, one behind the other; they share the states that they visit.
+        student: K consecutive members for each of the teacher's; these K share the states that they visit.
         after_update: called with the number of updates after each, such as `MaskedTraining.after_update`.
 
     Raises:
@@ -160,7 +160,7 @@ def retrain(
 
 
 class _Lessons:
-    """States that were visited, and what the teacher says of them: `[S, R, ...]`, S the teacher's members."""
+    """Visited states and the teacher's outputs in them: `[S, R, ...]`, S the teacher's members."""
 
     def __init__(self, student: Policy, teacher: Policy, make_envs: MakeEnvs, settings: DistilSettings) -> None:
         self.starts, rest = divmod(len(student.seeds), len(teacher.seeds))
@@ -226,14 +226,14 @@ class _Lessons:
             return torch.ones(len(self.student.seeds), 1, 1)
         best = labels.topk(2, dim=-1).values
         gap = best[..., 0] - best[..., 1]
-        gap = gap.masked_fill(gap.isinf(), torch.nan)  # one action alone is allowed: that says nothing
+        gap = gap.masked_fill(gap.isinf(), torch.nan)  # only one action is allowed, so there is no gap
         median = gap.nanmedian(dim=1).values
         median = torch.where(median > 0, median, 1.0)  # neither NaN nor 0
         return median.repeat_interleave(self.starts).view(-1, 1, 1)
 
 
 def _fresh(teacher: Policy, spec: PolicySpec, starts: int) -> Policy:
-    """`starts` students for each teacher, one behind the other, with its input and weights of their own."""
+    """`starts` consecutive students for each teacher, with its preprocessing and fresh weights."""
     seeds = [seed for seed in teacher.seeds for _ in range(starts)]
     students = build_policy(spec, seeds, trust=True)  # these layers are running already
     for name, value in teacher.preprocess.state_dict().items():

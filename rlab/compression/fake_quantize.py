@@ -1,4 +1,4 @@
-"""Quantization-aware training: float weights that learn beside the rounding that they will meet.
+"""Quantization-aware training: float weights that learn under the rounding that they will undergo.
 
 The forward computes with rounded numbers and the gradient passes the rounding straight through (Bengio et al. 2013;
 Jacob et al. 2018, section 3). `prepare_qat` puts such layers into a network, plain or stacked, any loop trains it, and
@@ -36,7 +36,7 @@ def prepare_qat(
         activations: `none`, or `static`: u8 with running ranges, which follow each batch in training mode.
         learned_scales: the scale of each output channel is a parameter that starts at the least squared error (LSQ,
             Esser et al. 2020); if false it is that of the channel's largest weight at each step, as in Jacob et al.
-            Learned ones gave the higher agreement at 8, 4 and 2 bits alike.
+            Learned ones gave the higher agreement at 8, 4 and 2 bits.
         keep_first_input: with static activations, leave the observation in float.
         rounded: what `weight_only` made of the network with as many bits, such as one that visited states corrected:
             weights, biases and learned scales start from its own, so that training starts from its outputs. None:
@@ -73,7 +73,7 @@ def _start_from(layer: "FakeLinear | FakeConv2d", rounded: nn.Module) -> None:
     longest."""
     assert isinstance(rounded, QuantizedLinear | QuantizedConv2d)
     if rounded.bits != layer.bits:
-        raise UsageError(f"weights rounded to {rounded.bits} bits are no start for {layer.bits} bits.")
+        raise UsageError(f"weights rounded to {rounded.bits} bits cannot be the start for {layer.bits} bits.")
     layer.weight.copy_(rounded.dense())
     layer.bias.copy_(rounded.bias)
     if layer.learned_scales:
@@ -143,7 +143,7 @@ class _Fake(CompressedLayer):
         self.input_range.copy_(torch.where(self._unseen(), batch, torch.lerp(batch, self.input_range, KEEP)))
 
     def _unseen(self) -> Tensor:
-        """True `[..., 1]` where the range has met nothing but zeros."""
+        """True `[..., 1]` where the range has seen only zeros."""
         return (self.input_range == 0).all(dim=-1, keepdim=True)
 
     @torch.no_grad()

@@ -43,7 +43,7 @@ def first_layers(network: nn.Module) -> set[nn.Module]:
 
 
 class _Observer(nn.Module):
-    """Stands in a layer's place and tells what enters it."""
+    """Replaces a layer and passes its inputs to `note` before it calls it."""
 
     def __init__(self, layer: nn.Module, note: Callable[[nn.Module, Tensor], None]) -> None:
         super().__init__()

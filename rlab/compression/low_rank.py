@@ -1,4 +1,4 @@
-"""Low-rank factorisation: a wide linear layer becomes two narrow ones, one behind the other.
+"""Low-rank factorisation: a wide linear layer becomes two narrow ones in sequence.
 
 The truncated singular value decomposition is the matrix of that rank nearest to the weights (Eckart and Young 1936):
 the spectral norm of what is lost is the largest singular value that was dropped, the squared Frobenius norm the sum of
@@ -61,7 +61,7 @@ def _rank_for(weight: Tensor, energy: float) -> int:
     """The smallest rank whose singular values have this share of the sum of all squares; 1 or more."""
     squares = torch.linalg.svdvals(weight.double()).square()
     kept = squares.cumsum(dim=0)
-    # The last sum and the total are added up alike, so that all of it can be reached.
+    # The total is the last of the same cumulative sums, so that an energy of 1 can be reached.
     return int((kept < energy * kept[-1]).sum()) + 1
 
 

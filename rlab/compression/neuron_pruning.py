@@ -1,12 +1,12 @@
-"""Structured pruning: hidden neurons are cut out of a plain network, which makes it smaller and faster.
+"""Structured pruning: hidden neurons are removed from a plain network, which makes it smaller and faster.
 
 A neuron is an output of a linear layer or a channel of a convolution that only further layers of the network read. The
-network's own outputs stay, and so do log standard deviations. A neuron goes with its row of weights, its bias, its
-element of a LayerNorm behind it, and its columns in the layers that read it.
+network's own outputs stay, and so do log standard deviations. A neuron is removed with its row of weights, its bias,
+its element of a LayerNorm after it, and its columns in the layers that read it.
 
-Where no LayerNorm is behind it, what is left computes what the whole network computes with that neuron held at 0. A
-LayerNorm cannot go on as before: it took mean and deviation over all neurons and now takes them over those that are
-left. The network is then equal to the whole one with a LayerNorm that leaves the neuron out.
+Without a LayerNorm after it, the pruned network computes what the whole one computes with that neuron held at 0. A
+LayerNorm took mean and deviation over all neurons and now takes them over the remaining ones: the pruned network equals
+the whole one with a LayerNorm that leaves the neuron out.
 """
 
 import copy
@@ -64,7 +64,7 @@ def prune_neurons(
     """A smaller network without the least important neurons of each hidden layer; see `neuron_masks`.
 
     Networks of one shape keep one shape, so that the members of a population can be stacked again, though each loses
-    neurons of its own choice. Adapters are merged first.
+    different neurons. Adapters are merged first.
 
     Args:
         reconstructed: fit its linear layers to those of the whole network, on the features; see `reconstruction`.
@@ -87,8 +87,8 @@ def neuron_masks(
 
     Args:
         share: of the neurons of every hidden layer that go, in [0, 1), or one share for each; one neuron stays.
-        by: what tells the importance of a neuron, a name of `IMPORTANCE`.
-        features: `[R, ...]`, what the network reads in states that were visited.
+        by: the measure of a neuron's importance, a name of `IMPORTANCE`.
+        features: `[R, ...]`, what the network reads in visited states.
 
     Raises:
         UsageError: a share or a name is not known, features are missing, nothing can be pruned, or a layer is of a
@@ -135,8 +135,8 @@ def cut(network: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
 def _walk(module: nn.Module, name: str, source: HiddenLayer | None, found: list[HiddenLayer]) -> HiddenLayer | None:
     """Follow the data through a module.
 
-    `source` is the layer whose neurons it reads, None where they are no neurons of a layer. Returns the same for
-    whatever comes next.
+    `source` is the layer whose neurons the module reads, None where its inputs are not neurons of a layer. Returns the
+    same for the next module.
     """
     if isinstance(module, nn.Sequential):
         for child_name, child in module.named_children():
@@ -249,7 +249,7 @@ def _by_norm(network: nn.Module, layers: Sequence[HiddenLayer], features: Tensor
 
 
 def _by_activation(network: nn.Module, layers: Sequence[HiddenLayer], features: Tensor | None) -> list[Tensor]:
-    """The mean absolute value that the layers behind read (Hu et al. 2016 count zeros, which only ReLU has)."""
+    """The mean absolute value that the next layers read (Hu et al. 2016 count zeros, which only ReLU has)."""
 
     def score(values: Tensor, gradient: Tensor) -> Tensor:
         return values.abs().mean(dim=2)
@@ -278,7 +278,7 @@ def _over_states(
 
     Summed over outputs where the gradient is that of each output in turn; else there is one sum, with a gradient of 0.
     """
-    assert features is not None  # `neuron_masks` asks for them
+    assert features is not None  # `neuron_masks` requires them
     network = copy.deepcopy(network).eval().requires_grad_(False)
     total = [torch.zeros(layer.width, device=features.device) for layer in layers]
     for part in features.split(JUDGED_ROWS):

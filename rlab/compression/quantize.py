@@ -1,6 +1,6 @@
 """Quantization after training: each function takes a network and gives a new one with the same forward.
 
-Plain networks and stacks alike; in a stack each member has scales and ranges of its own. Linear layers and
+Plain networks and stacks both work; in a stack each member has scales and ranges of its own. Linear layers and
 convolutions change (LoRA adapters are merged into theirs first); everything else, such as LayerNorm, log_std,
 activations, embeddings and recurrent units, stays as it is.
 """

@@ -28,8 +28,8 @@ HALF_TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 class CompressedLayer(OwnForm):
     """What all these layers share: geometry, forward, and the ways into a stack and out of it.
 
-    `[B, in] -> [B, out]` or `[B, C, H, W] -> [B, out, H', W']`, in a stack with S in front. A subclass says what the
-    weights are as floats (`dense`), how to take them in (`load_dense`), and what rebuilds it (`settings`).
+    `[B, in] -> [B, out]` or `[B, C, H, W] -> [B, out, H', W']`, in a stack with S in front. A subclass defines
+    the weights as floats (`dense`), how to load them (`load_dense`), and the arguments that rebuild it (`settings`).
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class CompressedLayer(OwnForm):
         raise NotImplementedError
 
     def load_dense(self, weight: Tensor) -> None:
-        """Take float weights `[..., *weight_shape]` in, rounded as the layer stores them."""
+        """Load float weights `[..., *weight_shape]`, rounded as the layer stores them."""
         raise NotImplementedError
 
     def settings(self) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class CompressedLayer(OwnForm):
         return {**channels, "kernel_size": kernel_size, "stride": self.stride}
 
     def entering(self, x: Tensor) -> Tensor:
-        """The layer's input as its weights meet it."""
+        """The input that is multiplied with the weights: rounded where the layer rounds activations."""
         return x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,9 +112,9 @@ class CompressedLayer(OwnForm):
     @classmethod
     @torch.no_grad()
     def stack(cls, modules: Sequence[Self]) -> Self:
-        """Plain layers, alike but for their weights, as one stacked layer; a copy."""
+        """Plain layers that differ in their weights alone, as one stacked layer; a copy."""
         if any(repr(module) != repr(modules[0]) for module in modules):
-            raise RlabError(f"only layers alike can be stacked, not {modules[0]} beside others.")
+            raise RlabError(f"only layers with the same settings can be stacked, not {modules[0]} with different ones.")
         stacked = modules[0]._like(len(modules))
         for name, tensor in stacked.state_dict().items():
             tensor.copy_(torch.stack([module.state_dict()[name] for module in modules]))
@@ -122,8 +122,8 @@ class CompressedLayer(OwnForm):
 
     def _like(self, members: int | None) -> Self:
         kind: Any = type(self)  # each kind has its own arguments
-        alike: Self = kind(members, **self.settings(), init=self.init, gain=self.gain)
-        return alike.to(self.bias.device)
+        new: Self = kind(members, **self.settings(), init=self.init, gain=self.gain)
+        return new.to(self.bias.device)
 
     def _per_channel(self, values: Tensor) -> Tensor:
         """`[..., out]` beside the weights."""

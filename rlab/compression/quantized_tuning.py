@@ -1,7 +1,7 @@
-"""Behind the rounding: integers stand still, and what stays in float learns what they cannot say.
+"""Training after rounding: the integers stay fixed, and the parameters that are still floats are trained.
 
-That is biases, layer norms and all else that is no rounded weight, and the scale of each channel. Any loop trains what
-`prepare_tuning` makes, and `tuned` makes the rounded network of it, whose outputs are those of the trained one.
+These are biases, layer norms, weights that are not rounded, and the scale of each channel. Any loop can train what
+`prepare_tuning` returns, and `tuned` turns it back into a rounded network with the same outputs.
 """
 
 import copy
@@ -28,7 +28,7 @@ def prepare_tuning(network: nn.Module) -> nn.Module:
 
 
 def tuned(network: nn.Module) -> nn.Module:
-    """The rounded network again, with the scales and all else as they were learned."""
+    """The rounded network again, with the learned scales and other parameters."""
     return replaced(network, lambda layer: layer.quantized() if isinstance(layer, _Tuned) else None)
 
 
@@ -39,7 +39,7 @@ def _with_gains(layer: nn.Module) -> nn.Module | None:
 class _Tuned(CompressedLayer):
     """A quantized layer whose scales are multiplied with `exp(log_gain) [..., out]`, which starts at 0.
 
-    Of a logarithm Adam's steps change large and small scales by the same share, and none becomes negative.
+    Adam's steps on the logarithm change large and small scales by the same share, and no scale becomes negative.
     """
 
     integers: Tensor
@@ -47,7 +47,7 @@ class _Tuned(CompressedLayer):
     def __init__(self, layer: QuantizedLinear | QuantizedConv2d) -> None:
         super().__init__(layer.weight_shape, layer.stride, layer.members, layer.init, layer.gain)
         self.layer = copy.deepcopy(layer)
-        self.bias = self.layer.bias  # one parameter of both
+        self.bias = self.layer.bias  # shared with the layer
         self.log_gain = nn.Parameter(torch.zeros_like(layer.scale))
         self.register_buffer("integers", layer.integers().to(layer.scale.dtype), persistent=False)
 

@@ -26,7 +26,7 @@ def reconstruct(network: nn.Module, pruned: nn.Module, masks: Mapping[str, Tenso
         features: `[R, ...]`, the networks' input on visited states.
     """
     names = {layer: name for name, layer in network.named_modules()}
-    wanted: dict[str, Tensor] = {}  # what a layer shall give, `[R, out]`
+    wanted: dict[str, Tensor] = {}  # the output that a layer should have, `[R, out]`
 
     def note(layer: nn.Module, x: Tensor) -> None:
         if isinstance(layer, nn.Linear) and names[layer] not in wanted:

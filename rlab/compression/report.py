@@ -102,13 +102,13 @@ class Report:
     def _agreement(self) -> list[str]:
         mean, least = float(np.mean(self.agreement)), min(self.agreement)
         if self.measure == "same_action":
-            said = f"{mean:.4f} of the greedy actions are the same, {least:.4f} in the member with fewest"
+            text = f"{mean:.4f} of the greedy actions are the same, {least:.4f} in the member with fewest"
         else:
-            said = (
+            text = (
                 f"actions differ by {mean:.4f} of their range on average, by {max(self.agreement):.4f} in the member "
                 "with the largest difference"
             )
-        return [f"{said} ({self.states} states per member that the parent visits)"]
+        return [f"{text} ({self.states} states per member that the parent visits)"]
 
     def _sizes(self) -> list[str]:
         rows = [f"{'one member':<34} {'parent':>10} {'child':>10} {'ratio':>8}"]
@@ -134,10 +134,10 @@ def compare(
     episodes: int = 100,
     first_seed: int = 100_000,
 ) -> Report:
-    """Play both policies on the same episodes and look at both on the same states, which the parent visits.
+    """Play both policies on the same episodes and compare both on the same states, which the parent visits.
 
     Decisions are timed in turn, those of the first member, observation to action: as an ONNX file in onnxruntime, where
-    that is installed and can say the layers, and as a plain torch module.
+    that is installed and can express the layers, and as a plain torch module.
 
     Args:
         make_envs: makes n envs that do not reset themselves.
@@ -233,7 +233,7 @@ def in_its_runtime(member: MemberPolicy) -> tuple[Runner | None, str]:
         return open_in_onnxruntime(member), ONNXRUNTIME
     except InexpressibleError as error:
         return None, f"torch (rlab's ONNX cannot express the layer {error.layer})"
-    except RlabError:  # an onnxruntime too old for 2-bit weights, say; that is no reason to lose what was compressed
+    except RlabError:  # such as an onnxruntime too old for 2-bit weights; the compressed policy is kept
         return None, "torch (this onnxruntime cannot run the file)"
 
 

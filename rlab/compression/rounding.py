@@ -21,7 +21,7 @@ def to_integers(x: Tensor, scale: Tensor, zero_point: Tensor | int, low: int, hi
     """`saturate(round(x / scale) + zero_point)`, halves to the even neighbour, as floats of the shape of `x`.
 
     This is QuantizeLinear of ONNX, to the bit. Its gradient is that of the straight-through estimator (Bengio et al.
-    2013): rounding counts as the identity, saturation as the constant that it is. With `to_floats` behind it, the
+    2013): rounding counts as the identity, saturation as the constant that it is. Followed by `to_floats`, the
     gradient by `scale` is the one of learned step sizes (Esser et al. 2020, equation 3).
     """
     return (rounded(x / scale) + zero_point).clamp(low, high)
@@ -64,7 +64,7 @@ def u8_affine(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """The scale and the zero point, an integer in 0 .. 255 as a float, of values in `low .. high`.
 
     The range is widened to hold 0, which then has an integer of its own (Jacob et al. 2018, section 2.1). These are the
-    numbers of ONNX's DynamicQuantizeLinear; a range of nothing but 0 has the scale 1, as onnxruntime has it.
+    numbers of ONNX's DynamicQuantizeLinear; a range that holds only 0 has the scale 1, as in onnxruntime.
     """
     low, high = low.clamp(max=0.0), high.clamp(min=0.0)
     scale = torch.where(high > low, (high - low) / U8[1], 1.0).clamp(min=torch.finfo(low.dtype).tiny)

@@ -1,7 +1,7 @@
-"""What visited states can put right after rounding: the weights of each layer in view of its inputs, and its biases.
+"""Corrections after rounding, from visited states: the weights of each layer in view of its inputs, and its biases.
 
-Q values of nearly the same size for all actions need it: their greedy action hangs on differences far below a hundredth
-of the outputs, and a rounding that leaves a constant error in one of them decides it.
+Q values that are nearly equal for all actions need it: their greedy action depends on differences far below a hundredth
+of the outputs, so a constant rounding error in one output can change it.
 """
 
 from collections.abc import Callable
@@ -18,13 +18,17 @@ from rlab.compression.quantized_layers import CompressedLayer, HalfConv2d, HalfL
 # 0.966, 0.966, 0.964, 0.960; LunarLander 0.711, 0.694, 0.624, 0.647; Frantar et al. 2023 have 1e-2.
 DAMPING = 1e-3
 ROWS = 20_000  # inputs of a layer, or patches of a convolution, that are looked at per member
-# Scales that are tried for each channel, beside the one that it has. With 1, 64, 256 and 1024 DQN on CartPole has an
+# Scales that are tried for each channel, beside its present one. With 1, 64, 256 and 1024 DQN on CartPole has an
 # agreement of 0.9971, 0.9980, 0.9979 and 0.9983 at 8 bits, and of 0.946, 0.965, 0.966 and 0.966 at 4.
 CANDIDATES = 256
-SPANS = {8: (1.0, 1.3), 4: (0.7, 1.4), 2: (0.7, 1.4)}  # bits -> least and largest of them, in units of the one it has
+SPANS = {
+    8: (1.0, 1.3),
+    4: (0.7, 1.4),
+    2: (0.7, 1.4),
+}  # bits -> smallest and largest of them, in units of the present one
 # Outputs times inputs squared times scales, per layer and member: a second of one core. Large layers try fewer scales.
 WORK = 8e9
-BLOCK = 32  # columns whose errors are handed on to all later ones in one product of matrices
+BLOCK = 32  # columns whose errors are passed to all later ones in one matrix product
 Grid = Callable[[Tensor], Tensor]  # `[K, out]` to the nearest numbers that the weights of K candidates can have
 
 
@@ -32,7 +36,7 @@ Grid = Callable[[Tensor], Tensor]  # `[K, out]` to the nearest numbers that the 
 def correct(network: nn.Module, quantized: nn.Module, features: Tensor, candidates: int = CANDIDATES) -> nn.Module:
     """Fit the layers of `quantized` to those of the float network that it was made from, in place, in forward order.
 
-    Each layer shall give what the float layer gives, from the inputs that the rounded layers before it give (the
+    Each layer should give what the float layer gives, from the inputs that the rounded layers before it give (the
     asymmetric reconstruction of Nagel et al. 2020, section 4.3, and of GPTAQ, Li et al. 2025): its float weights are
     fitted to that by least squares, and then rounded one input at a time, each making up for the rounding of those
     before it, inputs of large variance first (GPTQ, Frantar et al. 2023, with the order of their code). That is done
@@ -41,10 +45,10 @@ def correct(network: nn.Module, quantized: nn.Module, features: Tensor, candidat
 
     Args:
         features: `[R, ...]` (`[S, R, ...]` for a stack), the networks' input on visited states.
-        candidates: scales to try at most beside the one that a channel has.
+        candidates: scales to try at most, beside the present one of a channel.
     """
     names = {layer: name for name, layer in network.named_modules()}
-    wanted: dict[str, Tensor] = {}  # what a layer shall give, `[..., n, out]`, less its bias
+    wanted: dict[str, Tensor] = {}  # the output that a layer should have, `[..., n, out]`, less its bias
 
     def note(layer: nn.Module, x: Tensor) -> None:
         name = names[layer]
@@ -127,7 +131,7 @@ def _quantized(
 ) -> tuple[Tensor, Tensor]:
     """Weights `[out, in]` on the grid of the scales `[out]` that are given with them."""
     goal, covariance = fitted(weight, rows, outputs)
-    if bits == 8:  # no weight shall saturate
+    if bits == 8:  # no weight may saturate
         scale = torch.maximum(scale, rounding.max_abs_scale(goal, bits, 1).to(scale.dtype))
     tried = min(candidates, int(WORK / (goal.numel() * goal.shape[1])))
     ratios = torch.cat([torch.ones(1), torch.linspace(*SPANS[bits], max(0, tried))]).to(goal)

@@ -1,7 +1,7 @@
 """Which lists of steps to try for a bound on bytes or latency, and which of them to keep: arithmetic, no network.
 
-Candidates are widths x sparsity x bits. What fits no bound, and what another candidate outdoes in every respect, goes
-before anything is trained; of the rest as many are tried as were asked for, evenly spread over their sizes.
+Candidates are widths x sparsity x bits. Those outside the bounds, and those that another candidate dominates, are
+dropped before anything is trained; of the rest as many are tried as were requested, evenly spread over their sizes.
 """
 
 import math
@@ -22,7 +22,7 @@ BITS = {"float32": 32, "int8": 8, "qat4": 4, "qat2": 2}
 SHARES = (0.0, 0.5, 0.8, 0.9)  # of the weights that become 0
 # Latencies that differ by less are the same: medians of one network vary so from one measurement to the next.
 LATENCY_NOISE = 0.05
-DECIMALS = 3  # of what is kept of the return: what no table shows is no reason for more bytes
+DECIMALS = 3  # of the return ratio: a difference that no table shows does not justify more bytes
 
 
 @dataclass(frozen=True)
@@ -85,30 +85,26 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Trial:
-    """How a candidate did in the screening, on episodes and states that nothing else is judged by."""
+    """A candidate's results in the screening, on episodes and states of its own."""
 
     candidate: Candidate
     size: Size
     mean_return: float  # over members and episodes
     difference: Interval  # of the mean returns, this less the parent's, paired
-    likeness: float  # of its decisions to the parent's: share of equal actions, or less the difference of actions
+    likeness: float  # of its actions to the parent's: share of equal ones, or minus their difference
 
 
 def hidden_widths(spec: NetworkSpec) -> tuple[int, ...]:
-    """The widths of the hidden linear layers; of a dueling network's streams those of the advantage, and none of the
-    branches of an observation in parts."""
+    """The widths of the hidden linear layers; of a dueling network those of the advantage stream, without the branches
+    of an observation in parts."""
     named = named_layers(merged_spec(spec))
     named = [(name, layer) for name, layer in named if ".value." not in name and ".branches." not in name]
-    widths = [layer.args["out_features"] for _, layer in named if _has_width(layer.args)]
+    widths = [layer.args["out_features"] for _, layer in named if "out_features" in layer.args]
     return tuple(widths[:-1])
 
 
-def _has_width(args: Mapping[str, object]) -> bool:
-    return "out_features" in args
-
-
 def ladder(hidden: Sequence[int]) -> list[tuple[int, ...]]:
-    """Narrower and narrower networks of as many hidden layers: 4, 6, 8, 12, 16, 24, ... below the widest of `hidden`,
+    """Networks of as many hidden layers, ever wider: 4, 6, 8, 12, 16, 24, ... below the widest of `hidden`,
     and no layer wider than it was."""
     rungs, rung = [], FIRST_RUNG
     while hidden and rung < max(hidden):
@@ -122,7 +118,7 @@ def candidates(hidden: Sequence[int], rounded: bool = False) -> tuple[Candidate,
 
     Args:
         hidden: the widths of the parent's hidden layers.
-        rounded: the parent's weights are rounded already, so that only students can be made of it.
+        rounded: the parent's weights are rounded already, so that only students can be made from it.
     """
     widths: list[tuple[int, ...] | None] = [*ladder(hidden)]
     every = [Candidate(*each) for each in product(widths if rounded else [*widths, None], SHARES, BITS)]
@@ -133,9 +129,9 @@ def outdone(sizes: Mapping[Candidate, Size], bounds: Bounds) -> set[Candidate]:
     """Candidates that need no trial: another one of the same widths is as dense and as precise, and takes no more bytes
     nor, where latency is bounded, more time than the noise explains.
 
-    That is what becomes of bits and zeros where they save nothing: the scales of a few weights take more than these,
-    and rounded weights are no faster where the runtime computes in float. Fewer bytes count without a bound on them
-    too: of policies that are equally fast the smaller one is worth a trial.
+    Bits and zeros may save nothing: the scales of a few weights take more bytes than those save, and rounded weights
+    are not faster where the runtime computes in float. Fewer bytes count even without a bound on them: of equally fast
+    policies the smaller one is tried.
     """
     return {each for each in sizes if any(_outdoes(other, each, sizes, bounds) for other in sizes)}
 
@@ -167,8 +163,8 @@ def spread(items: Sequence[T], most: int) -> list[T]:
 def hopeful(students: Sequence[Trial], may_lose: float) -> list[Trial]:
     """The students that zeros and rounding may be tried on.
 
-    Both only lose, so that a student which loses more than `may_lose` of the mean return, by the best that its interval
-    allows, is left as it is; where all do, the one of the highest return goes on.
+    Both only lose return. A student that loses more than `may_lose` of the mean return even at the upper end of its
+    interval is not compressed further; where all do, the one with the highest return is.
     """
     found = [trial for trial in students if trial.difference.high >= -may_lose]
     return found or sorted(students, key=lambda trial: trial.mean_return)[-1:]
@@ -177,8 +173,8 @@ def hopeful(students: Sequence[Trial], may_lose: float) -> list[Trial]:
 def costs(sizes: Sequence[Size], bounds: Bounds) -> list[float]:
     """The cost of each by `Bounds.cost`, where latencies that differ by noise alone are the same.
 
-    From the fastest one on, all that take up to `LATENCY_NOISE` more have its latency; the next one begins anew. So
-    being equal is no matter of the pair that is compared, and no front can go round in a circle.
+    Starting with the fastest, all that take up to `LATENCY_NOISE` more are given its latency; the next one starts a new
+    level. So being equal is transitive, and the front is well defined.
     """
     found = [bounds.cost(size) for size in sizes]
     if bounds.max_bytes is not None:
@@ -257,7 +253,7 @@ def best(kept: Sequence[Interval], sizes: Sequence[Size], bounds: Bounds) -> int
     fitting = fitting_ones(sizes, bounds)
     cost = dict(zip(fitting, costs([sizes[i] for i in fitting], bounds), strict=True))
 
-    def worth(i: int) -> tuple[float, ...]:
+    def merit(i: int) -> tuple[float, ...]:
         return round(kept[i].low, DECIMALS), round(kept[i].estimate, DECIMALS), -cost[i], -sizes[i].weight_bytes
 
-    return max(fitting, key=worth, default=None)
+    return max(fitting, key=merit, default=None)

@@ -4,7 +4,7 @@
 `rounding.pack`); `values` has the weights whose bit is set, in that order. Of n weights of b bits, of which k are kept,
 that is n / 8 + k b / 8 bytes in the place of n b / 8: less where more than a b-th of them is 0.
 
-It saves bytes and costs time. Nothing skips a zero here: the forward makes the dense weights anew each time and then
+It saves bytes and costs time. Nothing skips a zero here: the forward rebuilds the dense weights each time and then
 computes as the dense layer does. On one x86 core that adds 0.02 ms for 4 096 weights and 0.13 ms for 65 536, and for a
 stack of ten 0.06 and 3 ms. Nothing is kept from one forward to the next, so nothing can be out of date.
 """

@@ -34,7 +34,7 @@ from rlab.networks.policy import Policy
 from rlab.networks.stacking import stack, unstack
 
 EXAMPLE = "distil:64x64,prune:0.5,int8"
-FEATURE_ROWS = 2_000  # visited states per member that rounding is corrected by and neurons are judged by
+FEATURE_ROWS = 2_000  # visited states per member that rounding is corrected by and neurons are ranked by
 FEATURES_SAMPLED = 0.5  # share of the episodes of these visits with sampled actions, as in distillation
 # Of Adam, after neurons were pruned. Measured on 64-64 networks of 20 seeds, prune:0.5 without reconstruction, at 1e-3,
 # 3e-3 and 1e-2: agreement 0.945, 0.957 and 0.953 (DQN, CartPole), actions 0.0038, 0.0015 and 0.0009 of their range
@@ -42,21 +42,21 @@ FEATURES_SAMPLED = 0.5  # share of the episodes of these visits with sampled act
 # reconstruction and with it: PPO on CartPole 0.9986 and 1.0, on Acrobot 0.986 and 0.992; DQN on CartPole 0.914 and
 # 0.912.
 RETRAINING_RATE = 3e-3
-# Behind the rounding: Adam's rate, and the share of the updates that are taken, by the bits of a weight. Agreement on
-# 64-64 networks of 10 seeds (DQN, CartPole) before it and behind it, 2000 updates being all: 16 bits (bfloat16) 0.9972
+# After rounding: Adam's rate, and the share of the updates that are taken, by the bits of a weight. Agreement on 64-64
+# networks of 10 seeds (DQN, CartPole) before and after that training, 2000 updates being all: 16 bits (bfloat16) 0.9972
 # and 0.9996; 8 bits 0.9980 and 0.9993, twice the updates 0.9996; 4 bits 0.966 and 0.989, at 3e-3 0.984; 2 bits 0.824
 # and 0.959, at 1e-3 0.954. float16 is at 0.9998 at once, where more learning gains nothing.
 TUNING = {16: (1e-4, 0.5), 8: (3e-4, 0.5), 4: (1e-3, 1.0), 2: (3e-3, 1.0)}
 U8_TUNING = (1e-3, 1.0)  # where inputs are rounded too: static 0.946 and 0.954; at 3e-3 the same
-# Beside the rounding, and then behind it: Adam's rates, each for half of the updates. On the same networks 0.9994,
-# 0.989 and 0.957, on states that nothing here was chosen by. Beside the rounding to 4 bits 3e-3 costs 0.007; beside
-# that to 2 bits 1e-3 does.
+# During quantization-aware training, and then after rounding: Adam's rates, each for half of the updates. On the same
+# networks 0.9994, 0.989 and 0.957, on states that no choice here was based on. During training for 4 bits 3e-3 costs
+# 0.007; during that for 2 bits 1e-3 does.
 QAT_RATES = {8: (1e-4, 1e-4), 4: (1e-3, 3e-4), 2: (3e-3, 1e-3)}
-# States that are visited for these two, times those of the settings: what is right but for details has only states to
-# learn from at which two actions are nearly equal, and these are few. With 1 and 4, DQN, as above: qat4 0.986 and 0.989
-# (CartPole), 0.804 and 0.831 (LunarLander); int8 0.9992 and 0.9993, 0.971 and 0.975.
+# Factor of the number of visited states for these two: a policy that is nearly right can only learn from states in
+# which two actions are nearly equal, and these are few. With 1 and 4, DQN, as above: qat4 0.986 and 0.989 (CartPole),
+# 0.804 and 0.831 (LunarLander); int8 0.9992 and 0.9993, 0.971 and 0.975.
 MORE_ROWS = 4
-MOST_BYTES = 64 * 2**20  # of the states of one member and round, where there shall be more of them
+MOST_BYTES = 64 * 2**20  # limit for the states of one member and round, where `MORE_ROWS` applies
 END_OF_LEARNING_SEEDS = (FIRST_VISIT_SEED + END_OF_VISIT_SEEDS) // 2
 
 
@@ -83,10 +83,10 @@ class Job:
     make_envs: MakeEnvs
     settings: DistilSettings
     sparse: bool = False  # weights that are 0 must stay so
-    fresh: bool = False  # a student of its own weights
+    fresh: bool = False  # a student with fresh weights
 
     def note(self, step: "Step") -> None:
-        """Remember what a step that was done means for those behind it."""
+        """Record what a finished step means for later ones."""
         self.sparse = self.sparse or step.name == "sparse"
         self.fresh = self.fresh or STEPS[step.name].fresh
 
@@ -112,11 +112,11 @@ class Job:
         return None if self.sparse else self.features()
 
     def retrained(self, student: Policy, share: float | None = None, settings: DistilSettings | None = None) -> Policy:
-        """The student, trained in place; `share` is that of the weights which become 0 on the way."""
+        """The student, trained in place; `share` of its weights become 0 during training."""
         settings = settings or replace(self.settings, learning_rate=RETRAINING_RATE)
         masks = None
         if share is not None or self.sparse:
-            # The second half of the updates is left to learn with the zeros that there are by then.
+            # In the second half of the updates the zeros are fixed and the rest learns.
             masks = MaskedTraining(student.network, share, end=max(1, settings.updates // 2)).after_update
         return retrain(student, self.parent, self.make_envs, settings, masks)
 
@@ -148,25 +148,25 @@ def compress(
     settings: DistilSettings | None = None,
     after_step: Callable[[Step], None] | None = None,
 ) -> Policy:
-    """A smaller policy for every member, by one step after the other; the one that is given stays as it is.
+    """A smaller policy for every member, step by step; the given one stays as it is.
 
-    Adapters are merged first. What trains visits and learns as `settings` say; the learning rate is theirs for
-    `distil` alone, all others start from what is nearly right and take smaller steps. Rounding trains too, all but
-    fp16: for `settings.updates` at most over the whole step, on more states than `settings.rows`.
+    Adapters are merged first. Steps that train visit and learn by `settings`; its learning rate is for `distil` alone,
+    all others start from nearly right weights and take smaller ones. Rounding trains too, except fp16: for
+    `settings.updates` at most over the whole step, on more states than `settings.rows`.
 
     Args:
         make_envs: makes n envs that do not reset themselves.
         after_step: called with each step when it is done.
 
     Raises:
-        UsageError: the steps are none (`parse_steps`), or one of them does not know a layer of the network.
+        UsageError: the steps are invalid (`parse_steps`), or one of them does not support a layer of the network.
         RlabError: an episode of the visits does not end, or a weight became NaN or infinite.
     """
     steps = parse_steps(steps) if isinstance(steps, str) else tuple(steps)
     check_order(steps)
     check_parent(policy, steps)
     parent = merge_policy(policy)
-    # Zeros that are worth the packing are kept, stored or trained for; a student has none of them.
+    # Zeros are kept where packing them saves bytes, whether they are stored packed or not; a student starts without.
     zeros = any(isinstance(layer, SparseLayer) for layer in packed(parent.network).modules())
     if zeros:
         parent = with_network(parent, full_precision(parent.network))
@@ -184,7 +184,7 @@ def parse_steps(words: str | Sequence[str]) -> tuple[Step, ...]:
     """The steps that `distil:64x64,prune:0.5,int8` names, as one text or as its words.
 
     Raises:
-        UsageError: a word is unknown or lacks its value, or the order makes no sense.
+        UsageError: a word is unknown or lacks its value, or the order is invalid.
     """
     text = words if isinstance(words, str) else ",".join(map(str, words))
     parts = [part.strip() for part in text.split(",")]
@@ -196,14 +196,14 @@ def parse_steps(words: str | Sequence[str]) -> tuple[Step, ...]:
 
 
 def check_order(steps: Sequence[Step]) -> None:
-    """Raise UsageError where a step would undo one before it, or could not be done behind it."""
+    """Raise UsageError where a step would undo an earlier one, or cannot follow it."""
     if not steps:
         raise UsageError(f"no steps; name some of {', '.join(STEPS)}, such as {EXAMPLE}.")
     for index, step in enumerate(steps):
         for before in steps[:index]:
             reason = _conflict(before, step)
             if reason:
-                raise UsageError(f"step {step} cannot stand behind {before}: {reason}.")
+                raise UsageError(f"step {step} cannot follow {before}: {reason}.")
 
 
 def _conflict(before: Step, step: Step) -> str | None:
@@ -298,7 +298,7 @@ def _lowrank(job: Job, rank: int | float) -> Policy:
     factors = factorise(plain, rank=rank) if isinstance(rank, int) else factorise(plain, energy=rank)
     if len(list(factors[0].modules())) == len(list(plain[0].modules())):
         raise UsageError(
-            f"lowrank:{rank:g} saves nothing: two layers of that rank are no smaller than any layer of this network; "
+            f"lowrank:{rank:g} saves nothing: two layers of that rank are not smaller than any layer of this network; "
             "lower it or leave the step out."
         )
     return job.retrained(_stacked(job.policy, factors))
@@ -329,25 +329,25 @@ def _static8(job: Job, _: None) -> Policy:
 
 
 def _qat(bits: int) -> Callable[[Job, None], Policy]:
-    beside, behind = QAT_RATES[bits]
+    rate, rate_after = QAT_RATES[bits]
 
     def step(job: Job, _: None) -> Policy:
         network, features = job.policy.network, job.correcting_features()
         rounded = None if features is None else weight_only(network, bits, features)
         student = job.stand_in(prepare_qat(network, bits, rounded=rounded))
-        trained = job.retrained(student, settings=job.fine(beside, 0.5))
-        return job.tuned(convert(trained.network), behind, 0.5)
+        trained = job.retrained(student, settings=job.fine(rate, 0.5))
+        return job.tuned(convert(trained.network), rate_after, 0.5)
 
     return step
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a step does, and how it is written."""
+    """A row of `STEPS`: what a step does, and how it is written."""
 
     function: Callable[[Job, Any], Policy]
     final: bool = False  # its weights are rounded: nothing can be done with them afterwards
-    fresh: bool = False  # its network has weights of its own: nothing that was done before is in it
+    fresh: bool = False  # its network starts with fresh weights, so that earlier steps are lost
     read: Callable[[str], Any] | None = None  # its value; raises ValueError. None: it takes none
     form: str = ""
     example: str = ""

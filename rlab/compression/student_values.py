@@ -1,8 +1,8 @@
-"""Q values for a student that has learned which action is better, and not how good it is.
+"""Q values for a student that has learned which action is better, but not how good it is.
 
-A softmax says nothing of what all actions of a state have in common, so that a student of Q values is off by just that:
-its greedy actions are right, and what learns on from it by its values would have to find them first, and forget the
-rest over it.
+A softmax ignores what the values of all actions of a state have in common, so a student of Q values is off by a number
+per state. Its greedy actions are right, but fine-tuning by its values would have to learn that number first and would
+forget the rest meanwhile.
 """
 
 import torch
@@ -13,16 +13,16 @@ from rlab.compression.rounding_correction import entering, fitted
 from rlab.networks.layers import StackedLinear
 from rlab.networks.policy import Policy
 
-ROWS_AT_ONCE = 250  # states of each member that are looked at together, so that large images fit into memory
+ROWS_AT_ONCE = 250  # states of each member that are processed together, so that large images fit into memory
 
 
 @torch.no_grad()
 def give_values(student: Policy, teacher: Policy, obs: Tensor) -> None:
-    """Add to the student's outputs, in place, what its teacher's have more on average over the actions of a state.
+    """Raise the student's outputs, in place, by their mean distance from the teacher's over the actions of a state.
 
-    The last layer takes it up, as one more linear function of what enters it, by least squares, the same for every
-    action, so that decisions stay as they are. A layer whose weights are rounded takes up the mean over all states
-    alone, in its bias. A network that ends otherwise, such as a dueling one, stays as it is.
+    A linear function of the last layer's inputs, fitted by least squares, is added to all its outputs alike, so that
+    greedy actions stay the same. A layer with rounded weights only gets the mean over all states, in its bias. A
+    network with any other last layer, such as a dueling one, stays as it is.
 
     Args:
         student, teacher: with Q values as outputs.
@@ -46,5 +46,5 @@ def give_values(student: Policy, teacher: Policy, obs: Tensor) -> None:
 def _gap(student: Policy, teacher: Policy, obs: Tensor) -> Tensor:
     """How much more the teacher's outputs are than the student's, the mean over allowed actions, `[S, R]`."""
     values, outputs = teacher.outputs(obs), student.outputs(obs)
-    allowed = values.isfinite() & outputs.isfinite()  # what is forbidden is at -inf
+    allowed = values.isfinite() & outputs.isfinite()  # forbidden actions are at -inf
     return torch.where(allowed, values - outputs, 0.0).sum(dim=-1) / allowed.sum(dim=-1).clamp(min=1)

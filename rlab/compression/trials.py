@@ -1,8 +1,8 @@
-"""Candidates of a search as networks: untrained for their sizes, trained and screened for what they lose.
+"""Candidates of a search as networks: untrained to measure their sizes, trained and screened for the return they lose.
 
-The screening has states and episodes of its own: from `FIRST_SCREENING_STATE_SEED` and `FIRST_SCREENING_SEED`, both
-among the seeds that are for visits (`rlab.compression.visits`) and above all others. So the best of many trials is not
-chosen by the episodes that `compare` then judges it by.
+The screening has its own states and episodes, from `FIRST_SCREENING_STATE_SEED` and `FIRST_SCREENING_SEED`, which are
+the highest of the seeds for visits (`rlab.compression.visits`). So the best of many trials is not chosen by the
+episodes on which `compare` then evaluates it.
 """
 
 from collections.abc import Sequence
@@ -30,12 +30,12 @@ FIRST_SCREENING_STATE_SEED = 450_000  # of the episodes whose states decisions a
 FIRST_SCREENING_SEED = 460_000  # of the episodes that are played
 STATES = 1_000  # per member
 EPISODES = 20  # per member
-REPEATS = 256  # calls that are timed, of each candidate
-ROWS_AT_ONCE = 250  # states of each member that are judged at once, so that large images fit into memory
+REPEATS = 256  # timed calls of each candidate
+ROWS_AT_ONCE = 250  # states of each member that are processed together, so that large images fit into memory
 
 
 class Trials:
-    """Makes and screens candidates; what several of them begin with is made once.
+    """Makes and screens candidates; steps that several of them begin with are carried out once.
 
     Args:
         parent: the stack that is compressed.
@@ -81,11 +81,11 @@ class Trials:
         """
         found: dict[Candidate, Size] = {}
         for widths in dict.fromkeys(each.widths for each in candidates):
-            alike = [each for each in candidates if each.widths == widths]
-            members = [_untrained(self.parent, each) for each in alike]
-            latencies: Sequence[float | None] = self.medians(members) if timed else [None] * len(alike)
+            same = [each for each in candidates if each.widths == widths]
+            members = [_untrained(self.parent, each) for each in same]
+            latencies: Sequence[float | None] = self.medians(members) if timed else [None] * len(same)
             sizes = map(Size, map(weight_bytes, members), latencies)
-            found.update(zip(alike, sizes, strict=True))
+            found.update(zip(same, sizes, strict=True))
         return {each: found[each] for each in candidates}
 
     def screened(self, candidate: Candidate, latency_us: float | None = None) -> Trial:
@@ -122,7 +122,7 @@ class Trials:
 
     @torch.no_grad()
     def _outputs_of(self, policy: Policy) -> Tensor:
-        """What the members say of the screening's states, `[S, R, width]`."""
+        """The members' outputs in the screening's states, `[S, R, width]`."""
         parts = torch.from_numpy(self.obs).split(ROWS_AT_ONCE, dim=1)
         return torch.cat([policy.outputs(part) for part in parts], dim=1)
 

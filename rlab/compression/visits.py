@@ -1,9 +1,9 @@
-"""The states that policies visit: what students learn from, what neurons are judged by, what ranges are measured on.
+"""The states that policies visit: students learn from them, neurons are ranked and ranges measured on them.
 
-Episodes start from seeds of their own, `FIRST_VISIT_SEED` up to `END_OF_VISIT_SEEDS`: `rlab eval` judges by those
-from 100 000, `rlab collect` records from 200 000 and training chooses its best weights by those from 500 000, so that
-what learns from visits never sees the episodes that it is judged by. Learning stays in the lower half of them: reports
-compare decisions on states from 400 000, and `rlab compress --search` screens on states and episodes from 450 000.
+Their episodes start from seeds `FIRST_VISIT_SEED` up to `END_OF_VISIT_SEEDS`. `rlab eval` plays seeds from 100 000,
+`rlab collect` records from 200 000 and training chooses its best weights by seeds from 500 000, so that nothing learns
+from the episodes that it is evaluated on. Learning uses the lower half of the range: reports compare actions on states
+from 400 000, and `rlab compress --search` screens on states and episodes from 450 000.
 """
 
 from collections.abc import Callable, Sequence

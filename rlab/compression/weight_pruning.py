@@ -47,7 +47,7 @@ def packed(whole: Whole) -> Whole:
     """A copy of a policy, or of a network, whose layers have the same weights and store only those that are not 0.
 
     Linear layers and convolutions change, in float or in fewer bits, where a file of one member is smaller for it; all
-    others stay, those with a setting that no sparse layer has (padding) among them. See `sparse_layers`.
+    others stay, also those with a setting that no sparse layer has (padding). See `sparse_layers`.
     """
     if isinstance(whole, Policy):
         return cast(Whole, with_network(whole, packed(whole.network)))
@@ -59,8 +59,8 @@ def packed(whole: Whole) -> Whole:
 def sparse_layer(layer: nn.Module) -> SparseLayer | None:
     """A linear layer or convolution, in float or in fewer bits, as one that stores only its weights that are not 0.
 
-    It may be larger than the one that it is made of, where few weights are 0. None of any other layer, and of one with
-    a setting that no sparse layer has.
+    It may be larger than the original where few weights are 0. None for any other layer, and for one with a setting
+    that no sparse layer has.
     """
     if is_float_layer(layer):
         if layer.get_parameter("weight").dtype != torch.float32:  # the only floats that come back as they were

@@ -53,5 +53,5 @@ def test_continuous_actions_differ_in_units_of_their_range():
 
 
 def test_outputs_of_different_shapes_are_a_programming_error():
-    with pytest.raises(ValueError, match="must be alike"):
+    with pytest.raises(ValueError, match="differ in shape"):
         agreement(torch.zeros(2, 3), torch.zeros(2, 2), build_head({"kind": "q"}, Discrete(3)))

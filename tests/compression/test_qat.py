@@ -206,7 +206,7 @@ def test_a_trained_policy_is_saved_and_loaded_to_the_bit(tmp_path, teacher, stat
         (
             lambda n: prepare_qat(n, 4, rounded=weight_only(n, 2)),
             UsageError,
-            "weights rounded to 2 bits are no start for 4 bits.",
+            "weights rounded to 2 bits cannot be the start for 4 bits.",
         ),
         (lambda n: prepare_qat(weight_only(n)), UsageError, "already quantized"),
         (lambda n: prepare_qat(prepare_qat(n)), UsageError, "already quantized (layer '0' is FakeLinear)"),

@@ -256,7 +256,7 @@ def test_gradients_reach_the_input_through_rounded_activations(activations):
         (lambda: stack([QuantizedLinear(None, 2, 2, 4), QuantizedLinear(None, 2, 2, 8)]), "only networks alike"),
         (
             lambda: QuantizedLinear.stack([QuantizedLinear(None, 2, 2), QuantizedLinear(None, 2, 3)]),
-            "only layers alike",
+            "only layers with the same settings",
         ),
     ],
 )

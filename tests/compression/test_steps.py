@@ -82,11 +82,11 @@ def test_steps_are_read_and_written_alike(text, steps):
         ("prune:nan", "prune needs the share"),
         ("sparse:0", "sparse needs the share of weights"),
         ("lowrank:0", "lowrank needs a rank of 1 or more"),
-        ("int8,prune:0.5", "step prune:0.5 cannot stand behind int8: it trains, and rounded weights do not"),
+        ("int8,prune:0.5", "step prune:0.5 cannot follow int8: it trains, and rounded weights do not"),
         ("int8,prune:0.5", "rounded weights do not; put int8 last."),
-        ("qat4,int8", "step int8 cannot stand behind qat4: the weights are rounded already; choose one of the two."),
-        ("prune:0.5,distil:8", "step distil:8 cannot stand behind prune:0.5: its student begins with fresh weights"),
-        ("sparse:0.5,lowrank:4", "step lowrank:4 cannot stand behind sparse:0.5: its factors have no zeros"),
+        ("qat4,int8", "step int8 cannot follow qat4: the weights are rounded already; choose one of the two."),
+        ("prune:0.5,distil:8", "step distil:8 cannot follow prune:0.5: its student begins with fresh weights"),
+        ("sparse:0.5,lowrank:4", "step lowrank:4 cannot follow sparse:0.5: its factors have no zeros"),
     ],
 )
 def test_a_wrong_list_says_what_is_wrong_and_what_is_allowed(text, message):

@@ -167,7 +167,7 @@ def test_python_takes_the_steps_as_one_text_or_as_words(ppo_run: Path, tmp_path:
     ("words", "message"),
     [
         (["--steps", "int9"], "unknown step 'int9'. Did you mean 'int8'?"),
-        (["--steps", "int8,distil:4"], "step distil:4 cannot stand behind int8"),
+        (["--steps", "int8,distil:4"], "step distil:4 cannot follow int8"),
         ([], "--steps is missing; give a text"),
         (["--steps", "int8", "--member", "7"], "no member with training seed 7; this policy has training seeds 3, 4."),
         (["--steps", "int8", "--episodes", "0"], "--episodes 0 must be 1 or more."),
