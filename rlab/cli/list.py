@@ -4,8 +4,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import tyro
@@ -49,11 +48,9 @@ def run(argv: list[str]) -> int:
         raise UsageError("--status, --agent and --env choose among runs: rlab list runs --status failed.")
     if options.root is not None and not os.path.isdir(options.root):
         raise UsageError(f"--root {options.root} is not a folder.")
-    rows = [
-        row
-        for row in LISTS[options.what](options.root or options.what)
-        if all(row[key] == value for key, value in wanted.items())
-    ]
+    from rlab.jobs.list import rows_of
+
+    rows = rows_of(options.what, options.root, **wanted)
     if options.json:
         print(json.dumps({"format": 1, options.what: rows}))
         return 0
@@ -68,55 +65,6 @@ def run(argv: list[str]) -> int:
 def _width() -> int | None:
     """How wide the table may be; None for any width, so that a pipe gets one line a row."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else None
-
-
-def _agents(root: str) -> list[dict[str, Any]]:
-    from rlab.agents import AGENTS, load_agent
-
-    return [{"agent": name, "what": (load_agent(name).__doc__ or "").partition("\n")[0]} for name in sorted(AGENTS)]
-
-
-def _envs(root: str) -> list[dict[str, Any]]:
-    from rlab.envs import list_envs
-
-    return [asdict(row) for row in list_envs()]
-
-
-def _experiments(root: str) -> list[dict[str, Any]]:
-    from rlab.jobs.experiment_files import list_experiments
-
-    return [
-        {"experiment": e.name, "agent": e.agent, "env": e.env, "env_steps": e.run.get("env_steps"), "about": e.about}
-        for e in list_experiments()
-    ]
-
-
-def _runs(root: str) -> list[dict[str, Any]]:
-    from rlab.runs.listing import list_runs
-
-    return list_runs(root)
-
-
-def _datasets(root: str) -> list[dict[str, Any]]:
-    from rlab.experience.minari_files import list_datasets
-
-    return list_datasets(root)
-
-
-def _metrics(root: str) -> list[dict[str, Any]]:
-    from rlab.runs.glossary import rows
-
-    return rows()
-
-
-LISTS: dict[str, Callable[[str], list[dict[str, Any]]]] = {
-    "agents": _agents,
-    "envs": _envs,
-    "experiments": _experiments,
-    "runs": _runs,
-    "datasets": _datasets,
-    "metrics": _metrics,
-}
 
 
 def _cell(key: str, value: Any) -> str:

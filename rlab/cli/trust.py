@@ -1,6 +1,5 @@
 """`rlab trust my_envs`: whose code may run in this folder without --trust on every command."""
 
-import importlib.util
 import json
 import sys
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ import tyro
 from rlab.cli.flags import parse
 from rlab.cli.help import Page
 from rlab.errors import UsageError
-from rlab.runs.files import write_bytes
-from rlab.trust import FILE, ignored_because, list_text, module_name, read_list, within_results
+from rlab.jobs.trust import change_list
+from rlab.trust import FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +38,9 @@ def run(argv: list[str]) -> int:
     if options.remove and not options.modules:
         raise UsageError("--remove needs the modules to take off the list: rlab trust my_envs --remove")
     here = Path.cwd()
-    why = ignored_because(here) or within_results(here)
-    if why is not None:
-        raise UsageError(f"{FILE} does not count here: {why}.")
-    listed = read_list(here)
-    if options.modules:
-        listed = _changed(listed, tuple(module_name(word, "rlab trust") for word in options.modules), options.remove)
-        write_bytes(here / FILE, list_text(listed))
+    listed, unknown = change_list(here, options.modules, options.remove)
+    for name in unknown:
+        print(f"note: no module {name} is found from this folder", file=sys.stderr)
     if options.json:
         print(json.dumps({"format": 1, "file": str(here / FILE), "modules": list(listed)}))
     elif listed:
@@ -53,15 +48,3 @@ def run(argv: list[str]) -> int:
     else:
         print("no module is trusted in this folder; rlab trust my_envs adds one")
     return 0
-
-
-def _changed(listed: tuple[str, ...], named: tuple[str, ...], remove: bool) -> tuple[str, ...]:
-    if remove:
-        for name in named:
-            if name not in listed:
-                raise UsageError(f"{name} is not on the list; it has: {', '.join(listed) or 'nothing'}")
-        return tuple(name for name in listed if name not in named)
-    for name in named:
-        if importlib.util.find_spec(name.partition(".")[0]) is None:
-            print(f"note: no module {name} is found from this folder", file=sys.stderr)
-    return tuple(dict.fromkeys((*listed, *named)))

@@ -3,15 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from rlab.networks.memory import State
 from rlab.networks.spaces import Space
 
+if TYPE_CHECKING:
+    from rlab.networks.memory import State  # torch takes its time, and rlab.envs is imported by every command
+
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-NO_STATE: State = {}  # of an agent without memory; never changed
+NO_STATE: "State" = {}  # of an agent without memory; never changed
 
 
 class Acted(NamedTuple):
@@ -19,7 +21,7 @@ class Acted(NamedTuple):
 
     action: np.ndarray  # [S, N] or [S, N, *action], as `VectorEnv.step` takes it
     extras: Mapping[str, np.ndarray] = NOTHING  # [S, N, ...], the value of every field beside obs and action
-    state: State = NO_STATE  # [S, N, ...], what the next step is given; empty without memory
+    state: "State" = NO_STATE  # [S, N, ...], what the next step is given; empty without memory
 
 
 @dataclass(frozen=True, slots=True)

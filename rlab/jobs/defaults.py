@@ -103,6 +103,12 @@ def defaults_for(agent: str, env_id: str, experiment: str | None) -> Defaults:
         for name in ("seed", "seeds"):
             if name in found.run:
                 raise UsageError(f"{found.path}: {name} belongs to [bench], not to [run].")
+        missing = [name for name in found.settings if name not in {f.name for f in fields(settings)}]
+        if missing and found.agent != agent:
+            raise UsageError(
+                f"{agent} has no setting {', '.join(missing)}, which experiment {found.name} sets for {found.agent}; "
+                "copy the file without them, and name the copy: --experiment FILE."
+            )
         run = merge(run, found.run, str(found.path))
         settings = merge(settings, found.settings, str(found.path))
     return Defaults(run, settings, found)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import rlab.experiments
-from rlab.agents import load_agent
+from rlab.agents import AGENTS, load_agent
 from rlab.errors import RlabError, UsageError, unknown
 
 _KEYS = {"format", "about", "agent", "env", "env_kwargs", "wrapper", "run", "settings", "bench", "claim"}
@@ -89,12 +89,30 @@ def find_experiment(agent: str, env: str, chosen: str | None) -> Experiment | No
     if chosen == "none":
         return None
     if chosen is None:
-        path = shipped_folder() / f"{agent}-{env}.toml".replace("/", "-")
+        path = _shipped_path(agent, env)
         return read_experiment(path) if path.is_file() else None
     experiment = read_experiment(experiment_path(chosen))
     if experiment.agent != agent and not issubclass(load_agent(agent), load_agent(experiment.agent)):
-        raise UsageError(f"experiment {experiment.name} tunes {experiment.agent}; {agent} is not one of its kind.")
+        raise UsageError(f"experiment {experiment.name} tunes {experiment.agent}, and {agent} is not a subclass of it.")
     return experiment
+
+
+def _shipped_path(agent: str, env: str) -> Path:
+    return shipped_folder() / f"{agent}-{env}.toml".replace("/", "-")
+
+
+def inherited_experiment(agent: str, env: str) -> str | None:
+    """The shipped experiment of the nearest registered agent that `agent`, a class of a user's own, extends.
+
+    It is used only where a user names it, since what a subclass changes may need other settings.
+    """
+    names = {location: name for name, location in AGENTS.items()}
+    for base in load_agent(agent).__mro__[1:] if ":" in agent else ():
+        name = names.get(f"{base.__module__}:{base.__qualname__}")
+        path = None if name is None else _shipped_path(name, env)
+        if path is not None and path.is_file():
+            return path.stem
+    return None
 
 
 def experiment_path(chosen: str) -> Path:

@@ -17,6 +17,7 @@ from rlab.jobs.defaults import (
     spec_for,
     unit_of,
 )
+from rlab.jobs.experiment_files import inherited_experiment
 from rlab.jobs.foreign_code import check_trust, foreign_code
 from rlab.jobs.settings import merge
 from rlab.learning.finetune_config import FinetuneConfig
@@ -140,6 +141,10 @@ class Request:
             names = [name for name, from_ in self.origins.items() if from_ == origin and name not in self.unread]
             if names:
                 lines.append(f"{origin}: {', '.join(f'{name}={values[name]}' for name in names)}")
+        plain_env = self.start is None and not (self.env.kwargs or self.env.wrappers)
+        near = inherited_experiment(self.agent, self.env.env_id) if plain_env else None
+        if near is not None and f"experiment {near}" not in self.origins.values():
+            lines.append(f"note: {self.agent} extends an agent with tuned settings for this env: --experiment {near}")
         return "\n".join([*lines, "everything else: defaults"])
 
     def logged(self) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from rlab.cli.list import LISTS
 from rlab.cli.main import main
 from rlab.cli.tables import table
+from rlab.jobs.list import LISTS
 
 ROWS = [["dqn", "Deep Q-learning with a replay of what was seen"], ["ppo", "Clipped steps"]]
 

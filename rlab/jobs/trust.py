@@ -1,0 +1,37 @@
+"""`rlab trust`: the list of modules whose code may run in a folder."""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlab.errors import UsageError
+from rlab.runs.files import write_bytes
+from rlab.trust import FILE, ignored_because, list_text, module_name, read_list, within_results
+
+
+def change_list(folder: Path, words: Sequence[str], remove: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Add modules to the list of a folder, or remove them; without words nothing changes.
+
+    Returns:
+        The modules on the list now, and those of the added ones that cannot be imported from here.
+
+    Raises:
+        UsageError: the list of this folder is ignored, or a word is not a module or, to be removed, not on the list.
+    """
+    why = ignored_because(folder) or within_results(folder)
+    if why is not None:
+        raise UsageError(f"{FILE} does not count here: {why}.")
+    listed = read_list(folder)
+    named = tuple(module_name(word, "rlab trust") for word in words)
+    if not named:
+        return listed, ()
+    if remove:
+        for name in named:
+            if name not in listed:
+                raise UsageError(f"{name} is not on the list; it has: {', '.join(listed) or 'nothing'}")
+        changed, unknown = tuple(name for name in listed if name not in named), ()
+    else:
+        changed = tuple(dict.fromkeys((*listed, *named)))
+        unknown = tuple(name for name in named if importlib.util.find_spec(name.partition(".")[0]) is None)
+    write_bytes(folder / FILE, list_text(changed))
+    return changed, unknown
