@@ -3,7 +3,6 @@ layer: it acts at random, and fine-tuning goes on with the layers below. Read fr
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -24,10 +23,11 @@ from rlab.learning.cloning import (
 from rlab.learning.common_config import Unread
 from rlab.learning.contract import Batch, Updated
 from rlab.learning.policy_gradient import mean
+from rlab.networks.bodies import BodySettings, mlp_spec
 from rlab.networks.continuous_heads import GaussianHead
 from rlab.networks.policy import PolicySpec
 from rlab.networks.spaces import Space
-from rlab.networks.spec import LayerSpec, NetworkSpec, copy_parameters
+from rlab.networks.spec import NetworkSpec, copy_parameters
 from rlab.ranges import check_counts, check_positive_shares, check_shares, check_shares_below_one
 from rlab.types import Clock
 
@@ -202,18 +202,12 @@ class Encoder(Cloner):
         """The models by name; `features` is the width of the body."""
         config, action = self.config, action_width(self._action_space)
         outputs = action if isinstance(self.head, GaussianHead) else self.head.width
+        model = BodySettings(config.model_hidden, config.activation)
         return {
-            "inverse": _mlp((2 * features, *config.model_hidden, outputs), config.activation),
-            "forward": _mlp((features + action, *config.model_hidden, features), config.activation),
-            "classifier": _mlp((features, outputs), config.activation),
+            "inverse": mlp_spec(2 * features, outputs, model),
+            "forward": mlp_spec(features + action, features, model),
+            "classifier": mlp_spec(features, outputs, BodySettings(hidden=())),
         }
-
-
-def _mlp(widths: Sequence[int], activation: str) -> NetworkSpec:
-    layers: list[LayerSpec] = []
-    for inside, outside in pairwise(widths):
-        layers += [LayerSpec("linear", {"in_features": inside, "out_features": outside}), LayerSpec(activation)]
-    return NetworkSpec(tuple(layers[:-1]))
 
 
 def _told(where: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:

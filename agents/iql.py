@@ -21,9 +21,10 @@ from rlab.learning.contract import Batch, Updated
 from rlab.learning.demonstration_losses import advantage_weight, expectile
 from rlab.learning.returns import continuation, n_step_return
 from rlab.networks.bodies import critic_like
+from rlab.networks.critics import Ensemble, action_value_like, build_ensemble
 from rlab.networks.policy import PolicySpec
 from rlab.networks.spaces import Box, Discrete, Space
-from rlab.networks.spec import LayerSpec, NetworkSpec, StackedNetwork, copy_parameters
+from rlab.networks.spec import copy_parameters
 from rlab.ranges import check_not_negative, check_positive, check_positive_shares, check_shares
 from rlab.types import Clock
 
@@ -50,26 +51,6 @@ class IQLConfig(CloningConfig):
         check_positive_shares(self, "target_tau")
 
 
-class ActionValue(nn.Module):
-    """Q values of preprocessed observations: of every choice, or of a continuous action beside the features.
-
-    Args:
-        body: what comes before the first linear layer, such as convolutions.
-        top: from there to the values; for continuous actions its first layer also reads the action.
-    """
-
-    def __init__(self, body: StackedNetwork, top: StackedNetwork) -> None:
-        super().__init__()
-        self.body, self.top = body, top
-
-    def forward(self, obs: Tensor, action: Tensor, continuous: bool) -> Tensor:
-        """`Q(s, a) [S, B]`; `action` is `[S, B]`, or the normalised `[S, B, d]` of continuous ones."""
-        features = self.body.forward(obs)
-        if continuous:
-            return self.top.forward(torch.cat([features, action], dim=-1)).squeeze(-1)
-        return self.top.forward(features).gather(-1, action.unsqueeze(-1)).squeeze(-1)
-
-
 class IQL(Cloner):
     """Implicit Q-learning: as good as the best of what the data holds, in stitches, and no further."""
 
@@ -91,9 +72,13 @@ class IQL(Cloner):
         self._continuous = isinstance(action_space, Box)
         network = self._policy.spec.network
         self.critic = self._fresh(critic_like(network), "critic")
-        self.q_networks = nn.ModuleList(self._action_value(network, f"q_network_{i}") for i in (1, 2))
-        self.target_networks = nn.ModuleList(self._action_value(network, f"q_network_{i}") for i in (1, 2))
-        self.target_networks.requires_grad_(False)
+        if self._continuous:
+            spec = action_value_like(network, action_width(action_space))
+        else:
+            spec = action_value_like(network, outputs=self.head.width)
+        # trust: as the policy's own layers
+        self.q_networks = build_ensemble(spec, seeds, "q_network", 2, trust=True).to(device)
+        self.target_networks = build_ensemble(spec, seeds, "q_network", 2, trust=True).to(device).requires_grad_(False)
         self.stepper = self._stepper_of(self.networks.values())
 
     @property
@@ -117,17 +102,17 @@ class IQL(Cloner):
         self.stepper.at(clock.env_steps, self.schedule.factor(clock.progress))
         config = self.config
         with torch.no_grad():
-            target_q = self.action_values(self.target_networks, batch).amin(dim=0)  # [S, B]
+            target_q = self.action_values(self.target_networks, batch).amin(dim=1)  # [S, B]
             goal = batch["reward"] + batch["discount"] * self.critic(batch["next_obs"]).squeeze(-1)  # equation 6
         value = self.critic(batch["obs"]).squeeze(-1)
         advantage = target_q - value.detach()
         weight = advantage_weight(advantage, config.beta, config.max_weight)
         outputs = self._in_training(self.actor, batch["obs"])
         surprise = negative_log_likelihood(self.head, outputs, batch["action"], batch.get("mask"))
-        q = self.action_values(self.q_networks, batch)  # [2, S, B]
+        q = self.action_values(self.q_networks, batch)  # [S, 2, B]
         losses = {
             "loss/value": expectile(target_q - value, config.expectile).mean(dim=-1),  # equation 5
-            "loss/q": (goal - q).square().sum(dim=0).mean(dim=-1),
+            "loss/q": (goal.unsqueeze(1) - q).square().sum(dim=1).mean(dim=-1),
             "loss/policy": (weight * surprise).mean(dim=-1),  # equation 7
         }
         norm = self.stepper.step(torch.stack(list(losses.values())).sum(dim=0))
@@ -135,17 +120,18 @@ class IQL(Cloner):
         return Updated(
             {
                 **{name: loss.detach() for name, loss in losses.items()},
-                "q/mean": q.detach().mean(dim=(0, 2)),
+                "q/mean": q.detach().mean(dim=(1, 2)),
                 "value/mean": value.detach().mean(dim=-1),
                 "policy/weight": weight.mean(dim=-1),
                 "grad/norm": norm,
             }
         )
 
-    def action_values(self, networks: nn.ModuleList, batch: Batch) -> Tensor:
-        """What each of two Q networks says of the data's actions, `[2, S, B]`."""
-        action = batch["q_action"] if self._continuous else batch["action"]
-        return torch.stack([network(batch["obs"], action, self._continuous) for network in networks])
+    def action_values(self, networks: Ensemble, batch: Batch) -> Tensor:
+        """What each of a member's two Q networks says of the data's actions, `[S, 2, B]`."""
+        if self._continuous:
+            return networks(batch["obs"], batch["q_action"]).squeeze(-1)
+        return networks(batch["obs"]).gather(-1, batch["action"][:, None, :, None].expand(-1, 2, -1, 1)).squeeze(-1)
 
     def state(self) -> dict[str, Any]:
         return {**super().state(), "target_networks": self.target_networks.state_dict()}
@@ -153,18 +139,6 @@ class IQL(Cloner):
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
         self.target_networks.load_state_dict(state["target_networks"])
-
-    def _action_value(self, actor: NetworkSpec, use: str) -> ActionValue:
-        """A Q network with a body like the policy's."""
-        layers = list(critic_like(actor).layers)
-        first = next(i for i, layer in enumerate(layers) if layer.kind == "linear")
-        if self._continuous:
-            layers[first] = _with(layers[first], "in_features", action_width(self._action_space))
-        else:
-            assert isinstance(self._action_space, Discrete)
-            layers[-1] = _with(layers[-1], "out_features", self._action_space.n - 1)
-        body, top = NetworkSpec(tuple(layers[:first])), NetworkSpec(tuple(layers[first:]))
-        return ActionValue(self._fresh(body, f"{use}_body"), self._fresh(top, use))
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -174,8 +148,3 @@ class IQL(Cloner):
             return
         online = [p.detach() for p in self.q_networks.parameters()]
         torch._foreach_lerp_(list(self.target_networks.parameters()), online, self.config.target_tau)
-
-
-def _with(layer: LayerSpec, size: str, more: int) -> LayerSpec:
-    """The same layer, so much wider on one side."""
-    return LayerSpec(layer.kind, {**layer.args, size: layer.args[size] + more})

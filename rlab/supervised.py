@@ -21,6 +21,7 @@ from rlab.learning.cross_validation import CrossValidation, cross_validate
 from rlab.learning.runtime import torch_settings
 from rlab.learning.supervised import SupervisedSettings
 from rlab.learning.supervised_fit import Fitted, fit, fit_examples
+from rlab.networks.bodies import BodySettings, mlp_spec
 from rlab.networks.spec import LayerSpec, NetworkSpec, StackedNetwork, build
 from rlab.networks.stacking import unstack
 from rlab.runs import files
@@ -58,7 +59,7 @@ def vector_network(features: int, outputs: int, hidden: Sequence[int] = (64, 64)
         UsageError: a width is below 1, or dropout is not a share.
     """
     _check(features=features, outputs=outputs, hidden=hidden, dropout=dropout)
-    return NetworkSpec(_mlp(features, outputs, hidden, dropout))
+    return mlp_spec(features, outputs, BodySettings(tuple(hidden), dropout=dropout))
 
 
 def image_network(
@@ -88,7 +89,7 @@ def image_network(
         sizes = {"in_channels": channels, "out_channels": out_channels, "kernel_size": kernel, "stride": stride}
         layers += [LayerSpec("conv2d", sizes), LayerSpec("relu")]
         channels, height, width = out_channels, (height - kernel) // stride + 1, (width - kernel) // stride + 1
-    head = _mlp(channels * height * width, outputs, hidden, dropout, drop_inputs=True)
+    head = _top(channels * height * width, outputs, hidden, dropout)
     return NetworkSpec((*layers, LayerSpec("flatten"), *head))
 
 
@@ -114,7 +115,7 @@ def text_network(
         LayerSpec("embedding", {"num_embeddings": tokens, "features": embedding, **padding}),
         LayerSpec("gru", {"in_features": embedding, "hidden": hidden}),
     ]
-    return NetworkSpec((*layers, *_mlp(hidden, outputs, (), dropout, drop_inputs=True)))
+    return NetworkSpec((*layers, *_top(hidden, outputs, (), dropout)))
 
 
 @contextmanager
@@ -185,19 +186,10 @@ def load_network(folder: Path | str, trust: Trust = False) -> LoadedNetwork:
     return LoadedNetwork(found.module.eval(), NetworkSpec.from_json(found.spec), found.seeds, found.extra)
 
 
-def _mlp(
-    features: int, outputs: int, hidden: Sequence[int], dropout: float, drop_inputs: bool = False
-) -> tuple[LayerSpec, ...]:
-    """Linear layers with ReLU between them and dropout in front of each, of the first only with `drop_inputs`."""
-    layers: list[LayerSpec] = []
-    for index, width in enumerate((*hidden, outputs)):
-        if dropout and (index or drop_inputs):
-            layers.append(LayerSpec("dropout", {"p": dropout}))
-        layers.append(LayerSpec("linear", {"in_features": features, "out_features": width}))
-        if index < len(hidden):
-            layers.append(LayerSpec("relu"))
-        features = width
-    return tuple(layers)
+def _top(features: int, outputs: int, hidden: Sequence[int], dropout: float) -> tuple[LayerSpec, ...]:
+    """Hidden ReLU layers and one of `outputs`, with dropout in front of each."""
+    layers = mlp_spec(features, outputs, BodySettings(tuple(hidden), dropout=dropout)).layers
+    return (LayerSpec("dropout", {"p": dropout}), *layers) if dropout else layers
 
 
 def _check(dropout: float, **sizes: int | Sequence[int]) -> None:

@@ -1,5 +1,6 @@
 """Bodies and heads: which layers suit which observations."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rlab.errors import UsageError, unknown
@@ -11,6 +12,7 @@ from rlab.networks.own_bodies import Body, Own, own_body
 from rlab.networks.spaces import Space, feature_shape
 from rlab.networks.spec import LayerSpec, NetworkSpec
 
+VECTOR_HIDDEN = (64, 64)
 NATURE_MIN_SIDE = 36  # pixels; with less, the third convolution has nothing to look at
 BRANCH_WIDTHS = (256, 128)  # behind the convolutions of a large or small image among other parts; SB3 has 256
 
@@ -28,6 +30,35 @@ class BodySettings:
     own: Own | None = None  # a function of the user's makes the body; its layers stand in the place of all the above
 
 
+def mlp_spec(features: int, outputs: int, body: BodySettings, output_gain: float = 1.0) -> NetworkSpec:
+    """`features` numbers to `outputs` numbers through hidden layers, 64 64 where the settings name no widths.
+
+    Raises:
+        UsageError: a setting is out of range.
+    """
+    check_settings(body)
+    hidden, width = hidden_layers(features, VECTOR_HIDDEN if body.hidden is None else body.hidden, body)
+    return NetworkSpec((*hidden, linear_layer(width, outputs, body.init, output_gain)))
+
+
+def hidden_layers(features: int, widths: Sequence[int], body: BodySettings) -> tuple[list[LayerSpec], int]:
+    """Linear layers, each with what follows it by the settings, and the width of the last."""
+    layers: list[LayerSpec] = []
+    for width in widths:
+        layers.append(linear_layer(features, width, body.init, body.gain))
+        if body.layer_norm:
+            layers.append(LayerSpec("layer_norm", {"features": width}))
+        layers.append(LayerSpec(body.activation))
+        if body.dropout:
+            layers.append(LayerSpec("dropout", {"p": body.dropout}))
+        features = width
+    return layers, features
+
+
+def linear_layer(in_features: int, out_features: int, init: str = "pytorch", gain: float = 1.0) -> LayerSpec:
+    return LayerSpec("linear", {"in_features": in_features, "out_features": out_features, **_weights(init, gain)})
+
+
 def q_network_spec(obs_space: Space, num_actions: int, body: BodySettings, dueling: bool = False) -> NetworkSpec:
     """One Q value per action.
 
@@ -37,18 +68,18 @@ def q_network_spec(obs_space: Space, num_actions: int, body: BodySettings, dueli
     Raises:
         UsageError: no body suits the observation space, or a setting is out of range.
     """
-    entrance, hidden = _entrance(obs_space, body)
+    before, hidden = entrance(obs_space, body)
     if not dueling:
-        trunk, features = _mlp(entrance.features, hidden, body)
-        layers = (*entrance.layers, *trunk, _linear(features, num_actions, body.init))
-        return NetworkSpec(layers, entrance.drawn)
-    trunk, features = _mlp(entrance.features, hidden[:-1], body)
+        trunk, features = hidden_layers(before.features, hidden, body)
+        layers = (*before.layers, *trunk, linear_layer(features, num_actions, body.init))
+        return NetworkSpec(layers, before.drawn)
+    trunk, features = hidden_layers(before.features, hidden[:-1], body)
     streams = []
     for outputs in (1, num_actions):
-        stream, width = _mlp(features, hidden[-1:], body)
-        streams.append((*stream, _linear(width, outputs, body.init)))
+        stream, width = hidden_layers(features, hidden[-1:], body)
+        streams.append((*stream, linear_layer(width, outputs, body.init)))
     head = LayerSpec("dueling", {"value": streams[0], "advantage": streams[1]})
-    return NetworkSpec((*entrance.layers, *trunk, head), entrance.drawn)
+    return NetworkSpec((*before.layers, *trunk, head), before.drawn)
 
 
 def actor_network_spec(
@@ -81,10 +112,10 @@ def recurrent_network_spec(obs_space: Space, outputs: int, body: BodySettings, m
     """
     if memory < 1:
         raise UsageError(f"memory {memory} is the width of the recurrent state; it must be 1 or more.")
-    entrance, hidden = _entrance(obs_space, body)
-    trunk, features = _mlp(entrance.features, hidden, body)
+    before, hidden = entrance(obs_space, body)
+    trunk, features = hidden_layers(before.features, hidden, body)
     gru = LayerSpec("gru", {"in_features": features, "hidden": memory, "sequence": True})
-    return NetworkSpec((*entrance.layers, *trunk, gru, _linear(memory, outputs, body.init)), entrance.drawn)
+    return NetworkSpec((*before.layers, *trunk, gru, linear_layer(memory, outputs, body.init)), before.drawn)
 
 
 def critic_like(actor: NetworkSpec, output_gain: float = 1.0) -> NetworkSpec:
@@ -99,24 +130,24 @@ def critic_head_spec(actor: NetworkSpec, output_gain: float = 1.0) -> NetworkSpe
     last = next(layer for layer in reversed(merged_spec(actor).layers) if layer.kind in ("linear", "dueling"))
     if last.kind == "dueling":
         return NetworkSpec(last.args["value"])
-    return NetworkSpec((_linear(last.args["in_features"], 1, last.args["init"], output_gain),))
+    return NetworkSpec((linear_layer(last.args["in_features"], 1, last.args["init"], output_gain),))
 
 
 def _with_output(obs_space: Space, outputs: int, body: BodySettings, gain: float) -> NetworkSpec:
-    entrance, hidden = _entrance(obs_space, body)
-    trunk, features = _mlp(entrance.features, hidden, body)
-    layers = (*entrance.layers, *trunk, _linear(features, outputs, body.init, gain))
-    return NetworkSpec(layers, entrance.drawn)
+    before, hidden = entrance(obs_space, body)
+    trunk, features = hidden_layers(before.features, hidden, body)
+    layers = (*before.layers, *trunk, linear_layer(features, outputs, body.init, gain))
+    return NetworkSpec(layers, before.drawn)
 
 
-def _entrance(obs_space: Space, body: BodySettings) -> tuple[Body, tuple[int, ...]]:
-    """The convolutions, if any, or a body of the user's own; and the hidden widths that follow."""
-    _check(body)
+def entrance(obs_space: Space, body: BodySettings) -> tuple[Body, tuple[int, ...]]:
+    """What comes before the hidden layers, convolutions or a body of the user's own; and the widths of those layers."""
+    check_settings(body)
     if body.own is not None:
         return own_body(obs_space, body.own), ()
     shape = feature_shape(obs_space)
     if len(shape) == 1:
-        images, widths = image_parts(obs_space), (64, 64) if body.hidden is None else body.hidden
+        images, widths = image_parts(obs_space), VECTOR_HIDDEN if body.hidden is None else body.hidden
         if not images:
             return Body((), shape[0]), widths
         branches, features = _branches(images, shape[0], body)
@@ -153,7 +184,7 @@ def _branches(images: tuple[ImagePart, ...], size: int, body: BodySettings) -> t
         pixels = {"first": image.first, "shape": image.box.shape, "channels": image.box.channels}
         convolutions, flat = _convolutions(channels, height, width, body)
         out = BRANCH_WIDTHS[0] if min(height, width) >= NATURE_MIN_SIDE else BRANCH_WIDTHS[1]
-        joined = [_linear(flat, out, body.init, body.gain), LayerSpec(body.activation)]
+        joined = [linear_layer(flat, out, body.init, body.gain), LayerSpec(body.activation)]
         branches.append((LayerSpec("pick_image", pixels), *convolutions, *joined))
         others.append((begin, image.first))
         begin, features = image.first + height * width * channels, features + out
@@ -164,29 +195,12 @@ def _branches(images: tuple[ImagePart, ...], size: int, body: BodySettings) -> t
     return LayerSpec("branches", {"branches": tuple(branches)}), features
 
 
-def _mlp(features: int, widths: tuple[int, ...], body: BodySettings) -> tuple[list[LayerSpec], int]:
-    layers: list[LayerSpec] = []
-    for width in widths:
-        layers.append(_linear(features, width, body.init, body.gain))
-        if body.layer_norm:
-            layers.append(LayerSpec("layer_norm", {"features": width}))
-        layers.append(LayerSpec(body.activation))
-        if body.dropout:
-            layers.append(LayerSpec("dropout", {"p": body.dropout}))
-        features = width
-    return layers, features
-
-
-def _linear(in_features: int, out_features: int, init: str, gain: float = 1.0) -> LayerSpec:
-    return LayerSpec("linear", {"in_features": in_features, "out_features": out_features, **_weights(init, gain)})
-
-
 def _weights(init: str, gain: float) -> dict[str, str | float]:
     """How a layer's initial weights are drawn; a gain of 1 goes without saying."""
     return {"init": init} if gain == 1.0 else {"init": init, "gain": gain}
 
 
-def _check(body: BodySettings) -> None:
+def check_settings(body: BodySettings) -> None:
     if body.activation not in ACTIVATIONS:
         raise unknown("activation", body.activation, ACTIVATIONS)
     if not 0.0 <= body.dropout < 1.0:

@@ -89,7 +89,7 @@ def pairs(step: int, mask: Any) -> int:
 def iql_values(agent: Any, obs: Sequence[float], action: int) -> tuple[np.ndarray, np.ndarray]:
     """V(obs), and the smaller Q(obs, action), `[S]` each."""
     rows = {"obs": agent.preprocess(torch.tensor(obs).expand(2, 1, -1)), "action": torch.full((2, 1), action)}
-    return agent.critic(rows["obs"])[:, 0, 0].numpy(), agent.action_values(agent.q_networks, rows).amin(0)[:, 0].numpy()
+    return agent.critic(rows["obs"])[:, 0, 0].numpy(), agent.action_values(agent.q_networks, rows).amin(1)[:, 0].numpy()
 
 
 def test_iql_s_value_is_an_expectile_and_its_policy_weighs_actions_by_their_advantage() -> None:
@@ -138,7 +138,7 @@ def test_iql_moves_a_continuous_action_to_where_it_pays() -> None:
     np.testing.assert_allclose(agent.policy()(obs), obs, atol=0.2)
     rows = agent.prepare(filled_replay(dataset, (0, 1)).rows_in_order())
     with torch.no_grad():
-        q = agent.action_values(agent.q_networks, rows).amin(dim=0)
+        q = agent.action_values(agent.q_networks, rows).amin(dim=1)
     assert (q - rows["reward"]).abs().mean() < 0.15  # 1 - (a - x)^2, which goes down to -8
 
 
