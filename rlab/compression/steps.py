@@ -237,12 +237,22 @@ def _parsed(word: str, text: str) -> Step:
 
 def check_parent(policy: Policy, steps: Sequence[Step]) -> None:
     """Raise UsageError where the first step cannot begin with this policy."""
+    check_memoryless(policy, f"{steps[0]} cannot be done")
     if not STEPS[steps[0].name].fresh:
         check_layers(policy.network, f"{steps[0]} cannot be done")
     if not STEPS[steps[0].name].fresh and any(_is_rounded(layer) for layer in policy.network.modules()):
         raise UsageError(
             f"the weights of this policy are rounded already, so {steps[0]} cannot be done; start from the policy that "
             "it was made from, or with a distil step."
+        )
+
+
+def check_memoryless(policy: Policy, what: str) -> None:
+    """Raise UsageError where `what` is asked of a policy with memory."""
+    if policy.has_memory:
+        raise UsageError(
+            f"{what}: this policy has memory, and compression learns from and compares single observations, without a "
+            "state."
         )
 
 

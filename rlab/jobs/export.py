@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rlab.compression.export.member_file import Exported, check_format
+from rlab.compression.export.member_file import Exported, check_format, check_memoryless
 from rlab.compression.export.member_file import export as write_file
 from rlab.compression.export.metadata import Origin
 from rlab.compression.export.runtimes import SUFFIXES, Latency, Runner, latency, open_exported
@@ -112,6 +112,7 @@ def export(
         _check_out(Path(out), SUFFIXES[format])
     saved = replace(open_policy(run, trust, env), envs=envs)
     policy = saved.policy.only(saved.policy.seeds[0] if member is None else member)
+    check_memoryless(policy, format)
     seed = policy.seeds[0]
     path = Path(out) if out is not None else _fresh(f"{name_of(saved)}-seed{seed}", SUFFIXES[format])
     origin = Origin(saved.agent, saved.env.to_json(), weights_sha256(saved))

@@ -26,6 +26,7 @@ from rlab.compression.search import (
     outdone,
     spread,
 )
+from rlab.compression.steps import check_memoryless
 from rlab.compression.trials import EPISODES, FIRST_SCREENING_SEED, Trials
 from rlab.envs import EnvLike
 from rlab.errors import RlabError, UsageError
@@ -199,6 +200,7 @@ def search(
     bounds = Bounds(max_bytes, max_latency_us)
     _check(bounds, candidates)
     order = read_order(run, out, episodes, min_return_ratio, member, updates, trust, env, envs)
+    check_memoryless(order.parent, "--search cannot be done")
     check_layers(order.parent.network, "--search cannot be done")
     check_drawing()
     write = line_writer(progress)

@@ -192,7 +192,8 @@ class Guide:
         temperature: by which the teacher's outputs are divided; None: 1 for logits, `Q_TEMPERATURE` for Q values.
 
     Raises:
-        UsageError: a number out of range, or a teacher whose policy head is no teacher to such a student.
+        UsageError: a number out of range, a teacher with memory, or one whose policy head is no teacher to such a
+            student.
     """
 
     def __init__(
@@ -202,6 +203,10 @@ class Guide:
             raise UsageError(f"the weight {weight} of a teacher must be 0 or more.")
         if not 0.0 <= fraction <= 1.0:
             raise UsageError(f"the share {fraction} of the budget that a teacher guides must be in [0, 1].")
+        if teacher.has_memory:
+            raise UsageError(
+                "the teacher has memory, and teachers are asked about single observations, without a state."
+            )
         self._student, self._kinds = student, distilled_kinds(student, teacher.head)
         _temperatures(*self._kinds, temperature, None)
         self.teacher = teacher.requires_grad_(False).eval()

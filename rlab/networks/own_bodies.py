@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rlab.errors import RlabError, UsageError
+from rlab.networks import memory
 from rlab.networks.describe import spec_of
 from rlab.networks.own import OwnBody, first_line, made, plain_name, whose
 from rlab.networks.policy import Policy
@@ -104,7 +105,8 @@ def network_notes(policy: Policy, name: str | None) -> list[str]:
 
 def _of_spec(spec: NetworkSpec, name: str, shape: tuple[int, ...]) -> Body:
     try:
-        y = build(spec, [0], trust=True).eval()(torch.zeros(1, ROWS, *shape))
+        network = build(spec, [0], trust=True).eval()
+        y, _ = memory.step(network, torch.zeros(1, ROWS, *shape), memory.initial_state(network, ROWS))
     except Exception as error:
         raise UsageError(f"{whose(name)} does not take features {shape}: {first_line(error)}") from error
     flatten = () if y.dim() == 3 else (LayerSpec("flatten"),)

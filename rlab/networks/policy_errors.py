@@ -13,8 +13,8 @@ PREDICT = (
     "training. One with memory takes and gives its state: action, state = policy(obs, state=state)."
 )
 OUTPUTS_NEED_STATE = (
-    "this policy has memory, so that its outputs depend on earlier steps: use policy.step(obs, state), or for "
-    "sequences policy.unroll(obs, state, begins)."
+    "this policy has memory, and what was asked for needs outputs that depend on the observation alone. Code for "
+    "policies with memory uses policy.step(obs, state), or for sequences policy.unroll(obs, state, begins)."
 )
 Shapes = Mapping[str, tuple[int, ...]]
 

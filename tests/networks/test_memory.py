@@ -7,7 +7,9 @@ import torch
 
 from rlab.errors import RlabError, UsageError
 from rlab.networks import memory
-from rlab.networks.bodies import BodySettings, recurrent_network_spec
+from rlab.networks.bodies import BodySettings, q_network_spec, recurrent_network_spec
+from rlab.networks.own import remembered
+from rlab.networks.own_bodies import Own
 from rlab.networks.policy import PolicySpec, build_policy
 from rlab.networks.sequences import LastGRU, StackedGRU
 from rlab.networks.spaces import Box, Discrete
@@ -173,7 +175,10 @@ def test_a_policy_with_memory_is_rebuilt_from_its_spec():
             "a state of shapes {'2.hidden': (3, 2, 5)} does not fit these observations; expected {'2.hidden': "
             "(3, 4, 5)}. An episode begins with state = policy.initial_state(4).",
         ),
-        (lambda policy: policy.outputs(torch.zeros(3, 4, 3)), "use policy.step(obs, state), or for sequences policy."),
+        (
+            lambda policy: policy.outputs(torch.zeros(3, 4, 3)),
+            "uses policy.step(obs, state), or for sequences policy.unroll(",
+        ),
         (lambda policy: policy.initial_state(), "needs a number of rows: policy.initial_state(rows)."),
     ],
 )
@@ -204,3 +209,17 @@ def test_rows_of_a_state_are_taken_and_reset_by_member_and_row():
     initial = {name: torch.full_like(tensor, -1) for name, tensor in state.items()}
     assert memory.reset(state, initial, begins)["a"].tolist() == [[-1, 1, 2], [3, 4, -1]]
     assert memory.reset(state, initial, begins)["b"][1].tolist() == [[6, 7], [8, 9], [-1, -1]]
+
+
+def test_a_network_of_one_s_own_may_have_memory():
+    layers = (
+        LayerSpec("linear", {"in_features": 3, "out_features": 4}),
+        LayerSpec("gru", {"in_features": 4, "hidden": 6}),
+    )
+    name = remembered(lambda shape: NetworkSpec(layers), None)
+    network = q_network_spec(VECTOR, 2, BodySettings(own=Own(name, {})))
+    assert network.layers[:2] == layers
+    policy = build_policy(PolicySpec(VECTOR, Discrete(2), {"scaling": "none", "scale": None}, network), SEEDS)
+    action, state = policy(torch.zeros(3, 4, 3), state=policy.initial_state(4))
+    assert action.shape == (3, 4)
+    assert state["1.hidden"].shape == (3, 4, 6)

@@ -22,7 +22,7 @@ from rlab.compression.export.torch_export import write_torch_export, write_torch
 from rlab.compression.export.tracing import quantized_kind, trace
 from rlab.disk import if_supported
 from rlab.errors import RlabError, UsageError, unknown
-from rlab.networks.policy import MemberPolicy
+from rlab.networks.policy import MemberPolicy, Policy
 
 EXPORTERS = ("auto", "own", "torch")
 TEST_NUMBERS = 1_000  # about how many numbers of observations a C header's own test holds, at least one row
@@ -112,6 +112,15 @@ def check_format(format: str, exporter: str = "auto") -> None:
     check_runtime(format)
 
 
+def check_memoryless(policy: Policy | MemberPolicy, format: str) -> None:
+    """Raise UsageError for a policy with memory, before any work."""
+    if policy.has_memory:
+        raise UsageError(
+            f"format {format} cannot hold a policy with memory: an exported file takes observations and no state. "
+            "eval, play and collect work on the run or policy folder."
+        )
+
+
 def open_in_onnxruntime(member: MemberPolicy) -> OnnxRunner:
     """A member as the ONNX file that `export` would write, in onnxruntime; no file stays.
 
@@ -128,6 +137,7 @@ def open_in_onnxruntime(member: MemberPolicy) -> OnnxRunner:
 
 def _check_request(member: MemberPolicy, obs: np.ndarray, format: str, path: Path, exporter: str) -> None:
     check_format(format, exporter)
+    check_memoryless(member, format)
     if path.suffix != SUFFIXES[format]:
         raise UsageError(f"format {format} is for names that end in {SUFFIXES[format]}, not for {path.name}.")
     shape = member.spec.obs_space.shape

@@ -1,0 +1,85 @@
+"""Saved policies with memory: judged, watched and recorded as any other; what cannot take them says so in one line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import rlab
+from rlab.compression.export.runtimes import SUFFIXES
+from rlab.compression.steps import check_parent, parse_steps
+from rlab.envs import EnvSpec, make_episodes
+from rlab.errors import UsageError
+from rlab.jobs.search import search
+from rlab.networks.bodies import BodySettings, recurrent_network_spec
+from rlab.networks.policy import PolicySpec, build_policy
+from rlab.runs.policies import load_policy, save_policy
+
+CARTPOLE = EnvSpec("CartPole-v1", max_episode_steps=40)
+SEEDS = (3, 4, 9)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three untrained members that remember; their weights are large, so that memory decides."""
+    envs = make_episodes(CARTPOLE, 1)
+    network = recurrent_network_spec(envs.obs_space, 2, BodySettings(hidden=(8,)), memory=8)
+    preprocess, head = {"scaling": "none", "scale": None}, {"kind": "q", "epsilon": 0.3}
+    policy = build_policy(PolicySpec(envs.obs_space, envs.action_space, preprocess, network, head), SEEDS)
+    for parameter in policy.network.parameters():
+        parameter.data *= 3.0
+    made = tmp_path_factory.mktemp("remembers") / "policy"
+    save_policy(made, policy, {"agent": "dqn", "env": CARTPOLE.to_json()})
+    return made
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_play_keeps_the_state_over_the_episode_and_returns_what_an_evaluation_does(
+    folder: Path, stochastic: bool
+) -> None:
+    judged = rlab.evaluate(folder, episodes=4, stochastic=stochastic)
+    for member, seed in enumerate(SEEDS):
+        done = rlab.play(folder, member=seed, episodes=4, frames=True, stochastic=stochastic)
+        assert list(done.returns) == judged.returns[member].tolist()
+
+
+def test_a_loaded_member_plays_by_hand_what_was_judged(folder: Path) -> None:
+    policy = rlab.load(folder, 4)
+    envs = make_episodes(CARTPOLE, 1)
+    obs, state, steps = envs.reset([100_000]), policy.initial_state(1), 0
+    going = np.array([True])
+    while going.any():
+        action, state = policy(obs, state=state)
+        obs, _, terminated, truncated = envs.step(action, going)
+        going, steps = ~(terminated | truncated), steps + 1
+    assert steps == rlab.evaluate(folder, member=4, episodes=1).lengths[0, 0]
+
+
+def test_episodes_of_a_policy_with_memory_are_recorded(folder: Path, tmp_path: Path) -> None:
+    done = rlab.collect(folder, tmp_path / "dataset", episodes=6)
+    assert done.dataset.summary()["episodes"] == 6
+
+
+@pytest.mark.parametrize("format", ["onnx", "torch-export", "numpy", "c"])
+def test_no_format_holds_a_policy_with_memory_and_each_says_why(folder: Path, tmp_path: Path, format: str) -> None:
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(UsageError) as caught:
+        rlab.export(folder, format, out=tmp_path / f"policy{SUFFIXES[format]}")
+    assert str(caught.value) == (
+        f"format {format} cannot hold a policy with memory: an exported file takes observations and no state. eval, "
+        "play and collect work on the run or policy folder."
+    )
+
+
+@pytest.mark.parametrize("steps", ["distil:8", "prune:0.5", "int8", "sparse:0.5"])
+def test_no_step_of_a_compression_takes_a_policy_with_memory(folder: Path, steps: str) -> None:
+    with pytest.raises(UsageError, match="cannot be done: this policy has memory, and compression learns from and"):
+        check_parent(load_policy(folder).policy, parse_steps(steps))
+    with pytest.raises(UsageError, match="--search cannot be done: this policy has memory"):
+        search(folder, max_bytes=10_000)
+
+
+def test_a_teacher_with_memory_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the teacher has memory, and teachers are asked about single observations"):
+        rlab.train("ppo", "CartPole-v1", teacher=folder, seed=3, env_steps=64, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
