@@ -33,7 +33,7 @@ def run(argv: list[str]) -> int:
     """Run each file; 1 where a claim fails."""
     (options,) = parse(argv, SCHEMAS, prog="rlab bench", page=PAGE)
     if not options.files:
-        raise UsageError("bench needs one experiment file or more; `rlab list experiments` names what there is.")
+        raise UsageError("bench needs one experiment file or more; `rlab list experiments` names them.")
     experiments = [read_experiment(experiment_path(file)) for file in options.files]
     from rlab.jobs.bench import record, run_experiment
 

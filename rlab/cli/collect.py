@@ -72,7 +72,7 @@ def run(argv: list[str]) -> int:
 def _check_words(options: CollectOptions, named: frozenset[str]) -> None:
     """Refuse settings that the chosen way of collecting would not read."""
     if bool(options.run) == bool(options.merge):
-        raise UsageError(f"who plays? Say one of: {USAGE}.")
+        raise UsageError(rf"it is not clear what should play\. Write one of: {USAGE}.")
     if options.merge:
         what, unread = "--merge", named - {"merge", "out", "json"}
     elif options.run == RANDOM:
@@ -82,4 +82,4 @@ def _check_words(options: CollectOptions, named: frozenset[str]) -> None:
     else:
         what, unread = "a trained policy", named & OF_ENV
     if unread:
-        raise UsageError(f"--{min(unread).replace('_', '-')} says nothing about {what}. {USAGE}.")
+        raise UsageError(f"--{min(unread).replace('_', '-')} has no effect on {what}. {USAGE}.")

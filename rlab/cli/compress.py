@@ -40,7 +40,7 @@ class CompressOptions:
 SCHEMAS = (CompressOptions,)
 PAGE = Page(
     "rlab compress RUN --steps STEPS [settings]",
-    "Make a trained policy smaller and faster, and tell what that cost in return.",
+    "Make a trained policy smaller and faster, and report what that costs in return.",
     (
         "rlab compress runs/my-run --steps distil:64x64,int8",
         "rlab compress runs/my-run --search --max-bytes 4096",

@@ -1,5 +1,5 @@
-"""Dataclasses to flags: tyro reads them; what is wrong with them is said here, in one line, and `rlab.cli.help` writes
-the help.
+"""Dataclasses to flags: tyro reads them; errors in them are reported here, in one line, and `rlab.cli.help` writes the
+help.
 
 A setting is an `int`, a `float`, a `bool`, a `str`, a `Literal`, a tuple of these, or one of these `| None`: what JSON
 and TOML can carry. tyro's own complaints are boxed panels of many lines, so the words are looked through before tyro
@@ -56,7 +56,7 @@ def parse(
         with contextlib.redirect_stderr(panel):
             filled: Any = tyro.cli(parts, args=list(argv), prog=prog, config=(tyro.conf.OmitArgPrefixes,))
     except SystemExit:
-        raise UsageError(_said(panel.getvalue())) from None
+        raise UsageError(_message(panel.getvalue())) from None
     return tuple(getattr(filled, field.name) for field in dataclasses.fields(parts))
 
 
@@ -122,8 +122,8 @@ def _setting_of(word: str, settings: Mapping[str, Setting], prog: str, subject: 
     if flag.startswith("--") and setting and not setting.positional:
         return setting
     whom = f" for {subject}" if subject else ""
-    if said := answer(name.removeprefix("no_"), settings, as_flags=True):
-        raise UsageError(f"unknown setting {flag}{whom}: {said}")
+    if message := answer(name.removeprefix("no_"), settings, as_flags=True):
+        raise UsageError(f"unknown setting {flag}{whom}: {message}")
     of_whom = agents_with({name, name.removeprefix("no_")} - settings.keys())
     if subject and flag.startswith("--") and positive is None and of_whom:
         raise UsageError(f"unknown setting {flag}{whom}: it is a setting of {of_whom} alone.")
@@ -209,11 +209,11 @@ def _reads(words: Sequence[str], hint: Any) -> bool:
 _SPELLINGS: dict[type, tuple[Any, ...]] = {bool: (True, False), types.NoneType: (None,)}
 
 
-def _said(panel: str) -> str:
+def _message(panel: str) -> str:
     """What a panel of tyro says above its first rule, without the frame."""
     lines = (line.strip("│ ") for line in panel.splitlines() if line.startswith("│"))
-    said = " ".join(itertools.takewhile(lambda line: set(line) != {"─"}, lines))
-    return re.sub(r"^Error parsing \S+: ", "", said) or "tyro refused the command line"
+    message = " ".join(itertools.takewhile(lambda line: set(line) != {"─"}, lines))
+    return re.sub(r"^Error parsing \S+: ", "", message) or "tyro refused the command line"
 
 
 def command_words() -> str:

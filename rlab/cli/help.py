@@ -105,7 +105,7 @@ def words_of(setting: Setting) -> str:
 
 
 def default_text(setting: Setting, origin: str | None = None) -> str:
-    """What holds where nothing is said, and where it comes from when it is not the usual."""
+    """The default of a setting, and where it comes from when it is not the usual one."""
     if setting.required:
         return "(required)"
     if setting.positional:
@@ -126,8 +126,8 @@ def spelled(value: Any) -> str:
 
 
 def _setting_lines(setting: Setting, page: Page, width: int) -> list[str]:
-    typed, told = words_of(setting), default_text(setting, page.origins.get(setting.name))
-    text = " ".join(filter(None, [setting.help, told]))
+    typed, default = words_of(setting), default_text(setting, page.origins.get(setting.name))
+    text = " ".join(filter(None, [setting.help, default]))
     if width >= NARROW and len(typed) + 4 <= COLUMN:
         first = f"  {typed}".ljust(COLUMN)
         return _wrapped(text, width, " " * COLUMN, first) if text else [first.rstrip()]

@@ -1,4 +1,4 @@
-"""`rlab list agents|envs|experiments|runs|datasets|metrics`: what there is."""
+"""`rlab list agents|envs|experiments|runs|datasets|metrics`."""
 
 import json
 import os
@@ -31,7 +31,7 @@ class ListOptions:
 SCHEMAS = (ListOptions,)
 PAGE = Page(
     "rlab list {agents, envs, experiments, runs, datasets, metrics} [settings]",
-    "List what there is.",
+    "List agents, envs, experiments, runs, datasets or metrics.",
     (
         "rlab list agents",
         "rlab list runs --status failed",

@@ -34,7 +34,7 @@ VERBS = {
     "collect": Verb("rlab.cli.collect:run", "record episodes of a policy, or of random actions, as a dataset"),
     "pretrain": Verb("rlab.cli.pretrain:run", "learn a policy, or the body of one, from demonstrations"),
     "finetune": Verb("rlab.cli.finetune:run", "go on from a trained or pretrained policy in an environment"),
-    "compress": Verb("rlab.cli.compress:run", "make a trained policy smaller and faster, and tell what that cost"),
+    "compress": Verb("rlab.cli.compress:run", "make a trained policy smaller and faster, and report what that costs"),
     "export": Verb("rlab.cli.export:run", "write one member as one file: ONNX, torch.export, NumPy or C"),
     "bench": Verb("rlab.cli.bench:run", "run experiment files and check their claims"),
 }
@@ -99,7 +99,7 @@ def usage() -> str:
     about = wrapped(rlab.__doc__ or "")
     examples = (wrapped(example, "  ", " " * 6) for example in EXAMPLES)
     notes = wrapped(
-        "rlab VERB --help tells about one verb; --debug shows the traceback of an error; --version tells the version."
+        "rlab VERB --help describes one verb; --debug shows the traceback of an error; --version shows the version."
     )
     parts = ("usage: rlab VERB ...", about, "\n".join(["verbs:", *verbs]), "\n".join(["examples:", *examples]), notes)
     return "\n\n".join(parts)

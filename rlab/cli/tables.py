@@ -29,8 +29,8 @@ def table(rows: Sequence[Sequence[str]], columns: Sequence[str], width: int | No
 
 def _row_alone(row: Sequence[str], columns: Sequence[str], width: int) -> list[str]:
     """A row as its first cell, and below it every other that says something, with its heading."""
-    told = ", ".join(f"{name}: {cell}" for name, cell in list(zip(columns, row, strict=True))[1:] if cell)
-    return [row[0], *(f"    {line}" for line in _wrapped(told, max(width - 4, 1)) if line)]
+    rest = ", ".join(f"{name}: {cell}" for name, cell in list(zip(columns, row, strict=True))[1:] if cell)
+    return [row[0], *(f"    {line}" for line in _wrapped(rest, max(width - 4, 1)) if line)]
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -1,6 +1,6 @@
-"""What Stable-Baselines3 and CleanRL call the settings of rlab: who writes one of their names is answered with ours.
+"""Names that settings have in Stable-Baselines3 and CleanRL: a user who writes one of them is told the name in rlab.
 
-None of them is taken in silence: where a name differs, the unit often does too.
+None of them is accepted silently: where a name differs, the unit often does too.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ class Alias(NamedTuple):
     """One name of theirs."""
 
     theirs: str
-    of: str  # whose name it is
-    ours: tuple[str, ...]  # settings of ours, the likeliest first; () where there is nothing to set
+    of: str  # the library that has it
+    ours: tuple[str, ...]  # settings of rlab, the likeliest first; () where none corresponds
     note: str = ""  # how to convert it, or what happens instead
 
 
@@ -109,11 +109,11 @@ BY_NAME = {alias.theirs: alias for alias in ALIASES}
 
 
 def answer(theirs: str, known: Container[str], as_flags: bool) -> str | None:
-    """What to say to somebody who writes a name of theirs; None where it is not one, or is one of ours as well.
+    """The message for a user who writes a name of another library; None where it is not such a name.
 
     Args:
-        known: the names that would have been taken here: of several of ours, those are named.
-        as_flags: as the command line writes names; else as Python does, with the flag behind.
+        known: the names that are valid here: of several settings of rlab, the message names those.
+        as_flags: as the command line writes names; else as Python does, followed by the flag.
     """
     alias = BY_NAME.get(theirs)
     if alias is None:
@@ -140,10 +140,10 @@ def _settings(agent: str) -> set[str]:
 
 
 def check_words(agent: str, env: Any) -> None:
-    """Refuse an agent and an env that stand in each other's place, and SB3's names of networks.
+    """Refuse an agent and an env in the wrong order, and SB3's names of networks.
 
     Raises:
-        UsageError: with the words in their order.
+        UsageError: with the right order.
     """
     check_not_a_policy(agent, env)
     if isinstance(env, str) and env in AGENTS and agent not in AGENTS:
@@ -164,7 +164,7 @@ def check_not_a_policy(*words: Any) -> None:
 
 
 def answering(function: Callable[P, R], settings: Iterable[str] = ()) -> Callable[P, R]:
-    """The function, which answers keywords of Stable-Baselines3 and CleanRL that it does not have with ours.
+    """The function, with an error for keywords of Stable-Baselines3 and CleanRL that names the setting of rlab.
 
     Args:
         settings: names that the function takes besides its own parameters.
@@ -177,8 +177,8 @@ def answering(function: Callable[P, R], settings: Iterable[str] = ()) -> Callabl
     @functools.wraps(function)
     def answered(*args: P.args, **kwargs: P.kwargs) -> R:
         for name in kwargs.keys() - own:
-            if said := answer(name, own, as_flags=False):
-                raise UsageError(f"rlab.{function.__name__}: unknown setting {name}: {said}")
+            if message := answer(name, own, as_flags=False):
+                raise UsageError(f"rlab.{function.__name__}: unknown setting {name}: {message}")
         return function(*args, **kwargs)
 
     return answered

@@ -24,7 +24,7 @@ def check(
     steps: int = STEPS,
     seed: int = 0,
 ) -> Checkup:
-    """Play an env with random actions and report, as a linter does, what is wrong with it and how to mend it.
+    """Play an env with random actions and report, as a linter does, what is wrong with it and how to fix it.
 
         print(rlab.check(MyEnv).report())
 
@@ -54,7 +54,7 @@ def check(
     able = agents_for(actions, spec.env_id)
     if any(data_of(agent) != "dataset" for agent in able):
         return replace(found, agents=able)
-    what = f"no agent chooses actions {actions}"
+    what = f"no agent can choose actions {actions}"
     fix = "change the action space, or use a wrapper that does: --wrapper DiscretizeAction"
     return replace(found, agents=able, findings=(Finding("no-agent", "error", what, fix), *found.findings))
 

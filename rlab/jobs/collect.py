@@ -1,4 +1,4 @@
-"""Recording datasets from Python: of a trained policy, of random actions, or out of others."""
+"""`rlab.collect`: recording a dataset of a trained policy or of random actions, and joining datasets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -128,12 +128,12 @@ def merge_datasets(paths: Sequence[str | PathLike[str]], out: str | Path) -> Col
     _check_different(folders, datasets)
     joined = Dataset.joined(datasets, Path(out).name)
     env = EnvSpec.from_json(joined.env) if joined.env else None
-    # Joining files runs nobody's code: to look such an env up would import what the files name.
+    # Joining files must not run code from outside rlab, and looking up such an env would import it.
     return _written(out, joined, None if env is not None and env.foreign_modules else env)
 
 
 def _check_different(paths: Sequence[str | Path], datasets: Sequence[Dataset]) -> None:
-    """Refuse to count an episode twice: recordings of one policy overlap unless each has seeds of its own."""
+    """Refuse to count an episode twice: recordings of one policy overlap unless each uses its own seeds."""
     seen: dict[bytes, int] = {}  # which of the datasets an episode is in
     for place, dataset in enumerate(datasets):
         for index, episode in enumerate(dataset.episodes):

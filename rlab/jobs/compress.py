@@ -1,4 +1,4 @@
-"""Compressing the policy of a run from Python: steps, a report, and a policy folder that tells both."""
+"""`rlab.compress`: a list of steps, a report, and a policy folder that records both."""
 
 import math
 import os
@@ -68,8 +68,8 @@ class Compressed:
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is to be compressed, and how the result is judged and kept; known to fit before any work."""
+class CompressionRequest:
+    """What to compress, and how the result is judged and saved; checked before any work."""
 
     saved: SavedPolicy
     parent: Policy  # of the members that are compressed
@@ -114,17 +114,17 @@ def compress(
         RlabError: the folder is broken, or an episode failed.
     """
     wanted = parse_steps(steps)
-    order = read_order(run, out, episodes, min_return_ratio, member, updates, trust, env, envs)
+    request = compression_request(run, out, episodes, min_return_ratio, member, updates, trust, env, envs)
     write = line_writer(progress)
     with own_surroundings(threads=1):
         child = compress_policy(
-            order.parent, wanted, order.saved.make_episodes, order.settings, lambda step: write(f"{step}: done")
+            request.parent, wanted, request.saved.make_episodes, request.settings, lambda step: write(f"{step}: done")
         )
-        report = compare(order.parent, child, order.saved.make_episodes, episodes)
-    return keep(order, wanted, child, report)
+        report = compare(request.parent, child, request.saved.make_episodes, episodes)
+    return save_compressed(request, wanted, child, report)
 
 
-def read_order(
+def compression_request(
     run: str | PathLike[str],
     out: str | Path | None,
     episodes: int,
@@ -134,7 +134,7 @@ def read_order(
     trust: Trust,
     env: EnvLike | None,
     envs: int | None,
-) -> Order:
+) -> CompressionRequest:
     """The policy to compress, and what `compress` says of it; errors and arguments are those of `compress`."""
     if out is not None:
         check_free(out)
@@ -147,32 +147,32 @@ def read_order(
     saved = replace(open_policy(run, trust, env), envs=envs)
     parent = saved.policy if member is None else saved.policy.only(member)
     if episodes * len(parent.seeds) < 2:
-        raise UsageError("one episode of one member shows no interval; give --episodes 2 or more.")
-    return Order(saved, parent, settings, out, episodes, min_return_ratio, member)
+        raise UsageError("one episode of one member gives no interval; give --episodes 2 or more.")
+    return CompressionRequest(saved, parent, settings, out, episodes, min_return_ratio, member)
 
 
-def keep(
-    order: Order,
+def save_compressed(
+    request: CompressionRequest,
     steps: Sequence[Step],
     child: Policy,
     report: Report,
-    beside: Callable[[Path, Compressed], None] | None = None,
+    write_more: Callable[[Path, Compressed], None] | None = None,
 ) -> Compressed:
     """Write the policy folder, whole or not at all.
 
     Args:
-        beside: puts more files into the folder, before the policy makes one of it.
+        write_more: writes further files into the folder, before the policy is saved there.
     """
     words = tuple(map(str, steps))
-    only = "" if order.member is None else f"-seed{order.member}"
-    fresh = f"{name_of(order.saved)}{only}-{'-'.join(words)}"
-    was_there = order.out is not None and Path(order.out).is_dir()
-    path = _fresh(fresh) if order.out is None else _claimed(order.out)
+    only = "" if request.member is None else f"-seed{request.member}"
+    fresh = f"{name_of(request.saved)}{only}-{'-'.join(words)}"
+    was_there = request.out is not None and Path(request.out).is_dir()
+    path = _fresh(fresh) if request.out is None else _claimed(request.out)
     try:
-        done = Compressed(path, words, order.settings.updates, order.min_return_ratio, report)
-        if beside is not None:
-            beside(path, done)
-        save_policy(path, child, _facts(order.saved, done))
+        done = Compressed(path, words, request.settings.updates, request.min_return_ratio, report)
+        if write_more is not None:
+            write_more(path, done)
+        save_policy(path, child, _facts(request.saved, done))
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         if was_there:
@@ -182,7 +182,7 @@ def keep(
 
 
 def name_of(saved: SavedPolicy) -> str:
-    """What people call a policy: the name of its run, or of its folder."""
+    """The name of a policy for people: that of its run, or of its folder."""
     folder = saved.folder.resolve()
     if not is_run(folder.parent):
         return folder.name
@@ -195,7 +195,7 @@ def weights_sha256(saved: SavedPolicy) -> str:
 
 
 def _facts(saved: SavedPolicy, done: Compressed) -> dict[str, Any]:
-    """What a policy folder tells beside the policy: agent and env as any other, and where it comes from."""
+    """What a policy folder records besides the policy: agent and env as always, and where it comes from."""
     return {
         "agent": saved.agent,
         "env": saved.env.to_json(),
@@ -219,7 +219,7 @@ def _check_can_be_made(path: Path) -> None:
 
 def _claimed(out: str | Path) -> Path:
     path = Path(out)
-    check_free(path)  # again: it has taken a while
+    check_free(path)  # again: compression takes minutes, and another process may have used the folder
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

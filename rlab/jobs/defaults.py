@@ -20,7 +20,7 @@ NETWORK_SETTINGS = (
     *("network", "hidden", "activation", "layer_norm", "dropout", "init", "init_gain", "actor_gain", "dueling"),
     *("obs_scaling", "obs_scale", "squash", "log_std_init"),
 )
-# What a run that counts updates reports and judges by, unless told otherwise.
+# The default periods of a run that counts updates.
 UPDATE_PERIODS: dict[str, Any] = {"log_every": 100, "eval_every": 2_000, "checkpoint_every": 2_000}
 
 
@@ -56,7 +56,7 @@ def data_of(agent: str) -> str:
     """What an agent learns from: "replay", "rollout" or "dataset"."""
     found: Any = load_agent(agent)
     if not hasattr(found, "data"):
-        raise UsageError(f"{agent} is no agent: it has no data. rlab/learning/contract.py says what an agent has.")
+        raise UsageError(f"{agent} is not an agent: it has no data; see rlab/learning/contract.py.")
     return str(found.data)
 
 
@@ -71,7 +71,7 @@ def agent_config(agent: str) -> Any:
     """The plain defaults of an agent's settings."""
     found = load_agent(agent)
     if not hasattr(found, "Config"):
-        raise UsageError(f"{agent} is no agent: it has no Config. rlab/learning/contract.py says what an agent has.")
+        raise UsageError(f"{agent} is not an agent: it has no Config; see rlab/learning/contract.py.")
     return found.Config()
 
 
@@ -85,7 +85,7 @@ def check_budget(agent: str, named: Iterable[str]) -> None:
     other = "updates" if own == "env_steps" else "env_steps"
     if other in named:
         flags = (f"--{name.replace('_', '-')}" for name in (other, own))
-        raise UsageError(f"{next(flags)} is no budget of {agent}: {next(flags)} is.")
+        raise UsageError(f"{next(flags)} is not the budget of {agent}; use {next(flags)}.")
 
 
 def defaults_for(agent: str, env_id: str, experiment: str | None) -> Defaults:

@@ -25,7 +25,7 @@ class Claim:
     Each holds when it is `at_least` the given number.
 
     Raises:
-        UsageError: an unknown measure, a threshold that is missing or unused, or a share that is none.
+        UsageError: an unknown measure, a threshold that is missing or unused, or a share outside [0, 1].
     """
 
     measure: str
@@ -133,14 +133,14 @@ def read_experiment(path: Path) -> Experiment:
     """Read and check one file; settings are checked where they are merged.
 
     Raises:
-        UsageError: it is missing, is no TOML, or has keys that no experiment has.
+        UsageError: it is missing, is not TOML, or has unknown keys.
     """
     try:
         data = tomllib.loads(path.read_text())
     except FileNotFoundError as error:
-        raise UsageError(f"there is no experiment file {path}.") from error
+        raise UsageError(f"there is not an experiment file {path}.") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path} is no readable TOML file: {error}") from error
+        raise UsageError(f"{path} is not a readable TOML file: {error}") from error
     if data.get("format") != 1:
         raise RlabError(f"{path} has format {data.get('format')!r}; this rlab reads format 1.")
     for key in data.keys() - _KEYS:
@@ -162,7 +162,7 @@ def read_experiment(path: Path) -> Experiment:
             **bench,
         )
     except (KeyError, TypeError) as error:
-        raise UsageError(f"{path} is no experiment file: {error}. Each needs agent and env.") from error
+        raise UsageError(f"{path} is not an experiment file: {error}. Each needs agent and env.") from error
     for claim in read.claims:
         if claim.measure == "seeds_at_or_above" and claim.at_least > read.seeds:
             raise UsageError(f"{path} claims {claim.at_least:g} seeds of {read.seeds}; a claim that cannot hold.")

@@ -1,4 +1,4 @@
-"""Exporting a member of a run from Python, and judging exported files in their own runtimes."""
+"""`rlab.export`: one member of a run as one file, and exported files opened in their own runtimes."""
 
 import re
 from collections.abc import Sequence
@@ -121,7 +121,7 @@ def export(
     with own_surroundings(threads=1):  # in the working folder again, which an env may change
         alone = policy.member()
         done = write_file(alone, obs, format, path, origin=origin, exporter=exporter)
-        runner = open_exported(path, trust=True)  # written a moment ago, by us
+        runner = open_exported(path, trust=True)  # this call has just written it
         timed = latency({"file": runner, "torch": alone}, obs, repeats=REPEATS)
     return ExportedMember(done, seed, tuple(timed["file"]), tuple(timed["torch"]))
 
@@ -131,7 +131,7 @@ def open_file(path: str | Path, trust: Trust) -> tuple[Runner, EnvSpec]:
 
     Raises:
         UsageError: it can run code and `trust` is false, or a runtime is missing.
-        RlabError: it is missing, damaged, none of rlab's or says no env, or the env is code of others and `trust` is
+        RlabError: it is missing, damaged, not one of rlab's, names no env, or the env is code of others and `trust` is
             false.
     """
     if not Path(path).exists():
@@ -164,7 +164,7 @@ def measure(paths: Sequence[str], trust: Trust) -> dict[str, list[Latency]]:
 
 
 def _states(runner: Runner, env: EnvSpec) -> np.ndarray:
-    """64 states that episodes begin with, `[64, *obs]` in array form: what a call costs hangs on no state."""
+    """64 states that episodes begin with, `[64, *obs]` in array form: the time of a call is the same for any."""
     envs = make_episodes(env, 1)
     try:
         obs = np.concatenate([envs.reset([seed]) for seed in range(64)])

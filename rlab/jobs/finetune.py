@@ -18,8 +18,8 @@ from rlab.networks.own import Builder, standing_in
 from rlab.runs.folder import RunFolder, is_run, path_of
 from rlab.trust import Trust
 
-# What the values of a pretrained network mean, and what holds it to its demonstrations while these are at hand.
-LESSON = ("gamma", "demonstration_loss", "demonstration_weight", "margin")
+# Settings that decide what the values of a pretrained network mean, and the loss on demonstrations where it has one.
+PRETRAINED_WITH = ("gamma", "demonstration_loss", "demonstration_weight", "margin")
 # Of the learning rate from scratch: with the whole of it PPO of CartPole-v1 fell from 500 to an IQM of 203 in 20 000
 # env steps after cloning, with this share no seed of 20 fell at all.
 RATE = 0.3
@@ -46,7 +46,7 @@ def finetune(
     Args:
         run: a run or policy folder.
         env: as for `train`; None takes the run's own, with its keywords and wrappers where no others are given.
-        agent: who goes on; None takes the one that trained the run, or after pretraining `double_dqn` or `ppo`.
+        agent: the one that continues; None: the one that trained the run, or after pretraining `double_dqn` or `ppo`.
         member: the training seed that every learner begins with; None: each begins with its own.
         env_kwargs, wrappers, experiment, out, progress, listeners: as for `train`.
         network: the function that made the network, where only the process that trained could find it.
@@ -93,10 +93,10 @@ def finetune_request(
 
 
 def next_agent(saved: SavedPolicy, trust: Trust) -> str:
-    """Who goes on with a policy unless told otherwise.
+    """The agent that continues with a policy by default.
 
     Raises:
-        RlabError: that is somebody else's code and `trust` is false.
+        RlabError: it is code from outside rlab and `trust` is false.
     """
     check_trust(str(saved.folder), foreign_agent_module(saved.agent), trust)
     if data_of(saved.agent) != "dataset":
@@ -121,7 +121,7 @@ def finetuning_defaults(
     config = _config_of(saved)
     copied = stated(config, "settings")
     every = config.get("agent") == agent and experiment is None
-    start = start.copying(copied, copied if every else LESSON, FROM_START)
+    start = start.copying(copied, copied if every else PRETRAINED_WITH, FROM_START)
     # What decides about networks is the policy; the settings say what it was made with, where that is known.
     start = start.copying(copied, NETWORK_SETTINGS, FROM_START)
     settings = asdict(start.settings)
@@ -130,7 +130,7 @@ def finetuning_defaults(
         careful["learning_rate"] = RATE * settings["learning_rate"]
     if saved.policy.spec.head["kind"] in getattr(load_agent(agent), "heads", ()):
         careful["epsilon_start"] = settings.get("epsilon_end")
-    if saved.acts:  # an encoder's policy is none yet, and nothing of it can be spoiled
+    if saved.acts:  # the policy of an encoder has never been trained: large steps can spoil nothing
         start = start.copying(careful, careful, "fine-tuning")
     seeds = saved.policy.seeds
     if member is None and seeds == tuple(range(seeds[0], seeds[0] + len(seeds))):

@@ -18,7 +18,7 @@ from rlab.runs.folder import RunFolder, is_run
 MOST_PER_MEMBER = 10  # envs; the usual number of episodes of an evaluation during training
 
 # Ranges of episode seeds that do not meet by themselves: training envs draw from 2**30 up.
-FINAL_EPISODE_SEED = 100_000  # what `rlab eval` uses unless told otherwise
+FINAL_EPISODE_SEED = 100_000  # what `rlab eval` uses by default
 RESERVED = 100_000  # seeds, of judging as of recording
 COLLECTED_EPISODE_SEED = 200_000  # what `rlab collect` records from
 TRAINING_EPISODE_SEED = 500_000  # chooses best/, so it must not be what the final number is measured on
@@ -53,7 +53,7 @@ def warn_of_judging(first: int, episodes: int) -> None:
     if _meet(first, episodes, FINAL_EPISODE_SEED, RESERVED):
         warn(
             f"episode seeds {FINAL_EPISODE_SEED} to {FINAL_EPISODE_SEED + RESERVED - 1} are those that rlab eval "
-            "judges by: who learns from this recording has seen them. "
+            "judges by: a policy that learns from this recording has seen them. "
             f"Record from {COLLECTED_EPISODE_SEED} on."
         )
 
@@ -67,9 +67,9 @@ class NotJudgedError(RlabError):
 
 
 class Judge:
-    """Plays the judgements of one run, in envs that stay open from one to the next.
+    """Judges the policy of one run again and again, in envs that stay open from one time to the next.
 
-    Unless the run says how many of them live at once, there are no more than it trains in.
+    By default there are at most as many envs as it trains in.
     """
 
     def __init__(self, request: Request, should_stop: Callable[[], bool]) -> None:

@@ -1,4 +1,4 @@
-"""Listeners of one's own: code of a user's that hears what a run does, and can neither change it nor lose it.
+"""A user's listeners: code that is called with what a run does, and can neither change the run nor lose it.
 
 class StopAt475(rlab.Listener):
     def on_evaluation(self, env_steps, returns, lengths):
@@ -22,7 +22,7 @@ from rlab.randomness import kept_generators
 
 
 class Listener:
-    """Hears what a run does. Override what you need; a class of your own with some of these methods serves as well.
+    """Is called with what a run does. Override what you need; any class with some of these methods works as well.
 
     Every method may return False, which stops the run: it is saved and can be resumed. Any other answer, None too, lets
     it go on. An exception stops the run in the same way, after a save, and is then raised as the cause of an
@@ -106,8 +106,8 @@ class Audience:
             RlabError: names the listener, its method and the exception, which is the cause.
         """
         if self._failure is not None:
-            said, error = self._failure
-            raise RlabError(f"{said}. {kept}") from error
+            message, error = self._failure
+            raise RlabError(f"{message}. {kept}") from error
 
     def hears(self, method: str) -> bool:
         """Whether any listener has this method."""
@@ -161,8 +161,8 @@ class Audience:
     def _fail(self, where: str, time: int | None, error: Exception) -> None:
         if self._failure is None:
             when = "" if time is None else f" when the run's clock was at {time:,}"
-            said = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": .")
-            self._failure = f"the listener {where} failed{when}: {said}", error
+            message = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": .")
+            self._failure = f"the listener {where} failed{when}: {message}", error
 
 
 def _methods(listener: Any, index: int) -> dict[str, Callable[..., Any]]:

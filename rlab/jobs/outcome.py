@@ -56,7 +56,7 @@ def recorded_status(run: RunFolder) -> Iterator[Callable[[str, str | None], None
 
 
 def _why(error: Exception) -> str:
-    """The reason alone: what an error says besides, of how to go on, a list of runs need not repeat."""
+    """The reason alone: a list of runs need not repeat the advice on how to go on."""
     cause = error.__cause__
-    told = cause if isinstance(error, RlabError) and isinstance(cause, RlabError) else error
-    return str(told) or type(error).__name__
+    reason = cause if isinstance(error, RlabError) and isinstance(cause, RlabError) else error
+    return str(reason) or type(error).__name__

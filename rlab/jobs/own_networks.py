@@ -1,4 +1,4 @@
-"""Networks of one's own, given from Python as functions."""
+"""A user's own network, given from Python as a function."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +11,10 @@ from rlab.networks.own import remembered
 
 
 def named_network(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with a function that makes a network's body under the name by which it is found again.
+    """The settings, in which a function that makes a network's body is replaced by the name that finds it again.
 
     Raises:
-        UsageError: a module was given, which is one member and cannot be made anew for each.
+        UsageError: a module was given, which is one member and cannot be made anew for each of them.
     """
     given = settings.get("network")
     if isinstance(given, nn.Module):

@@ -34,7 +34,7 @@ class ProgressListener:
             transient=True,
         )
         self._task = self._bar.add_task("", total=total, rate=0.0, shown="-")
-        self._shown, self._said_at = "-", time.monotonic()
+        self._shown, self._written_at = "-", time.monotonic()
         self._drawn = Bar(0.0, f"{total:,} {self._words}")
         self._began: tuple[float, int] | None = None  # when the first row came, and its env steps
 
@@ -65,11 +65,11 @@ class ProgressListener:
         if env_steps > first:
             far += f"  {(self._total - env_steps) * (now - began) / (env_steps - first):.0f} s left"
         self._drawn = Bar(min(env_steps / self._total, 1.0), far)
-        if self._redraw is not None and now - self._said_at >= REDRAW_EVERY:
-            self._said_at = now
+        if self._redraw is not None and now - self._written_at >= REDRAW_EVERY:
+            self._written_at = now
             self._redraw(self._drawn)
-        elif self._redraw is None and now - self._said_at >= PLAIN_EVERY and env_steps > first:
-            self._said_at = now
+        elif self._redraw is None and now - self._written_at >= PLAIN_EVERY and env_steps > first:
+            self._written_at = now
             print(far, file=sys.stderr, flush=True)
 
     def _newest(self, metrics: Any) -> str | None:

@@ -26,7 +26,7 @@ from rlab.runs.config import RunConfig, SourceConfig
 from rlab.runs.folder import A_RUN, path_of
 from rlab.trust import Trust
 
-# What a call from Python takes besides settings, for whoever misspells it.
+# Keywords of calls from Python besides settings, so that a misspelled one gets the near miss.
 CALL, OF_ENV = ("out", "progress", "trust", "listeners", "experiment"), ("env_kwargs", "wrappers")
 # Settings that say how a run is watched and where it runs, and change nothing of what is learned.
 BOOKKEEPING = frozenset(

@@ -181,7 +181,7 @@ def _limited(env: EnvSpec, limit: int | None) -> EnvSpec:
 
 
 def refuse_fixed(name: str, config: Mapping[str, Any]) -> None:
-    """Raise UsageError where a run has a setting of this name, which is none of `CHANGEABLE`."""
+    """Raise UsageError where a run has a setting of this name, which is not in `CHANGEABLE`."""
     if any(name in (config.get(part) or {}) for part in ("run", "settings", "sources")):
         flag = f"--{name.replace('_', '-')}"
         raise UsageError(

@@ -46,7 +46,7 @@ class Run:
     stopped_by: str | None = None  # the listener that stopped it before its budget was used
     status: str = "finished"  # or running, stopped, or not-judged: trained, and the final evaluation is still to come
     interrupted: bool = False  # by Ctrl+C or SIGTERM
-    only_here: str | None = field(default=None, repr=False)  # what to tell where no other process finds the env
+    only_here: str | None = field(default=None, repr=False)  # a note for people, where no other process finds the env
     name: str = field(default="", repr=False)  # the path as it was written
 
     @classmethod
@@ -115,7 +115,7 @@ class Run:
         return reading.frame(self.path, self.unit)
 
     def report(self) -> str:
-        """What to tell people at the end of a run."""
+        """The result for people, with the command that goes on where the run is not finished."""
         note = "" if self.only_here is None else f"\n{self.only_here}"
         saved = f"run: {self.name}   curves: tensorboard --logdir {self.name}{note}"
         reached = f"{self.time:,} {self.unit.replace('_', ' ')}"
@@ -231,7 +231,7 @@ def _record(session: Session) -> dict[str, Any]:
 
 
 def _reached(folder: RunFolder) -> int:
-    """How far a run that failed is saved; 0 where even that cannot be told."""
+    """How far a run that failed is saved; 0 where even that cannot be read."""
     try:
         return saved_time(folder)
     except (RlabError, OSError):

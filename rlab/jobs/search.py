@@ -1,4 +1,4 @@
-"""Searching for the best policy within a bound from Python: trials, finalists, a policy folder, a table and a plot."""
+"""`rlab.search`: the best compressed policy within a bound, by trials and finalists, with a table and a plot."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -32,7 +32,14 @@ from rlab.envs import EnvLike
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.plots import Point, check_drawing, save_front
 from rlab.evaluation.stats import Interval
-from rlab.jobs.compress import MIN_RETURN_RATIO, Compressed, Order, keep, name_of, read_order
+from rlab.jobs.compress import (
+    MIN_RETURN_RATIO,
+    Compressed,
+    CompressionRequest,
+    compression_request,
+    name_of,
+    save_compressed,
+)
 from rlab.jobs.progress import line_writer
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.own import check_layers
@@ -199,25 +206,25 @@ def search(
     """
     bounds = Bounds(max_bytes, max_latency_us)
     _check(bounds, candidates)
-    order = read_order(run, out, episodes, min_return_ratio, member, updates, trust, env, envs)
-    check_memoryless(order.parent, "--search cannot be done")
-    check_layers(order.parent.network, "--search cannot be done")
+    request = compression_request(run, out, episodes, min_return_ratio, member, updates, trust, env, envs)
+    check_memoryless(request.parent, "--search cannot be done")
+    check_layers(request.parent.network, "--search cannot be done")
     check_drawing()
     write = line_writer(progress)
     with own_surroundings(threads=1):
-        trials = Trials(order.parent, order.saved.make_episodes, order.settings)
+        trials = Trials(request.parent, request.saved.make_episodes, request.settings)
         worth, counts = _worth_trying(trials, bounds, candidates, write)
-        tried = _screened(trials, worth, bounds, candidates, order, write)
-        judged, parent_us = _judged(trials, tried, bounds, order, write)
+        tried = _screened(trials, worth, bounds, candidates, request, write)
+        judged, parent_us = _judged(trials, tried, bounds, request, write)
     (winner,) = [each for each in judged if each.chosen]
     found: list[Searched] = []
 
-    def beside(path: Path, done: Compressed) -> None:
+    def write_more(path: Path, done: Compressed) -> None:
         found.append(Searched(done, bounds, counts, parent_us, tried, judged))
         files.write_json(path / TABLE, found[0].table())
-        _draw(path / PLOT, found[0], name_of(order.saved), float(trials.returns.mean()))
+        _draw(path / PLOT, found[0], name_of(request.saved), float(trials.returns.mean()))
 
-    keep(order, winner.candidate.steps, trials.made(winner.candidate), winner.report, beside)
+    save_compressed(request, winner.candidate.steps, trials.made(winner.candidate), winner.report, write_more)
     return found[0]
 
 
@@ -229,7 +236,7 @@ def _check(bounds: Bounds, most: int) -> None:
     if bounds.max_latency_us is not None and not 0.0 < bounds.max_latency_us < math.inf:
         raise UsageError(f"max_latency_us {bounds.max_latency_us:g} must be a number above 0.")
     if most < 2:
-        raise UsageError(f"{most} candidates are no search; 2 are the least.")
+        raise UsageError(f"a search needs 2 candidates or more, not {most}.")
 
 
 def _worth_trying(
@@ -265,7 +272,7 @@ def _bases(worth: Iterable[Candidate]) -> str:
 
 
 def _screened(
-    trials: Trials, worth: dict[Candidate, Size], bounds: Bounds, most: int, order: Order, write: Write
+    trials: Trials, worth: dict[Candidate, Size], bounds: Bounds, most: int, request: CompressionRequest, write: Write
 ) -> tuple[Trial, ...]:
     """At most `most` trials: first the students in float, then zeros and bits on those of them that are good enough."""
 
@@ -281,7 +288,7 @@ def _screened(
 
     by_cost = sorted(worth, key=lambda each: bounds.cost(worth[each]))
     students = [tried(each) for each in spread(sorted({each.student for each in by_cost}, key=_wideness), most // 2)]
-    may_lose = (1.0 - order.min_return_ratio) * abs(float(trials.returns.mean()))
+    may_lose = (1.0 - request.min_return_ratio) * abs(float(trials.returns.mean()))
     going_on = {trial.candidate for trial in hopeful(students, may_lose)}
     for trial in students:
         if trial.candidate not in going_on:
@@ -297,17 +304,19 @@ def _wideness(student: Candidate) -> tuple[float, ...]:
 
 
 def _judged(
-    trials: Trials, tried: Sequence[Trial], bounds: Bounds, order: Order, write: Write
+    trials: Trials, tried: Sequence[Trial], bounds: Bounds, request: CompressionRequest, write: Write
 ) -> tuple[tuple[Finalist, ...], float]:
     """The finalists, judged on the episodes of every report, with the one that is chosen; the parent's latency."""
     fitting = [trial for trial in tried if bounds.fits(trial.size, LATENCY_NOISE)]
     if not fitting:
         raise _nothing_fits([(trial.candidate, trial.size) for trial in tried], bounds, "candidates that were trained")
     last = [(trial.candidate, trials.made(trial.candidate)) for trial in finalists(fitting, bounds, FINALISTS)]
-    parent_us, *latencies = trials.medians([policy.member() for policy in (order.parent, *(each[1] for each in last))])
+    parent_us, *latencies = trials.medians(
+        [policy.member() for policy in (request.parent, *(each[1] for each in last))]
+    )
     found = []
     for (candidate, child), latency_us in zip(last, latencies, strict=True):
-        report = compare(order.parent, child, order.saved.make_episodes, order.episodes)
+        report = compare(request.parent, child, request.saved.make_episodes, request.episodes)
         found.append(Finalist(candidate, report, latency_us))
         write(f"judged {candidate}: {found[-1].size.weight_bytes} bytes, return kept {_shown(found[-1].kept)}")
     kept, sizes = [each.kept for each in found], [each.size for each in found]

@@ -106,8 +106,8 @@ def merge(defaults: T, overrides: Mapping[str, Any], where: str, elsewhere: Coll
     values = {}
     for name, value in overrides.items():
         if name not in settings:
-            if said := answer(name, {*settings, *elsewhere}, as_flags=False):
-                raise UsageError(f"{where}: unknown setting {name}: {said}")
+            if message := answer(name, {*settings, *elsewhere}, as_flags=False):
+                raise UsageError(f"{where}: unknown setting {name}: {message}")
             if elsewhere and (of := agents_with([name])):
                 raise UsageError(f"{where}: unknown setting {name}: it is a setting of {of} alone.")
             near = difflib.get_close_matches(name, [*settings, *elsewhere], n=1)
@@ -127,7 +127,7 @@ def merge(defaults: T, overrides: Mapping[str, Any], where: str, elsewhere: Coll
 
 
 def _fitted(value: Any, hint: Any) -> Any:
-    """`value`, out of TOML or a call, as a value of this type; `TypeError` where it is none."""
+    """`value`, out of TOML or a call, as a value of this type; `TypeError` where it is not one."""
     members, origin = typing.get_args(hint), typing.get_origin(hint)
     if origin in (Union, types.UnionType):
         for member in members:

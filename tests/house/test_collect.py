@@ -231,8 +231,8 @@ def test_episodes_that_return_too_little_are_dropped_and_counted(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--out {new}", "who plays?"),
-        ("{policy} --merge a b --out {new}", "who plays?"),
+        ("--out {new}", "it is not clear what should play"),
+        ("{policy} --merge a b --out {new}", "it is not clear what should play"),
         ("{policy}", "--out is missing"),
         ("{policy} --out {full}", "not empty"),
         ("{policy} --out {new} --episodes 0", "one episode or more, not 0"),
@@ -240,11 +240,11 @@ def test_episodes_that_return_too_little_are_dropped_and_counted(
         ("{policy} --out {new} --noise 1.5", "not 1.5"),
         ("{policy} --out {new} --member 5", "no member with training seed 5; this policy has training seeds 3, 4, 9"),
         ("{policy} --out {new} --member 3 --all-members", "cannot both play"),
-        ("{policy} --out {new} --env CartPole-v1", "--env says nothing about a trained policy"),
+        ("{policy} --out {new} --env CartPole-v1", "--env has no effect on a trained policy"),
         ("random --out {new}", "random actions need an env"),
         ("random --env CartPol-v1 --out {new}", "CartPole-v1"),
-        ("random --env CartPole-v1 --noise 0.1 --out {new}", "--noise says nothing about random"),
-        ("--merge {full} {full} --episodes 3 --out {new}", "--episodes says nothing about --merge"),
+        ("random --env CartPole-v1 --noise 0.1 --out {new}", "--noise has no effect on random"),
+        ("--merge {full} {full} --episodes 3 --out {new}", "--episodes has no effect on --merge"),
         ("--merge {full} {full} --out {new}", "no Minari dataset"),
     ],
 )

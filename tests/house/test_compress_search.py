@@ -246,7 +246,7 @@ def test_where_nothing_fits_the_smallest_or_fastest_is_named(
         ([], "--steps is missing; give a text such as distil:64x64,int8, or --search --max-bytes 4096."),
         (["--search", "--max-bytes", "0"], "max_bytes 0 must be 1 or more."),
         (["--search", "--max-latency-us", "nan"], "max_latency_us nan must be a number above 0."),
-        (["--search", "--max-bytes", "900", "--candidates", "1"], "1 candidates are no search; 2 are the least."),
+        (["--search", "--max-bytes", "900", "--candidates", "1"], "a search needs 2 candidates or more, not 1."),
         (["--search", "--max-bytes", "4k"], "--max-bytes 4k: not a whole number (int) or None"),
         (
             ["--search", "--max-bytes", "900", "--member", "7"],
