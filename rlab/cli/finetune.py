@@ -15,7 +15,7 @@ USAGE = "rlab finetune RUN [ENV] [--strategy STRATEGY] [--agent AGENT] [settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class BeginOptions:
+class FinetuneOptions:
     """What to go on with and in which env, where to put it, and how to report."""
 
     env_kwargs: tuple[str, ...] = ()  # key=value ..., keywords of the env
@@ -28,7 +28,7 @@ class BeginOptions:
     json: bool = False  # how the run ended and its final evaluation as one JSON object on standard output
 
 
-SCHEMAS = (BeginOptions, FinetuneConfig, RunConfig, SourceConfig)
+SCHEMAS = (FinetuneOptions, FinetuneConfig, RunConfig, SourceConfig)
 PAGE = Page(
     USAGE,
     "Go on from a trained or pretrained policy, in the same env or another.",
@@ -49,7 +49,7 @@ def run(argv: list[str]) -> int:
     return carry_out(lambda: start(request, options.out, True, options.trust), options.json)
 
 
-def read_request(argv: list[str]) -> tuple[Request, BeginOptions]:
+def read_request(argv: list[str]) -> tuple[Request, FinetuneOptions]:
     """The request and options that the words after `finetune` ask for."""
     if argv and argv[0] in HELP:
         parse(argv[:1], SCHEMAS, prog="rlab finetune", page=PAGE)
@@ -65,7 +65,7 @@ def read_request(argv: list[str]) -> tuple[Request, BeginOptions]:
     env = saved.env if env_id is None else EnvSpec.parse(env_id)
     agent = value_of(words, "--agent") or next_agent(saved, "--trust" in words)
     start = finetuning_defaults(saved, agent, env, experiment, None if member is None else 0)
-    schemas = (BeginOptions(), FinetuneConfig(), start.run, SourceConfig(), start.settings)
+    schemas = (FinetuneOptions(), FinetuneConfig(), start.run, SourceConfig(), start.settings)
     prog = f"rlab finetune {source}"
     page = agent_page(f"{prog} [ENV] [settings]", agent, start) if HELP & set(words) else None
     options, settings = read_settings(words, schemas, prog=prog, agent=agent, page=page)

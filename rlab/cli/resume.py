@@ -59,7 +59,7 @@ def run(argv: list[str]) -> int:
     """Parse, resume, report."""
     _refuse_fixed(argv)
     (options,) = parse(argv, SCHEMAS, prog="rlab resume", page=PAGE)
-    from rlab.jobs.resume import go_on
+    from rlab.jobs.resume import continue_run
 
     changes = {name: getattr(options, name) for name in given(argv, SCHEMAS) - {"run", "trust", "json"}}
-    return carry_out(lambda: go_on(options.run, changes, True, options.trust), options.json)
+    return carry_out(lambda: continue_run(options.run, changes, True, options.trust), options.json)

@@ -11,7 +11,7 @@ from rlab.errors import RlabError, UsageError
 from rlab.evaluation.record import check_request, record, uniform_action
 from rlab.experience.dataset import Dataset
 from rlab.experience.minari_files import check_can_write, read_dataset, write_dataset
-from rlab.jobs.judging import COLLECTED_EPISODE_SEED, warn_of_judging
+from rlab.jobs.judging import COLLECTED_EPISODE_SEED, warn_if_for_judging
 from rlab.jobs.request import A_DATASET
 from rlab.jobs.saved import check_can_sample, open_policy
 from rlab.learning.runtime import own_surroundings
@@ -159,7 +159,7 @@ def _recorded(
     if how["noise"]:
         uniform_action(*spaces)  # refuses what cannot be drawn
     check_can_write(out, *spaces)
-    warn_of_judging(seed, episodes)
+    warn_if_for_judging(seed, episodes)
     with own_surroundings(threads=1):
         played = record(
             policy,

@@ -11,7 +11,7 @@ from rlab.evaluation.evaluate import Evaluation
 from rlab.evaluation.evaluate import evaluate as judge_episodes
 from rlab.jobs.aliases import answering
 from rlab.jobs.export import open_file
-from rlab.jobs.judging import FINAL_EPISODE_SEED, warn_of_seen
+from rlab.jobs.judging import FINAL_EPISODE_SEED, warn_if_seen
 from rlab.jobs.saved import SavedPolicy, check_can_sample, has_exported_name, open_policy
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.own import Builder, standing_in
@@ -62,7 +62,7 @@ def evaluate(
     if stochastic:
         check_can_sample(policy)
     if saved.where.is_dir():
-        warn_of_seen(saved.where, seed, episodes)
+        warn_if_seen(saved.where, seed, episodes)
     with own_surroundings(threads=1):
         return judge_episodes(policy, EpisodeMaker(spec, envs), episodes, seed, greedy=not stochastic)
 

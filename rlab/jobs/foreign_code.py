@@ -15,7 +15,7 @@ def foreign_code(config: Mapping[str, Any], env: EnvSpec) -> list[str]:
     return [*foreign_agent_module(config["agent"]), *env.foreign_modules, *foreign_network_module(settings)]
 
 
-def to_resume(name: str, config: Mapping[str, Any], **changes: Any) -> str:
+def resume_command(name: str, config: Mapping[str, Any], **changes: Any) -> str:
     """The command that goes on with a run, with `--trust` where it needs that in this working folder; the call from
     Python where the env or the network can be given again there alone."""
     env_id, network = str(config["env"]["env_id"]), str((config.get("settings") or {}).get("network") or "")

@@ -24,7 +24,7 @@ COLLECTED_EPISODE_SEED = 200_000  # what `rlab collect` records from
 TRAINING_EPISODE_SEED = 500_000  # chooses best/, so it must not be what the final number is measured on
 
 
-def warn_of_seen(folder: Path, first: int, episodes: int) -> None:
+def warn_if_seen(folder: Path, first: int, episodes: int) -> None:
     """Warn where a policy is to be judged by episodes that it may have learned from or been chosen by.
 
     Args:
@@ -48,7 +48,7 @@ def warn_of_seen(folder: Path, first: int, episodes: int) -> None:
         )
 
 
-def warn_of_judging(first: int, episodes: int) -> None:
+def warn_if_for_judging(first: int, episodes: int) -> None:
     """Warn where episodes are to be recorded that policies are judged by."""
     if _meet(first, episodes, FINAL_EPISODE_SEED, RESERVED):
         warn(

@@ -12,7 +12,7 @@ from rlab.envs import EnvLike, EnvSpec
 from rlab.errors import RlabError, UsageError, unknown
 from rlab.jobs.aliases import answering
 from rlab.jobs.defaults import check_budget
-from rlab.jobs.foreign_code import to_resume
+from rlab.jobs.foreign_code import resume_command
 from rlab.jobs.inputs import open_sources
 from rlab.jobs.listeners import Audience
 from rlab.jobs.progress import ProgressListener
@@ -75,10 +75,10 @@ def resume(
         KeyboardInterrupt: Ctrl+C or SIGTERM, after a save; a second Ctrl+C does not wait for it.
     """
     with standing_in(network):
-        return unless_interrupted(go_on(path, settings, progress, trust, listeners, env))
+        return unless_interrupted(continue_run(path, settings, progress, trust, listeners, env))
 
 
-def go_on(
+def continue_run(
     path: str | PathLike[str],
     settings: Mapping[str, Any],
     progress: bool,
@@ -88,16 +88,16 @@ def go_on(
 ) -> Run:
     """`rlab.resume`, which an interrupt ends with a run that says so."""
     audience = Audience(listeners)
-    goes_on = continuation(path_of(path), settings, trust, env)
-    request, folder = goes_on.request, goes_on.folder
+    continued = continuation(path_of(path), settings, trust, env)
+    request, folder = continued.request, continued.folder
     bar = ProgressListener(request.budget, request.unit) if progress else None
     if bar is not None:
-        bar.on_note(goes_on.news)
-    if goes_on.finished:
+        bar.on_note(continued.news)
+    if continued.finished:
         return Run.open(folder.name)
     with own_surroundings(request.run.threads, request.run.seed):
         sources = open_sources(request, folder, trust)
-        return carry_out(Session(request, sources), folder, bar, audience, goes_on.settle)
+        return carry_out(Session(request, sources), folder, bar, audience, continued.write_changes)
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Continuation:
         fresh = ", with fresh episodes" if self.request.unit == "env_steps" else ""
         return f"{path}: goes on from its last save, at {reached}{fresh}"
 
-    def settle(self) -> RunFolder:
+    def write_changes(self) -> RunFolder:
         """Write down what changes; the caller holds the run."""
         (self.folder.path / RESULT).unlink(missing_ok=True)  # it is of weights that will soon be others
         return self.folder if self.config is None else self.folder.changed(self.config)
@@ -204,7 +204,7 @@ def _check_at_hand(folder: RunFolder, request: Request) -> None:
     except RlabError as error:
         if not (env.local or network.startswith(LOCAL)):
             raise
-        call = to_resume(folder.name, folder.config)
+        call = resume_command(folder.name, folder.config)
         raise UsageError(f"{folder.name} goes on from Python alone, with what made it: {call}") from error
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import Evaluation
-from rlab.jobs.foreign_code import to_resume
+from rlab.jobs.foreign_code import resume_command
 from rlab.jobs.inputs import open_sources
 from rlab.jobs.judging import FINAL_EPISODE_SEED
 from rlab.jobs.listeners import Audience
@@ -119,7 +119,7 @@ class Run:
         note = "" if self.only_here is None else f"\n{self.only_here}"
         saved = f"run: {self.name}   curves: tensorboard --logdir {self.name}{note}"
         reached = f"{self.time:,} {self.unit.replace('_', ' ')}"
-        resume = "" if self.finished else to_resume(self.name, self.config)
+        resume = "" if self.finished else resume_command(self.name, self.config)
         if self.status == NOT_JUDGED:
             return f"trained for {reached} and saved, not judged; judge it with: {resume}\n{saved}"
         if not self.finished:
@@ -181,13 +181,13 @@ def carry_out(
     folder: RunFolder,
     bar: ProgressListener | None,
     audience: Audience,
-    settle: Callable[[], RunFolder] | None = None,
+    write_changes: Callable[[], RunFolder] | None = None,
 ) -> Run:
     """Train a session into its folder, under the eyes of a user's listeners.
 
     Args:
         bar: shows the progress; None: nobody watches.
-        settle: writes down what changes of a run that goes on, once its folder is held; returns the folder.
+        write_changes: writes down what changes of a run that goes on, once its folder is held; returns the folder.
     """
     request = session.request
     here = only_here(request.env.env_id) if request.env.local else None
@@ -198,7 +198,7 @@ def carry_out(
     try:
         with folder.held(), recorded_status(folder) as record, bar if bar is not None else nullcontext():
             audience.check("Nothing was trained.")
-            folder = folder if settle is None else settle()
+            folder = folder if write_changes is None else write_changes()
             outcome = session.train(folder, [bar] if bar is not None else [], audience)
             status = outcome.status(request.run.final_eval_episodes > 0)
             record(status, outcome.why)

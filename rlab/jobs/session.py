@@ -22,7 +22,7 @@ from rlab.experience.demonstrations import Demonstrations
 from rlab.experience.lanes import lanes_nbytes
 from rlab.jobs.data_sources import feed_for
 from rlab.jobs.films import Films, check_can_film
-from rlab.jobs.foreign_code import to_resume
+from rlab.jobs.foreign_code import resume_command
 from rlab.jobs.inputs import NO_SOURCES, Sources, demonstrations_for, make_agent
 from rlab.jobs.judging import FINAL_EPISODE_SEED, TRAINING_EPISODE_SEED, Judge, judging_failed
 from rlab.jobs.listeners import Audience
@@ -174,7 +174,7 @@ class Session:
                         loop.judgement_due = run.eval_every > 0  # or nobody would see what learning does to it
                         loop.save()  # what it begins with: the run that it came from may be gone when this one goes on
                     finished = self._run(loop, folder)
-                    audience.check(f"The run is saved: {to_resume(folder.name, folder.config)}")
+                    audience.check(f"The run is saved: {resume_command(folder.name, folder.config)}")
                     if finished and not loop.updates:
                         self.unlearned = f"nothing was learned, not one update was made: {self._feed.too_late}"
                     wanted = finished and run.final_eval_episodes and not (stop.is_set() or audience.leaves)
@@ -283,7 +283,7 @@ class Session:
         try:
             result = self.evaluate(self.request.run.final_eval_episodes, FINAL_EPISODE_SEED)
         except RlabError as error:
-            raise judging_failed(error, partial(to_resume, folder.name, folder.config), True, "") from error
+            raise judging_failed(error, partial(resume_command, folder.name, folder.config), True, "") from error
         if result is None:
             return None
         log.on_final_evaluation(self.loop.clock.env_steps, result.returns, result.lengths)
@@ -297,12 +297,12 @@ class Session:
             return loop.run()
         except JudgementError as error:
             reached = f"{loop.clock.env_steps:,} {self.request.unit.replace('_', ' ')}"
-            resume = partial(to_resume, folder.name, folder.config)
+            resume = partial(resume_command, folder.name, folder.config)
             raise judging_failed(error, resume, loop.finished, reached) from error
         except RlabError as error:
             kept = "It had not been saved yet."
             if has_checkpoint(folder):
-                again = to_resume(folder.name, folder.config)
+                again = resume_command(folder.name, folder.config)
                 kept = f"The run is kept up to its last save; once that is mended: {again}"
             raise type(error)(f"{str(error).rstrip('.')}. {kept}") from error
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rlab.agents import AGENTS, load_agent
-from rlab.cli.finetune import BeginOptions
+from rlab.cli.finetune import FinetuneOptions
 from rlab.cli.groups import COMMON, GROUP_OF, GROUPS
 from rlab.cli.help import Page, grouped, page_text
 from rlab.cli.main import VERBS, main
@@ -83,7 +83,7 @@ def test_every_setting_of_every_agent_has_a_group_a_line_of_help_and_shows_its_c
 def test_the_table_of_groups_names_each_setting_once_and_nothing_else() -> None:
     names = [name for group in GROUPS.values() for name in group]
     assert len(names) == len(set(names))
-    kinds: list[Any] = [TrainOptions, BeginOptions, PretrainOptions, RunConfig, SourceConfig, FinetuneConfig]
+    kinds: list[Any] = [TrainOptions, FinetuneOptions, PretrainOptions, RunConfig, SourceConfig, FinetuneConfig]
     known = {f.name for kind in (*kinds, *(load_agent(a).Config for a in AGENTS)) for f in fields(kind)}  # type: ignore[attr-defined]
     assert known - set(names) == set()
     assert set(names) - known <= {"run", "network"}

@@ -8,7 +8,7 @@ from rlab.agents import load_agent
 from rlab.errors import UsageError
 from rlab.jobs.defaults import defaults_for
 from rlab.jobs.experiment_files import find_experiment
-from rlab.jobs.foreign_code import to_resume
+from rlab.jobs.foreign_code import resume_command
 from rlab.jobs.request import train_request
 
 OWN = """
@@ -80,8 +80,8 @@ def test_a_subclass_is_told_of_the_tuned_file_that_it_may_use(
 
 
 def test_the_command_that_goes_on_has_trust_where_it_is_needed(mine: str, tmp_path: Path) -> None:
-    assert to_resume("runs/a", {"agent": "dqn", "env": ENV, "settings": {}}) == "rlab resume runs/a"
+    assert resume_command("runs/a", {"agent": "dqn", "env": ENV, "settings": {}}) == "rlab resume runs/a"
     own = {"agent": mine, "env": ENV, "settings": {}}
-    assert to_resume("runs/a", own) == "rlab resume runs/a --trust"
+    assert resume_command("runs/a", own) == "rlab resume runs/a --trust"
     (tmp_path / ".rlab-trust").write_text("agent_of_mine\n")
-    assert to_resume("runs/a", own) == "rlab resume runs/a"
+    assert resume_command("runs/a", own) == "rlab resume runs/a"

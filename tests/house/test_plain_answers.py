@@ -15,8 +15,8 @@ import pytest
 import rlab
 from rlab.cli.main import main
 from rlab.errors import RlabError, RlabWarning, UsageError
-from rlab.jobs.foreign_code import to_resume
-from rlab.jobs.judging import warn_of_seen
+from rlab.jobs.foreign_code import resume_command
+from rlab.jobs.judging import warn_if_seen
 from rlab.jobs.outcome import recorded_status
 from rlab.networks.own import plain_name
 from rlab.runs.config import RunConfig, SourceConfig
@@ -89,11 +89,11 @@ def test_how_to_go_on_is_spelled_for_whoever_can() -> None:
         spec = {"env_id": "CartPole-v1", "kwargs": {}, "wrappers": [], "max_episode_steps": None, **env}
         return {"agent": "ppo", "env": spec, "settings": {"network": network}}
 
-    assert to_resume("a", config(), eval_every=0) == "rlab resume a --eval-every 0"
-    assert to_resume("a", config(), eval_alone=True) == "rlab resume a --eval-alone"
+    assert resume_command("a", config(), eval_every=0) == "rlab resume a --eval-every 0"
+    assert resume_command("a", config(), eval_alone=True) == "rlab resume a --eval-alone"
     local = config(env_id="lambda-12ab", local=True)
-    assert to_resume("a", local, eval_alone=True) == "rlab.resume('a', env=..., eval_alone=True)"
-    assert to_resume("a", config("local:body-12ab")) == "rlab.resume('a', network=...)"
+    assert resume_command("a", local, eval_alone=True) == "rlab.resume('a', env=..., eval_alone=True)"
+    assert resume_command("a", config("local:body-12ab")) == "rlab.resume('a', network=...)"
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +131,13 @@ def test_episodes_that_a_policy_has_seen_are_told_of(judged: rlab.Run, tmp_path:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for first in (100_000, 499_998, 500_010, 200_000):  # which a policy that saw no demonstrations has not seen
-            warn_of_seen(judged.path / "policy", first, 2)
+            warn_if_seen(judged.path / "policy", first, 2)
     with pytest.warns(RlabWarning, match=r"^episode seeds from 200000 on are those that rlab collect records: a"):
-        warn_of_seen(tmp_path, 200_000, 2)  # nobody knows what it learned from
+        warn_if_seen(tmp_path, 200_000, 2)  # nobody knows what it learned from
     pytest.importorskip("minari")
-    with pytest.warns(RlabWarning, match=r"^episode seeds 100000 to 199999 are those that rlab eval judges by: who"):
+    with pytest.warns(
+        RlabWarning, match=r"^episode seeds 100000 to 199999 are those that rlab eval judges by: a policy"
+    ):
         rlab.collect(judged, tmp_path / "data", episodes=1, seed=100_000)
 
 
