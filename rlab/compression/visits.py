@@ -133,7 +133,7 @@ def _play_part(
 def _acting(policy: Policy, member: np.ndarray, width: int, sampled: int, use: str) -> Act:
     """Greedy actions of the members `[P]`; in the last `sampled` of all `width` columns sampled ones.
 
-    All columns are asked, those that are over too: what is drawn for one depends on no other.
+    The policy is called with all columns, those that are over included: the draws of one depend on no other.
     """
     greedy, first = PolicyActor(policy, member, width), width - sampled
     sampling = PolicyActor(policy, member, sampled, member_streams(policy, policy.seeds, use))

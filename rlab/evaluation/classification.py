@@ -1,4 +1,4 @@
-"""How well labels are told apart: accuracy, precision, recall, F1, ROC-AUC and who is taken for whom.
+"""Metrics of classification: accuracy, precision, recall, F1, ROC-AUC and the confusion matrix.
 
 Labels and predictions are integers `0 .. C - 1`. Where a share has nothing below its line, as the precision of a class
 that was never predicted, it is 0, which scikit-learn calls `zero_division=0`; classes that occur nowhere count among
@@ -27,7 +27,7 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int |
         classes: C; None takes the largest class that occurs.
 
     Raises:
-        UsageError: the arrays differ in shape, are empty, or hold something that is no class.
+        UsageError: the arrays differ in shape, are empty, or hold something that is not a class.
     """
     _check(labels, predictions)
     classes = int(max(labels.max(), predictions.max())) + 1 if classes is None else classes

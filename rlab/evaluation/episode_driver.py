@@ -126,9 +126,9 @@ def play_one(envs: EpisodeEnvs, policy: PolicyStack, seed: int, greedy: bool = T
 class PolicyActor:
     """The actions of a stack of policies in one block of episodes, with the state of every row; make one per block.
 
-    Only columns with an active row are asked for actions. A column that is over gets the action of a neighbour: never
-    used, yet always one that the env would accept. So a caller that wants draws independent of what ends beside them
-    passes rows that are all active.
+    The policy is called with the columns that have an active row alone. A column that is over gets the action of its
+    neighbour, which is not used, but which the env would accept. With one generator per member, the draws of a column
+    depend on which columns are over; a caller that must avoid this passes an `active` that is all true.
 
     Args:
         policy: the stack of S members.
@@ -147,7 +147,7 @@ class PolicyActor:
 
     def __call__(self, obs: np.ndarray, active: np.ndarray) -> np.ndarray:
         """Actions `[P, B, *action]` for observations `[P, B, *obs]`."""
-        live = active.any(axis=0)
+        live = np.any(active, axis=0)  # [B]
         asked, playing = obs[:, live], self._playing
         if len(playing) < self._members:  # a stack answers for all its members: those that wait get others' rows
             asked = asked[np.arange(self._members) % len(playing)]

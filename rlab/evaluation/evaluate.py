@@ -1,5 +1,5 @@
-"""Judge a population of policies: the same episodes for every member, greedy actions unless sampled ones are asked for,
-seeds that training never sees.
+"""Evaluation of a population of policies: the same episodes for every member, from seeds that training never uses,
+with greedy actions by default.
 
 Episode k starts one env from seed `first_seed + k`, for every member and every policy: two evaluations with the same
 `first_seed` are paired, episode by episode.
@@ -138,17 +138,17 @@ def evaluate(
 ) -> Evaluation:
     """Play `episodes` whole episodes with every member of `policy`.
 
-    Episodes run in blocks, members x block envs side by side; the envs serve every block. With fewer envs than members
-    the members take turns. An episode is played until it terminates or is truncated.
+    Episodes are played in blocks, one env for each member and episode of the block; all blocks use the same envs. With
+    fewer envs than members the members take turns. An episode is played until it terminates or is truncated.
 
     Args:
         policy: the stack.
-        make_envs: makes n envs that do not reset themselves; they are closed at the end.
+        make_envs: makes n envs without autoreset; they are closed at the end.
         episodes: per member, 1 or more.
         first_seed: seed of the first episode; all of them stay below `FIRST_TRAINING_ENV_SEED`.
         max_envs: most envs at once, 1 or more; None: what `make_envs` advises, see `envs_at_once`.
-        greedy: false samples actions, each episode of each member from a stream of its own: what else is played beside
-            it makes no difference.
+        greedy: false samples actions, each episode of each member from a stream of its own, so that they do not depend
+            on the other episodes.
         should_stop: called before every step.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Plays a policy, or at random, and keeps every step: episodes to learn from.
+"""Records whole episodes of a policy, or of random actions: demonstrations to learn from.
 
 Episode k starts one env from seed `first_seed + k`. Members of a stack take turns: member i of S plays the episodes k
 with `k % S == i`.
@@ -41,11 +41,11 @@ def record(
     noise: float = 0.0,
     max_envs: int | None = None,
 ) -> tuple[Episode, ...]:
-    """Play so many whole episodes, all members together, and keep them in the order of their seeds.
+    """Record a number of whole episodes, all members side by side, in the order of their seeds.
 
     Args:
         policy: the stack; None plays uniformly random actions, of those that a mask allows.
-        make_envs: makes n envs that do not reset themselves; they are closed at the end.
+        make_envs: makes n envs without autoreset; they are closed at the end.
         spaces: of observations and of actions.
         first_seed: seed of the first episode; all of them stay below `FIRST_TRAINING_ENV_SEED`.
         greedy: false samples from the policy as in training.
@@ -54,8 +54,8 @@ def record(
         max_envs: most envs at once, at least one per member; None: what `make_envs` advises, as for `evaluate`.
 
     Raises:
-        UsageError: no episodes, seeds that training envs may have used, noise that is no probability, or actions that
-            cannot be drawn uniformly.
+        UsageError: no episodes, seeds that training envs may have used, noise that is not a probability, or actions
+            that cannot be drawn uniformly.
         RlabError: an episode does not end; the message names its seed.
     """
     check_request(episodes, first_seed, noise)
@@ -77,7 +77,7 @@ def record(
         for start in range(0, columns, width):
             numbers = (start + np.arange(width)) * members + np.arange(members)[:, None]  # [S, B]
             seeds = first_seed + np.minimum(numbers, episodes - 1)
-            act = None if policy is None else PolicyActor(policy, np.arange(members), width, generators)
+            act: Act | None = None if policy is None else PolicyActor(policy, np.arange(members), width, generators)
             if random_action is not None:
                 act = _disturbed(act, random_action, seeds, noise)
             assert act is not None  # without a policy the noise is 1
@@ -103,10 +103,10 @@ def check_request(episodes: int, first_seed: int, noise: float) -> None:
 
 
 def uniform_action(obs_space: Space, action_space: Space) -> RandomAction:
-    """Draws one action uniformly, for each choice among the options that the observation's mask allows.
+    """A function that draws one action uniformly; for each choice, from the options that the observation's mask allows.
 
     Raises:
-        UsageError: an element of the actions has no finite bounds, or ones that float32 does not tell apart.
+        UsageError: an element of the actions has no finite bounds, or bounds that float32 cannot distinguish.
     """
     if isinstance(action_space, Discrete | MultiDiscrete):
         return _uniform_choices(obs_space, action_space)
@@ -128,15 +128,15 @@ def uniform_action(obs_space: Space, action_space: Space) -> RandomAction:
 
 
 def _uniform_floats(space: Box, low: np.ndarray, high: np.ndarray) -> RandomAction:
-    """Draws through float32, the form in which actions are kept: what is kept is what was done, and in bounds."""
+    """Draws in float32, the dtype in which actions are stored: what is stored is what was done, and in bounds."""
     fixed = low == high
     least = np.where(fixed, low.astype(np.float32), inwards(low, np.inf))
     most = np.where(fixed, high.astype(np.float32), inwards(high, -np.inf))
     if not (fixed | (least < most)).all():
         row = np.flatnonzero(~(fixed | (least < most)))[0]
         raise UsageError(
-            f"actions {space} cannot be drawn and kept: float32 does not tell the numbers between "
-            f"{low.ravel()[row]} and {high.ravel()[row]} apart; scale the actions in the env or with --wrapper "
+            f"actions {space} cannot be drawn and stored: float32 cannot distinguish the numbers between "
+            f"{low.ravel()[row]} and {high.ravel()[row]}; scale the actions in the env or with --wrapper "
             "RescaleAction:min_action=-1,max_action=1."
         )
     dtype = np.dtype(space.dtype)

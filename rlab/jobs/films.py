@@ -1,4 +1,4 @@
-"""Films of a run under way: now and then a greedy episode, as `films/<clock>.gif` and on TensorBoard's IMAGES tab."""
+"""Films of a run in training: a greedy episode at regular intervals, as `films/<clock>.gif` and in TensorBoard."""
 
 import io
 import math
@@ -19,14 +19,14 @@ from rlab.randomness import kept_generators
 from rlab.runs import files
 from rlab.types import crossed
 
-MOST_FRAMES = 300  # ten seconds of most envs: a film is to be watched in passing
+MOST_FRAMES = 300  # ten seconds of most envs
 MOST_PIXELS = 320  # of its longer side
 DEFAULT_FPS = 30  # where the env does not say how fast its frames are
 Show = Callable[[int, bytes, tuple[int, int]], None]  # the clock, the film and its height and width
 
 
 def check_can_film(spec: EnvSpec) -> None:
-    """Draw one picture, so that what is missing is known before anything is trained.
+    """Draw one picture before training, so that a missing package or an env without pictures is an error at once.
 
     Raises:
         UsageError: Pillow or what draws the env is not installed, or the env cannot be drawn.
@@ -43,7 +43,7 @@ def check_can_film(spec: EnvSpec) -> None:
 
 
 def film_episode(spec: EnvSpec, policy: PolicyStack | None, seed: int) -> tuple[list[np.ndarray], float]:
-    """The pictures `[height, width, 3]` of a greedy episode, its first `MOST_FRAMES`, and how many are a second.
+    """The first `MOST_FRAMES` pictures `[height, width, 3]` of a greedy episode, and the frames per second.
 
     Args:
         policy: a stack of one member; None: the first picture alone.
@@ -71,7 +71,7 @@ def gif(frames: list[np.ndarray], fps: float) -> bytes:
 
     images = [Image.fromarray(frame) for frame in frames]
     file = io.BytesIO()
-    pause = max(20, round(1000 / fps))  # milliseconds; browsers slow down what is quicker
+    pause = max(20, round(1000 / fps))  # milliseconds; browsers play shorter ones slowly
     images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=pause, loop=0)
     return file.getvalue()
 
@@ -133,9 +133,9 @@ def _picture(env: Any, spec: EnvSpec) -> np.ndarray:
         drawn = env.render()
     except RlabError:
         raise
-    except Exception as error:  # whatever an env may raise, such as pygame that is not installed
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise RlabError(f"{spec.label} cannot be drawn: {said}") from error
+    except Exception as error:  # anything that an env may raise, such as an import of pygame that fails
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise RlabError(f"{spec.label} cannot be drawn: {reason}") from error
     picture = np.asarray(drawn)
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
         raise RlabError(f"{spec.label} is drawn as {picture.dtype} {picture.shape}, not as uint8 (height, width, 3)")

@@ -1,4 +1,4 @@
-"""Watching a policy from Python: in a window, as a film or as frames, and what each episode returned."""
+"""Watching a policy: in a window, as a film or as frames, with the return of each episode."""
 
 import base64
 import os
@@ -30,7 +30,7 @@ FILM = "play.gif"  # where there is no screen
 
 @dataclass(frozen=True)
 class Played:
-    """What happened in each episode; in a notebook it shows its film."""
+    """Seed, return and length of each episode; a notebook shows the film."""
 
     seeds: tuple[int, ...]  # of the episodes
     returns: tuple[float, ...]
@@ -86,10 +86,10 @@ def play(
         stochastic: sample actions as in training, instead of the greedy ones; they are those that
             `rlab.evaluate(..., stochastic=True)` draws in the same episode.
         video: a new file `.mp4` or `.gif` instead of a window; None where there is no window: `play.gif`, or the
-            first free one of `play-2.gif`, `play-3.gif` ...
+            first of `play-2.gif`, `play-3.gif` ... that does not exist.
         frames: keep the pictures in memory, as arrays, instead of a window or a film (or beside the film named).
         env: makes the env where only the process that trained in it can: `env=MyEnv`; None: the one on record.
-        trust: allow envs, wrappers and layers of others that the folder names, which run their code.
+        trust: allow envs, wrappers and layers from outside rlab that the folder names, which run their code.
 
     Raises:
         UsageError: no such member, a film that cannot be written, or moviepy is missing.
@@ -118,7 +118,8 @@ def _watched(
     env: SubEnv, policy: Policy, seeds: Sequence[int], greedy: bool, pictured: bool
 ) -> tuple[tuple[float, ...], tuple[int, ...], list[np.ndarray]]:
     """The return and length of each episode, and where `pictured` what the env looks like after each step."""
-    envs, returns, lengths, pictures = SingleEpisodes([env]), [], [], []
+    envs, pictures = SingleEpisodes([env]), list[Any]()
+    returns, lengths = [], []
     check_spaces(policy, envs)
     for seed in seeds:
         total, steps = 0.0, 0
@@ -146,7 +147,7 @@ def _film_path(video: Path | None, frames: bool) -> Path | None:
 
 
 def _free(path: Path) -> Path:
-    """The first of `play.gif`, `play-2.gif`, `play-3.gif` ... that is not there yet."""
+    """The first of `play.gif`, `play-2.gif`, `play-3.gif` ... that does not exist."""
     free, count = path, 1
     while free.exists():
         count += 1

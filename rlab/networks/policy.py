@@ -89,7 +89,7 @@ class _Acting(nn.Module):
                 single observation.
 
         Raises:
-            UsageError: a stack is asked without `rows`.
+            UsageError: `rows` is missing, and this is a stack.
         """
         if rows is None and self.preprocess.members is not None:
             raise UsageError("initial_state of a stack needs a number of rows: policy.initial_state(rows).")

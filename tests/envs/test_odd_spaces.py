@@ -107,15 +107,15 @@ def test_random_actions_that_float32_does_not_tell_apart_are_refused_and_kept_on
     draw = lambda box: uniform_action(None, space_from_gym(box))  # noqa: E731
     with pytest.raises(
         UsageError,
-        match=r"^actions Box\(\(2,\), float64\) cannot be drawn and kept: float32 does not tell the numbers between "
-        r"1700000000.0 and 1700000100.0 apart; scale the actions in the env or with --wrapper RescaleAction:"
+        match=r"^actions Box\(\(2,\), float64\) cannot be drawn and stored: float32 cannot distinguish the "
+        r"numbers between 1700000000.0 and 1700000100.0; scale the actions in the env or with --wrapper RescaleAction:"
         r"min_action=-1,max_action=1\.$",
     ):
         draw(Box(1.7e9, 1.7e9 + 100, (2,), np.float64))
     fixed = draw(Box(np.array([0.1, 0.0]), np.array([0.1, 1.0]), (2,), np.float64))(rng, None)
     assert fixed[0] == np.float64(np.float32(0.1))
     low, high = 0.1, 0.1 + 5e-9  # of float32 only 0.1 + 1.5e-9 is inside: the next is 7.5e-9 further
-    with pytest.raises(UsageError, match="cannot be drawn and kept"):
+    with pytest.raises(UsageError, match="cannot be drawn and stored"):
         draw(Box(low, high, (1,), np.float64))
     low, high = 0.1, 0.1 + 3e-8
     drawn = np.array([draw(Box(low, high, (1,), np.float64))(rng, None) for _ in range(50)])

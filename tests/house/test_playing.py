@@ -97,7 +97,7 @@ def test_a_sampled_episode_is_the_same_whoever_and_however_many_play_beside_it(e
 def test_q_values_without_recorded_exploration_are_not_sampled(tmp_path: Path, how: str) -> None:
     folder = saved(tmp_path / "policy", 0.0)
     words = (tmp_path / "out",) if how == "collect" else ()
-    with pytest.raises(UsageError, match=r"Q values, which are not a distribution, .* epsilon=0\.05\) explores"):
+    with pytest.raises(UsageError, match=r"this policy records no exploration .* epsilon=0\.05\)"):
         getattr(rlab, how)(folder, *words, stochastic=True)
 
 
