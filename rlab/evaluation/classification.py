@@ -1,8 +1,7 @@
 """Metrics of classification: accuracy, precision, recall, F1, ROC-AUC and the confusion matrix.
 
-Labels and predictions are integers `0 .. C - 1`. Where a share has nothing below its line, as the precision of a class
-that was never predicted, it is 0, which scikit-learn calls `zero_division=0`; classes that occur nowhere count among
-the C all the same.
+Labels and predictions are integers `0 .. C - 1`. A share with denominator 0, such as the precision of a class that
+was never predicted, is 0, which scikit-learn calls `zero_division=0`; classes that do not occur count among the C too.
 """
 
 from typing import Any
@@ -60,7 +59,7 @@ def averaged(confusion: np.ndarray, average: str) -> dict[str, float]:
     together, where with one label a row all three are the accuracy.
 
     Raises:
-        UsageError: the average is none of these.
+        UsageError: the average is unknown.
     """
     if average not in AVERAGES:
         raise unknown("average", average, AVERAGES)
@@ -79,7 +78,7 @@ def roc_auc(labels: np.ndarray, scores: np.ndarray) -> float:
     More: `scores [R, C]`, the mean over classes of each against the rest.
 
     Returns:
-        NaN where a class has no row, or all of them: there are no pairs.
+        NaN where a class has no rows or all rows, so that there are no pairs.
 
     Raises:
         UsageError: the shapes do not fit, or a score is NaN.

@@ -40,17 +40,17 @@ def save_curves(path: Path | str, curves: Mapping[str, Curve], x_label: str, y_l
 
 @dataclass(frozen=True)
 class Point:
-    """What one choice costs, and what it is worth."""
+    """The cost and the value of one choice."""
 
     name: str
     cost: float  # above 0
     value: Interval
-    on_front: bool  # no other choice costs no more and is worth more
+    on_front: bool  # no other choice has a higher value at the same or a lower cost
     chosen: bool
 
 
 def check_drawing() -> None:
-    """Raise UsageError where matplotlib is not installed: before the work that a picture is to be made of."""
+    """Raise UsageError where matplotlib is not installed: before the work whose results are to be drawn."""
     _figure()
 
 
@@ -73,7 +73,7 @@ def save_front(
         points: one or more; one of them at least is on the front.
         others: `(cost, value)` of what was looked at more briefly; small dots without intervals.
         labels: of the axes of cost, which is logarithmic, and value.
-        limits: the most that a choice may cost and the least that it must be worth; None: no line.
+        limits: the highest cost and the lowest value allowed; None: no line.
         front_label, others_label: what the legend calls them.
 
     Raises:
@@ -153,7 +153,7 @@ def _draw_lines(
     front = sorted((point.cost, point.value.estimate) for point in points if point.on_front)
     right = max([point.cost for point in points] + list(other_costs))
     costs = [cost for cost, _ in front] + [right if limits[0] is None else max(limits[0], front[-1][0])]
-    values = np.maximum.accumulate([edge, *(value for _, value in front), edge])[1:]  # what costs more is worth no more
+    values = np.maximum.accumulate([edge, *(value for _, value in front), edge])[1:]  # never falling with the cost
     axes.plot(costs, values, color="tab:blue", label=front_label, drawstyle="steps-post", linewidth=1, zorder=2)
     style = {"color": "0.3", "linestyle": ":", "linewidth": 1}
     label = "bounds"
@@ -164,7 +164,7 @@ def _draw_lines(
 
 
 def _name(figure: Any, axes: Any, points: Sequence[Point], lowest: float, edge: float) -> None:
-    """Number those on the front and the chosen one, by cost, and say in a legend beside the axes what they are.
+    """Number those on the front and the chosen one, by cost, and explain the numbers in a legend beside the axes.
 
     A number is where none of those before it is, beside its point and within the axes.
     """

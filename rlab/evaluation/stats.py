@@ -5,8 +5,8 @@ The definitions are those of Agarwal et al. 2021, "Deep Reinforcement Learning a
 Precipice", and of their library rliable; the tests compare the two on a fixed table.
 
 Every bootstrap draws from a fixed seed: the same scores give the same interval, digit for digit. A resample of
-values that are all equal can show no spread: an interval of no width says that nothing varied in what was seen,
-not that nothing ever will.
+values that are all equal can show no spread: an interval without width means that nothing varied in this sample, not
+that nothing can vary.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -66,7 +66,7 @@ def iqm(scores: Any, axis: int | tuple[int, ...] | None = None) -> Any:
 
     Raises:
         RlabError: a score is NaN (sorting would pass it off as the best one).
-        UsageError: there is no score.
+        UsageError: there are no scores.
     """
     scores = np.asarray(scores, dtype=np.float64)
     axes = tuple(range(scores.ndim)) if axis is None else (axis,) if isinstance(axis, int) else axis
@@ -117,8 +117,8 @@ def stratified_bootstrap(
 def mean_interval(values: Any, reps: int = REPS, level: float = LEVEL, seed: int = 0) -> Interval:
     """The mean of independent values `[n]`, with its percentile bootstrap interval.
 
-    For the episodes of one training seed it says how well that policy does on other episodes, and nothing about
-    what another training seed would have given.
+    For the episodes of one training seed it covers how well that policy does on other episodes, not what another
+    training seed would have given.
 
     Raises:
         UsageError: fewer than two values.
@@ -133,11 +133,11 @@ def paired_difference(a: Any, b: Any, reps: int = REPS, level: float = LEVEL, se
     """`mean(a) - mean(b)` on shared episodes: how much better `a` is than `b`.
 
     `a` and `b` are `[runs, episodes]`. Column k of both is the episode that was started from the same seed, row i of
-    both the same member (before and after a compression, say) or training seed. One resample draws rows and,
+    both the same member (such as before and after compression) or training seed. One resample draws rows and,
     independently, columns, with replacement, and takes the **same** rows and columns from `a` and from `b`: what an
     easy episode or a lucky member gives to both cancels, as a difference of two separate intervals never would.
-    An axis of length one is not resampled: with one run the interval speaks of other episodes only. With more it
-    speaks of other runs and other episodes at once, and is then on the safe side: it overstates the variance rather
+    An axis of length one is not resampled: with one run the interval covers other episodes only. With more it
+    covers other runs and other episodes at once, and is conservative: it overstates the variance rather
     than understating it (Owen 2007, "The pigeonhole bootstrap").
 
     Raises:

@@ -34,7 +34,7 @@ class Chunk(Protocol):
     def complete(self) -> bool: ...
 
     def arrays(self) -> Mapping[str, np.ndarray]:
-        """The content; asked for only where it has to be written."""
+        """The content; called only where it has to be written."""
         ...
 
 
@@ -70,7 +70,7 @@ def save_checkpoint(run: RunFolder, state: Mapping[str, Any], chunks: Iterable[C
 
     Raises:
         RlabError: the disk refuses, and the previous checkpoint stays.
-        TypeError: the state holds something else; the message says where.
+        TypeError: the state holds something else; the message names the place.
     """
     folder = run.checkpoint
     files.make_folder(folder)
@@ -91,7 +91,7 @@ def save_checkpoint(run: RunFolder, state: Mapping[str, Any], chunks: Iterable[C
 
 
 def load_checkpoint(run: RunFolder) -> tuple[State, list[StoredChunk]]:
-    """The state and the chunks, by index, of the last checkpoint; a chunk is read when its `arrays()` are asked for.
+    """The state and the chunks, by index, of the last checkpoint; a chunk is read when its `arrays()` is called.
 
     Raises:
         RlabError: there is none, or one line on what is missing, changed or damaged.
@@ -126,7 +126,7 @@ def _saved_chunk(folder: Path, chunk: Chunk, kept: Mapping[int, dict[str, Any]])
 
 
 def _chunk_entries(folder: Path) -> list[dict[str, Any]]:
-    """What the commit point says of chunks; nothing where there is no checkpoint yet."""
+    """The chunks that the commit point lists; none where there is no checkpoint yet."""
     path = folder / CHECKPOINT
     if not path.is_file():
         return []

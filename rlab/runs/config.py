@@ -1,4 +1,4 @@
-"""What one run is asked to do, and from what, apart from the agent's own settings."""
+"""The settings of a run and of what it learns from, apart from the agent's own settings."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -54,7 +54,7 @@ class EventLog:
 
         self._run.text("settings", settings_table(settings, origins))
         _, session_start, _ = hparams(_hparams(compared), {})
-        # A folder of its own: TensorBoard takes every scalar beside the settings for something to compare runs by.
+        # In a separate folder: TensorBoard compares runs by every scalar that lies beside the settings.
         self._comparison = _Curves(self._folder / "hparams", self._resume_at)
         self._comparison.summary(session_start, 0)
         charts = CHARTS | INTERVAL if self._members else CHARTS  # one seed has no interval to draw
@@ -138,7 +138,7 @@ class _Curves:
             self.summary(Summary(value=shown), env_steps)
 
     def _value(self, tag: str, value: float) -> Any:
-        """A point; the first of a tag that the glossary knows says what it means."""
+        """A point; the first of a tag also writes its meaning, where the glossary has one."""
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.plugins.scalar.metadata import create_summary_metadata  # type: ignore[import-untyped]
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whenever the process or the machine dies, and JSON that says which format it is.
+"""Files that are complete or absent, whenever the process or the machine dies, and JSON with a format number.
 
 Every change that the run folder makes on the disk goes through this module (growing logs apart).
 """
@@ -88,7 +88,7 @@ def parse_json(data: bytes, path: Path) -> dict[str, Any]:
     try:
         value = json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise RlabError(f"{path} is not whole JSON ({error}). Was it cut off or edited?") from error
+        raise RlabError(f"{path} is not complete JSON ({error}). Was it cut off or edited?") from error
     if not isinstance(value, dict):
         raise RlabError(f"{path} holds a {type(value).__name__} where a JSON object with format {FORMAT} is expected")
     check_format(value, path)
@@ -96,7 +96,7 @@ def parse_json(data: bytes, path: Path) -> dict[str, Any]:
 
 
 def check_format(value: Mapping[str, Any], path: Path) -> None:
-    """Raise RlabError unless the object says that it has the one format that this version reads."""
+    """Raise RlabError unless the object has the format number that this version reads."""
     found = value.get("format")
     if type(found) is not int or found != FORMAT:
         hint = "Was it written by a newer rlab?" if "format" in value else "Is it a file of rlab at all?"
@@ -109,7 +109,7 @@ def sha256(data: bytes) -> str:
 
 
 def content_name(stem: str, data: bytes, suffix: str) -> str:
-    """A file name that tells contents apart, such as `weights-1f3a9c07.safetensors`: old and new never collide."""
+    """A file name that depends on the content, such as `weights-1f3a9c07.safetensors`: old and new never collide."""
     return f"{stem}-{sha256(data)[:8]}{suffix}"
 
 
@@ -140,7 +140,7 @@ def check_sha256(data: bytes, accepted: list[str | None], path: Path, named_in: 
     """Raise RlabError unless the checksum of `data`, read from `path`, is among the accepted ones."""
     if sha256(data) not in accepted:
         raise RlabError(
-            f"{path} has another SHA-256 than {named_in} says. Was it changed or damaged after it was saved?"
+            f"{path} has a different SHA-256 than {named_in} records. Was it changed or damaged after it was saved?"
         )
 
 
@@ -169,7 +169,7 @@ def keep_only(folder: Path, names: set[str], pattern: str) -> None:
 
 
 def clean(folder: Path) -> None:
-    """Delete what writers that were killed in the middle have left behind."""
+    """Delete the temporary files of writers that were killed."""
     keep_only(folder, set(), f"{TEMPORARY}*")
 
 

@@ -1,7 +1,7 @@
-"""The run folder: one folder that says all about a run.
+"""The run folder: everything about a run in one folder.
 
-config.json     all that is needed to repeat the run; written first, changed only by a resume that asks for more
-status.json     how the run stands: running, finished, not judged, stopped or failed, and since when
+config.json     all that is needed to repeat the run; written first, changed only by a resume with other settings
+status.json     the state of the run: running, finished, not judged, stopped or failed, and since when
 result.json     the evaluation of the final weights
 manifest.json   SHA-256 of config.json and of every file of the policies; checked on every load
 policy/         the final policy and nothing else: what people share
@@ -34,7 +34,7 @@ except ImportError:  # Windows has no such locks
 
 CONFIG = "config.json"
 MANIFEST = "manifest.json"
-ROOT = "runs"  # where runs go unless told otherwise
+ROOT = "runs"  # where runs are stored by default
 RESULT = "result.json"  # the final evaluation; a run that has it is finished
 LOCK_ATTEMPTS, LOCK_PAUSE = 5, 0.02  # seconds
 NO_LOCKS = "nothing keeps a second process from writing the same run"
@@ -134,7 +134,7 @@ class RunFolder:
             except BlockingIOError as error:
                 if not attempts_left:
                     raise RlabError(f"another process is writing {self.name}; wait for it, or stop it") from error
-                time.sleep(LOCK_PAUSE)  # it may only be somebody who asks whether the run is held
+                time.sleep(LOCK_PAUSE)  # the other process may only be checking whether the run is held
             else:
                 return
 
@@ -155,7 +155,7 @@ class RunFolder:
             os.close(handle)
 
     def changed(self, config: Mapping[str, Any]) -> "RunFolder":
-        """The run with another config.json, for one that goes on with other settings than it began with.
+        """The run with another config.json, for a resume with changed settings.
 
         Raises:
             RlabError: the disk refuses; the old config stays.
@@ -203,7 +203,7 @@ def is_run(path: Path) -> bool:
 def fresh_run_path(agent: str, env_id: str, root: Path | str = ROOT) -> Path:
     """Make a new empty folder such as `runs/dqn-CartPole-v1-20261122-101500`.
 
-    It is made and not only named, so that two runs which start in the same second cannot meet.
+    It is made and not only named, so that two runs which start in the same second get different folders.
 
     Raises:
         UsageError: the root cannot be written.
@@ -252,7 +252,7 @@ def check_free(path: Path | str) -> None:
     path = Path(path)
     try:
         if path.is_dir() and any(path.iterdir()):
-            hint = f"Name a new folder, or go on with it: rlab resume {path}" if is_run(path) else "Name a new folder"
+            hint = f"Name a new folder, or continue it: rlab resume {path}" if is_run(path) else "Name a new folder"
             raise UsageError(f"{path} exists and is not empty; nothing in it was touched. {hint}")
     except OSError as error:
         raise UsageError(f"cannot look into {path}: {error.strerror}. Name another folder") from error
@@ -261,7 +261,7 @@ def check_free(path: Path | str) -> None:
 
 
 def _claim(path: Path) -> None:
-    """Make `path` an empty folder, or say why it cannot be one."""
+    """Make `path` an empty folder; raises UsageError where that cannot be done."""
     check_free(path)
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""What every tag means: one table for TensorBoard's descriptions, `rlab list metrics` and the documentation.
+"""The meaning of every tag: one table for TensorBoard's descriptions, `rlab list metrics` and the documentation.
 
-Agents of others may report tags of their own; for rlab's agents a test holds this table against what they write.
+Other people's agents may report further tags; for rlab's agents a test compares this table with what they write.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Tag:
 
     @property
     def description(self) -> str:
-        """What a reader of a chart is told."""
+        """The text beside a chart."""
         return f"{self.meaning} ({self.unit})" if self.unit else self.meaning
 
 

@@ -12,9 +12,9 @@ from rlab.runs.status import BROKEN, RUNNING, read_status
 
 
 def list_runs(root: Path | str = "runs") -> list[dict[str, Any]]:
-    """One dict per run folder directly under `root`, by name; an empty list where there is no such folder.
+    """One dict per run folder directly under `root`, by name; an empty list where `root` is missing.
 
-    Keys: `path`, `agent`, `env_id`, `seeds` (list), `env_steps` (saved, or reached by a run that is going on) and
+    Keys: `path`, `agent`, `env_id`, `seeds` (list), `env_steps` (saved, or reached by a run in progress) and
     `total_env_steps` (both per member, the total in whole steps of all its envs; None where a run learns from a
     dataset), `updates` and `total_updates` (only there), `final_iqm` (of the final evaluation), `eval_iqm` (of the last
     one during training), `status` (`finished`, `not-judged`: trained, and the final evaluation is still to come,
@@ -68,7 +68,7 @@ def _facts(run: RunFolder) -> dict[str, Any]:
 
 
 def _reached(run: RunFolder, unit: str, saved: int) -> int:
-    """How far a run that goes on has come; of one that has ended only what was saved counts."""
+    """How far a run in progress has come: its last row of metrics, or what was saved."""
     return max(saved, int((last_row(run.path / "metrics.jsonl") or {}).get(unit, 0)))
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves for people and programs to read: rows of JSON, one a line, and TensorBoard's curves."""
+"""The logs of a run: rows of JSON, one a line, and TensorBoard's curves."""
 
 import io
 import json
@@ -80,7 +80,7 @@ def read_json_lines(path: Path) -> tuple[Row, list[Row]]:
     """The header and the rows of such a file, without what is left of a last line that was cut off.
 
     Raises:
-        RlabError: it is missing, of another format, or a line is broken; the message says which.
+        RlabError: it is missing, has another format, or a line is broken; the message names it.
     """
     lines = _whole_lines(files.read_bytes(path)).splitlines()
     if not lines:
@@ -119,7 +119,7 @@ class MetricsLog:
             seeds: one training seed per member.
             iqm: the interquartile mean of `[n]` values; used on every metric, so it should be quick.
             summarise: the IQM of `[S]` mean returns and the ends of its 95 % interval (NaN where there is none).
-            resume_at: the time of the checkpoint that a resumed run goes on from; later rows are dropped.
+            resume_at: the time of the checkpoint from which the run is resumed; later rows are dropped.
             judgement_due: whether the policy of that time will be judged again.
             unit: what the run's clock counts, and the name of that column.
             tables: write `metrics.csv` and `eval.csv`, too.
@@ -172,7 +172,7 @@ class MetricsLog:
         self._events.film(env_steps, film, size)
 
     def sync(self) -> None:
-        """Put everything so far on the disk; call it before a checkpoint, which promises that the logs got as far."""
+        """Put everything so far on the disk; call it before a checkpoint, after which the logs must have got as far."""
         for log in self._logs:
             log.sync()
         self._events.flush()

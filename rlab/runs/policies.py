@@ -81,7 +81,7 @@ def _policy_folder(path: Path) -> Path:
         RunFolder.open(path)  # which checks it
         folder = path / "policy"
         if not (folder / POLICY).exists() and f"{folder.name}/{POLICY}" not in read_manifest(path)["files"]:
-            raise RlabError(f"{path} has no policy yet: the run has saved none. `rlab resume {path}` goes on with it")
+            raise RlabError(f"{path} has no policy yet: the run has saved none. `rlab resume {path}` continues it")
         return folder
     raise RlabError(f"{path} is neither a run folder (config.json, manifest.json) nor a policy folder ({POLICY})")
 

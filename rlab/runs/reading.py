@@ -1,4 +1,4 @@
-"""What a run wrote, as arrays and tables to work with."""
+"""The logs of a run as arrays and tables."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -25,7 +25,7 @@ def encode(state: Mapping[Any, Any]) -> tuple[Any, dict[str, torch.Tensor]]:
     Leaves are torch tensors, NumPy arrays and scalars of any numeric dtype, and JSON values.
 
     Raises:
-        TypeError: a leaf or a key is of another kind; the message says where.
+        TypeError: a leaf or a key has another type; the message names the place.
     """
     tensors: dict[str, torch.Tensor] = {}
     return _encode(state, "state", tensors), tensors

@@ -1,4 +1,4 @@
-"""How a run stands: what its process said last in `status.json`, and whether it is still alive."""
+"""The state of a run: what its process last wrote to `status.json`, and whether it is still alive."""
 
 import contextlib
 import time
@@ -12,7 +12,7 @@ from rlab.runs.folder import RESULT, RunFolder
 STATUS = "status.json"
 RUNNING, FINISHED, NOT_JUDGED, STOPPED, FAILED = "running", "finished", "not-judged", "stopped", "failed"
 BROKEN = "broken"  # of a folder that cannot be read
-VANISHED = "its process ended without a word: it was killed, or the machine went down"
+VANISHED = "its process ended without writing its state: it was killed, or the machine went down"
 WORDS_KEPT = 300  # letters of a reason
 
 
@@ -26,7 +26,7 @@ class Status:
 
 
 def write_status(run: RunFolder, status: str, reason: str | None = None) -> None:
-    """Say how the run stands now. A disk that refuses is no reason to lose the run: nothing is raised for it."""
+    """Record the state of the run. Where it cannot be written nothing is raised, so that the run itself goes on."""
     short = None if reason is None else " ".join(reason.split())[:WORDS_KEPT]
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     with contextlib.suppress(RlabError):
@@ -34,27 +34,27 @@ def write_status(run: RunFolder, status: str, reason: str | None = None) -> None
 
 
 def read_status(run: RunFolder, saved: int, budget: int) -> Status:
-    """How the run stands: the folder's content outranks what a process may have had no time to write.
+    """The state of the run. The folder's content counts more than the record, which a process may not have updated.
 
     Args:
         saved: how far its policy was trained, in the run's unit.
         budget: how far it is to be trained.
     """
-    said = _said(run.path / STATUS)
+    record = _record(run.path / STATUS)
     held = run.is_held()
-    if held or (held is None and said.status == RUNNING):
-        return Status(RUNNING, None, said.at)
-    if (run.path / RESULT).is_file() or said.status == FINISHED:
-        return Status(FINISHED, None, said.at)
-    if said.status == NOT_JUDGED or saved >= budget:
+    if held or (held is None and record.status == RUNNING):
+        return Status(RUNNING, None, record.at)
+    if (run.path / RESULT).is_file() or record.status == FINISHED:
+        return Status(FINISHED, None, record.at)
+    if record.status == NOT_JUDGED or saved >= budget:
         wanted = run.config["run"].get("final_eval_episodes", 0)
-        return Status(NOT_JUDGED if wanted else FINISHED, said.reason, said.at)
-    if said.status == RUNNING:
-        return Status(STOPPED, VANISHED, said.at)
-    return Status(FAILED if said.status == FAILED else STOPPED, said.reason, said.at)
+        return Status(NOT_JUDGED if wanted else FINISHED, record.reason, record.at)
+    if record.status == RUNNING:
+        return Status(STOPPED, VANISHED, record.at)
+    return Status(FAILED if record.status == FAILED else STOPPED, record.reason, record.at)
 
 
-def _said(path: Path) -> Status:
+def _record(path: Path) -> Status:
     """The record; an empty one where there is none, or it is broken."""
     with contextlib.suppress(RlabError):
         record = files.read_json(path)

@@ -1,4 +1,4 @@
-"""What a run writes for spreadsheets, where it is asked to: tables of comma-separated values with one header line.
+"""Tables for spreadsheets, which a run writes on request: comma-separated values with one header line.
 
 metrics.csv   one row for each seed at each report: the clock, the seed, then one column a tag
 eval.csv      one row for each seed at each evaluation
@@ -27,7 +27,7 @@ Row = dict[str, Any]
 class CsvLog:
     """`metrics.csv` and `eval.csv`: the rows of the JSON logs beside them in another form.
 
-    They are written anew from those logs on opening, so that a resumed run has one header, no row twice, and no half
+    They are rewritten from those logs on opening, so that a resumed run has one header, no row twice, and no partial
     line of a process that was killed.
     """
 
@@ -125,10 +125,10 @@ class EpisodeLog:
         self._waiting.clear()
 
     def on_evaluation(self, env_steps: int, returns: Any, lengths: Any) -> None:
-        """Episodes that judge are no training."""
+        """Evaluation episodes are not episodes of training."""
 
     def on_save(self, env_steps: int) -> None:
-        """A checkpoint promises that the logs got as far."""
+        """After a checkpoint the logs must have got as far."""
         self.on_metrics(env_steps, {})
         self._file.sync()
 

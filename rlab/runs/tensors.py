@@ -28,7 +28,7 @@ def tensors_from_bytes(data: bytes, path: Path) -> dict[str, torch.Tensor]:
     """The tensors in `data`, on the CPU; `path` is where it came from.
 
     Raises:
-        RlabError: `data` is cut off or no safetensors.
+        RlabError: `data` is cut off or not safetensors.
     """
     return _parsed(safetensors.torch.load, data, path)
 
@@ -43,7 +43,7 @@ def arrays_from_bytes(data: bytes, path: Path) -> dict[str, np.ndarray]:
     """The arrays in `data`, writable; `path` is where it came from.
 
     Raises:
-        RlabError: `data` is cut off or no safetensors.
+        RlabError: `data` is cut off or not safetensors.
     """
     return _parsed(safetensors.numpy.load, data, path)
 
@@ -52,4 +52,4 @@ def _parsed(load: Callable[[bytes], dict[str, T]], data: bytes, path: Path) -> d
     try:
         return load(data)
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise RlabError(f"{path} is no whole safetensors file ({error}). Was it cut off or damaged?") from error
+        raise RlabError(f"{path} is not a complete safetensors file ({error}). Was it cut off or damaged?") from error

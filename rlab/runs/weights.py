@@ -1,6 +1,6 @@
 """Networks and policies on the disk: a folder with one JSON file (spec, seeds, facts) and one file of weights.
 
-The weights file is named after its content, and the JSON file says which weights count: a process that dies while it
+The weights file is named after its content, and the JSON file names the valid weights: a process that dies while it
 replaces a network leaves the old one or the new one, whole.
 """
 

@@ -204,7 +204,7 @@ def test_what_c_cannot_express_is_said(plain, exports, tmp_path):
         UsageError, match=r"format c cannot express the layer Softsign; onnx \(through torch.onnx\) can"
     ):
         export(foreign, obs, "c", tmp_path / "p.h")
-    with pytest.raises(UsageError, match="prefix '7up' is no name of C's"):
+    with pytest.raises(UsageError, match="prefix '7up' is not a C identifier"):
         export(member, obs, "c", tmp_path / "p.h", prefix="7up")
     assert list(tmp_path.iterdir()) == []
 
@@ -222,8 +222,8 @@ def test_a_header_that_does_not_fit_its_metadata_is_refused(plain, tmp_path):
     path = export(*plain, "c", tmp_path / "p.h").path
     text = path.read_text()
     path.write_text(text.replace("#define RLAB_OBS_SIZE 4", "#define RLAB_OBS_SIZE 3"))
-    with pytest.raises(RlabError, match="do not fit what the file says of itself"):
+    with pytest.raises(RlabError, match="do not fit the file's metadata"):
         open_exported(path, trust=True)
     path.write_text(text.replace("rlab-metadata:", "metadata:"))
-    with pytest.raises(RlabError, match="is no header of rlab's"):
+    with pytest.raises(RlabError, match="is not a header of rlab"):
         open_exported(path, trust=True)

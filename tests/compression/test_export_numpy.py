@@ -169,10 +169,10 @@ def test_sparse_weights_that_do_not_fit_their_mask_are_refused(exports, tmp_path
     assert len(weights) == 32 + 51 * 4  # 256 bits, and a fifth of 256 floats
     weights[0] ^= 1
     rewritten(path, bad, constant_0=weights)
-    with pytest.raises(RlabError, match=r"51 sparse weights for a mask of 5[02], and 51 are told"):
+    with pytest.raises(RlabError, match=r"51 sparse weights for a mask of 5[02]; 51 are declared"):
         open_exported(bad)
     rewritten(path, bad, description=described(path, lambda told: told["constants"]["constant_0"].update(kept=50)))
-    with pytest.raises(RlabError, match="51 sparse weights for a mask of 51, and 50 are told"):
+    with pytest.raises(RlabError, match="51 sparse weights for a mask of 51; 50 are declared"):
         open_exported(bad)
 
 
@@ -203,15 +203,15 @@ def test_damaged_and_hostile_files_are_refused(plain, tmp_path):
             open_exported(bad)
 
     bad.write_bytes(path.read_bytes()[:500])
-    refused(r"bad\.npz: no policy of rlab's for NumPy")
+    refused(r"bad\.npz: not a NumPy policy of rlab")
     np.savez(bad, description=np.array([{"format": 1}], dtype=object))
-    refused("no policy of rlab's for NumPy: Object arrays cannot be loaded")
+    refused("not a NumPy policy of rlab: Object arrays cannot be loaded")
     with zipfile.ZipFile(bad, "w") as archive:
         archive.writestr("hello.txt", "hello")
-    refused("no policy of rlab's for NumPy")
+    refused("not a NumPy policy of rlab")
     rewritten(path, bad, description=described(path, lambda told: told["operations"][0].update(kind="__import__")))
-    refused("no policy of rlab's for NumPy: '__import__'")
+    refused("not a NumPy policy of rlab: '__import__'")
     rewritten(path, bad, description=described(path, lambda told: told["metadata"].update(format=2)))
     refused("format 2, and this runner reads 1")
     rewritten(path, bad, description=described(path, lambda told: told["metadata"].pop("obs_space")))
-    refused("what the file says of itself is incomplete")
+    refused("the file's metadata are incomplete")

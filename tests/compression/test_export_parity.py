@@ -110,7 +110,7 @@ def test_a_broken_writer_leaves_nothing_and_the_old_file_as_it_was(plain, tmp_pa
     with pytest.raises(RlabError, match=r"the numpy file is not what was exported: .* Nothing was written\."):
         export(member, obs, "numpy", path)
     monkeypatch.setitem(member_file.WRITERS, "numpy", lambda request: right(request)[:1000])
-    with pytest.raises(RlabError, match="no policy of rlab's for NumPy"):
+    with pytest.raises(RlabError, match="not a NumPy policy of rlab"):
         export(member, obs, "numpy", path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -130,7 +130,7 @@ def test_requests_that_cannot_be_met_are_refused(plain, tmp_path):
         export(member, obs, "numpy", tmp_path / "missing" / "p.npz")
     with pytest.raises(UsageError, match="unknown exporter 'mine'"):
         export(member, obs, "onnx", tmp_path / "p.onnx", exporter="mine")
-    for name, because in (("p.zip", "is no exported file by its name"), ("p.npz", "is missing")):
+    for name, because in (("p.zip", "is not named like an exported file"), ("p.npz", "is missing")):
         with pytest.raises(RlabError, match=because):
             open_exported(tmp_path / name)
 
@@ -280,7 +280,7 @@ def test_a_pt2_can_run_code_and_so_needs_trust(plain, tmp_path):
     with pytest.raises(UsageError, match=r"bad\.pt2 can run code when it is opened"):
         open_exported(hostile)
     assert not mark.exists()
-    with pytest.raises(RlabError, match=r"is no whole \.pt2 file of this torch"):
+    with pytest.raises(RlabError, match=r"is not a complete \.pt2 file of this torch"):
         open_exported(hostile, trust=True)
     assert mark.exists()
 

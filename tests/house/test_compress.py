@@ -204,4 +204,4 @@ def test_a_folder_whose_weights_were_changed_is_refused(
     data[-1] ^= 1
     weights.write_bytes(data)
     assert main(["eval", str(tmp_path / "changed")]) == 1
-    assert "has another SHA-256" in capsys.readouterr().err
+    assert "has a different SHA-256" in capsys.readouterr().err

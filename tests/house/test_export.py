@@ -174,9 +174,9 @@ def test_files_that_cannot_be_judged_get_one_line(
     capsys.readouterr()
     for words, code, message in [
         ([str(header)], 2, "can run code when it is opened; add --trust if you trust its author."),
-        ([str(header), "--trust"], 1, "is no header of rlab's"),
+        ([str(header), "--trust"], 1, "is not a header of rlab"),
         ([str(broken)], 1, "Was it damaged?"),
-        ([str(text)], 2, "is no exported file by its name"),
+        ([str(text)], 2, "is not named like an exported file"),
         ([path, "--member", "4"], 2, "no member with training seed 4;"),
         ([path, path], 2, "eval judges one run or file at a time, not 2; --latency takes several."),
         ([], 2, "eval needs a run folder, a policy folder or an exported file"),

@@ -66,7 +66,7 @@ def test_what_is_broken_on_the_disk_gives_one_line(tmp_path):
     assert "'seeds' must be a list of training seeds, not 3" in message({"seeds": 3})
     assert "names '../weights" in message({"weights": {"name": "../weights-00000000.safetensors", "sha256": ""}})
     weights.write_bytes(whole[:-1] + b"x")
-    assert "has another SHA-256" in message()
+    assert "has a different SHA-256" in message()
     weights.unlink()
     assert "is missing" in message()
 

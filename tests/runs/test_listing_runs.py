@@ -42,11 +42,11 @@ def test_an_interrupted_run_that_saved_its_policy_is_stopped(run, make_policy, t
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("config.json", b"{", "config.json has another SHA-256"),
-        ("manifest.json", b"\xff", "manifest.json is not whole JSON"),
+        ("config.json", b"{", "config.json has a different SHA-256"),
+        ("manifest.json", b"\xff", "manifest.json is not complete JSON"),
         ("manifest.json", None, "manifest.json is missing"),
         ("config.json", None, "has no config.json"),
-        ("policy/policy.json", b"{}", "policy/policy.json has another SHA-256"),
+        ("policy/policy.json", b"{}", "policy/policy.json has a different SHA-256"),
         ("eval.jsonl", b'{"format": 1}\n7\n', "eval.jsonl, line 2 is not a JSON object"),
     ],
 )

@@ -61,11 +61,11 @@ def test_json_has_a_format_and_the_same_bytes_whatever_the_order_of_keys(tmp_pat
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"format": 1, "x"', "is not whole JSON"),
-        (b"", "is not whole JSON"),
-        (b"\xff\xfe", "is not whole JSON"),
-        (b'{"format": 1, "x": NaN}', "is not whole JSON"),
-        (b"[" * 100_000, "is not whole JSON"),
+        (b'{"format": 1, "x"', "is not complete JSON"),
+        (b"", "is not complete JSON"),
+        (b"\xff\xfe", "is not complete JSON"),
+        (b'{"format": 1, "x": NaN}', "is not complete JSON"),
+        (b"[" * 100_000, "is not complete JSON"),
         (b"[1]", "holds a list where a JSON object with format 1 is expected"),
         (b'{"format": 2}', "has format 2; this rlab reads format 1. Was it written by a newer rlab?"),
         (b'{"format": true}', "has format True"),
@@ -133,11 +133,11 @@ def test_tensors_and_arrays_round_trip_with_their_types_and_however_they_lie_in_
 @pytest.mark.parametrize("read", [tensors_from_bytes, arrays_from_bytes])
 def test_a_truncated_safetensors_file_gives_one_line(read, length):
     whole = arrays_to_bytes({"a": np.arange(10.0), "b": np.arange(3)})
-    with pytest.raises(RlabError, match=r"w\.safetensors is no whole safetensors file \(.*\)\. Was it cut off"):
+    with pytest.raises(RlabError, match=r"w\.safetensors is not a complete safetensors file \(.*\)\. Was it cut off"):
         read(whole[:length], Path("w.safetensors"))
 
 
 def test_a_safetensors_type_that_numpy_does_not_know_gives_one_line():
     header = json.dumps({"a": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}).encode()
-    with pytest.raises(RlabError, match="no whole safetensors file"):
+    with pytest.raises(RlabError, match="not a complete safetensors file"):
         arrays_from_bytes(len(header).to_bytes(8, "little") + header + b"\0\0", Path("w.safetensors"))

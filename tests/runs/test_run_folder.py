@@ -58,11 +58,11 @@ def test_a_setting_that_json_cannot_hold_is_refused_before_anything_is_made(tmp_
         (lambda run: shutil.rmtree(run), "is not a folder"),
         (lambda run: (run / "config.json").unlink(), "is not a run folder: it has no config.json"),
         (lambda run: (run / "manifest.json").unlink(), "manifest.json is missing"),
-        (lambda run: (run / "manifest.json").write_text("{"), "manifest.json is not whole JSON"),
+        (lambda run: (run / "manifest.json").write_text("{"), "manifest.json is not complete JSON"),
         (lambda run: (run / "manifest.json").write_text('{"format": 9}'), "manifest.json has format 9"),
         (lambda run: (run / "manifest.json").write_text('{"format": 1}'), "does not know config.json"),
         (lambda run: (run / "manifest.json").write_text('{"format": 1, "files": []}'), "manifest.json is broken"),
-        (lambda run: (run / "config.json").write_text('{"format": 1}'), "config.json has another SHA-256 than"),
+        (lambda run: (run / "config.json").write_text('{"format": 1}'), "config.json has a different SHA-256 than"),
     ],
 )
 def test_a_broken_run_folder_gives_one_line(run, damage, message):

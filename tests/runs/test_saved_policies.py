@@ -152,11 +152,11 @@ def _drop(tensors):
 
 DAMAGES = {
     "weights gone": (lambda f: weights_of(f).unlink(), "weights-[0-9a-f]{8}.safetensors is missing"),
-    "weights cut": (_cut_weights, "safetensors has another SHA-256 than"),
-    "one bit flipped": (_flip_a_bit, "safetensors has another SHA-256 than"),
-    "weights cut, checksum too": (_cut_weights_and_their_checksum, "is no whole safetensors file"),
+    "weights cut": (_cut_weights, "safetensors has a different SHA-256 than"),
+    "one bit flipped": (_flip_a_bit, "safetensors has a different SHA-256 than"),
+    "weights cut, checksum too": (_cut_weights_and_their_checksum, "is not a complete safetensors file"),
     "policy.json gone": (lambda f: (f / "policy.json").unlink(), "is neither a run folder .* nor a policy folder"),
-    "policy.json cut": (lambda f: (f / "policy.json").write_text('{"format": 1'), "policy.json is not whole JSON"),
+    "policy.json cut": (lambda f: (f / "policy.json").write_text('{"format": 1'), "policy.json is not complete JSON"),
     "newer format": (lambda f: rewrite(f, lambda d: d.update(format=2)), "has format 2; this rlab reads format 1"),
     "points outside": (
         lambda f: rewrite(f, lambda d: d["weights"].update(name="../../secret")),
@@ -212,7 +212,9 @@ def test_inside_a_run_the_manifest_notices_what_the_policy_folder_alone_cannot(r
     save_policy(run.policy, make_policy(1.0), {"env_steps": 10})
     rewrite(run.policy, lambda data: data["extra"].update(env_steps=10**6))
     for path in (run.path, run.policy):
-        with pytest.raises(RlabError, match=r"policy/policy\.json has another SHA-256 than .*manifest\.json says"):
+        with pytest.raises(
+            RlabError, match=r"policy/policy\.json has a different SHA-256 than .*manifest\.json records"
+        ):
             load_policy(path)
     (run.policy / "policy.json").unlink()
     with pytest.raises(RlabError, match=r"policy/policy\.json is missing"):
@@ -226,7 +228,7 @@ def test_inside_a_run_the_manifest_notices_what_the_policy_folder_alone_cannot(r
 def test_a_changed_config_stops_the_load_of_a_run(run, make_policy):
     save_policy(run.policy, make_policy(1.0), {})
     (run.path / "config.json").write_text('{"format": 1, "agent": "ppo"}')
-    with pytest.raises(RlabError, match=r"config\.json has another SHA-256"):
+    with pytest.raises(RlabError, match=r"config\.json has a different SHA-256"):
         load_policy(run.path)
 
 

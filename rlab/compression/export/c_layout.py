@@ -43,7 +43,7 @@ class Layout:
         self.graph, self.prefix, self.memory = graph, prefix, Memory()
         self.kernels: dict[str, None] = {}
         self._places: dict[str, str] = {OBS: "obs"}
-        # what stands behind the action and the outputs, through views, is written where these belong
+        # the values that the action and the outputs are views of are written where these belong
         self._given = {self._behind(ACTION): "action", self._behind(OUTPUTS): "outputs"}
         self._last_use = self._last_uses()
         self._clock = -1
@@ -54,14 +54,14 @@ class Layout:
         return f"{self.prefix}_{name}"
 
     def start(self, op: Operation) -> str:
-        """A place for an operation's output; memory that nobody reads any more is free from now on."""
+        """A place for an operation's output; memory that is not read any more is freed."""
         self._clock += 1
         for name in [name for name in self.memory.taken if self._last_use.get(name, -1) < self._clock]:
             self.memory.free(name)
         if op.output in self._given:
             place = self._given[op.output]
         elif self.graph.values[op.output].dtype != "float32":
-            place = "action"  # on the way to the action there is but one value of another type at a time
+            place = "action"  # of the values before the action only one at a time has another type
         else:
             place = f"(work + {self.memory.take(op.output, self.graph.values[op.output].size)})"
         self._places[op.output] = place
@@ -160,5 +160,5 @@ def double_text(value: float) -> str:
 
 
 def integer_text(value: int) -> str:
-    """An integer or a bit; the least int64 has no literal of its own."""
+    """An integer or a bit; the smallest int64 has no literal."""
     return str(int(value)) if value > -(2**63) else "INT64_MIN"

@@ -92,10 +92,10 @@ def write_c(graph: Graph, metadata: str, examples: Examples, prefix: str = "rlab
     """The content of the header; all names in it begin with `prefix`. `metadata` is JSON.
 
     Raises:
-        UsageError: the prefix is no name of C's, or C99 lacks the type of the observations or actions.
+        UsageError: the prefix is not a C identifier, or C99 lacks the type of the observations or actions.
     """
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", prefix):
-        raise UsageError(f"prefix {prefix!r} is no name of C's; letters, digits and _ are, without a digit in front.")
+        raise UsageError(f"prefix {prefix!r} is not a C identifier: letters, digits and _, no digit first.")
     for name in (OBS, ACTION):
         if graph.values[name].dtype not in C_TYPES:
             what = "observations" if name == OBS else "actions"
@@ -107,7 +107,7 @@ def write_c(graph: Graph, metadata: str, examples: Examples, prefix: str = "rlab
         "p": prefix,
         "P": prefix.upper(),
         "metadata_key": METADATA,
-        "metadata": metadata.replace("*", "\\u002a"),  # JSON reads it alike, and no comment begins or ends
+        "metadata": metadata.replace("*", "\\u002a"),  # the same to JSON, and no comment begins or ends
         "obs_size": obs.size,
         "action_size": action.size,
         "outputs": outputs.size,
@@ -141,8 +141,8 @@ def _elementwise(expression: str) -> Callable[[Layout, Operation], str]:
 
     def write(layout: Layout, op: Operation) -> str:
         y, x = layout.start(op), f"{layout.place(op.inputs[0])}[i]"
-        said = Template(expression).substitute(x=x, alpha=float_text(op.settings.get("alpha", 0.0)))
-        return _loop(layout.size(op.output), f"{y}[i] = {said};")
+        text = Template(expression).substitute(x=x, alpha=float_text(op.settings.get("alpha", 0.0)))
+        return _loop(layout.size(op.output), f"{y}[i] = {text};")
 
     return write
 

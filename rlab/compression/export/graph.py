@@ -1,7 +1,7 @@
 """One member's whole policy as a list of plain operations on arrays, which every writer of files shares.
 
 The list goes from the observation in array form to the action that `env.step` takes: features and their scaling, the
-network, the mask, the greedy choice. The batch axis goes without saying: shapes are those of one row.
+network, the mask, the greedy choice. The batch axis is left out: shapes are those of one row.
 
 | operation | inputs -> output | settings |
 |---|---|---|
@@ -9,7 +9,7 @@ network, the mask, the greedy choice. The batch axis goes without saying: shapes
 | `reshape`, `slice` | x -> the same numbers; elements `first .. last - 1` of a vector | `first`, `last` |
 | `channels_first` | `[H, W, C] -> [C, H, W]` | |
 | `one_hot` | x, element `[F]`, value `[F]` -> 1 where `x[element] == value`, else 0 | |
-| `concat`, `append` | vectors, one behind the other; `append` has a constant as its second | |
+| `concat`, `append` || concatenated vectors; the second of `append` is a constant | ||
 | `centre` | x of any numbers, mean `[d]` of float64 -> x - mean, taken in float64 and then rounded to float32 | |
 | `add`, `subtract`, `multiply`, `divide` | x, y -> numbers; y is like x, or one number | |
 | `clip` | x, low, high -> numbers | |
@@ -18,7 +18,7 @@ network, the mask, the greedy choice. The batch axis goes without saying: shapes
 | `linear` | x `[in]`, weight `[out, in]`, bias `[out]` -> `[out]` | |
 | `conv2d` | x `[C, H, W]`, weight `[out, C, k, k]`, bias `[out]` -> `[out, H', W']` | `stride` |
 | `layer_norm` | x `[d]`, weight `[d]`, bias `[d]` -> `[d]` | `epsilon` |
-| `round_static` | x, scale, zero point -> x as u8 can say it: QuantizeLinear, then DequantizeLinear of ONNX | |
+| `round_static` | x, scale, zero point -> x rounded to u8 and back: QuantizeLinear, then DequantizeLinear of ONNX | |
 | `round_dynamic` | x -> likewise, with the range of the whole batch: DynamicQuantizeLinear | |
 | `choose` | x `[sum(sizes)]`, perhaps a mask of its shape -> the largest allowed of each choice, int64 | `sizes` |
 | `positive` | x -> 1 where x > 0, else 0, int8 | |
@@ -39,10 +39,10 @@ INTEGER_BITS = {"int8": 8, "int4": 4, "int2": 2}  # kinds of constants that have
 
 
 class InexpressibleError(UsageError):
-    """A layer that these operations cannot say; `layer` names it."""
+    """A layer that these operations cannot express; `layer` names it."""
 
     def __init__(self, layer: str) -> None:
-        super().__init__(f"the layer {layer} cannot be said in rlab's own operations.")
+        super().__init__(f"the layer {layer} cannot be expressed in rlab's own operations.")
         self.layer = layer
 
 
@@ -167,7 +167,7 @@ class Tracer:
         return self.add("slice", (x,), (last - first,), value.dtype, first=first, last=last)
 
     def concat(self, parts: Sequence[str]) -> str:
-        """Vectors one behind the other."""
+        """The vectors, concatenated."""
         return parts[0] if len(parts) == 1 else self.add("concat", parts, (sum(self.values[p].size for p in parts),))
 
     def finished(self, outputs: str, action: str) -> Graph:

@@ -30,7 +30,7 @@ TEST_NUMBERS = 1_000  # about how many numbers of observations a C header's own 
 
 @dataclass(frozen=True)
 class Request:
-    """What a writer may ask for."""
+    """What a writer gets."""
 
     member: MemberPolicy
     obs: np.ndarray  # [R, *obs]
@@ -60,22 +60,22 @@ def export(
     exporter: str = "auto",
     prefix: str = "rlab",
 ) -> Exported:
-    """Write a member's greedy policy as one file, and prove it on visited states before it gets its name.
+    """Write a member's greedy policy as one file, checked on visited states before it gets its name.
 
-    The file is written beside `path` and run in its own runtime. Where it says anything else than the member, it is
+    The file is written beside `path` and run in its own runtime. If it does not give what the member gives, it is
     deleted and what was at `path` stays.
 
     Args:
         obs: `[R, *obs]` in array form, `MIN_ROWS` states or more that the policy visits.
         format: `onnx`, `torch-export`, `numpy` or `c`.
-        origin: what the file tells of the member's agent, env and parent.
+        origin: the member's agent, env and parent, for the file's metadata.
         exporter: of ONNX: `own` writes our layers, `torch` any that torch.onnx knows, `auto` the first that can.
         prefix: what all names in a C header begin with.
 
     Raises:
         UsageError: the format, the name or the observations do not fit, a layer cannot be expressed in this format, or
             a package or compiler that the check needs is missing.
-        RlabError: the file is not what the member is, or the disk refuses.
+        RlabError: the file does not give what the member gives, or cannot be written.
     """
     path = Path(path)
     _check_request(member, obs, format, path, exporter)
@@ -122,11 +122,11 @@ def check_memoryless(policy: Policy | MemberPolicy, format: str) -> None:
 
 
 def open_in_onnxruntime(member: MemberPolicy) -> OnnxRunner:
-    """A member as the ONNX file that `export` would write, in onnxruntime; no file stays.
+    """A member as the ONNX file that `export` would write, in onnxruntime; the file is deleted.
 
     Raises:
         UsageError: onnx or onnxruntime is not installed.
-        InexpressibleError: a layer is none of those that our own writer knows.
+        InexpressibleError: rlab's own writer does not know a layer.
     """
     content = _own_onnx(member, Origin())
     with tempfile.TemporaryDirectory() as folder:
@@ -151,7 +151,7 @@ def _check_request(member: MemberPolicy, obs: np.ndarray, format: str, path: Pat
 
 
 def _content(request: Request, format: str, exporter: str) -> tuple[bytes, str]:
-    """The file's bytes, and who wrote them."""
+    """The file's bytes, and the name of the writer."""
     if format == "torch-export":
         return WRITERS[format](request), "torch.export"
     if format == "onnx" and exporter == "torch":
@@ -221,7 +221,7 @@ def _checked(request: Request, temporary: Path, format: str) -> Parity:
     """Run the file and compare.
 
     Raises:
-        RlabError: it says something else than the member.
+        RlabError: it does not give what the member gives.
     """
     runner = open_exported(temporary, trust=True)  # written a moment ago, by us
     parity = check(request.member, runner, request.obs)

@@ -1,4 +1,4 @@
-"""What an exported file says of itself, beside the policy: plain data, nothing of the machine that made it."""
+"""The metadata of an exported file: plain data about the policy, nothing about the machine that wrote it."""
 
 import hashlib
 import json
@@ -21,10 +21,10 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a member comes from, as far as it is known: what its policy folder tells.
+    """Where a member comes from, as far as its policy folder records it.
 
-    `env` is the spec of its env as JSON; `parent_sha256` the checksum of its policy's weights file. Without that, the
-    file says the checksum of the member's own tensors, `weights_sha256`.
+    `env` is the spec of its env as JSON; `parent_sha256` the checksum of its policy's weights file. Without it, the
+    file has the checksum of the member's own tensors, `weights_sha256`.
     """
 
     agent: str | None = None
@@ -33,7 +33,7 @@ class Origin:
 
 
 def metadata_of(member: MemberPolicy, origin: Origin, quantized: str, **more: Any) -> dict[str, Any]:
-    """All that a file says, as plain data.
+    """The metadata of a file.
 
     Args:
         quantized: `none`, `weights` or `activations`.
@@ -78,12 +78,12 @@ def from_text(text: str | bytes, path: object) -> dict[str, Any]:
     """What `to_text` wrote, read from the file `path`.
 
     Raises:
-        RlabError: it is no JSON object, or of another format.
+        RlabError: it is not a JSON object, or has another format.
     """
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise RlabError(f"{path}: what the file says of itself is no JSON ({error}). Was it damaged?") from error
+        raise RlabError(f"{path}: the file's metadata are not JSON ({error}). Was it damaged?") from error
     if not isinstance(found, dict) or type(found.get("format")) is not int or found["format"] != FORMAT:
         version = found.get("format") if isinstance(found, dict) else None
         raise RlabError(f"{path} has format {version!r}; this rlab reads format {FORMAT}. Is a newer rlab needed?")
@@ -101,7 +101,7 @@ def weights_sha256(member: MemberPolicy) -> str:
 
 
 def _port(shape: Sequence[int], dtype: str) -> dict[str, Any]:
-    """The shape of one row, which goes in or out behind the axis of the batch."""
+    """The shape of one row, without the batch axis, of an input or output."""
     return {"shape": list(shape), "dtype": np.dtype(dtype).name}
 
 

@@ -55,19 +55,19 @@ def load(path: Any) -> NumpyPolicy:
         metadata = description["metadata"]
         if metadata["format"] != FORMAT:
             raise ValueError(f"format {metadata['format']!r}, and this runner reads {FORMAT}")
-        constants = {name: _dense(arrays, name, told) for name, told in description["constants"].items()}
+        constants = {name: _dense(arrays, name, entry) for name, entry in description["constants"].items()}
         steps = [_step(op, description["values"], constants) for op in description["operations"]]
         return NumpyPolicy(metadata, constants, steps, description["values"]["obs"])
     except (KeyError, TypeError, AttributeError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"no policy of rlab's for NumPy: {error}") from error
+        raise ValueError(f"not a NumPy policy of rlab: {error}") from error
 
 
-def _dense(arrays: dict[str, Array], name: str, told: dict[str, Any]) -> Array:
+def _dense(arrays: dict[str, Array], name: str, entry: dict[str, Any]) -> Array:
     """A constant as the numbers meant; weights as float32."""
-    stored, kind, shape = arrays[name], told["kind"], tuple(told["shape"])
+    stored, kind, shape = arrays[name], entry["kind"], tuple(entry["shape"])
     bits = INTEGER_BITS.get(kind, 8)
-    if "kept" in told:
-        stored = _with_zeros(stored, kind, int(np.prod(shape)), told["kept"])
+    if "kept" in entry:
+        stored = _with_zeros(stored, kind, int(np.prod(shape)), entry["kept"])
     elif bits < 8:
         stored = _integers(stored, bits, int(np.prod(shape)))
     if kind == "bfloat16":
@@ -86,14 +86,14 @@ def _integers(stored: Array, bits: int, count: int) -> Array:
 
 
 def _with_zeros(stored: Array, kind: str, size: int, kept: int) -> Array:
-    """Sparse weights `[size]`: bytes with one bit for each of them, the first in the lowest bit, and behind these the
+    """Sparse weights `[size]`: bytes with one bit for each of them, the first in the lowest bit, followed by the
     `kept` weights whose bit is set."""
     mask, values = np.split(stored, [-(-size // 8)])
     bits = INTEGER_BITS.get(kind, 8)
     values = _integers(values, bits, kept) if bits < 8 else values.view(FLOAT_BYTES.get(kind, "i1"))
     there = np.unpackbits(mask, count=size, bitorder="little").astype(bool)
     if not there.sum() == kept == len(values):
-        raise ValueError(f"{len(values)} sparse weights for a mask of {there.sum()}, and {kept} are told")
+        raise ValueError(f"{len(values)} sparse weights for a mask of {there.sum()}; {kept} are declared")
     dense = np.zeros(size, values.dtype)
     dense[there] = values
     return dense

@@ -53,8 +53,8 @@ def _stored(constant: Constant) -> np.ndarray:
 
 
 def _constant(constant: Constant) -> dict[str, Any]:
-    told: dict[str, Any] = {"kind": constant.kind, "shape": list(constant.values.shape)}
-    return told | {"kept": len(without_zeros(constant.values)[1])} if constant.sparse else told
+    entry: dict[str, Any] = {"kind": constant.kind, "shape": list(constant.values.shape)}
+    return entry | {"kept": len(without_zeros(constant.values)[1])} if constant.sparse else entry
 
 
 def _value(value: Value) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""A graph as one ONNX file, written with `onnx.helper`: integer weights stay integers behind DequantizeLinear nodes."""
+"""A graph as one ONNX file, written with `onnx.helper`: integer weights stay integers, read by DequantizeLinear
+nodes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count, product
@@ -77,7 +78,7 @@ def _shorten_names(nodes: Sequence[Any], tensors: Sequence[Any]) -> None:
 
 
 def _letters() -> Iterator[str]:
-    """a to z, aa to zz, and so on: C identifiers, as ONNX asks for."""
+    """a to z, aa to zz, and so on: C identifiers, as ONNX requires."""
     return ("".join(letters) for length in count(1) for letters in product(ascii_lowercase, repeat=length))
 
 
@@ -142,7 +143,7 @@ class _Writer:
         return {"float32": "FLOAT", "float64": "DOUBLE"}.get(name, name.upper())
 
     def info(self, name: str) -> Any:
-        """What the file says of one of its inputs or outputs."""
+        """The file's description of one of its inputs or outputs."""
         value = self.graph.values[name]
         return self.helper.make_tensor_value_info(name, getattr(self.types, self.dtype(value.dtype)), self.rows(name))
 

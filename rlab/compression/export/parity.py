@@ -1,4 +1,4 @@
-"""Does an exported file say what its member says? Outputs and actions of both on the same visited states."""
+"""Does an exported file give what its member gives? Outputs and actions of both on the same visited states."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,9 @@ ACTION_ERROR = 1e-4  # continuous actions count as equal within this share of th
 class Parity:
     """How far a file is from its member on `rows` states.
 
-    Where activations are rounded to 8 bits, a number that lies on the edge between two integers may fall to either
-    side: sums in another order decide. So such a file may be as far from its member as rounding has taken the member
-    from what it would say without: each error is then one step of a few activations, where rounding moves all of them.
+    Where activations are rounded to 8 bits, a number on the edge between two integers may fall to either side,
+    depending on the order of a sum. So the error of such a file may be as large as the change that rounding makes in
+    the member's own outputs: an error moves a few activations by one step, while rounding moves all of them.
     """
 
     rows: int
@@ -40,14 +40,14 @@ class Parity:
 
     @property
     def allowed_error(self) -> float:
-        """The largest error of an output that is no fault, in its units."""
+        """The largest error of an output that passes, in its units."""
         return max(self.rounding, FLOAT_ERROR * max(self.output_scale, 1e-12))
 
     @property
     def failure(self) -> str | None:
         """What is wrong, in words; None where the file is as good as its member."""
         least = ROUNDED_AGREEMENT if self.rounding else FLOAT_AGREEMENT
-        if not self.largest_error <= self.allowed_error:  # an error that is no number fails too
+        if not self.largest_error <= self.allowed_error:  # a NaN fails too
             return f"an output is {self.largest_error:.3g} off, and {self.allowed_error:.3g} is allowed"
         if not self.agreement >= least:
             return f"{self.agreement:.4f} of the actions are equal, and {least} must be"
@@ -57,7 +57,7 @@ class Parity:
 def check(member: MemberPolicy, file: Runner | Path | str, obs: np.ndarray) -> Parity:
     """Compare a file (a path is one that the caller trusts) with its member on `obs [R, *obs]` in array form.
 
-    The member is asked in batches as large as the runtime's, since a range of activations may be the batch's own.
+    The member runs in batches as large as the runtime's, since a range of activations may be the batch's own.
 
     Raises:
         UsageError: there are fewer than `MIN_ROWS` rows.

@@ -26,9 +26,9 @@ SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "numpy": ".npz", "c": ".h"}
 
 
 class Runner:
-    """One exported policy, as `rlab.evaluation` judges policies.
+    """One exported policy, in the form that `rlab.evaluation` evaluates.
 
-    `metadata` is what the file says of itself, `env` the spec of its env or None. `rows_at_once` is 1 where the runtime
+    `metadata` is the file's, `env` the spec of its env or None. `rows_at_once` is 1 where the runtime
     decides row by row, so that a range of activations taken over a batch is that of one row.
     """
 
@@ -47,7 +47,7 @@ class Runner:
             self.action_dtype = np.dtype(ports[ACTION]["dtype"])
             self.width = int(ports[OUTPUTS]["shape"][0])
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise RlabError(f"{path}: what the file says of itself is incomplete ({error!r}).") from error
+            raise RlabError(f"{path}: the file's metadata are incomplete ({error!r}).") from error
 
     def run(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Actions `[B, *action]` and outputs `[B, width]` for a batch `[B, *obs]` in array form and its dtype."""
@@ -71,7 +71,7 @@ class Runner:
         return action.reshape((*lead, *action.shape[1:]))[()]
 
     def outputs(self, obs: Any) -> np.ndarray:
-        """What the network says, `[..., width]`; axes and errors as for a call."""
+        """The network's outputs, `[..., width]`; axes and errors as for a call."""
         batch, lead = self._batch(obs)
         outputs = self.run(batch)[1]
         return outputs.reshape((*lead, outputs.shape[-1]))
@@ -100,7 +100,7 @@ class OnnxRunner(Runner):
 
     Raises:
         UsageError: onnxruntime is not installed.
-        RlabError: the file is no ONNX, or none of rlab's.
+        RlabError: the file is not ONNX, or not from rlab.
     """
 
     def __init__(self, path: Path, threads: int = 1, optimise: bool = True, binding: bool = False) -> None:
@@ -115,10 +115,10 @@ class OnnxRunner(Runner):
         if not optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._session = self._open(ort, content, options, path)
-        told = self._session.get_modelmeta().custom_metadata_map.get(ONNX_METADATA)
-        if told is None:
-            raise RlabError(f"{path} is no file of rlab's: it says nothing of a policy.")
-        super().__init__(path, meta.from_text(told, path))
+        text = self._session.get_modelmeta().custom_metadata_map.get(ONNX_METADATA)
+        if text is None:
+            raise RlabError(f"{path} is not a file of rlab: it has no metadata of a policy.")
+        super().__init__(path, meta.from_text(text, path))
         if self.metadata.get("fold_weights") and self.quantized != "none" and optimise:
             # else onnxruntime makes floats of integer weights at each call
             options.add_session_config_entry("session.disable_quant_qdq", "1")
@@ -153,9 +153,9 @@ class OnnxRunner(Runner):
     def _open(ort: Any, content: bytes, options: Any, path: Path) -> Any:
         try:
             return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has a class of its own for each thing that can be wrong
+        except Exception as error:  # onnxruntime has many error classes without a common base
             reason = str(error).splitlines()[0]
-            raise RlabError(f"{path} is no ONNX file that onnxruntime can run: {reason}") from error
+            raise RlabError(f"{path} is not an ONNX file that onnxruntime can run: {reason}") from error
 
 
 class NumpyRunner(Runner):
@@ -175,24 +175,24 @@ class NumpyRunner(Runner):
 
 
 class CRunner(Runner):
-    """A `.h`, compiled by gcc into a temporary folder. It runs what the file says.
+    """A `.h`, compiled by gcc into a temporary folder. It runs the code in the file.
 
     Raises:
         UsageError: there is no gcc.
-        RlabError: the file does not compile, its own test fails, or it is none of rlab's.
+        RlabError: the file does not compile, its own test fails, or it is not from rlab.
     """
 
     rows_at_once = 1
 
     def __init__(self, path: Path) -> None:
         source = path.read_text(errors="replace")
-        told = re.search(rf"^ \* {C_METADATA} (.*)$", source, re.MULTILINE)
-        if told is None:
-            raise RlabError(f"{path} is no header of rlab's: it says nothing of a policy.")
-        super().__init__(path, meta.from_text(told[1], path))
+        line = re.search(rf"^ \* {C_METADATA} (.*)$", source, re.MULTILINE)
+        if line is None:
+            raise RlabError(f"{path} is not a header of rlab: it has no metadata of a policy.")
+        super().__init__(path, meta.from_text(line[1], path))
         prefix = str(self.metadata.get("prefix"))
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", prefix):
-            raise RlabError(f"{path}: the prefix {prefix!r} is no name of C's.")
+            raise RlabError(f"{path}: the prefix {prefix!r} is not a C identifier.")
         self._library = _compiled(path, source, prefix)
         self._library.runner_rows.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
         sizes = (ctypes.c_int * 5)()
@@ -200,7 +200,7 @@ class CRunner(Runner):
         lengths = [int(np.prod(shape)) for shape in (self.obs_space.shape, self.action_shape)]
         widths = [np.dtype(dtype).itemsize for dtype in (self.obs_space.dtype, self.action_dtype)]
         if list(sizes) != [*lengths, self.width, *widths]:
-            raise RlabError(f"{path}: the functions do not fit what the file says of itself. Was it edited?")
+            raise RlabError(f"{path}: the functions do not fit the file's metadata. Was it edited?")
         failed = self._library.runner_selftest()
         if failed:
             raise RlabError(f"{path}: its own test fails in row {failed}: this machine computes something else.")
@@ -285,17 +285,17 @@ def check_runtime(format: str) -> None:
 
 
 def open_exported(path: Path | str, *, threads: int = 1, trust: bool = False) -> Runner:
-    """The policy in an exported file, in the runtime that its name asks for.
+    """The policy in an exported file, in the runtime that its suffix stands for.
 
     `.onnx` and `.npz` are data. A `.h` is compiled and run, and loading a `.pt2` can run code: these need `trust`.
 
     Raises:
-        UsageError: the name ends in none of the four ways, trust is needed, or a runtime is missing.
-        RlabError: the file is missing, damaged, or none of rlab's.
+        UsageError: the suffix is none of the four, trust is needed, or a runtime is missing.
+        RlabError: the file is missing, damaged, or not from rlab.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES.values():
-        raise UsageError(f"{path} is no exported file by its name; these end in {', '.join(SUFFIXES.values())}.")
+        raise UsageError(f"{path} is not named like an exported file; these end in {', '.join(SUFFIXES.values())}.")
     if not path.is_file():
         raise RlabError(f"{path} is missing.")
     if path.suffix in (".h", ".pt2") and not trust:

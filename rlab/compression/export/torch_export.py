@@ -60,12 +60,12 @@ def load_program(path: Path) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         module: Callable[[Tensor], tuple[Tensor, Tensor]] = torch.export.load(path).module()
     except Exception as error:  # of a damaged file, each part fails in its own way
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise RlabError(f"{path} is no whole .pt2 file of this torch ({reason}). Was it damaged?") from error
+        raise RlabError(f"{path} is not a complete .pt2 file of this torch ({reason}). Was it damaged?") from error
     return module
 
 
 def read_metadata(path: Path) -> bytes:
-    """What a `.pt2` says of itself, without running anything in it.
+    """The metadata of a `.pt2`, without running anything in it.
 
     Raises:
         RlabError: the file is damaged or none of rlab's.
@@ -75,9 +75,9 @@ def read_metadata(path: Path) -> bytes:
             name = next(name for name in archive.namelist() if name.endswith(f"extra/{EXTRA}"))
             return archive.read(name)
     except (zipfile.BadZipFile, OSError) as error:
-        raise RlabError(f"{path} is no whole .pt2 file ({error}). Was it damaged?") from error
+        raise RlabError(f"{path} is not a complete .pt2 file ({error}). Was it damaged?") from error
     except StopIteration:
-        raise RlabError(f"{path} is no file of rlab's: it says nothing of a policy.") from None
+        raise RlabError(f"{path} is not a file of rlab: it has no metadata of a policy.") from None
 
 
 def write_torch_onnx(member: MemberPolicy, obs: np.ndarray, metadata: str) -> bytes:
@@ -115,14 +115,14 @@ def _program(member: MemberPolicy, obs: np.ndarray) -> torch.export.ExportedProg
     shapes = {OBS: {0: torch.export.Dim("batch")}}
     try:
         return torch.export.export(Exportable(member).eval(), (examples,), dynamic_shapes=shapes)
-    except Exception as error:  # whatever a foreign layer does that cannot be followed
+    except Exception as error:  # a foreign layer may raise anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UsageError(f"torch.export cannot follow this network: {reason}") from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch says about its own insides: packages that it would know how to use, things to come."""
+    """Without torch's messages about its internals, such as optional packages and deprecations."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     before = logger.level
     logger.setLevel(logging.ERROR)
