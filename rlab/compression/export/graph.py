@@ -43,7 +43,7 @@ class InexpressibleError(UsageError):
 
     def __init__(self, name: str, what: str = "layer") -> None:
         self.part = f"{what} {name}"
-        super().__init__(f"rlab's own operations cannot express the {self.part}.")
+        super().__init__(f"the {self.part} cannot be expressed in rlab's own operations.")
 
 
 @dataclass(frozen=True)
