@@ -19,7 +19,6 @@ class A2CConfig(ActorCriticConfig):
     rollout_steps: int = 8  # vector steps; Mnih et al. 2016 have 5
     gae_lambda: float = 1.0  # 1 is the n-step advantage of the paper, n up to rollout_steps
     learning_rate: float = 1e-3  # differs from the paper: Adam instead of RMSProp
-    normalize_advantage: bool = False  # over the rollout; the paper does not
 
 
 class A2C(ActorCritic):

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from rlab.errors import UsageError
 from rlab.experience.contract import Acted, Step
-from rlab.experience.lanes import Field
+from rlab.experience.fields import Field
+from rlab.experience.samplers import Sampler, Streams, UniformSampler
+from rlab.experience.storage import Storage
 from rlab.learning.contract import Batch, Updated
 from rlab.learning.demonstration_losses import conservative, large_margin
 from rlab.learning.distillation import Guide
@@ -112,6 +114,9 @@ class DQN:
 
     def fields(self) -> tuple[Field, ...]:
         return Field("obs", self._obs_space.shape, self._obs_space.dtype), Field("action", (), "int64")
+
+    def sampler(self, storage: Storage, streams: Streams) -> Sampler:
+        return UniformSampler(storage, streams, self.config.n_step)
 
     def act(self, obs: np.ndarray, clock: Clock, state: State) -> Acted:
         with torch.inference_mode():

@@ -1,7 +1,7 @@
 """One random stream per member and per use, keyed by name: a new draw in one place changes nothing elsewhere."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,11 @@ FIRST_TRAINING_ENV_SEED = 2**30
 def stream(member_seed: int, use: str) -> np.random.Generator:
     """The NumPy stream of one member for one named use, such as `"replay"` or `"exploration"`."""
     return np.random.default_rng(_sequence(member_seed, use))
+
+
+def streams(member_seeds: Sequence[int], use: str) -> list[np.random.Generator]:
+    """The NumPy streams of several members for one named use."""
+    return [stream(seed, use) for seed in member_seeds]
 
 
 def torch_stream(member_seed: int, use: str, device: "torch.device | str" = "cpu") -> "torch.Generator":

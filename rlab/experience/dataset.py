@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rlab.errors import RlabError, UsageError
-from rlab.experience.lanes import Field
+from rlab.experience.fields import Field
 from rlab.networks.spaces import (
     Box,
     Dict,

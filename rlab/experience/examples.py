@@ -1,4 +1,4 @@
-"""Labelled examples: arrays of inputs and targets that a loop learns from, epoch after epoch."""
+"""Labelled examples: arrays of inputs and targets, and the sampler that goes through them epoch after epoch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -39,43 +39,34 @@ class Examples:
         _check(self._inputs, self._targets, len(self.seeds), per_member)
         size = self._inputs.shape[1 if per_member else 0]
         self._whole = rows is None
-        self._rows = [np.arange(size)] * len(self.seeds) if rows is None else [np.asarray(r) for r in rows]
-        _check_rows(self._rows, self.seeds, size)
+        # The row numbers of each member, by which `read` finds them.
+        self.member_rows = [np.arange(size)] * len(self.seeds) if rows is None else [np.asarray(r) for r in rows]
+        _check_rows(self.member_rows, self.seeds, size)
         if per_member:  # the members' rows behind each other: one flat index serves both kinds
             self._flat_inputs, self._flat_targets = (a.reshape(-1, *a.shape[2:]) for a in (self._inputs, self._targets))
             self._first = np.arange(len(self.seeds)) * size
         else:
             self._flat_inputs, self._flat_targets = self._inputs, self._targets
             self._first = np.zeros(len(self.seeds), np.int64)
-        self._orders: list[np.ndarray] = [np.empty(0, np.int64)] * len(self.seeds)
-        self._taken = [0] * len(self.seeds)  # rows of the present order that have been drawn
-        self._drawn_from: list[dict[str, Any] | None] = [None] * len(self.seeds)  # the stream before that order
 
     @property
     def sizes(self) -> np.ndarray:
         """How many rows each member has, `[S]`."""
-        return np.array([len(rows) for rows in self._rows])
+        return np.array([len(rows) for rows in self.member_rows])
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one input."""
         return self._flat_inputs.shape[1:]
 
+    def read(self, row: np.ndarray) -> dict[str, Tensor]:
+        """`input` and `target [S, B, ...]` of the rows with the numbers `row [S, B]`."""
+        return self._gather(row + self._first[:, None])
+
     def member_targets(self, member: int) -> np.ndarray:
         """All targets of one member, `[rows, ...]`, in the order of its rows."""
-        taken: np.ndarray = self._flat_targets[self._first[member] + self._rows[member]]
+        taken: np.ndarray = self._flat_targets[self._first[member] + self.member_rows[member]]
         return taken
-
-    def sample(self, streams: Sequence[np.random.Generator], batch_size: int, n_step: int = 1) -> dict[str, Tensor]:
-        """The next rows of every member, in an order of its own: each row once in every epoch, then the next epoch.
-
-        A batch may hold the end of one epoch and the beginning of the next.
-
-        Returns:
-            `input` and `target [S, batch_size, ...]`.
-        """
-        index = np.stack([self._next(i, s, batch_size) for i, s in enumerate(streams)]) + self._first[:, None]
-        return self._gather(index)
 
     def rows(self, limit: int | None = None) -> dict[str, Tensor]:
         """Everything: `input` and `target [S, R, ...]` in the order of the rows, and `weight [S, R]`, which is 0 behind
@@ -91,7 +82,7 @@ class Examples:
             inputs, targets = inputs[:, :limit], targets[:, :limit]
             return {"input": inputs, "target": targets, "weight": torch.ones(inputs.shape[:2])}
         most = int(self.sizes.max()) if limit is None else min(int(self.sizes.max()), limit)
-        rows = [numbers[:most] for numbers in self._rows]
+        rows = [numbers[:most] for numbers in self.member_rows]
         index = np.stack([np.pad(r, (0, most - len(r)), mode="edge") for r in rows]) + self._first[:, None]
         weight = np.arange(most) < self.sizes[:, None]
         return {**self._gather(index), "weight": torch.from_numpy(weight.astype(np.float32))}
@@ -120,26 +111,41 @@ class Examples:
             # Row k is held out where another whole share is full: so every stretch of a class gives its own.
             count = np.arange(size + 1) * number // size
             out = count[1:] > count[:-1]
-            kept.append(np.sort(self._rows[i][order[~out]]))
-            held_out.append(np.sort(self._rows[i][order[out]]))
+            kept.append(np.sort(self.member_rows[i][order[~out]]))
+            held_out.append(np.sort(self.member_rows[i][order[out]]))
         return self.subset(kept), self.subset(held_out)
 
     def subset(self, rows: Sequence[np.ndarray]) -> "Examples":
         """The same arrays, of which member i has the rows `rows[i]`."""
         return Examples(self.seeds, self._inputs, self._targets, per_member=self.per_member, rows=rows)
 
-    def state(self) -> dict[str, Any]:
-        """Where every member is in its epoch: the stream that its order was drawn from, and the rows drawn so far."""
-        return {"drawn_from": list(self._drawn_from), "taken": list(self._taken)}
+    def _gather(self, index: np.ndarray) -> dict[str, Tensor]:
+        arrays = {"input": self._flat_inputs.take(index, axis=0), "target": self._flat_targets.take(index, axis=0)}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        self._drawn_from, self._taken = list(state["drawn_from"]), list(state["taken"])
-        for i, before in enumerate(self._drawn_from):
-            self._orders[i] = np.empty(0, np.int64)
-            if before is not None:
-                generator = np.random.default_rng()
-                generator.bit_generator.state = before
-                self._orders[i] = generator.permutation(self._rows[i])
+
+class EpochSampler:
+    """The rows of every member in an order of its own: each row once in every epoch, then the next epoch.
+
+    A batch may hold the end of one epoch and the beginning of the next.
+
+    Args:
+        examples: what the rows are drawn from.
+        streams: one per member.
+    """
+
+    draws_ahead = True
+
+    def __init__(self, examples: Examples, streams: Sequence[np.random.Generator]) -> None:
+        self.examples, self.streams = examples, tuple(streams)
+        self._orders: list[np.ndarray] = [np.empty(0, np.int64)] * len(self.streams)
+        self._taken = [0] * len(self.streams)  # rows of the present order that have been drawn
+        self._drawn_from: list[dict[str, Any] | None] = [None] * len(self.streams)  # the stream before that order
+
+    def sample(self, batch_size: int) -> dict[str, Tensor]:
+        """The next rows: `input` and `target [S, batch_size, ...]`, and their numbers `row [S, batch_size]`."""
+        row = np.stack([self._next(i, s, batch_size) for i, s in enumerate(self.streams)])
+        return {**self.examples.read(row), "row": torch.from_numpy(row)}
 
     def _next(self, member: int, generator: np.random.Generator, count: int) -> np.ndarray:
         """The next `count` row numbers of one member."""
@@ -148,7 +154,7 @@ class Examples:
             order = self._orders[member]
             if self._taken[member] == len(order):
                 self._drawn_from[member] = dict(generator.bit_generator.state)
-                order = self._orders[member] = generator.permutation(self._rows[member])
+                order = self._orders[member] = generator.permutation(self.examples.member_rows[member])
                 self._taken[member] = 0
             part = order[self._taken[member] : self._taken[member] + count]
             self._taken[member] += len(part)
@@ -156,9 +162,28 @@ class Examples:
             parts.append(part)
         return np.concatenate(parts)
 
-    def _gather(self, index: np.ndarray) -> dict[str, Tensor]:
-        arrays = {"input": self._flat_inputs.take(index, axis=0), "target": self._flat_targets.take(index, axis=0)}
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+    def feedback(self, row: np.ndarray, value: np.ndarray) -> None:
+        """Nothing changes: every row comes once in every epoch."""
+
+    def state(self) -> dict[str, Any]:
+        """Where every member is in its epoch: the stream that its order was drawn from, the rows drawn since, and where
+        the streams stand."""
+        return {
+            "drawn_from": list(self._drawn_from),
+            "taken": list(self._taken),
+            "streams": [dict(s.bit_generator.state) for s in self.streams],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._drawn_from, self._taken = list(state["drawn_from"]), list(state["taken"])
+        for i, before in enumerate(self._drawn_from):
+            self._orders[i] = np.empty(0, np.int64)
+            if before is not None:
+                generator = np.random.default_rng()
+                generator.bit_generator.state = before
+                self._orders[i] = generator.permutation(self.examples.member_rows[i])
+        for s, saved in zip(self.streams, state["streams"], strict=True):
+            s.bit_generator.state = saved
 
 
 def stratified_order(targets: np.ndarray, generator: np.random.Generator) -> np.ndarray:

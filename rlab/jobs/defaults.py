@@ -62,9 +62,9 @@ def data_of(agent: str) -> str:
 
 def unit_of(agent: str) -> str:
     """What the clock of this agent's runs counts: `env_steps` or `updates`."""
-    from rlab.jobs.data_sources import feed_for  # here, since it imports torch, which wrong words need not wait for
+    from rlab.jobs.data_sources import data_source  # here, since it imports torch, which wrong words need not wait for
 
-    return feed_for(agent, data_of(agent)).loop.unit
+    return data_source(agent, data_of(agent)).loop.unit
 
 
 def agent_config(agent: str) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 from rlab.compression.quantized_layers import CompressedLayer, full_precision
 from rlab.errors import UsageError
 from rlab.experience.dataset import Dataset
-from rlab.experience.demonstrations import Demonstrations, filled_replay
+from rlab.experience.demonstrations import Demonstrations, demonstrations_of
 from rlab.experience.minari_files import read_dataset
 from rlab.jobs.defaults import data_of
 from rlab.jobs.request import Request, Start
@@ -81,7 +81,7 @@ def demonstrations_for(
         raise UsageError(f"--patience {patience} counts validations; hold some episodes out: --validation-fraction 0.2")
     sources.dataset.check_fits(obs_space, action_space, request.env.env_id)
     seeds = request.run.training_seeds
-    demonstrations = filled_replay(sources.dataset, seeds, request.sources.dataset_episodes)
+    demonstrations = demonstrations_of(sources.dataset, seeds, request.sources.dataset_episodes)
     return demonstrations.split(fraction or 0.0, seeds)
 
 

@@ -1,4 +1,4 @@
-"""Wires one run together: envs, agent, store, loop, logs, checkpoints. Nothing else does."""
+"""Wires one run together: envs, agent, storage, sampler, loop, logs, checkpoints. Nothing else does."""
 
 import signal
 import threading
@@ -19,8 +19,8 @@ from rlab.evaluation.evaluate import Evaluation
 from rlab.evaluation.stats import iqm, stratified_bootstrap
 from rlab.experience.collector import Collector
 from rlab.experience.demonstrations import Demonstrations
-from rlab.experience.lanes import lanes_nbytes
-from rlab.jobs.data_sources import feed_for
+from rlab.experience.fields import storage_nbytes
+from rlab.jobs.data_sources import data_source, make_sampler, make_storage
 from rlab.jobs.films import Films, check_can_film
 from rlab.jobs.foreign_code import resume_command
 from rlab.jobs.inputs import NO_SOURCES, Sources, demonstrations_for, make_agent
@@ -55,24 +55,24 @@ class Session:
     """One run, built and ready; `train` does the work.
 
     Raises:
-        UsageError: the agent does not suit the env, or its store does not fit into memory. Nothing is on the disk yet.
+        UsageError: the agent cannot learn in the env, or its storage does not fit into memory. Nothing is written yet.
     """
 
     def __init__(self, request: Request, sources: Sources = NO_SOURCES) -> None:
         self.request, self.sources = request, sources
         run = request.run
         agent_class: Any = load_agent(request.agent)
-        self._feed = feed_for(request.agent, agent_class.data)
-        if run.log_episodes and not issubclass(self._feed.loop, EnvLoop):
+        self._source = data_source(request.agent, agent_class.data)
+        if run.log_episodes and not issubclass(self._source.loop, EnvLoop):
             raise UsageError(f"--log-episodes: {request.agent} learns from a dataset and plays none; leave it out.")
         # Who learns from a dataset needs an env for what its spaces are, and others to be judged in.
-        envs = (run.training_seeds, run.num_envs) if issubclass(self._feed.loop, EnvLoop) else ((run.seed,), 1)
+        envs = (run.training_seeds, run.num_envs) if issubclass(self._source.loop, EnvLoop) else ((run.seed,), 1)
         self.env = make_vec(request.env, *envs, run.vector)
         try:
             spaces = self.env.obs_space, self.env.action_space
             check_action_space(request.agent, agent_class, spaces[1], request.env.env_id)
-            self._demonstrations, self._held_out = demonstrations_for(sources, request, *spaces)
-            self._capacity = self._feed.capacity(run, request.settings, self._demonstrations)
+            self.demonstrations, self._held_out = demonstrations_for(sources, request, *spaces)
+            self._capacity = self._source.capacity(run, request.settings, self.demonstrations)
             made = make_agent(agent_class, request, spaces, choose_device(run.device), sources)
             self.agent, self._said, self.trainable = made.agent, made.said, made.trainable
             if made.start is not None:
@@ -82,11 +82,11 @@ class Session:
             self._check_time_limit()
             if run.film_every:
                 check_can_film(request.env)
-            self._store_nbytes = lanes_nbytes(run.seeds, envs[1], self._capacity, self.agent.fields())
+            self._storage_nbytes = storage_nbytes(run.seeds, envs[1], self._capacity, self.agent.fields())
         except BaseException:
             self.env.close()
             raise
-        if not issubclass(self._feed.loop, EnvLoop):
+        if not issubclass(self._source.loop, EnvLoop):
             self.env.close()  # it has shown its spaces; what judges may be the only one that can live
         self.best = BestPolicy(self.agent)
         self.unlearned: str | None = None  # a warning, where the whole budget has passed without an update
@@ -106,23 +106,23 @@ class Session:
         """What is about to happen, for people."""
         run, env = self.request.run, self.request.env
         seeds = f"seed {run.seed}" if run.seeds == 1 else f"seeds {run.seed} to {run.seed + run.seeds - 1}"
-        feed, settings = self._feed, self.request.settings
-        online = issubclass(feed.loop, EnvLoop)
+        source, settings = self._source, self.request.settings
+        online = issubclass(source.loop, EnvLoop)
         steps = whole_steps(run.env_steps, run.num_envs)
         asked = "" if steps == run.env_steps else f" ({run.env_steps:,} in whole steps of {run.num_envs} envs)"
         size = f"{run.num_envs} envs each, {steps:,} env steps each{asked}" if online else "no env to learn in"
-        updates = feed.updates(run, settings)
-        learns = f"{updates:,} updates" if updates else f"warning: NO UPDATE, {feed.too_late}"
-        mib = f"{self._store_nbytes / 2**20:.1f} MiB in all"
+        updates = source.updates(run, settings)
+        learns = f"{updates:,} updates" if updates else f"warning: NO UPDATE, {source.too_late}"
+        mib = f"{self._storage_nbytes / 2**20:.1f} MiB in all"
         lines = [
             f"{self.request.agent} on {env.label}: {seeds}, {size}, {self.agent.device}",
-            f"{feed.name}: {self._capacity:,} transitions per seed, {mib}; {learns}",
+            f"{source.name}: {self._capacity:,} transitions per seed, {mib}; {learns}",
         ]
         policy = self.agent.policy()
         lines += shapes(policy, getattr(self.agent, "networks", None) or {"policy": policy.network})
-        if online and self._demonstrations is not None:
+        if online and self.demonstrations is not None:
             share = f"{self.request.sources.demonstration_share:.0%} of every batch"
-            lines.append(f"demonstrations: {self._demonstrations.transitions.min()} transitions per seed, {share}")
+            lines.append(f"demonstrations: {self.demonstrations.transitions.min()} transitions per seed, {share}")
         if env.local:
             lines.append(only_here(env.env_id))
         if not self.env.time_limit:
@@ -149,9 +149,7 @@ class Session:
         with stop_on_signal() as stop:
             self._judge = Judge(self.request, stop.is_set)
             try:
-                share = self.request.sources.demonstration_share
-                fields = self.agent.fields()
-                self.store = self._feed.make_store(run, self.request.settings, fields, self._demonstrations, share)
+                self.storage = make_storage(self._source, self.agent, run, self.demonstrations)
                 state = self._restored(folder)
                 resume_at = 0 if state is None else state["loop"][self.request.unit]
                 due = state is not None and bool(state["loop"].get("judgement_due"))
@@ -164,8 +162,8 @@ class Session:
                     on_episodes: list[Hear] = [each.on_episodes for each in rest]
                     on_episodes += [audience.on_episodes] if audience.hears("on_episode") else []
                     loop = self._loop(lambda: stop.is_set() or audience.wants_stop, hearing, on_episodes)
-                    if state is None and isinstance(self.store, Demonstrations):
-                        self.agent.study(*map(torch.from_numpy, self.store.observations()))
+                    if state is None and isinstance(self.storage, Demonstrations):
+                        self.agent.study(*map(torch.from_numpy, self.storage.observations()))
                     if state is not None:
                         loop.load_state(state["loop"])
                         self.best.kept.load_state(state["best"])
@@ -176,7 +174,7 @@ class Session:
                     finished = self._run(loop, folder)
                     audience.check(f"The run is saved: {resume_command(folder.name, folder.config)}")
                     if finished and not loop.updates:
-                        self.unlearned = f"nothing was learned, not one update was made: {self._feed.too_late}"
+                        self.unlearned = f"nothing was learned, not one update was made: {self._source.too_late}"
                     wanted = finished and run.final_eval_episodes and not (stop.is_set() or audience.leaves)
                     judged = self._judged_at_last(folder, log) if wanted else None
                 stopped_by = None if finished else audience.stopped_by
@@ -217,15 +215,21 @@ class Session:
         self.env.load_state(closed.state())
         assert isinstance(self.loop, EnvLoop)
         self.loop.collector.env = self.env
-        self.store.expect_fresh_episodes()
-        self.loop.collector.start()
+        self.loop.begin_episodes()
 
     def _restored(self, folder: RunFolder) -> dict[str, Any] | None:
-        """The state of the last checkpoint, its rows already in the store; None where nothing was saved."""
+        """The state of the last checkpoint, its rows already in the storage; None where nothing was saved."""
         if not has_checkpoint(folder):
             return None
         state, chunks = load_checkpoint(folder)
-        self.store.load(state["loop"]["store"], (chunk.arrays() for chunk in chunks))
+        if "storage" not in state:
+            raise RlabError(
+                f"the checkpoint of {folder.name} was written by an older version of rlab and cannot be continued; "
+                "its policy still plays, and rlab finetune begins from it."
+            )
+        self.storage.load(state["storage"], (chunk.arrays() for chunk in chunks))
+        if self.demonstrations is not None:
+            self.demonstrations.load(state["demonstrations"], iter(()))
         return state
 
     def _log(self, folder: RunFolder, resume_at: int, judgement_due: bool) -> MetricsLog:
@@ -263,15 +267,17 @@ class Session:
             listeners,
             should_stop,
         )
-        kind = self._feed.loop
+        kind, share = self._source.loop, self.request.sources.demonstration_share
+        sampler = make_sampler(self._source, self.agent, run, self.storage, self.demonstrations, share)
         if issubclass(kind, EnvLoop):
-            self.loop: Loop = kind(self.agent, Collector(self.env), self.store, run.env_steps, *rest, on_episodes)
+            place = Collector(self.env), self.storage, sampler, run.env_steps
+            self.loop: Loop = kind(self.agent, *place, *rest, on_episodes)
         else:
             assert issubclass(kind, DatasetLoop)
             held_out = None if self._held_out is None else self._held_out.rows_in_order()
             validation = None if held_out is None else {**held_out, "weight": held_out.pop("valid").float()}
             self.loop = kind(
-                self.agent, run.training_seeds, self.store, run.updates, *rest, validation, self._early_stopping()
+                self.agent, run.training_seeds, sampler, run.updates, *rest, validation, self._early_stopping()
             )
         return self.loop
 
@@ -323,7 +329,9 @@ class _Saver:
         """The checkpoint first: it is what a resumed run starts from."""
         session = self._session
         state = {"loop": session.loop.state(), "best": session.best.kept.state(), "resumed_at": session.resumed_at}
-        save_checkpoint(self._folder, state, session.store.chunks())
+        state["storage"] = session.storage.state()
+        state["demonstrations"] = None if session.demonstrations is None else session.demonstrations.state()
+        save_checkpoint(self._folder, state, session.storage.chunks())
         facts = {"agent": session.request.agent, "env": session.request.env.to_json()}
         save_policy(self._folder.policy, session.agent.policy(), {**facts, session.request.unit: env_steps})
         best = session.best.policy()

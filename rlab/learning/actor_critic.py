@@ -11,7 +11,10 @@ from torch import Tensor
 
 from rlab.errors import UsageError
 from rlab.experience.contract import Acted, Step
-from rlab.experience.lanes import Field
+from rlab.experience.fields import Field
+from rlab.experience.samplers import Streams
+from rlab.experience.sequence_samplers import RolloutSampler
+from rlab.experience.storage import Storage
 from rlab.learning.choices import Activation, Init, LrSchedule, RewardScaling
 from rlab.learning.common_config import StochasticPolicyConfig, Unread
 from rlab.learning.contract import Batch, Updated
@@ -46,6 +49,7 @@ class ActorCriticConfig(StochasticPolicyConfig):
     value_weight: float = 0.5  # of the value's loss beside the policy's; Mnih et al. 2016
     entropy_weight: float = 0.0  # of the entropy in the loss, a reward for acting at random
     entropy_final: float = 1.0  # factor of entropy_weight at the end of the budget, reached linearly
+    normalize_advantage: bool = False  # within each minibatch; Huang et al. 2022, detail 7
     activation: Activation = "tanh"  # after every hidden layer; Andrychowicz et al. 2021, section 3.2
     init: Init = "orthogonal"  # how the first weights are drawn; Huang et al. 2022, detail 2
     init_gain: float = 2**0.5  # scale of the hidden layers' first weights; Huang et al. 2022, detail 2
@@ -67,6 +71,19 @@ class ActorCriticConfig(StochasticPolicyConfig):
     def minibatches(self) -> int:
         """Updates in one epoch; each takes an equal share of the rollout's rows."""
         return 1
+
+    def check_rollout(self, rows: int) -> None:
+        """Raise UsageError where a rollout of so many rows cannot be cut into the minibatches."""
+        if self.minibatches > rows:
+            raise UsageError(
+                f"minibatches {self.minibatches} is more than the {rows} rows of a rollout: "
+                f"rollout_steps {self.rollout_steps} x num_envs {rows // self.rollout_steps}."
+            )
+        if self.normalize_advantage and rows < 2 * self.minibatches:
+            raise UsageError(
+                f"normalising needs two rows in a minibatch: a rollout has {rows} rows for {self.minibatches} "
+                "minibatches. Raise --rollout-steps, or use --no-normalize-advantage."
+            )
 
     def unread(self, action_space: Space) -> Unread:
         """Also the end of a bonus that there is none of."""
@@ -157,6 +174,10 @@ class ActorCritic:
     def fields(self) -> tuple[Field, ...]:
         obs, action = self._obs_space, self._action_space
         return Field("obs", obs.shape, obs.dtype), Field("action", action.shape, action.dtype)
+
+    def sampler(self, storage: Storage, streams: Streams) -> RolloutSampler:
+        config = self.config
+        return RolloutSampler(storage, streams, config.rollout_steps, config.epochs, config.minibatches)
 
     def act(self, obs: np.ndarray, clock: Clock, state: State) -> Acted:
         """Sampled actions `[S, N, *action]` for observations `[S, N, *obs]`."""

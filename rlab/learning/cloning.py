@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlab.experience.contract import Acted, Step
-from rlab.experience.lanes import Field
+from rlab.experience.fields import Field
+from rlab.experience.samplers import Sampler, Streams, UniformSampler
+from rlab.experience.storage import Storage
 from rlab.learning.actor_critic import actor_spec, policy_parts
 from rlab.learning.choices import ObsScaling
 from rlab.learning.common_config import StochasticPolicyConfig
@@ -108,6 +110,9 @@ class Cloner:
     def fields(self) -> tuple[Field, ...]:
         obs, action = self._obs_space, self._action_space
         return Field("obs", obs.shape, obs.dtype), Field("action", action.shape, action.dtype)
+
+    def sampler(self, storage: Storage, streams: Streams) -> Sampler:
+        return UniformSampler(storage, streams)
 
     def act(self, obs: np.ndarray, clock: Clock, state: State) -> Acted:
         """Greedy actions `[S, N, *action]` for observations `[S, N, *obs]`: nothing is explored."""

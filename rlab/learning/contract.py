@@ -8,15 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from rlab.experience.contract import Acted, Step
-from rlab.experience.lanes import Field
+from rlab.experience.fields import Field
+from rlab.experience.samplers import Sampler, Streams
+from rlab.experience.storage import Storage
 from rlab.learning.optimizers import Stepper
 from rlab.networks.memory import State
 from rlab.networks.policy import Policy
 from rlab.networks.spaces import Space
 from rlab.types import Clock
 
-# What `Agent.prepare` receives, by name; S members, B rows, n = n_step transitions in a window:
-#   obs         [S, B, *obs]     the first observation of the window, in replay's dtype, not yet preprocessed
+# What `Agent.prepare` receives is what the agent's sampler gives. From `UniformSampler`, by name; S members, B rows,
+# n = n_step transitions in a window:
+#   row         [S, B] int64     the id of the window's first row in storage
+#   obs         [S, B, *obs]     the first observation of the window, in the dtype of storage, not yet preprocessed
 #   action      [S, B]           what was done there
 #   reward      [S, B, n]        rewards in the window, zero behind its end
 #   steps       [S, B]           how many transitions the window holds, 1 .. n
@@ -25,18 +29,19 @@ from rlab.types import Clock
 #   next_obs    [S, B, *obs]     the true successor of the window's last transition
 # `Agent.update` receives whatever `prepare` returned, cut along B.
 #
-# An agent that learns from rollouts receives in `prepare` what `Rollout.read` gives: S members, N envs, T vector steps:
+# From `RolloutSampler`; S members, N envs, T vector steps:
 #   obs         [S, N, T + 1, *obs]   what was acted on, and behind it what the last row led to
 #   action      [S, N, T, *action]    what was done there
-#   reward, terminated, truncated, valid   [S, N, T]; a row that is not valid is no transition
+#   reward, terminated, truncated, valid   [S, N, T]; a row that is not valid is not a transition
 #   final_obs   [S, K, *obs]          successors that are not the next row of obs, and
 #   final_row   [S, K]                the rows n * T + t that they follow
 # and gives rows [S, N * T, ...], of which `update` receives a minibatch at a time, `epochs` times over.
 #
-# An agent that learns from a dataset receives windows as from replay. There, and where an online replay is mixed with
-# demonstrations, the batch says which rows are demonstrated:
+# From `SequenceSampler`, windows of L rows in time order: see `read_sequences`. Further fields have their names.
+#
+# Where rows come from demonstrations, and where they are mixed with others, the batch says which are demonstrated:
 #   demonstration   [S, B] bool
-# Its clock counts updates instead of env steps.
+# The clock of an agent that learns from a dataset counts updates instead of env steps.
 Batch = dict[str, Tensor]
 
 
@@ -55,8 +60,6 @@ class ReplayConfig(Protocol):
     @property
     def batch_size(self) -> int: ...
     @property
-    def n_step(self) -> int: ...
-    @property
     def learning_starts(self) -> int: ...  # env steps
     @property
     def learn_every(self) -> int: ...  # env steps
@@ -73,6 +76,10 @@ class RolloutConfig(Protocol):
     def epochs(self) -> int: ...  # passes over each rollout
     @property
     def minibatches(self) -> int: ...  # updates in each pass
+
+    def check_rollout(self, rows: int) -> None:
+        """Raise UsageError where a rollout of so many rows per member, `rollout_steps * num_envs`, is too short."""
+        ...
 
 
 class Agent(Protocol):
@@ -94,6 +101,11 @@ class Agent(Protocol):
 
     def fields(self) -> tuple[Field, ...]:
         """What storage keeps of every row besides rewards and endings: `obs`, `action`, then those that `act` adds."""
+        ...
+
+    def sampler(self, storage: Storage, streams: Streams) -> Sampler:
+        """How batches are drawn from storage with these random streams, one per member. Called once for the online
+        storage, and once for demonstrations where they are mixed in."""
         ...
 
     def act(self, obs: np.ndarray, clock: Clock, state: State) -> Acted:

@@ -1,13 +1,14 @@
-"""The loop that learns from data that is there already: no env is stepped, and the clock counts updates."""
+"""The loop that learns from a dataset: no env is stepped, and the clock counts updates."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rlab.errors import UsageError
+from rlab.experience.samplers import Sampler
 from rlab.learning.contract import Agent, Batch, Listener
 from rlab.learning.early_stopping import EarlyStopping
 from rlab.learning.loop import Judgement, Loop, Periods
@@ -18,27 +19,13 @@ VALIDATED_ROWS = 1024  # held-out rows of each member that are judged at once, s
 WATCHED = "validation/loss"  # the tag that early stopping goes by
 
 
-class Data(Protocol):
-    """What a loop draws batches from and puts into checkpoints.
-
-    Where a draw depends on the draws before it, as in epochs without replacement, the store also has `load_state`, to
-    which the loop hands what `state` gave.
-    """
-
-    def sample(self, streams: Sequence[np.random.Generator], batch_size: int, n_step: int = 1) -> dict[str, Tensor]:
-        """Rows `[S, batch_size, ...]`, each member's from its own stream."""
-        ...
-
-    def state(self) -> dict[str, Any]: ...
-
-
 class DatasetLoop(Loop):
-    """Learns from a store that is full from the start.
+    """Learns from a dataset, which is complete from the start.
 
     Args:
         agent: `data = "dataset"`.
         seeds: one training seed per member.
-        store: what batches are drawn from.
+        sampler: gives the batches.
         updates: the budget, per member.
         periods: in updates.
         evaluate: plays episodes; None where there is nothing to play.
@@ -52,13 +39,12 @@ class DatasetLoop(Loop):
 
     stream_use = "dataset"
     unit = "updates"
-    store: Any  # what `Data` says
 
     def __init__(
         self,
         agent: Agent,
         seeds: Sequence[int],
-        store: Any,
+        sampler: Sampler,
         updates: int,
         periods: Periods,
         evaluate: Callable[[], Judgement | None] | None = None,
@@ -67,14 +53,15 @@ class DatasetLoop(Loop):
         validation: Batch | None = None,
         early_stopping: EarlyStopping | None = None,
     ) -> None:
-        super().__init__(agent, seeds, store, updates, periods, evaluate, listeners, should_stop)
+        super().__init__(agent, seeds, sampler, updates, periods, evaluate, listeners, should_stop)
         self.validation = None if validation is None else _with_weight(validation, self.seeds)
         self.early_stopping = early_stopping
         _check_able(agent, validation, early_stopping)
         self._judged: dict[str, np.ndarray] = {}
         self._drawn: Batch = {}
         self._left = 0  # batches of the present draw that are still to be learned from
-        self._before = self._position()  # where streams and store stood before it
+        self._together = DRAWN_UPDATES if sampler.draws_ahead else 1  # batches in a draw
+        self._before = sampler.state()  # before the present draw
 
     @property
     def finished(self) -> bool:
@@ -84,23 +71,19 @@ class DatasetLoop(Loop):
     def _advance(self) -> None:
         self.clock = type(self.clock)(self.clock.env_steps + 1, self.clock.total_env_steps)
 
-    def _batches_due(self, before: int) -> Iterator[Batch]:
+    def _batches_due(self, before: int) -> Iterator[tuple[Batch, Tensor]]:
         if not self._left:
             self._draw()
         size = self.agent.config.batch_size
-        start = (DRAWN_UPDATES - self._left) * size
+        start = (self._together - self._left) * size
         self._left -= 1
         batch = {name: value[:, start : start + size].to(self.agent.device) for name, value in self._drawn.items()}
-        yield self.agent.prepare(batch)
+        yield self.agent.prepare(batch), self._drawn["row"]
 
     def _draw(self) -> None:
-        config = self.agent.config
-        self._before = self._position()
-        self._drawn = self.store.sample(self._streams, DRAWN_UPDATES * config.batch_size, getattr(config, "n_step", 1))
-        self._left = DRAWN_UPDATES
-
-    def _position(self) -> dict[str, Any]:
-        return {"streams": [dict(s.bit_generator.state) for s in self._streams], "store": self.store.state()}
+        self._before = self.sampler.state()
+        self._drawn = self.sampler.sample(self._together * self.agent.config.batch_size)
+        self._left = self._together
 
     def _report(self, before: int) -> None:
         """Judge on held-out rows first: the best weights have to be in place before anybody else judges the last."""
@@ -132,15 +115,13 @@ class DatasetLoop(Loop):
         return metrics
 
     def state(self) -> dict[str, Any]:
-        """Streams and store as they stood before the present draw, and how much of that is left."""
-        position = self._before if self._left else self._position()
+        """The sampler's state is that before the present draw where batches of it are left."""
+        position = {"sampler": self._before} if self._left else {}
         stopping = None if self.early_stopping is None else self.early_stopping.state()
         return {**super().state(), **position, "left": self._left, "early_stopping": stopping}
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
-        if hasattr(self.store, "load_state"):
-            self.store.load_state(state["store"])
         if self.early_stopping is not None and state["early_stopping"] is not None:
             self.early_stopping.load_state(state["early_stopping"])
         if state["left"]:

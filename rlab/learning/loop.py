@@ -1,5 +1,5 @@
-"""The training loops: collect, store, learn, report, judge, save. They differ in when and from what they learn; the
-one that learns without an env is in `dataset_loop`."""
+"""The training loops: collect, store, learn, report, judge, save. They differ in when they learn and from what; the one
+that learns without an env is in `dataset_loop`."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -7,23 +7,21 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from rlab.errors import RlabError
 from rlab.experience.collector import Collector
-from rlab.experience.lanes import Lanes
-from rlab.experience.replay import Replay
-from rlab.experience.rollout import Rollout
+from rlab.experience.samplers import Sampler
+from rlab.experience.sequence_samplers import RolloutSampler
+from rlab.experience.storage import Storage
 from rlab.learning.contract import Agent, Batch, Listener, ReplayConfig
 from rlab.learning.episodes import EpisodeBook, Hear
 from rlab.learning.finite import check_update, check_weights
 from rlab.learning.means import Means
-from rlab.randomness import stream
 from rlab.types import Clock, crossed
 
-# One draw serves many updates, up to this many bytes of one member. It must not depend on the number of members: a
-# reset row that was drawn is drawn again behind the whole draw, so a member would learn other batches beside others.
+# One draw serves many updates, up to this many bytes of observations of one member. It must not depend on the number of
+# members: a reset row that was drawn is drawn again behind the whole draw, so that a member's batches would change.
 DRAWN_BYTES = 4 * 2**20
 # One preparation serves many updates, up to this many rows over all members: beyond it the activations of a 64-64
 # network leave the cache of a CPU core, and its forward pass takes almost twice as long (8 192 rows x 10 members).
@@ -55,17 +53,17 @@ class Periods:
 class Loop:
     """Trains one population. `run` may be called again after `load_state`; it goes on to the end of the budget.
 
-    What moves the clock, and what is learned from when it has moved, is the subclasses' affair.
+    Subclasses define what moves the clock, and which batches are due when it has moved.
     """
 
-    stream_use: ClassVar[str]  # what the loop's random streams, one per member, are for
+    stream_use: ClassVar[str]  # what the sampler's random streams, one per member, are used for
     unit: ClassVar[str]  # what the clock counts
 
     def __init__(
         self,
         agent: Agent,
         seeds: Sequence[int],
-        store: Lanes,
+        sampler: Sampler,
         budget: int,
         periods: Periods,
         evaluate: Callable[[], Judgement | None] | None,
@@ -73,13 +71,12 @@ class Loop:
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """`evaluate` gives None where it was stopped before its end."""
-        self.agent, self.seeds, self.store = agent, tuple(seeds), store
+        self.agent, self.seeds, self.sampler = agent, tuple(seeds), sampler
         self.periods, self.evaluate, self.listeners, self.should_stop = periods, evaluate, listeners, should_stop
         self.clock = Clock(0, budget)
         self.updates = 0
         self.judgement_due = False  # whether the present policy is still to be judged; `run` begins with that
         self._saved_at: int | None = None
-        self._streams = [stream(seed, self.stream_use) for seed in seeds]
         self._learned = Means()  # of what updates reported since the last row of metrics
         self._logged_at = (0, time.perf_counter())
 
@@ -119,14 +116,17 @@ class Loop:
         raise NotImplementedError
 
     def _learn(self, before: int) -> None:
-        for batch in self._batches_due(before):
+        for batch, row in self._batches_due(before):
             updated = self.agent.update(batch, self.clock)
             self.updates += 1
             check_update(updated.metrics, batch, self.agent, self.seeds, self.updates)
             self._learned.add(updated.metrics)
+            if updated.feedback is not None and not self.sampler.draws_ahead:
+                self.sampler.feedback(row.numpy(), updated.feedback.cpu().numpy())
 
-    def _batches_due(self, before: int) -> Iterator[Batch]:
-        """What to learn from now, the clock having stood at `before` when it was last moved."""
+    def _batches_due(self, before: int) -> Iterator[tuple[Batch, Tensor]]:
+        """What to learn from now, the clock having been at `before` until it was last moved: prepared batches, and the
+        ids `[S, B]` of the rows that they were drawn from, which count where the sampler does not draw ahead."""
         raise NotImplementedError
 
     def _report(self, before: int) -> None:
@@ -184,27 +184,25 @@ class Loop:
         return metrics
 
     def state(self) -> dict[str, Any]:
-        """The whole training state except the store's rows, which travel as chunks."""
+        """The whole training state except the storage, which has a state and chunks of its own."""
         return {
             self.unit: self.clock.env_steps,
             "updates": self.updates,
             "means": self._learned.state(),
             "judgement_due": self.judgement_due,
             "agent": self.agent.state(),
-            "store": self.store.state(),
-            "streams": [s.bit_generator.state for s in self._streams],
+            "sampler": self.sampler.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from `state()`; the store's rows are loaded apart."""
+        """Continue from `state()`; the storage is loaded by itself."""
         self.clock = Clock(state[self.unit], self.clock.total_env_steps)
         self.updates = state["updates"]
         self.judgement_due = bool(state.get("judgement_due") and self.periods.eval_every and self.evaluate)
         self._saved_at = self.clock.env_steps
         self._learned.load_state(state.get("means", {}), self.agent.device)
         self.agent.load_state(state["agent"])
-        for s, saved in zip(self._streams, state["streams"], strict=True):
-            s.bit_generator.state = saved
+        self.sampler.load_state(state["sampler"])
 
 
 class EnvLoop(Loop):
@@ -216,7 +214,8 @@ class EnvLoop(Loop):
         self,
         agent: Agent,
         collector: Collector,
-        store: Lanes,
+        storage: Storage,
+        sampler: Sampler,
         env_steps: int,
         periods: Periods,
         evaluate: Callable[[], Judgement | None] | None,
@@ -224,17 +223,22 @@ class EnvLoop(Loop):
         should_stop: Callable[[], bool] = lambda: False,
         on_episodes: Sequence[Hear] = (),
     ) -> None:
-        super().__init__(agent, collector.env.seeds, store, env_steps, periods, evaluate, listeners, should_stop)
-        self.collector = collector
+        super().__init__(agent, collector.env.seeds, sampler, env_steps, periods, evaluate, listeners, should_stop)
+        self.collector, self.storage = collector, storage
         self._episodes = EpisodeBook(self.seeds, on_episodes)
 
     def _start(self) -> None:
-        self.collector.start()
+        self.begin_episodes()
+
+    def begin_episodes(self) -> None:
+        """Reset every env; the episodes under way are cut in storage, as by a time limit."""
+        self.storage.expect_fresh_episodes()
+        self.collector.start(self.agent.policy().initial_state(self.collector.env.num_envs))
 
     def _advance(self) -> None:
         clock = self.clock
         obs, acted, step, episodes = self.collector.collect(lambda obs, state: self.agent.act(obs, clock, state))
-        self.store.add(obs, acted.action, step, **acted.extras)
+        self.storage.add(obs, acted.action, step, **acted.extras)
         self.clock = Clock(clock.env_steps + self.collector.env.num_envs, clock.total_env_steps)
         self.agent.observe(obs, step, self.clock)
         if episodes:
@@ -255,57 +259,43 @@ class EnvLoop(Loop):
 
 
 class ReplayLoop(EnvLoop):
-    """Learns from uniformly drawn windows, so many every so many env steps."""
+    """Learns from batches that the sampler draws from storage, so many every so many env steps."""
 
     stream_use = "replay"
-    store: Replay
 
-    def _batches_due(self, before: int) -> Iterator[Batch]:
-        """Prepared batches, drawn and prepared many at a time: between them nothing enters the replay."""
+    def _batches_due(self, before: int) -> Iterator[tuple[Batch, Tensor]]:
+        """Drawn and prepared many at a time where the sampler allows it: between them nothing enters the storage."""
         updates = updates_due(self.agent.config, before, self.clock.env_steps)
-        size, n_step = self.agent.config.batch_size, self.agent.config.n_step
-        together = max(1, DRAWN_BYTES // (size * (2 * self.store.fields[0].nbytes + 4 * n_step)))
+        size, together = self.agent.config.batch_size, 1
+        if self.sampler.draws_ahead:
+            together = max(1, DRAWN_BYTES // (size * 2 * self.storage.fields[0].nbytes))  # obs and next_obs
         for first in range(0, updates, together):
             rows = size * min(together, updates - first)
-            drawn = self.store.sample(self._streams, rows, n_step)
-            part = size * max(1, PREPARED_ROWS // (size * self.store.members))
+            drawn = self.sampler.sample(rows)
+            part = size * max(1, PREPARED_ROWS // (size * self.storage.members))
             for start in range(0, rows, part):
                 few = {name: value[:, start : start + part].to(self.agent.device) for name, value in drawn.items()}
                 prepared = self.agent.prepare(few)
                 for i in range(0, min(part, rows - start), size):
-                    yield {name: value[:, i : i + size] for name, value in prepared.items()}
+                    yield {name: value[:, i : i + size] for name, value in prepared.items()}, drawn["row"]
 
 
 class RolloutLoop(EnvLoop):
-    """Learns from every rollout when it is full, in shuffled minibatches, each member in an order of its own.
+    """Learns from every rollout when it is full, in the minibatches of the sampler.
 
     What is left when the budget ends, less than a rollout, is not learned from.
     """
 
     stream_use = "minibatches"
-    store: Rollout
+    sampler: RolloutSampler
 
-    def _batches_due(self, before: int) -> Iterator[Batch]:
-        if not self.store.full:
+    def _batches_due(self, before: int) -> Iterator[tuple[Batch, Tensor]]:
+        if not self.sampler.full:
             return
-        rows = self.agent.prepare({name: value.to(self.agent.device) for name, value in self.store.read().items()})
-        size, minibatches = next(iter(rows.values())).shape[1], self.agent.config.minibatches
-        # Each member's rows behind those of the members before: one flat index gathers faster than two.
-        first = np.arange(self.store.members)[:, None] * size
-        for _ in range(self.agent.config.epochs):
-            if minibatches == 1:  # an order would change nothing
-                yield rows
-                continue
-            order = torch.from_numpy(np.stack([s.permutation(size) for s in self._streams]) + first)
-            shuffled = {name: _take(value, order.to(self.agent.device)) for name, value in rows.items()}
-            parts = {name: value.tensor_split(minibatches, dim=1) for name, value in shuffled.items()}
-            for i in range(minibatches):
-                yield {name: part[i] for name, part in parts.items()}
-
-
-def _take(value: Tensor, index: Tensor) -> Tensor:
-    """Rows `[S, B, ...]` of `value [S, R, ...]`; `index [S, B]` counts rows through all members."""
-    return value.flatten(0, 1).index_select(0, index.flatten()).unflatten(0, index.shape)
+        rollout = self.sampler.sample()
+        rows = self.agent.prepare({name: value.to(self.agent.device) for name, value in rollout.items()})
+        for batch in self.sampler.batches(rows):
+            yield batch, rollout["row"]
 
 
 def updates_due(config: ReplayConfig, before: int, now: int) -> int:

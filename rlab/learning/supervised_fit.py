@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rlab.errors import UsageError
-from rlab.experience.examples import Examples
+from rlab.experience.examples import EpochSampler, Examples
 from rlab.learning.contract import Listener
 from rlab.learning.dataset_loop import VALIDATED_ROWS, DatasetLoop, judge
 from rlab.learning.early_stopping import EarlyStopping
@@ -20,6 +20,7 @@ from rlab.learning.supervised import StackOfOne, Supervised, SupervisedSettings,
 from rlab.learning.supervised_losses import balanced_weights, check_class_weights, check_labels
 from rlab.networks.spec import NetworkSpec, build
 from rlab.networks.usual import with_usual_torch
+from rlab.randomness import streams
 
 NEVER = 2**62  # updates; longer than any run
 
@@ -180,13 +181,13 @@ def make_loop(
         if part is not None:
             _check_targets(settings.loss, part, outputs)
     learner.class_weights = _class_weights(settings, examples, outputs.shape[-1], learner.device)
-    agent: Any = learner  # it offers what the loop asks of an agent, but is no policy that acts
+    agent: Any = learner  # it has what the loop needs of an agent, but does not act
     updates = math.ceil(settings.epochs * rows / settings.batch_size)
     stops = validation is not None or settings.patience is not None
     return DatasetLoop(
         agent,
         seeds,
-        examples,
+        EpochSampler(examples, streams(seeds, DatasetLoop.stream_use)),
         updates,
         Periods(math.ceil(rows / settings.batch_size), NEVER, NEVER),
         listeners=listeners,

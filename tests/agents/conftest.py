@@ -11,11 +11,12 @@ import torch
 from rlab.agents import load_agent
 from rlab.envs import EnvSpec, make_vec
 from rlab.experience.collector import Collector
-from rlab.jobs.data_sources import feed_for
+from rlab.jobs.data_sources import data_source, make_storage
 from rlab.learning.contract import Listener
 from rlab.learning.loop import Periods
 from rlab.learning.runtime import torch_settings
 from rlab.networks.spaces import Box, Discrete
+from rlab.randomness import streams
 from rlab.runs.config import RunConfig
 
 NEVER = 10**9
@@ -81,12 +82,13 @@ def train_members(
         env = make_vec(EnvSpec.parse(env_id), tuple(seeds), num_envs)
         config = agent_class.Config(**settings)
         learner = agent_class(config, env.obs_space, env.action_space, seeds, torch.device("cpu"))
-        feed = feed_for(agent_class.__name__, agent_class.data)
-        run = RunConfig(seeds=len(seeds), num_envs=num_envs, env_steps=env_steps)
-        store = feed.make_store(run, config, learner.fields(), None, 0.0)
+        source = data_source(agent_class.__name__, agent_class.data)
+        run = RunConfig(seed=seeds[0], seeds=len(seeds), num_envs=num_envs, env_steps=env_steps)
+        storage = make_storage(source, learner, run, None)
         judged = SimpleNamespace(returns=np.zeros((len(seeds), 1)), lengths=np.ones((len(seeds), 1)))
         periods = Periods(log_every, NEVER, NEVER)
-        feed.loop(learner, Collector(env), store, env_steps, periods, lambda: judged, listeners).run()
+        sampler = learner.sampler(storage, streams(seeds, source.loop.stream_use))
+        source.loop(learner, Collector(env), storage, sampler, env_steps, periods, lambda: judged, listeners).run()
         env.close()
     return learner
 

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from rlab.errors import UsageError
 from rlab.experience.contract import Acted, Step
-from rlab.experience.lanes import Field
+from rlab.experience.fields import Field
+from rlab.experience.samplers import Sampler, Streams, UniformSampler
+from rlab.experience.storage import Storage
 from rlab.learning.contract import Batch, Updated
 from rlab.learning.exploration import EpsilonGreedy
 from rlab.learning.optimizers import OptimizerSettings, Stepper
@@ -81,6 +83,10 @@ class ExpectedSarsa:
     def fields(self) -> tuple[Field, ...]:
         """How replay stores an observation and an action."""
         return Field("obs", self._obs_space.shape, self._obs_space.dtype), Field("action", (), "int64")
+
+    def sampler(self, storage: Storage, streams: Streams) -> Sampler:
+        """How batches are drawn from what is stored: uniformly."""
+        return UniformSampler(storage, streams, self.config.n_step)
 
     def act(self, obs: np.ndarray, clock: Clock, state: State) -> Acted:
         """Actions `[S, N]`, counted from 0, for observations `[S, N, *obs]`."""

@@ -13,10 +13,12 @@ from rlab.agents.bc import BC, BCConfig
 from rlab.agents.ppo import PPO, PPOConfig
 from rlab.errors import UsageError
 from rlab.experience.dataset import Dataset, Episode
-from rlab.experience.demonstrations import Demonstrations, filled_replay
+from rlab.experience.demonstrations import Demonstrations, demonstrations_of
+from rlab.experience.samplers import Sampler
 from rlab.learning.dataset_loop import DatasetLoop
 from rlab.learning.loop import Periods
 from rlab.networks.spaces import Box, Discrete, Masked, MultiBinary, MultiDiscrete, Space
+from rlab.randomness import streams
 from rlab.types import Clock
 
 NEVER = 10**9
@@ -43,21 +45,32 @@ def make(dataset: Dataset, seeds: Sequence[int] = (0, 1), **settings: Any) -> tu
     """An agent and what it learns from."""
     chosen = {"hidden": (16,), "learning_rate": 1e-2, "value_weight": 0.0, "batch_size": 128, **settings}
     agent = BC(BCConfig(**chosen), dataset.obs_space, dataset.action_space, seeds, CPU)
-    store = filled_replay(dataset, seeds)
-    obs, valid = store.observations()
+    storage = demonstrations_of(dataset, seeds)
+    obs, valid = storage.observations()
     agent.study(torch.from_numpy(obs), torch.from_numpy(valid))
-    return agent, store
+    return agent, storage
 
 
-def learn(agent: BC, store: Demonstrations, updates: int, **more: Any) -> DatasetLoop:
-    loop = DatasetLoop(agent, agent.seeds, store, updates, Periods(NEVER, NEVER, NEVER), **more)
+def sampler_of(agent: Any, storage: Demonstrations) -> Sampler:
+    return agent.sampler(storage, streams(agent.seeds, "dataset"))  # type: ignore[no-any-return]
+
+
+def learn(agent: BC, storage: Demonstrations, updates: int, **more: Any) -> DatasetLoop:
+    loop = DatasetLoop(
+        agent,
+        agent.seeds,
+        sampler_of(agent, storage),
+        updates,
+        Periods(NEVER, NEVER, NEVER),
+        **more,
+    )
     loop.run()
     return loop
 
 
 def cloned(dataset: Dataset, updates: int = 250, **settings: Any) -> BC:
-    agent, store = make(dataset, lr_schedule="linear", lr_final=0.0, **settings)
-    learn(agent, store, updates)
+    agent, storage = make(dataset, lr_schedule="linear", lr_final=0.0, **settings)
+    learn(agent, storage, updates)
     return agent
 
 
@@ -73,12 +86,12 @@ def test_what_can_be_told_apart_is_learned_to_the_last_row() -> None:
     obs = obs[np.abs(obs).min(axis=1) > 0.1]
     space = Box((2,), "float32", -1.0, 1.0)
     dataset = one_step(space, Discrete(3, start=5), [(o, int(o[0] > 0) + int(o[0] > 0 and o[1] > 0)) for o in obs])
-    agent, store = make(dataset)
-    train, held_out = store.split(0.2, agent.seeds)
+    agent, storage = make(dataset)
+    train, held_out = storage.split(0.2, agent.seeds)
     assert held_out is not None
     loop = learn(agent, train, 300, validation=held_out.rows_in_order())
     assert loop.validate()["validation/accuracy"].min() >= 0.95
-    everything = agent.prepare(store.rows_in_order())
+    everything = agent.prepare(storage.rows_in_order())
     judged = agent.validate({**everything, "weight": torch.ones(2, len(obs))})
     assert judged["validation/accuracy"].tolist() == [1.0, 1.0]
     action = agent.policy()(obs[None].repeat(2, axis=0).astype(np.float32))
@@ -135,7 +148,7 @@ def test_a_gaussian_policy_takes_on_mean_and_deviation(settings: dict[str, Any],
     np.testing.assert_allclose(outputs[:, 0], [mean] * 2, atol=0.02)
     np.testing.assert_allclose(outputs[:, 1].exp(), [deviation] * 2, atol=0.02)
     judged = agent.validate(
-        {**agent.prepare(filled_replay(SPREAD, (0, 1)).rows_in_order()), "weight": torch.ones(2, 100)}
+        {**agent.prepare(demonstrations_of(SPREAD, (0, 1)).rows_in_order()), "weight": torch.ones(2, 100)}
     )
     np.testing.assert_allclose(judged["validation/action_error"], [0.2] * 2, atol=0.02)  # of the greedy action
 
@@ -143,8 +156,8 @@ def test_a_gaussian_policy_takes_on_mean_and_deviation(settings: dict[str, Any],
 def test_a_forbidden_action_gets_no_probability_and_no_share_of_the_smoothing() -> None:
     space = Masked(NUMBER, 3)
     dataset = one_step(space, Discrete(3), [((0.0, 1, 1, 0), 0)], times=50)
-    agent, store = make(dataset, label_smoothing=0.5)
-    batch = agent.prepare(store.rows_in_order())
+    agent, storage = make(dataset, label_smoothing=0.5)
+    batch = agent.prepare(storage.rows_in_order())
     loss = agent.cloning_loss(torch.tensor([0.0, math.log(3), 9.0]).expand(2, 50, 3), batch)
     # among the two that are allowed: 1/4 and 3/4
     expected = 0.5 * math.log(4) + 0.5 * (math.log(4) + math.log(4 / 3)) / 2
@@ -200,11 +213,11 @@ EVERYTHING = {
 
 
 def test_noise_and_dropout_are_for_updates_alone() -> None:
-    agent, store = make(THREE_OF_FOUR, **EVERYTHING)
+    agent, storage = make(THREE_OF_FOUR, **EVERYTHING)
     obs = torch.rand(2, 5, 1)
     before = agent.policy().outputs(obs)
     torch.testing.assert_close(agent.policy().outputs(obs), before)
-    batch = {**agent.prepare(store.rows_in_order()), "weight": torch.ones(2, 120)}
+    batch = {**agent.prepare(storage.rows_in_order()), "weight": torch.ones(2, 120)}
     losses = [agent.validate(batch)["validation/loss"] for _ in range(2)]
     assert torch.equal(*losses)
     noise = [generator.get_state() for generator in agent._noise]
@@ -215,14 +228,14 @@ def test_noise_and_dropout_are_for_updates_alone() -> None:
 
 
 def test_members_learn_beside_others_what_they_learn_alone() -> None:
-    together, store = make(THREE_OF_FOUR, seeds=(5, 17, 2), **EVERYTHING)
+    together, storage = make(THREE_OF_FOUR, seeds=(5, 17, 2), **EVERYTHING)
     start = copy.deepcopy(together.policy().state_dict())
-    learn(together, store, 60)
+    learn(together, storage, 60)
     first = next(name for name in start if name.startswith("network"))
     assert not torch.allclose(start[first], together.policy().state_dict()[first], atol=1e-3)
     for i, seed in enumerate((5, 17, 2)):
-        alone, store = make(THREE_OF_FOUR, seeds=(seed,), **EVERYTHING)
-        learn(alone, store, 60)
+        alone, storage = make(THREE_OF_FOUR, seeds=(seed,), **EVERYTHING)
+        learn(alone, storage, 60)
         for kind, network in alone.networks.items():
             for name, value in network.state_dict().items():
                 both = together.networks[kind].state_dict()[name][i : i + 1]
@@ -230,16 +243,16 @@ def test_members_learn_beside_others_what_they_learn_alone() -> None:
 
 
 def test_a_run_that_stops_and_goes_on_is_the_run_that_never_stopped() -> None:
-    whole, store = make(THREE_OF_FOUR, **EVERYTHING)
-    learn(whole, store, 45)
-    agent, store = make(THREE_OF_FOUR, **EVERYTHING)
+    whole, storage = make(THREE_OF_FOUR, **EVERYTHING)
+    learn(whole, storage, 45)
+    agent, storage = make(THREE_OF_FOUR, **EVERYTHING)
     periods = Periods(NEVER, NEVER, NEVER)
-    broken = DatasetLoop(agent, agent.seeds, store, 45, periods)
+    broken = DatasetLoop(agent, agent.seeds, sampler_of(agent, storage), 45, periods)
     broken.should_stop = lambda: broken.updates == 17
     assert not broken.run()
     state = copy.deepcopy(broken.state())
-    agent, store = make(THREE_OF_FOUR, **EVERYTHING)
-    resumed = DatasetLoop(agent, agent.seeds, store, 45, periods)
+    agent, storage = make(THREE_OF_FOUR, **EVERYTHING)
+    resumed = DatasetLoop(agent, agent.seeds, sampler_of(agent, storage), 45, periods)
     resumed.load_state(state)
     assert resumed.run()
     for name, value in whole.state()["policy"].items():

@@ -222,7 +222,7 @@ def test_an_agent_from_a_checkpoint_goes_on_with_the_same_bits(tmp_path: Path, n
     for obs in rng.normal(size=(300, 2, 8, 4)).astype(np.float32):  # more than one block of noise
         assert np.array_equal(kept.act(obs, clock, {}).action, again.act(obs, clock, {}).action)
     for agent in (kept, again):
-        rows = agent.prepare(session.store.read())
+        rows = agent.prepare(session.loop.sampler.sample(0))
         for _ in range(agent.config.epochs * agent.config.minibatches):
             agent.update(rows, clock)
     assert torch.equal(kept.stepper.flat, again.stepper.flat)

@@ -13,11 +13,13 @@ from rlab.agents.encoder import Encoder, EncoderConfig
 from rlab.agents.ppo import PPO, PPOConfig
 from rlab.errors import UsageError
 from rlab.experience.dataset import Dataset, Episode
-from rlab.experience.demonstrations import Demonstrations, filled_replay
+from rlab.experience.demonstrations import Demonstrations, demonstrations_of
+from rlab.experience.samplers import Sampler
 from rlab.learning.dataset_loop import DatasetLoop
 from rlab.learning.loop import Periods
 from rlab.learning.optimizers import OptimizerSettings, Stepper
 from rlab.networks.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
+from rlab.randomness import streams
 from rlab.types import Clock
 
 NEVER, CPU = 10**9, torch.device("cpu")
@@ -61,21 +63,31 @@ def homing() -> Dataset:
 def make(dataset: Dataset, seeds: Sequence[int] = (0, 1), **settings: Any) -> tuple[Encoder, Demonstrations]:
     chosen = {"hidden": (32,), "model_hidden": (64,), "learning_rate": 3e-3, "batch_size": 128, **settings}
     agent = Encoder(EncoderConfig(**chosen), dataset.obs_space, dataset.action_space, seeds, CPU)
-    store = filled_replay(dataset, seeds)
-    obs, valid = store.observations()
+    storage = demonstrations_of(dataset, seeds)
+    obs, valid = storage.observations()
     agent.study(torch.from_numpy(obs), torch.from_numpy(valid))
-    return agent, store
+    return agent, storage
+
+
+def sampler_of(agent: Any, storage: Demonstrations) -> Sampler:
+    return agent.sampler(storage, streams(agent.seeds, "dataset"))  # type: ignore[no-any-return]
 
 
 def learned(dataset: Dataset, updates: int, **settings: Any) -> tuple[Encoder, dict[str, torch.Tensor]]:
     """The agent, and what it says of all rows."""
-    agent, store = make(dataset, **settings)
-    DatasetLoop(agent, agent.seeds, store, updates, Periods(NEVER, NEVER, NEVER)).run()
-    return agent, judged(agent, store)
+    agent, storage = make(dataset, **settings)
+    DatasetLoop(
+        agent,
+        agent.seeds,
+        sampler_of(agent, storage),
+        updates,
+        Periods(NEVER, NEVER, NEVER),
+    ).run()
+    return agent, judged(agent, storage)
 
 
-def judged(agent: Encoder, store: Demonstrations) -> dict[str, torch.Tensor]:
-    rows = agent.prepare(store.rows_in_order())
+def judged(agent: Encoder, storage: Demonstrations) -> dict[str, torch.Tensor]:
+    rows = agent.prepare(storage.rows_in_order())
     return agent.validate({**rows, "weight": torch.ones(rows["action"].shape[:2])})
 
 
@@ -130,12 +142,12 @@ def test_several_choices_and_bits_are_taken(action_space: Space, objective: str)
     actions = np.array([[0, 1], [1, 0]] * 10, action_space.dtype)
     obs = np.concatenate([np.zeros((1, 2)), actions]).cumsum(axis=0).astype(np.float32)
     episode = Episode(obs, actions, np.zeros(20, np.float32), terminated=True, truncated=False)
-    agent, store = make(Dataset("steps", PLANE, action_space, (episode,)), objective=objective)
-    first = judged(agent, store)["validation/loss"]
-    rows = agent.prepare(store.rows_in_order())
+    agent, storage = make(Dataset("steps", PLANE, action_space, (episode,)), objective=objective)
+    first = judged(agent, storage)["validation/loss"]
+    rows = agent.prepare(storage.rows_in_order())
     for update in range(150):
         agent.update(rows, Clock(update + 1, 150))
-    assert (judged(agent, store)["validation/loss"] < 0.5 * first).all()
+    assert (judged(agent, storage)["validation/loss"] < 0.5 * first).all()
 
 
 @pytest.mark.parametrize(("objective", "expected"), [("inverse", 2.0), ("forward", 4.0), ("dynamics", 2.6)])
@@ -148,13 +160,13 @@ def test_dynamics_weighs_its_losses_as_the_paper_does(objective: str, expected: 
 
 @pytest.mark.parametrize(("predicted", "error"), [((3.0, 0.0), 0.0), ((0.0, 0.5), 2.0), ((-1.0, 0.0), 4.0)])
 def test_the_forward_error_is_the_squared_distance_of_directions(predicted: tuple[float, float], error: float) -> None:
-    agent, store = make(walks(episodes=1), objective="forward", hidden=(2,), model_hidden=())
+    agent, storage = make(walks(episodes=1), objective="forward", hidden=(2,), model_hidden=())
     model = agent.models["forward"][0]
     model.weight.data.zero_()
     model.bias.data.copy_(torch.tensor(predicted))
     agent.target_body[0].weight.data.zero_()
     agent.target_body[0].bias.data.copy_(torch.tensor([9.0, 0.0]))  # whatever is observed
-    batch = agent.prepare(store.rows_in_order())
+    batch = agent.prepare(storage.rows_in_order())
     losses, told = agent.losses(batch, agent.body(batch["obs"]), training=False)
     torch.testing.assert_close(losses["forward"], torch.full((2, 20), error), atol=1e-6, rtol=0.0)
     assert told["no_change"].abs().max() == 0.0
@@ -163,25 +175,31 @@ def test_the_forward_error_is_the_squared_distance_of_directions(predicted: tupl
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_body_is_trained_and_the_last_layer_stays_fresh(objective: str) -> None:
     for dataset in (walks(episodes=4), walks(PLANE, PUSH, episodes=4)):
-        agent, store = make(dataset, objective=objective)
+        agent, storage = make(dataset, objective=objective)
         body, top = weights(agent.body), weights(agent._top)
-        DatasetLoop(agent, agent.seeds, store, 20, Periods(NEVER, NEVER, NEVER)).run()
+        DatasetLoop(
+            agent,
+            agent.seeds,
+            sampler_of(agent, storage),
+            20,
+            Periods(NEVER, NEVER, NEVER),
+        ).run()
         assert not any(equal(body, weights(agent.body)))
         assert all(equal(top, weights(agent._top)))
         # and so it is where somebody made a stepper of the whole policy
         parameters = [p for network in agent.networks.values() for p in network.parameters()]
         agent.stepper = Stepper(OptimizerSettings("adam", 1e-2), parameters)
         body = weights(agent.body)
-        agent.update(agent.prepare(store.rows_in_order()), Clock(1, 10))
+        agent.update(agent.prepare(storage.rows_in_order()), Clock(1, 10))
         assert not any(equal(body, weights(agent.body)))
         assert all(equal(top, weights(agent._top)))
 
 
 def test_the_target_follows_by_its_share_and_gets_no_gradient() -> None:
-    agent, store = make(walks(episodes=4), objective="forward", target_tau=0.25)
+    agent, storage = make(walks(episodes=4), objective="forward", target_tau=0.25)
     before = weights(agent.target_body)
     assert all(equal(before, weights(agent.body)))
-    agent.update(agent.prepare(store.rows_in_order()), Clock(1, 10))
+    agent.update(agent.prepare(storage.rows_in_order()), Clock(1, 10))
     for old, online, target in zip(before, weights(agent.body), weights(agent.target_body), strict=True):
         torch.testing.assert_close(target, 0.75 * old + 0.25 * online)
     assert not any(p.requires_grad for p in agent.target_body.parameters())
@@ -206,13 +224,13 @@ EVERYTHING = {"hidden": (16, 16), "dropout": 0.2, "layer_norm": True, "obs_scali
 
 def test_members_learn_beside_others_what_they_learn_alone() -> None:
     periods = Periods(NEVER, NEVER, NEVER)
-    together, store = make(walks(), (5, 17, 2), **EVERYTHING)
+    together, storage = make(walks(), (5, 17, 2), **EVERYTHING)
     before = weights(together.body)
-    DatasetLoop(together, together.seeds, store, 40, periods).run()
+    DatasetLoop(together, together.seeds, sampler_of(together, storage), 40, periods).run()
     assert not torch.allclose(before[0], weights(together.body)[0], atol=1e-3)
     for i, seed in enumerate((5, 17, 2)):
-        alone, store = make(walks(), (seed,), **EVERYTHING)
-        DatasetLoop(alone, alone.seeds, store, 40, periods).run()
+        alone, storage = make(walks(), (seed,), **EVERYTHING)
+        DatasetLoop(alone, alone.seeds, sampler_of(alone, storage), 40, periods).run()
         for kind, network in alone.networks.items():
             for name, value in network.state_dict().items():
                 both = together.networks[kind].state_dict()[name][i : i + 1]
@@ -221,7 +239,7 @@ def test_members_learn_beside_others_what_they_learn_alone() -> None:
 
 def test_a_run_that_stops_and_goes_on_is_the_run_that_never_stopped() -> None:
     agents = [make(walks(), **EVERYTHING) for _ in range(3)]
-    loops = [DatasetLoop(a, a.seeds, store, 45, Periods(NEVER, NEVER, NEVER)) for a, store in agents]
+    loops = [DatasetLoop(a, a.seeds, sampler_of(a, storage), 45, Periods(NEVER, NEVER, NEVER)) for a, storage in agents]
     whole, broken, resumed = loops
     whole.run()
     broken.should_stop = lambda: broken.updates == 17

@@ -12,8 +12,7 @@ from rlab.agents import load_agent
 from rlab.envs import EnvSpec, make_episodes, make_vec
 from rlab.evaluation.evaluate import evaluate
 from rlab.experience.collector import Collector
-from rlab.experience.replay import Replay
-from rlab.experience.rollout import Rollout
+from rlab.experience.storage import Storage
 from rlab.learning.distillation import Guide
 from rlab.learning.loop import Periods, ReplayLoop, RolloutLoop
 from rlab.networks.bodies import BodySettings, q_network_spec
@@ -21,6 +20,7 @@ from rlab.networks.heads import build_head
 from rlab.networks.policy import Policy, PolicySpec, build_policy
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Box, Discrete
+from rlab.randomness import streams
 from rlab.types import Clock
 
 NEVER, CPU, SEEDS, NUM_ENVS = 10**9, torch.device("cpu"), (0, 1, 2), 4
@@ -63,12 +63,11 @@ def guide_for(name: str, weight: float = 1.0, fraction: float = 1.0) -> Guide:
 def trained(name: str, env_steps: int, guide: Guide | None) -> Any:
     agent = make(name, guide)
     env = make_vec(EnvSpec.parse(WORLD), SEEDS, NUM_ENVS)
-    store: Any = Replay(len(SEEDS), NUM_ENVS, 1000, *agent.fields())
-    loop: Any = ReplayLoop
-    if agent.data == "rollout":
-        store, loop = Rollout(len(SEEDS), NUM_ENVS, agent.config.rollout_steps, *agent.fields()), RolloutLoop
+    storage = Storage(len(SEEDS), NUM_ENVS, 1000, agent.fields())
+    loop: Any = RolloutLoop if agent.data == "rollout" else ReplayLoop
+    sampler = agent.sampler(storage, streams(SEEDS, loop.stream_use))
     judged = SimpleNamespace(returns=np.zeros((3, 1)), lengths=np.ones((3, 1)))
-    loop(agent, Collector(env), store, env_steps, Periods(NEVER, NEVER, NEVER), lambda: judged).run()
+    loop(agent, Collector(env), storage, sampler, env_steps, Periods(NEVER, NEVER, NEVER), lambda: judged).run()
     env.close()
     return agent
 

@@ -15,10 +15,12 @@ import rlab.envs  # noqa: F401  # the probe worlds
 from rlab.agents import load_agent
 from rlab.errors import UsageError
 from rlab.experience.dataset import Dataset, Episode
-from rlab.experience.demonstrations import Demonstrations, filled_replay
+from rlab.experience.demonstrations import Demonstrations, demonstrations_of
+from rlab.experience.samplers import Sampler
 from rlab.learning.dataset_loop import DatasetLoop
 from rlab.learning.loop import Periods
 from rlab.networks.spaces import Box, Discrete, Masked, Space, pack
+from rlab.randomness import streams
 from rlab.types import Clock
 
 NEVER, CPU = 10**9, torch.device("cpu")
@@ -57,15 +59,25 @@ def make(name: str, dataset: Dataset, seeds: Sequence[int] = (0, 1), **settings:
     agent_class: Any = load_agent(name)
     config = agent_class.Config(**{"gamma": GAMMA, "hidden": (32,), "learning_rate": 1e-2, **settings})
     agent = agent_class(config, dataset.obs_space, dataset.action_space, seeds, CPU)
-    store = filled_replay(dataset, seeds)
-    obs, valid = store.observations()
+    storage = demonstrations_of(dataset, seeds)
+    obs, valid = storage.observations()
     agent.study(torch.from_numpy(obs), torch.from_numpy(valid))
-    return agent, store
+    return agent, storage
+
+
+def sampler_of(agent: Any, storage: Demonstrations) -> Sampler:
+    return agent.sampler(storage, streams(agent.seeds, "dataset"))  # type: ignore[no-any-return]
 
 
 def learned(name: str, dataset: Dataset, updates: int, **settings: Any) -> Any:
-    agent, store = make(name, dataset, **{"lr_schedule": "linear", "lr_final": 0.0, "batch_size": 256, **settings})
-    DatasetLoop(agent, agent.seeds, store, updates, Periods(NEVER, NEVER, NEVER)).run()
+    agent, storage = make(name, dataset, **{"lr_schedule": "linear", "lr_final": 0.0, "batch_size": 256, **settings})
+    DatasetLoop(
+        agent,
+        agent.seeds,
+        sampler_of(agent, storage),
+        updates,
+        Periods(NEVER, NEVER, NEVER),
+    ).run()
     return agent
 
 
@@ -136,7 +148,7 @@ def test_iql_moves_a_continuous_action_to_where_it_pays() -> None:
     agent = learned("iql", dataset, 1_000, target_tau=0.1, hidden=(32, 32))
     obs = np.array([[[-1.0], [1.0]]] * 2, np.float32)
     np.testing.assert_allclose(agent.policy()(obs), obs, atol=0.2)
-    rows = agent.prepare(filled_replay(dataset, (0, 1)).rows_in_order())
+    rows = agent.prepare(demonstrations_of(dataset, (0, 1)).rows_in_order())
     with torch.no_grad():
         q = agent.action_values(agent.q_networks, rows).amin(dim=1)
     assert (q - rows["reward"]).abs().mean() < 0.15  # 1 - (a - x)^2, which goes down to -8
@@ -189,8 +201,8 @@ def test_what_a_mask_forbids_is_never_chosen_and_takes_no_part(name: str) -> Non
 
 @pytest.mark.parametrize("name", ["cql", "dqfd"])
 def test_the_target_follows_when_so_many_updates_are_over(name: str) -> None:
-    agent, store = make(name, recorded("rlab/ProbeAction-v0", 20, alternate), target_every=3)
-    batch = agent.prepare(store.rows_in_order())
+    agent, storage = make(name, recorded("rlab/ProbeAction-v0", 20, alternate), target_every=3)
+    batch = agent.prepare(storage.rows_in_order())
     equal = []
     for update in range(1, 8):
         agent.update(batch, Clock(update, 100))
@@ -200,10 +212,10 @@ def test_the_target_follows_when_so_many_updates_are_over(name: str) -> None:
 
 
 def test_iql_s_targets_take_over_their_share() -> None:
-    agent, store = make("iql", recorded("rlab/ProbeAction-v0", 20, alternate), target_tau=0.25)
+    agent, storage = make("iql", recorded("rlab/ProbeAction-v0", 20, alternate), target_tau=0.25)
     before = [p.detach().clone() for p in agent.target_networks.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, agent.q_networks.parameters(), strict=True))
-    agent.update(agent.prepare(store.rows_in_order()), Clock(1, 100))
+    agent.update(agent.prepare(storage.rows_in_order()), Clock(1, 100))
     for old, online, target in zip(
         before, agent.q_networks.parameters(), agent.target_networks.parameters(), strict=True
     ):
@@ -250,13 +262,13 @@ EVERYTHING: dict[str, dict[str, Any]] = {
 def test_members_learn_beside_others_what_they_learn_alone(name: str) -> None:
     dataset = recorded("rlab/ProbeCredit-v0", 40, pairs)
     periods = Periods(NEVER, NEVER, NEVER)
-    together, store = make(name, dataset, (5, 17, 2), **EVERYTHING[name])
+    together, storage = make(name, dataset, (5, 17, 2), **EVERYTHING[name])
     start = copy.deepcopy(together.policy().state_dict())
-    DatasetLoop(together, together.seeds, store, 60, periods).run()
+    DatasetLoop(together, together.seeds, sampler_of(together, storage), 60, periods).run()
     assert any(not torch.allclose(start[k], v, atol=1e-3) for k, v in together.policy().state_dict().items())
     for i, seed in enumerate((5, 17, 2)):
-        alone, store = make(name, dataset, (seed,), **EVERYTHING[name])
-        DatasetLoop(alone, alone.seeds, store, 60, periods).run()
+        alone, storage = make(name, dataset, (seed,), **EVERYTHING[name])
+        DatasetLoop(alone, alone.seeds, sampler_of(alone, storage), 60, periods).run()
         for kind, network in alone.networks.items():
             for tensor, value in network.state_dict().items():
                 both = together.networks[kind].state_dict()[tensor][i : i + 1]
@@ -267,7 +279,9 @@ def test_members_learn_beside_others_what_they_learn_alone(name: str) -> None:
 def test_a_run_that_stops_and_goes_on_is_the_run_that_never_stopped(name: str, more: dict[str, float]) -> None:
     dataset, periods = recorded("rlab/ProbeCredit-v0", 40, pairs), Periods(NEVER, NEVER, NEVER)
     agents = [make(name, dataset, **EVERYTHING[name], **more) for _ in range(3)]
-    whole, broken, resumed = (DatasetLoop(agent, agent.seeds, store, 45, periods) for agent, store in agents)
+    whole, broken, resumed = (
+        DatasetLoop(agent, agent.seeds, sampler_of(agent, storage), 45, periods) for agent, storage in agents
+    )
     whole.run()
     broken.should_stop = lambda: broken.updates == 17
     assert not broken.run()
@@ -299,7 +313,7 @@ def test_an_agent_without_an_env_has_no_settings_of_acting_in_one_and_reports_no
 
 @pytest.mark.parametrize("name", OFFLINE)
 def test_it_begins_from_a_policy_that_there_is(name: str) -> None:
-    first, store = make(name, recorded("rlab/ProbeCredit-v0", 8, pairs), hidden=(8,), activation="elu")
+    first, storage = make(name, recorded("rlab/ProbeCredit-v0", 8, pairs), hidden=(8,), activation="elu")
     agent = type(first)(type(first.config)(), NUMBER, TWO, (0, 1), CPU, start=first.policy().spec)
     for tensor in first.policy().state_dict().values():
         tensor += 1.0
@@ -307,7 +321,7 @@ def test_it_begins_from_a_policy_that_there_is(name: str) -> None:
     np.testing.assert_array_equal(q_of(agent, (0.5,)), q_of(first, (0.5,)))
     if name != "iql":
         assert all(map(torch.equal, agent.q_network.parameters(), agent.target_network.parameters()))
-    agent.update(agent.prepare(store.rows_in_order()), Clock(1, 10))
+    agent.update(agent.prepare(storage.rows_in_order()), Clock(1, 10))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from rlab.agents import load_agent
 from rlab.agents.ppo import PPO, PPOConfig
 from rlab.errors import UsageError
 from rlab.experience.contract import Step
-from rlab.experience.rollout import Rollout
+from rlab.experience.sequence_samplers import read_rollout
+from rlab.experience.storage import Storage
 from rlab.networks.spaces import Box, Discrete
 from rlab.types import Clock
 
@@ -31,7 +32,7 @@ def made(name: str = "ppo", seeds: tuple[int, ...] = (0, 1), actions: Any = None
 def collected(agent: Any, num_envs: int = 2, steps: int = 8, seed: int = 0) -> dict[str, torch.Tensor]:
     """A rollout of random observations, the agent's own actions, random rewards and endings."""
     rng, members = np.random.default_rng(seed), len(agent.seeds)
-    store = Rollout(members, num_envs, steps, *agent.fields())
+    storage = Storage(members, num_envs, steps * num_envs, agent.fields())
     obs = rng.uniform(-1, 1, (members, num_envs, 3)).astype(np.float32)
     for _ in range(steps):
         action = agent.act(obs, CLOCK, {}).action
@@ -39,9 +40,11 @@ def collected(agent: Any, num_envs: int = 2, steps: int = 8, seed: int = 0) -> d
         lanes = (members, num_envs)
         terminated = rng.random(lanes) < 0.1
         truncated = (rng.random(lanes) < 0.1) & ~terminated
-        store.add(obs, action, Step(after, after, rng.normal(size=lanes), terminated, truncated, np.ones(lanes, bool)))
+        storage.add(
+            obs, action, Step(after, after, rng.normal(size=lanes), terminated, truncated, np.ones(lanes, bool))
+        )
         obs = after
-    return store.read()
+    return read_rollout(storage, steps)
 
 
 def test_the_first_minibatch_has_ratio_one_and_neither_clips_nor_moves() -> None:
@@ -242,13 +245,13 @@ def test_rewards_are_scaled_where_asked() -> None:
 
 def test_the_value_of_a_cut_episode_is_that_of_what_followed() -> None:
     agent = made(seeds=(0,), gae_lambda=0.0, gamma=0.5)
-    store = Rollout(1, 1, 2, *agent.fields())
+    storage = Storage(1, 1, 2, agent.fields())
     a, b, c = (np.full((1, 1, 3), x, np.float32) for x in (0.1, 0.5, 0.9))
     no, yes, valid = np.zeros((1, 1), bool), np.ones((1, 1), bool), np.ones((1, 1), bool)
     action = np.zeros((1, 1), np.int64)
-    store.add(a, action, Step(c, b, np.ones((1, 1)), no, yes, valid))  # cut: b followed, c is the reset
-    store.add(c, action, Step(a, a, np.ones((1, 1)), no, no, valid))
-    rows = agent.prepare(store.read())
+    storage.add(a, action, Step(c, b, np.ones((1, 1)), no, yes, valid))  # cut: b followed, c is the reset
+    storage.add(c, action, Step(a, a, np.ones((1, 1)), no, no, valid))
+    rows = agent.prepare(read_rollout(storage, 2))
     value: Callable[[np.ndarray], float] = lambda x: agent.value(torch.from_numpy(x)).item()  # noqa: E731
     expected = [1 + 0.5 * value(b), 1 + 0.5 * value(a)]
     assert rows["target"][0].tolist() == pytest.approx(expected, abs=1e-5)
@@ -295,12 +298,12 @@ def test_reinforce_without_a_baseline_refuses_time_limits_before_anything_is_wri
 
 def test_reinforce_without_a_baseline_learns_from_whole_episodes_alone() -> None:
     agent = made("reinforce", seeds=(0,), baseline=False, gamma=0.5, normalize_advantage=False)
-    store = Rollout(1, 1, 4, *agent.fields())
+    storage = Storage(1, 1, 4, agent.fields())
     obs, action = np.zeros((1, 1, 3), np.float32), np.zeros((1, 1), np.int64)
     no, valid = np.zeros((1, 1), bool), np.ones((1, 1), bool)
     for t, ended in enumerate((False, True, False, False)):
-        store.add(obs, action, Step(obs, obs, np.full((1, 1), t + 1.0), no | ended, no, valid))
-    rows = agent.prepare(store.read())
+        storage.add(obs, action, Step(obs, obs, np.full((1, 1), t + 1.0), no | ended, no, valid))
+    rows = agent.prepare(read_rollout(storage, 4))
     assert rows["weight"].tolist() == [[1.0, 1.0, 0.0, 0.0]]
     assert rows["advantage"][0, :2].tolist() == [2.0, 2.0]  # 1 + .5*2 ; 2
 
@@ -308,5 +311,5 @@ def test_reinforce_without_a_baseline_learns_from_whole_episodes_alone() -> None
 def test_a_minibatch_of_one_normalised_row_is_refused_since_nothing_would_be_learned(tmp_path: Any) -> None:
     import rlab
 
-    with pytest.raises(UsageError, match="a minibatch of one row has nothing to be normalised by"):
+    with pytest.raises(UsageError, match="normalising needs two rows in a minibatch"):
         rlab.train("ppo", "CartPole-v1", out=tmp_path / "run", num_envs=1, rollout_steps=7, minibatches=7)

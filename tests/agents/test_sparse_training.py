@@ -117,8 +117,7 @@ def test_a_run_that_goes_on_from_a_checkpoint_prunes_the_same_weights_and_learns
     again.load_state(load_checkpoint(folder)[0]["loop"]["agent"])
     share = sparsity(kept.policy().network)
     assert (share > 0.5).all()
-    rngs = [np.random.default_rng(seed) for seed in (0, 1)]
-    rows = session.store.sample(rngs, 64, 1) if name == "dqn" else session.store.read()
+    rows = session.loop.sampler.sample(64)
     batches = [agent.prepare(rows) for agent in (kept, again)]
     for time in (880, 887, 888, 900, 1200, 1280, 1600):  # in the same percent, in later ones, and at the end
         told = [

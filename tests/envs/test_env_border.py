@@ -18,8 +18,9 @@ from rlab.evaluation.evaluate import evaluate
 from rlab.evaluation.record import record
 from rlab.experience.collector import Collector
 from rlab.experience.contract import Acted
-from rlab.experience.lanes import Field
-from rlab.experience.rollout import Rollout
+from rlab.experience.fields import Field
+from rlab.experience.sequence_samplers import read_rollout
+from rlab.experience.storage import Storage
 
 VECTORS = ("sync", "async")
 UNIT = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
@@ -68,7 +69,7 @@ def rewards_of(action):
 def test_what_is_stored_is_what_was_chosen_though_the_env_changes_its_actions(register, vector):
     env = make_vec(EnvSpec(register(lambda: Scribbling(Target()))), (0, 1), 2, vector)
     collector = Collector(env)
-    store = Rollout(2, 2, 8, Field("obs", (1,), "float32"), Field("action", (1,), "float32"))
+    storage = Storage(2, 2, 16, (Field("obs", (1,), "float32"), Field("action", (1,), "float32")))
     collector.start()
     rng, chosen = np.random.default_rng(0), []
     for _ in range(8):
@@ -77,9 +78,9 @@ def test_what_is_stored_is_what_was_chosen_though_the_env_changes_its_actions(re
         obs, acted, step, _ = collector.collect(lambda obs, state, action=action: Acted(action))
         assert np.array_equal(acted.action, chosen[-1])
         assert np.allclose(step.reward, rewards_of(chosen[-1]), rtol=0, atol=1e-6)
-        store.add(obs, acted.action, step)
+        storage.add(obs, acted.action, step)
     env.close()
-    stored = store.read()["action"].numpy()
+    stored = read_rollout(storage, 8)["action"].numpy()
     assert np.array_equal(np.sort(stored.ravel()), np.sort(np.concatenate(chosen).ravel()))
 
 

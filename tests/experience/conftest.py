@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from rlab.experience.contract import Step
-from rlab.experience.lanes import Field
-from rlab.experience.replay import Replay
-from rlab.experience.rollout import Rollout
+from rlab.experience.fields import Field
+from rlab.experience.sequence_samplers import RolloutSampler
+from rlab.experience.storage import Storage
 from rlab.networks.spaces import Box, Discrete
 
 
@@ -94,25 +94,23 @@ class World:
     def close(self):
         pass
 
-    def replay(self, capacity, extra=()):
-        """An empty replay that fits this world."""
-        return Replay(self.members, self.num_envs, capacity, *self._fields(), extra)
+    def storage(self, capacity, further=()):
+        """Empty storage that fits this world."""
+        fields = Field("obs", (2,), self.obs_dtype), Field("action", (), "int64"), *further
+        return Storage(self.members, self.num_envs, capacity, fields)
 
-    def rollout(self, steps, extra=()):
-        """An empty store of rollouts that fits this world."""
-        return Rollout(self.members, self.num_envs, steps, *self._fields(), extra)
+    def rollout(self, steps, further=()):
+        """A sampler of rollouts from empty storage that fits this world."""
+        return RolloutSampler(self.storage(steps * self.num_envs, further), (), steps)
 
-    def _fields(self):
-        return Field("obs", (2,), self.obs_dtype), Field("action", (), "int64")
-
-    def play(self, steps, *stores):
-        """Let random actions loose and write what happens into replays and rollouts."""
+    def play(self, steps, *storages):
+        """Take random actions and write what happens into storages."""
         for _ in range(steps):
             obs = self.observed(self.ids)
             action = self.rng.integers(10, size=self.shape)
             step = self.step(action)
-            for store in stores:
-                store.add(obs, action, step)
+            for storage in storages:
+                storage.add(obs, action, step)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Demonstrations as a replay: every window is one that was recorded, and members never mix."""
+"""Demonstrations as a storage: every window is one that was recorded, and members never mix."""
 
 import numpy as np
 import pytest
@@ -8,16 +8,20 @@ from hypothesis import strategies as st
 
 from rlab.errors import RlabError, UsageError
 from rlab.experience.dataset import Dataset, Episode
-from rlab.experience.demonstrations import DemonstrationReplay, Demonstrations, choose_episodes, filled_replay
-from rlab.experience.lanes import Field
-from rlab.experience.replay import Replay
+from rlab.experience.demonstrations import Demonstrations, choose_episodes, demonstrations_of
+from rlab.experience.fields import Field
+from rlab.experience.samplers import MixtureSampler, UniformSampler
 from rlab.networks.spaces import Box, Discrete
-from rlab.randomness import stream
+from rlab.randomness import streams as streams_of
 from rlab.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlab.runs.folder import RunFolder
+from rlab.runs.state import decode, encode
 
-OBS, ACTION = Field("obs", (2,), "int64"), Field("action", (), "int64")
 ENDINGS = ((True, False), (False, True), (False, False))  # terminated, truncated, cut by the recording
+
+
+def sample(storage, streams, batch_size, n_step=1):
+    return UniformSampler(storage, streams, n_step).sample(batch_size)
 
 
 def make(*lengths, first=0):
@@ -56,19 +60,19 @@ def check_rows(batch, lengths, n_step):
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(1, 5), st.integers(1, 3), st.data())
 def test_every_window_is_one_that_was_recorded(lengths, n_step, members, data):
     some = data.draw(st.one_of(st.none(), st.integers(1, len(lengths))))
-    replay = filled_replay(make(*lengths), range(members), some)
-    batch = replay.sample([np.random.default_rng(i) for i in range(members)], 64, n_step)
+    storage = demonstrations_of(make(*lengths), range(members), some)
+    batch = sample(storage, [np.random.default_rng(i) for i in range(members)], 64, n_step)
     check_rows(batch, lengths, n_step)
     for member, chosen in enumerate(choose_episodes(make(*lengths), range(members), some)):
         assert set(ids_of(batch)[member] // 100) <= set(chosen)
-        assert replay.transitions[member] == sum(lengths[e] for e in chosen)
+        assert storage.transitions[member] == sum(lengths[e] for e in chosen)
     assert batch["demonstration"].all()
     assert batch["demonstration"].shape == (members, 64)
 
 
 def test_every_transition_is_drawn_about_equally_often():
-    replay = filled_replay(make(1, 9), [0])
-    drawn = ids_of(replay.sample([np.random.default_rng(0)], 20_000))
+    storage = demonstrations_of(make(1, 9), [0])
+    drawn = ids_of(sample(storage, [np.random.default_rng(0)], 20_000))
     _, counts = np.unique(drawn, return_counts=True)
     assert len(counts) == 10
     assert np.square(counts - 2000).sum() / 2000 < 27.9  # chi-squared, 9 degrees of freedom, p = 0.001
@@ -78,8 +82,8 @@ def test_a_member_draws_the_same_beside_others_with_longer_episodes():
     data = make(2, 3, 90)
     beside = Demonstrations(data, [np.array([0, 1]), np.array([1, 2])])
     alone = Demonstrations(data, [np.array([0, 1])])
-    both = beside.sample([np.random.default_rng(0), np.random.default_rng(1)], 50, 3)
-    one = alone.sample([np.random.default_rng(0)], 50, 3)
+    both = sample(beside, [np.random.default_rng(0), np.random.default_rng(1)], 50, 3)
+    one = sample(alone, [np.random.default_rng(0)], 50, 3)
     assert all(torch.equal(both[name][:1], one[name]) for name in one)
 
 
@@ -108,33 +112,33 @@ def test_observations_for_statistics_are_those_acted_on():
 
 @pytest.mark.parametrize(("limit", "size"), [(None, 4), (3, 3), (9, 4)])
 def test_rows_come_in_order_and_say_which_are_filled_up(limit, size):
-    replay = Demonstrations(make(3, 1), [np.array([0, 1]), np.array([1])])
-    batch = replay.rows_in_order(limit)
+    storage = Demonstrations(make(3, 1), [np.array([0, 1]), np.array([1])])
+    batch = storage.rows_in_order(limit)
     check_rows(batch, [3, 1], n_step=1)
     assert ids_of(batch).tolist() == [[0, 1, 2, 100][:size], [100] * size]
     assert batch["valid"].tolist() == [[True] * size, [True] + [False] * (size - 1)]
-    assert batch.keys() == {*replay.sample([np.random.default_rng(0)] * 2, 2), "valid"}
+    assert batch.keys() == {*sample(storage, [np.random.default_rng(0)] * 2, 2), "valid"}
 
 
 @given(st.integers(2, 12), st.floats(0.01, 0.99), st.integers(0, 9))
 def test_a_split_is_by_whole_episodes_and_loses_none(episodes, fraction, seed):
-    train, held_out = filled_replay(make(*[2] * episodes), [seed, seed + 1]).split(fraction, [seed, seed + 1])
+    train, held_out = demonstrations_of(make(*[2] * episodes), [seed, seed + 1]).split(fraction, [seed, seed + 1])
     for kept, out in zip(train.chosen, held_out.chosen, strict=True):
         assert sorted([*kept, *out]) == list(range(episodes))
         assert len(kept) >= 1
         assert len(out) == min(max(round(fraction * episodes), 1), episodes - 1)
     assert set(ids_of(train.rows_in_order())[0] // 100) == set(train.chosen[0])
-    again = filled_replay(make(*[2] * episodes), [seed + 1]).split(fraction, [seed + 1])[1]
+    again = demonstrations_of(make(*[2] * episodes), [seed + 1]).split(fraction, [seed + 1])[1]
     assert again.chosen[0].tolist() == held_out.chosen[1].tolist()
 
 
 def test_members_hold_out_episodes_of_their_own():
-    _, held_out = filled_replay(make(*[1] * 40), [0, 1]).split(0.5, [0, 1])
+    _, held_out = demonstrations_of(make(*[1] * 40), [0, 1]).split(0.5, [0, 1])
     assert held_out.chosen[0].tolist() != held_out.chosen[1].tolist()
 
 
 def test_one_episode_cannot_be_split():
-    one = filled_replay(make(5), [0])
+    one = demonstrations_of(make(5), [0])
     assert one.split(0.0, [0]) == (one, None)
     with pytest.raises(UsageError, match="none is left to hold out"):
         one.split(0.1, [0])
@@ -143,31 +147,31 @@ def test_one_episode_cannot_be_split():
 
 
 def test_a_checkpoint_holds_no_data_and_knows_the_data_again(tmp_path):
-    replay = filled_replay(make(3, 4), [0, 1])
+    storage = demonstrations_of(make(3, 4), [0, 1])
     run = RunFolder.create(tmp_path / "run", {})
-    save_checkpoint(run, replay.state(), replay.chunks())
+    save_checkpoint(run, storage.state(), storage.chunks())
     assert sum(path.stat().st_size for path in (run.path / "checkpoint").iterdir()) < 2000
     state, chunks = load_checkpoint(run)
-    filled_replay(make(3, 4), [0, 1]).load(state, (chunk.arrays() for chunk in chunks))
+    demonstrations_of(make(3, 4), [0, 1]).load(state, (chunk.arrays() for chunk in chunks))
     with pytest.raises(RlabError, match="lessons is not the one that this run began with"):
-        filled_replay(make(4, 3), [0, 1]).load(state, iter(()))
+        demonstrations_of(make(4, 3), [0, 1]).load(state, iter(()))
 
 
-# The online replay with demonstrations: online rows come from a made-up world, their ids are below 10 000.
+# Mixtures: online rows come from a made-up world, their ids are below 10 000.
 SHOWN = make(5, 6, 7, first=1000)
 
 
-def mixed(world, share, seeds=(7, 8), capacity=60):
-    shown = Demonstrations(SHOWN, choose_episodes(SHOWN, seeds, None))
-    return DemonstrationReplay(len(seeds), world.num_envs, capacity, OBS, ACTION, shown, share, seeds)
+def mixed(storage, share, online, n_step=1):
+    shown = UniformSampler(demonstrations_of(SHOWN, (7, 8)), streams_of((7, 8), "demonstrations"), n_step)
+    return MixtureSampler(UniformSampler(storage, online, n_step), shown, share)
 
 
 @pytest.mark.parametrize(("share", "size", "count"), [(0.25, 32, 8), (0.29, 100, 29), (1 / 3, 30, 10), (0.7, 10, 7)])
 def test_every_stretch_of_a_batch_has_its_share(make_world, streams, share, size, count):
     world = make_world(2, 3, "same")
-    replay = mixed(world, share)
-    world.play(30, replay)
-    batch = replay.sample(streams(2), 4 * size)
+    storage = world.storage(60)
+    world.play(30, storage)
+    batch = mixed(storage, share, streams(2)).sample(4 * size)
     flags = batch["demonstration"]
     assert torch.equal(flags[0], flags[1])
     assert flags[0].reshape(4, size).sum(dim=1).tolist() == [count] * 4
@@ -177,12 +181,14 @@ def test_every_stretch_of_a_batch_has_its_share(make_world, streams, share, size
 
 
 @pytest.mark.parametrize("style", ["same", "next"])
-def test_online_rows_are_those_of_a_plain_replay_and_demonstrations_have_their_own_streams(make_world, streams, style):
+def test_online_rows_are_those_of_the_online_sampler_and_demonstrations_have_their_own_streams(
+    make_world, streams, style
+):
     world, n_step = make_world(2, 3, style), 3
-    replay, plain = mixed(world, 0.25), world.replay(60)
-    world.play(30, replay, plain)
-    batch, online = replay.sample(streams(2), 40, n_step), plain.sample(streams(2), 30, n_step)
-    shown = filled_replay(SHOWN, (7, 8)).sample([stream(seed, "demonstrations") for seed in (7, 8)], 10, n_step)
+    storage = world.storage(60)
+    world.play(30, storage)
+    batch, online = mixed(storage, 0.25, streams(2), n_step).sample(40), sample(storage, streams(2), 30, n_step)
+    shown = sample(demonstrations_of(SHOWN, (7, 8)), streams_of((7, 8), "demonstrations"), 10, n_step)
     flags = batch["demonstration"][0]
     for name in online:
         assert torch.equal(batch[name][:, ~flags], online[name]), name
@@ -190,45 +196,39 @@ def test_online_rows_are_those_of_a_plain_replay_and_demonstrations_have_their_o
         assert batch[name].dtype == online[name].dtype
 
 
-def test_without_a_share_it_is_a_plain_replay_and_with_all_of_it_needs_no_online_row(make_world, streams):
+def test_without_a_share_all_rows_are_online_and_with_all_of_it_no_online_row_is_needed(make_world, streams):
     world = make_world(2, 3, "same")
-    replay, plain = mixed(world, 0.0), world.replay(60)
-    world.play(30, replay, plain)
-    batch, online = replay.sample(streams(2), 40), plain.sample(streams(2), 40)
+    storage, empty = world.storage(60), world.storage(60)
+    world.play(30, storage)
+    batch, online = mixed(storage, 0.0, streams(2)).sample(40), sample(storage, streams(2), 40)
     assert all(torch.equal(batch[name], online[name]) for name in online)
     assert not batch["demonstration"].any()
-    assert (ids_of(mixed(world, 1.0).sample(streams(2), 40)) >= 100_000).all()
+    assert (ids_of(mixed(empty, 1.0, streams(2)).sample(40)) >= 100_000).all()
 
 
-def test_a_saved_mixture_goes_on_with_the_very_next_draw(make_world, streams, tmp_path):
+def test_a_saved_mixture_goes_on_with_the_very_next_draw(make_world, streams):
     world = make_world(2, 3, "same")
-    replay = mixed(world, 0.5)
-    world.play(30, replay)
-    replay.sample(streams(2), 40)
-    run = RunFolder.create(tmp_path / "run", {})
-    save_checkpoint(run, replay.state(), replay.chunks())
-    state, chunks = load_checkpoint(run)
-    again = mixed(world, 0.5)
-    again.load(state, (chunk.arrays() for chunk in chunks))
-    one, other = replay.sample(streams(2, 1), 40, 2), again.sample(streams(2, 1), 40, 2)
+    storage = world.storage(60)
+    world.play(30, storage)
+    sampler, again = mixed(storage, 0.5, streams(2), 2), mixed(storage, 0.5, streams(2, 9), 2)
+    sampler.sample(40)
+    value, tensors = encode(sampler.state())
+    again.load_state(decode(value, tensors))
+    one, other = sampler.sample(40), again.sample(40)
     assert all(torch.equal(one[name], other[name]) for name in one)
-    shown = filled_replay(make(5, 6, 8, first=1000), (7, 8))
-    with pytest.raises(RlabError, match="not the one that this run began with"):
-        DemonstrationReplay(2, 3, 60, OBS, ACTION, shown, 0.5, (7, 8)).load(state, iter(()))
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
-def test_a_share_is_a_share(make_world, share):
+def test_a_share_is_a_share(make_world, streams, share):
     with pytest.raises(UsageError, match="share of demonstrations"):
-        mixed(make_world(2, 3, "same"), share)
+        mixed(make_world(2, 3, "same").storage(60), share, streams(2))
 
 
-def test_demonstrations_of_another_kind_do_not_fit():
-    shown = filled_replay(SHOWN, (7, 8))
-    for members, obs in ((1, OBS), (2, Field("obs", (3,), "int64"))):
-        with pytest.raises(ValueError, match="do not fit"):
-            DemonstrationReplay(members, 1, 10, obs, ACTION, shown, 0.5, (7, 8)[:members])
-
-
-def test_demonstrations_are_a_replay():
-    assert isinstance(filled_replay(SHOWN, [0]), Replay)
+def test_batches_with_different_fields_are_not_mixed(make_world, streams):
+    world = make_world(2, 3, "same")
+    storage = world.storage(60, (Field("weight", (), "float32"),))
+    obs = world.observed(world.ids)
+    action = np.zeros((2, 3), int)
+    storage.add(obs, action, world.step(action), weight=np.ones((2, 3)))
+    with pytest.raises(RlabError, match=r"batches with .*weight.* cannot be mixed with"):
+        mixed(storage, 0.5, streams(2)).sample(10)

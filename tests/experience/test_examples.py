@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlab.errors import UsageError
-from rlab.experience.examples import Examples, stratified_order
+from rlab.experience.examples import EpochSampler, Examples, stratified_order
 from rlab.randomness import stream
 
 
@@ -24,8 +24,8 @@ def streams(seeds=(3, 4)):
 
 @given(st.integers(1, 12), st.lists(st.integers(1, 15), min_size=1, max_size=8))
 def test_every_row_comes_exactly_once_in_every_epoch_however_it_is_drawn(rows, sizes):
-    examples, draws = numbered(rows), streams()
-    drawn = np.concatenate([examples.sample(draws, size)["target"].numpy() for size in sizes], axis=1) // 10
+    sampler = EpochSampler(numbered(rows), streams())
+    drawn = np.concatenate([sampler.sample(size)["target"].numpy() for size in sizes], axis=1) // 10
     for member in drawn:
         for start in range(0, len(member), rows):
             epoch = member[start : start + rows]
@@ -33,40 +33,40 @@ def test_every_row_comes_exactly_once_in_every_epoch_however_it_is_drawn(rows, s
 
 
 def test_inputs_and_targets_stay_together_and_members_and_epochs_have_orders_of_their_own():
-    examples, draws = numbered(50), streams()
-    drawn = examples.sample(draws, 100)
+    drawn = EpochSampler(numbered(50), streams()).sample(100)
     assert (drawn["input"][..., 0] * 10 == drawn["target"]).all()
+    assert (drawn["input"][..., 0] == drawn["row"]).all()
     orders = drawn["target"].numpy().reshape(4, 50)
     assert len({tuple(order) for order in orders.tolist()}) == 4
     assert (np.sort(orders, axis=1) == np.arange(50) * 10).all()
 
 
 def test_an_order_does_not_depend_on_the_other_members():
-    alone = numbered(9, seeds=(4,)).sample(streams((4,)), 30)["target"][0]
-    assert (numbered(9).sample(streams(), 30)["target"][1] == alone).all()
+    alone = EpochSampler(numbered(9, seeds=(4,)), streams((4,))).sample(30)["target"][0]
+    assert (EpochSampler(numbered(9), streams()).sample(30)["target"][1] == alone).all()
 
 
 def test_each_member_draws_from_rows_of_its_own():
     inputs = np.arange(2 * 5).reshape(2, 5).astype(np.float32)
-    drawn = Examples((3, 4), inputs, inputs.astype(int), per_member=True).sample(streams(), 5)["target"]
+    own = Examples((3, 4), inputs, inputs.astype(int), per_member=True)
+    drawn = EpochSampler(own, streams()).sample(5)["target"]
     assert [sorted(member) for member in drawn.tolist()] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
     some = numbered(9, rows=[np.array([1, 3]), np.array([0, 5, 8])])
-    assert [set(member) for member in some.sample(streams(), 6)["target"].tolist()] == [{10, 30}, {0, 50, 80}]
+    drawn = EpochSampler(some, streams()).sample(6)["target"]
+    assert [set(member) for member in drawn.tolist()] == [
+        {10, 30},
+        {0, 50, 80},
+    ]
 
 
 @pytest.mark.parametrize("before", [0, 4, 10, 13])
 def test_draws_go_on_from_a_state_to_the_row(before):
-    whole, first, second = numbered(10), numbered(10), numbered(10)
-    a, b = streams(), streams()
+    whole, first, second = (EpochSampler(numbered(10), streams()) for _ in range(3))
     if before:
-        whole.sample(a, before)
-        first.sample(b, before)
-    state, positions = copy.deepcopy(first.state()), [s.bit_generator.state for s in b]
-    again = streams()
-    for s, position in zip(again, positions, strict=True):
-        s.bit_generator.state = position
-    second.load_state(state)
-    assert (second.sample(again, 25)["target"] == whole.sample(a, 25)["target"]).all()
+        whole.sample(before)
+        first.sample(before)
+    second.load_state(copy.deepcopy(first.state()))
+    assert (second.sample(25)["target"] == whole.sample(25)["target"]).all()
 
 
 def test_shared_arrays_are_not_copied_for_every_member():
@@ -96,7 +96,7 @@ def test_a_split_holds_out_the_asked_share_of_every_class_to_within_a_row(labels
     number = min(max(round(len(labels) * fraction), 1), len(labels) - 1)
     assert held_out.sizes.tolist() == [number, number]
     for member in range(2):
-        rows = np.concatenate([train._rows[member], held_out._rows[member]])
+        rows = np.concatenate([train.member_rows[member], held_out.member_rows[member]])
         assert sorted(rows.tolist()) == list(range(len(labels)))
         for c in set(labels.tolist()):
             share = number / len(labels) * (labels == c).sum()
@@ -106,16 +106,16 @@ def test_a_split_holds_out_the_asked_share_of_every_class_to_within_a_row(labels
 def test_splits_differ_between_members_and_follow_their_seeds():
     examples = numbered(40, seeds=(0, 1, 0))
     _, held_out = examples.split(0.25)
-    rows = [set(r.tolist()) for r in held_out._rows]
+    rows = [set(r.tolist()) for r in held_out.member_rows]
     assert rows[0] == rows[2] != rows[1]
     _, other = examples.split(0.25, seeds=(7, 7, 7))
-    assert set(other._rows[0].tolist()) == set(other._rows[1].tolist()) != rows[0]
+    assert set(other.member_rows[0].tolist()) == set(other.member_rows[1].tolist()) != rows[0]
 
 
 def test_a_split_of_a_part_stays_inside_it():
     train, held_out = numbered(9, rows=[np.array([1, 3, 5]), np.array([0, 5, 8])]).split(0.4)
-    assert sorted([*train._rows[0], *held_out._rows[0]]) == [1, 3, 5]
-    assert sorted([*train._rows[1], *held_out._rows[1]]) == [0, 5, 8]
+    assert sorted([*train.member_rows[0], *held_out.member_rows[0]]) == [1, 3, 5]
+    assert sorted([*train.member_rows[1], *held_out.member_rows[1]]) == [0, 5, 8]
 
 
 def test_numbers_have_no_classes_to_be_stratified_by():

@@ -7,11 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlab.experience.contract import Step
-from rlab.experience.lanes import Field
-from rlab.experience.replay import Replay
+from rlab.experience.fields import Field
+from rlab.experience.samplers import UniformSampler
+from rlab.experience.storage import Storage
 from rlab.learning.returns import continuation, n_step_return
 
 STYLES = ("same", "next", "disabled")
+
+
+def sample(storage, streams, batch_size, n_step=1):
+    return UniformSampler(storage, streams, n_step).sample(batch_size)
 
 
 def walk(rows, start, n_step):
@@ -24,7 +29,7 @@ def walk(rows, start, n_step):
     return window
 
 
-def check_windows(world, replay, batch, n_step, gamma):
+def check_windows(world, storage, batch, n_step, gamma):
     """Every sampled window, its return and its discount are those of a walk along the lane."""
     returns = n_step_return(batch["reward"], gamma)
     discount = continuation(batch["terminated"], gamma, batch["steps"])
@@ -34,7 +39,7 @@ def check_windows(world, replay, batch, n_step, gamma):
         window = walk(world.lanes[lane], t, n_step)
         last, rewards = window[-1], [row.reward for row in window]
         assert lane[0] == s
-        assert t >= replay.rows_written - replay.rows
+        assert t >= storage.rows_written - storage.rows
         assert all(row.valid for row in window)
         assert batch["steps"][s, b].item() == len(window)
         assert batch["reward"][s, b].tolist() == rewards + [0.0] * (n_step - len(window))
@@ -54,14 +59,14 @@ def test_windows_equal_the_slow_reference(make_world, streams, seed, style):
     rng = np.random.default_rng(seed)
     members, num_envs = int(rng.integers(1, 4)), int(rng.integers(1, 4))
     world = make_world(members, num_envs, style, rng.uniform(0.0, 0.25), seed)
-    replay = world.replay(num_envs * int(rng.integers(3, 40)))
+    storage = world.storage(num_envs * int(rng.integers(3, 40)))
     draws = streams(members, seed)
     for _ in range(4):
-        world.play(int(rng.integers(1, 40)), replay)
-        if not replay.transitions.all():
+        world.play(int(rng.integers(1, 40)), storage)
+        if not storage.transitions.all():
             continue
         n_step = int(rng.integers(1, 12))  # also longer than a lane
-        check_windows(world, replay, replay.sample(draws, 100, n_step), n_step, gamma=0.9)
+        check_windows(world, storage, sample(storage, draws, 100, n_step), n_step, gamma=0.9)
 
 
 def check_any_window(make_world, streams, data):
@@ -69,11 +74,11 @@ def check_any_window(make_world, streams, data):
     members, num_envs = data.draw(st.integers(1, 2)), data.draw(st.integers(1, 3))
     ending, seed = data.draw(st.sampled_from([0.0, 0.1, 0.3])), data.draw(st.integers(0, 2**32))
     world = make_world(members, num_envs, data.draw(st.sampled_from(STYLES)), ending, seed)
-    replay = world.replay(num_envs * data.draw(st.integers(1, 12)))
-    world.play(data.draw(st.integers(1, 30)), replay)
-    if replay.transitions.all():
+    storage = world.storage(num_envs * data.draw(st.integers(1, 12)))
+    world.play(data.draw(st.integers(1, 30)), storage)
+    if storage.transitions.all():
         n_step, gamma = data.draw(st.integers(1, 8)), data.draw(st.sampled_from([0.0, 1.0]) | st.floats(0.0, 1.0))
-        check_windows(world, replay, replay.sample(streams(members, seed), 6, n_step), n_step, gamma)
+        check_windows(world, storage, sample(storage, streams(members, seed), 6, n_step), n_step, gamma)
 
 
 @given(st.data())
@@ -90,22 +95,22 @@ def test_any_window_equals_the_slow_reference_ten_thousand_times(make_world, str
 
 def test_the_length_of_a_window_does_not_change_which_rows_are_drawn(make_world, streams):
     world = make_world(2, 2, "next", 0.2)
-    replay = world.replay(40)
-    world.play(70, replay)
-    short, long = replay.sample(streams(2), 100, 1), replay.sample(streams(2), 100, 5)
+    storage = world.storage(40)
+    world.play(70, storage)
+    short, long = sample(storage, streams(2), 100, 1), sample(storage, streams(2), 100, 5)
     assert torch.equal(short["obs"], long["obs"])
 
 
 def lane_of(flags):
     """One env, rewards 1, 2, 4, ..., observations 0, 1, 2, ..., and one letter per row: `.`, `T`erminated or `C`ut."""
-    replay = Replay(1, 1, 10, Field("obs", (1,), "float32"), Field("action", (), "int64"))
+    storage = Storage(1, 1, 10, (Field("obs", (1,), "float32"), Field("action", (), "int64")))
     for t, flag in enumerate(flags):
         obs, successor = np.full((1, 1, 1), t, "float32"), np.full((1, 1, 1), t + 1, "float32")
         true = np.full((1, 1, 1), 100 + t, "float32") if flag != "." else successor
         reward, terminated, truncated = (np.array([[value]]) for value in (2.0**t, flag == "T", flag == "C"))
         step = Step(successor, true, reward, terminated, truncated, valid=np.ones((1, 1), bool))
-        replay.add(obs, np.zeros((1, 1), int), step)
-    return replay
+        storage.add(obs, np.zeros((1, 1), int), step)
+    return storage
 
 
 @pytest.mark.parametrize(
@@ -119,7 +124,7 @@ def lane_of(flags):
     ],
 )
 def test_windows_worked_on_paper(streams, flags, rewards, steps, terminated, next_obs):
-    batch = lane_of(flags).sample(streams(1), 50, n_step=3)
+    batch = sample(lane_of(flags), streams(1), 50, n_step=3)
     first = int((batch["obs"][0, :, 0] == 0).nonzero()[0])
     assert batch["reward"][0, first].tolist() == rewards
     assert batch["steps"][0, first].item() == steps

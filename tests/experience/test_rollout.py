@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlab.errors import RlabError
-from rlab.experience import lanes as lanes_module
-from rlab.experience.lanes import Field
+from rlab.experience import storage as storage_module
+from rlab.experience.fields import Field
 
 STYLES = ("same", "next", "disabled")
-NAMES = ("obs", "action", "reward", "terminated", "truncated", "valid")
+NAMES = ("row", "obs", "action", "reward", "terminated", "truncated", "valid")
 
 
 def successors(batch):
@@ -27,20 +27,21 @@ def successors(batch):
 
 def check_rows(world, rollout, batch, cut=()):
     """The batch is exactly the newest T rows that happened, except that the rows (lane, time) in `cut` were cut."""
-    steps = rollout.lane_rows
-    first = rollout.rows_written - steps
+    steps = rollout.steps
+    first = rollout.storage.rows_written - steps
     true_next = successors(batch)
     for (member, env), history in world.lanes.items():
-        for t, row in enumerate(history[first : rollout.rows_written]):
+        for t, row in enumerate(history[first : rollout.storage.rows_written]):
             at = member, env, t
             was_cut = ((member, env), first + t) in cut and not row.terminated and row.valid
             assert batch["obs"][at].tolist() == [row.obs, -row.obs]
+            assert batch["row"][at].item() == (first + t) * world.num_envs + env
             assert batch["action"][at].item() == row.action
             assert batch["reward"][at].item() == row.reward
             assert batch["terminated"][at].item() is row.terminated
             assert batch["truncated"][at].item() is (row.truncated or was_cut)
             assert batch["valid"][at].item() is row.valid
-            if row.valid:  # what a reset row led to is nobody's business
+            if row.valid:  # what a reset row led to does not matter
                 assert true_next[at].tolist() == [row.next_obs, -row.next_obs]
     assert {name: tuple(value.shape[:3]) for name, value in batch.items() if not name.startswith("final")} == {
         name: (*world.shape, steps + (name == "obs")) for name in NAMES
@@ -60,10 +61,10 @@ def test_every_rollout_is_the_newest_rows_in_time_order(make_world, data, steps,
     rollout = world.rollout(steps)
     for _ in range(rounds):  # the ring has steps + 1 slots: each rollout starts one slot further back
         for t in range(steps):
-            assert rollout.full is (t == 0 and rollout.rows_written > 0)
-            world.play(1, rollout)
+            assert rollout.full is (t == 0 and rollout.storage.rows_written > 0)
+            world.play(1, rollout.storage)
         assert rollout.full
-        batch = rollout.read()
+        batch = rollout.sample()
         check_rows(world, rollout, batch)
         assert torch.equal(batch["obs"][:, :, -1], torch.from_numpy(world.observed(world.ids)))
 
@@ -72,8 +73,8 @@ def test_every_rollout_is_the_newest_rows_in_time_order(make_world, data, steps,
 def test_hidden_successors_are_listed_by_row_and_padded_with_a_row_that_is_none(make_world, style):
     world = make_world(3, 2, style, 0.3, seed=1)
     rollout = world.rollout(10)
-    world.play(10, rollout)
-    batch = rollout.read()
+    world.play(10, rollout.storage)
+    batch = rollout.sample()
     hidden = [
         [n * 10 + t for n in range(2) for t, row in enumerate(world.lanes[s, n]) if row.terminated or row.truncated]
         for s in range(3)
@@ -92,8 +93,8 @@ def test_hidden_successors_are_listed_by_row_and_padded_with_a_row_that_is_none(
 def test_a_rollout_in_which_nothing_ended_hides_nothing(make_world):
     world = make_world(2, 2, "same", 0.0)
     rollout = world.rollout(4)
-    world.play(4, rollout)
-    batch = rollout.read()
+    world.play(4, rollout.storage)
+    batch = rollout.sample()
     assert batch["final_row"].shape == (2, 0)
     assert batch["final_obs"].shape == (2, 0, 2)
     assert batch["final_obs"].dtype == batch["obs"].dtype
@@ -102,18 +103,19 @@ def test_a_rollout_in_which_nothing_ended_hides_nothing(make_world):
 def test_a_batch_keeps_its_rows_while_the_next_rollout_is_collected(make_world):
     world = make_world(2, 2, "same", 0.3)
     rollout = world.rollout(5)
-    world.play(5, rollout)
-    batch = rollout.read()
+    world.play(5, rollout.storage)
+    batch = rollout.sample()
     before = {name: value.clone() for name, value in batch.items()}
-    world.play(5, rollout)
+    world.play(5, rollout.storage)
     assert all(torch.equal(batch[name], value) for name, value in before.items())
 
 
 def test_dtypes_are_kept(make_world):
     world = make_world(1, 2, "same", 0.5, obs_dtype="uint8")
     rollout = world.rollout(6)
-    world.play(6, rollout)
-    assert {name: value.dtype for name, value in rollout.read().items()} == {
+    world.play(6, rollout.storage)
+    assert {name: value.dtype for name, value in rollout.sample().items()} == {
+        "row": torch.int64,
         "obs": torch.uint8,
         "action": torch.int64,
         "reward": torch.float32,
@@ -127,26 +129,26 @@ def test_dtypes_are_kept(make_world):
 
 def test_extra_fields_travel_with_their_row(make_world):
     world = make_world(2, 3, "same", 0.3)
-    rollout = world.rollout(4, extra=(Field("serial", (2,), "int32"),))
+    rollout = world.rollout(4, further=(Field("serial", (2,), "int32"),))
     for t in range(12):
         obs, action = world.observed(world.ids), world.rng.integers(10, size=world.shape)
         serial = t * 6 + np.arange(6).reshape(2, 3)
-        rollout.add(obs, action, world.step(action), serial=np.stack([serial, -serial], axis=-1))
+        rollout.storage.add(obs, action, world.step(action), serial=np.stack([serial, -serial], axis=-1))
     serial = torch.arange(8, 12) * 6 + torch.arange(6).reshape(2, 3, 1)
-    assert torch.equal(rollout.read()["serial"], torch.stack([serial, -serial], dim=-1).int())
+    assert torch.equal(rollout.sample()["serial"], torch.stack([serial, -serial], dim=-1).int())
 
 
 def test_a_rollout_that_is_not_full_yet_says_so(make_world):
     world = make_world(1, 2, "same")
     rollout = world.rollout(5)
-    world.play(4, rollout)
-    with pytest.raises(RlabError, match=r"the rollout has 4 of its 5 rows; collect before reading\."):
-        rollout.read()
+    world.play(4, rollout.storage)
+    with pytest.raises(RlabError, match=r"the storage has 4 of the 5 rows of a rollout; collect before reading\."):
+        rollout.sample()
 
 
 def saved_and_loaded(rollout, empty):
-    state, chunks = rollout.state(), [chunk.arrays() for chunk in rollout.chunks()]
-    empty.load(state, iter(chunks))
+    state, chunks = rollout.storage.state(), [chunk.arrays() for chunk in rollout.storage.chunks()]
+    empty.storage.load(state, iter(chunks))
     return empty
 
 
@@ -155,16 +157,16 @@ def test_saved_at_any_moment_a_rollout_goes_on_with_the_same_episodes(make_world
     world = data.draw(worlds(make_world))
     rollout = world.rollout(steps)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lanes_module, "CHUNK_ROWS", data.draw(st.sampled_from([1, 4, 4096])))
-        world.play(moment, rollout)
+        patch.setattr(storage_module, "CHUNK_ROWS", data.draw(st.sampled_from([1, 4, 4096])))
+        world.play(moment, rollout.storage)
         again = saved_and_loaded(rollout, world.rollout(steps))
     assert again.full is rollout.full
     for _ in range(3):
-        world.play(1, rollout, again)
+        world.play(1, rollout.storage, again.storage)
         while not rollout.full:
-            world.play(1, rollout, again)
+            world.play(1, rollout.storage, again.storage)
         assert again.full
-        one, other = rollout.read(), again.read()
+        one, other = rollout.sample(), again.sample()
         check_rows(world, again, other)
         assert all(torch.equal(value, other[name]) for name, value in one.items())
 
@@ -173,12 +175,12 @@ def test_saved_at_any_moment_a_rollout_goes_on_with_the_same_episodes(make_world
 def test_fresh_episodes_after_a_load_cut_those_under_way_as_a_time_limit_does(make_world, data, steps, moment):
     world = data.draw(worlds(make_world))
     rollout = world.rollout(steps)
-    world.play(moment, rollout)
+    world.play(moment, rollout.storage)
     again = saved_and_loaded(rollout, world.rollout(steps))
     cut = [(lane, moment - 1) for lane in world.lanes]
     world.reset()
     for _ in range(2):
-        world.play(1, again)
+        world.play(1, again.storage)
         while not again.full:
-            world.play(1, again)
-        check_rows(world, again, again.read(), cut)
+            world.play(1, again.storage)
+        check_rows(world, again, again.sample(), cut)

@@ -1,6 +1,7 @@
 """Runs that go on: with more budget, judged in another way, and reported as JSON."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +11,8 @@ import pytest
 import rlab
 from rlab import api
 from rlab.cli.main import main
-from rlab.errors import RlabWarning, UsageError
-from rlab.runs.checkpoint import load_checkpoint
+from rlab.errors import RlabError, RlabWarning, UsageError
+from rlab.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlab.runs.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -43,6 +44,17 @@ def test_a_finished_run_goes_on_with_the_same_clock_optimizer_and_replay(
     assert sum(chunk.arrays()["valid"].shape[2] for chunk in chunks) == 64  # rows of 4 envs: 256 of both parts
     assert [row["env_steps"] for row in road.rows(extended.out)] == list(range(64, 513, 64))
     assert loop["collector"]["env"]["restart"] == 1  # fresh episodes
+
+
+def test_a_checkpoint_of_an_older_version_ends_in_one_line(extended: SimpleNamespace, tmp_path: Path) -> None:
+    shutil.copytree(extended.out, out := tmp_path / "run")
+    folder = RunFolder.open(out)
+    state, chunks = load_checkpoint(folder)
+    state["loop"] |= {"store": state.pop("storage"), "streams": state["loop"].pop("sampler")["streams"]}
+    save_checkpoint(folder, state, chunks)
+    with pytest.raises(RlabError, match=r"run was written by an older version of rlab") as caught:
+        rlab.resume(out, env_steps=1024)
+    assert "\n" not in str(caught.value)
 
 
 def test_its_evaluations_are_those_of_its_new_end(extended: SimpleNamespace, road: SimpleNamespace) -> None:

@@ -204,7 +204,7 @@ def test_a_run_on_a_dataset_goes_on_only_with_the_same_one(
     shutil.rmtree(data)
     api.collect_random("CartPole-v1", data, episodes=12)
     assert main(["resume", str(out)]) == 1
-    assert "a run goes on only with the same episodes" in one_line(capsys)
+    assert "a run can only be resumed with the same episodes" in one_line(capsys)
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from rlab.experience.collector import Collector
 from rlab.experience.contract import Acted, Step
-from rlab.experience.lanes import Field, Lanes
-from rlab.experience.replay import Replay
-from rlab.experience.rollout import Rollout
+from rlab.experience.fields import Field
+from rlab.experience.samplers import Sampler, Streams, UniformSampler
+from rlab.experience.sequence_samplers import RolloutSampler
+from rlab.experience.storage import Storage
 from rlab.learning.contract import Batch, Listener, Updated
-from rlab.learning.loop import Loop, Periods, ReplayLoop, RolloutLoop
+from rlab.learning.loop import EnvLoop, Periods, ReplayLoop, RolloutLoop
 from rlab.networks.memory import State
 from rlab.networks.spaces import Box, Discrete
+from rlab.randomness import streams
 from rlab.types import Clock
 
 
@@ -69,6 +71,16 @@ class RollingConfig:
     minibatches: int = 1
 
 
+class Weights(nn.Linear):
+    """What the loop needs of a policy: weights, and no memory."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+
+    def initial_state(self, rows: int) -> State:
+        return {}
+
+
 class NotingAgent:
     """Its loss counts its updates; `updated_at`, `drawn` and `prepared` are its diary."""
 
@@ -81,6 +93,9 @@ class NotingAgent:
         self.updated_at: list[int] = []
         self.drawn: list[Tensor] = []
         self.prepared: list[int] = []
+
+    def sampler(self, storage: Storage, streams: Streams) -> Sampler:
+        return UniformSampler(storage, streams, self.config.n_step)
 
     def act(self, obs: np.ndarray, clock: Clock, state: State) -> Acted:
         return Acted(np.zeros(obs.shape[:2], np.int64))
@@ -100,7 +115,7 @@ class NotingAgent:
         return {"explore/progress": clock.progress}
 
     def policy(self) -> Any:
-        return nn.Linear(1, 1)
+        return Weights()
 
     def state(self) -> dict[str, Any]:
         return {"updates": len(self.updated_at)}
@@ -118,6 +133,10 @@ class RollingAgent(NotingAgent):
         super().__init__(config, seeds)
         self.rollouts: list[Batch] = []
         self.batches: list[Batch] = []
+
+    def sampler(self, storage: Storage, streams: Streams) -> Sampler:
+        config = self.config
+        return RolloutSampler(storage, streams, config.rollout_steps, config.epochs, config.minibatches)
 
     def prepare(self, batch: Batch) -> Batch:
         self.rollouts.append(batch)
@@ -158,19 +177,18 @@ def make_loop(
     listeners: Sequence[Listener] = (),
     length: int = 5,
     **config: int,
-) -> Loop:
+) -> EnvLoop:
     """`periods`: log, evaluate, save. `length`: env steps of an episode. The loop is the one that the agent needs."""
     learner = agent(agent.Config(**config), seeds)
     fields = Field("obs", (1,), "float32"), Field("action", (), "int64")
-    loop: type[Loop] = RolloutLoop if agent.data == "rollout" else ReplayLoop
-    store: Lanes = (
-        Rollout(len(seeds), num_envs, learner.config.rollout_steps, *fields)
-        if agent.data == "rollout"
-        else Replay(len(seeds), num_envs, learner.config.replay_capacity, *fields)
-    )
+    loop: type[EnvLoop] = RolloutLoop if agent.data == "rollout" else ReplayLoop
+    rows = learner.config.rollout_steps * num_envs if agent.data == "rollout" else learner.config.replay_capacity
+    storage = Storage(len(seeds), num_envs, rows, fields)
+    sampler = learner.sampler(storage, streams(seeds, loop.stream_use))
     judged = SimpleNamespace(returns=np.zeros((len(seeds), 1)), lengths=np.ones((len(seeds), 1)))
     collector = Collector(CountingEnv(seeds, num_envs, length))
-    return loop(learner, collector, store, env_steps, Periods(*periods), lambda: judged, listeners, should_stop)
+    place = learner, collector, storage, sampler, env_steps
+    return loop(*place, Periods(*periods), lambda: judged, listeners, should_stop)
 
 
 @pytest.fixture

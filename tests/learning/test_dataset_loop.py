@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rlab.errors import UsageError
-from rlab.experience.examples import Examples
+from rlab.experience.examples import EpochSampler, Examples
 from rlab.learning.contract import Updated
 from rlab.learning.dataset_loop import DRAWN_UPDATES, VALIDATED_ROWS, DatasetLoop, judge
 from rlab.learning.early_stopping import EarlyStopping
@@ -17,6 +17,7 @@ from rlab.learning.loop import Periods
 from rlab.learning.supervised import SupervisedSettings
 from rlab.learning.supervised_fit import History, make_loop
 from rlab.networks.spec import LayerSpec, NetworkSpec
+from rlab.randomness import streams
 from rlab.runs.state import decode, encode
 
 FAR = 10**9
@@ -61,13 +62,17 @@ def numbers(rows, seeds=(3, 4)):
     return Examples(seeds, np.arange(rows, dtype=np.float32)[:, None], np.arange(rows, dtype=np.float32))
 
 
+def shuffled(rows):
+    return EpochSampler(numbers(rows), streams((3, 4), "dataset"))
+
+
 def scripted_loop(losses, updates, patience=None, log_every=1, **options):
     agent = Scripted(losses)
     stopping = EarlyStopping(2, patience)
     diary = History()
     options |= {"listeners": [diary, *options.get("listeners", [])], "early_stopping": stopping}
     periods, held_out = Periods(log_every, FAR, FAR), numbers(4).rows()
-    loop = DatasetLoop(agent, (3, 4), numbers(10), updates, periods, validation=held_out, **options)
+    loop = DatasetLoop(agent, (3, 4), shuffled(10), updates, periods, validation=held_out, **options)
     return loop, agent, diary
 
 
@@ -143,7 +148,7 @@ def test_rows_are_judged_in_parts_and_each_counts_once():
 def test_rows_without_a_weight_all_count():
     agent = Scripted({})
     rows = {"target": torch.zeros(2, 5)}
-    loop = DatasetLoop(agent, (3, 4), numbers(4), 1, Periods(FAR, FAR, FAR), validation=rows)
+    loop = DatasetLoop(agent, (3, 4), shuffled(4), 1, Periods(FAR, FAR, FAR), validation=rows)
     assert loop.validation["weight"].tolist() == [[1.0] * 5] * 2
 
 
@@ -180,7 +185,7 @@ class Stubborn(Scripted):
 )
 def test_what_cannot_be_judged_is_said_before_anything_is_learned(agent, options, message):
     with pytest.raises(UsageError) as caught:
-        DatasetLoop(agent, (3, 4), numbers(4), 1, Periods(FAR, FAR, FAR), **options)
+        DatasetLoop(agent, (3, 4), shuffled(4), 1, Periods(FAR, FAR, FAR), **options)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -136,7 +136,7 @@ def test_a_loop_goes_on_from_its_state(small: SimpleNamespace) -> None:
     first = small.loop(50, num_envs=2)
     first.run()
     second = small.loop(80, num_envs=2)
-    second.store.load(first.state()["store"], (chunk.arrays() for chunk in first.store.chunks()))
+    second.storage.load(first.storage.state(), (chunk.arrays() for chunk in first.storage.chunks()))
     second.load_state(first.state())
     assert (second.clock.env_steps, second.updates) == (50, 50)
     assert second.run()

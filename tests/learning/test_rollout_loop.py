@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlab.learning.loop import _take
+from rlab.experience.sequence_samplers import take_rows
 
 
 def rolling(small: SimpleNamespace, env_steps: int, **settings: Any) -> Any:
@@ -69,10 +69,10 @@ def test_orders_differ_between_epochs_and_members_and_do_not_depend_on_the_other
 
 def test_one_minibatch_is_the_rollout_in_time_order_and_needs_no_draw(small: SimpleNamespace) -> None:
     loop = rolling(small, 40, num_envs=2, rollout_steps=10, epochs=3)
-    before = loop.state()["streams"]
+    before = loop.state()["sampler"]
     loop.run()
     assert (orders(loop) == torch.arange(20)).all()
-    assert loop.state()["streams"] == before
+    assert loop.state()["sampler"] == before
 
 
 def test_a_rollout_that_the_budget_leaves_unfinished_is_not_learned_from(small: SimpleNamespace) -> None:
@@ -100,7 +100,7 @@ def test_a_loop_goes_on_from_its_state_with_the_rows_and_the_orders_that_come_ne
     whole, first, second = (rolling(small, steps, **settings) for steps in (100, saved_at, 100))
     whole.run()
     first.run()
-    second.store.load(first.state()["store"], (chunk.arrays() for chunk in first.store.chunks()))
+    second.storage.load(first.storage.state(), (chunk.arrays() for chunk in first.storage.chunks()))
     second.load_state(first.state())
     second.collector.env.t = 500  # fresh episodes look different
     learned = saved_at // 20
@@ -122,7 +122,7 @@ def test_a_loop_goes_on_from_its_state_with_the_rows_and_the_orders_that_come_ne
 
 def test_take_gathers_each_member_s_own_rows_of_any_shape() -> None:
     value = torch.arange(2 * 4 * 3 * 5).reshape(2, 4, 3, 5)
-    taken = _take(value, torch.tensor([[3, 0], [4 + 1, 4 + 1]]))  # the second member's rows come behind the first's
+    taken = take_rows(value, torch.tensor([[3, 0], [4 + 1, 4 + 1]]))  # the second member's rows come behind the first's
     assert taken.shape == (2, 2, 3, 5)
     assert torch.equal(taken, torch.stack([value[0, [3, 0]], value[1, [1, 1]]]))
-    assert _take(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1], [2]])).tolist() == [[2.0], [3.0]]
+    assert take_rows(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1], [2]])).tolist() == [[2.0], [3.0]]

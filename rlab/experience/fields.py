@@ -1,0 +1,86 @@
+"""What storage keeps of every row: named fields, their sizes, and whether the machine has the memory for them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from rlab.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Field:
+    """One value to store for every row: its name, the shape of one value and its dtype."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one value."""
+        return prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+# What every row has, beside the fields that the agent asks for.
+FIXED_FIELDS = (
+    Field("reward", (), "float32"),
+    Field("terminated", (), "bool"),
+    Field("truncated", (), "bool"),
+    Field("valid", (), "bool"),
+)
+# Names that samplers and checkpoints add to the fields of a batch or a chunk.
+TAKEN_NAMES = {"row", "steps", "next_obs", "begins", "demonstration", "final_obs", "final_row", "final_at", "first_row"}
+
+
+def stored_fields(fields: Sequence[Field]) -> tuple[Field, ...]:
+    """All fields of a row: `obs`, `action`, the fixed ones, and the agent's further ones.
+
+    Raises:
+        ValueError: the first two are not `obs` and `action`, or a name occurs twice or is taken.
+    """
+    every = (*fields[:2], *FIXED_FIELDS, *fields[2:])
+    names = [f.name for f in every]
+    if names[:2] != ["obs", "action"] or len(set(names)) < len(names) or TAKEN_NAMES & set(names):
+        raise ValueError(f"fields must be obs, action and others of different names, not {', '.join(names)}")
+    return every
+
+
+def storage_nbytes(members: int, num_envs: int, capacity: int, fields: Sequence[Field]) -> int:
+    """Bytes of the storage of all members, before anything is allocated.
+
+    The hidden final observations are not included: one per finished episode that is still held.
+
+    Args:
+        fields: the agent's, `obs` and `action` first; the fixed fields are added here.
+
+    Raises:
+        UsageError: the capacity is below one row per env, or needs more memory than the machine has free.
+        ValueError: as `stored_fields`.
+    """
+    if capacity < num_envs:
+        raise UsageError(f"replay_capacity {capacity} must be at least num_envs, {num_envs}: one row per env.")
+    row_nbytes = sum(f.nbytes for f in stored_fields(fields)) + np.dtype(np.int32).itemsize  # see `FinalObservations`
+    nbytes = members * num_envs * (capacity // num_envs + 1) * row_nbytes
+    check_memory(f"storage for {capacity} transitions per member", nbytes)
+    return nbytes
+
+
+def check_memory(what: str, nbytes: int) -> None:
+    """Raise UsageError where the machine does not have so many bytes free."""
+    free = _free_memory()
+    if free is not None and nbytes > free:
+        raise UsageError(
+            f"{what} needs {nbytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
+            "lower --seeds, or --replay-capacity or --rollout-steps."
+        )
+
+
+def _free_memory() -> int | None:
+    """Bytes that can be allocated without swapping; None where the system does not report them."""
+    try:
+        with open("/proc/meminfo") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
