@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 import tyro
 
@@ -35,7 +34,7 @@ def run(argv: list[str]) -> int:
     if not options.files:
         raise UsageError("bench needs one experiment file or more; `rlab list experiments` names them.")
     experiments = [read_experiment(experiment_path(file)) for file in options.files]
-    from rlab.jobs.bench import record, run_experiment
+    from rlab.jobs.bench import record, run_experiment, verdicts
 
     results = []
     for experiment in experiments:
@@ -44,19 +43,7 @@ def run(argv: list[str]) -> int:
             record(experiment, results[-1])
         if not options.json:
             where = "not recorded, since --seeds was given" if options.seeds else f"recorded: {experiment.result_path}"
-            print("\n".join([*_verdicts(results[-1]), where]))
+            print("\n".join([*verdicts(results[-1]), where]))
     if options.json:
         print(json.dumps({"format": 1, "results": results}))
     return 0 if all(claim["holds"] for result in results for claim in result["claims"]) else 1
-
-
-def _verdicts(result: dict[str, Any]) -> list[str]:
-    lines = []
-    for claim in result["claims"]:
-        what = claim["measure"] if claim["threshold"] is None else f"{claim['measure']} {claim['threshold']:g}"
-        verdict = "holds" if claim["holds"] else "FAILS"
-        lines.append(
-            f"{result['experiment']}: {what} is {claim['found']:g}, claimed at least {claim['at_least']:g}: {verdict} "
-            f"({claim['of_seeds']} seeds, {result['wall_seconds']:.0f} s)"
-        )
-    return lines

@@ -11,7 +11,7 @@ import tyro
 
 from rlab.cli.flags import parse
 from rlab.cli.help import Page
-from rlab.cli.tables import table
+from rlab.cli.text_tables import table
 from rlab.errors import UsageError
 
 

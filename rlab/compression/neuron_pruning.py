@@ -13,6 +13,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,15 @@ _SILENT: tuple[type[nn.Module], ...] = (
     nn.Dropout,
     *ACTIVATIONS.values(),
 )  # element by element: a neuron passes through by itself
+
+
+@runtime_checkable
+class Narrowable(Protocol):
+    """A layer from outside rlab, as one member has it, whose n-th output depends on its n-th input alone."""
+
+    def narrow(self, keep: Tensor) -> None:
+        """Lose the features that `keep [features]` does not keep, in place."""
+        ...
 
 
 @dataclass(eq=False)
@@ -154,6 +164,10 @@ def _walk(module: nn.Module, name: str, source: HiddenLayer | None, found: list[
         if source is not None and source.flat:
             source.norms.append(name)
         return source
+    if isinstance(module, Narrowable) and (source is None or source.flat):
+        if source is not None:
+            source.norms.append(name)
+        return source
     if isinstance(module, nn.Flatten):
         if source is not None:
             source.flat = True
@@ -164,7 +178,8 @@ def _walk(module: nn.Module, name: str, source: HiddenLayer | None, found: list[
         return source
     raise UsageError(
         f"pruning does not know the layer {type(module).__name__}; it knows linear layers, convolutions, LayerNorm, "
-        "activations, dueling streams and branches. Prune before quantizing."
+        "activations, dueling streams, branches, and behind linear layers any that has narrow(keep). Prune before "
+        "quantizing."
     )
 
 
@@ -226,6 +241,9 @@ def _cut_inputs(layer: nn.Module, keep: Tensor) -> None:
 
 
 def _cut_norm(norm: nn.Module, keep: Tensor) -> None:
+    if isinstance(norm, Narrowable):
+        norm.narrow(keep)
+        return
     assert isinstance(norm, nn.LayerNorm)
     stay = _spread(keep, norm.weight.shape[-1])
     norm.weight = nn.Parameter(norm.weight[stay].clone(), norm.weight.requires_grad)

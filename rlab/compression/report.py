@@ -232,7 +232,7 @@ def in_its_runtime(member: MemberPolicy) -> tuple[Runner | None, str]:
     try:
         return open_in_onnxruntime(member), ONNXRUNTIME
     except InexpressibleError as error:
-        return None, f"torch (rlab's ONNX cannot express the layer {error.layer})"
+        return None, f"torch (rlab's ONNX cannot express the {error.part})"
     except RlabError:  # such as an onnxruntime too old for 2-bit weights; the compressed policy is kept
         return None, "torch (this onnxruntime cannot run the file)"
 

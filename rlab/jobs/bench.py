@@ -42,6 +42,19 @@ def record(experiment: Experiment, result: dict[str, Any]) -> None:
     files.write_json(experiment.result_path, result)
 
 
+def verdicts(result: dict[str, Any]) -> list[str]:
+    """One line for each claim, for people."""
+    lines = []
+    for claim in result["claims"]:
+        what = claim["measure"] if claim["threshold"] is None else f"{claim['measure']} {claim['threshold']:g}"
+        verdict = "holds" if claim["holds"] else "FAILS"
+        lines.append(
+            f"{result['experiment']}: {what} is {claim['found']:g}, claimed at least {claim['at_least']:g}: {verdict} "
+            f"({claim['of_seeds']} seeds, {result['wall_seconds']:.0f} s)"
+        )
+    return lines
+
+
 def _held(claim: Claim, report: dict[str, Any]) -> dict[str, Any]:
     """A claim with the number that was found and whether it holds."""
     found = _found(claim, report)

@@ -81,6 +81,7 @@ class _Acting(nn.Module):
         if isinstance(spec.obs_space, Masked) and spec.obs_space.size != self.head.mask_width:
             raise UsageError(f"observations with a mask of {spec.obs_space.size} do not fit {spec.action_space}.")
 
+    @with_usual_torch
     def initial_state(self, rows: int | None = None) -> State:
         """The state that an episode begins with; `{}` without memory.
 

@@ -71,7 +71,7 @@ def register(kind: LayerKind) -> None:
     Raises:
         RlabError: one of its classes belongs to a layer of another kind.
     """
-    for found in {kind.stacked, kind.plain} - {None}:
+    for found in filter(None, {kind.stacked, kind.plain}):
         known = _by_class.get(found, kind)  # a class may be reached by two names: its first one stays in specs
         if known.stacked is not kind.stacked:
             raise RlabError(f"layer {kind.name!r}: {found.__name__} is already the class of {known.name!r} layers.")

@@ -53,7 +53,7 @@ def save_policy(folder: Path | str, policy: Policy, extra: Mapping[str, Any]) ->
 def load_policy(path: Path | str, trust: Trust = False) -> LoadedPolicy:
     """The policy in a run folder (its final one) or in a policy folder, on the CPU.
 
-    `trust` allows layers of other people's code (`their.module:Builder`), which loading would import.
+    `trust` allows layers and heads from outside rlab (`their.module:Class`), which loading would import.
 
     Raises:
         UsageError: there is no such folder.

@@ -162,6 +162,16 @@ def test_every_kind_of_layer_from_another_room_is_registered_by_its_module(kind:
     assert "networks" in MAY_IMPORT[room_of_import(PROVIDERS[kind]) or ""]
 
 
+def test_the_page_about_the_house_has_this_table() -> None:
+    row = re.compile(r"\| `(?:rlab/)?(\w+)(?:/|\.py)` \|[^|]*\| ([^|]*) \|")
+    stated: dict[str, set[str]] = {}
+    for room, imports in row.findall((ROOT / "docs" / "house.md").read_text()):
+        below = set(stated) if "all of the above" in imports else set()
+        stated[room] = below | {*imports.split(", ")} - {"nothing", "all of the above"}
+    planned = {"search", "serving"}
+    assert stated == {room: MAY_IMPORT[room] - planned for room in ROOMS - planned}
+
+
 def test_every_room_has_its_row() -> None:
     assert {room_of_file(path) for path in FILES} <= set(MAY_IMPORT)
 

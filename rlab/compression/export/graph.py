@@ -39,11 +39,11 @@ INTEGER_BITS = {"int8": 8, "int4": 4, "int2": 2}  # kinds of constants that have
 
 
 class InexpressibleError(UsageError):
-    """A layer that these operations cannot express; `layer` names it."""
+    """A part of a policy that these operations cannot express; `part` names it, such as `layer LSTM`."""
 
-    def __init__(self, layer: str) -> None:
-        super().__init__(f"the layer {layer} cannot be expressed in rlab's own operations.")
-        self.layer = layer
+    def __init__(self, name: str, what: str = "layer") -> None:
+        self.part = f"{what} {name}"
+        super().__init__(f"the {self.part} cannot be expressed in rlab's own operations.")
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,7 @@ def _content(request: Request, format: str, exporter: str) -> tuple[bytes, str]:
             return WRITERS["torch-onnx"](request), "torch.onnx"
         others = "exporter torch (torch.onnx) can" if format == "onnx" else "onnx (through torch.onnx) can"
         raise UsageError(
-            f"format {format} cannot express the layer {error.layer}; {others}, and so can torch-export."
+            f"format {format} cannot express the {error.part}; {others}, and so can torch-export."
         ) from error
 
 

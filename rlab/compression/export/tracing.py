@@ -285,7 +285,7 @@ def trace_action(tracer: Tracer, head: Head, outputs: str, mask: str | None) -> 
         return HEADS[type(head)](tracer, head, outputs, mask)
     if isinstance(head, TraceableHead):
         return head.trace(tracer, outputs, mask)
-    raise InexpressibleError(type(head).__name__)
+    raise InexpressibleError(type(head).__name__, "policy head")
 
 
 def _index(tracer: Tracer, head: Any, outputs: str, mask: str | None) -> str:

@@ -3,7 +3,7 @@
 import pytest
 
 from rlab.cli.main import main
-from rlab.cli.tables import table
+from rlab.cli.text_tables import table
 from rlab.jobs.list import LISTS
 
 ROWS = [["dqn", "Deep Q-learning with a replay of what was seen"], ["ppo", "Clipped steps"]]
