@@ -35,7 +35,7 @@ class CollectOptions:
     env_kwargs: tuple[str, ...] = ()  # of random: key=value ..., keywords of the env
     wrapper: tuple[str, ...] = ()  # of random: NAME or NAME:key=value, innermost first
     max_episode_steps: int | None = None  # of random: env steps; None: the env's own time limit
-    trust: bool = False  # run envs, wrappers and layers of others that the folder names
+    trust: bool = False  # run envs, wrappers and layers from outside rlab that the folder names
     json: bool = False  # one JSON object on standard output
 
 

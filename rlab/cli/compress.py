@@ -33,7 +33,7 @@ class CompressOptions:
     member: int | None = None  # training seed of one member; None: all
     updates: int | None = None  # of each step that trains; None: 2000
     envs: int | None = None  # instances of the env at once, in all; None: 10 per member
-    trust: bool = False  # run envs, wrappers and layers of others that the folder names
+    trust: bool = False  # run envs, wrappers and layers from outside rlab that the folder names
     json: bool = False  # one JSON object on standard output
 
 

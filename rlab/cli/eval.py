@@ -28,7 +28,7 @@ class EvalOptions:
     max_episode_steps: int | None = None  # time limit of the env in place of its own; None: as it was trained
     envs: int | None = None  # instances of the env at once, in all; None: 10 per member, 64 in all, if not native
     latency: bool = False  # play nothing: time the calls of exported files, all in turn
-    trust: bool = False  # run envs, wrappers and layers of others that the folder names, and files that can run code
+    trust: bool = False  # run envs, wrappers and layers from outside rlab that it names, and files that can run code
     json: bool = False  # one JSON object on standard output
 
 

@@ -21,7 +21,7 @@ class ExportOptions:
     out: str | None = None  # the new file; None: one under runs/, named after the run
     exporter: Literal["auto", "own", "torch"] = "auto"  # of ONNX; auto: the first that knows all layers
     envs: int | None = None  # instances of the env at once, to visit states for the check; None: 10
-    trust: bool = False  # run envs, wrappers and layers of others that the folder names
+    trust: bool = False  # run envs, wrappers and layers from outside rlab that the folder names
     json: bool = False  # one JSON object on standard output
 
 

@@ -24,7 +24,7 @@ class FinetuneOptions:
     member: int | None = None  # training seed of the one to go on with; None: every seed goes on with its own
     experiment: str | None = None  # NAME or FILE of tuned settings; none: the agent's plain defaults
     out: str | None = None  # the run folder; None: a fresh one under runs/
-    trust: bool = False  # run layers, envs and wrappers of others that RUN names
+    trust: bool = False  # run layers, envs and wrappers from outside rlab that RUN names
     json: bool = False  # how the run ended and its final evaluation as one JSON object on standard output
 
 

@@ -1,6 +1,6 @@
 """Which settings belong together on a help page, and which of them most people use."""
 
-# Heading -> names, in the order in which a page shows them. A setting that stands in none of them is the agent's own.
+# Heading -> names, in the order in which a page shows them. A setting in none of them is the agent's own.
 GROUPS: dict[str, tuple[str, ...]] = {
     "run": (
         *("run", "env_steps", "updates", "seeds", "seed", "member", "agent", "device", "threads", "experiment", "out"),

@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Warnings of rlab's own are one line without the place in the code; all others look as ever."""
+    """Warnings of rlab are one line without the place in the code; all others look as usual."""
     before: Any = warnings.formatwarning
 
     def shown(message: Any, category: type[Warning], *place: Any, **line: Any) -> str:

@@ -21,7 +21,7 @@ class PlayOptions:
     seed: int = 100_000  # of the first episode; the same as in rlab eval
     stochastic: bool = False  # sample actions as in training, instead of the greedy ones
     video: str | None = None  # FILE.mp4 or FILE.gif instead of a window
-    trust: bool = False  # run envs, wrappers and layers of others that the folder names
+    trust: bool = False  # run envs, wrappers and layers from outside rlab that the folder names
     json: bool = False  # one JSON object on standard output
 
 

@@ -23,7 +23,7 @@ class PretrainOptions:
     wrapper: tuple[str, ...] = ()  # NAME or NAME:key=value, innermost first
     agent: str = "ppo"  # whose network to pretrain; fine-tuning goes on with it
     out: str | None = None  # the run folder; None: a fresh one under runs/
-    trust: bool = False  # run envs and wrappers of others that the dataset names
+    trust: bool = False  # run envs and wrappers from outside rlab that the dataset names
     json: bool = False  # how the run ended and its final evaluation as one JSON object on standard output
 
 

@@ -30,7 +30,7 @@ class ResumeOptions:
     log: Literal["csv"] | None = None  # csv: metrics.csv and eval.csv, too, for spreadsheets
     log_episodes: bool = False  # one line of episodes.csv for every episode that training finished
     film_every: int | None = None  # env steps between films of a greedy episode of the first seed; 0: none
-    trust: bool = False  # run an agent, env or wrapper of others that the folder names
+    trust: bool = False  # run an agent, env or wrapper from outside rlab that the folder names
     json: bool = False  # how the run ended and its final evaluation as one JSON object on standard output
 
 

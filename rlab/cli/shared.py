@@ -46,8 +46,8 @@ def carry_out(job: Callable[[], Any], as_json: bool) -> int:
 
 
 def run_as_json(run: Any) -> dict[str, Any]:
-    """The one object for a run that has ended: where it is, how it stands, how far it came, and what `rlab eval --json`
-    would say of its final evaluation; `evaluation` is None where there was none."""
+    """The one object for a run that has ended: its folder, its status, its clock, and what `rlab eval --json` would
+    print of its final evaluation; `evaluation` is None where there was none."""
     agent, env_id = run.config["agent"], run.config["env"]["env_id"]
     facts = {"format": 1, "run": run.name, "status": run.status, "clock": {run.unit: run.time}}
     if run.evaluation is None:

@@ -25,7 +25,7 @@ class TrainOptions:
     wrapper: tuple[str, ...] = ()  # NAME or NAME:key=value, innermost first
     out: str | None = None  # the run folder; None: a fresh one under runs/
     experiment: str | None = None  # NAME or FILE of tuned settings; none: the agent's plain defaults
-    trust: bool = False  # run layers, envs and wrappers of others that the teacher's folder names
+    trust: bool = False  # run layers, envs and wrappers from outside rlab that the teacher's folder names
     json: bool = False  # how the run ended and its final evaluation as one JSON object on standard output
 
 
@@ -59,7 +59,7 @@ def read_request(agent: str, env_id: str, argv: list[str]) -> tuple[Request, Tra
     # The experiment decides the defaults of everything else, so it is looked for first.
     chosen = value_of(argv, "--experiment")
     if chosen is None and {"--wrapper", "--env-kwargs"} & {word.partition("=")[0] for word in argv}:
-        chosen = "none"  # tuned settings are for the env as it is; --experiment NAME asks for them all the same
+        chosen = "none"  # tuned settings are for the env without changes; --experiment NAME still asks for them
     start = defaults_for(agent, env_id, chosen)
     in_force = TrainOptions(experiment="none" if start.experiment is None else start.experiment.name)
     schemas = (in_force, start.run, SourceConfig(), start.settings)

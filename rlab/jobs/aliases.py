@@ -19,7 +19,7 @@ POLICIES = frozenset({"MlpPolicy", "CnnPolicy", "MultiInputPolicy"})
 
 
 class Alias(NamedTuple):
-    """One name of theirs."""
+    """One name of another library."""
 
     theirs: str
     of: str  # the library that has it
@@ -81,8 +81,8 @@ ALIASES = (
     Alias("save_freq", SB3, ("checkpoint_every",), "checkpoint_every counts env steps: save_freq x num_envs"),
     Alias("deterministic", SB3, ("stochastic",), "the opposite: actions are greedy unless stochastic is set"),
     Alias("cuda", CLEANRL, ("device",), "auto, cpu or cuda"),
-    Alias("env_id", CLEANRL, (), "the env is the word behind the agent: rlab train AGENT ENV"),
-    Alias("gym_id", CLEANRL, (), "the env is the word behind the agent: rlab train AGENT ENV"),
+    Alias("env_id", CLEANRL, (), "the env is the word after the agent: rlab train AGENT ENV"),
+    Alias("gym_id", CLEANRL, (), "the env is the word after the agent: rlab train AGENT ENV"),
     Alias("exp_name", CLEANRL, ("out",), "the run folder"),
     Alias("tensorboard_log", SB3, ("out",), "the run folder, where TensorBoard's curves always are"),
     Alias("log_dir", OTHERS, ("out",), "the run folder, where all logs are"),

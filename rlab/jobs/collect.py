@@ -30,7 +30,7 @@ class Collected:
     dropped: int = 0  # episodes that returned too little
 
     def __fspath__(self) -> str:
-        """So that it serves wherever the path of a dataset does."""
+        """So that it can be given wherever the path of a dataset can."""
         return str(self.path)
 
     def to_json(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def collect(
         envs: instances of the env at once, in all, at least one per member that plays; None: 10 per member and 64 in
             all, native ones apart.
         env: makes the env where only the process that trained in it can: `env=MyEnv`; None: the one on record.
-        trust: allow an env, wrappers and layers of others that the folder names, which run their code.
+        trust: allow an env, wrappers and layers from outside rlab that the folder names; it runs their code.
 
     Raises:
         UsageError: anything in the request that cannot be; nothing has been played then.

@@ -45,7 +45,7 @@ class Compressed:
         return self.report.success(self.min_return_ratio)
 
     def __fspath__(self) -> str:
-        """So that it serves wherever the path of a policy does."""
+        """So that it can be given wherever the path of a policy can."""
         return str(self.path)
 
     def to_json(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def compress(
         updates: of each step that trains; None: as many as distillation was measured with.
         envs: instances of the env at once, in all; None: 10 per member. Fewer sample other states to learn from.
         env: makes the env where only the process that trained in it can: `env=MyEnv`; None: the one on record.
-        trust: allow layers, envs and wrappers of others that the folder names, which run their code.
+        trust: allow layers, envs and wrappers from outside rlab that the folder names; it runs their code.
         progress: write a line when a step is done.
 
     Raises:

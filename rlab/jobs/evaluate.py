@@ -47,7 +47,7 @@ def evaluate(
         network: the function that made the network, where only the process that trained could find it.
         seed: of the first episode; episode k has `seed + k`, the same for every member and policy.
         member: training seed of the one to judge; None: all.
-        trust: allow layers, envs and wrappers of others that the folder names, which run their code.
+        trust: allow layers, envs and wrappers from outside rlab that the folder names; it runs their code.
 
     Raises:
         UsageError: no such member, or seeds that training may have used.
@@ -72,7 +72,7 @@ def open_judged(run: str | PathLike[str], trust: Trust, env: EnvLike | None = No
 
     Raises:
         UsageError: the file can run code and `trust` is false, or a runtime is missing.
-        RlabError: it is missing, broken, or names code of others and `trust` is false.
+        RlabError: it is missing, broken, or names code from outside rlab and `trust` is false.
     """
     path = path_of(run)
     if not Path(path).is_file() and (Path(path).is_dir() or not has_exported_name(path)):

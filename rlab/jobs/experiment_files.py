@@ -64,7 +64,7 @@ class Experiment:
 
     @property
     def result_path(self) -> Path:
-        """Where the recorded result stands: beside the file."""
+        """Where the result is recorded: beside the file."""
         return self.path.with_suffix(".result.json")
 
 

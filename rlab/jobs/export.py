@@ -99,7 +99,7 @@ def export(
         exporter: of ONNX, see `rlab.compression.export.member_file.export`.
         envs: instances of the env at once; None: 10.
         env: makes the env where only the process that trained in it can: `env=MyEnv`; None: the one on record.
-        trust: allow layers, envs and wrappers of others that the folder names, which run their code.
+        trust: allow layers, envs and wrappers from outside rlab that the folder names; it runs their code.
 
     Raises:
         UsageError: anything in the request that cannot be, or something is at `out`.
@@ -131,8 +131,8 @@ def open_file(path: str | Path, trust: Trust) -> tuple[Runner, EnvSpec]:
 
     Raises:
         UsageError: it can run code and `trust` is false, or a runtime is missing.
-        RlabError: it is missing, damaged, not one of rlab's, names no env, or the env is code of others and `trust` is
-            false.
+        RlabError: it is missing, damaged, not one of rlab's, names no env, or the env is code from outside rlab and
+            `trust` is false.
     """
     if not Path(path).exists():
         raise RlabError(f"there is no file {path}. rlab export makes such files")

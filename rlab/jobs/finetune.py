@@ -147,6 +147,6 @@ def refuse_network_settings(named: frozenset[str], source: str) -> None:
 
 
 def _config_of(saved: SavedPolicy) -> dict[str, Any]:
-    """The config of the run that a policy is of; empty for a policy folder that stands alone."""
+    """The config of the run that a policy belongs to; empty for a policy folder without its run."""
     run = saved.folder.parent
     return RunFolder.open(run).config if is_run(run) else {}

@@ -41,7 +41,7 @@ def foreign_network_module(settings: Mapping[str, Any]) -> list[str]:
 
 
 def check_trust(where: str, modules: Sequence[str], trust: Trust) -> None:
-    """Raise RlabError where a folder names modules from outside rlab and nobody vouched for them: neither the call nor
+    """Raise RlabError where a folder names modules from outside rlab that are not trusted: neither by the call nor by
     the list of this project."""
     if not modules or trust is True:
         return

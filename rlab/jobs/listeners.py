@@ -32,7 +32,7 @@ class Listener:
     """
 
     def on_start(self, run: Any) -> bool | None:
-        """Before the first step, also of a run that is resumed; `run` is the `rlab.Run` as it stands on the disk."""
+        """Before the first step, also of a run that is resumed; `run` is the `rlab.Run` as it is on the disk."""
 
     def on_metrics(self, env_steps: int, metrics: Mapping[str, np.ndarray]) -> bool | None:
         """Every `log_every`: values by tag, `[S]` with NaN where a member has nothing to report, or 0-d where all
@@ -63,13 +63,13 @@ HEARD = {
 
 
 class Audience:
-    """The listeners of a user, behind one guard: copies go in, `False` and exceptions are kept until the run asks.
+    """Calls a user's listeners safely: with copies; `False` and exceptions are stored until the run asks for them.
 
     Args:
         listeners: objects with some of the methods of `Listener`.
 
     Raises:
-        UsageError: one of them hears nothing, or a method of it cannot be called as it will be.
+        UsageError: one of them has none of the methods, or one that cannot be called with their arguments.
     """
 
     def __init__(self, listeners: Sequence[Any] = ()) -> None:
@@ -79,7 +79,7 @@ class Audience:
         self._names = [_class_of(listener) for listener in listeners]
         self.stopped_by: str | None = None  # the listener that asked the run to stop
         self._failure: tuple[str, Exception] | None = None  # where and how the first of them failed
-        self._leave: BaseException | None = None  # SystemExit or the like, which is to end the program
+        self._leave: BaseException | None = None  # SystemExit or the like, which will end the program
 
     @property
     def leaves(self) -> bool:
@@ -133,7 +133,7 @@ class Audience:
         self._tell("on_end", None, [lambda: (run,)])
 
     def _tell(self, method: str, time: int | None, calls: Sequence[Callable[[], tuple[Any, ...]]]) -> None:
-        """Call each listener with the arguments of each of `calls`, which are made anew for it."""
+        """Call each listener with the arguments of each of `calls`, which are made again for every listener."""
         if not self.hears(method):
             return
         with kept_generators(), kept_settings():  # it costs as much as many calls

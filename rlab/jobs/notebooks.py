@@ -1,5 +1,5 @@
-"""What shows in a page of Jupyter: a bar that is drawn anew in its place. It needs no widgets; a front end without HTML
-shows the same words as text."""
+"""A progress bar in Jupyter, which is drawn again in its place. It needs no widgets; a front end without HTML shows the
+same words as text."""
 
 import html
 import importlib

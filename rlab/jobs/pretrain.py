@@ -43,7 +43,7 @@ def pretrain(
         env: as for `train`; None takes the env that the dataset was recorded in.
         agent: whose network to pretrain: its tuned settings for the env give the layers, the scaling and the discount.
         out, progress, listeners: as for `train`.
-        trust: allow an env or wrappers of others that the dataset names, which run their code.
+        trust: allow an env or wrappers from outside rlab that the dataset names; it runs their code.
         settings: fields of `RunConfig` (`updates=5_000`), of `SourceConfig` and of the learner's config.
 
     Raises:
@@ -88,7 +88,7 @@ def env_for(dataset: str, named: EnvSpec | None, trust: Trust) -> EnvSpec:
 
     Raises:
         UsageError: neither is known.
-        RlabError: the dataset is broken, or names code of others and `trust` is false.
+        RlabError: the dataset is broken, or names code from outside rlab and `trust` is false.
     """
     if named is not None:
         return named

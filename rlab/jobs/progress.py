@@ -95,5 +95,7 @@ class ProgressListener:
 
 
 def line_writer(progress: bool) -> Callable[[str], None]:
-    """Writes a line for each step of a job that has no bar, on standard error; nothing without `progress`."""
-    return (lambda line: print(line, file=sys.stderr, flush=True)) if progress else (lambda line: None)
+    """Writes a line for each step of a job that has no bar; without `progress` it writes nothing."""
+    if not progress:
+        return lambda line: None
+    return lambda line: print(line, file=sys.stdout if in_notebook() else sys.stderr, flush=True)

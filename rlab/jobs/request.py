@@ -114,7 +114,7 @@ class Request:
         """The request that a run folder's `config.json` holds.
 
         Raises:
-            RlabError: it names code of others and `trust` is false.
+            RlabError: it names code from outside rlab and `trust` is false.
             UsageError: a setting is unknown or of the wrong type: the run was made by another version.
         """
         env = EnvSpec.from_json(data["env"])

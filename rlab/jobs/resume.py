@@ -63,14 +63,14 @@ def resume(
         env: makes the env where only the process that began the run can: `env=MyEnv`.
         network: the function that made the network, where only the process that trained could find it.
         listeners: as for `train`; those that it had before are not kept.
-        trust: allow an agent, env or wrapper of others that the folder names, which runs their code.
+        trust: allow an agent, env or wrapper from outside rlab that the folder names; it runs their code.
         settings: what changes: the budget, `env_steps` or `updates`; and what does not touch learning: `eval_every`,
             `eval_episodes`, `final_eval_episodes`, `eval_envs`, `eval_alone`, `checkpoint_every`, `log_every`, `log`,
             `log_episodes`, `film_every`; and `max_episode_steps`, where the env has no time limit, so that episodes
             without an end can be judged.
 
     Raises:
-        RlabError: the folder is broken, has lost its checkpoint, or names code of others and `trust` is false.
+        RlabError: the folder is broken, has lost its checkpoint, or names code from outside rlab and `trust` is false.
         UsageError: a setting that cannot change, or a budget that is used up already.
         KeyboardInterrupt: Ctrl+C or SIGTERM, after a save; a second Ctrl+C does not wait for it.
     """
@@ -108,7 +108,7 @@ class Continuation:
     request: Request
     time: int  # how far it has come, in its unit
     finished: bool  # there is nothing left to do
-    config: dict[str, Any] | None = None  # what config.json is to hold; None: what it holds now
+    config: dict[str, Any] | None = None  # what config.json will hold; None: what it holds now
 
     @property
     def news(self) -> str:
@@ -120,7 +120,7 @@ class Continuation:
         if self.time >= self.request.budget:
             return f"{path}: trained already; judges it"
         if not self.time:
-            return f"{path}: nothing was saved, it starts anew"
+            return f"{path}: nothing was saved, so it starts from the beginning"
         fresh = ", with fresh episodes" if self.request.unit == "env_steps" else ""
         return f"{path}: goes on from its last save, at {reached}{fresh}"
 
@@ -136,7 +136,7 @@ def continuation(
     """How a run goes on with these settings of `CHANGEABLE` changed.
 
     Raises:
-        RlabError: the folder is broken, has lost its checkpoint, or names code of others and `trust` is false.
+        RlabError: the folder is broken, has lost its checkpoint, or names code from outside rlab and `trust` is false.
         UsageError: a setting that cannot change, or a budget that is used up already.
     """
     folder = RunFolder.open(path)
@@ -216,7 +216,7 @@ def _check_budget(folder: RunFolder, request: Request, done: int, before: int) -
     if budget > before and _stopped_early(folder, getattr(request.settings, "patience", None)):
         raise UsageError(
             f"every seed of {folder.name} stopped early, after {done} {words}: more would change nothing. "
-            "Train anew with a larger --patience."
+            "Train a new run with a larger --patience."
         )
 
 

@@ -75,7 +75,7 @@ class Run:
         )
 
     def __fspath__(self) -> str:
-        """So that a `Run` serves wherever the path of one does."""
+        """So that a `Run` can be given wherever a path can."""
         return str(self.path)
 
     @property
@@ -166,7 +166,7 @@ def start(
 
 
 def unless_interrupted(run: Run) -> Run:
-    """The run, unless Ctrl+C or SIGTERM ended it: then its caller is to stop too.
+    """The run, unless Ctrl+C or SIGTERM ended it: then its caller should stop too.
 
     Raises:
         KeyboardInterrupt: it was interrupted; the message says how to go on.
@@ -183,11 +183,11 @@ def carry_out(
     audience: Audience,
     write_changes: Callable[[], RunFolder] | None = None,
 ) -> Run:
-    """Train a session into its folder, under the eyes of a user's listeners.
+    """Train a session into its folder, with a user's listeners.
 
     Args:
-        bar: shows the progress; None: nobody watches.
-        write_changes: writes down what changes of a run that goes on, once its folder is held; returns the folder.
+        bar: shows the progress; None: nothing is shown.
+        write_changes: for a run that is resumed: writes its new settings once the folder is locked; returns the folder.
     """
     request = session.request
     here = only_here(request.env.env_id) if request.env.local else None

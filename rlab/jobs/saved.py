@@ -31,7 +31,7 @@ class SavedPolicy:
 
     @property
     def acts(self) -> bool:
-        """Whether the policy was ever taught to act: an encoder trains the body alone."""
+        """Whether the policy was trained to act: an encoder trains the body alone."""
         return self.agent != "encoder"
 
     @property
@@ -52,8 +52,8 @@ def load(
     """The policy of one member of a run or policy folder, as plain `torch.nn` modules on the CPU.
 
     `policy(obs)` takes `[*obs]` or `[B, *obs]`: NumPy gives NumPy, which `env.step` accepts, and torch gives torch.
-    `policy(obs, greedy=False)` samples as in training; `policy.reseed(7)` begins the random stream of
-    seed 7 anew.
+    `policy(obs, greedy=False)` samples as in training; `policy.reseed(7)` starts the random stream of
+    seed 7 again.
 
     Args:
         seed: the training seed of the member; None takes the first.
@@ -80,7 +80,7 @@ def open_policy(run: Any, trust: Trust, env: EnvLike | None = None) -> SavedPoli
 
     Raises:
         UsageError: it is not a folder, or it is an exported file.
-        RlabError: the folder is broken, its parent no policy, or it names code of others and `trust` is false.
+        RlabError: the folder is broken, its parent no policy, or it names code from outside rlab and `trust` is false.
     """
     path = path_of(run)
     if has_exported_name(path) and Path(path).is_file():

@@ -328,7 +328,7 @@ def _judged(
 
 
 def _nothing_fits(sizes: Sequence[tuple[Candidate, Size]], bounds: Bounds, what: str) -> RlabError:
-    """The error that names the smallest one, or where only latency stands in the way the fastest one."""
+    """The error that names the smallest one, or the fastest one where only latency is above its bound."""
     small = [each for each in sizes if bounds.max_bytes is None or each[1].weight_bytes <= bounds.max_bytes]
     latency_fails = bool(small) and bounds.max_latency_us is not None
     candidate, size = min(small if latency_fails else sizes, key=lambda each: _least(each[1], latency_fails))

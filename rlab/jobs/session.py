@@ -74,7 +74,7 @@ class Session:
             self.demonstrations, self._held_out = demonstrations_for(sources, request, *spaces)
             self._capacity = self._source.capacity(run, request.settings, self.demonstrations)
             made = make_agent(agent_class, request, spaces, choose_device(run.device), sources)
-            self.agent, self._said, self.trainable = made.agent, made.said, made.trainable
+            self.agent, self._notes, self.trainable = made.agent, made.said, made.trainable
             if made.start is not None:
                 in_force = as_started(request.settings, self.agent.policy().spec.preprocess)
                 request = replace(request, start=made.start, settings=in_force)
@@ -90,7 +90,7 @@ class Session:
             self.env.close()  # it has shown its spaces; what judges may be the only one that can live
         self.best = BestPolicy(self.agent)
         self.unlearned: str | None = None  # a warning, where the whole budget has passed without an update
-        self._told = False  # whether it was said that no episode ends
+        self._warned_of_no_ending = False
         self.resumed_at: list[int] = []  # times at which the run was taken up again
 
     def _check_time_limit(self) -> None:
@@ -130,7 +130,7 @@ class Session:
         lines += image_notes(self.env.obs_space)
         policy, start = self.agent.policy(), self.request.start
         lines += network_notes(policy, getattr(settings, "network", None) if start is None else None)
-        return "\n".join([*lines, *self._said, self.request.tuned()])
+        return "\n".join([*lines, *self._notes, self.request.tuned()])
 
     def train(
         self, folder: RunFolder, listeners: Sequence[Listener] = (), audience: Audience | None = None
@@ -198,10 +198,10 @@ class Session:
 
     def _tell_of_no_ending(self) -> None:
         """Say once, before a judgement that may take long, that nothing seems to end an episode."""
-        if self.env.time_limit is not None or self._told or not isinstance(self.loop, EnvLoop):
+        if self.env.time_limit is not None or self._warned_of_no_ending or not isinstance(self.loop, EnvLoop):
             return
         if self.loop.clock.env_steps >= LONG * self.request.run.num_envs and not self.loop.collector.episodes.any():
-            self._told = True
+            self._warned_of_no_ending = True
             name = self.request.env.env_id
             warn(
                 f"no episode of {name} has ended in training and no time limit is known, so that judging may take up "

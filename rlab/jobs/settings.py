@@ -1,7 +1,7 @@
 """What a dataclass of settings says about each of them: its type in words, its choices and its one line of help.
 
-The help of a setting is the comment behind its field, else the comment lines right above it, else the text right below
-it; a field that is declared anew without any keeps that of the class it inherits from.
+The help of a setting is the comment after its field, else the comment lines right above it, else the text right below
+it; a field that is declared again without any keeps that of the class it inherits from.
 """
 
 import ast
@@ -93,7 +93,7 @@ def settings_of(schemas: Sequence[Any]) -> dict[str, Setting]:
 def merge(defaults: T, overrides: Mapping[str, Any], where: str, elsewhere: Collection[str] = ()) -> T:
     """`defaults`, a dataclass, with the settings of a file or a call put over it.
 
-    An `int` serves as a float, a list as a tuple, and `"None"` (TOML has no null) as None where the field allows it.
+    An `int` is accepted as a float, a list as a tuple, `"None"` (TOML has no null) as None where the field can be.
 
     Args:
         where: what the settings were read from, for messages: `experiments/dqn.toml`.
@@ -223,14 +223,14 @@ def _own_descriptions(kind: type) -> dict[str, str]:
     for node, after in itertools.zip_longest(body, body[1:]):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             last = node.end_lineno or node.lineno
-            behind = [comments[line] for line in range(node.lineno, last + 1) if line in comments]
+            after_it = [comments[line] for line in range(node.lineno, last + 1) if line in comments]
             first = node.lineno
             while first - 1 in alone:
                 first -= 1
             above = [comments[line] for line in range(first, node.lineno)]
             text = ast.unparse(after.value) if isinstance(after, ast.Expr) else ""
             below = ast.literal_eval(text) if text.startswith(("'", '"')) else ""
-            found[node.target.id] = " ".join(" ".join(behind or above or [below]).split())
+            found[node.target.id] = " ".join(" ".join(after_it or above or [below]).split())
     return found
 
 

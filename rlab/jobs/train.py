@@ -36,8 +36,8 @@ def train(
         experiment: the name or file of the tuned settings to start from; None takes the one for this agent and env if
             there is one and the env is not changed by keywords or wrappers, `"none"` the plain defaults.
         progress: show a bar, as the command line does.
-        trust: allow code of others that the folder of a teacher names: True, or the names of modules. Those that the
-            working folder's `.rlab-trust` lists (`rlab trust my_envs`) are allowed without.
+        trust: allow code from outside rlab that the folder of a teacher names: True, or the names of modules. Those in
+            `.rlab-trust` in the working folder (`rlab trust my_envs`) are always allowed.
         listeners: objects with some of the methods of `rlab.Listener`, which hear what the run does and may stop it.
         settings: fields of `RunConfig` (`seeds=10`, `env_steps=50_000`), of `SourceConfig` (`teacher="runs/good"`) and
             of the agent's config (`gamma=0.9`); they are listed below. `network` may also be a function that makes the

@@ -29,9 +29,9 @@ def change_list(folder: Path, words: Sequence[str], remove: bool) -> tuple[tuple
         for name in named:
             if name not in listed:
                 raise UsageError(f"{name} is not on the list; it has: {', '.join(listed) or 'nothing'}")
-        changed, unknown = tuple(name for name in listed if name not in named), ()
+        listed = tuple(name for name in listed if name not in named)
     else:
-        changed = tuple(dict.fromkeys((*listed, *named)))
-        unknown = tuple(name for name in named if importlib.util.find_spec(name.partition(".")[0]) is None)
-    write_bytes(folder / FILE, list_text(changed))
-    return changed, unknown
+        listed = tuple(dict.fromkeys((*listed, *named)))
+    write_bytes(folder / FILE, list_text(listed))
+    added = () if remove else named
+    return listed, tuple(name for name in added if importlib.util.find_spec(name.partition(".")[0]) is None)

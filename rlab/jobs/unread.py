@@ -54,7 +54,7 @@ def unread_settings(request: Request, agent_class: Any, action_space: "Space") -
         for name, strategy in OF_ONE_STRATEGY.items():
             if strategy != start.config.strategy:
                 found[name] = f"it is for --strategy {strategy}, not for {start.config.strategy}"
-        # A policy folder that stands alone does not say with which settings its network was made.
+        # A policy folder without its run does not say with which settings its network was made.
         made_by_start = [name for name in OF_FRESH_NETWORKS if request.origins.get(name) not in (None, FROM_START)]
         found |= dict.fromkeys(made_by_start, f"the network is that of {start.run}")
     return found
