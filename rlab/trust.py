@@ -1,9 +1,10 @@
 """Whose code may run: what a call allows, and the list of modules that a project keeps beside its own files.
 
-Run folders, datasets and experiment files name envs, wrappers, agents and layers of others as `module:Class`. Their
-modules are imported where the caller says so, with `trust=True` or `trust=["my_envs"]`, and where the file
-`.rlab-trust` in the working folder lists them, one module a line; `my_envs` covers `my_envs.grids`. That file is the
-user's own: `rlab trust my_envs` writes it, and one that lies inside a run, a policy or a dataset counts for nothing.
+Run folders, datasets and experiment files name envs, wrappers, agents, layers and heads from outside rlab as
+`module:Class`. Their modules are imported where the caller allows it, with `trust=True` or `trust=["my_envs"]`, and
+where the file `.rlab-trust` in the working folder lists them, one module a line; `my_envs` covers `my_envs.grids`.
+That file is the user's own: `rlab trust my_envs` writes it, and one that lies inside a run, a policy or a dataset is not
+read.
 """
 
 import importlib
@@ -17,14 +18,14 @@ from rlab.errors import RlabError, UsageError
 
 FILE = ".rlab-trust"
 HEADER = "# Modules whose code rlab may run in this folder, one a line; written by `rlab trust`.\n"
-# What a folder has that came with somebody's results: then the list may have come with them.
+# Files that mark a folder of results. A list beside them may have come from the author of the results.
 OF_RESULTS = (("config.json", "manifest.json"), ("policy.json",), ("data/metadata.json",))
 
 Trust: TypeAlias = bool | str | Collection[str]  # True: everything; names: these modules and what is inside them
 
 
 def trusts(trust: Trust, module: str) -> bool:
-    """Whether a module of somebody else's may be imported and run."""
+    """Whether a module from outside rlab may be imported and run."""
     if isinstance(trust, bool):
         return trust
     names = [trust] if isinstance(trust, str) else trust
@@ -86,14 +87,14 @@ def ignored_because(folder: Path) -> str | None:
         return "it is not a plain file"
     if hasattr(os, "getuid"):
         if found.st_uid not in (os.getuid(), 0):
-            return "it belongs to somebody else"
+            return "it belongs to another user"
         if found.st_mode & stat.S_IWOTH:
-            return f"everybody may write it; chmod o-w {FILE}"
+            return f"every user may write it; chmod o-w {FILE}"
     return within_results(folder)
 
 
 def within_results(folder: Path) -> str | None:
-    """Which folder of somebody's results a folder is, or lies in, in words; None where it is in none."""
+    """The folder of results that a folder is or lies in, in words; None where it is in none."""
     for place in (folder, *folder.parents):
         if any(all((place / name).is_file() for name in names) for names in OF_RESULTS):
             return f"{place} is a run, a policy or a dataset, and may have brought it"

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from rlab.compression import rounding
 from rlab.errors import RlabError, UsageError, unknown
 from rlab.networks.initialization import initialise
-from rlab.networks.layers import OwnForm, StackedConv2d, StackedLinear, fresh_settings
+from rlab.networks.layers import StackedConv2d, StackedLinear, WeightLayer, fresh_settings
 from rlab.networks.registry import LayerKind, register
 
 ACTIVATION_KINDS = ("none", "dynamic", "static")
 HALF_TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-class CompressedLayer(OwnForm):
+class CompressedLayer(WeightLayer):
     """What all these layers share: geometry, forward, and the ways into a stack and out of it.
 
     `[B, in] -> [B, out]` or `[B, C, H, W] -> [B, out, H', W']`, in a stack with S in front. A subclass defines

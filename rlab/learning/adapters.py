@@ -58,7 +58,7 @@ class StackedLoraLinear(nn.Module):
     `up [S, rank, out]`.
 
     Raises:
-        UsageError: the rank is larger than the layer's smaller side, or alpha is no positive number.
+        UsageError: the rank is larger than the layer's smaller side, or alpha is not positive.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class StackedLoraConv2d(nn.Module):
     is a kernel of the layer's size (LoCon, Yeh et al. 2024).
 
     Raises:
-        UsageError: the rank is larger than the layer's smaller side, or alpha is no positive number.
+        UsageError: the rank is larger than the layer's smaller side, or alpha is not positive.
     """
 
     def __init__(

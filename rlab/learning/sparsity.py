@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rlab.errors import UsageError, unknown
 from rlab.learning.optimizers import Stepper
-from rlab.networks.layers import OwnForm, is_float_layer, is_stacked
+from rlab.networks.layers import WeightLayer, is_float_layer, is_stacked
 from rlab.networks.merging import merges
 from rlab.networks.own import check_layers
 from rlab.types import Clock
@@ -187,7 +187,7 @@ def prunable(network: nn.Module) -> tuple[dict[str, nn.Parameter], int]:
     members = 1
     for name, layer in network.named_modules():
         weight = getattr(layer, "weight", None)
-        if not isinstance(weight, nn.Parameter) or not (is_float_layer(layer) or isinstance(layer, OwnForm)):
+        if not isinstance(weight, nn.Parameter) or not (is_float_layer(layer) or isinstance(layer, WeightLayer)):
             continue
         found[f"{name}.weight".lstrip(".")] = weight
         if is_stacked(layer):

@@ -19,7 +19,7 @@ BRANCH_WIDTHS = (256, 128)  # behind the convolutions of a large or small image 
 
 @dataclass(frozen=True)
 class BodySettings:
-    """What an agent's config says about its networks."""
+    """The part of an agent's config that describes its networks."""
 
     hidden: tuple[int, ...] | None = None  # widths; None: 64 64 for vectors, 512 or 128 after convolutions
     activation: str = "relu"
@@ -196,7 +196,7 @@ def _branches(images: tuple[ImagePart, ...], size: int, body: BodySettings) -> t
 
 
 def _weights(init: str, gain: float) -> dict[str, str | float]:
-    """How a layer's initial weights are drawn; a gain of 1 goes without saying."""
+    """How a layer's initial weights are drawn; a gain of 1 is left out."""
     return {"init": init} if gain == 1.0 else {"init": init, "gain": gain}
 
 

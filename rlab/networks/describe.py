@@ -8,7 +8,7 @@ from torch import nn
 
 from rlab.errors import RlabError
 from rlab.networks.branches import Streams
-from rlab.networks.layers import OwnForm
+from rlab.networks.layers import WeightLayer
 from rlab.networks.policy import Policy
 from rlab.networks.registry import kind_of
 from rlab.networks.spec import LayerSpec, NetworkSpec, StackedNetwork
@@ -22,7 +22,7 @@ def spec_of(network: nn.Module) -> NetworkSpec:
     longer knows its initialisation, which is then `pytorch`, and no layer knows where its `log_std` started.
 
     Raises:
-        RlabError: the network is no sequence of layers, or a layer or one of its settings has no place in a spec.
+        RlabError: the network is not a sequence of layers, or a spec cannot hold a layer or one of its settings.
     """
     if type(network) is nn.Sequential:
         return spec_of(stack([network]))  # refuses what a stack, and so a spec, does not know
@@ -32,7 +32,7 @@ def spec_of(network: nn.Module) -> NetworkSpec:
 
 
 def with_network(policy: Policy, network: nn.Module) -> Policy:
-    """The policy with another stack in the place of its network, and a spec that says so; the rest is copied.
+    """The policy with another stack in the place of its network, and the spec of that stack; the rest is copied.
 
     Raises:
         RlabError: the network has no spec.
@@ -45,7 +45,7 @@ def _layer(layer: nn.Module) -> LayerSpec:
     kind = kind_of(layer)
     if kind is None or type(layer) is not kind.stacked or kind.settings is None:
         hint = "" if kind is None else " Its class needs a method settings(), the arguments that build it."
-        if isinstance(layer, OwnForm):
+        if isinstance(layer, WeightLayer):
             hint = " Convert it first."
         elif isinstance(layer, StackedNetwork):
             hint = " A sequence inside another one: put its layers into the outer one."

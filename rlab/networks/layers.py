@@ -163,7 +163,7 @@ class StackedDropout(nn.Module):
         """`[S, B, ...]` with a share p of each member's values set to zero in training; else unchanged.
 
         Raises:
-            RlabError: it is in training and nobody gave it random streams.
+            RlabError: it is in training and has no random streams.
         """
         if not self.training or self.p == 0.0:
             return x
@@ -299,8 +299,8 @@ def is_float_layer(layer: nn.Module) -> bool:
     return type(layer) in FLOAT_LAYERS
 
 
-class OwnForm(nn.Module):
-    """Base of linear layers and convolutions that hold their weights in a form of their own.
+class WeightLayer(nn.Module):
+    """Base of linear layers and convolutions that store their weights in a format of their own.
 
     Where that is a float parameter named `weight`, it is pruned as the weight of a linear layer is.
     """
@@ -310,7 +310,11 @@ class OwnForm(nn.Module):
 
 def is_stacked(layer: nn.Module) -> bool:
     """Whether the tensors of a linear layer or convolution lead with the seed axis."""
-    return layer.members is not None if isinstance(layer, OwnForm) else isinstance(layer, StackedLinear | StackedConv2d)
+    return (
+        layer.members is not None
+        if isinstance(layer, WeightLayer)
+        else isinstance(layer, StackedLinear | StackedConv2d)
+    )
 
 
 def _check_alike(carried: nn.Module, modules: Sequence[nn.Module]) -> None:

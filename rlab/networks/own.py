@@ -1,4 +1,4 @@
-"""Bodies of one's own: a function that makes a plain `torch.nn.Module`, by name, and a stack of such modules.
+"""The user's own bodies: a function that makes a plain `torch.nn.Module`, by name, and a stack of such modules.
 
 A function is named `module:function`. One that no other process can import (a lambda, one of a notebook) is named
 `local:...`, known to the process that defined it, and given again where a policy is loaded.
@@ -32,7 +32,7 @@ _standing_in: list[Builder] = []
 def remembered(builder: Builder, importable: str | None) -> str:
     """The name under which `find_builder` finds a function again: its importable one, else one of this process.
 
-    Whoever hands the function over vouches for it, as long as this process lives.
+    The caller who passes the function trusts it, so that it runs without `trust` in this process.
     """
     if importable is not None:
         _of_this_process[importable] = builder
@@ -282,7 +282,7 @@ class OwnBody(nn.Module):
             self._plain.running.train()
             try:
                 self._call(self._of(0), torch.zeros(2, *self.given["shape"]))
-            except Exception:  # `_failure` says why
+            except Exception:  # `_failure` gives the reason
                 return False
             return not torch.equal(torch.random.get_rng_state(), before)
 
@@ -307,7 +307,7 @@ register(LayerKind(OWN, OwnBody, OwnBody, None, lambda layer: {"builder": layer.
 
 
 class _Plain:
-    """A module of one member, which says what is computed; no child of the stack, since its weights are nobody's.
+    """A module of one member, which defines what is computed. Its weights are unused, so it is not a child of the stack.
 
     `running` is called, and may keep what its forward pass computes (attention weights, say), which cannot be copied.
     `pristine` is never called: copies are made of it.

@@ -30,7 +30,7 @@ class Own:
 
     @classmethod
     def of(cls, config: Any) -> "Own | None":
-        """What an agent's config says; None where it names no function."""
+        """The function that an agent's config names; None where it names none."""
         return None if config.network is None else cls(config.network, asdict(config))
 
 
@@ -127,8 +127,8 @@ def _tried(module: nn.Module, name: str, shape: tuple[int, ...]) -> tuple[int, b
     except Exception as error:
         raise UsageError(f"{whose(name)} does not take features {shape}: {first_line(error)}") from error
     if not isinstance(y, Tensor) or y.dim() < 2 or len(y) != ROWS or not y.is_floating_point():
-        told = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        raise UsageError(f"{whose(name)} gave {told} for {ROWS} observations; expected [{ROWS}, features].")
+        shape_found = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+        raise UsageError(f"{whose(name)} gave {shape_found} for {ROWS} observations; expected [{ROWS}, features].")
     if y.dtype != torch.float32:
         raise UsageError(f"{whose(name)} gave numbers of {y.dtype}; expected float32: end with .float().")
     if not torch.allclose(y, again, rtol=1e-3, atol=1e-4):

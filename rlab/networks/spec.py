@@ -40,8 +40,8 @@ class LayerSpec:
 class NetworkSpec:
     """Layers in the order in which data flows through them.
 
-    `drawn` gives fresh weights to the first of them, called with the built layers and a generator for each member; it
-    is nothing that a file holds.
+    `drawn` gives fresh weights to the first of them; it is called with the built layers and a generator for each
+    member. It is not stored in files.
     """
 
     layers: tuple[LayerSpec, ...]
@@ -169,7 +169,7 @@ def in_training(network: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def has_dropout(network: nn.Module) -> bool:
-    """Whether a network says something else in training than in evaluation."""
+    """Whether a network's outputs differ between training and evaluation."""
     return any(map(_draws, network.modules()))
 
 

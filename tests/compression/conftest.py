@@ -89,6 +89,8 @@ CASES = {
         "log_std": 0.0,
     },
     "squashed gaussian": {"actions": ARM, "head": "actor", "squash": True},
+    "deterministic": {"actions": ARM, "head": {"kind": "deterministic"}},
+    "masked quantiles": {"space": Masked(VECTOR, 3), "head": {"kind": "quantile", "quantiles": 5}},
 }
 
 
@@ -97,7 +99,7 @@ def make_member(space=VECTOR, actions=THREE, body=HIDDEN, head="q", scaling="non
     if head == "q":
         network, head = q_network_spec(space, actions.n, body, more.get("dueling", False)), {"kind": "q"}
     else:
-        head = stochastic_head_json(actions, more.get("squash", False))
+        head = stochastic_head_json(actions, more.get("squash", False)) if head == "actor" else head
         width = build_head(head, actions).width
         network = actor_network_spec(space, width, body, output_gain=1.0, log_std=more.get("log_std"))
     spec = PolicySpec(space, actions, {"scaling": scaling, "scale": None}, network, head)

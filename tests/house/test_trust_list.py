@@ -77,7 +77,7 @@ def test_a_list_that_others_could_have_put_there_counts_for_nothing(project, cap
     (project / FILE).chmod(0o646)
     assert in_force(False) == frozenset()
     assert main(["trust", "other"]) == 2
-    assert "everybody may write it; chmod o-w .rlab-trust" in message(capsys)
+    assert "every user may write it; chmod o-w .rlab-trust" in message(capsys)
     (project / FILE).rename(project / "elsewhere")
     (project / "elsewhere").chmod(0o644)
     (project / FILE).symlink_to("elsewhere")
