@@ -3,8 +3,8 @@
 Run folders, datasets and experiment files name envs, wrappers, agents, layers and heads from outside rlab as
 `module:Class`. Their modules are imported where the caller allows it, with `trust=True` or `trust=["my_envs"]`, and
 where the file `.rlab-trust` in the working folder lists them, one module a line; `my_envs` covers `my_envs.grids`.
-That file is the user's own: `rlab trust my_envs` writes it, and one that lies inside a run, a policy or a dataset is not
-read.
+That file is the user's own: `rlab trust my_envs` writes it, and one that lies inside a run, a policy or a dataset is
+not read.
 """
 
 import importlib

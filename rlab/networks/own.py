@@ -307,7 +307,7 @@ register(LayerKind(OWN, OwnBody, OwnBody, None, lambda layer: {"builder": layer.
 
 
 class _Plain:
-    """A module of one member, which defines what is computed. Its weights are unused, so it is not a child of the stack.
+    """A module of one member, which defines what is computed. Its weights are unused: it is not a child of the stack.
 
     `running` is called, and may keep what its forward pass computes (attention weights, say), which cannot be copied.
     `pristine` is never called: copies are made of it.
