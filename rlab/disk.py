@@ -1,11 +1,11 @@
-"""What not every file system can do: locks, and waiting until the disk has what was written."""
+"""Calls that not every file system supports: locks, and waiting until the disk has what was written."""
 
 import errno
 import sys
 from collections.abc import Callable
 from typing import Any
 
-# What file systems answer that do not know a call at all. A full or broken disk answers something else.
+# Error numbers of file systems that do not support a call. A full or broken disk gives others.
 UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOTTY})
 # Some refuse to open a folder, or to flush one that is open for reading, as Windows does.
 UNSUPPORTED_OF_FOLDERS = UNSUPPORTED | {errno.EACCES, errno.EPERM, errno.EBADF, errno.EISDIR}
@@ -15,11 +15,11 @@ _told: set[str] = set()
 def if_supported(
     call: Callable[..., Any], *args: Any, consequence: str, unsupported: frozenset[int] = UNSUPPORTED
 ) -> bool:
-    """Call, and go on where the file system does not support it: false, with one line on standard error, once for each
+    """Make a call. Where the file system does not support it: false, and a warning on standard error, once for each
     `consequence`.
 
     Args:
-        consequence: what that means, for people; such as "a power cut may cost the last save".
+        consequence: what that means for the user, such as "a power cut may cost the last save".
 
     Raises:
         OSError: anything else that went wrong.

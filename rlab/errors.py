@@ -1,14 +1,14 @@
-"""Errors that a user reads: one line that says what was wrong, what is allowed and the likeliest fix."""
+"""Errors that a user reads: one line with what was wrong, what is allowed and the likeliest fix."""
 
 import difflib
 from collections.abc import Iterable
 
-# The distribution, as pip knows it. The import name, `rlab`, belongs to a stranger's package in the index.
+# The distribution's name for pip. The import name, `rlab`, is taken by another package in the index.
 DISTRIBUTION = "rlab-agents"
 
 
 def extra(name: str) -> str:
-    """What pip must be given for an extra: `extra("box2d")` is `rlab-agents[box2d]`."""
+    """An extra's name for pip: `extra("box2d")` is `rlab-agents[box2d]`."""
     return f"{DISTRIBUTION}[{name}]"
 
 
@@ -18,19 +18,19 @@ def pip_install(name: str) -> str:
 
 
 class RlabError(Exception):
-    """A run or a file failed; the command line prints the message and leaves with exit code 1."""
+    """A run or a file failed; the command line prints the message and exits with code 1."""
 
     exit_code = 1
 
 
 class UsageError(RlabError):
-    """The request itself was wrong; the command line leaves with exit code 2."""
+    """The request itself was wrong; the command line exits with code 2."""
 
     exit_code = 2
 
 
 class RlabWarning(UserWarning):
-    """Something went wrong that costs nothing: one line that says what."""
+    """Something went wrong that does no harm, in one line."""
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:

@@ -1,4 +1,4 @@
-"""Where in a user's own code something happened: for errors and warnings that have their cause there."""
+"""The place in a user's own code where something happened, for errors and warnings that have their cause there."""
 
 import os
 import sys
@@ -17,7 +17,8 @@ NOTEBOOK = "ipykernel_"  # in the paths of the files that Jupyter makes of cells
 
 
 def place_of(error: BaseException) -> str:
-    """The innermost line of a user's own code that an error came through, `"my_envs.py:23"`; "" where there is none."""
+    """The innermost line of a user's own code that an error came through, `"my_envs.py:23"`; "" if it came through
+    none."""
     place, trace = "", error.__traceback__
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename
@@ -35,7 +36,8 @@ def one_line(error: BaseException) -> str:
 
 
 def told(error: BaseException) -> str:
-    """What an error says; its name too where it is none of the usual ones, such as the SystemExit of `sys.exit()`."""
+    """An error's message; with the name of its class where that is not an Exception, such as the SystemExit of
+    `sys.exit()`."""
     return str(error) if isinstance(error, Exception) else f"{type(error).__name__}: {error}".removesuffix(": ")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-# Training envs are seeded in [2**30, 2**31), evaluation episodes below 2**30: the two can never meet.
+# Training envs are seeded in [2**30, 2**31), evaluation episodes below 2**30: the two never overlap.
 FIRST_TRAINING_ENV_SEED = 2**30
 
 
@@ -55,8 +55,8 @@ def global_seeds(seed: int, use: str) -> tuple[int, int, int]:
 
 @contextmanager
 def kept_generators() -> Iterator[None]:
-    """A block that may draw from the global generators of NumPy, `random` and torch without a trace: an env that draws
-    from them learns the same with and without films and listeners."""
+    """A block that may draw from the global generators of NumPy, `random` and torch and restores them: training in an
+    env that draws from them is the same with and without films and listeners."""
     import torch
 
     of_numpy, of_random, of_torch = np.random.get_state(legacy=False), random.getstate(), torch.get_rng_state()
@@ -69,7 +69,7 @@ def kept_generators() -> Iterator[None]:
 
 
 def _sequence(member_seed: int, use: str) -> np.random.SeedSequence:
-    # Four bytes or more: SeedSequence pads with zeros, so a shorter name could meet an env's [seed, index, restart].
+    # Four bytes or more: SeedSequence pads with zeros, so a shorter name could equal an env's [seed, index, restart].
     if len(use) < 4:
         raise ValueError(f"a stream's name needs four letters or more, not {use!r}")
     return np.random.SeedSequence([member_seed, *use.encode()])

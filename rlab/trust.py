@@ -1,4 +1,4 @@
-"""Whose code may run: what a call allows, and the list of modules that a project keeps beside its own files.
+"""Whose code may run: what a call allows, and the list of trusted modules in a project's folder.
 
 Run folders, datasets and experiment files name envs, wrappers, agents, layers and heads from outside rlab as
 `module:Class`. Their modules are imported where the caller allows it, with `trust=True` or `trust=["my_envs"]`, and
@@ -77,7 +77,7 @@ def list_text(modules: Iterable[str]) -> bytes:
 
 
 def ignored_because(folder: Path) -> str | None:
-    """Why the list of a folder counts for nothing; None where it counts, or where there is none."""
+    """Why the list of a folder is ignored; None where it is used, or missing."""
     path = folder / FILE
     try:
         found = path.lstat()
@@ -105,7 +105,7 @@ def module_name(word: str, where: str) -> str:
     """The module in a word such as `my_envs`, `my_envs.grids` or `my_envs:Grid`.
 
     Raises:
-        UsageError: there is none.
+        UsageError: it is not the name of a module.
     """
     name = word.partition(":")[0] if isinstance(word, str) else ""
     if name.endswith(".py"):
@@ -140,6 +140,6 @@ def trusted(what: str, name: str, trust: Trust) -> Any:
         found: Any = importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except Exception as error:  # whatever a module of the user's raises while it is imported
+    except Exception as error:  # a user's module may raise anything when imported
         raise UsageError(f"{what} {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
     return found

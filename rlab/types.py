@@ -1,4 +1,4 @@
-"""The words and axes that every file uses, said once.
+"""The words and axes that every file uses.
 
 S members of the population (one per training seed), N envs per member, B rows of a batch, T time, A actions.
 Tensors lead with S, also when S is 1: observations `[S, N, *obs]`, batches `[S, B, ...]`, parameters `[S, in, out]`.

@@ -1,7 +1,7 @@
-"""Augmentation by name: what changes the inputs of an update and leaves their meaning alone.
+"""Augmentation by name: changes to the inputs of an update that keep their meaning.
 
 Inputs `[S, B, ...]` and one generator per member go in, inputs of the same shape come out. Images end in `[H, W]`, so
-`[S, B, C, H, W]` or `[S, B, H, W]`. Nothing is augmented when a network is judged or used.
+`[S, B, C, H, W]` or `[S, B, H, W]`. Nothing is augmented in validation or in use.
 """
 
 from collections.abc import Callable, Sequence
@@ -75,7 +75,7 @@ AUGMENTATIONS: dict[str, _Kind] = {
 
 
 def augmentation(words: str) -> Augmentation | None:
-    """`"shift:2,flip"`: names from `AUGMENTATIONS` with a number where it shall not be the default, in their order.
+    """`"shift:2,flip"`: names from `AUGMENTATIONS`, in their order, each with a number where it is not the default.
 
     Returns:
         the whole as one function; None for `"none"`.
@@ -117,7 +117,7 @@ def _image_sides(x: Tensor, name: str) -> tuple[int, int]:
 
 
 def _offsets(x: Tensor, generators: Generators, pixels: int) -> tuple[Tensor, Tensor]:
-    """From which row `[S, B, H]` and column `[S, B, W]` of its image each pixel shall be read; it may lie outside."""
+    """From which row `[S, B, H]` and column `[S, B, W]` of its image each pixel is read; it may lie outside."""
     drawn = [torch.randint(-pixels, pixels + 1, (2, x.shape[1]), generator=g) for g in generators]
     down, right = torch.stack(drawn, dim=1).to(x.device).unsqueeze(-1)  # [S, B, 1] each
     return down + torch.arange(x.shape[-2], device=x.device), right + torch.arange(x.shape[-1], device=x.device)

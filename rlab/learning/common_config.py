@@ -1,7 +1,7 @@
 """Settings that several kinds of learning have in common, as dataclasses to inherit from.
 
-A subclass states its own default, with its source, where it differs; a field that is declared anew keeps its help text
-unless it has one of its own."""
+A subclass states its own default, with its source, where it differs; a redeclared field keeps the inherited help text
+unless it has a comment."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -65,7 +65,7 @@ class OptimizerConfig:
 class NetworkConfig(OptimizerConfig):
     """A policy's network and the scaling of what it sees, beside the optimizer that trains it."""
 
-    network: str | None = None  # module:function of a body of one's own, in place of the layers below
+    network: str | None = None  # module:function that makes the body, instead of the layers below
     hidden: tuple[int, ...] | None = None  # of hidden layers; None: 64 64 for vectors, 512 or 128 after convolutions
     activation: Activation = "tanh"  # after every hidden layer
     layer_norm: bool = False  # after every hidden layer

@@ -18,11 +18,11 @@ from rlab.randomness import stream
 
 @dataclass(frozen=True, eq=False)
 class CrossValidation:
-    """What networks said of the rows that they did not learn from. K seeds, F folds, R rows."""
+    """Outputs of networks for the rows that they did not learn from. K seeds, F folds, R rows."""
 
     seeds: tuple[int, ...]
     fold: np.ndarray  # [K, R] the fold in which each row was held out
-    outputs: np.ndarray  # [K, R, ...] what the network that did not learn from a row said of it
+    outputs: np.ndarray  # [K, R, ...] each row's from the network that did not learn from it
     metrics: dict[str, np.ndarray]  # `loss`, `accuracy` and the like, [K, F], each on its held-out rows
     fitted: tuple[Fitted, ...] = field(repr=False)  # one of K * F members, seed by seed, or K * F of one member
 
@@ -39,7 +39,7 @@ def cross_validate(
 ) -> CrossValidation:
     """Fit `folds` networks for every seed, each to all rows but its fold's, and judge each on that fold.
 
-    Folds are drawn anew for each seed; with integer labels every class is spread over them to within a row (Kohavi
+    Each seed draws its own folds; with integer labels every class is spread over them to within a row (Kohavi
     1995). Nothing is stopped by held-out rows: `settings.validation_fraction` is taken out of what a network learns
     from.
 
@@ -67,7 +67,7 @@ def _cross_validated(
 ) -> CrossValidation:
     rows = len(inputs)
     if not 2 <= folds <= rows:
-        raise UsageError(f"{folds} folds of {rows} rows cannot be; take 2 folds or more, and no more than rows.")
+        raise UsageError(f"{folds} folds of {rows} rows are impossible; use 2 folds or more, and not more than rows.")
     fold = np.stack([fold_of_rows(np.asarray(targets), folds, seed) for seed in seeds])  # [K, R]
     members = [(k, f) for k in range(len(seeds)) for f in range(folds)]
     held_out = [np.flatnonzero(fold[k] == f) for k, f in members]
@@ -83,8 +83,8 @@ def _cross_validated(
         found.append(done.judge(judged))
         outputs += list(done.outputs_of(judged))
     out_of_fold = np.zeros((len(seeds), rows, *outputs[0].shape[1:]), outputs[0].dtype)
-    for (k, _), numbers, said in zip(members, held_out, outputs, strict=True):
-        out_of_fold[k, numbers] = said[: len(numbers)]
+    for (k, _), numbers, output in zip(members, held_out, outputs, strict=True):
+        out_of_fold[k, numbers] = output[: len(numbers)]
     metrics = {
         tag.removeprefix("validation/"): np.concatenate([f[tag] for f in found]).reshape(len(seeds), folds)
         for tag in found[0]

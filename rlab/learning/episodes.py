@@ -1,4 +1,4 @@
-"""The books of the episodes that training finished."""
+"""Means over the episodes that training finished, and listeners to them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ Hear = Callable[[Sequence[FinishedEpisode]], None]  # of one vector step
 
 
 class EpisodeBook:
-    """Mean return and length per member since the last row of metrics; hands the episodes to those who want them."""
+    """Mean return and length per member since the last row of metrics; passes the episodes to `hearers`."""
 
     def __init__(self, seeds: Sequence[int], hearers: Sequence[Hear] = ()) -> None:
         self._seeds, self._hearers = tuple(seeds), tuple(hearers)
@@ -40,12 +40,12 @@ class EpisodeBook:
             self._counts[e.member] += 1
         if self._hearers:
             seeds = self._seeds
-            told = [FinishedEpisode(seeds[e.member], e.env, e.episode_return, e.length, env_steps) for e in episodes]
+            ended = [FinishedEpisode(seeds[e.member], e.env, e.episode_return, e.length, env_steps) for e in episodes]
             for hear in self._hearers:
-                hear(told)
+                hear(ended)
 
     def take(self) -> dict[str, np.ndarray]:
-        """The means `[S]`, NaN where a member finished none; then begin anew."""
+        """The means `[S]`, NaN where a member finished none; starts over."""
         none = self._counts == 0
         count = np.where(none, np.nan, self._counts)
         means = {"train/episode_return": self._returns / count, "train/episode_length": self._lengths / count}

@@ -64,9 +64,9 @@ def _name_the_broken(
 def _suspects(metrics: Mapping[str, Tensor], batch: Batch, agent: Agent) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in batch.items():
         if tensor.is_floating_point():
-            # -inf is how the value of an action says that a mask forbids it
+            # -inf is the value of an action that a mask forbids
             yield f"batch tensor {name!r}", tensor.masked_fill(tensor.isneginf(), 0.0)
-    # After the step every weight of a broken member is broken; the metrics tell whether loss or gradient came first.
+    # After the step every weight of a broken member is broken; the metrics show whether loss or gradient came first.
     for name, tensor in metrics.items():
         yield f"metric {name!r}", tensor
     yield from _weights(agent)

@@ -1,4 +1,4 @@
-"""An old policy for a new task: which layers still fit, and which must be fresh."""
+"""An existing policy for new spaces: which of its layers fit, and which must be replaced by fresh ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -21,18 +21,18 @@ WEIGHTLESS = (*ACTIVATIONS, "dropout", "flatten", "pick", "pick_image")
 
 @dataclass(frozen=True)
 class Refit:
-    """A policy for new spaces, and what of it is old.
+    """A policy for new spaces, and which of its layers come from the source.
 
     Names are those of the state dict: `network.4`, `network.3.value.0`, `preprocess`.
     """
 
     spec: PolicySpec
-    kept: tuple[str, ...]  # layers with weights of their own that are taken over
-    fresh: dict[str, str]  # layer -> why it begins anew: "5 inputs instead of 4"
+    kept: tuple[str, ...]  # layers with weights that are taken over
+    fresh: dict[str, str]  # layer -> why it starts fresh: "5 inputs instead of 4"
 
     @property
     def replaced(self) -> tuple[str, ...]:
-        """What begins anew and why, to be printed."""
+        """The fresh layers with the reasons, to be printed."""
         return tuple(f"{name} ({why})" for name, why in self.fresh.items())
 
 
@@ -49,15 +49,15 @@ def refit_policy(
 
     Args:
         head: the policy head that the agent would use, as plain data.
-        heads: the kinds of head that it can learn with. One of these is kept, with the output layer behind it, where
-            the actions are alike; of `q` the epsilon is the agent's own.
-        log_std: where a fresh output layer is to have log standard deviations that no observation changes, and they
-            start here. None: as the source has it.
+        heads: the kinds of head that it can learn with. The source's is kept if it is one of these, with its output
+            layer, where the actions have the same meaning; the epsilon of `q` is always the agent's.
+        log_std: initial value of log standard deviations that do not depend on the observation, for a fresh output
+            layer. None: as in the source.
         output_gain: of a fresh output layer's initial weights. None: the source's.
 
     Raises:
         UsageError: the bodies have nothing in common (a vector against an image), an image is too small for the
-            convolutions, the head does not suit the actions, or a layer of someone else's stands in the way.
+            convolutions, the head does not suit the actions, or a foreign layer cannot be adapted.
     """
     spec = replace(source, network=merged_spec(source.network))
     walk = _Walk(_changed_features(spec.obs_space, obs_space))
@@ -92,9 +92,9 @@ class _Output:
 
 @dataclass
 class _Walk:
-    """The way of the features through the layers, which notes the layers that cannot stay.
+    """Follows the features through the layers and records the layers that cannot stay.
 
-    `shape` is what the next layer sees, None where that is what it has always seen.
+    `shape` is the shape of the next layer's input, None where that is the same as in the source.
     """
 
     shape: tuple[int, ...] | None
@@ -127,7 +127,7 @@ class _Walk:
         last = max((index for index, layer in enumerate(layers) if layer.kind not in WEIGHTLESS), default=0)
         name, layer = f"{prefix}.{last}", layers[last]
         if layer.kind not in OUTPUT_KINDS:
-            raise UsageError(f"{name}, the output layer, is a {layer.kind}; rlab can make anew only a linear layer.")
+            raise UsageError(f"{name}, the output layer, is a {layer.kind}; rlab can replace a linear layer only.")
         before = self.through(layers[:last], prefix)
         fresh = self._output if layer.kind == "linear" else self._streams
         return (*before, fresh(name, layer, output), *layers[last + 1 :])
@@ -145,7 +145,7 @@ class _Walk:
         if self.shape is not None:
             return self._fitted(name, layer, "features", "inputs")
         if before in self.fresh:
-            self.fresh[name] = f"behind {before}"
+            self.fresh[name] = f"after {before}"
         return layer
 
     def _convolution(self, name: str, layer: LayerSpec) -> LayerSpec:
@@ -197,8 +197,8 @@ def _changed_features(old: Space, new: Space) -> tuple[int, ...] | None:
 def _new_output(source: PolicySpec, action_space: Space, head: Json, heads: Sequence[str]) -> str | None:
     """Why the output layer cannot stay; None where it can.
 
-    Actions are alike where each output means the same: bounds of a Box may differ, since outputs are in units in which
-    [-1, 1] is the Box, and so may the integer from which actions are counted.
+    It stays where each output keeps its meaning: bounds of a Box may differ, since outputs are in units in which [-1,
+    1] is the Box, and so may the first integer of discrete actions.
     """
     if source.head["kind"] not in heads:
         return f"head {head['kind']} instead of {source.head['kind']}"
@@ -223,7 +223,7 @@ def _initial_log_std(source: PolicySpec, action_space: Space, wanted: float | No
 def _with_output(
     walk: _Walk, layers: Sequence[LayerSpec], output: _Output, log_std: float | None
 ) -> tuple[LayerSpec, ...]:
-    """The layers with fresh outputs and, where `log_std` is given, fresh deviations behind them."""
+    """The layers with fresh outputs, followed by fresh deviations where `log_std` is given."""
     below = layers[:-1] if layers[-1].kind == "log_std" else layers
     if log_std is None:
         return walk.to_output(below, output, "network")

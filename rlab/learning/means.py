@@ -14,7 +14,7 @@ class Means:
     """Mean of every metric over the updates that reported it, by name.
 
     The sums are in float64, which holds the sum of some thousand float32 values of like size without rounding, so a
-    mean does not depend on how often it was asked for a state on the way.
+    mean does not depend on how often `state` was called in between.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Means:
             self._add_up()
 
     def take(self) -> dict[str, np.ndarray]:
-        """The means, float64, in the order in which the names came first; then begin anew."""
+        """The means, float64, in the order in which the names first came; starts over."""
         self._add_up()
         means = {name: (total / count).cpu().numpy() for name, (total, count) in self._sums.items()}
         self._sums = {}

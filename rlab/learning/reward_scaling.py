@@ -29,7 +29,7 @@ class RewardScaler:
             ended, valid: `[S, N, T]` bool; rows that ended an episode, rows that are transitions.
 
         Returns:
-            the scaled rewards `[S, N, T]`; those of rows that are no transitions mean nothing.
+            the scaled rewards `[S, N, T]`; those of rows that are not transitions are meaningless.
         """
         running = self._returns if self._returns is not None else reward.new_zeros(reward.shape[:2])
         sums = []

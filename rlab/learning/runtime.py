@@ -20,7 +20,7 @@ DEVICES = ("auto", "cpu", "cuda")
 
 @contextmanager
 def own_surroundings(threads: int | None, seed: int = 0) -> Iterator[None]:
-    """Run a block as a fresh process would, whatever the program around it has set; then put everything back.
+    """Run a block as in a fresh process, whatever the surrounding program has set; then restore everything.
 
     Inside, torch makes float32 numbers on the CPU that can be learned from, and computes with them (no autocast), NumPy
     reports errors as it usually does, and the global random generators of NumPy, `random` and torch start from `seed`:
@@ -94,7 +94,7 @@ def choose_device(name: str) -> torch.device:
     """The device for `auto`, `cpu` or `cuda`.
 
     Raises:
-        UsageError: the name is unknown, or `cuda` is asked for and there is none.
+        UsageError: the name is unknown, or it is `cuda` and torch finds no GPU.
     """
     if name not in DEVICES:
         raise unknown("device", name, DEVICES)
@@ -133,7 +133,7 @@ _SHARED = _Shared()
 
 
 def _keep_working_folder(undo: ExitStack) -> None:
-    """An env may change the working folder; the program goes on in its own."""
+    """Restore the working folder afterwards, which an env may change."""
     with contextlib.suppress(OSError):  # it was deleted: there is nothing to go back to
         undo.callback(_go_to, os.getcwd())
 

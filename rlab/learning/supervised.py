@@ -28,7 +28,7 @@ class SupervisedSettings(OptimizerConfig):
     """How a network is fitted to labelled examples.
 
     Raises:
-        UsageError: a name is unknown, a number out of range, or a setting has no meaning for the loss.
+        UsageError: a name is unknown, a number is out of range, or a setting does not apply to the loss.
     """
 
     loss: str = "cross_entropy"  # cross_entropy for labels; squared or huber for numbers
@@ -36,7 +36,7 @@ class SupervisedSettings(OptimizerConfig):
     batch_size: int = 64  # rows per update and member; all of them where there are fewer
     learning_rate: float = 1e-3  # Kingma and Ba 2015, Adam's own
     label_smoothing: float = 0.0  # share of a label spread over all classes; Szegedy et al. 2016 have 0.1
-    class_weights: str | tuple[float, ...] | None = None  # balanced, or one weight per class; None: all alike
+    class_weights: str | tuple[float, ...] | None = None  # balanced, or one weight per class; None: equal weights
     validation_fraction: float = 0.0  # of the rows, held out; the weights that do best on them are kept
     patience: int | None = None  # validations (epochs) without a lower loss until a member stops; None: never
     augmentation: str = "none"  # of the inputs in updates, such as shift:2,flip; see `augmentation.AUGMENTATIONS`
@@ -49,8 +49,8 @@ class SupervisedSettings(OptimizerConfig):
 class StackOfOne(nn.Module):
     """A plain module as a stack with one member: `[1, B, ...]` in and out, and tensors `[1, ...]` by name.
 
-    A plain module draws its noise, such as dropout's, from torch's global stream. In training that stream is set from
-    one of our own for the time of the call, and then put back.
+    A plain module draws its noise, such as dropout's, from torch's global stream. In training that stream is seeded
+    from the member's own for the time of the call, and then restored.
     """
 
     def __init__(self, module: nn.Module, generator: torch.Generator) -> None:
@@ -77,14 +77,14 @@ class StackOfOne(nn.Module):
 
 
 class Supervised:
-    """Learns labels or numbers with any network; what `DatasetLoop` takes for an agent.
+    """Learns labels or numbers with any network; `DatasetLoop` trains it like an agent.
 
     Args:
         network: a stack as `build` and `stack` give it, `[S, B, ...]` in and out, or any plain module, which is one
             member. It is on its device already, and is trained in place.
-        settings: those of the updates; the data's are read where the data are.
+        settings: of the updates; those of the data are read by `supervised_fit`.
         seeds: one training seed per member, from which noise in training is drawn.
-        class_weights: `[S, C]` or None, which is for all alike.
+        class_weights: `[S, C]`; None: equal weights.
     """
 
     Config: ClassVar[type] = SupervisedSettings
@@ -100,7 +100,7 @@ class Supervised:
         self.config, self.seeds = settings, tuple(seeds)
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         if not parameters:
-            raise UsageError("the network has no parameter that could learn.")
+            raise UsageError("the network has no trainable parameter.")
         self.device = parameters[0].device
         self.network = _as_stack(network, self.seeds)
         self.class_weights = None if class_weights is None else class_weights.float().to(self.device)
@@ -132,7 +132,7 @@ class Supervised:
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """Means `[S]` over prepared rows by their `weight [S, R]`: the loss that updates lower, and the score."""
+        """Means `[S]` over prepared rows by their `weight [S, R]`: the loss that updates minimise, and the score."""
         outputs, weight = self.network(batch["input"]), batch["weight"]
         name, score = self._score(outputs, batch["target"])
         rows = {"loss": self._losses(outputs, batch["target"]), name: score}
@@ -148,7 +148,7 @@ class Supervised:
         return _per_row(LOSSES[self.config.loss](outputs, like_outputs(target, outputs)))
 
     def _score(self, outputs: Tensor, target: Tensor) -> tuple[str, Tensor]:
-        """What people read beside the loss: the share of right labels, or the absolute error; `[S, B]`."""
+        """The name and the values `[S, B]` of the score: the share of right labels, or the absolute error."""
         if self.config.loss == "cross_entropy":
             return "accuracy", _per_row(correct(outputs, target))
         return "absolute_error", _per_row((outputs - like_outputs(target, outputs)).abs())
@@ -158,7 +158,7 @@ class Supervised:
         return {"optimizer/learning_rate": rate, "train/epoch": clock.progress * self.config.epochs}
 
     def policy(self) -> nn.Module:
-        """What is learned: the network, its tensors `[S, ...]`."""
+        """The network that learns; its tensors are `[S, ...]`."""
         return self.network
 
     def adopt(self, tensors: Mapping[str, Tensor]) -> None:
@@ -201,7 +201,7 @@ def like_outputs(target: Tensor, outputs: Tensor) -> Tensor:
 
 
 def _per_row(values: Tensor) -> Tensor:
-    """The mean over whatever follows the rows: `[S, B, ...]` to `[S, B]`."""
+    """The mean over the axes after the rows: `[S, B, ...]` to `[S, B]`."""
     return values if values.dim() == 2 else values.flatten(2).mean(dim=2)
 
 

@@ -33,22 +33,22 @@ class Fitted:
 
     network: nn.Module  # as it was given, or the stack of a spec; in evaluation mode
     seeds: tuple[int, ...]
-    updates: int  # per member; of those who stopped last where they stopped early
-    finished: bool  # false where `should_stop` said so
+    updates: int  # per member; with early stopping those of the last member to stop
+    finished: bool  # false where `should_stop` ended the fit
     best_update: np.ndarray  # [S] when the weights in `network` were reached
-    history: tuple[Row, ...]  # what was reported after every epoch; `updates` says when
+    history: tuple[Row, ...]  # the metrics after every epoch; `updates` is the time
     validation: dict[str, np.ndarray]  # `validation/loss` and so on, [S], of the weights in `network`; or empty
     learner: Supervised = field(repr=False)
 
     @with_usual_torch
     def outputs(self, inputs: np.ndarray) -> np.ndarray:
-        """What every member says of `inputs [R, ...]`: `[S, R, ...]`."""
+        """Every member's outputs for `inputs [R, ...]`: `[S, R, ...]`."""
         shared = torch.from_numpy(np.asarray(inputs)).unsqueeze(0)
         return self._outputs(shared.expand(len(self.seeds), *shared.shape[1:]))
 
     @with_usual_torch
     def outputs_of(self, examples: Examples) -> np.ndarray:
-        """What every member says of its own rows, `[S, R, ...]`; behind its last row is nothing of worth."""
+        """Every member's outputs for its own rows, `[S, R, ...]`; outputs after a member's last row are padding."""
         return self._outputs(examples.rows()["input"])
 
     @with_usual_torch
@@ -92,14 +92,14 @@ def fit(
     """Fit a network to labelled arrays.
 
     Args:
-        network: a spec, of which every seed gets a network of its own, in one stack; or a stack with one member for
+        network: a spec, from which every seed gets its own network, in one stack; or a stack with one member for
             each seed, or any plain module (one seed), which are trained in place.
-        inputs: `[R, ...]` in the form that the network takes behind the batch axis; images as `[R, C, H, W]`.
+        inputs: `[R, ...]` in the form that the network takes after the batch axis; images as `[R, C, H, W]`.
         targets: class labels `[R]` counted from 0, or numbers `[R, outputs]`, or `[R]` for a single output.
         settings: None takes the defaults.
         listeners: hear a row of metrics after every epoch, the clock in updates.
         validation: held-out inputs and targets, instead of `settings.validation_fraction`.
-        should_stop: asked after every update; true ends the fit where it is.
+        should_stop: called after every update; true ends the fit.
 
     Raises:
         UsageError: data, network, settings and seeds do not fit each other.
@@ -168,7 +168,7 @@ def make_loop(
     should_stop: Callable[[], bool] = lambda: False,
     device: torch.device | str = "cpu",
 ) -> DatasetLoop:
-    """The loop that `fit` runs; one that is to be interrupted and resumed has `state` and `load_state`."""
+    """The loop that `fit` runs; with its `state` and `load_state` a fit can be interrupted and resumed."""
     settings, seeds = settings or SupervisedSettings(), examples.seeds
     if validation is None and settings.validation_fraction:
         examples, validation = examples.split(settings.validation_fraction)
@@ -199,7 +199,7 @@ def make_loop(
 
 @torch.no_grad()
 def _first_outputs(learner: Supervised, examples: Examples) -> Tensor:
-    """What the network says of one row, `[S, 1, ...]`; it shows whether it can read the inputs at all."""
+    """The network's outputs for one row, `[S, 1, ...]`, which also checks that it can read the inputs."""
     rows = examples.rows(limit=1)
     try:
         outputs: Tensor = learner.network(as_input(rows["input"].to(learner.device)))

@@ -59,7 +59,8 @@ LOSSES: dict[str, Callable[..., Tensor]] = {"cross_entropy": cross_entropy, "squ
 
 
 def balanced_weights(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Class weights `[C]` under which every class that occurs counts alike: `n / (C' n_c)`, 0 for one that does not.
+    """Class weights `[C]` under which every class that occurs has the same weight: `n / (C' n_c)`, 0 for one that does
+    not.
 
     King and Zeng (2001), as scikit-learn's "balanced"; C' is the number of classes that occur. The mean over the rows
     of `labels` is 1.

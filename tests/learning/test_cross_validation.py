@@ -121,5 +121,5 @@ def test_numbers_can_be_cross_validated_too():
 
 @pytest.mark.parametrize("folds", [1, 44])
 def test_folds_that_cannot_be_are_refused(folds):
-    with pytest.raises(UsageError, match=f"^{folds} folds of 43 rows cannot be; take 2 folds or more"):
+    with pytest.raises(UsageError, match=f"^{folds} folds of 43 rows are impossible; use 2 folds or more"):
         cross_validate(SPEC, *data(), folds=folds)

@@ -67,7 +67,7 @@ def test_the_same_spaces_keep_everything_but_the_epsilon():
 
 def test_another_number_of_features_replaces_the_first_layer_and_its_normalisation():
     found = to_q(q_policy(), space=WIDER)
-    assert found.replaced == ("network.0 (5 inputs instead of 4)", "network.1 (behind network.0)")
+    assert found.replaced == ("network.0 (5 inputs instead of 4)", "network.1 (after network.0)")
     assert found.kept == ("network.3", "network.4", "network.6")
     assert found.spec.network.layers[0].args["in_features"] == 5
 
@@ -132,7 +132,7 @@ def test_actions_that_mean_the_same_keep_their_layer():
 def test_an_image_of_another_size_replaces_the_linear_layer_behind_the_convolutions():
     found = to_q(q_policy(SMALL), space=LARGER)
     # a 3x3 convolution: 16 x 8 x 8 = 1024 features became 16 x 10 x 8 = 1280
-    assert found.replaced == ("network.3 (1280 inputs instead of 1024)", "network.4 (behind network.3)")
+    assert found.replaced == ("network.3 (1280 inputs instead of 1024)", "network.4 (after network.3)")
     assert "network.0" in found.kept
 
 
@@ -163,7 +163,7 @@ def test_other_channels_replace_the_first_convolution_alone():
         ),
         (
             lambda: to_q(foreign(7), actions=3),
-            "network.7, the output layer, is a theirs:Layer; rlab can make anew only a linear layer.",
+            "network.7, the output layer, is a theirs:Layer; rlab can replace a linear layer only.",
         ),
     ],
 )

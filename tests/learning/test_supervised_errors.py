@@ -117,7 +117,7 @@ def test_settings_that_cannot_be_are_refused_in_one_line(settings, message):
         ),
         (lambda: fit(nn.Linear(2, 2), X, Y, seeds=(0, 1)), "a plain module is one member and there are 2 seeds."),
         (lambda: fit(build(LINE, (0, 1, 2)), X, Y, seeds=(0, 1)), "a stack of 3 networks does not fit 2 seeds."),
-        (lambda: fit(nn.Flatten(), X, Y), "the network has no parameter that could learn."),
+        (lambda: fit(nn.Flatten(), X, Y), "the network has no trainable parameter."),
         (lambda: fit(LINE, X, Y, SupervisedSettings(class_weights=(1.0, 1.0, 1.0))), "3 class weights do not fit 2"),
         (lambda: fit(LINE, X, Y, SupervisedSettings(patience=3)), "early stopping needs held-out rows"),
         (lambda: fit(LINE, X[:1], Y[:1], SupervisedSettings(validation_fraction=0.2)), "a single example cannot be"),
