@@ -28,8 +28,8 @@ class GymVectorEnv:
         env: S * N sub-envs in member-major order, whose `reset` takes a list of seeds.
         seeds: the training seed of each member; S of them.
         env_id: the name that errors use.
-        obs_space: what the observations are, where each sub-env is a `SubEnv` and looks at them itself; None: what the
-            env's own space says, and all rows are looked at here.
+        obs_space: of observations in array form, where each sub-env is a `SubEnv` that checks them; None: the env's own
+            space, and all rows are checked here.
         time_limit: env steps after which an episode is truncated; None: none is known.
 
     Raises:
@@ -45,7 +45,7 @@ class GymVectorEnv:
         time_limit: int | None = None,
     ) -> None:
         if not seeds or env.num_envs % len(seeds):
-            raise ValueError(f"{env.num_envs} sub-envs cannot be shared out among {len(seeds)} members")
+            raise ValueError(f"{env.num_envs} sub-envs cannot be divided among {len(seeds)} members")
         self.env_id = env_id
         self.seeds = tuple(seeds)
         self.num_envs = env.num_envs // len(seeds)
@@ -75,7 +75,7 @@ class GymVectorEnv:
         try:
             result = self._env.reset(seed=seeds)  # type: ignore[arg-type]  # a list: one for each sub-env
             return self._check.reset(result).reshape(self._obs_shape)
-        except BaseException as error:  # whatever an env may raise, sys.exit() among it
+        except BaseException as error:  # an env may raise anything, such as sys.exit()
             self._fail(error)
 
     def step(self, action: np.ndarray) -> Step:
@@ -85,7 +85,7 @@ class GymVectorEnv:
         actions and keeps what it gave: all arrays of the step are its copies.
 
         Raises:
-            RlabError: the env raised, hung or died, or gave what it may not give.
+            RlabError: the env raised, hung or died, or gave something invalid.
         """
         self._vector_steps += 1
         flat = action.reshape(-1, *action.shape[2:])  # [S, N, ...] -> [S*N, ...]
@@ -94,7 +94,7 @@ class GymVectorEnv:
         try:
             result = self._env.step(flat.astype(self.action_space.dtype))  # a copy
             obs, reward, terminated, truncated, info = self._check.step(result)
-        except BaseException as error:  # whatever an env may raise, sys.exit() among it
+        except BaseException as error:  # an env may raise anything, such as sys.exit()
             self._fail(error)
 
         valid = self._all_valid if self._resetting is None else self._valid_rows(terminated, truncated)
@@ -102,7 +102,7 @@ class GymVectorEnv:
         ended = terminated | truncated
         any_ended = np.count_nonzero(ended) > 0
         if any_ended:
-            truncated = truncated & ~terminated  # an ending outranks a time limit
+            truncated = truncated & ~terminated  # a termination takes precedence over a time limit
             obs, next_obs = self._autoreset(obs, ended, info)
         else:
             self._resetting = None
@@ -118,11 +118,11 @@ class GymVectorEnv:
         )
 
     def state(self) -> dict[str, Any]:
-        """How often the run was resumed: all that is needed to go on with fresh episodes."""
+        """How often the run was resumed: all that is needed to continue with fresh episodes."""
         return {"restart": self._restart}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from a saved run: the next `reset` starts fresh episodes on seeds that were not used before."""
+        """Continue a saved run: the next `reset` starts fresh episodes on seeds that were not used before."""
         self._restart = int(state["restart"]) + 1
 
     def close(self) -> None:
@@ -138,7 +138,7 @@ class GymVectorEnv:
             return obs, self._true_successors(obs, ended, info)
         try:
             fresh = self._check.reset(self._env.reset(options={"reset_mask": ended.copy()}))
-        except BaseException as error:  # whatever an env may raise, sys.exit() among it
+        except BaseException as error:  # an env may raise anything, such as sys.exit()
             self._fail(error)
         acted_on = obs.copy()
         acted_on[ended] = fresh[ended]
@@ -161,7 +161,7 @@ class GymVectorEnv:
         return next_obs
 
     def _valid_rows(self, terminated: np.ndarray, truncated: np.ndarray) -> np.ndarray:
-        """NEXT_STEP, one step after an end: the rows that were just reset are no transitions."""
+        """NEXT_STEP, one step after an end: the rows that were just reset are not transitions."""
         resetting = self._resetting
         assert resetting is not None
         for row in np.flatnonzero(resetting & (terminated | truncated)).tolist():
@@ -177,18 +177,18 @@ class GymVectorEnv:
         return f"env {env_index} of seed {self.seeds[member]}"
 
     def _fail(self, error: BaseException) -> NoReturn:
-        """Say in which sub-env and at which step something was raised, unless the user has interrupted it."""
+        """Raise with the sub-env and the step in the message, unless the user interrupted it."""
         if isinstance(error, KeyboardInterrupt):
             raise error
         if isinstance(error, SubEnvError):
             where, fault = f"in {self._name(error.index)}", error.fault
         else:
             where, fault = "", error if isinstance(error, EnvError) else raised(error)
-        raise RlabError(fault.told(self.env_id, where, f"at vector step {self._vector_steps}")) from error
+        raise RlabError(fault.line(self.env_id, where, f"at vector step {self._vector_steps}")) from error
 
 
 def _first_action(space: Space) -> np.ndarray | None:
-    """What the env calls the actions that count as 0, `[*action]`; None where it calls them 0 too."""
+    """The env's own values of the actions that are counted as 0, `[*action]`; None where they are 0 too."""
     if isinstance(space, Discrete | MultiDiscrete):
         start = np.array(space.start).reshape(space.shape)
         return start if start.any() else None

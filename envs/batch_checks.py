@@ -1,4 +1,4 @@
-"""What a vector env gives is looked at by the batch, and copied: the env may change or use its own arrays again."""
+"""Checks of what a vector env gives, in batches, and copies of it: the env may change or reuse its own arrays."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,11 +15,11 @@ BOOL = np.dtype(bool)
 
 
 class BatchCheck:
-    """Looks at what `num_envs` sub-envs gave at once.
+    """Checks what `num_envs` sub-envs gave in one step or reset.
 
     Args:
         space: of one observation in array form.
-        looks_inside: whether integers are looked at too, one by one; a `SubEnv` has done so itself.
+        looks_inside: whether integers are checked too, one by one; a `SubEnv` has done so itself.
 
     Every method raises `SubEnvError`, which names the row, or `EnvError` where all of the batch is wrong.
     """
@@ -46,7 +46,7 @@ class BatchCheck:
     def obs(self, obs: Any) -> np.ndarray:
         """A copy of observations `[n, *obs]`."""
         if not isinstance(obs, np.ndarray) or obs.shape != self._shape or obs.dtype != self._dtype:
-            expected = f"but its space says {self._dtype} {self._shape}"
+            expected = f"but its space is {self._dtype} {self._shape}"
             raise EnvError("observation", f"gave observations {_layout(obs)}", expected)
         copied = obs.copy()
         if (found := self._first_wrong(copied)) is not None:
@@ -54,10 +54,10 @@ class BatchCheck:
         return copied
 
     def final_obs(self, row: int, obs: Any) -> np.ndarray:
-        """The last observation `[*obs]` of an episode in sub-env `row`; NumPy would spread or cast a wrong one."""
+        """The last observation `[*obs]` of an episode in sub-env `row`; NumPy would broadcast or cast a wrong one."""
         final = np.asarray(obs)
         if final.shape != self._shape[1:] or final.dtype != self._dtype:
-            expected = f"but its space says {self._dtype} {self._shape[1:]}"
+            expected = f"but its space is {self._dtype} {self._shape[1:]}"
             raise SubEnvError(row, EnvError("observation", f"gave the final_obs {_layout(final)}", expected))
         if (found := self._first_wrong(final[None])) is not None:
             raise SubEnvError(row, found[1])
@@ -72,7 +72,7 @@ class BatchCheck:
     def _reward(self, reward: Any) -> np.ndarray:
         array = reward if type(reward) is np.ndarray else np.asarray(reward)
         if array.size != self._num_envs or array.dtype.kind not in "biuf":
-            raise EnvError("reward", f"gave rewards {_layout(array)}", f"but {self._num_envs} numbers are due")
+            raise EnvError("reward", f"gave rewards {_layout(array)}", f"but {self._num_envs} numbers are expected")
         copied = array.reshape(-1).astype(np.float64)
         if not float32_holds(copied):
             raise SubEnvError(*first_not_held("reward", copied))
@@ -83,7 +83,7 @@ class BatchCheck:
         if array.dtype == BOOL and array.shape == self._rows:
             return array.copy()
         if array.size != self._num_envs or array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
-            raise EnvError(name, f"gave {name} {_layout(array)}", f"but {self._num_envs} of True or False are due")
+            raise EnvError(name, f"gave {name} {_layout(array)}", f"but {self._num_envs} of True or False are expected")
         return array.reshape(-1).astype(bool)
 
 

@@ -1,8 +1,8 @@
-"""Envs of one's own, from Python: a class, a function or another callable that makes one, as an `EnvSpec`.
+"""The user's own envs, from Python: a class, a function or another callable that makes one, as an `EnvSpec`.
 
 A run folder is read by other processes, so what it keeps is a name that they can import: `module:Class`,
-`module:function`, or `module:Id` for an id that a module of the user's registers. Where there is none (a lambda, a
-class in a notebook), the spec is `local`: this process makes the env, and another one is told to.
+`module:function`, or `module:Id` for an id that a user's module registers. Where there is none (a lambda, a class in
+a notebook), the spec is `local`: this process makes the env, and another process has to be given it again.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from rlab.errors import UsageError
 from rlab.naming import importable_name
 
 EnvLike: TypeAlias = str | EnvSpec | Registered | Callable[..., gym.Env]
-IMPORT_TIME_LIMIT = 60.0  # seconds; a module that takes longer to import is not asked
+IMPORT_TIME_LIMIT = 60.0  # seconds; a module that takes longer to import is skipped
 
 # Run by another Python: which of these modules registers the id, the empty name being Gymnasium itself.
 _ASK = """
@@ -54,14 +54,14 @@ def env_spec(
     wrappers: Sequence[str] = (),
     max_episode_steps: int | None = None,
 ) -> EnvSpec:
-    """What was given as an env, checked: it exists here, and so do the wrappers.
+    """The spec of a given env, checked: the env and the wrappers exist here.
 
     Args:
         env: an id, `module:Id`, `module:Class`, a class or function that makes an env, or Gymnasium's record of one.
         env_kwargs, wrappers, max_episode_steps: as for `EnvSpec.parse`; keywords come on top of the env's own.
 
     Raises:
-        UsageError: it is none of these; an instance gets the one-line fix.
+        UsageError: it is none of these; for an instance the message has the one-line fix.
     """
     base = _base(env)
     named_here.add(base.env_id)
@@ -71,7 +71,7 @@ def env_spec(
 
 
 def given_again(saved: EnvSpec, env: EnvLike) -> EnvSpec:
-    """The spec of a saved policy with its env from Python: what only the process that trained it could make.
+    """The spec of a saved policy with its env given again from Python, where only the training process could make it.
 
     A saved `local` spec keeps its keywords, wrappers and time limit, and `env` makes it; any other is replaced.
 
@@ -108,7 +108,7 @@ def _instance_hint(env: Any) -> str:
     inner = env.unwrapped
     name = type(inner).__name__
     if isinstance(env, gym.vector.VectorEnv):
-        return f"a vector env ({name}) cannot be taken: pass the single env's class or id, and num_envs=8"
+        return f"a vector env ({name}) cannot be used: pass the single env's class or id, and num_envs=8"
     known = inner.spec is not None and inner.spec.id in gym.registry
     fix = f'"{inner.spec.id}"' if known and env.spec.max_episode_steps is not None else f"lambda: {name}(...)"
     return f"this is one {name}, and rlab makes its envs itself, several of them: give {fix} in its place"
@@ -117,7 +117,7 @@ def _instance_hint(env: Any) -> str:
 def _of_callable(make: Callable[..., gym.Env]) -> EnvSpec:
     kwargs: dict[str, Any] = {}
     if isinstance(make, partial) and not make.args:
-        with contextlib.suppress(UsageError):  # what JSON cannot hold stays where it is
+        with contextlib.suppress(UsageError):  # keywords that JSON cannot hold stay in the partial
             kwargs, make = plain(make.keywords, "keywords"), make.func
     name = importable_name(make)
     if name is not None and EnvSpec(name).check().entry_point == make:  # else an id of that name is registered
@@ -129,7 +129,7 @@ def _of_callable(make: Callable[..., gym.Env]) -> EnvSpec:
 
 
 def _label(make: Any) -> str:
-    """What to call a callable: its own name, or that of what a partial calls."""
+    """A name for a callable: its own, or that of the function that a partial calls."""
     while isinstance(make, partial):
         make = make.func
     name = getattr(make, "__name__", type(make).__name__)
@@ -137,7 +137,7 @@ def _label(make: Any) -> str:
 
 
 def _of_record(found: Registered) -> EnvSpec:
-    """Gymnasium's record: of a registered id, of an env that was made with other keywords, or of one's own."""
+    """Gymnasium's record: of a registered id, of an env that was made with other keywords, or of a user's own env."""
     known = gym.registry.get(found.id)
     if found.additional_wrappers and (known is None or found.additional_wrappers != known.additional_wrappers):
         raise UsageError(
@@ -157,8 +157,8 @@ def _of_record(found: Registered) -> EnvSpec:
 
 
 def _found_again(spec: EnvSpec) -> EnvSpec:
-    """The spec of an id under a name that other processes find: as it is, with the module that registers it, or by
-    the class that it is made of; else `local`."""
+    """The spec of an id under a name that other processes find: the id alone, with the module that registers it, or the
+    env's class; else `local`."""
     found = spec.check()
     if ":" in spec.env_id or comes_with_package(found) or _is_gymnasium_s(found.id):
         return spec
@@ -172,7 +172,7 @@ def _found_again(spec: EnvSpec) -> EnvSpec:
 
 
 def _of_entry_point(found: Registered) -> EnvSpec | None:
-    """The env by what makes it, with the keywords and the time limit that its record states."""
+    """The env by its entry point, with the keywords and the time limit of its record."""
     make = found.entry_point
     if make is None:
         return None
@@ -233,5 +233,5 @@ def _registering_module(env_id: str, candidates: tuple[str, ...]) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    _, told, name = asked.stdout.rpartition("\nregistered by:")
-    return name.strip() if told else None
+    _, found, name = asked.stdout.rpartition("\nregistered by:")
+    return name.strip() if found else None

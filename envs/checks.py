@@ -1,7 +1,7 @@
-"""What an env gives is looked at here before rlab believes it; observations in `obs_checks`.
+"""Checks of what an env gives; those of observations are in `obs_checks`.
 
-Each function takes one thing that an env gave and returns what rlab makes of it, or raises `EnvError`. `SubEnv` calls
-them all, so that training, judging, recording and play agree about what an env may do.
+Each function takes one thing that an env gave and returns it in rlab's form, or raises `EnvError`. `SubEnv` calls all
+of them, so that training, evaluation, recording and play have the same rules for envs.
 """
 
 import sys
@@ -29,7 +29,7 @@ class EnvError(Exception):
 
     Args:
         kind: where the fault is, such as "reset", "step", "spaces", "observation" or "reward"; or one of `_FAILURES`.
-        what: what it did, `"gave a reward of 1e+39"`.
+        what: the action of the env, `"gave a reward of 1e+39"`.
         why: what is wrong with it, `"which float32 does not hold"`.
     """
 
@@ -40,8 +40,8 @@ class EnvError(Exception):
     def __str__(self) -> str:
         return f"{self.what}{': ' if self.kind in _FAILURES else ', '}{self.why}"
 
-    def told(self, env_id: str, where: str, when: str) -> str:
-        """The whole line: `told("CartPole-v1", "in env 0 of seed 3", "at vector step 7")`."""
+    def line(self, env_id: str, where: str, when: str) -> str:
+        """The whole message: `line("CartPole-v1", "in env 0 of seed 3", "at vector step 7")`."""
         begin = " ".join(part for part in (env_id, self.what, where) if part)
         if self.kind in _FAILURES:
             return f"{begin}{' ' if when else ''}{when}: {self.why}"
@@ -49,12 +49,12 @@ class EnvError(Exception):
 
 
 def old_gym() -> str:
-    """What to do with an env of the old package gym, for the end of a message; nothing where nobody has imported it."""
+    """What to do with an env of the old package gym, for the end of a message; "" where gym is not imported."""
     return f". {OLD_GYM}" if "gym" in sys.modules else ""
 
 
 def raised(error: BaseException) -> EnvError:
-    """What an env or a wrapper raised and where, with a hint where it is a misfit of an env's interface."""
+    """What an env or a wrapper raised and where, with a hint where the env's interface is wrong."""
     text = str(error)
     why = text if isinstance(error, RlabError) else one_line(error)
     function = _function_that_raised(error)
@@ -73,14 +73,14 @@ def _function_that_raised(error: BaseException) -> str:
 
 
 def reset_values(result: Any) -> tuple[Any, Mapping[str, Any]]:
-    """`obs, info` of what `reset` returned, as yet unseen."""
+    """`obs, info` of what `reset` returned, not yet checked."""
     if isinstance(result, tuple | list) and len(result) == 2 and isinstance(result[1], Mapping):
         return result[0], result[1]
     raise EnvError("reset", f"returned {_returned(result, 'reset')}", f"but {RESET_RULE}{old_gym()}")
 
 
 def step_values(result: Any) -> tuple[Any, Any, Any, Any, Mapping[str, Any]]:
-    """`obs, reward, terminated, truncated, info` of what `step` returned, as yet unseen."""
+    """`obs, reward, terminated, truncated, info` of what `step` returned, not yet checked."""
     if isinstance(result, tuple | list) and len(result) == 5 and isinstance(result[4], Mapping):
         obs, reward, terminated, truncated, info = result
         return obs, reward, terminated, truncated, info
@@ -99,7 +99,7 @@ def _returned(result: Any, function: str) -> str:
 def reward_number(reward: Any) -> float:
     """One number, also where it comes in an array or list of one element.
 
-    A number that is not finite, or that float32 does not hold, passes: whole batches are looked at for these.
+    A number that is not finite, or that float32 does not hold, passes: these are checked for whole batches.
     """
     if type(reward) is float:
         return reward
@@ -157,7 +157,7 @@ def in_parts(mask: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """A value for people, in few words."""
+    """A value in a few words, for messages."""
     if isinstance(value, np.ndarray) and (value.size > 8 or value.dtype.kind not in "biuf"):
         return f"an array of {value.dtype} of shape {value.shape}"
     if isinstance(value, np.ndarray):
@@ -174,10 +174,10 @@ def shown(value: Any) -> str:
 
 
 def as_array(value: Any) -> np.ndarray | None:
-    """The value as an array; None where NumPy makes none of it."""
+    """The value as an array; None where NumPy cannot convert it."""
     try:
         return np.asarray(value)
-    except Exception:  # ragged lists, and whatever a stranger's __array__ raises
+    except Exception:  # ragged lists; a foreign __array__ may raise anything
         return None
 
 

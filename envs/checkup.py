@@ -1,4 +1,4 @@
-"""A linter for envs: plays one with random actions and says what training in it would stumble over, with the fix."""
+"""A linter for envs: plays one with random actions and lists what would disturb training in it, with the fixes."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -33,12 +33,12 @@ STEPS = 1_000  # env steps of random play
 
 @dataclass(frozen=True, repr=False)
 class Checkup:
-    """What came out: the findings, errors first, and what was seen of the env. Printed, it is its report."""
+    """The result: the findings, errors first, and facts about the env. Printed, it is the report."""
 
     env: str
     findings: tuple[Finding, ...]
     facts: dict[str, Any] = field(default_factory=dict)
-    packing: Packing | None = None  # its spaces, where they are any
+    packing: Packing | None = None  # its spaces, where they are valid
     agents: tuple[str, ...] | None = None  # registered agents that can learn in it; None: not known
 
     @property
@@ -60,7 +60,7 @@ class Checkup:
         return {"format": 1, "env": self.env, "ok": self.ok, "findings": rows, "agents": agents, **self.facts}
 
     def report(self) -> str:
-        """The findings for people, one line each."""
+        """The findings as text, one line each."""
         counts = {severity: sum(f.severity == severity for f in self.findings) for severity in SEVERITIES}
         totals = ", ".join(f"{n} {severity}{'' if n == 1 else 's'}" for severity, n in counts.items() if n)
         verdict = "training in it would fail" if not self.ok else "ready to train in"
@@ -86,7 +86,7 @@ def _span(pair: list[float]) -> str:
 
 
 def check_env(spec: EnvSpec, steps: int = STEPS, seed: int = 0) -> Checkup:
-    """Play an env and report; nothing of this process is left changed.
+    """Play an env and report; nothing in this process is left changed.
 
     Raises:
         UsageError: the env or a wrapper does not exist, or `steps` is below 1.
@@ -95,19 +95,17 @@ def check_env(spec: EnvSpec, steps: int = STEPS, seed: int = 0) -> Checkup:
         raise UsageError(f"--steps {steps} must be 1 or more.")
     found = spec.check()
     generators = GlobalGenerators()
-    with folder_kept() as moved, quiet() as said:
+    with folder_kept() as moved, quiet() as output:
         try:
             checkup = _examined(spec, found, steps, seed, generators)
         finally:
             generators.restore()
-        printed, warned = said()
+        printed, warned = output()
         further = list(manners(moved(), printed, warned))
     if spec.local:
         what = f"no other process can import {spec.env_id}, so only this one can play a run in it"
         further.append(Finding("no-name", "note", what, "define it in a module, by its own name"))
-    everything = dict.fromkeys(
-        [*checkup.findings, *further]
-    )  # an env that was made twice may be found fault with twice
+    everything = dict.fromkeys([*checkup.findings, *further])  # an env that was made twice may have a finding twice
     return replace(checkup, findings=tuple(sorted(everything, key=lambda f: SEVERITIES.index(f.severity))))
 
 
@@ -125,12 +123,12 @@ def _examined(spec: EnvSpec, found: Registered, steps: int, seed: int, generator
     if not evidence.stopped():
         findings += _repeated(spec, found, env, packing, evidence, seed, generators)
     findings += _closed(env)
-    findings += [Finding("image", "note", line, "look whether that is so") for line in image_notes(packing.obs_space)]
+    findings += [Finding("image", "note", line, "check whether that is so") for line in image_notes(packing.obs_space)]
     return Checkup(spec.label, tuple(findings), _facts(packing, evidence), packing)
 
 
 def _spaces(spec: EnvSpec, found: Registered) -> Packing:
-    """What the env says of itself; where its first reset or step fails, without a mask, for the play to show how."""
+    """The env's spaces; where its first reset or step fails, without a mask, so that the play can show the failure."""
     try:
         return packing_of(spec, found)[0]
     except UsageError:
@@ -153,7 +151,7 @@ def _repeated(
     seed: int,
     generators: GlobalGenerators,
 ) -> list[Finding]:
-    """The same moves in a second env beside the first, and in the first once more."""
+    """Repeats the same moves in a second env beside the first, and in the first once more."""
     try:
         second = make_single(spec, found)
     except RlabError as error:
@@ -169,7 +167,7 @@ def _repeated(
     other = replay(second, packing, evidence.moves, seed)
     findings = _closed(second)
     if other is not None and other.fault is not None and other.fault.kind == "spaces":
-        return [*findings, Finding("spaces", "error", other.fault.told("another one", "", ""), FIXES["spaces"])]
+        return [*findings, Finding("spaces", "error", other.fault.line("another one", "", ""), FIXES["spaces"])]
     if other is not None:
         severity: Severity = "note" if found.nondeterministic else "warning"
         return [
@@ -200,9 +198,9 @@ def _closed(env: gym.Env) -> list[Finding]:
         env.close()
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # whatever an env may raise, sys.exit() among it
+    except BaseException as error:  # an env may raise anything, such as sys.exit()
         what = f"close raises {type(error).__name__}: {error}"
-        return [Finding("close", "warning", what, "let close do nothing where there is nothing to close")]
+        return [Finding("close", "warning", what, "make close do nothing where there is nothing to close")]
     return []
 
 

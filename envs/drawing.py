@@ -1,4 +1,4 @@
-"""Envs that draw themselves, in a window or as pictures, whoever makes them: a class or a function."""
+"""Envs that draw themselves, in a window or as pictures, made by a class or by a function."""
 
 import inspect
 from typing import Any
@@ -22,20 +22,20 @@ def creator(found: Registered) -> Any:
 
 
 def drawing(found: Registered, env: gym.Env, render_mode: str) -> dict[str, Any]:
-    """The keyword that makes such an env be drawn; none where it is drawn that way by itself.
+    """The keyword that turns drawing on; none where the env draws that way by itself.
 
     Args:
         env: one that was made without the keyword.
 
     Raises:
-        UsageError: it cannot be drawn so, or what makes it takes no `render_mode`.
+        UsageError: it cannot be drawn so, or its class or function takes no `render_mode`.
     """
     if env.render_mode == render_mode:
         return {}
     modes = _modes(found, env.metadata, render_mode)
     if not _takes_render_mode(creator(found)):
         raise UsageError(
-            f"{found.id} cannot be drawn: what makes it takes no keyword render_mode, as Gymnasium's envs do"
+            f"{found.id} cannot be drawn: its class or function takes no keyword render_mode, as Gymnasium's envs do"
         )
     return {"render_mode": render_mode if render_mode in modes else "rgb_array"}
 
@@ -48,7 +48,7 @@ def make_drawn(found: Registered, render_mode: str, **kwargs: Any) -> gym.Env:
     """
     if hasattr(creator(found), "metadata"):
         _modes(found, creator(found).metadata, render_mode)
-        return gym.make(found, render_mode=render_mode, **kwargs)  # Gymnasium finds the way itself
+        return gym.make(found, render_mode=render_mode, **kwargs)  # Gymnasium handles it
     env = gym.make(found, **kwargs)
     keywords = drawing(found, env, render_mode)
     if keywords:

@@ -1,4 +1,4 @@
-"""n envs for evaluation, one episode each, from a seed of its own and never reset by themselves."""
+"""n envs for evaluation, one episode each, each from its own seed, without autoreset."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,9 +20,9 @@ Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # obs, reward, ter
 
 
 class SingleEpisodes:
-    """n single Gymnasium envs, each a `SubEnv` or made one; only those that are active are stepped.
+    """n single Gymnasium envs, each a `SubEnv` or wrapped in one; only those that are active are stepped.
 
-    Rewards are summed in float64 by who judges: one that float32 does not hold is taken here, NaN and infinity are not.
+    The caller sums rewards in float64: one that float32 does not hold is allowed here, NaN and infinity are not.
     """
 
     def __init__(self, envs: Sequence[gym.Env], env_id: str = "the env") -> None:
@@ -41,7 +41,7 @@ class SingleEpisodes:
         """Start env i with `seeds[i]`; observations `[n, *obs]`.
 
         Raises:
-            RlabError: an env failed, or gave what it may not give.
+            RlabError: an env failed, or gave something invalid.
         """
         _check_seeds(seeds, self.num_envs)
         self._seeds, self._steps = tuple(int(seed) for seed in seeds), 0
@@ -54,7 +54,7 @@ class SingleEpisodes:
         """Step the envs where `active [n]` is true with `action [n]` or `[n, *action]`; see the contract.
 
         Raises:
-            RlabError: an env failed, or gave what it may not give.
+            RlabError: an env failed, or gave something invalid.
         """
         self._steps += 1
         reward = np.zeros(self.num_envs)
@@ -68,7 +68,7 @@ class SingleEpisodes:
         return self._obs.copy(), reward, terminated, truncated & ~terminated
 
     def close(self) -> None:
-        """Close all envs; one that fails there is a warning."""
+        """Close all envs; a failure there is a warning."""
         for env in self.envs:
             env.close()
 
@@ -117,14 +117,15 @@ class NativeEpisodes:
 
 
 def time_limit_of(env: gym.Env) -> int | None:
-    """Env steps after which an env truncates its episodes: the least of the time limits around it; None: none is known.
+    """Env steps after which an env truncates its episodes: the smallest of the time limits around it; None: none is
+    known.
 
     A wrapper around the limit that repeats actions only makes episodes shorter, so the limit holds for it too.
     """
     limits = []
     while isinstance(env, gym.Wrapper):
         if isinstance(env, gym.wrappers.TimeLimit):
-            limits.append(env._max_episode_steps)  # Gymnasium has no other way to ask for it
+            limits.append(env._max_episode_steps)  # Gymnasium has no public attribute for it
         env = env.env
     return min(limits, default=None)
 
@@ -141,4 +142,4 @@ def _check_obs(env_id: str, obs: np.ndarray, seeds: tuple[int, ...], step: int) 
 
 
 def _named(env_id: str, fault: EnvError, seed: int, step: int) -> RlabError:
-    return RlabError(fault.told(env_id, f"in the episode of seed {seed}", f"at step {step}"))
+    return RlabError(fault.line(env_id, f"in the episode of seed {seed}", f"at step {step}"))

@@ -1,6 +1,5 @@
-"""An env is played with random actions and watched closely: the evidence that `checkup` judges."""
+"""Plays an env with random actions and records what it does, as evidence for `checkup`."""
 
-import contextlib
 import io
 import os
 import random
@@ -8,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,11 +23,11 @@ from rlab.errors import RlabWarning
 from rlab.networks.limits import FLOAT32_MAX, float32_holds
 from rlab.networks.spaces import Masked, choices
 
-REPLAYED = 200  # steps that are played a second time, to see whether they come out the same
-FIRST_EPISODE = 20  # times the steps that were asked for
-TIME_LIMIT = 20.0  # seconds of play; a slow env is judged by fewer steps
+REPLAYED = 200  # steps that are repeated, to see whether the results are the same
+FIRST_EPISODE = 20  # its limit, as a multiple of the requested steps
+TIME_LIMIT = 20.0  # seconds of play; a slow env gets fewer steps
 GLOBAL_SEED = 20_261  # of the global generators while an env is watched
-STOPS = ("raised", "spaces", "reset", "step")  # faults after which an env cannot be played on
+STOPS = ("raised", "spaces", "reset", "step")  # faults after which an env cannot be played further
 
 Move = tuple[
     Any, Any, float, bool, bool
@@ -47,7 +47,7 @@ class Outside:
 
 @dataclass
 class Evidence:
-    """What was seen of one env."""
+    """What one env did."""
 
     steps: int = 0
     seconds: float = 0.0  # that the env spent in `step`
@@ -63,7 +63,7 @@ class Evidence:
     outside: Outside | None = None  # the one farthest beyond its bounds, of floats
     rewarded: bool = False  # whether any reward was not 0
     rewards_held: bool = True  # whether all were finite, and float32 holds them
-    truncated_in_info: bool = False  # an episode ended that only its info says was cut, as older packages have it
+    truncated_in_info: bool = False  # an episode was cut according to its info alone, as in older packages
     changed_spaces: list[tuple[str, str, str]] = field(default_factory=list)  # "action", as it was, as it is after play
     generators: list[str] = field(default_factory=list)  # global ones that it drew from in its first steps
 
@@ -73,7 +73,7 @@ class Evidence:
             self.faults[fault.kind], self.fault_at[fault.kind] = fault, self.steps
 
     def stopped(self) -> bool:
-        """Whether the env failed so that it could not be played on."""
+        """Whether the env failed and could not be played further."""
         return any(kind in self.faults for kind in STOPS)
 
 
@@ -120,7 +120,7 @@ def play(env: gym.Env, packing: Packing, steps: int, seed: int) -> Evidence:
     deadline = time.monotonic() + TIME_LIMIT
     first: int | None = seed
     while evidence.steps < steps and time.monotonic() < deadline and not evidence.stopped():
-        # The first episode may take longer: whether any ends at all is not told by a few steps.
+        # The first episode may take longer: a few steps do not show whether any episode ends at all.
         _episode(player, watched, evidence, steps if evidence.returns else FIRST_EPISODE * steps, deadline, first)
         first = None
     evidence.generators = player.generators_used
@@ -153,7 +153,7 @@ def _episode(
 
 @dataclass(frozen=True)
 class Difference:
-    """Where a second play of the same moves came out otherwise."""
+    """Where a second play of the same moves gave something else."""
 
     move: int  # 0: the first observation
     size: float  # of the largest difference in the observation, relative to its largest number; inf: of another kind
@@ -168,7 +168,7 @@ class Difference:
 
 
 def replay(env: gym.Env, packing: Packing, moves: list[Move], seed: int) -> Difference | None:
-    """Take the same moves in another env, or in the same one anew; None where all of them come out the same."""
+    """Repeat the same moves in another env, or in the same one after a reset; None where all results are the same."""
     player = SubEnv(env, packing)
     for index, (action, obs, reward, terminated, truncated) in enumerate(moves):
         try:
@@ -197,7 +197,7 @@ def _distance(one: Any, other: Any) -> float:
 
 
 def random_action(space: gym.Space, packing: Packing, obs: Any) -> Any:
-    """A random action that the mask behind a packed observation, if there is one, allows."""
+    """A random action that the mask at the end of a packed observation, if there is one, allows."""
     if not isinstance(packing.obs_space, Masked) or obs is None:
         return sampled(space)
     bits = (obs[-packing.obs_space.size :] != 0).astype(np.int8)
@@ -211,27 +211,28 @@ def random_action(space: gym.Space, packing: Packing, obs: Any) -> Any:
     return np.asarray(picked).reshape(space.shape or ()).astype(space.dtype) + start
 
 
-@contextlib.contextmanager
+@contextmanager
 def quiet() -> Iterator[Callable[[], tuple[str, list[str]]]]:
-    """Nothing that an env prints or warns of reaches the terminal; the call that it gives says what it was."""
+    """Keeps prints and warnings off the terminal; gives a function that returns them."""
     out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), warnings.catch_warnings(record=True) as said:
+    with redirect_stdout(out), redirect_stderr(out), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for category in (DeprecationWarning, PendingDeprecationWarning, ResourceWarning, RlabWarning):
-            # meant for who wrote a module, or found out here anyway
+            # meant for a module's author, or found here anyway
             warnings.simplefilter("ignore", category)
-        yield lambda: (out.getvalue(), list(dict.fromkeys(str(each.message) for each in said)))
+        yield lambda: (out.getvalue(), list(dict.fromkeys(str(each.message) for each in caught)))
 
 
 class GlobalGenerators:
-    """The global generators of random, NumPy and torch: seeded alike for every play, and put back in the end."""
+    """The global generators of random, NumPy and torch: seeded with the same number for every play, and restored at the
+    end."""
 
     def __init__(self) -> None:
         self._torch = sys.modules.get("torch")
         self._saved = self._states()
 
     def seed(self) -> None:
-        """Begin them anew, as each worker's are in training."""
+        """Seed them, as each worker's are in training."""
         random.seed(GLOBAL_SEED)
         np.random.seed(GLOBAL_SEED)  # the global one is meant
         if self._torch is not None:
@@ -243,7 +244,7 @@ class GlobalGenerators:
         return tuple(name for name, state in self._states().items() if not _same_state(state, self._seeded[name]))
 
     def restore(self) -> None:
-        """Leave them as they were found."""
+        """Restore their states."""
         random.setstate(self._saved["random"])
         np.random.set_state(self._saved["np.random"])
         if self._torch is not None:
@@ -254,9 +255,9 @@ class GlobalGenerators:
         return states if self._torch is None else {**states, "torch": self._torch.get_rng_state()}
 
 
-@contextlib.contextmanager
+@contextmanager
 def folder_kept() -> Iterator[Callable[[], bool]]:
-    """Return to the working folder in the end; the call that it gives says whether it was left."""
+    """Return to the working folder at the end; gives a function that tells whether it was left."""
     here = os.getcwd()
     try:
         yield lambda: os.getcwd() != here
@@ -274,7 +275,7 @@ def _tried(evidence: Evidence, call: Callable[[], Any]) -> Any:
 
 
 def _as_far_as_known(result: tuple[Any, ...]) -> tuple[float, bool, bool]:
-    """Reward and flags of a step that was refused, for the play to go on."""
+    """Reward and flags of a step that was refused, so that the play can continue."""
     _, reward, terminated, truncated, _ = result
     number = float(reward) if isinstance(reward, int | float | np.number) else 0.0
     return number, terminated is True or terminated == 1, truncated is True or truncated == 1

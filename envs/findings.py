@@ -15,20 +15,20 @@ from rlab.errors import RlabError
 from rlab.networks.spaces import MASK_KEY, Masked, choices
 
 LARGE_REWARD, LARGE_OBS = 1_000.0, 1_000.0  # beyond which learning without scaling is slow or fails
-HUGE_REWARD = 1e16  # whose return, a hundred times as much, float32 cannot square: losses and gradients become infinite
-SLIGHT = 0.05  # of the largest number of an observation: Box2D's solver begins a used world that much otherwise
+HUGE_REWARD = 1e16  # float32 cannot square a return of a hundred such: losses and gradients become infinite
+SLIGHT = 0.05  # of the largest number of an observation: Box2D's solver starts a used world that much differently
 SLOW = 0.010  # seconds for one step
 Severity = Literal["error", "warning", "note"]
-# An error is what training or judging fails over, a warning what makes it worse, a note what is good to know.
+# An error makes training or evaluation fail, a warning makes it worse, a note is good to know.
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 # What to do about a fault that rlab refuses in training, by its kind (see `checks`).
 FIXES: Mapping[str, str] = {
-    "raised": "mend it there; env.reset(seed=0) and env.step(env.action_space.sample()) in a loop show its traceback",
+    "raised": "fix it there; env.reset(seed=0) and env.step(env.action_space.sample()) in a loop show its traceback",
     "spaces": "give it the same spaces each time that it is made",
     "reset": "end reset with: return obs, info",
     "step": "end step with: return obs, reward, terminated, truncated, info",
-    "observation": "return what observation_space says, or change the space",
+    "observation": "return observations of observation_space, or change the space",
     "mask": "give one 0 or 1 for each action in every reset and step, and allow one at least",
     "reward": "return one number, such as float(reward)",
     "terminated": "return bool(terminated)",
@@ -47,12 +47,12 @@ class Finding:
     fix: str
 
     def line(self) -> str:
-        """The finding for people."""
+        """The finding as a line of text."""
         return f"{self.severity:<7}  {self.code}: {self.what.rstrip('.')}; {self.fix}"
 
 
 def not_made(error: RlabError) -> Finding:
-    """For an env that could not be made, or whose spaces or mask rlab does not take."""
+    """For an env that could not be made, or whose spaces or mask rlab cannot use."""
     text = str(error).rstrip(".")
     if MASK_KEY in text:
         return Finding("mask", "error", text, FIXES["mask"])
@@ -67,7 +67,7 @@ def not_made(error: RlabError) -> Finding:
 def faults(evidence: Evidence) -> Iterator[Finding]:
     """What rlab refuses in training."""
     for kind, fault in evidence.faults.items():
-        what = fault.told("it", "", f"at step {evidence.fault_at[kind]}")
+        what = fault.line("it", "", f"at step {evidence.fault_at[kind]}")
         fix = "divide rewards in the env" if kind == "reward" and fault.why == TOO_LARGE else FIXES[kind]
         yield Finding(_code(fault), "error", what, fix)
 
@@ -77,7 +77,7 @@ def _code(fault: EnvError) -> str:
 
 
 def habits(evidence: Evidence, env: gym.Env) -> Iterator[Finding]:
-    """What can be told from one play, where nothing was refused."""
+    """Findings from one play in which nothing was refused."""
     yield from _borrowed(evidence)
     yield from _rewards(evidence)
     yield from _observations(evidence)
@@ -87,7 +87,7 @@ def habits(evidence: Evidence, env: gym.Env) -> Iterator[Finding]:
 
 NEAR_MASK_METHOD = (
     "action_mask",
-    "action_masks",  # neither a method nor a property, or it would have been asked
+    "action_masks",  # neither a method nor a property, or it would be used
     "get_action_mask",
     "get_action_masks",
     "valid_action_mask",
@@ -99,13 +99,13 @@ NEAR_MASK_METHOD = (
 
 
 def near_masks(env: gym.Env, packing: Packing) -> Iterator[Finding]:
-    """An env without masks that has something by a name which others ask for them."""
+    """An env without masks that has something under a name that other packages use for them."""
     if isinstance(packing.obs_space, Masked) or not choices(packing.action_space):
         return
     for name in NEAR_MASK_METHOD:
         if any(inspect.getattr_static(layer, name, None) is not None for layer in layers(env)):
-            what = f"it has {name!r}, which rlab does not ask: any action is chosen"
-            fix = f"if it says which actions are allowed, call it {MASK_METHOD}, or give info['{MASK_KEY}'] each time"
+            what = f"it has {name!r}, which rlab does not use: any action may be chosen"
+            fix = f"if it gives the allowed actions, name it {MASK_METHOD}, or give info['{MASK_KEY}'] each time"
             yield Finding("mask-name", "note", what, fix)
             return
 
@@ -129,8 +129,8 @@ def _borrowed(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "space-changes",
             "warning",
-            f"its {name} space is {before} when it is made and {after} later; rlab reads it once, in the beginning",
-            "set it in __init__, with room for all that comes; an action mask forbids what is not allowed",
+            f"its {name} space is {before} when it is made and {after} later; rlab reads it once, at the beginning",
+            "set it in __init__, large enough for every step; an action mask forbids what is not allowed",
         )
 
 
@@ -146,7 +146,7 @@ def _rewards(evidence: Evidence) -> Iterator[Finding]:
             "no-reward",
             "note",
             f"every reward of {len(evidence.returns)} random episodes was 0",
-            "see that a good policy gets one; a denser reward learns sooner",
+            "check that a good policy gets one; a denser reward is learned sooner",
         )
 
 
@@ -156,7 +156,7 @@ def _observations(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "obs-outside",
             "warning",
-            f"{found.place} has {found.value:g} where its space says {found.low:g} to {found.high:g}",
+            f"{found.place} has {found.value:g} where its space has {found.low:g} to {found.high:g}",
             "scale or clip it, or state bounds that hold; --obs-scaling fixed divides by them",
         )
     if evidence.largest_obs > LARGE_OBS:
@@ -173,8 +173,8 @@ def _endings(evidence: Evidence, limit: int | None) -> Iterator[Finding]:
         yield Finding(
             "truncated-in-info",
             "warning",
-            'it says in info["TimeLimit.truncated"] that an episode was cut, and terminated is True, so that what '
-            "follows counts as worth nothing",
+            'its info["TimeLimit.truncated"] shows that an episode was cut, but terminated is True, so that the value '
+            "of what follows counts as 0",
             "return terminated=False, truncated=True there",
         )
     if limit is not None or evidence.stopped():
@@ -202,7 +202,7 @@ def _speed(evidence: Evidence) -> Iterator[Finding]:
             "slow",
             "note",
             f"a step takes {1e3 * evidence.seconds / evidence.steps:.3g} ms: {hours:.1f} h for 1 million",
-            "--vector async plays each env in a process of its own",
+            "--vector async plays each env in its own process",
         )
 
 
@@ -218,7 +218,7 @@ def global_use(used: tuple[str, ...]) -> Iterator[Finding]:
 
 
 def manners(moved: bool, printed: str, warned: list[str]) -> Iterator[Finding]:
-    """What an env does to the process that it lives in."""
+    """What an env does to the process that it runs in."""
     if moved:
         yield Finding("changes-folder", "warning", "it changes the working folder", "use absolute paths, no os.chdir")
     if printed.strip():

@@ -22,15 +22,15 @@ from rlab.networks.spaces import (
     Tuple,
 )
 
-CHANNELS = "rlab_channels"  # the attribute of a Gymnasium Box that says where an image has its channels
+CHANNELS = "rlab_channels"  # the attribute of a Gymnasium Box for the position of an image's channels
 ARRAYS = "Box, Discrete, MultiDiscrete and MultiBinary"
 
 
 def obs_hint(space: gym.Space) -> str:
-    """What may help where an observation space is of another kind, for the end of a message."""
+    """A hint for an observation space of another kind, for the end of a message."""
     if "MissionSpace" in str(space):
         return " A wrapper helps: --wrapper ImgObsWrapper or FlatObsWrapper."
-    return " A wrapper of your own may make arrays: --wrapper my_module:MyWrapper."
+    return " Your own wrapper can make arrays: --wrapper my_module:MyWrapper."
 
 
 def space_from_gym(space: gym.Space, of: str = "this env", hint: str = "") -> Space:
@@ -39,11 +39,11 @@ def space_from_gym(space: gym.Space, of: str = "this env", hint: str = "") -> Sp
     Args:
         space: a Gymnasium Box (of any dtype), Discrete, MultiDiscrete or MultiBinary, or a Dict or Tuple of spaces.
         of: whose space it is, for the error: `"the observation space of CartPole-v1"`.
-        hint: what the error says last.
+        hint: the end of the error's message.
 
     Raises:
         UsageError: any other kind of space, one without a number in it, a Dict or Tuple of nothing, or an `action_mask`
-            that is none.
+            that is not a mask.
     """
     if isinstance(space, gym.spaces.Dict) and MASK_KEY in space.spaces:
         size = _mask_size(space.spaces[MASK_KEY], of)
@@ -60,14 +60,14 @@ def array_space_from_gym(space: gym.Space, of: str, hint: str = "") -> Leaf:
     """
     found = _leaf(space)
     if found is None:
-        raise UsageError(f"{of} is {_one_line(space)}; only {ARRAYS} are taken here.{hint}")
+        raise UsageError(f"{of} is {_one_line(space)}; only {ARRAYS} are supported here.{hint}")
     _something(found, of)
     return found
 
 
 def sampled(space: gym.Space) -> Any:
-    """What `space.sample()` gives, also where a Box has bounds so far apart that NumPy draws nothing between them:
-    numbers that float32 does not hold are no bounds."""
+    """What `space.sample()` gives, also where the bounds of a Box are too far apart for NumPy's generators:
+    numbers that float32 does not hold count as unbounded."""
     try:
         with np.errstate(over="ignore"):
             return space.sample()

@@ -1,4 +1,4 @@
-"""Env ids: which exist, which package each needs, and what to say about one that does not exist."""
+"""Env ids: which exist, which package each needs, and the error for one that does not exist."""
 
 import difflib
 import importlib
@@ -17,7 +17,7 @@ from gymnasium.envs.registration import EnvSpec as Registered
 from gymnasium.envs.registration import parse_env_id
 
 from rlab.errors import UsageError, extra, unknown
-from rlab.places import told
+from rlab.places import message_of
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Package:
         return importlib.util.find_spec(self.module) is not None
 
 
-# Id prefixes that register when they are asked for, since Gymnasium 1.0 loads no plugins by itself.
+# Id prefixes that are registered on demand, since Gymnasium 1.0 loads no plugins by itself.
 ON_DEMAND = {
     "ALE/": Package("ale-py", "ale_py", extra("atari")),
     "MinAtar/": Package("MinAtar", "minatar", extra("minatar")),
@@ -41,7 +41,7 @@ ON_DEMAND = {
     "BabyAI-": Package("minigrid", "minigrid", extra("minigrid")),
 }
 
-# Envs that Gymnasium registers although what they run on may be missing: start of the entry point -> package.
+# Envs that Gymnasium registers although the package that they need may be missing: start of the entry point -> package.
 ENTRY_POINTS = {
     "gymnasium.envs.box2d": Package("Box2D", "Box2D", extra("box2d")),
     "gymnasium.envs.mujoco": Package("MuJoCo", "mujoco", "gymnasium[mujoco]"),
@@ -50,7 +50,7 @@ ENTRY_POINTS = {
 }
 
 
-# `PongNoFrameskip-v4`, `Pong-ramDeterministic-v0`, `Pong-v4`: how Gym called the games of Atari.
+# `PongNoFrameskip-v4`, `Pong-ramDeterministic-v0`, `Pong-v4`: Gym's names of the Atari games.
 _ATARI = re.compile(r"(?P<game>[A-Z]\w*?)(?P<kind>(-ram)?(NoFrameskip|Deterministic)|-ram)?-v[045]")
 _GAMES = frozenset(
     {"Alien", "Asterix", "Asteroids", "BeamRider", "Boxing", "Breakout", "Enduro", "Freeway", "Frostbite", "Gravitar"}
@@ -60,7 +60,7 @@ _GAMES = frozenset(
 
 @dataclass(frozen=True)
 class EnvRow:
-    """One line of `rlab list envs`. `install` is what pip must be given, None where nothing more is needed."""
+    """One line of `rlab list envs`. `install` is the package for pip, None where nothing more is needed."""
 
     env_id: str
     install: str | None
@@ -70,7 +70,7 @@ class EnvRow:
 def registered(env_id: str) -> Registered:
     """Gymnasium's own record of an id; `module:Env-v0` imports the module, known prefixes register on demand.
 
-    `module:Class` and `module:function` are envs as well, without registration: what is called to make one.
+    `module:Class` and `module:function` are envs too, without registration.
 
     Raises:
         UsageError: no such env (with the near miss), an outdated id (with the current one), or a missing package
@@ -133,7 +133,7 @@ def foreign_module(env_id: str) -> str | None:
 
 
 def record_of(env_id: str, make: Callable[..., gym.Env]) -> Registered:
-    """A record such as Gymnasium's of an env that nobody registered; its registry is left as it is."""
+    """A record like Gymnasium's of an env that is not registered; the registry is left as it is."""
     return Registered(env_id, entry_point=make)
 
 
@@ -152,10 +152,10 @@ def _imported_module_of(env_id: str) -> ModuleType | None:
         return importlib.import_module(name)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # whatever a stranger's module raises while it is imported, sys.exit() among it
+    except BaseException as error:  # a foreign module may raise anything when imported, such as sys.exit()
         missing = isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]
         hint = ". Run this in the folder that holds it, or install it" if missing else ""
-        raise UsageError(f"env {env_id!r}: cannot import the module {name!r}: {told(error)}{hint}") from error
+        raise UsageError(f"env {env_id!r}: cannot import the module {name!r}: {message_of(error)}{hint}") from error
 
 
 def _made_by(module: ModuleType, name: str) -> Registered:
@@ -181,11 +181,11 @@ def _require(env_id: str, package: Package) -> None:
 
 
 def _register(prefix: str) -> None:
-    """Let the installed package behind a prefix register its envs; a second call changes nothing."""
+    """Let the installed package of a prefix register its envs; a second call changes nothing."""
     if any(env_id.startswith(prefix) for env_id in gym.registry):
         return
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations inside other packages are not the user's doing
+        warnings.simplefilter("ignore")  # deprecations inside other packages do not concern the user
         module = importlib.import_module(ON_DEMAND[prefix].module)
         if prefix == "MinAtar/":
             importlib.import_module("minatar.gym").register_envs()
@@ -200,7 +200,7 @@ def _register_installed() -> None:
 
 
 def _is_relic(found: Registered) -> bool:
-    """Ids that Gymnasium keeps only to say that they are gone: `Ant-v2` and its kind."""
+    """Ids that Gymnasium keeps only for the message that they are gone, such as `Ant-v2`."""
     return getattr(found.entry_point, "__name__", "").startswith("_raise_")
 
 
@@ -209,7 +209,7 @@ def _listed() -> Iterator[Registered]:
 
 
 def _unknown_env(env_id: str) -> UsageError:
-    """Says that an id does not exist: the version that does, else the near miss, else where to look."""
+    """The error for an id that does not exist: with the version that does, else the near miss, else where to look."""
     module = env_id.removesuffix(".py").strip("./").replace("/", ".")
     if module.replace(".", "").isidentifier() and _is_module(module):
         return UsageError(f"unknown env {env_id!r}. It is a module; name the env in it too: {module}:ITS_CLASS")
@@ -238,9 +238,7 @@ def _unknown_env(env_id: str) -> UsageError:
         near = difflib.get_close_matches(env_id.lower(), sorted(known), n=1, cutoff=0.75)
         if near:
             return UsageError(f"unknown env {env_id!r}. Did you mean {known[near[0]]!r}?")
-    return UsageError(
-        f"unknown env {env_id!r}. `rlab list envs` shows what there is; an env of your own is module:Class."
-    )
+    return UsageError(f"unknown env {env_id!r}. `rlab list envs` shows all envs; name your own as module:Class.")
 
 
 def _is_module(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""From an `EnvSpec` to envs: vector envs to train in, episodes to judge by, one env to play."""
+"""From an `EnvSpec` to envs: vector envs to train in, episodes to evaluate with, one env to play."""
 
 import contextlib
 import copy
@@ -27,7 +27,7 @@ from rlab.envs.workers import WatchedAsyncVectorEnv, sub_env_maker
 from rlab.envs.wrappers import apply_wrappers, pictures_wanted, refuse_running_statistics
 from rlab.errors import RlabError, UsageError, unknown
 from rlab.networks.spaces import Space
-from rlab.places import place_of, told
+from rlab.places import message_of, place_of
 from rlab.randomness import env_seed
 
 VECTOR = ("auto", "native", "sync", "async", "envpool")
@@ -39,11 +39,11 @@ def make_vec(spec: EnvSpec, seeds: tuple[int, ...], num_envs: int, vector: str =
     """`num_envs` training envs for each of the members with these training seeds.
 
     Args:
-        vector: `auto` takes the native vector env where its sub-envs can be seeded one by one and it takes what the
-            spec asks for, else sync; `async` is one process per env; `envpool` is another package's envs.
+        vector: `auto` takes the native vector env where its sub-envs can be seeded one by one and it supports the
+            spec, else sync; `async` is one process per env; `envpool` is another package's envs.
 
     Raises:
-        UsageError: an env, keyword, wrapper or space that does not work, or a vector env that cannot be had.
+        UsageError: an env, keyword, wrapper or space that does not work, or a vector env that is not available.
     """
     if vector not in VECTOR:
         raise unknown("kind of vector env", vector, VECTOR)
@@ -70,7 +70,7 @@ def make_vec(spec: EnvSpec, seeds: tuple[int, ...], num_envs: int, vector: str =
         except SubEnvError as error:
             raise RlabError(f"{spec.env_id} could not be started: {error}") from error
         except RuntimeError as error:  # of Gymnasium's vector envs, which compare the spaces
-            raise RlabError(f"{spec.env_id} has other spaces each time it is made: {error}") from error
+            raise RlabError(f"{spec.env_id} has different spaces each time it is made: {error}") from error
     return GymVectorEnv(env, seeds, spec.env_id, obs_space, limit)
 
 
@@ -92,7 +92,7 @@ class EpisodeMaker:
     """`make_episodes` for one spec, and how many of its envs should live at once.
 
     Args:
-        most: so many in all; None: 512 rows where they are of one native vector env, else `per_member`, 64 in all.
+        most: the limit in all; None: 512 rows where they are of one native vector env, else `per_member`, 64 in all.
     """
 
     def __init__(self, spec: EnvSpec, most: int | None = None, per_member: int = MOST_PER_MEMBER) -> None:
@@ -102,7 +102,8 @@ class EpisodeMaker:
         return make_episodes(self.spec, n)
 
     def most_at_once(self, members: int) -> int:
-        """How many envs to have at once for so many members; each of them has one at least, unless told otherwise."""
+        """How many envs to have at once for so many members; each of them has one at least, unless `most` is
+        smaller."""
         if self.most is not None:
             return self.most
         if why_not_native(self.spec.check(), self.spec.kwargs, self.spec.wrappers) is None:
@@ -111,7 +112,7 @@ class EpisodeMaker:
 
 
 class EpisodePool(EpisodeMaker):
-    """An `EpisodeMaker` that keeps its single envs from one judgement to the next, until `close`."""
+    """An `EpisodeMaker` that keeps its single envs from one evaluation to the next, until `close`."""
 
     def __init__(self, spec: EnvSpec, most: int | None = None, per_member: int = MOST_PER_MEMBER) -> None:
         super().__init__(spec, most, per_member)
@@ -139,13 +140,13 @@ class _Lent(SingleEpisodes):
     """Envs of a pool, which closes them itself."""
 
     def close(self) -> None:
-        """They serve the next judgement too."""
+        """Keep them for the next evaluation."""
 
 
 def make_env(spec: EnvSpec, render_mode: str | None = None) -> SubEnv:
     """One Gymnasium env with its time limit and wrappers; its observations are arrays, as in training.
 
-    What the env gives is checked there, and its infos are left out.
+    What the env gives is checked, and its infos are left out.
 
     Raises:
         UsageError: an env, keyword, wrapper, space or render mode that does not work.
@@ -162,8 +163,8 @@ def _make_sub_env(spec: EnvSpec, found: Registered, packing: Packing, render_mod
 
 
 def packing_of(spec: EnvSpec, found: Registered, render_mode: str | None = None) -> tuple[Packing, int | None]:
-    """What the spec's observations are and which time limit it has (None: none is known), seen in an env that is made
-    for this and closed again; checks come first.
+    """The packing of the spec's observations and its time limit (None: none is known), from an env that is made for
+    this and closed again, after the keywords and wrappers were checked.
 
     Raises:
         UsageError: a keyword, wrapper, space or render mode that does not work.
@@ -204,7 +205,7 @@ def _make_several(
 
 
 def _native_episodes(spec: EnvSpec, found: Registered, n: int) -> NativeEpisodes | None:
-    """n rows of a native vector env; None where there is none for such episodes."""
+    """n rows of a native vector env; None where such episodes have no native env."""
     if why_not_native(found, spec.kwargs, spec.wrappers) is not None:
         return None
     native = make_native(found, n, spec.max_episode_steps, spec.kwargs)
@@ -212,7 +213,7 @@ def _native_episodes(spec: EnvSpec, found: Registered, n: int) -> NativeEpisodes
 
 
 def make_single(spec: EnvSpec, found: Registered, render_mode: str | None = None) -> gym.Env:
-    """One env as Gymnasium gives it, in its wrappers; what it gives is not looked at yet.
+    """One env as Gymnasium gives it, in its wrappers, not yet checked.
 
     Raises:
         UsageError: it cannot be made, or a wrapper does not suit it.
@@ -240,10 +241,10 @@ def make_single(spec: EnvSpec, found: Registered, render_mode: str | None = None
 
 def _not_made(error: BaseException) -> str:
     """Why Gymnasium could not make an env, in one line, with its place in the user's code and the fix where known."""
-    text = " ".join(told(error).split()).rstrip(".")
-    if "gymnasium.Env" in text:  # it says that what was made is of another class
+    text = " ".join(message_of(error).split()).rstrip(".")
+    if "gymnasium.Env" in text:  # the message that the object has another class
         if "NoneType" in text:
-            return "what makes it returned None; end the function with: return env"
+            return "its function returned None; end it with: return env"
         return f"{text}{old_gym()}"
     place = place_of(error)
     return f"{text} ({place})" if place else text
@@ -253,9 +254,9 @@ _made: weakref.WeakSet[gym.Env] = weakref.WeakSet()  # the envs of this process 
 
 
 def _check_new(env: gym.Env, env_id: str) -> None:
-    """Refuse an env that was made before: `lambda: env` gives the same one to training and to judging."""
+    """Refuse an env that was made before: `lambda: env` gives the same one to training and to evaluation."""
     inner = env.unwrapped
-    with contextlib.suppress(TypeError):  # a class with __slots__ or an equality of its own may have no place in a set
+    with contextlib.suppress(TypeError):  # a class with __slots__ or its own equality may not be hashable
         if inner in _made:
             raise UsageError(
                 f"{env_id} gave the same env object again; each call must make a new one: "

@@ -1,4 +1,4 @@
-"""Native vector envs with one random stream per sub-env, so that one sub-env's fate never depends on another's."""
+"""Native vector envs with one random stream per sub-env, so that no sub-env depends on another."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -32,14 +32,14 @@ class SeededCartPole(CartPoleVectorEnv):
 
 
 class _Trusted(gym.spaces.MultiDiscrete):
-    """A batch of actions that is not looked through in every step: an agent's are right by the way they are made."""
+    """A batch of actions that is not checked in every step: an agent makes valid ones only."""
 
     def contains(self, x: Any) -> bool:
         return True
 
 
 class _Streams:
-    """Stands in for the generator of a native env: every row is drawn from the stream of its own sub-env."""
+    """Replaces the generator of a native env: every row is drawn from the stream of its own sub-env."""
 
     def __init__(self, env: SeededCartPole, seeds: Sequence[int]) -> None:
         self._env = env
@@ -71,7 +71,7 @@ def why_not_native(found: Registered, kwargs: Mapping[str, Any], wrappers: Seque
     if entry_point is None:
         return f"{found.id} has no native vector env"
     if not isinstance(entry_point, str) or entry_point not in NATIVE:
-        return f"{found.id}'s native vector env is not known to give each sub-env a random stream of its own"
+        return f"{found.id}'s native vector env is not known to give each sub-env its own random stream"
     if wrappers or found.additional_wrappers:
         return "a native vector env takes no wrappers"
     strange = sorted(kwargs.keys() - NATIVE[entry_point][1])
@@ -83,6 +83,6 @@ def make_native(
 ) -> gym.vector.VectorEnv:
     """The native vector env of `num_envs` sub-envs; `max_episode_steps` None takes the registered time limit."""
     limit = max_episode_steps or found.max_episode_steps or NO_LIMIT
-    assert isinstance(found.vector_entry_point, str)  # why_not_native has said so
+    assert isinstance(found.vector_entry_point, str)  # `why_not_native` checks it
     native_class, _ = NATIVE[found.vector_entry_point]
     return native_class(num_envs=num_envs, max_episode_steps=limit, **{**found.kwargs, **kwargs})

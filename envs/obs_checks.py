@@ -1,4 +1,4 @@
-"""Observations are looked at before rlab believes them, and become arrays of rlab's own: one by one or by the batch."""
+"""Checks of observations, one by one or in batches; those that pass become arrays of rlab's own."""
 
 import operator
 from collections.abc import Callable, Mapping
@@ -23,16 +23,15 @@ Collector = Callable[[Any, list[np.ndarray]], None]  # appends the leaves of an 
 
 
 def obs_reader(space: Space) -> Callable[[Any], Any]:
-    """What makes the array form of `space`, a copy, of one observation that an env gave.
+    """A function that checks one observation of an env and gives its array form, a copy.
 
     An array may come as a list, and in another dtype where nothing is lost: integers as floats, float64 as float32
     (rounded; a number too large for it is refused), never floats as integers. Shapes must agree, since NumPy would
-    spread `(1,)` over `(3,)` without a word.
+    silently broadcast `(1,)` to `(3,)`.
 
-    Numbers beyond the bounds of a Box of floats pass, and those of integers are refused: physics oversteps stated
-    bounds by rounding and integration, in many a published env, and a network takes such a number as well as any
-    other; an integer that does not exist in its space has no place in a one-hot row or a table. NaN and infinity pass
-    here too: whole batches are looked at for these.
+    Floats beyond the bounds of a Box pass, integers beyond them are refused: in many published envs rounding and
+    integration exceed the stated bounds, and a network can read such a number; an integer outside its space has no
+    place in a one-hot row or a table. NaN and infinity pass here too: they are checked for whole batches.
     """
     if isinstance(space, Masked):
         raise ValueError("the mask is read apart")
@@ -94,7 +93,7 @@ def _tuple_collector(space: Tuple, place: str) -> Collector:
 
 
 def _leaf_reader(leaf: Leaf, place: str) -> Callable[[Any], Any]:
-    """What makes an array (a NumPy integer for a Discrete) of what an env gave for a leaf."""
+    """A function that makes an array (a NumPy integer for a Discrete) from what an env gave for a leaf."""
     if isinstance(leaf, Discrete):
         return _discrete_reader(leaf, place)
     dtype, shape, bounds = np.dtype(leaf.dtype), leaf.shape, integer_bounds(leaf)
@@ -127,7 +126,7 @@ def _discrete_reader(leaf: Discrete, place: str) -> Callable[[Any], np.int64]:
 
 
 def _integer(value: Any) -> int | None:
-    """An integer, also one in an array without axes; None for anything else, floats among it."""
+    """An integer, also one in an array without axes; None for anything else, also for floats."""
     if isinstance(value, np.ndarray | np.bool_):
         return int(value) if value.shape == () and value.dtype.kind in "biu" else None
     try:
@@ -164,9 +163,9 @@ def _check_bounds(array: np.ndarray, bounds: Bounds, leaf: Leaf, place: str) -> 
 
 
 def rows_look(leaf: Leaf) -> Callable[[np.ndarray], tuple[int, EnvError] | None]:
-    """What looks at observations `[n, *leaf]` of a vector env at once: the first row outside its space, and why.
+    """A function that checks observations `[n, *leaf]` of a vector env: the first row outside its space, and why.
 
-    Shape and dtype of the batch are taken as right; floats are not looked at (see `float32_holds`).
+    Shape and dtype of the batch must be right; floats are not checked (see `float32_holds`).
     """
     bounds = integer_bounds(leaf)
 
@@ -181,7 +180,7 @@ def rows_look(leaf: Leaf) -> Callable[[np.ndarray], tuple[int, EnvError] | None]
 
 
 def first_not_held(name: str, values: np.ndarray) -> tuple[int, EnvError]:
-    """The row of `values [n, ...]` that made `float32_holds` say no, and why.
+    """The first row of `values [n, ...]` for which `float32_holds` is false, and why.
 
     Args:
         name: `observation` or `reward`.

@@ -1,9 +1,9 @@
 """Observations of every kind as arrays, and the mask of allowed actions as a part of them.
 
-An env may observe dicts and tuples, and may say which actions are allowed: in `info["action_mask"]`, in a part of its
+An env may observe dicts and tuples, and may give the allowed actions: in `info["action_mask"]`, in a part of its
 observation of that name, or by a method `action_masks()`, as for sb3-contrib's MaskablePPO. Replay, rollouts
-and policies handle arrays: `SubEnv` gives the array form, with the mask behind the observation. Training, evaluation
-and play all see an env through the same `Packing`.
+and policies handle arrays: `SubEnv` gives the array form, with the mask after the observation. Training, evaluation
+and play all use the same `Packing`.
 """
 
 import copy
@@ -17,30 +17,30 @@ import numpy as np
 
 from rlab.envs.checks import EnvError, as_array, in_parts, raised, reset_values, step_values
 from rlab.envs.gym_spaces import array_space_from_gym, obs_hint, sampled, space_from_gym
-from rlab.envs.own_globals import OwnGlobals, tell_of_generators
+from rlab.envs.own_globals import OwnGlobals, warn_of_generators
 from rlab.errors import RlabError, UsageError
 from rlab.networks.spaces import MASK_KEY, Leaf, Masked, Space, choices
 from rlab.places import one_line, warn
 
 MASK_METHOD = "action_masks()"
 PROBE_SEED = 0  # of the one reset that shows whether an env gives masks
-_told: set[str] = set()  # envs of which this process has said that they fail in close
+_warned: set[str] = set()  # envs for which this process has warned that they fail in close
 
 
 @dataclass(frozen=True)
 class Packing:
-    """What the observations of an env are, and so how they become arrays."""
+    """An env's spaces and masks: how its observations become arrays."""
 
     env_id: str
     obs_space: Space
     action_space: Leaf
     mask_in_info: bool = False
     mask_method: bool = False  # whether the env, or a wrapper of it, has `action_masks()`
-    seen: bool = False  # whether a first reset and step were looked at: a mask that comes only later is a fault
+    seen: bool = False  # whether a first reset and step were checked: a mask that comes only later is a fault
 
 
 def find_packing(make: Callable[[], gym.Env], env_id: str) -> Packing:
-    """What the observations of an env are, seen in a fresh one that is reset, stepped once and closed.
+    """The packing of an env, from a fresh instance that is reset, stepped once and closed.
 
     Args:
         make: makes the env, with all its wrappers.
@@ -62,10 +62,10 @@ def find_packing(make: Callable[[], gym.Env], env_id: str) -> Packing:
         info, later = _first_infos(env, env_id, method, own)
     finally:
         close_or_warn(env, env_id)
-    tell_of_generators(env_id, own)
+    warn_of_generators(env_id, own)
     in_info = info.get(MASK_KEY) is not None
     if not in_info and MASK_KEY in later:
-        raise UsageError(f"{env_id} gives an {MASK_KEY} in its steps and none in its reset, where one is due too.")
+        raise UsageError(f"{env_id} gives an {MASK_KEY} in its steps and none in its reset, where one is needed too.")
     for name, mask in ((MASK_KEY, info.get(MASK_KEY)), (MASK_METHOD, info.get(MASK_METHOD))):
         if mask is not None:
             _check_bits(_bits_in(mask), action_space, env_id, name)
@@ -78,7 +78,7 @@ def find_packing(make: Callable[[], gym.Env], env_id: str) -> Packing:
 def mask_method(env: gym.Env) -> Callable[[], Any] | None:
     """The method `action_masks` of an env or of a wrapper around it, the outermost first; None where none has it.
 
-    Where it is a property, a function that gets it.
+    Where it is a property, a function that returns its value.
     """
     for layer in layers(env):
         if isinstance(inspect.getattr_static(layer, "action_masks", None), property):
@@ -110,29 +110,29 @@ def plain_packing(env: gym.Env, env_id: str) -> Packing:
 
 
 def close_or_warn(env: Any, env_id: str) -> None:
-    """Close an env or vector env. A failure there is a warning, once for each env: it must hide no error and lose no
+    """Close an env or vector env. A failure there is a warning, once for each env: it must not hide an error or lose
     work."""
     try:
         env.close()
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # whatever an env may raise, sys.exit() among it
-        if env_id not in _told:
-            _told.add(env_id)
+    except BaseException as error:  # an env may raise anything, such as sys.exit()
+        if env_id not in _warned:
+            _warned.add(env_id)
             warn(f"{env_id} failed in close: {one_line(error)}")
 
 
 def _first_infos(
     env: gym.Env, env_id: str, method: Callable[[], Any] | None, own: OwnGlobals
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The infos of a first reset, with what the method for masks says, and where there is no mask of a first step."""
+    """The infos of a first reset, with the mask that the method gives, and where that has no mask of a first step."""
     try:
         _, info = reset_values(own.call(env.reset, seed=PROBE_SEED))
         if method is not None:
             return {**info, MASK_METHOD: method()}, {}
         if info.get(MASK_KEY) is not None:
             return info, {}
-        action_space = copy.deepcopy(env.action_space)  # what the env itself draws from it stays as it is
+        action_space = copy.deepcopy(env.action_space)  # a copy, so that the env's own draws stay the same
         action_space.seed(PROBE_SEED)
         *_, later = step_values(own.call(env.step, sampled(action_space)))
         return info, later
@@ -140,7 +140,7 @@ def _first_infos(
         raise RlabError(f"{env_id} {fault}") from None
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # whatever an env may raise, sys.exit() among it
+    except BaseException as error:  # an env may raise anything, such as sys.exit()
         raise RlabError(f"{env_id} failed in its first reset or step: {raised(error).why}") from error
 
 
@@ -158,7 +158,7 @@ def _check_bits(sizes: list[int] | None, action_space: Leaf, env_id: str, name: 
 
 
 def _bits_in(mask: Any) -> list[int] | None:
-    """How many zeros and ones each array of a mask in an env's info has; None where it is no such thing."""
+    """How many zeros and ones each array of a mask in an env's info has; None where it is not a mask."""
     parts = [_bits_in(part) for part in mask] if isinstance(mask, tuple) or in_parts(mask) else []
     if parts:
         return None if None in parts else [size for part in parts for size in part or ()]

@@ -1,10 +1,9 @@
-"""What is global in a process, as one env has it: the random generators of NumPy, `random` and torch, and settings.
+"""Global state of a process for one env alone: the random generators of NumPy, `random` and torch, and settings.
 
 An env should draw from `self.np_random`, which `reset(seed=...)` seeds. One that draws from a global generator would
-give other episodes with the same seed, other ones in other processes, and draw from what its neighbours draw from. So
-each env has global generators of its own, seeded with it: they are put in place while the env runs and taken out again.
-That costs time, so that it is done only while an env is new, at a few calls later on, and for those that were seen to
-use them.
+give different episodes with the same seed and in different processes, and share the generator with other envs. So each
+env has its own global generators, seeded with it, which are swapped in while the env runs. That costs time, so it is
+done only while an env is new, at a few later calls, and for envs that were seen to use them.
 """
 
 import random
@@ -17,16 +16,16 @@ import numpy as np
 from rlab.places import warn
 from rlab.randomness import global_seeds
 
-WATCHED_CALLS = 16  # resets and steps, after which an env that used nothing global is left alone, but for a few calls
+WATCHED_CALLS = 16  # resets and steps after which an env that used nothing global runs without, apart from a few calls
 MAKING, PLAYING = "global generators while an env is made", "global generators of an env"  # streams
 PROCESS = "global generators of a worker process"
 
 T = TypeVar("T")
-_told: set[str] = set()  # envs of which this process has said that they use a global generator
+_warned: set[str] = set()  # envs for which this process has warned that they use a global generator
 
 
 class OwnGlobals:
-    """Calls an env with global generators and settings of its own.
+    """Calls an env with its own global generators and settings.
 
     Args:
         seed: of the generators until `seed` is called, while the env is made.
@@ -40,31 +39,32 @@ class OwnGlobals:
             _TorchGenerator(torch_seed),
         )
         self._all: tuple[_Part, ...] = (*self._generators, _Settings())
-        self._parts = list(self._all)  # what is put in place
+        self._parts = list(self._all)  # those that are swapped in
         self._left = WATCHED_CALLS
-        self._new: tuple[_Part, ...] = ()  # what is watched again, not having been in use before
+        self._new: tuple[_Part, ...] = ()  # those watched again, which were not in use before
         self.late = False  # whether a generator was seen in use only when it was watched again
 
     @property
     def idle(self) -> bool:
-        """Whether the env can be called without: it has used nothing global so far."""
+        """Whether the env can be called directly: it has used nothing global so far."""
         return not self._parts
 
     @property
     def generators_used(self) -> list[str]:
-        """The generators that the env has drawn from or seeded, for people."""
+        """The names of the generators that the env has drawn from or seeded."""
         return [part.name for part in self._parts if part.used and part.name]
 
     def seed(self, seed: int) -> None:
         """Begin an episode with this seed."""
         if self.idle:
-            return  # where it is looked at again, it is seeded then
+            return  # it is seeded when it is watched again
         for generator, own_seed in zip(self._generators, global_seeds(seed, PLAYING), strict=True):
             if generator in self._parts:
                 generator.seed(own_seed)
 
     def look_again(self, seed: int | None) -> None:
-        """Watch the next call as the first ones were, in an episode that began with this seed (None: went on)."""
+        """Watch the next call as the first ones were, in an episode that began with this seed (None: no new
+        episode)."""
         self._new = tuple(part for part in self._all if part not in self._parts)
         self._parts, self._left = list(self._all), 1
         if seed is not None:
@@ -89,8 +89,8 @@ class OwnGlobals:
 
 
 def seed_process(seed: int) -> None:
-    """Seed the global generators of a worker process, which its env has for itself: what it draws from one for the
-    first time after it was watched is the same in every run, too."""
+    """Seed the global generators of a worker process, which belong to its env alone: so even what it draws for the
+    first time after it was watched is the same in every run."""
     of_numpy, of_random, of_torch = global_seeds(seed, PROCESS)
     np.random.seed(of_numpy)
     random.seed(of_random)
@@ -100,37 +100,37 @@ def seed_process(seed: int) -> None:
 
 
 def due_again(call: int) -> bool:
-    """Whether a reset or step of this number, counted from 1, is one to look at again: 32, 64, 128 ..."""
+    """Whether a reset or step of this number, counted from 1, is watched again: 32, 64, 128 ..."""
     return call > WATCHED_CALLS and call & (call - 1) == 0
 
 
-def tell_of_generators(env_id: str, own: OwnGlobals) -> None:
-    """Say once of an env that it uses a global generator."""
+def warn_of_generators(env_id: str, own: OwnGlobals) -> None:
+    """Warn once that an env uses a global generator."""
     used = own.generators_used
-    if used and env_id not in _told:
-        _told.add(env_id)
+    if used and env_id not in _warned:
+        _warned.add(env_id)
         late = (
-            ", from now on. It was first seen to draw long after it was made, and what it drew until now may not come "
-            "again with the same seed"
+            ", from now on. It was first seen to draw long after it was made, and what it drew before may differ "
+            "with the same seed"
         )
         warn(
             f"{env_id} draws from the global generator of {' and '.join(used)}, which any other code of a program may "
             f"draw from or seed; rlab gives each env its own, seeded with it{late if own.late else ''}. Draw from "
-            "self.np_random in its place"
+            "self.np_random instead"
         )
 
 
 class _Part:
-    """One global thing: `enter` puts the env's own in its place, `leave` takes it out again."""
+    """One piece of global state: `enter` swaps the env's own in, `leave` swaps it out."""
 
-    name = ""  # of a generator, for people
+    name = ""  # of a generator, for messages
     used = False  # seen to be drawn from or changed by the env
 
     def enter(self) -> None:
         raise NotImplementedError
 
     def leave(self, watched: bool) -> None:
-        """`watched`: look whether the env has used it."""
+        """`watched`: check whether the env has used it."""
         raise NotImplementedError
 
 
@@ -139,7 +139,7 @@ class _Generator(_Part):
         self.seed(seed)
 
     def seed(self, seed: int) -> None:
-        """Begin anew."""
+        """Restart from a seed."""
         raise NotImplementedError
 
 
@@ -152,7 +152,7 @@ class _NumpyGenerator(_Generator):
 
     def enter(self) -> None:
         self._theirs = np.random.get_bit_generator()  # type: ignore[attr-defined]
-        # In every call: this forgets the waiting second half of a pair of normal numbers, in all processes alike.
+        # In every call: this drops the second of a pair of normal numbers, and must do so in all processes.
         np.random.set_bit_generator(self._own)  # type: ignore[attr-defined]
 
     def leave(self, watched: bool) -> None:
@@ -187,7 +187,7 @@ class _RandomGenerator(_Generator):
 
 
 class _TorchGenerator(_Generator):
-    """Where torch is loaded: a worker process of an env that does without it need not wait for it."""
+    """Used where torch is loaded, so that the worker process of an env without torch need not import it."""
 
     name = "torch"
 

@@ -10,20 +10,20 @@ from gymnasium.error import DependencyNotInstalled
 
 from rlab.errors import RlabError, UsageError, extra
 
-MODE = "rgb_array"  # how an env is made that is learned from in pictures
-# Red, green and blue as they add to brightness, in thousandths: ITU-R BT.601, as OpenCV and Pillow turn pictures grey.
+MODE = "rgb_array"  # the render mode of an env whose pictures are observed
+# Shares of red, green and blue in the brightness, in thousandths: ITU-R BT.601, as in OpenCV and Pillow.
 BRIGHTNESS = np.array([299, 587, 114], np.int32)
 
 
 class Pixels(gym.Wrapper):
-    """What the env draws in place of what it observes: `uint8 [height, width, 3]`, or `[height, width, 1]` in grey.
+    """Replaces observations by what the env draws: `uint8 [height, width, 3]`, or `[height, width, 1]` in grey.
 
     Every pixel is the mean of the area that it covers in the env's picture, computed in whole numbers and rounded half
     up, so that it is the same on every machine. rlab makes the env with `render_mode="rgb_array"` itself.
 
     Args:
         width, height: of the observation, in pixels.
-        grey: one channel of brightness in place of three of colour.
+        grey: one channel of brightness instead of three of colour.
 
     Raises:
         ValueError: the env draws no arrays.

@@ -1,8 +1,8 @@
-"""Keywords of envs and wrappers as plain data, so that an env is given the same in training and ever after.
+"""Keywords of envs and wrappers as plain data, so that an env gets the same in training and later.
 
 What an env receives is fixed before the first one is made, and `config.json`, policies and datasets give it back to the
 type: numbers, texts, true/false, None, lists, tuples, and dicts with text keys in alphabetical order (as the files
-have them). NumPy numbers become Python's, small NumPy arrays become lists, and everything else is refused by name.
+have them). NumPy numbers become Python's, small NumPy arrays become lists, and everything else is refused.
 JSON has no tuples: the tuple (3, 9) is written as `{"__tuple__": [3, 9]}`.
 """
 
@@ -16,10 +16,9 @@ from rlab.errors import UsageError
 
 TUPLE = "__tuple__"  # the one key of the JSON object that stands for a tuple
 LARGEST_ARRAY = 10_000  # elements of a NumPy array that become a list; larger ones belong into files
-DEEPEST = 50  # lists inside lists; JSON readers have limits of their own
+DEEPEST = 50  # nested lists; JSON readers have limits too
 HINT = (
-    "use numbers, texts, true/false, None, lists, tuples and dicts with text keys, "
-    "or make the env in a function of your own"
+    "use numbers, texts, true/false, None, lists, tuples and dicts with text keys, or make the env in your own function"
 )
 
 
@@ -28,7 +27,7 @@ def plain(values: Mapping[str, Any], where: str, lists_as_tuples: bool = False) 
 
     Args:
         where: what the values are, for errors: `env_kwargs`.
-        lists_as_tuples: as Gymnasium's wrappers ask for shapes.
+        lists_as_tuples: for shapes, which Gymnasium's wrappers take as tuples.
 
     Raises:
         UsageError: a value that JSON cannot hold, by the name of its keyword, with what to use in its place.
@@ -67,7 +66,7 @@ def _plain(value: Any, where: str, lists_as_tuples: bool, depth: int) -> Any:
         value = value.tolist()
     elif isinstance(value, np.generic):
         value = value.item()
-    kind = type(value)  # exactly: an enum or a named tuple would come back as something else
+    kind = type(value)  # exactly: an enum or a named tuple would be read back as something else
     if value is None or kind in (bool, int, str):
         return value
     if kind is float:
@@ -75,7 +74,7 @@ def _plain(value: Any, where: str, lists_as_tuples: bool, depth: int) -> Any:
             raise UsageError(f"{where}: {value} cannot be written to config.json, which holds finite numbers only")
         return value
     if depth > DEEPEST:
-        raise UsageError(f"{where[:80]}...: too many lists inside lists for config.json (or one that holds itself)")
+        raise UsageError(f"{where[:80]}...: too many nested lists for config.json (or one that contains itself)")
     if kind is dict:
         return _plain_dict(value, where, lists_as_tuples, depth + 1)
     if kind in (list, tuple):

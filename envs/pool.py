@@ -1,4 +1,4 @@
-"""EnvPool's vector envs, which take their seeds only when they are made, behind Gymnasium's `reset(seed=[...])`."""
+"""EnvPool's vector envs with Gymnasium's `reset(seed=[...])`, though EnvPool takes seeds only at construction."""
 
 import importlib
 import os
@@ -19,7 +19,8 @@ ENVPOOL = Package("EnvPool", "envpool", extra("envpool"))
 
 
 class PoolVectorEnv(gym.vector.VectorEnv):
-    """One EnvPool of `num_envs` sub-envs; `reset` with seeds makes a new one, since EnvPool fixes seeds at birth.
+    """One EnvPool of `num_envs` sub-envs; `reset` with seeds makes a new one, since EnvPool fixes seeds at
+    construction.
 
     Args:
         env_id: EnvPool's name of the env, nearly always Gymnasium's.
@@ -46,7 +47,7 @@ class PoolVectorEnv(gym.vector.VectorEnv):
     def reset(  # type: ignore[override]  # the base class takes one seed for all
         self, *, seed: Sequence[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start every sub-env, on a stream of its own where `seed` holds one seed per sub-env."""
+        """Start every sub-env, each on its own stream where `seed` holds one seed per sub-env."""
         if seed is not None:
             self._pool.close()
             self._pool = self._make(list(seed))
@@ -58,11 +59,11 @@ class PoolVectorEnv(gym.vector.VectorEnv):
         return self._fit(obs), reward, terminated, truncated, info
 
     def close_extras(self, **kwargs: Any) -> None:
-        if hasattr(self, "_pool"):  # the collector of garbage closes one that could not be made, too
+        if hasattr(self, "_pool"):  # garbage collection also closes one that could not be made
             self._pool.close()
 
     def _fit(self, obs: np.ndarray) -> np.ndarray:
-        """In the dtype of the space: discrete observations come as int32, though the space says int64."""
+        """In the dtype of the space: discrete observations come as int32, though the space has int64."""
         return obs.astype(self.single_observation_space.dtype, copy=False)
 
     def _make(self, seeds: list[int]) -> gym.vector.VectorEnv:
@@ -79,7 +80,7 @@ class PoolVectorEnv(gym.vector.VectorEnv):
 
 
 def check_same_spaces(pool: PoolVectorEnv, single: Packing, env_id: str) -> None:
-    """A policy trained in EnvPool is judged on Gymnasium's own env: refuse where their spaces differ.
+    """A policy trained in EnvPool is evaluated in Gymnasium's own env: refuse where their spaces differ.
 
     Raises:
         UsageError: naming the space that differs, as for EnvPool's Atari images, which have channels first, or an env

@@ -1,8 +1,8 @@
-"""Tiny worlds whose optimal values are known on paper, one fault each: what an agent must solve before CartPole.
+"""Probe worlds: tiny envs with known optimal values, each for one kind of fault, to be solved before CartPole.
 
 All have Box(1) float32 observations in [-1, 1] and two actions, and are registered as `rlab/Probe...-v0`. Those of
 `probe_spaces.py` have other spaces, or masks.
-After the probe environments of Andy Jones and of rejax. Only the endless one notices a time limit taken for a death.
+After the probe environments of Andy Jones and of rejax. Only the endless one shows a time limit treated as an ending.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ import numpy as np
 
 
 class ProbeValue(NamedTuple):
-    """What the optimal policy's value is at one observation: `Q(obs, action)`, or `V(obs)` where `action` is None."""
+    """The optimal policy's value at one observation: `Q(obs, action)`, or `V(obs)` where `action` is None."""
 
     obs: Any  # as the env gives it, a vector as a tuple
     action: Any  # as the env takes it, several choices as a tuple
@@ -23,7 +23,7 @@ class ProbeValue(NamedTuple):
 
 @dataclass(frozen=True)
 class Probe:
-    """One probe world: exact optimal values as a function of gamma, and what the best policy's episodes return."""
+    """One probe world: exact optimal values as a function of gamma, and the best policy's return."""
 
     env_id: str
     values: Callable[[float], list[ProbeValue]]
@@ -63,7 +63,7 @@ class _ProbeEnv(gym.Env[np.ndarray, np.int64]):
 
 
 class ProbeConstant(_ProbeEnv):
-    """One step, reward 1 whatever happens: V = 1. Fails if values cannot learn a constant."""
+    """One step, reward 1 in any case: V = 1. Fails if values cannot learn a constant."""
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         return self.ended(1.0)

@@ -17,7 +17,7 @@ NUMBER = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
 
 
 class _World(gym.Env[Any, Any]):
-    """`x`, drawn as -1 or 1, is what the world is about; `observe` says how it is seen."""
+    """`x`, drawn as -1 or 1, is the state; `observe` gives its observation."""
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  # as Gymnasium declares it
     observation_space: gym.Space = NUMBER
@@ -42,10 +42,10 @@ class _World(gym.Env[Any, Any]):
 
 
 class ProbeMasked(_World):
-    """Two steps; the first chooses the second's state, and what is forbidden would pay most.
+    """Two steps; the first chooses the second's state, and forbidden actions would pay most.
 
     From 0, action 0 leads to -1 and action 1 to 1. There action 0 pays -1, or action 1 pays 1 and action 2 pays 0.5. A
-    forbidden action pays 10, so values that a mask does not keep clean are far off. Nothing is allowed at the end.
+    forbidden action pays 10, so values that ignore the mask are far off. No action is allowed at the end.
     """
 
     action_space = gym.spaces.Discrete(3)
@@ -101,7 +101,7 @@ class ProbeMultiBinary(_World):
 
 
 class ProbeDiscreteObservation(_World):
-    """One step in one of three states, which pay 1, -1 and 0.5. Fails if integers are no categories."""
+    """One step in one of three states, which pay 1, -1 and 0.5. Fails if integers are not treated as categories."""
 
     observation_space = gym.spaces.Discrete(3, start=-1)
     action_space = gym.spaces.Discrete(2)
@@ -118,7 +118,8 @@ class ProbeDiscreteObservation(_World):
 
 
 class ProbeDictObservation(_World):
-    """One step; which of two actions pays 1 and which -1, two parts say together. Fails if a part is lost."""
+    """One step; two parts of the observation together decide which action pays 1 and which -1. Fails if a part is
+    lost."""
 
     observation_space = gym.spaces.Dict({"number": NUMBER, "switch": gym.spaces.Discrete(2)})
     action_space = gym.spaces.Discrete(2)

@@ -16,7 +16,7 @@ from rlab.envs.wrappers import check_wrapper, foreign_wrapper_module
 from rlab.errors import RlabError, UsageError
 from rlab.types import Json
 
-# What Gymnasium's `make` takes for itself, and where rlab sets it.
+# Keywords of Gymnasium's `make` itself, and where rlab sets them.
 RESERVED_KWARGS = {
     "max_episode_steps": "use --max-episode-steps",
     "render_mode": "rlab chooses it",
@@ -26,8 +26,8 @@ RESERVED_KWARGS = {
 PYTHON_WORDS = {"True": True, "False": False, "None": None}
 NOT_JSON = ("NaN", "nan", "Infinity", "inf")
 
-# Envs of others that the user of this process asked for by name or as a class, so that a run which was just trained in
-# one is judged without further words. What a file names never gets in here.
+# Foreign envs that the user of this process named or gave as a class, so that a run which was just trained in one can
+# be evaluated without asking for trust again. Names from files never get in here.
 named_here: set[str] = set()
 
 T = TypeVar("T")
@@ -35,11 +35,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """An env by id, with what it is made with. Nothing is imported and nothing looked up until it is made.
+    """An env by id, with its keywords and wrappers. Nothing is imported or looked up until it is made.
 
     `wrappers` are applied from first to last, around Gymnasium's own time limit. Keywords and arguments are copied and
-    become plain data at once (`rlab.envs.plain` has the rule), so that training, resuming and judging give an env the
-    same. Lists among the arguments of wrappers become tuples, as Gymnasium's own wrappers ask for shapes.
+    become plain data at once (`rlab.envs.plain` has the rule), so that training, resuming and evaluation give an env
+    the same. Lists among the arguments of wrappers become tuples, which Gymnasium's own wrappers expect for shapes.
 
     An env that other processes cannot find by its `env_id` is `local`: `maker` makes it in the process that has it, and
     a spec that was read from a file has none.
@@ -112,7 +112,7 @@ class EnvSpec:
         wrappers: Sequence[str] | None = None,
         max_episode_steps: int | None = None,
     ) -> "EnvSpec":
-        """The same env with these keywords, wrappers or time limit, written as for `parse`, in place of its own; None
+        """The same env with these keywords, wrappers or time limit, written as for `parse`, instead of its own; None
         keeps them.
 
         Raises:
@@ -126,9 +126,9 @@ class EnvSpec:
 
     @property
     def foreign_modules(self) -> tuple[str, ...]:
-        """Modules that making this env imports by name: a spec read from a stranger's file needs trust for them.
+        """Modules that making this env imports by name: a spec that was read from a file needs trust for them.
 
-        The env's own is none of them where the user named that env to this very process before.
+        The env's own module is left out where the user named that env in this process before.
         """
         env_module = None if self.env_id in named_here else foreign_module(self.env_id)
         modules = [env_module, *(foreign_wrapper_module(name) for name, _ in self.wrappers)]
@@ -136,13 +136,13 @@ class EnvSpec:
 
     @property
     def label(self) -> str:
-        """The env for people: its id, its keywords and its wrappers."""
+        """The env in words: its id, its keywords and its wrappers."""
         kwargs = ", ".join(f"{key}={value}" for key, value in self.kwargs.items())
         wrappers = [f"{name}({', '.join(f'{k}={v}' for k, v in args.items())})" for name, args in self.wrappers]
         return " + ".join([f"{self.env_id}({kwargs})" if kwargs else self.env_id, *wrappers])
 
     def to_json(self) -> dict[str, Any]:
-        """The spec as plain data; `local` appears where it is true alone, and what makes the env never does."""
+        """The spec as plain data; `local` is left out where it is false, and the maker always is."""
         return {
             "env_id": self.env_id,
             "kwargs": plain.to_json(self.kwargs),

@@ -1,7 +1,7 @@
-"""`SubEnv`: one Gymnasium env as rlab plays it, in training, judging, recording and play.
+"""`SubEnv`: one Gymnasium env as rlab plays it, in training, evaluation, recording and play.
 
-It never lends its memory to the env and keeps none of the env's: actions go in as copies, observations come out as
-arrays of their own. It believes nothing that the env gives before it has looked (see `checks`).
+It shares no memory with the env: actions go in as copies, observations come out as copies. Everything that the env
+gives is checked (see `checks`).
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from rlab.envs.checks import EnvError
 from rlab.envs.gym_spaces import space_from_gym
 from rlab.envs.obs_checks import obs_reader
 from rlab.envs.obs_packing import MASK_METHOD, Packing, close_or_warn, mask_method, plain_packing
-from rlab.envs.own_globals import OwnGlobals, due_again, tell_of_generators
+from rlab.envs.own_globals import OwnGlobals, due_again, warn_of_generators
 from rlab.errors import RlabError
 from rlab.networks.limits import same_form
 from rlab.networks.spaces import MASK_KEY, Leaf, Masked, choices
@@ -28,12 +28,12 @@ LATE_MASK = (
 
 
 class SubEnvError(RlabError):
-    """One sub-env failed; it survives the way between processes.
+    """One sub-env failed; the error can be pickled, and so passed between processes.
 
     Args:
         index: counts over all sub-envs of the vector env.
         fault: what went wrong.
-        line: the whole message, for who plays this env alone.
+        line: the whole message, where the env is played alone.
     """
 
     def __init__(self, index: int, fault: EnvError, line: str = "") -> None:
@@ -41,24 +41,24 @@ class SubEnvError(RlabError):
         self.index, self.fault, self.line = index, fault, line
 
     def __str__(self) -> str:
-        return self.line or self.fault.told(f"sub-env {self.index}", "", "")
+        return self.line or self.fault.line(f"sub-env {self.index}", "", "")
 
 
 class SubEnv(gym.Wrapper):
     """An env whose observations are arrays, whose rewards are floats and whose infos are empty.
 
-    What rlab needs of an info, the mask of actions, becomes a part of the observation; nothing else of it goes on:
-    Gymnasium's vector envs would merge infos that do not fit each other, and let an env's own `final_obs` replace the
+    Of an info only the mask of actions is used, which becomes a part of the observation: Gymnasium's vector envs would
+    merge infos that do not fit each other, and let an env's own `final_obs` replace the
     last observation of an episode.
 
     Args:
-        packing: what the observations are; None: arrays, as the env's own space says.
+        packing: of the observations; None: they are arrays of the env's own space.
         index: which one of the sub-envs of a vector env this is; errors carry it.
         env_id: the name that errors use.
-        own: what `env` was made with, where it may use global random generators.
+        own: the globals with which `env` was made, where it may use global random generators.
 
     Raises:
-        UsageError: observations are no arrays, and no packing says what they are.
+        UsageError: observations are not arrays, and there is no packing for them.
     """
 
     packing: Packing
@@ -78,7 +78,7 @@ class SubEnv(gym.Wrapper):
         self._seed: int | None = None  # of the episode under way, and its steps so far
         self._steps = 0
         self._earlier = 0  # calls before the first step of the episode
-        self._alone_until = 0  # step of the episode before which the env is called without globals of its own
+        self._alone_until = 0  # step of the episode before which the env is called without its own globals
         self._other_spaces = _other_spaces(env, self.packing)
         space = self.packing.obs_space
         if not isinstance(space, Leaf):
@@ -92,11 +92,11 @@ class SubEnv(gym.Wrapper):
         """The first observation of an episode.
 
         Raises:
-            SubEnvError: the env raised, or gave what it may not give.
+            SubEnvError: the env raised, or gave something invalid.
         """
         self._earlier += self._steps + 1  # with this reset
         self._seed, self._steps = seed, 0
-        if self._other_spaces is not None:  # said here, since a worker process can say nothing when it makes its env
+        if self._other_spaces is not None:  # raised here, since a worker process cannot report it when it makes its env
             raise self._failure(self._other_spaces)
         if seed is not None:
             self._own.seed(seed)
@@ -107,14 +107,14 @@ class SubEnv(gym.Wrapper):
             raise self._failure(fault) from None
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # whatever an env may raise, sys.exit() among it
+        except BaseException as error:  # an env may raise anything, such as sys.exit()
             raise self._failure(checks.raised(error)) from error
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """One step; the env gets a copy of `action`, which it may change or keep.
 
         Raises:
-            SubEnvError: the env raised, or gave what it may not give.
+            SubEnvError: the env raised, or gave something invalid.
         """
         self._steps += 1
         try:
@@ -138,11 +138,11 @@ class SubEnv(gym.Wrapper):
         return self._own.generators_used
 
     def close(self) -> None:
-        """Close the env; where that fails, a warning says so, since whatever was played is played."""
+        """Close the env; a failure is a warning, since it does not affect what was played."""
         close_or_warn(self.env, self.packing.env_id)
 
     def _call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
-        """What a reset or step gives, called with globals of the env's own where it needs them."""
+        """The result of a reset or step, called with the env's own globals where it needs them."""
         own, number = self._own, self._earlier + self._steps
         if due_again(number):
             own.look_again(self._seed)
@@ -152,12 +152,12 @@ class SubEnv(gym.Wrapper):
         else:
             self._alone_until = 0
             if self.index == 0:
-                tell_of_generators(self.packing.env_id, own)
+                warn_of_generators(self.packing.env_id, own)
         return result
 
     def _failure(self, fault: EnvError) -> SubEnvError:
         where, when = f"in the episode of seed {self._seed}", f"at step {self._steps}"
-        return SubEnvError(self.index, fault, fault.told(self.packing.env_id, where, when))
+        return SubEnvError(self.index, fault, fault.line(self.packing.env_id, where, when))
 
     def _observe(self, obs: Any, info: Mapping[str, Any], terminated: bool = False, truncated: bool = False) -> Any:
         if self._mask is None:
@@ -168,7 +168,7 @@ class SubEnv(gym.Wrapper):
 
 
 class _MaskReader:
-    """Puts the mask of actions behind the observation that it comes with."""
+    """Appends the mask of actions to its observation."""
 
     def __init__(self, packing: Packing, space: Masked, env: gym.Env) -> None:
         self._method = mask_method(env) if packing.mask_method else None
@@ -183,14 +183,14 @@ class _MaskReader:
 
         Raises:
             EnvError: the mask is missing or does not fit, it allows nothing though the episode goes on, or the env's
-                method says something else.
+                method gives a different one.
         """
         mask, ended = info.get(MASK_KEY), terminated or truncated
         if self._in_obs and isinstance(obs, Mapping):
             mask = obs.get(MASK_KEY)
             obs = {name: part for name, part in obs.items() if name != MASK_KEY}
         features = np.ravel(read(obs))
-        # A world that has ended need not answer: nothing is chosen in it any more. One that is cut off goes on.
+        # A terminated episode needs no mask: no action is chosen any more. A truncated one does.
         if self._method is None or terminated:
             bits = self._bits(mask, ended)
         else:
@@ -211,12 +211,12 @@ class _MaskReader:
         if not np.logical_or.reduceat(bits, self._first_bits).all():
             if not ended:
                 raise EnvError("mask", "failed", f"its {name} allows no action, though the episode goes on.")
-            return np.zeros(self._size, bool)  # none for one choice is none at all: nothing is chosen any more
+            return np.zeros(self._size, bool)  # a mask that allows nothing for one choice allows nothing at all
         return bits
 
 
 class InterfaceCheck(gym.Wrapper):
-    """The innermost wrapper: what `reset` and `step` returned has the right form before any other unpacks it."""
+    """The innermost wrapper: checks the form of what `reset` and `step` return before other wrappers unpack it."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
         return checks.reset_values(self.env.reset(seed=seed, options=options))
@@ -226,14 +226,14 @@ class InterfaceCheck(gym.Wrapper):
 
 
 def _other_spaces(env: gym.Env, packing: Packing) -> EnvError | None:
-    """What is wrong where this instance of an env has other spaces than the one that was looked at first."""
+    """The fault where this instance of an env has other spaces than the first one."""
     pairs = (
         ("observation", env.observation_space, packing.obs_space),
         ("action", env.action_space, packing.action_space),
     )
     for name, gym_space, known in pairs:
         found = space_from_gym(gym_space, f"the {name} space of {packing.env_id}")
-        # a mask that is not a part of the observation's own space comes beside it
+        # a mask outside the observation's own space
         expected = known.obs if isinstance(known, Masked) and not isinstance(found, Masked) else known
         if not same_form(found, expected):
             why = f"though another instance of it has {expected}; one env id has the same spaces every time"
@@ -242,9 +242,9 @@ def _other_spaces(env: gym.Env, packing: Packing) -> EnvError | None:
 
 
 def with_interface_check(env: gym.Env) -> gym.Env:
-    """The env that `gymnasium.make` gave, with `InterfaceCheck` in the place of Gymnasium's passive checker.
+    """The env that `gymnasium.make` gave, with `InterfaceCheck` instead of Gymnasium's passive checker.
 
-    That one looks at the first step alone and mostly warns; `SubEnv` looks at every step.
+    That one checks the first step alone and mostly warns; `SubEnv` checks every step.
     """
     if isinstance(env, PassiveEnvChecker):
         return InterfaceCheck(env.env)

@@ -1,4 +1,4 @@
-"""Sub-envs in this process or in others, and an async vector env that never waits for ever for one."""
+"""Sub-envs in this process or in others, and an async vector env with time limits for them."""
 
 import contextlib
 import multiprocessing
@@ -18,17 +18,17 @@ from rlab.envs.obs_packing import Packing
 from rlab.envs.own_globals import OwnGlobals, seed_process
 from rlab.envs.sub_env import SubEnv, SubEnvError
 
-STEP_TIME_LIMIT = 120.0  # seconds; no env of the field takes a minute for one step or reset
+STEP_TIME_LIMIT = 120.0  # seconds; no known env takes a minute for one step or reset
 CLOSE_TIME_LIMIT = 5.0  # seconds that a worker has to close its env before it is killed
 
 
 def sub_env_maker(
     make: Callable[[], gym.Env], index: int, packing: Packing | None = None, seed: int = 0
 ) -> Callable[[], gym.Env]:
-    """What a vector env calls, here or in a worker process, to get its sub-env `index` (see `SubEnv`).
+    """A function that a vector env calls, here or in a worker process, to make its sub-env `index` (see `SubEnv`).
 
     Args:
-        seed: of the global random generators while the env is made, and of those of its own process if it has one.
+        seed: of the global random generators while the env is made, and of those of its own process, if any.
     """
     parent = os.getpid()
 
@@ -44,9 +44,9 @@ def sub_env_maker(
 
 
 class WatchedAsyncVectorEnv(gym.vector.AsyncVectorEnv):
-    """Gymnasium's async vector env, with a time limit and clear words for workers that die, hang or raise.
+    """Gymnasium's async vector env, with a time limit and clear errors for workers that die, hang or raise.
 
-    Without it a hung env blocks its parent for ever, a killed worker is a bare `EOFError`, and an env that raises
+    Otherwise a hung env blocks its parent for ever, a killed worker is a bare `EOFError`, and an env that raises
     leaves the vector env half dead. Any of these ends all workers and raises `SubEnvError`.
     """
 
@@ -66,7 +66,7 @@ class WatchedAsyncVectorEnv(gym.vector.AsyncVectorEnv):
             self.reset_async(seed=seed, options=options)
             return self.reset_wait(self.time_limit)
 
-    def _check_spaces(self) -> None:  # the last act of the base class's constructor: the first word with the workers
+    def _check_spaces(self) -> None:  # called last by the base class's constructor: the first contact with the workers
         with self._watched():
             super()._check_spaces()
 
@@ -100,7 +100,7 @@ class WatchedAsyncVectorEnv(gym.vector.AsyncVectorEnv):
         try:
             index, _, error, trace = self.error_queue.get(timeout=self.time_limit)
         except (queue.Empty, OSError) as lost:
-            raise _broken(list(successes).index(False), "its worker failed without saying why") from lost
+            raise _broken(list(successes).index(False), "its worker failed without an error message") from lost
         failure = error if isinstance(error, SubEnvError) else _broken(index, f"{type(error).__name__}: {error}")
         raise failure from RuntimeError(f"in the worker process:\n{trace}")
 

@@ -19,7 +19,7 @@ from rlab.envs.ids import Package
 from rlab.envs.pixels import Pixels
 from rlab.errors import UsageError, extra, unknown
 from rlab.networks.bounds import LAST
-from rlab.places import told
+from rlab.places import message_of
 
 OPENCV = Package("OpenCV", "cv2", "opencv-python-headless")
 MINIGRID = Package("minigrid", "minigrid", extra("minigrid"))
@@ -43,7 +43,7 @@ WRAPPERS: Mapping[str, tuple[str, Package | None]] = {
     "FrameStackObservation": ("gymnasium.wrappers:FrameStackObservation", None),
     "ChannelsLast": ("rlab.envs.wrappers:ChannelsLast", None),
     "Pixels": ("rlab.envs.pixels:Pixels", None),
-    # another world with the same spaces, to fine-tune in
+    # changed dynamics with the same spaces, to fine-tune in
     "CartPolePhysics": ("rlab.envs.wrappers:CartPolePhysics", None),
     # MiniGrid: its observation holds a text, which these encode or drop
     "FlatObsWrapper": ("minigrid.wrappers:FlatObsWrapper", MINIGRID),
@@ -53,7 +53,7 @@ WRAPPERS: Mapping[str, tuple[str, Package | None]] = {
 }
 
 ARRAYS = frozenset({"running_mean", "running_var"})  # running statistics as two arrays
-MOST_PARTS = 1_000  # of an object that are looked at
+MOST_PARTS = 1_000  # of an object that are searched
 
 
 _LIMIT = "--max-episode-steps N sets a time limit (from Python max_episode_steps=N)"
@@ -61,13 +61,13 @@ _EPISODES = "--log-episodes writes a line for each episode of training (from Pyt
 _STACK = "use FrameStackObservation:stack_size=4, and ChannelsLast after it for images"
 _ATARI = "use AtariPreprocessing, with --env-kwargs frameskip=1, for it skips frames itself"
 _CLIPPING = (
-    "it does not clip rewards, since that would change what judging measures; --reward-scaling running (of ppo, "
-    "a2c and reinforce) scales them for learning alone, and a wrapper of your own (module:Class) may do the rest"
+    "it does not clip rewards, since that would change what evaluation measures; --reward-scaling running (of ppo, "
+    "a2c and reinforce) scales them for learning alone, and your own wrapper (module:Class) may do the rest"
 )
-_VECTOR = "--num-envs N runs N envs, --vector async each in a process of its own"
+_VECTOR = "--num-envs N runs N envs, --vector async each in its own process"
 _FILM = "rlab play RUN --video film.mp4 films the trained policy, --film-every N films while it trains"
 
-# Wrappers that Gymnasium, Stable-Baselines3 and CleanRL have and the table has not: what does their work.
+# Wrappers of Gymnasium, Stable-Baselines3 and CleanRL that are not in the table: what to use instead.
 ELSEWHERE: Mapping[str, str] = {
     "TimeLimit": _LIMIT,
     "Monitor": _EPISODES,
@@ -100,7 +100,7 @@ class ChannelsLast(gym.ObservationWrapper):
 
     Put it after FrameStackObservation. Channel `k * C + c` is channel c of frame k; the newest frame is the last.
     With `axis=2` the channels of `[H, W, K]` are last already: nothing moves, and nothing is guessed from the shape.
-    `key` says which part of a Dict or Tuple it is about: a name or number, joined by slashes further inside.
+    `key` is the part of a Dict or Tuple to change: a name or number, joined by slashes for nested parts.
     """
 
     def __init__(self, env: gym.Env, axis: int = 0, key: str | int = "") -> None:
@@ -121,7 +121,7 @@ class ChannelsLast(gym.ObservationWrapper):
         if path:
             raise ValueError(f"ChannelsLast finds no part {'/'.join(path)!r} in {space}")
         if not isinstance(space, gym.spaces.Box) or len(space.shape) not in (3, 4):
-            hint = "; key=NAME says which part" if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple) else ""
+            hint = "; key=NAME selects a part" if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple) else ""
             raise ValueError(f"ChannelsLast expects frames [K, H, W] or [K, H, W, C], not {space}{hint}")
         if self._axis not in (0, 2) or (self._axis == 2 and len(space.shape) != 3):
             raise ValueError(f"axis {self._axis!r} must be 0, from which channels move, or 2 of a shape [H, W, K]")
@@ -146,7 +146,7 @@ class ChannelsLast(gym.ObservationWrapper):
 
 class CartPolePhysics(gym.Wrapper):
     """CartPole with other physics, in SI units: gravity 9.8, masscart 1.0, masspole 0.1, length 0.5 (half the pole's)
-    and force_mag 10.0 where nothing else is said.
+    and force_mag 10.0 by default.
 
     It changes no space.
     """
@@ -163,7 +163,7 @@ class CartPolePhysics(gym.Wrapper):
         for name, value in settings.items():
             if name not in self.SETTINGS:
                 raise unknown("setting", name, self.SETTINGS)
-            if type(value) not in (int, float) or not 0 < value < float("inf"):  # a bool would pass for a number
+            if type(value) not in (int, float) or not 0 < value < float("inf"):  # a bool is an int
                 raise ValueError(f"{name} {value!r} must be a number above 0")
             setattr(cart_pole, name, float(value))
         # what CartPole derives from these in its constructor
@@ -183,7 +183,7 @@ def check_wrapper(name: str) -> None:
 
 
 def _unknown_wrapper(name: str) -> UsageError:
-    """The error for a name that is not in the table: what rlab has in place of a wrapper of others, or a near miss."""
+    """The error for a name that is not in the table: what rlab has instead, or a near miss."""
     if name in ("NormalizeObservation", "NormalizeReward", "VecNormalize"):
         which = "observations and rewards" if name == "VecNormalize" else "what it scales"
         return UsageError(
@@ -202,10 +202,11 @@ def foreign_wrapper_module(name: str) -> str | None:
 
 
 def load_wrapper(name: str) -> type[gym.Wrapper]:
-    """The wrapper class behind a name of the table or `their.module:Class`.
+    """The wrapper class for a name of the table or `their.module:Class`.
 
     Raises:
-        UsageError: an unknown name (with the near miss), a missing package, or something that is no Gymnasium wrapper.
+        UsageError: an unknown name (with the near miss), a missing package, or something that is not a Gymnasium
+            wrapper.
     """
     check_wrapper(name)
     location = WRAPPERS[name][0] if name in WRAPPERS else name
@@ -214,24 +215,24 @@ def load_wrapper(name: str) -> type[gym.Wrapper]:
         found = getattr(importlib.import_module(module_name), class_name)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # whatever a stranger's module raises while it is imported, sys.exit() among it
+    except BaseException as error:  # a foreign module may raise anything when imported, such as sys.exit()
         if name in WRAPPERS and isinstance(error, AttributeError):
             line = f"wrapper {name} needs a newer Gymnasium than {gym.__version__}: pip install --upgrade gymnasium"
             raise UsageError(line) from None
-        raise UsageError(f"wrapper {name!r} cannot be loaded: {told(error)}") from error
+        raise UsageError(f"wrapper {name!r} cannot be loaded: {message_of(error)}") from error
     if isinstance(found, type) and issubclass(found, gym.vector.VectorWrapper):
         hint = _instead(found.__name__) if "Normalize" in found.__name__ else "name the one for single envs"
         raise UsageError(f"wrapper {name!r} is for vector envs; {hint}")
     if not (isinstance(found, type) and issubclass(found, gym.Wrapper)):  # never call something else from a file
-        raise UsageError(f"wrapper {name!r} is no subclass of gymnasium.Wrapper")
+        raise UsageError(f"wrapper {name!r} is not a subclass of gymnasium.Wrapper")
     return found
 
 
 def refuse_running_statistics(env: gym.Env, env_id: str) -> None:
     """Refuse an env that scales by what it has seen, in a wrapper (also one inside what was registered) or by itself.
 
-    Such numbers are not saved with the policy. Each training env would have others, judging would begin with fresh
-    ones, and the reported returns would not be the env's.
+    Such numbers are not saved with the policy. Each training env would have different ones, evaluation would start
+    with fresh ones, and the reported returns would not be the env's.
 
     Raises:
         UsageError: naming the layer of the env, and the setting that does the same and is saved.
@@ -251,20 +252,20 @@ def refuse_running_statistics(env: gym.Env, env_id: str) -> None:
 
 
 def _is_running_statistics(value: Any) -> bool:
-    """Gymnasium's RunningMeanStd, and what others made after it."""
+    """Gymnasium's RunningMeanStd, and classes modelled on it."""
     names = ("update", "mean", "var", "count")
     return _bears_their_name(value) or all(hasattr(value, name) for name in names)
 
 
 def _holds_running_statistics(value: Any) -> bool:
-    """Whether they are one object deeper, or in a dict, a list or a tuple: only what bears their name."""
+    """Whether they are one object deeper, or in a dict, a list or a tuple; by their class names."""
     own = _attributes(value)
     parts = value if isinstance(value, list | tuple) else own.values()
     return own.keys() >= ARRAYS or any(_bears_their_name(part) for part in islice(parts, MOST_PARTS))
 
 
 def _attributes(thing: Any) -> Mapping[str, Any]:
-    """What an object or a dict keeps by name. A network's batch normalisation keeps its statistics apart from these."""
+    """An object's attributes, or a dict. A network's batch normalisation keeps its statistics elsewhere."""
     return thing if isinstance(thing, dict) else getattr(thing, "__dict__", {})
 
 
@@ -273,11 +274,11 @@ def _bears_their_name(value: Any) -> bool:
 
 
 def _instead(words: str) -> str:
-    """What to use in the place of such a wrapper, by the words in its names."""
+    """What to use instead of such a wrapper, by the words in its names."""
     small = words.lower()
     obs = "obs" in small or "state" in small
     rewards = any(word in small for word in ("reward", "return", "ret_"))
-    settings = [name for name, said in (("obs", obs), ("reward", rewards)) if said] or ["obs", "reward"]
+    settings = [name for name, named in (("obs", obs), ("reward", rewards)) if named] or ["obs", "reward"]
     flags = " and ".join(f"--{name}-scaling running" for name in settings)
     keywords = ", ".join(f'{name}_scaling="running"' for name in settings)
     return f"leave it out and use {flags} (from Python {keywords})"
@@ -296,7 +297,7 @@ def apply_wrappers(env: gym.Env, wrappers: Sequence[tuple[str, Mapping[str, Any]
     """The env inside its wrappers, the first innermost; each gets copies of its arguments.
 
     Raises:
-        UsageError: a wrapper does not exist, or refuses this env or its arguments (saying what it said).
+        UsageError: a wrapper does not exist, or refuses this env or its arguments (with its own message).
     """
     for name, args in wrappers:
         wrapper = load_wrapper(name)
@@ -305,6 +306,6 @@ def apply_wrappers(env: gym.Env, wrappers: Sequence[tuple[str, Mapping[str, Any]
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # AssertionError, TypeError, DependencyNotInstalled: wrappers raise them all
-            why = told(error) or f"it does not suit {env.observation_space}"
+            why = message_of(error) or f"it does not suit {env.observation_space}"
             raise UsageError(f"wrapper {name} cannot be applied to {env}: {why}") from error
     return env

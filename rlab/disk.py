@@ -9,7 +9,7 @@ from typing import Any
 UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOTTY})
 # Some refuse to open a folder, or to flush one that is open for reading, as Windows does.
 UNSUPPORTED_OF_FOLDERS = UNSUPPORTED | {errno.EACCES, errno.EPERM, errno.EBADF, errno.EISDIR}
-_told: set[str] = set()
+_warned: set[str] = set()
 
 
 def if_supported(
@@ -29,8 +29,8 @@ def if_supported(
     except OSError as error:
         if error.errno not in unsupported:
             raise
-        if consequence not in _told:
-            _told.add(consequence)
+        if consequence not in _warned:
+            _warned.add(consequence)
             print(f"warning: this file system lacks something ({error.strerror}); {consequence}.", file=sys.stderr)
         return False
     return True

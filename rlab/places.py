@@ -35,7 +35,7 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}".removesuffix(": ").rstrip(".") + (f" ({place})" if place else "")
 
 
-def told(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """An error's message; with the name of its class where that is not an Exception, such as the SystemExit of
     `sys.exit()`."""
     return str(error) if isinstance(error, Exception) else f"{type(error).__name__}: {error}".removesuffix(": ")

@@ -280,5 +280,5 @@ def test_observations_that_do_not_fit_their_space_are_refused(counting):
             obs, info = super().reset(**kwargs)
             return obs.astype(np.float64), info
 
-    with pytest.raises(RlabError, match=r"gave observations float64 \(2, 2\), but its space says float32 \(2, 2\)"):
+    with pytest.raises(RlabError, match=r"gave observations float64 \(2, 2\), but its space is float32 \(2, 2\)"):
         GymVectorEnv(Doubles(2, "NextStep"), (0,), "Doubles-v0").reset()

@@ -27,8 +27,8 @@ UNIT = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
 
 
 @pytest.fixture(autouse=True)
-def nothing_told(monkeypatch):
-    monkeypatch.setattr(obs_packing, "_told", set())
+def nothing_warned(monkeypatch):
+    monkeypatch.setattr(obs_packing, "_warned", set())
 
 
 @pytest.fixture
@@ -350,11 +350,13 @@ def test_a_foreign_vector_env_is_looked_at_by_the_batch(counting):
     message = first_step(lambda obs, reward, *rest: (obs, reward * np.array([1.0, 1e39]), *rest))
     assert message == f"Wrong-v0 gave a reward of 1e+39 in env 1 of seed 3, which float32 does not hold {at}"
     message = first_step(lambda obs, *rest: (obs[:, :1], *rest))
-    assert message == f"Wrong-v0 gave observations float32 (2, 1), but its space says float32 (2, 2) {at}"
+    assert message == f"Wrong-v0 gave observations float32 (2, 1), but its space is float32 (2, 2) {at}"
     message = first_step(lambda obs, reward, *rest: (obs, reward[:1], *rest))
-    assert message == f"Wrong-v0 gave rewards float64 (1,), but 2 numbers are due {at}".replace("float64", "float32")
+    assert message == f"Wrong-v0 gave rewards float64 (1,), but 2 numbers are expected {at}".replace(
+        "float64", "float32"
+    )
     message = first_step(lambda obs, reward, terminated, *rest: (obs, reward, terminated[:1], *rest))
-    assert message == f"Wrong-v0 gave terminated bool (1,), but 2 of True or False are due {at}"
+    assert message == f"Wrong-v0 gave terminated bool (1,), but 2 of True or False are expected {at}"
     message = first_step(lambda *parts: parts[:4])
     assert message.startswith("Wrong-v0 returned 4 values from step, but step must return five values:")
 
@@ -392,7 +394,7 @@ def test_a_final_observation_of_another_shape_is_refused(counting):
             return *rest, {name: value[:, :1] if name == "final_obs" else value for name, value in info.items()}
 
     env = GymVectorEnv(Narrow(2, "SameStep"), (0,), "Narrow-v0")
-    with pytest.raises(RlabError, match=r"gave the final_obs float32 \(1,\) in env \d of seed 0, but its space says"):
+    with pytest.raises(RlabError, match=r"gave the final_obs float32 \(1,\) in env \d of seed 0, but its space is"):
         counting.lanes_of(env, 10)
 
 
@@ -484,7 +486,7 @@ def test_an_env_whose_instances_have_other_spaces_is_named(register, vector):
         with pytest.raises(RlabError, match=f"has the {name} space Discrete.n=9.* in the episode of seed 4, though"):
             episodes.reset([4])
         if vector == "sync":
-            with pytest.raises(RlabError, match="has other spaces each time it is made"):
+            with pytest.raises(RlabError, match="has different spaces each time it is made"):
                 make_vec(growing(part, 2), (3,), 2, vector)
 
 

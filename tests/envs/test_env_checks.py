@@ -263,7 +263,7 @@ def test_an_error_is_told_with_its_place_and_comes_whole_out_of_another_process(
     sent = pickle.dumps(SubEnvError(3, EnvError("reward", "gave a reward of 1e+39", "which is much")))
     error = pickle.loads(sent)  # noqa: S301  # as multiprocessing does with what its own workers send
     assert error.index == 3
-    told = error.fault.told("My-v0", "in env 0 of seed 0", "at vector step 7")
+    told = error.fault.line("My-v0", "in env 0 of seed 0", "at vector step 7")
     assert told == "My-v0 gave a reward of 1e+39 in env 0 of seed 0, which is much (vector step 7)"
     assert str(error) == "sub-env 3 gave a reward of 1e+39, which is much"
 

@@ -135,7 +135,7 @@ HOLDS_ITSELF.append(HOLDS_ITSELF)
         (np.float32("inf"), "env_kwargs['x']: inf cannot be written to config.json"),
         ({3: 1}, "env_kwargs['x']: the key 3 (int) cannot be written to config.json"),
         ({"__tuple__": 1}, "env_kwargs['x']: the key '__tuple__' is how config.json writes tuples"),
-        (HOLDS_ITSELF, "too many lists inside lists for config.json"),
+        (HOLDS_ITSELF, "too many nested lists for config.json"),
     ],
 )
 def test_what_json_cannot_hold_is_refused_by_name(told, value, complaint, tmp_path):

@@ -156,7 +156,7 @@ def test_actions_must_be_arrays(register):
         make_vec(EnvSpec(env_id), (0,), 1)
     assert str(caught.value) == (
         f"the action space of {env_id} is Dict('a': MultiBinary(2)); "
-        "only Box, Discrete, MultiDiscrete and MultiBinary are taken here."
+        "only Box, Discrete, MultiDiscrete and MultiBinary are supported here."
     )
 
 

@@ -108,7 +108,7 @@ def test_explicit_native_is_refused_with_the_reason(shared_stream_env):
         (EnvSpec("Acrobot-v1"), "Acrobot-v1 has no native vector env"),
         (
             EnvSpec(shared_stream_env),
-            "SharedStream-v0's native vector env is not known to give each sub-env a random stream of its own",
+            "SharedStream-v0's native vector env is not known to give each sub-env its own random stream",
         ),
     ]:
         with pytest.raises(UsageError) as caught:

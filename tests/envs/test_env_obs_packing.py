@@ -293,7 +293,7 @@ def test_an_env_whose_first_reset_fails_is_named(register):
     env_id = register(lambda: Broken([YES]))
     with pytest.raises(RlabError) as caught:
         make_vec(EnvSpec(env_id), (0,), 1)
-    message = f"{env_id} failed in its first reset or step: OSError: no display (test_env_packing.py:"
+    message = f"{env_id} failed in its first reset or step: OSError: no display (test_env_obs_packing.py:"
     assert str(caught.value).startswith(message)
 
 

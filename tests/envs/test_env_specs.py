@@ -118,7 +118,7 @@ def test_a_broken_spec_gives_one_line(change):
         ),
         ("ProbeDelayed-v0", "unknown env 'ProbeDelayed-v0'. Did you mean 'rlab/ProbeDelayed-v0'?"),
         ("ZorgNoFrameskip-v4", "env 'ZorgNoFrameskip-v4' is an older name of an Atari game. Did you mean 'ALE/Zorg-v"),
-        ("zzz-v9", "unknown env 'zzz-v9'. `rlab list envs` shows what there is; an env of your own is module:Class."),
+        ("zzz-v9", "unknown env 'zzz-v9'. `rlab list envs` shows all envs; name your own as module:Class."),
         ("what is this", "'what is this' is not an env id: expected Name-v0, space/Name-v0, module:Class or module:Id"),
         ("nowhere_at_all:Env-v0", "env 'nowhere_at_all:Env-v0': cannot import the module 'nowhere_at_all'"),
     ],

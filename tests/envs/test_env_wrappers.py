@@ -123,7 +123,7 @@ def test_channels_last_takes_a_part_of_a_dict_or_tuple():
         assert dict(named_leaves(space_from_gym(env.observation_space)))["eyes/0"].image_size == shape
     with pytest.raises(UsageError, match="ChannelsLast finds no part 'ears' in Dict"):
         apply_wrappers(Scene(), [("ChannelsLast", {"key": "ears"})])
-    with pytest.raises(UsageError, match="key=NAME says which part"):
+    with pytest.raises(UsageError, match="key=NAME selects a part"):
         apply_wrappers(Scene(), [("ChannelsLast", {})])
 
 
@@ -155,7 +155,7 @@ def test_json_lists_become_the_tuples_that_gymnasium_asks_for():
         (("RecordVideo", {}), "wrapper RecordVideo: rlab does without it; rlab play RUN --video film.mp4 films"),
         (("VecFrameStack", {}), "wrapper VecFrameStack: rlab does without it; use FrameStackObservation:stack_size=4"),
         (("nowhere_at_all:W", {}), "wrapper 'nowhere_at_all:W' cannot be loaded"),
-        (("subprocess:Popen", {}), "wrapper 'subprocess:Popen' is no subclass of gymnasium.Wrapper"),
+        (("subprocess:Popen", {}), "wrapper 'subprocess:Popen' is not a subclass of gymnasium.Wrapper"),
         (("gymnasium.wrappers:Nothing", {}), "wrapper 'gymnasium.wrappers:Nothing' cannot be loaded"),
         (("StickyAction", {"prob": 1}), "wrapper StickyAction cannot be applied to"),
         (("ChannelsLast", {}), "wrapper ChannelsLast cannot be applied to"),

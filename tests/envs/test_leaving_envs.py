@@ -51,8 +51,8 @@ def panic(code):
 
 
 @pytest.fixture(autouse=True)
-def nothing_told(monkeypatch):
-    monkeypatch.setattr(obs_packing, "_told", set())
+def nothing_warned(monkeypatch):
+    monkeypatch.setattr(obs_packing, "_warned", set())
 
 
 @pytest.mark.parametrize(("leave", "name"), [(sys.exit, "SystemExit"), (panic, "Panic")])

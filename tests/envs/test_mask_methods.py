@@ -271,6 +271,6 @@ def test_check_notes_a_method_whose_name_is_nearly_the_one_that_is_asked():
 
     lines = [each.line() for each in rlab.check(Near, steps=20).findings]
     assert (
-        "note     mask-name: it has 'valid_action_mask', which rlab does not ask: any action is chosen; if it says "
-        "which actions are allowed, call it action_masks(), or give info['action_mask'] each time"
+        "note     mask-name: it has 'valid_action_mask', which rlab does not use: any action may be chosen; if it "
+        "gives the allowed actions, name it action_masks(), or give info['action_mask'] each time"
     ) in lines

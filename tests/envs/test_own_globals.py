@@ -44,8 +44,8 @@ class Draws(gym.Env):
 
 
 @pytest.fixture(autouse=True)
-def nothing_told(monkeypatch):
-    monkeypatch.setattr(own_globals, "_told", set())
+def nothing_warned(monkeypatch):
+    monkeypatch.setattr(own_globals, "_warned", set())
 
 
 def episodes_of(spec, seeds, vector, steps=8):

@@ -60,21 +60,21 @@ FIX_OUTSIDE = "scale or clip it, or state bounds that hold; --obs-scaling fixed 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"obs": lambda self: np.full(1, 40, np.float32)}, "its observation has 40 where its space says 0 to 10"),
-        ({"obs": lambda self: np.full(1, -3, np.float32)}, "its observation has -3 where its space says 0 to 10"),
+        ({"obs": lambda self: np.full(1, 40, np.float32)}, "its observation has 40 where its space has 0 to 10"),
+        ({"obs": lambda self: np.full(1, -3, np.float32)}, "its observation has -3 where its space has 0 to 10"),
         (
             {
                 "observation_space": gym.spaces.Dict({"a": UNIT, "b": UNIT}),
                 "obs": lambda self: {"a": np.ones(1, np.float32), "b": np.full(1, 12, np.float32)},
             },
-            "the part 'b' of its observation has 12 where its space says 0 to 10",
+            "the part 'b' of its observation has 12 where its space has 0 to 10",
         ),
         (
             {
                 "observation_space": gym.spaces.Box(0.0, 1.0, (4, 4, 3), np.float32),
                 "obs": lambda self: np.full((4, 4, 3), 250, np.float32),
             },
-            "its observation has 250 where its space says 0 to 1",
+            "its observation has 250 where its space has 0 to 1",
         ),
     ],
 )
@@ -119,8 +119,8 @@ def test_a_space_that_changes_is_named_and_nothing_else():
 
     (line,) = lines(five(reset=reset))
     assert line == (
-        "space-changes: its action space is Discrete(2) when it is made and Discrete(3) later; rlab reads it once, in "
-        "the beginning; set it in __init__, with room for all that comes; an action mask forbids what is not allowed"
+        "space-changes: its action space is Discrete(2) when it is made and Discrete(3) later; rlab reads it once, at "
+        "the beginning; set it in __init__, large enough for every step; an action mask forbids what is not allowed"
     )
 
 
@@ -144,7 +144,7 @@ def test_a_flat_picture_and_a_missing_time_limit_are_noted():
 @pytest.mark.parametrize("space", [gym.spaces.Sequence(UNIT), gym.spaces.Text(4)])
 def test_the_advice_for_a_space_is_one_that_can_help(space):
     (line,) = lines(five(observation_space=space))
-    assert line.endswith("; a wrapper of your own may make arrays: --wrapper my_module:MyWrapper")
+    assert line.endswith("; your own wrapper can make arrays: --wrapper my_module:MyWrapper")
     assert "MiniGrid" not in line
 
 
@@ -162,7 +162,7 @@ def test_an_env_of_ones_own_is_not_sent_to_another_package(changed, said):
     (line,) = lines(type("Changed", (Five,), changed))
     assert said in line
     assert "shimmy" not in line
-    with pytest.raises(UsageError, match="cannot be made: what makes it returned None; end the function with: return "):
+    with pytest.raises(UsageError, match="cannot be made: its function returned None; end it with: return "):
         make_env(env_spec(lambda: None))
 
 
@@ -172,7 +172,7 @@ def test_a_failure_names_the_line_of_the_users_code_in_one_line(tmp_path):
 
     where = f"test_check_words.py:{step.__code__.co_firstlineno + 1}"
     (line,) = lines(five(step=step))
-    assert line.startswith(f"raised: it failed at step 1: ValueError: first second ({where}); mend it there;")
+    assert line.startswith(f"raised: it failed at step 1: ValueError: first second ({where}); fix it there;")
     with pytest.raises(RlabError) as caught:
         rlab.train("ppo", five(step=step), out=tmp_path / "run", **TINY)
     assert f"ValueError: first second ({where})" in str(caught.value)
@@ -182,7 +182,7 @@ def test_a_failing_close_is_told_once_and_from_the_users_line(monkeypatch, tmp_p
     def close(self):
         raise OSError("gone")
 
-    monkeypatch.setattr(obs_packing, "_told", set())
+    monkeypatch.setattr(obs_packing, "_warned", set())
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         rlab.train("ppo", five(close=close), out=tmp_path / "run", **TINY, final_eval_episodes=2)

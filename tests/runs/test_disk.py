@@ -14,8 +14,8 @@ from rlab.runs.status import write_status
 
 
 @pytest.fixture(autouse=True)
-def nothing_told_yet(monkeypatch):
-    monkeypatch.setattr(disk, "_told", set())
+def nothing_warned_yet(monkeypatch):
+    monkeypatch.setattr(disk, "_warned", set())
 
 
 def refusing(number, only_folders=False):
