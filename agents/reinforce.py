@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlab.agents.a2c import A2C, A2CConfig
 from rlab.errors import RlabError, UsageError
-from rlab.experience.contract import Step
+from rlab.experience.env_contract import Step
 from rlab.learning.common_config import Unread
 from rlab.learning.contract import Batch
 from rlab.learning.policy_gradient import completed, returns_to_go

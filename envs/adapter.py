@@ -1,4 +1,4 @@
-"""Any Gymnasium vector env as `rlab.experience.contract.VectorEnv`: the one place that knows autoreset modes.
+"""Any Gymnasium vector env as `rlab.experience.env_contract.VectorEnv`: the one place that knows autoreset modes.
 
 Inside, sub-env `s * N + n` is env n of member s. Outside, everything leads with `[S, N]`.
 """
@@ -16,7 +16,7 @@ from rlab.envs.gym_spaces import array_space_from_gym, obs_hint
 from rlab.envs.obs_packing import close_or_warn
 from rlab.envs.sub_env import SubEnvError
 from rlab.errors import RlabError, UsageError
-from rlab.experience.contract import Step
+from rlab.experience.env_contract import Step
 from rlab.networks.spaces import Discrete, MultiDiscrete, Space
 from rlab.randomness import env_seed
 

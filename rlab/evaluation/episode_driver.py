@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from rlab.errors import RlabError, UsageError
-from rlab.experience.contract import EpisodeEnvs
+from rlab.experience.env_contract import EpisodeEnvs
 from rlab.networks.limits import same_form, space_words
 from rlab.networks.memory import State, take
 from rlab.networks.policy import PolicySpec

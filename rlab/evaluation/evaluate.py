@@ -17,7 +17,7 @@ import numpy as np
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.episode_driver import PolicyActor, PolicyStack, check_spaces, envs_at_once, episode_streams, play
 from rlab.evaluation.stats import COVERAGE, Interval, iqm, mean_interval, shown_digits, stratified_bootstrap
-from rlab.experience.contract import EpisodeEnvs
+from rlab.experience.env_contract import EpisodeEnvs
 from rlab.randomness import FIRST_TRAINING_ENV_SEED
 
 

@@ -19,8 +19,8 @@ from rlab.evaluation.episode_driver import (
     member_streams,
     play,
 )
-from rlab.experience.contract import EpisodeEnvs
 from rlab.experience.dataset import Episode, action_from_env
+from rlab.experience.env_contract import EpisodeEnvs
 from rlab.networks.bounds import inwards, is_bound
 from rlab.networks.policy import Policy
 from rlab.networks.spaces import Box, Discrete, Masked, MultiBinary, MultiDiscrete, Space, choices

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlab.experience.contract import NO_STATE, Acted, Step, VectorEnv
+from rlab.experience.env_contract import NO_STATE, Acted, Step, VectorEnv
 from rlab.networks.memory import State, reset
 
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rlab.errors import RlabError
-from rlab.experience.contract import Step
+from rlab.experience.env_contract import Step
 from rlab.experience.fields import Field, storage_nbytes, stored_fields
 from rlab.experience.final_observations import NONE, FinalObservations
 

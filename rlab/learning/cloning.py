@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlab.experience.contract import Acted, Step
+from rlab.experience.env_contract import Acted, Step
 from rlab.experience.fields import Field
 from rlab.experience.samplers import Sampler, Streams, UniformSampler
 from rlab.experience.storage import Storage

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlab.experience.contract import Acted, Step
+from rlab.experience.env_contract import Acted, Step
 from rlab.experience.fields import Field
 from rlab.experience.samplers import Sampler, Streams
 from rlab.experience.storage import Storage

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rlab.errors import UsageError
-from rlab.experience.contract import Acted, Step
+from rlab.experience.env_contract import Acted, Step
 from rlab.experience.fields import Field
 from rlab.experience.samplers import Sampler, Streams, UniformSampler
 from rlab.experience.storage import Storage

@@ -13,7 +13,7 @@ import torch
 from rlab.agents import AGENTS, check_action_space, load_agent
 from rlab.agents.dqn import DQNConfig
 from rlab.errors import UsageError
-from rlab.experience.contract import Step
+from rlab.experience.env_contract import Step
 from rlab.networks.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 from rlab.types import Clock
 

@@ -14,7 +14,7 @@ import rlab
 from rlab.agents import load_agent
 from rlab.cli.main import main
 from rlab.envs import SPACE_PROBES, EnvSpec, make_env, make_vec
-from rlab.experience.contract import Step
+from rlab.experience.env_contract import Step
 from rlab.learning.exploration import EpsilonGreedy
 from rlab.learning.returns import double_value, max_value
 from rlab.networks.spaces import Discrete, Masked, pack

@@ -12,7 +12,7 @@ import torch
 from rlab.agents import load_agent
 from rlab.agents.ppo import PPO, PPOConfig
 from rlab.errors import UsageError
-from rlab.experience.contract import Step
+from rlab.experience.env_contract import Step
 from rlab.experience.sequence_samplers import read_rollout
 from rlab.experience.storage import Storage
 from rlab.networks.spaces import Box, Discrete

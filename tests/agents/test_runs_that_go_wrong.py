@@ -17,7 +17,7 @@ from rlab import api
 from rlab.agents import load_agent
 from rlab.cli.main import main
 from rlab.errors import RlabError, UsageError
-from rlab.experience.contract import Step
+from rlab.experience.env_contract import Step
 from rlab.runs.checkpoint import load_checkpoint
 from rlab.runs.folder import RunFolder
 from rlab.types import Clock

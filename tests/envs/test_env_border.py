@@ -17,7 +17,7 @@ from rlab.errors import RlabError, RlabWarning, UsageError
 from rlab.evaluation.evaluate import evaluate
 from rlab.evaluation.record import record
 from rlab.experience.collector import Collector
-from rlab.experience.contract import Acted
+from rlab.experience.env_contract import Acted
 from rlab.experience.fields import Field
 from rlab.experience.sequence_samplers import read_rollout
 from rlab.experience.storage import Storage

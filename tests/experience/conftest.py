@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from rlab.experience.contract import Step
+from rlab.experience.env_contract import Step
 from rlab.experience.fields import Field
 from rlab.experience.sequence_samplers import RolloutSampler
 from rlab.experience.storage import Storage

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rlab.experience.collector import Collector, Episode
-from rlab.experience.contract import Acted
+from rlab.experience.env_contract import Acted
 
 
 def recount(world):

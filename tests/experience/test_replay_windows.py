@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlab.experience.contract import Step
+from rlab.experience.env_contract import Step
 from rlab.experience.fields import Field
 from rlab.experience.samplers import UniformSampler
 from rlab.experience.storage import Storage

@@ -12,8 +12,8 @@ from rlab.envs import EnvSpec, make_env, make_episodes
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import evaluate
 from rlab.evaluation.record import record, uniform_action
-from rlab.experience.contract import EpisodeEnvs
 from rlab.experience.dataset import Dataset, action_to_env
+from rlab.experience.env_contract import EpisodeEnvs
 from rlab.experience.minari_files import read_dataset
 from rlab.jobs.collect import collect, collect_random
 from rlab.networks.bodies import BodySettings, q_network_spec

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rlab.experience.collector import Collector
-from rlab.experience.contract import Acted, Step
+from rlab.experience.env_contract import Acted, Step
 from rlab.experience.fields import Field
 from rlab.experience.samplers import Sampler, Streams, UniformSampler
 from rlab.experience.sequence_samplers import RolloutSampler
