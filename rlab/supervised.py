@@ -12,10 +12,9 @@ from typing import Any
 from torch import nn
 
 from rlab.errors import UsageError
-from rlab.evaluation.stats import iqm
+from rlab.evaluation.stats import interval_over_members, iqm
 from rlab.experience.examples import Examples
 from rlab.jobs.progress import ProgressListener
-from rlab.jobs.session import interval_over_members
 from rlab.learning.contract import Listener
 from rlab.learning.cross_validation import CrossValidation, cross_validate
 from rlab.learning.runtime import torch_settings

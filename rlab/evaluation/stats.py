@@ -114,6 +114,14 @@ def stratified_bootstrap(
     return _percentiles(statistic(table, axis=(0, 1)), values, level)
 
 
+def interval_over_members(values: np.ndarray) -> tuple[float, float, float]:
+    """IQM and its 95 % interval over members' mean returns `[S]`; one member has no interval (NaN)."""
+    if values.size < 2:
+        return float(values[0]), np.nan, np.nan
+    interval = stratified_bootstrap(values, reps=2_000)  # a curve is read by eye; reports use the full number
+    return interval.estimate, interval.low, interval.high
+
+
 def mean_interval(values: Any, reps: int = REPS, level: float = LEVEL, seed: int = 0) -> Interval:
     """The mean of independent values `[n]`, with its percentile bootstrap interval.
 

@@ -16,7 +16,7 @@ from rlab.envs import make_vec
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.episode_driver import MOST_STEPS
 from rlab.evaluation.evaluate import Evaluation
-from rlab.evaluation.stats import iqm, stratified_bootstrap
+from rlab.evaluation.stats import interval_over_members, iqm
 from rlab.experience.collector import Collector
 from rlab.experience.demonstrations import Demonstrations
 from rlab.experience.fields import storage_nbytes
@@ -345,14 +345,6 @@ def only_here(env_id: str) -> str:
         f"note: only this process can play {env_id}, which no module names; later: rlab.evaluate(run, env=...), "
         "or move it into a module"
     )
-
-
-def interval_over_members(values: np.ndarray) -> tuple[float, float, float]:
-    """IQM and its 95 % interval over members' mean returns `[S]`; one member has no interval (NaN)."""
-    if values.size < 2:
-        return float(values[0]), np.nan, np.nan
-    interval = stratified_bootstrap(values, reps=2_000)  # a curve is read by eye; reports use the full number
-    return interval.estimate, interval.low, interval.high
 
 
 @contextmanager
