@@ -49,6 +49,8 @@ def test_a_file_reaches_in_every_episode_what_its_member_reaches(
     file, run = judged
     assert file["per_seed"] == run["per_seed"]
     assert (file["agent"], file["env_id"], file["policy"]) == ("ppo", "CartPole-v1", str(path))
+    again = rlab.evaluate(path, episodes=6, trust=True)
+    assert again.returns.tolist() == [member["returns"] for member in file["per_seed"]]
 
 
 def test_a_file_tells_where_it_comes_from_and_nothing_of_the_machine(ppo_run: Path, tmp_path: Path) -> None:
@@ -110,7 +112,7 @@ def test_what_takes_folders_alone_says_so_of_an_exported_file(
     header.write_text("")
     for path in (str(make_file(ppo_run, tmp_path, "numpy")), str(header)):
         for words in (["play", path], ["compress", path, "--steps", "int8"]):
-            assert f"{path} is an exported file, which rlab eval alone takes;" in one_line(words, 2, capsys)
+            assert f"{path} is an exported file, which only rlab eval takes;" in one_line(words, 2, capsys)
 
 
 def test_files_are_timed_in_turn(ppo_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
