@@ -328,7 +328,11 @@ class _Saver:
     def on_save(self, env_steps: int) -> None:
         """The checkpoint first: it is what a resumed run starts from."""
         session = self._session
-        state = {"loop": session.loop.state(), "best": session.best.kept.state(), "resumed_at": session.resumed_at}
+        state: dict[str, Any] = {
+            "loop": session.loop.state(),
+            "best": session.best.kept.state(),
+            "resumed_at": session.resumed_at,
+        }
         state["storage"] = session.storage.state()
         state["demonstrations"] = None if session.demonstrations is None else session.demonstrations.state()
         save_checkpoint(self._folder, state, session.storage.chunks())
