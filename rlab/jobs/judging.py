@@ -81,7 +81,7 @@ class Judge:
         self._should_stop = should_stop
 
     def __call__(self, policy: Policy, episodes: int, first_seed: int) -> Evaluation | None:
-        """Greedy episodes of every member; None where the run is to stop.
+        """Greedy episodes of every member; None where the run should stop.
 
         Raises:
             RlabError: an env cannot be made or fails.

@@ -65,7 +65,7 @@ class Session:
         self._source = data_source(request.agent, agent_class.data)
         if run.log_episodes and not issubclass(self._source.loop, EnvLoop):
             raise UsageError(f"--log-episodes: {request.agent} learns from a dataset and plays none; leave it out.")
-        # Who learns from a dataset needs an env for what its spaces are, and others to be judged in.
+        # An agent that learns from a dataset needs one env for its spaces, and others to be judged in.
         envs = (run.training_seeds, run.num_envs) if issubclass(self._source.loop, EnvLoop) else ((run.seed,), 1)
         self.env = make_vec(request.env, *envs, run.vector)
         try:
@@ -87,7 +87,7 @@ class Session:
             self.env.close()
             raise
         if not issubclass(self._source.loop, EnvLoop):
-            self.env.close()  # it has shown its spaces; what judges may be the only one that can live
+            self.env.close()  # its spaces are known, and judging may need the only instance that can exist
         self.best = BestPolicy(self.agent)
         self.unlearned: str | None = None  # a warning, where the whole budget has passed without an update
         self._warned_of_no_ending = False
@@ -169,7 +169,7 @@ class Session:
                         self.best.kept.load_state(state["best"])
                         self.resumed_at = state["resumed_at"] + ([] if loop.finished else [resume_at])
                     elif self.sources.start is not None:
-                        loop.judgement_due = run.eval_every > 0  # or nobody would see what learning does to it
+                        loop.judgement_due = run.eval_every > 0  # so that the log shows what learning does to it
                         loop.save()  # what it begins with: the run that it came from may be gone when this one goes on
                     finished = self._run(loop, folder)
                     audience.check(f"The run is saved: {resume_command(folder.name, folder.config)}")
@@ -184,20 +184,20 @@ class Session:
                 self.env.close()
 
     def evaluate(self, episodes: int, first_seed: int) -> Evaluation | None:
-        """Judge the present weights on envs and seeds of their own; None where the run is to stop."""
+        """Judge the current weights in separate envs and on separate seeds; None where the run should stop."""
         learns_in_env, last = isinstance(self.loop, EnvLoop), self.loop.finished
         alone = self.request.run.eval_alone and learns_in_env
         if last or alone:
             self.env.close()
-        self._tell_of_no_ending()
+        self._warn_of_no_ending()
         found = self._judge(self.agent.policy(), episodes, first_seed)
         if alone and not last:
             self._judge.close()
             self._open_envs_again()
         return found
 
-    def _tell_of_no_ending(self) -> None:
-        """Say once, before a judgement that may take long, that nothing seems to end an episode."""
+    def _warn_of_no_ending(self) -> None:
+        """Warn once, before a judgement that may take long, that no episode has ended."""
         if self.env.time_limit is not None or self._warned_of_no_ending or not isinstance(self.loop, EnvLoop):
             return
         if self.loop.clock.env_steps >= LONG * self.request.run.num_envs and not self.loop.collector.episodes.any():
@@ -309,7 +309,7 @@ class Session:
             kept = "It had not been saved yet."
             if has_checkpoint(folder):
                 again = resume_command(folder.name, folder.config)
-                kept = f"The run is kept up to its last save; once that is mended: {again}"
+                kept = f"The run is kept up to its last save; once that is fixed: {again}"
             raise type(error)(f"{str(error).rstrip('.')}. {kept}") from error
 
 
@@ -344,7 +344,7 @@ class _Saver:
 
 
 def only_here(env_id: str) -> str:
-    """What to tell people of a run whose env no other process finds."""
+    """The note for people on a run whose env no other process finds."""
     return (
         f"note: only this process can play {env_id}, which no module names; later: rlab.evaluate(run, env=...), "
         "or move it into a module"

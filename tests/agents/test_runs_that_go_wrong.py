@@ -78,7 +78,7 @@ def test_an_env_that_breaks_ends_the_run_with_a_save_and_resume_finishes_it(
     Fragile.lives, Fragile.how = 901, how  # one is spent on seeing whether steps carry a mask
     with pytest.raises(RlabError) as caught:
         rlab.train(name, fragile, out=out, seed=5, **SETTINGS)
-    kept = f"The run is kept up to its last save; once that is mended: rlab resume {out}"
+    kept = f"The run is kept up to its last save; once that is fixed: rlab resume {out}"
     told = re.sub(r" \(test_runs_that_go_wrong.py:\d+\)", "", str(caught.value))
     assert told.endswith(f"Fragile {said}. {kept}")
     state, _ = load_checkpoint(RunFolder.open(out))
@@ -105,7 +105,7 @@ def test_an_env_that_breaks_is_one_line_and_exit_code_1_and_what_was_trained_is_
     assert main(words) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("rlab: rlab-test/Fragile-v0 failed")
-    assert last.endswith(f"The run is kept up to its last save; once that is mended: rlab resume {tmp_path / 'run'}")
+    assert last.endswith(f"The run is kept up to its last save; once that is fixed: rlab resume {tmp_path / 'run'}")
     Fragile.lives = math.inf
     assert main(["resume", str(tmp_path / "run"), "--env-steps", "200", "--final-eval-episodes", "2"]) == 0
 
