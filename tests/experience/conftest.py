@@ -1,6 +1,8 @@
 """A made-up world whose every row can be told from every other, and a plain record of what happened in it."""
 
 from dataclasses import dataclass, field
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,3 +124,12 @@ def make_world():
 def streams():
     """`streams(S, seed)`: one random stream per member."""
     return lambda members, seed=0: [np.random.default_rng([seed, i]) for i in range(members)]
+
+
+@pytest.fixture(scope="session")
+def prioritised():
+    """The module `prioritised.py` beside this file."""
+    spec = spec_from_file_location("prioritised", Path(__file__).with_name("prioritised.py"))
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

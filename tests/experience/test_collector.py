@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from rlab.experience.collector import Collector, Episode
 from rlab.experience.env_contract import Acted
@@ -106,3 +107,40 @@ def test_a_start_in_mid_episode_begins_the_sums_anew(make_world):
     assert collector.collect(lambda obs, state: Acted(np.zeros((1, 1), int)))[3] == [
         Episode(0, 0, world.lanes[0, 0][-1].reward, 1),
     ]
+
+
+def count_steps(seen):
+    """`act` of an agent whose state counts the steps of each episode, in every lane; `seen` gets what it was given."""
+
+    def act(obs, state):
+        seen.append(state["0.steps"][..., 0].numpy().copy())
+        return Acted(np.zeros(obs.shape[:2], int), state={"0.steps": state["0.steps"] + 1})
+
+    return act
+
+
+@pytest.mark.parametrize("style", ["same", "next", "disabled"])
+def test_the_state_is_carried_through_an_episode_and_begins_anew_with_the_next(make_world, style):
+    world = make_world(2, 3, style, 0.2, seed=4)
+    collector, seen = Collector(world), []
+    collector.start({"0.steps": torch.full((2, 3, 1), 100)})
+    for _ in range(80):
+        collector.collect(count_steps(seen))
+    for lane, rows in world.lanes.items():
+        steps = 100
+        for given, row in zip(seen, rows, strict=True):
+            if not row.valid:  # a reset row: what the agent does there is ignored, and so is its state
+                steps = 100
+                continue
+            assert given[lane] == steps
+            steps = 100 if row.terminated or row.truncated else steps + 1
+    assert sum(row.terminated or row.truncated for rows in world.lanes.values() for row in rows) > 40
+
+
+def test_a_start_sets_the_state_of_every_row_to_the_initial_one(make_world):
+    collector, seen = Collector(make_world(1, 2, "same", 0.0)), []
+    for _ in range(2):
+        collector.start({"0.steps": torch.zeros(1, 2, 1)})
+        for _ in range(3):
+            collector.collect(count_steps(seen))
+    assert [given.tolist() for given in seen] == [[[0.0, 0.0]], [[1.0, 1.0]], [[2.0, 2.0]]] * 2
