@@ -64,7 +64,7 @@ def compressed(source: Path, steps: str, **how: Any) -> dict[str, Any]:
     sides = (report.parent, report.child)
     ratio, agreed = report.ratio, of_seeds(np.array(report.agreement))
     say(
-        f"{name}, {steps}: return ratio {ratio.estimate:.3f} [{ratio.low:.3f}, {ratio.high:.3f}], agreement "
+        f"{name}, {steps}: return ratio {ratio:.3f}, agreement "
         f"{np.mean(report.agreement):.4f}, {sides[1].weight_bytes} of {sides[0].weight_bytes} bytes, {seconds:.0f} s"
     )
     return {

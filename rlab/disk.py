@@ -1,8 +1,10 @@
 """Calls that not every file system supports: locks, and waiting until the disk has what was written."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 # Error numbers of file systems that do not support a call. A full or broken disk gives others.
@@ -34,3 +36,12 @@ def if_supported(
             print(f"warning: this file system lacks something ({error.strerror}); {consequence}.", file=sys.stderr)
         return False
     return True
+
+
+def fsync_path(path: Path) -> None:
+    """Wait until the disk has a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -6,6 +6,15 @@ import torch
 from torch import Tensor
 
 from rlab.networks.heads import Head
+from rlab.networks.policy import Policy
+
+ROWS_AT_ONCE = 250  # states of each member that are processed together, so that large images fit into memory
+
+
+@torch.no_grad()
+def outputs_of(policy: Policy, obs: Tensor) -> Tensor:
+    """The outputs `[S, R, width]` of every member in its states `[S, R, *obs]`."""
+    return torch.cat([policy.outputs(part) for part in obs.split(ROWS_AT_ONCE, dim=1)], dim=1)
 
 
 @dataclass(frozen=True, eq=False)

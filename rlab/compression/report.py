@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from rlab.compression.agreement import agreement
+from rlab.compression.agreement import agreement, outputs_of
 from rlab.compression.distil import MakeEnvs
 from rlab.compression.export.graph import InexpressibleError
 from rlab.compression.export.member_file import open_in_onnxruntime
@@ -29,7 +29,6 @@ STATES = 2_000  # per member
 BATCH_SIZES = (1, 64)
 REPEATS = 512  # calls that are timed, of each policy and batch size
 ONNXRUNTIME = "onnxruntime"
-ROWS_AT_ONCE = 250  # states of each member that are judged at once, so that large images fit into memory
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class Report:
         rows.append(f"{self.difference} difference of the mean returns, episode seeds {self.first_seed} to {last}")
         if self.ratio is not None:
             kind = "" if np.mean(self.parent.returns) > 0 else ": 1 + (child - parent) / |parent|, for negative returns"
-            rows.append(f"{_ratio(self.ratio)} return ratio{kind}")
+            rows.append(f"{self.ratio:.3f} return ratio{kind}")
         return [*rows, "(intervals: 95 %, paired, over members and episodes)"]
 
     def _agreement(self) -> list[str]:
@@ -193,13 +192,8 @@ def _relative(child: np.ndarray, parent: np.ndarray) -> Interval | None:
 
 @torch.no_grad()
 def _agreement(parent: Policy, child: Policy, obs: Tensor) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-    found = agreement(_outputs(parent, obs), _outputs(child, obs), child.head, parent.preprocess.mask(obs))
+    found = agreement(outputs_of(parent, obs), outputs_of(child, obs), child.head, parent.preprocess.mask(obs))
     return tuple(found.value.tolist()), tuple(found.worst_output_error.tolist()), found.measure
-
-
-def _outputs(policy: Policy, obs: Tensor) -> Tensor:
-    """`[S, R, width]`."""
-    return torch.cat([policy.outputs(part) for part in obs.split(ROWS_AT_ONCE, dim=1)], dim=1)
 
 
 def _timed(
@@ -287,10 +281,6 @@ def count_multiply_adds(network: nn.Module, features: Tensor) -> int:
     for handle in handles:
         handle.remove()
     return found
-
-
-def _ratio(interval: Interval) -> str:
-    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def _times(label: str, parent: Sequence[Latency], child: Sequence[Latency]) -> list[str]:

@@ -8,12 +8,11 @@ forget the rest meanwhile.
 import torch
 from torch import Tensor
 
+from rlab.compression.agreement import ROWS_AT_ONCE
 from rlab.compression.quantized_layers import CompressedLayer
 from rlab.compression.rounding_correction import entering, fitted
 from rlab.networks.layers import StackedLinear
 from rlab.networks.policy import Policy
-
-ROWS_AT_ONCE = 250  # states of each member that are processed together, so that large images fit into memory
 
 
 @torch.no_grad()

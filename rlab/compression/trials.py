@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from rlab.compression.agreement import agreement
+from rlab.compression.agreement import agreement, outputs_of
 from rlab.compression.distil import DistilSettings, MakeEnvs, student_spec
 from rlab.compression.export.runtimes import latency
 from rlab.compression.quantize import weight_only
@@ -31,7 +30,6 @@ FIRST_SCREENING_SEED = 460_000  # of the episodes that are played
 STATES = 1_000  # per member
 EPISODES = 20  # per member
 REPEATS = 256  # timed calls of each candidate
-ROWS_AT_ONCE = 250  # states of each member that are processed together, so that large images fit into memory
 
 
 class Trials:
@@ -51,7 +49,7 @@ class Trials:
         self._jobs: dict[tuple[Step, ...], Job] = {(): Job(self.parent, self.parent, make_envs, settings)}
         self.obs = visited(self.parent, make_envs, STATES, FIRST_SCREENING_STATE_SEED)
         self.returns = evaluate(self.parent, make_envs, episodes, FIRST_SCREENING_SEED).returns  # [S, E]
-        self._outputs = self._outputs_of(self.parent)
+        self._outputs = outputs_of(self.parent, torch.from_numpy(self.obs))
         self.same_action = self.parent.head.half_range is None  # what `agreement` measures
 
     def made(self, candidate: Candidate) -> Policy:
@@ -94,7 +92,7 @@ class Trials:
         returns = evaluate(policy, self._make_envs, self._episodes, FIRST_SCREENING_SEED).returns
         mask = self.parent.preprocess.mask(torch.from_numpy(self.obs))
         with torch.no_grad():
-            found = agreement(self._outputs, self._outputs_of(policy), policy.head, mask)
+            found = agreement(self._outputs, outputs_of(policy, torch.from_numpy(self.obs)), policy.head, mask)
         likeness = found.value.mean().item()
         difference = paired_difference(returns, self.returns)
         return Trial(
@@ -119,12 +117,6 @@ class Trials:
         runners = {str(number): in_its_runtime(member)[0] or member for number, member in enumerate(members)}
         found = latency(runners, self.obs[0], batch_sizes=(1,), repeats=REPEATS)
         return [found[str(number)][0].p50_us for number in range(len(members))]
-
-    @torch.no_grad()
-    def _outputs_of(self, policy: Policy) -> Tensor:
-        """The members' outputs in the screening's states, `[S, R, width]`."""
-        parts = torch.from_numpy(self.obs).split(ROWS_AT_ONCE, dim=1)
-        return torch.cat([policy.outputs(part) for part in parts], dim=1)
 
 
 def _untrained(parent: Policy, candidate: Candidate) -> MemberPolicy:

@@ -41,8 +41,11 @@ class Interval:
     level: float = LEVEL  # two-sided coverage
 
     def __str__(self) -> str:
-        digits = shown_digits(self.estimate, self.low, self.high)
-        return f"{self.estimate:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        return f"{self:.{shown_digits(self.estimate, self.low, self.high)}f}"
+
+    def __format__(self, spec: str) -> str:
+        """The three numbers in this format, such as `.3f`; without one as `str`."""
+        return f"{self.estimate:{spec}} [{self.low:{spec}}, {self.high:{spec}}]" if spec else str(self)
 
 
 def shown_digits(*values: float) -> int:

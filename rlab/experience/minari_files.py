@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rlab.disk import UNSUPPORTED, UNSUPPORTED_OF_FOLDERS, if_supported
+from rlab.disk import UNSUPPORTED, UNSUPPORTED_OF_FOLDERS, fsync_path, if_supported
 from rlab.errors import RlabError, UsageError, pip_install
 from rlab.experience.dataset import Dataset, Episode, action_field, action_from_env, action_to_env
 from rlab.experience.minari_spaces import (
@@ -272,12 +272,4 @@ def _id_of(path: Path) -> str:
 def _sync(path: Path) -> None:
     """Have a file or folder on the disk, where the file system can, before anything is told of it."""
     allowed = UNSUPPORTED_OF_FOLDERS if path.is_dir() else UNSUPPORTED
-    if_supported(_sync_now, path, consequence="a power cut may cost the dataset", unsupported=allowed)
-
-
-def _sync_now(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if_supported(fsync_path, path, consequence="a power cut may cost the dataset", unsupported=allowed)

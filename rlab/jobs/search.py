@@ -168,7 +168,7 @@ class Searched:
             success = "yes" if each.report.success(self.compressed.min_return_ratio) else "no"
             success = success if self.bounds.fits(each.size, LATENCY_NOISE) else _too_much(each.size, self.bounds)
             marks = f"{'F' if each.on_front else ' '}{'*' if each.chosen else ' '}"
-            rows.append(f"{size} {_shown(each.kept):>24} {np.mean(each.report.agreement):>9.4f} {success:<7} {marks}")
+            rows.append(f"{size} {f'{each.kept:.3f}':>24} {np.mean(each.report.agreement):>9.4f} {success:<7} {marks}")
         return [row.rstrip() for row in rows]
 
 
@@ -318,7 +318,7 @@ def _judged(
     for (candidate, child), latency_us in zip(last, latencies, strict=True):
         report = compare(request.parent, child, request.saved.make_episodes, request.episodes)
         found.append(Finalist(candidate, report, latency_us))
-        write(f"judged {candidate}: {found[-1].size.weight_bytes} bytes, return kept {_shown(found[-1].kept)}")
+        write(f"judged {candidate}: {found[-1].size.weight_bytes} bytes, return kept {found[-1].kept:.3f}")
     kept, sizes = [each.kept for each in found], [each.size for each in found]
     chosen = best(kept, sizes, bounds)
     if chosen is None:
@@ -392,7 +392,3 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "difference": asdict(trial.difference),
         "agreement": abs(trial.likeness),
     }
-
-
-def _shown(interval: Interval) -> str:
-    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rlab.disk import UNSUPPORTED_OF_FOLDERS, if_supported
+from rlab.disk import UNSUPPORTED_OF_FOLDERS, fsync_path, if_supported
 from rlab.errors import RlabError
 from rlab.types import json_number
 
@@ -175,20 +175,12 @@ def clean(folder: Path) -> None:
 
 def sync_folder(path: Path) -> None:
     """Make the names in a folder durable, where the file system can: a rename survives a power cut only after this."""
-    if_supported(_sync_folder, path, consequence=LESS_DURABLE, unsupported=UNSUPPORTED_OF_FOLDERS)
+    if_supported(fsync_path, path, consequence=LESS_DURABLE, unsupported=UNSUPPORTED_OF_FOLDERS)
 
 
 def sync_file(descriptor: int) -> None:
     """Have what was written to an open file on the disk, where the file system can."""
     if_supported(os.fsync, descriptor, consequence=LESS_DURABLE)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_through(path: Path, data: bytes) -> None:
