@@ -21,12 +21,11 @@ from rlab.jobs.saved import SavedPolicy, open_policy
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.policy import Policy
 from rlab.runs import files
-from rlab.runs.folder import check_free, is_run
+from rlab.runs.folder import ROOT, check_free, fresh_folder, is_run
 from rlab.runs.policies import POLICY, save_policy
 from rlab.trust import Trust
 
 MIN_RETURN_RATIO = 0.95
-ROOT = "runs"
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ def save_compressed(
     only = "" if request.member is None else f"-seed{request.member}"
     fresh = f"{name_of(request.saved)}{only}-{'-'.join(words)}"
     was_there = request.out is not None and Path(request.out).is_dir()
-    path = _fresh(fresh) if request.out is None else _claimed(request.out)
+    path = fresh_folder(re.sub(r"[^A-Za-z0-9._-]+", "", fresh)[:200]) if request.out is None else _claimed(request.out)
     try:
         done = Compressed(path, words, request.settings.updates, request.min_return_ratio, report)
         if write_more is not None:
@@ -225,19 +224,3 @@ def _claimed(out: str | Path) -> Path:
     except OSError as error:
         raise UsageError(f"cannot make the folder {path}: {error.strerror}. Name another one with --out") from error
     return path
-
-
-def _fresh(name: str) -> Path:
-    """Make a new empty folder such as `runs/ppo-CartPole-v1-20261122-101500-int8`."""
-    words = re.sub(r"[^A-Za-z0-9._-]+", "", name)[:200]
-    count = 1
-    while True:
-        path = Path(ROOT) / (words if count == 1 else f"{words}-{count}")
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            count += 1
-        except OSError as error:
-            raise UsageError(f"cannot make {path}: {error.strerror}. Name another folder with --out") from error
-        else:
-            return path

@@ -16,10 +16,12 @@ from rlab.compression.export.runtimes import SUFFIXES, Latency, Runner, latency,
 from rlab.compression.visits import visited
 from rlab.envs import EnvLike, EnvSpec, make_episodes
 from rlab.errors import RlabError, UsageError
-from rlab.jobs.compress import ROOT, name_of, weights_sha256
+from rlab.jobs.compress import name_of, weights_sha256
 from rlab.jobs.foreign_code import check_trust
 from rlab.jobs.saved import open_policy
 from rlab.learning.runtime import own_surroundings
+from rlab.runs import files
+from rlab.runs.folder import ROOT
 from rlab.trust import Trust
 
 CHECKED_STATES = 2_000  # that parity is checked on
@@ -184,13 +186,9 @@ def _check_out(path: Path, suffix: str) -> None:
 
 def _fresh(name: str, suffix: str) -> Path:
     """The first free name such as `runs/ppo-CartPole-v1-20261122-101500-seed0.onnx`."""
-    root, words = Path(ROOT), re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:200]
+    words = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:200]
     try:
-        root.mkdir(exist_ok=True)
+        Path(ROOT).mkdir(exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot make {root}: {error.strerror}. Name the file with --out") from error
-    path, count = root / f"{words}{suffix}", 1
-    while path.exists():
-        count += 1
-        path = root / f"{words}-{count}{suffix}"
-    return path
+        raise UsageError(f"cannot make {ROOT}: {error.strerror}. Name the file with --out") from error
+    return files.free_path(Path(ROOT) / f"{words}{suffix}")

@@ -22,6 +22,7 @@ from rlab.jobs.notebooks import in_notebook
 from rlab.jobs.saved import check_can_sample, open_policy
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.policy import Policy
+from rlab.runs import files
 from rlab.trust import Trust
 
 DEFAULT_FPS = 30  # where the env does not say how fast its frames are
@@ -136,7 +137,7 @@ def _watched(
 def _film_path(video: Path | None, frames: bool) -> Path | None:
     """Where the film goes; None where a window is shown or the frames alone are wanted."""
     if video is None:
-        return None if frames or (_has_screen() and not in_notebook()) else _free(Path(FILM))
+        return None if frames or (_has_screen() and not in_notebook()) else files.free_path(Path(FILM))
     if video.suffix not in (".mp4", ".gif"):
         raise UsageError(f"--video {video} must end in .mp4 or .gif.")
     if video.exists():
@@ -144,15 +145,6 @@ def _film_path(video: Path | None, frames: bool) -> Path | None:
     if not video.parent.is_dir() or not os.access(video.parent, os.W_OK):
         raise UsageError(f"--video {video}: {video.parent} is not a folder that can be written.")
     return video
-
-
-def _free(path: Path) -> Path:
-    """The first of `play.gif`, `play-2.gif`, `play-3.gif` ... that does not exist."""
-    free, count = path, 1
-    while free.exists():
-        count += 1
-        free = path.with_stem(f"{path.stem}-{count}")
-    return free
 
 
 def _has_screen() -> bool:

@@ -196,3 +196,12 @@ def _write_through(path: Path, data: bytes) -> None:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def free_path(path: Path) -> Path:
+    """The path, or the first of `play-2.gif`, `play-3.gif` ... where `play.gif` exists."""
+    free, count = path, 1
+    while free.exists():
+        count += 1
+        free = path.with_name(f"{path.stem}-{count}{path.suffix}")
+    return free

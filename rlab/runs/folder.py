@@ -201,15 +201,19 @@ def is_run(path: Path) -> bool:
 
 
 def fresh_run_path(agent: str, env_id: str, root: Path | str = ROOT) -> Path:
-    """Make a new empty folder such as `runs/dqn-CartPole-v1-20261122-101500`.
+    """Make a new empty folder such as `runs/dqn-CartPole-v1-20261122-101500`; errors are those of `fresh_folder`."""
+    words = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{agent}-{env_id}").strip(".-")[:100]
+    return fresh_folder(f"{words}-{time.strftime('%Y%m%d-%H%M%S')}", root)
 
-    It is made and not only named, so that two runs which start in the same second get different folders.
+
+def fresh_folder(name: str, root: Path | str = ROOT) -> Path:
+    """Make a new empty folder `root/name`, or the first free one of `name-2`, `name-3` ...
+
+    It is made and not only named, so that two processes which start in the same second get different folders.
 
     Raises:
         UsageError: the root cannot be written.
     """
-    words = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{agent}-{env_id}").strip(".-")[:100]
-    name = f"{words}-{time.strftime('%Y%m%d-%H%M%S')}"
     count = 1
     while True:
         path = Path(root) / (name if count == 1 else f"{name}-{count}")
