@@ -23,7 +23,7 @@ class SeededCartPole(CartPoleVectorEnv):
     def reset(  # type: ignore[override]  # the base class takes one seed for all
         self, *, seed: Sequence[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start every sub-env. `seed` holds one seed per sub-env; None goes on with the streams."""
+        """Start every sub-env. `seed` holds one seed per sub-env; None continues the streams."""
         if seed is not None:
             if len(seed) != self.num_envs:
                 raise ValueError(f"{len(seed)} seeds for {self.num_envs} sub-envs")

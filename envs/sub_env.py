@@ -182,8 +182,8 @@ class _MaskReader:
         """The observation and its mask as one row.
 
         Raises:
-            EnvError: the mask is missing or does not fit, it allows nothing though the episode goes on, or the env's
-                method gives a different one.
+            EnvError: the mask is missing or does not fit, it allows nothing though the episode has not ended, or the
+                env's method gives a different one.
         """
         mask, ended = info.get(MASK_KEY), terminated or truncated
         if self._in_obs and isinstance(obs, Mapping):

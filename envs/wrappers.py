@@ -246,7 +246,7 @@ def refuse_running_statistics(env: gym.Env, env_id: str) -> None:
         if kept or known or own.keys() >= ARRAYS:
             raise UsageError(
                 f"{env_id}: {kind.__name__} scales by running statistics of what it has seen, which are not saved with "
-                f"the policy, so that it would be judged with others; {_instead(' '.join([kind.__name__, *kept]))}"
+                f"the policy, so that it would be evaluated with others; {_instead(' '.join([kind.__name__, *kept]))}"
             )
         layer = layer.env if isinstance(layer, gym.Wrapper) else None
 

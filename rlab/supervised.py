@@ -73,7 +73,7 @@ def image_network(
     Args:
         shape: of one image, channels first.
         convolutions: channels, kernel and stride of each; there is no padding.
-        hidden: widths behind them.
+        hidden: widths of the hidden layers after them.
         dropout: share of what goes into every linear layer that is set to zero in training.
 
     Raises:
@@ -103,7 +103,7 @@ def text_network(
     """Sentences `[T]` of integers below `tokens` to `outputs` logits or numbers: embedding, GRU, one linear layer.
 
     Args:
-        padding_index: the token in front of sentences that are shorter than the longest; None: there is none.
+        padding_index: the token that pads shorter sentences at the front; None: no padding.
 
     Raises:
         UsageError: a width is below 1, or dropout is not a share.

@@ -81,7 +81,7 @@ def _start_from(layer: "FakeLinear | FakeConv2d", rounded: nn.Module) -> None:
 
 
 def convert(network: nn.Module) -> nn.Module:
-    """The quantized network: integers in the place of what `prepare_qat` made, with equal outputs.
+    """The quantized network: integers instead of what `prepare_qat` made, with equal outputs.
 
     Raises:
         UsageError: nothing here was prepared, or an activation's range has seen no batch.

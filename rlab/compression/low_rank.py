@@ -66,7 +66,7 @@ def _rank_for(weight: Tensor, energy: float) -> int:
 
 
 def _factorised(module: nn.Module, name: str, ranks: Mapping[str, int]) -> nn.Module:
-    """A copy with two layers in the place of each that `ranks` names."""
+    """A copy with two layers instead of each that `ranks` names."""
     if isinstance(module, nn.Sequential):
         layers: list[nn.Module] = []
         for child_name, child in module.named_children():

@@ -21,7 +21,7 @@ from rlab.networks.layers import is_float_layer, is_stacked
 PERCENTILE = 99.99  # of the inputs lie below the upper end of a range, and as many above the lower end
 RATIOS = [0.05 ** (1 - step / 80) for step in range(81)]  # of the largest value, at which a clip is tried: 0.05 to 1
 REFINEMENTS = 5  # steps of least squares after the best of them
-MSE_SAMPLE = 100_000  # values of each input that the search for its range looks at, evenly spread
+MSE_SAMPLE = 100_000  # values of each input that the search for its range uses, evenly spread
 Range = tuple[Tensor, Tensor]  # the lower and the upper end, each `[...]`
 
 

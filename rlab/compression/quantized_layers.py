@@ -334,7 +334,7 @@ def full_precision(network: nn.Module) -> nn.Module:
 
 
 def replaced(network: nn.Module, change: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
-    """A copy of the network with `change(module)` in the place of every module for which that is not None.
+    """A copy of the network with `change(module)` instead of every module for which that is not None.
 
     `change` sees the modules of the network itself, and gives new ones.
     """

@@ -72,7 +72,7 @@ class Report:
         return asdict(self)
 
     def summary(self) -> str:
-        """The report for people."""
+        """The report as text."""
         return "\n".join([*self._returns(), *self._agreement(), *self._sizes()])
 
     def verdict(self, min_return_ratio: float) -> str:
@@ -148,11 +148,11 @@ def compare(
         RlabError: an episode does not end, or a return is not finite.
     """
     _check(parent, child, episodes)
-    judged = [evaluate(policy, make_envs, episodes, first_seed) for policy in (parent, child)]
+    played = [evaluate(policy, make_envs, episodes, first_seed) for policy in (parent, child)]
     obs = visited(parent, make_envs, STATES, FIRST_STATE_SEED)
     agreed, worst, measure = _agreement(parent, child, torch.from_numpy(obs))
     timed = _timed({"parent": parent.member(), "child": child.member()}, obs[0])
-    before, after = judged
+    before, after = played
     return Report(
         seeds=parent.seeds,
         first_seed=first_seed,

@@ -17,7 +17,7 @@ from rlab.compression.quantized_layers import CompressedLayer, HalfConv2d, HalfL
 # Of the mean variance of the inputs, added to each. Agreement at 4 bits with 1e-3, 1e-4, 1e-5 and 1e-6, DQN: CartPole
 # 0.966, 0.966, 0.964, 0.960; LunarLander 0.711, 0.694, 0.624, 0.647; Frantar et al. 2023 have 1e-2.
 DAMPING = 1e-3
-ROWS = 20_000  # inputs of a layer, or patches of a convolution, that are looked at per member
+ROWS = 20_000  # inputs of a layer, or patches of a convolution, that are used per member
 # Scales that are tried for each channel, beside its present one. With 1, 64, 256 and 1024 DQN on CartPole has an
 # agreement of 0.9971, 0.9980, 0.9979 and 0.9983 at 8 bits, and of 0.946, 0.965, 0.966 and 0.966 at 4.
 CANDIDATES = 256

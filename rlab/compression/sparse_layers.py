@@ -2,7 +2,7 @@
 
 `mask` has one bit for each weight, row by row of `[out, in, ...]`, the first in the lowest bit of the first byte (as
 `rounding.pack`); `values` has the weights whose bit is set, in that order. Of n weights of b bits, of which k are kept,
-that is n / 8 + k b / 8 bytes in the place of n b / 8: less where more than a b-th of them is 0.
+that is n / 8 + k b / 8 bytes instead of n b / 8: less where more than a b-th of them is 0.
 
 It saves bytes and costs time. Nothing skips a zero here: the forward rebuilds the dense weights each time and then
 computes as the dense layer does. On one x86 core that adds 0.02 ms for 4 096 weights and 0.13 ms for 65 536, and for a

@@ -112,7 +112,7 @@ class Trials:
         ]
 
     def medians(self, members: Sequence[MemberPolicy]) -> list[float]:
-        """Microseconds of one decision of each, in the runtime that the report judges by; timed in turn, so that all
+        """Microseconds of one decision of each, in the runtime that the report uses; timed in turn, so that all
         of them see one machine."""
         runners = {str(number): in_its_runtime(member)[0] or member for number, member in enumerate(members)}
         found = latency(runners, self.obs[0], batch_sizes=(1,), repeats=REPEATS)

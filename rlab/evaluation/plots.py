@@ -71,7 +71,7 @@ def save_front(
 
     Args:
         points: one or more; one of them at least is on the front.
-        others: `(cost, value)` of what was looked at more briefly; small dots without intervals.
+        others: `(cost, value)` of choices that were measured more briefly; small dots without intervals.
         labels: of the axes of cost, which is logarithmic, and value.
         limits: the highest cost and the lowest value allowed; None: no line.
         front_label, others_label: what the legend calls them.

@@ -78,10 +78,10 @@ def _cross_validated(
         whole = Examples([seeds[members[m][0]] for m in group], inputs, targets, rows=[kept[m] for m in group])
         module = network if isinstance(network, NetworkSpec) else network(whole.seeds[0])
         done = fit_examples(module, whole, settings, should_stop=should_stop, device=device)
-        judged = whole.subset([held_out[m] for m in group])
+        validated = whole.subset([held_out[m] for m in group])
         fitted.append(done)
-        found.append(done.judge(judged))
-        outputs += list(done.outputs_of(judged))
+        found.append(done.judge(validated))
+        outputs += list(done.outputs_of(validated))
     out_of_fold = np.zeros((len(seeds), rows, *outputs[0].shape[1:]), outputs[0].dtype)
     for (k, _), numbers, output in zip(members, held_out, outputs, strict=True):
         out_of_fold[k, numbers] = output[: len(numbers)]

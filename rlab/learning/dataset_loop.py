@@ -104,7 +104,7 @@ class DatasetLoop(Loop):
             UsageError: early stopping needs `validation/loss`, which the agent does not report.
         """
         assert self.validation is not None
-        found = judge(self.agent, self.validation)
+        found = validation_metrics(self.agent, self.validation)
         if self.early_stopping is not None and WATCHED not in found:
             raise UsageError(f"early stopping goes by {WATCHED}, which {type(self.agent).__name__} does not report.")
         return found
@@ -130,7 +130,7 @@ class DatasetLoop(Loop):
 
 
 @torch.no_grad()
-def judge(agent: Any, rows: Batch) -> dict[str, np.ndarray]:
+def validation_metrics(agent: Any, rows: Batch) -> dict[str, np.ndarray]:
     """What `agent.validate` says of `rows [S, R, ...]` with their `weight [S, R]`, a part at a time: the means `[S]` of
     the parts count by their weight."""
     totals: dict[str, Tensor] = {}

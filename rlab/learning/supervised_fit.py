@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rlab.errors import UsageError
 from rlab.experience.examples import EpochSampler, Examples
 from rlab.learning.contract import Listener
-from rlab.learning.dataset_loop import VALIDATED_ROWS, DatasetLoop, judge
+from rlab.learning.dataset_loop import VALIDATED_ROWS, DatasetLoop, validation_metrics
 from rlab.learning.early_stopping import EarlyStopping
 from rlab.learning.loop import Periods
 from rlab.learning.runtime import own_surroundings
@@ -54,7 +54,7 @@ class Fitted:
     @with_usual_torch
     def judge(self, examples: Examples) -> dict[str, np.ndarray]:
         """The loss and the score `[S]` of every member on its rows, as `validation` has them."""
-        return judge(self.learner, examples.rows())
+        return validation_metrics(self.learner, examples.rows())
 
     @torch.no_grad()
     def _outputs(self, inputs: Tensor) -> np.ndarray:

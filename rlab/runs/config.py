@@ -27,7 +27,7 @@ class RunConfig:
     eval_episodes: int = 10  # greedy episodes per member in each of them
     final_eval_episodes: int = 100  # greedy episodes per member with the final weights; 0: none
     eval_envs: int | None = None  # envs that judge at once, in all; None: as many as train, 10 per member, 64 in all
-    eval_alone: bool = False  # close the training envs while judging, then go on with fresh episodes in new ones
+    eval_alone: bool = False  # close the training envs while judging, then continue with fresh episodes in new ones
     checkpoint_every: int = 10_000  # env steps between checkpoints
     log_every: int = 1_000  # env steps between rows of metrics
     log: Literal["csv"] | None = None  # csv: metrics.csv and eval.csv, too, for spreadsheets

@@ -38,7 +38,7 @@ ROOT = "runs"  # where runs are stored by default
 RESULT = "result.json"  # the final evaluation; a run that has it is finished
 LOCK_ATTEMPTS, LOCK_PAUSE = 5, 0.02  # seconds
 NO_LOCKS = "nothing keeps a second process from writing the same run"
-A_RUN = "a run or policy folder, or the Run that rlab.train returned"  # what names one, for people
+A_RUN = "a run or policy folder, or the Run that rlab.train returned"  # for messages
 POLICY_FOLDERS = ("policy", "best", "start", "teacher")
 
 
@@ -52,7 +52,7 @@ class RunFolder:
 
     path: Path  # absolute: an env may change the working folder
     config: dict[str, Any]
-    name: str  # the path as it was written, for people
+    name: str  # the path as it was written, for messages
 
     @property
     def policy(self) -> Path:

@@ -75,7 +75,7 @@ def _encode_mapping(value: Mapping[Any, Any], where: str, tensors: dict[str, tor
 def _encode_tensor(
     value: torch.Tensor | np.ndarray | np.generic, where: str, tensors: dict[str, torch.Tensor]
 ) -> dict[str, str]:
-    name = f"{len(tensors)}/{where}"  # the number makes it unique, the path tells a person what it is
+    name = f"{len(tensors)}/{where}"  # the number makes it unique, the path readable
     if value.dtype in (torch.complex128, np.dtype(np.complex128)):
         raise TypeError(f"{where}: a checkpoint cannot hold complex128, which safetensors does not know")
     if isinstance(value, torch.Tensor):

@@ -83,7 +83,7 @@ def load_module(
     try:
         module = rebuild(data["spec"], seeds)
     except RlabError as error:
-        raise RlabError(f"{path}: {error}") from error  # the file is at fault, whatever its spec is refused for
+        raise RlabError(f"{path}: {error}") from error  # name the file, whose spec was refused
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError) as error:
         reason = " ".join(str(error).split())
         raise RlabError(f"{path}: nothing can be built from its spec ({type(error).__name__}: {reason})") from error

@@ -11,7 +11,7 @@ from torch import nn
 from rlab.errors import UsageError
 from rlab.experience.examples import EpochSampler, Examples
 from rlab.learning.contract import Updated
-from rlab.learning.dataset_loop import DRAWN_UPDATES, VALIDATED_ROWS, DatasetLoop, judge
+from rlab.learning.dataset_loop import DRAWN_UPDATES, VALIDATED_ROWS, DatasetLoop, validation_metrics
 from rlab.learning.early_stopping import EarlyStopping
 from rlab.learning.loop import Periods
 from rlab.learning.supervised import SupervisedSettings
@@ -141,7 +141,7 @@ def test_rows_are_judged_in_parts_and_each_counts_once():
             return {"mean": (batch["target"] * weight).sum(dim=1) / weight.sum(dim=1)}
 
     some = numbers(rows).subset([np.arange(rows), np.arange(7)])  # the second member has no row in two of three parts
-    assert judge(Mean(), some.rows())["mean"] == pytest.approx([(rows - 1) / 2, 3.0])
+    assert validation_metrics(Mean(), some.rows())["mean"] == pytest.approx([(rows - 1) / 2, 3.0])
     assert parts == [VALIDATED_ROWS, VALIDATED_ROWS, 100]
 
 

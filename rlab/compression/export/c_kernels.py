@@ -37,8 +37,8 @@ static inline void ${p}_linear_${kind}(const float *x, const ${type} *w, const f
 """
 
 SPARSE_LINEAR = """
-/* Of the weights, w holds those that are not 0; bit k of the mask says whether weight k is one of them. An input that
- * meets no such weight changes nothing, not even one that is no number. */
+/* Of the weights, w holds those that are not 0; bit k of the mask says whether weight k is one of them. An input
+ * without such a weight changes nothing, not even NaN. */
 static inline void ${p}_sparse_linear_${kind}(const float *x, const uint8_t *mask, const ${type} *w,
                                               const float *scale, const float *bias, int in, int out, float *y) {
   int k = 0, e = 0;
@@ -203,7 +203,7 @@ def whole_bytes(rows: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _parts(name: str) -> tuple[str, str, str]:
-    """`SPARSE` or nothing, the family and the kind of weights that a kernel's name says."""
+    """`SPARSE` or nothing, the family and the kind of weights in a kernel's name."""
     sparse = SPARSE if name.startswith(SPARSE) else ""
     family, _, kind = name.removeprefix(sparse).partition("_")
     return sparse, family, kind

@@ -18,7 +18,7 @@ from rlab.compression.export.onnx_writer import METADATA, OPSET, require_onnx
 from rlab.errors import RlabError, UsageError, pip_install
 from rlab.networks.policy import MemberPolicy
 
-EXTRA = "rlab.json"  # the file inside a .pt2 that says what it is
+EXTRA = "rlab.json"  # the file inside a .pt2 that holds the metadata
 
 
 class Exportable(nn.Module):

@@ -33,7 +33,7 @@ WEIGHT_KINDS = {8: "int8", 4: "int4", 2: "int2"}
 
 @runtime_checkable
 class TraceableLayer(Protocol):
-    """A layer from outside rlab, as one member has it, that says which operations its forward is."""
+    """A layer from outside rlab, as one member has it, that can express its forward in these operations."""
 
     def trace(self, tracer: Tracer, x: str) -> str:
         """Note the operations down; gives the name of the output."""
@@ -42,7 +42,7 @@ class TraceableLayer(Protocol):
 
 @runtime_checkable
 class TraceableHead(Protocol):
-    """A policy head from outside rlab that says which operations choose its greedy action."""
+    """A policy head from outside rlab that can express the choice of its greedy action in these operations."""
 
     def trace(self, tracer: Tracer, outputs: str, mask: str | None) -> str:
         """Note the operations down; gives the name of the action, as `env.step` takes it."""
@@ -175,7 +175,7 @@ def _weight(tracer: Tracer, layer: Any) -> str:
 
 
 def _entering(tracer: Tracer, layer: Any, x: str) -> str:
-    """What the layer's weights meet: x itself, or as u8 can say it."""
+    """The input that is multiplied with the weights: x itself, or x rounded to u8 and back."""
     if not isinstance(layer, QuantizedLinear | QuantizedConv2d) or layer.activations == "none":
         return x
     if layer.activations == "dynamic":
@@ -264,7 +264,7 @@ LAYERS: dict[type[nn.Module], Callable[[Tracer, Any, str], str]] = {
 
 
 def quantized_kind(network: nn.Module) -> str:
-    """What `Graph.quantized` says, of networks with foreign layers too."""
+    """As `Graph.quantized`, for networks with foreign layers too."""
     layers = [layer for layer in network.modules() if isinstance(layer, QuantizedLinear | QuantizedConv2d)]
     if any(layer.activations != "none" for layer in layers):
         return "activations"
