@@ -5,11 +5,11 @@ if __name__ != "rlab.envs":
 
 from rlab.envs.adapter import GymVectorEnv
 from rlab.envs.callables import EnvLike, env_spec, given_again
-from rlab.envs.checkup import Checkup, check_env
 from rlab.envs.episodes import NativeEpisodes, SingleEpisodes
 from rlab.envs.findings import Finding
 from rlab.envs.gym_spaces import space_from_gym
 from rlab.envs.ids import EnvRow, list_envs
+from rlab.envs.linter import Checkup, check_env
 from rlab.envs.make import EpisodeMaker, EpisodePool, make_env, make_episodes, make_vec
 from rlab.envs.probe import PROBES, Probe, ProbeValue
 from rlab.envs.probe_spaces import SPACE_PROBES

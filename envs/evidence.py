@@ -1,4 +1,4 @@
-"""Plays an env with random actions and records what it does, as evidence for `checkup`."""
+"""Plays an env with random actions and records what it does, as evidence for `linter`."""
 
 import io
 import os

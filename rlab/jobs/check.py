@@ -8,7 +8,7 @@ import numpy as np
 
 from rlab.agents import AGENTS, check_action_space, load_agent
 from rlab.envs import Checkup, EnvLike, Finding, check_env, env_spec
-from rlab.envs.checkup import STEPS
+from rlab.envs.linter import STEPS
 from rlab.errors import UsageError
 from rlab.jobs.defaults import data_of
 from rlab.networks.heads import build_head, stochastic_head_json

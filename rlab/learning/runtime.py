@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from rlab.errors import UsageError, unknown
-from rlab.networks.usual import usual_torch
+from rlab.networks.torch_defaults import usual_torch
 from rlab.randomness import global_seeds
 
 DEVICES = ("auto", "cpu", "cuda")

@@ -19,7 +19,7 @@ from rlab.learning.runtime import own_surroundings
 from rlab.learning.supervised import StackOfOne, Supervised, SupervisedSettings, as_input, like_outputs
 from rlab.learning.supervised_losses import balanced_weights, check_class_weights, check_labels
 from rlab.networks.spec import NetworkSpec, build
-from rlab.networks.usual import with_usual_torch
+from rlab.networks.torch_defaults import with_usual_torch
 from rlab.randomness import streams
 
 NEVER = 2**62  # updates; longer than any run

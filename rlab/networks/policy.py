@@ -26,7 +26,7 @@ from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Masked, Space, pack, space_from_json
 from rlab.networks.spec import NetworkSpec, build
 from rlab.networks.stacking import unstack
-from rlab.networks.usual import with_usual_torch
+from rlab.networks.torch_defaults import with_usual_torch
 from rlab.randomness import torch_stream
 from rlab.trust import Trust
 from rlab.types import Json

@@ -11,7 +11,7 @@ from rlab.networks import branches, sequences  # noqa: F401  they register their
 from rlab.networks.layers import StackedDropout
 from rlab.networks.own import OWN, OwnBody, check_builder
 from rlab.networks.registry import layer_kind
-from rlab.networks.usual import with_usual_torch
+from rlab.networks.torch_defaults import with_usual_torch
 from rlab.randomness import torch_stream
 from rlab.trust import Trust
 from rlab.types import Json

@@ -11,7 +11,7 @@ from rlab.errors import RlabError
 from rlab.networks.branches import Streams
 from rlab.networks.registry import kind_of
 from rlab.networks.spec import StackedNetwork
-from rlab.networks.usual import with_usual_torch
+from rlab.networks.torch_defaults import with_usual_torch
 
 
 @with_usual_torch

@@ -16,8 +16,8 @@ import numpy as np
 
 from rlab.errors import RlabError
 from rlab.runs import files
+from rlab.runs.encoding import State, decode, encode
 from rlab.runs.folder import RunFolder
-from rlab.runs.state import State, decode, encode
 from rlab.runs.tensors import arrays_from_bytes, arrays_to_bytes, tensors_from_bytes, tensors_to_bytes
 
 CHECKPOINT = "checkpoint.json"

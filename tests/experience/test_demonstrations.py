@@ -14,8 +14,8 @@ from rlab.experience.samplers import MixtureSampler, UniformSampler
 from rlab.networks.spaces import Box, Discrete
 from rlab.randomness import streams as streams_of
 from rlab.runs.checkpoint import load_checkpoint, save_checkpoint
+from rlab.runs.encoding import decode, encode
 from rlab.runs.folder import RunFolder
-from rlab.runs.state import decode, encode
 
 ENDINGS = ((True, False), (False, True), (False, False))  # terminated, truncated, cut by the recording
 

@@ -16,7 +16,7 @@ from rlab.experience.samplers import MixtureSampler, UniformSampler
 from rlab.experience.sequence_samplers import SequenceSampler, read_sequences
 from rlab.networks.spaces import Box, Discrete
 from rlab.randomness import streams as streams_of
-from rlab.runs.state import decode, encode
+from rlab.runs.encoding import decode, encode
 
 STYLES = ("same", "next", "disabled")
 SERIAL = Field("serial", (), "int64")

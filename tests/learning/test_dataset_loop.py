@@ -18,7 +18,7 @@ from rlab.learning.supervised import SupervisedSettings
 from rlab.learning.supervised_fit import History, make_loop
 from rlab.networks.spec import LayerSpec, NetworkSpec
 from rlab.randomness import streams
-from rlab.runs.state import decode, encode
+from rlab.runs.encoding import decode, encode
 
 FAR = 10**9
 

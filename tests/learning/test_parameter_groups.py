@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rlab.errors import UsageError
 from rlab.learning.optimizers import OPTIMIZERS, OptimizerSettings, ParameterGroup, Stepper
-from rlab.runs.state import decode, encode
+from rlab.runs.encoding import decode, encode
 
 MEMBERS = 3
 EVERY_OPTIMIZER = pytest.mark.parametrize("name", sorted(OPTIMIZERS))

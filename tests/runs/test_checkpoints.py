@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from rlab.errors import RlabError
 from rlab.runs.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from rlab.runs.encoding import decode, encode
 from rlab.runs.folder import RunFolder
-from rlab.runs.state import decode, encode
 from rlab.runs.tensors import tensors_from_bytes, tensors_to_bytes
 
 
