@@ -2,6 +2,7 @@
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,12 @@ def load_agent(name: str) -> type:
     if not isinstance(found, type):
         classes = [key for key, value in vars(module).items() if isinstance(value, type) and not key.startswith("_")]
         raise unknown(f"class in {module_name}", class_name, classes)
+    from rlab.learning.contract import missing_parts  # torch takes its time; the agent's module has it already
+
+    if missing := missing_parts(found):
+        raise UsageError(
+            f"{name} is not an agent: it lacks {', '.join(missing)}. rlab/learning/contract.py says what an agent has."
+        )
     return found
 
 
@@ -68,24 +75,24 @@ def _unknown_agent(name: str) -> UsageError:
 
 
 def check_action_space(name: str, agent: type, space: Space, env_id: str) -> None:
-    """Refuse actions that an agent's `action_spaces` do not name; an agent that has no such attribute is not checked.
+    """Refuse actions that an agent's `action_spaces` do not name.
 
-    Integers in a Box are no actions to any agent of ours: they are neither choices nor numbers to be moved a little.
+    No agent takes integers in a Box: they are neither choices nor numbers that can be moved a little.
 
     Raises:
         UsageError: naming the space and the registered agents that choose such actions.
     """
-    if not hasattr(agent, "action_spaces") or _chooses(agent, space):
+    if _chooses(agent, space):
         return
     able = [other for other in AGENTS if _chooses(load_agent(other), space)]
-    hint = f"agents that have: {', '.join(able)}." if able else "no registered agent has."
-    raise UsageError(f"{name} has no use for the actions {space} of {env_id}; {hint}")
+    hint = f"agents that can: {', '.join(able)}." if able else "no registered agent can."
+    raise UsageError(f"{name} cannot choose the actions {space} of {env_id}; {hint}")
 
 
-def _chooses(agent: type, space: Space) -> bool:
+def _chooses(agent: Any, space: Space) -> bool:
     if isinstance(space, Box) and np.dtype(space.dtype).kind != "f":
         return False
-    return isinstance(space, getattr(agent, "action_spaces", ()))
+    return isinstance(space, agent.action_spaces)
 
 
 def _import(module_name: str, agent: str) -> ModuleType:

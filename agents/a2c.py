@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from rlab.learning.actor_critic import ActorCritic, ActorCriticConfig
-from rlab.learning.contract import Batch
+from rlab.learning.contract import Batch, Updated
 from rlab.learning.policy_gradient import mean, normalised, value_loss
 from rlab.types import Clock
 
@@ -27,8 +27,17 @@ class A2C(ActorCritic):
     Config: ClassVar[type] = A2CConfig
     config: A2CConfig
 
-    def loss(self, batch: Batch, clock: Clock) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
-        """The policy gradient, the value's loss and the entropy bonus (section 4 of the paper), per member `[S]`."""
+    def update(self, batch: Batch, clock: Clock) -> Updated:
+        """One gradient step on a rollout."""
+        loss, outputs, metrics = self.loss(batch, clock)
+        loss, more = self.terms.add_to(loss, outputs, batch, clock)
+        members, share = self.learning_members(batch["weight"])
+        norm = self.optimizer.step(loss, clock, progress=self.progress(clock), members=members)
+        return self.learned({**metrics, **more, **share, "grad/norm": norm}, clock)
+
+    def loss(self, batch: Batch, clock: Clock) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The policy gradient, the value's loss and the entropy bonus (section 4 of the paper), per member `[S]`; the
+        policy's outputs `[S, B, width]`; metrics."""
         config, weight, mask = self.config, batch["weight"], batch.get("mask")
         outputs, value = self.forward(batch["obs"])
         advantage = normalised(batch["advantage"], weight) if config.normalize_advantage else batch["advantage"]
@@ -36,8 +45,11 @@ class A2C(ActorCritic):
         of_value = mean(value_loss(value, batch["target"]), weight)
         entropy = mean(self.head.entropy(outputs, mask), weight)
         loss = policy_loss + self.value_weight * of_value - self.entropy_weight(clock) * entropy
-        loss, guidance = self.guided(loss, outputs, batch, clock)
-        return loss, {"loss/policy": policy_loss, "loss/value": of_value, "policy/entropy": entropy, **guidance}, None
+        return loss, outputs, {"loss/policy": policy_loss, "loss/value": of_value, "policy/entropy": entropy}
+
+    def learning_members(self, weight: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """Who takes the step, bool `[S]` (None: all), by the weight of the rows `[S, B]`, and what to report of it."""
+        return None, {}
 
     @property
     def value_weight(self) -> float:

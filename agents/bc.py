@@ -19,7 +19,7 @@ from rlab.learning.cloning import (
     negative_log_likelihood,
     squared_distance,
 )
-from rlab.learning.common_config import Unread
+from rlab.learning.common_config import HeldOutConfig, Unread
 from rlab.learning.contract import Batch, Updated
 from rlab.learning.policy_gradient import mean, value_loss
 from rlab.learning.returns import continuation, n_step_return
@@ -36,7 +36,7 @@ LOSSES = ("likelihood", "squared")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BCConfig(CloningConfig):
+class BCConfig(HeldOutConfig, CloningConfig):
     """Settings of behavioural cloning. The clock counts updates."""
 
     loss: CloningLoss = "likelihood"  # squared: Box actions alone, the distance of the mean
@@ -47,8 +47,6 @@ class BCConfig(CloningConfig):
     value_weight: float = 0.5  # of the value's loss beside the policy's; 0: no value is learned
     gamma: float = 0.99  # discount of the value per env step
     n_step: int = 20  # transitions of a return of the value before it bootstraps
-    validation_fraction: float = 0.0  # share of the episodes that is held out; 0: none
-    patience: int | None = None  # validations without a lower loss after which a seed stops; None: none stops
 
     def unread(self, action_space: Space) -> Unread:
         """Also what the squared loss has not, and what only a value needs."""
@@ -63,12 +61,12 @@ class BCConfig(CloningConfig):
         super().__post_init__()
         if self.loss not in LOSSES:
             raise unknown("loss", self.loss, LOSSES)
-        check_shares_below_one(self, "label_smoothing", "validation_fraction")
+        check_shares_below_one(self, "label_smoothing")
         if self.class_weights not in (None, "balanced"):
             raise UsageError(f"class_weights {self.class_weights!r} must be 'balanced' or None.")
         check_shares(self, "gamma")
         check_not_negative(self, "obs_noise", "value_weight")
-        check_counts(self, "n_step", "patience")
+        check_counts(self, "n_step")
 
 
 class BC(Cloner):
@@ -91,7 +89,7 @@ class BC(Cloner):
         # The name and the shape are those of the policy-gradient agents' value.
         has_value = config.value_weight > 0.0
         self.critic = self._fresh(critic_like(self._policy.spec.network), "critic") if has_value else None
-        self.stepper = self._stepper_of(self.networks.values())
+        self.optimizer = self._optimizer_of(self.networks.values())
         self._noise = [torch_stream(seed, "observation noise") for seed in seeds]
         self._seen = torch.zeros(len(seeds), self.head.width, device=device)  # how often each action was learned from
 
@@ -115,7 +113,6 @@ class BC(Cloner):
 
     def update(self, batch: Batch, clock: Clock) -> Updated:
         """One gradient step on prepared rows `[S, B]`."""
-        self.stepper.at(clock.env_steps, self.schedule.factor(clock.progress))
         features = batch["obs"]
         if self.config.obs_noise:
             features = gaussian_noise(features, self._noise, self.config.obs_noise)
@@ -129,7 +126,7 @@ class BC(Cloner):
             of_value = value_loss(self.critic(batch["obs"]).squeeze(-1), batch["target"]).mean(dim=-1)
             loss = loss + self.config.value_weight * of_value
             metrics["loss/value"] = of_value.detach()
-        metrics["grad/norm"] = self.stepper.step(loss)
+        metrics["grad/norm"] = self.optimizer.step(loss, clock)
         return Updated(metrics)
 
     def cloning_loss(self, outputs: Tensor, batch: Batch) -> Tensor:

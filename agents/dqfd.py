@@ -30,7 +30,7 @@ class FromDataset(DoubleDQN):
     Config: ClassVar[type] = QLearningConfig
     data: ClassVar[str] = "dataset"
 
-    def study(self, obs: Tensor, valid: Tensor) -> None:
+    def fit_statistics(self, obs: Tensor, valid: Tensor) -> None:
         """Fold all observations of the data `[S, R, *obs]` into the running statistics, where `valid [S, R]`."""
         self.preprocess.observe(obs, valid)
 

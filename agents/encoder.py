@@ -20,15 +20,16 @@ from rlab.learning.cloning import (
     negative_log_likelihood,
     squared_distance,
 )
-from rlab.learning.common_config import Unread
+from rlab.learning.common_config import HeldOutConfig, Unread
 from rlab.learning.contract import Batch, Updated
 from rlab.learning.policy_gradient import mean
+from rlab.learning.targets import follow
 from rlab.networks.bodies import BodySettings, mlp_spec
 from rlab.networks.continuous_heads import GaussianHead
 from rlab.networks.policy import PolicySpec
 from rlab.networks.spaces import Space
 from rlab.networks.spec import NetworkSpec, copy_parameters
-from rlab.ranges import check_counts, check_positive_shares, check_shares, check_shares_below_one
+from rlab.ranges import check_positive_shares, check_shares
 from rlab.types import Clock
 
 # objective -> the models that it trains on top of the body
@@ -41,15 +42,13 @@ OBJECTIVES: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderConfig(CloningConfig):
+class EncoderConfig(HeldOutConfig, CloningConfig):
     """Settings of a body's pretraining. The clock counts updates."""
 
     objective: EncoderObjective = "dynamics"  # dynamics: inverse and forward; classification: of the data's action
     forward_weight: float = 0.2  # of dynamics: share of the forward loss; beta of Pathak et al. 2017, section 3.3
     model_hidden: tuple[int, ...] = (256,)  # widths of inverse and forward model; Pathak et al. 2017, section 4.1
     target_tau: float = 0.01  # share of the body that its target takes over in every update; Grill et al. 2020: 0.004
-    validation_fraction: float = 0.0  # share of the episodes that is held out; 0: none
-    patience: int | None = None  # validations without a lower loss after which a seed stops; None: none stops
 
     def unread(self, action_space: Space) -> Unread:
         """Also what the objective does not ask for."""
@@ -68,8 +67,6 @@ class EncoderConfig(CloningConfig):
         if any(width < 1 for width in self.model_hidden):
             raise UsageError(f"model_hidden {self.model_hidden} must all be 1 or more.")
         check_positive_shares(self, "target_tau")
-        check_shares_below_one(self, "validation_fraction")
-        check_counts(self, "patience")
 
 
 class Encoder(Cloner):
@@ -94,18 +91,18 @@ class Encoder(Cloner):
         if not list(self.body.parameters()):
             raise UsageError(f"hidden {config.hidden} leaves no body to train; give it a layer, such as --hidden 64.")
         self.target_body = self._fresh(NetworkSpec(layers[:-top]), "actor").requires_grad_(False)
-        self.adopt({})
+        self.load_weights({})
         specs = self._model_specs(layers[-top].args["in_features"])
         self.models = {name: self._fresh(specs[name], name) for name in OBJECTIVES[config.objective]}
-        self.stepper = self._stepper_of([self.body, *self.models.values()])
+        self.optimizer = self._optimizer_of([self.body, *self.models.values()])
 
     @property
     def networks(self) -> dict[str, nn.Module]:
         return {"actor": self.actor, **self.models}
 
-    def adopt(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Begin from other weights: those of `policy().state_dict()` that `tensors` names. The target body follows."""
-        super().adopt(tensors)
+        super().load_weights(tensors)
         copy_parameters(self.body, self.target_body)
 
     def prepare(self, batch: Batch) -> Batch:
@@ -116,15 +113,10 @@ class Encoder(Cloner):
 
     def update(self, batch: Batch, clock: Clock) -> Updated:
         """One gradient step of the body and the models on prepared rows `[S, B]`; the target body follows."""
-        self.stepper.at(clock.env_steps, self.schedule.factor(clock.progress))
         features = self._in_training(self.body, batch["obs"])
         losses, told = self.losses(batch, features, training=True)
-        # The policy's last layer is part of no loss. With no weight it is part of this one, for a stepper that was made
-        # to fine-tune the whole policy.
-        untouched = 0.0 * self._top(features).sum(dim=(1, 2))
-        norm = self.stepper.step(self._total({name: loss.mean(dim=-1) for name, loss in losses.items()}) + untouched)
-        share = self.config.target_tau
-        torch._foreach_lerp_(list(self.target_body.parameters()), [p.detach() for p in self.body.parameters()], share)
+        norm = self.optimizer.step(self._total({name: loss.mean(dim=-1) for name, loss in losses.items()}), clock)
+        follow(self.target_body, self.body, self.config.target_tau)
         return Updated(
             {
                 **{f"loss/{name}": loss.detach().mean(dim=-1) for name, loss in losses.items()},

@@ -20,11 +20,11 @@ from rlab.learning.cloning import (
 from rlab.learning.contract import Batch, Updated
 from rlab.learning.demonstration_losses import advantage_weight, expectile
 from rlab.learning.returns import continuation, n_step_return
+from rlab.learning.targets import follow
 from rlab.networks.bodies import critic_like
 from rlab.networks.critics import Ensemble, action_value_like, build_ensemble
 from rlab.networks.policy import PolicySpec
 from rlab.networks.spaces import Box, Discrete, Space
-from rlab.networks.spec import copy_parameters
 from rlab.ranges import check_not_negative, check_positive, check_positive_shares, check_shares
 from rlab.types import Clock
 
@@ -79,7 +79,7 @@ class IQL(Cloner):
         # trust: as the policy's own layers
         self.q_networks = build_ensemble(spec, seeds, "q_network", 2, trust=True).to(device)
         self.target_networks = build_ensemble(spec, seeds, "q_network", 2, trust=True).to(device).requires_grad_(False)
-        self.stepper = self._stepper_of(self.networks.values())
+        self.optimizer = self._optimizer_of(self.networks.values())
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -99,7 +99,6 @@ class IQL(Cloner):
 
         No two of them share a weight, so that one step down the sum of their losses is a step of each.
         """
-        self.stepper.at(clock.env_steps, self.schedule.factor(clock.progress))
         config = self.config
         with torch.no_grad():
             target_q = self.action_values(self.target_networks, batch).amin(dim=1)  # [S, B]
@@ -115,8 +114,8 @@ class IQL(Cloner):
             "loss/q": (goal.unsqueeze(1) - q).square().sum(dim=1).mean(dim=-1),
             "loss/policy": (weight * surprise).mean(dim=-1),  # equation 7
         }
-        norm = self.stepper.step(torch.stack(list(losses.values())).sum(dim=0))
-        self._follow()
+        norm = self.optimizer.step(torch.stack(list(losses.values())).sum(dim=0), clock)
+        follow(self.target_networks, self.q_networks, self.config.target_tau)
         return Updated(
             {
                 **{name: loss.detach() for name, loss in losses.items()},
@@ -139,12 +138,3 @@ class IQL(Cloner):
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
         self.target_networks.load_state_dict(state["target_networks"])
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Polyak averaging of the Q networks into their targets."""
-        if self.config.target_tau == 1.0:
-            copy_parameters(self.q_networks, self.target_networks)
-            return
-        online = [p.detach() for p in self.q_networks.parameters()]
-        torch._foreach_lerp_(list(self.target_networks.parameters()), online, self.config.target_tau)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlab.errors import UsageError
 from rlab.learning.actor_critic import ActorCritic, ActorCriticConfig
-from rlab.learning.contract import Batch
+from rlab.learning.contract import Batch, Updated
 from rlab.learning.policy_gradient import clipped_surrogate, kl_estimate, mean, normalised, value_loss
 from rlab.networks.policy import PolicySpec
 from rlab.networks.spaces import Space
@@ -68,8 +68,17 @@ class PPO(ActorCritic):
             log_prob = self.head.log_prob(self.actor(rows["obs"]), rows["action"], rows.get("mask"))
         return {**rows, "log_prob": log_prob}
 
-    def loss(self, batch: Batch, clock: Clock) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
-        """The clipped surrogate, the value's loss and the entropy bonus (equation 9), per member `[S]`."""
+    def update(self, batch: Batch, clock: Clock) -> Updated:
+        """One gradient step on a minibatch `[S, B]` of the rollout."""
+        loss, outputs, metrics = self.loss(batch, clock)
+        loss, more = self.terms.add_to(loss, outputs, batch, clock)
+        members = self._still_going(metrics["policy/kl"])
+        norm = self.optimizer.step(loss, clock, progress=self.progress(clock), members=members)
+        return self.learned({**metrics, **more, "grad/norm": norm}, clock)
+
+    def loss(self, batch: Batch, clock: Clock) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The clipped surrogate, the value's loss and the entropy bonus (equation 9), per member `[S]`; the policy's
+        outputs `[S, B, width]`; metrics."""
         config, weight, mask = self.config, batch["weight"], batch.get("mask")
         outputs, value = self.forward(batch["obs"])
         log_ratio = self.head.log_prob(outputs, batch["action"], mask) - batch["log_prob"]
@@ -80,7 +89,6 @@ class PPO(ActorCritic):
         of_value = mean(value_loss(value, batch["target"], batch["value"], config.clip_value), weight)
         entropy = mean(self.head.entropy(outputs, mask), weight)
         loss = policy_loss + config.value_weight * of_value - self.entropy_weight(clock) * entropy
-        loss, guidance = self.guided(loss, outputs, batch, clock)
         with torch.no_grad():
             kl = mean(kl_estimate(log_ratio), weight)
             clipped = mean(((ratio - 1.0).abs() > clip).to(weight.dtype), weight)
@@ -90,9 +98,8 @@ class PPO(ActorCritic):
             "policy/entropy": entropy,
             "policy/kl": kl,
             "policy/clip_fraction": clipped,
-            **guidance,
         }
-        return loss, metrics, self._still_going(kl)
+        return loss, outputs, metrics
 
     def clip(self, progress: float) -> float:
         """The clipping range at this share of the budget."""

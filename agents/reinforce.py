@@ -74,10 +74,9 @@ class Reinforce(A2C):
             return batch["valid"]
         return batch["valid"] & completed(batch["terminated"], batch["truncated"])
 
-    def loss(self, batch: Batch, clock: Clock) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
-        """As A2C's; without a baseline a member of which no episode ended within the rollout stands still."""
-        loss, metrics, _ = super().loss(batch, clock)
+    def learning_members(self, weight: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """Without a baseline a member of which no episode ended within the rollout stands still."""
         if self.config.baseline:
-            return loss, metrics, None
-        learned = batch["weight"].mean(dim=1)
-        return loss, {**metrics, "train/rows_learned_fraction": learned}, learned > 0
+            return None, {}
+        learned = weight.mean(dim=1)
+        return learned > 0, {"train/rows_learned_fraction": learned}

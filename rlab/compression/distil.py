@@ -17,8 +17,8 @@ from rlab.errors import RlabError, UsageError
 from rlab.evaluation.episode_driver import EpisodeEnvs
 from rlab.learning.choices import LrSchedule
 from rlab.learning.common_config import OptimizerConfig
-from rlab.learning.distillation import Guide, distillation_loss, distilled_kinds
-from rlab.learning.optimizers import OptimizerSettings, Stepper
+from rlab.learning.distillation import Teacher, distillation_loss, distilled_kinds
+from rlab.learning.optimizers import OptimizerSettings, StackedOptimizer
 from rlab.networks.bodies import BodySettings, actor_network_spec
 from rlab.networks.heads import build_head
 from rlab.networks.layers import ACTIVATIONS, StackedDropout
@@ -28,6 +28,7 @@ from rlab.networks.spaces import choices
 from rlab.networks.spec import NetworkSpec, build
 from rlab.randomness import torch_stream
 from rlab.ranges import check_counts
+from rlab.types import Clock
 
 MakeEnvs = Callable[[int], EpisodeEnvs]
 # Of Q values, in units of the median distance of the best two of a member's own. Rusu et al. (2016) have 0.01, in the
@@ -141,15 +142,14 @@ def retrain(
     settings = settings or DistilSettings()
     lessons = _Lessons(student, teacher, make_envs, settings)
     learning = [parameter for parameter in student.network.parameters() if parameter.requires_grad]
-    stepper = Stepper(OptimizerSettings.of(settings), learning, members=len(student.seeds))
-    schedule = settings.make_schedule()
+    optimizer = StackedOptimizer(OptimizerSettings.of(settings), learning, members=len(student.seeds))
     ends = [settings.updates * (k + 1) // settings.rounds for k in range(settings.rounds)]
     for round_, (first, last) in enumerate(zip([0, *ends], ends, strict=False)):
         lessons.visit(round_)
         _train_mode(student.network)
         for update, (obs, labels) in enumerate(lessons.batches(round_, last - first), first):
-            stepper.at(update, schedule.factor(update / settings.updates))
-            stepper.step(lessons.loss(student.outputs(obs), labels).mean(dim=-1))
+            loss = lessons.loss(student.outputs(obs), labels).mean(dim=-1)
+            optimizer.step(loss, Clock(update, settings.updates))
             if after_update is not None:
                 after_update(update + 1)
         student.eval()
@@ -169,7 +169,7 @@ class _Lessons:
         self.student, self.teacher, self.make_envs, self.settings = student, teacher, make_envs, settings
         self._kinds = distilled_kinds(student.head, teacher.head)
         # A copy, since a guide freezes its teacher.
-        self._guide = Guide(copy.deepcopy(teacher), student.head, 1.0, 1.0, settings.temperature)
+        self._teacher = Teacher(copy.deepcopy(teacher), student.head, 1.0, 1.0, settings.temperature)
         self._nvec = choices(teacher.spec.action_space)
         self.device = next(student.network.parameters()).device
         self.unit: Tensor | None = None  # [S * starts, 1, 1], of Q values; known from the first visits
@@ -192,7 +192,7 @@ class _Lessons:
         return self._obs[-1], self._labels[-1]
 
     def _label(self, obs: Tensor) -> Tensor:
-        parts = [self._guide.outputs(part.to(self.device)) for part in obs.split(LABELLED_ROWS, dim=1)]
+        parts = [self._teacher.outputs(part.to(self.device)) for part in obs.split(LABELLED_ROWS, dim=1)]
         return torch.cat(parts, dim=1).cpu()
 
     def batches(self, round_: int, updates: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -117,18 +117,24 @@ def finetuning_defaults(
     Args:
         member: the one that every seed begins with; None: as many seeds as the policy has, each with its own.
     """
+    from rlab.learning.contract import heads_of  # torch takes its time; the policy has it already
+
     start = defaults_for(agent, env.env_id, experiment)
     config = _config_of(saved)
     copied = stated(config, "settings")
     every = config.get("agent") == agent and experiment is None
     start = start.copying(copied, copied if every else PRETRAINED_WITH, FROM_START)
+    share = stated(config, "run").get("sparsity", 0.0)
+    if every and share:  # zeros stay zeros
+        origins = {**start.copied, "sparsity": FROM_START}
+        start = replace(start, run=replace(start.run, sparsity=share), copied=origins)
     # What decides about networks is the policy; the settings say what it was made with, where that is known.
     start = start.copying(copied, NETWORK_SETTINGS, FROM_START)
     settings = asdict(start.settings)
     careful = {}
     if "learning_rate" in settings and not (every and config.get("start")):  # or it is that of fine-tuning already
         careful["learning_rate"] = RATE * settings["learning_rate"]
-    if saved.policy.spec.head["kind"] in getattr(load_agent(agent), "heads", ()):
+    if saved.policy.spec.head["kind"] in heads_of(load_agent(agent)):
         careful["epsilon_start"] = settings.get("epsilon_end")
     if saved.acts:  # the policy of an encoder has never been trained: large steps can spoil nothing
         start = start.copying(careful, careful, "fine-tuning")

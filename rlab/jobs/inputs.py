@@ -17,9 +17,13 @@ from rlab.experience.minari_files import read_dataset
 from rlab.jobs.defaults import data_of
 from rlab.jobs.request import Request, Start
 from rlab.jobs.saved import SavedPolicy, open_policy
-from rlab.learning.distillation import Guide
+from rlab.learning.common_config import HeldOutConfig, StochasticPolicyConfig
+from rlab.learning.contract import Adaptable, LoadsCritic
+from rlab.learning.distillation import Teacher
 from rlab.learning.finetuning import Refit, members_of, parameter_groups, refit, trainable_share, transfer
-from rlab.learning.optimizers import ParameterGroup, Stepper
+from rlab.learning.optimizers import ParameterGroup, regroup
+from rlab.learning.sparsity import GradualPruning
+from rlab.learning.terms import takes_terms
 from rlab.networks.describe import with_network
 from rlab.networks.policy import Policy, build_policy
 from rlab.networks.spaces import Space
@@ -76,9 +80,12 @@ def demonstrations_for(
     """
     if sources.dataset is None:
         return None, None
-    fraction, patience = (getattr(request.settings, name, None) for name in ("validation_fraction", "patience"))
-    if patience is not None and not fraction:
-        raise UsageError(f"--patience {patience} counts validations; hold some episodes out: --validation-fraction 0.2")
+    held_out = request.settings if isinstance(request.settings, HeldOutConfig) else None
+    fraction = 0.0 if held_out is None else held_out.validation_fraction
+    if held_out is not None and held_out.patience is not None and not fraction:
+        raise UsageError(
+            f"--patience {held_out.patience} counts validations; hold some episodes out: --validation-fraction 0.2"
+        )
     sources.dataset.check_fits(obs_space, action_space, request.env.env_id)
     seeds = request.run.training_seeds
     demonstrations = demonstrations_of(sources.dataset, seeds, request.sources.dataset_episodes)
@@ -110,16 +117,23 @@ def make_agent(
     else:
         made = _begun(agent_class, arguments, request.start, sources.start, request.budget)
     if sources.teacher is not None:
-        made.agent.guide = _guide(made.agent, request, spaces, sources.teacher)
+        if not takes_terms(agent_class):
+            raise UsageError(f"{request.agent} cannot learn from a teacher: its class has no loss terms.")
+        made.agent.terms.append(_teacher(made.agent, request, spaces, sources.teacher))
         made.said.append(f"teacher: {request.sources.teacher}")
+    if request.run.sparsity:
+        GradualPruning.of_policy(request.run.sparsity, made.agent)
     return made
 
 
 def _begun(agent_class: Any, arguments: Any, start: Start, saved: SavedPolicy, budget: int) -> Made:
     settings, obs_space, action_space, seeds, _ = arguments
     saved, unrounded = _in_full_precision(saved)
-    if "start" not in inspect.signature(agent_class).parameters:
-        raise UsageError(f"{agent_class.__name__} cannot begin from a policy: its constructor takes no `start`.")
+    if not isinstance(agent_class, Adaptable) or "start" not in inspect.signature(agent_class).parameters:
+        raise UsageError(
+            f"{agent_class.__name__} cannot begin from a policy: it needs `heads`, `head_json`, `load_weights` and a "
+            "constructor that takes `start` (rlab.learning.contract.Adaptable)."
+        )
     head = agent_class.head_json(settings, action_space)
     fitted = refit(
         saved.policy.spec,
@@ -128,20 +142,20 @@ def _begun(agent_class: Any, arguments: Any, start: Start, saved: SavedPolicy, b
         head,
         agent_class.heads,
         start.config,
-        log_std=getattr(settings, "log_std_init", None),
-        output_gain=getattr(settings, "actor_gain", None),
+        log_std=settings.log_std_init if isinstance(settings, StochasticPolicyConfig) else None,
+        output_gain=settings.actor_gain if isinstance(settings, StochasticPolicyConfig) else None,
     )
     agent = agent_class(*arguments, start=fitted.spec)
     members = members_of(saved.policy.seeds, seeds, start.member)
     transfer(saved.policy, agent.policy(), fitted, members)
-    agent.adopt({})  # whatever follows the policy, such as a target network, follows
+    agent.load_weights({})  # whatever follows the policy, such as a target network, follows
     told, fresh = _adopt_critic(agent, saved, members)
     if start.config.critic_warmup is None:
         warmup = min(MOST_WARMUP, budget // 5) if fresh and saved.acts else 0
         start = replace(start, config=replace(start.config, critic_warmup=warmup))
     first = next(iter(agent.networks))
     groups = parameter_groups(agent.networks, first, fitted, start.config)
-    agent.stepper = Stepper(agent.stepper.settings, groups)
+    regroup(agent.optimizers, groups)
     share = trainable_share(groups, agent.networks[first])
     said = [*_told(fitted, saved), *unrounded, *told, *_timetable(groups, start, share, budget)]
     return Made(agent, said, start, share)
@@ -187,21 +201,19 @@ def _adopt_critic(agent: Any, saved: SavedPolicy, members: Sequence[int]) -> tup
 
     Returns what there is to say about it, and whether there is one that is fresh.
     """
-    if not hasattr(agent, "adopt_critic"):
+    if not isinstance(agent, LoadsCritic):
         return [], False
     run = saved.where.parent
     if is_run(run) and saved.folder.name == "policy" and has_checkpoint(folder := RunFolder.open(run)):
         state, _ = load_checkpoint(folder)
-        reason = agent.adopt_critic(state["loop"]["agent"], members)
+        reason = agent.load_critic(state["loop"]["agent"], members)
         if reason is None:
             return ["critic: from the run's checkpoint"], False
         return [f"critic: fresh, since {reason}"], True
     return ["critic: fresh, since only a run's checkpoint holds one"], True
 
 
-def _guide(agent: Any, request: Request, spaces: tuple[Space, Space], saved: SavedPolicy) -> Guide:
-    if not hasattr(agent, "guide"):
-        raise UsageError(f"{request.agent} takes no teacher; agents that learn in an env do.")
+def _teacher(agent: Any, request: Request, spaces: tuple[Space, Space], saved: SavedPolicy) -> Teacher:
     spec = saved.policy.spec
     if (spec.obs_space, spec.action_space) != spaces:
         raise UsageError(
@@ -217,7 +229,7 @@ def _guide(agent: Any, request: Request, spaces: tuple[Space, Space], saved: Sav
         )
     chosen = members_of(saved.policy.seeds, seeds, sources.teacher_member)
     teacher = _picked(saved.policy, chosen, seeds).to(agent.device)
-    return Guide(
+    return Teacher(
         teacher,
         agent.policy().head,
         sources.teacher_weight,

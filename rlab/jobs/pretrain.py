@@ -79,7 +79,9 @@ def learner_for(method: str, agent: str) -> str:
     """
     if method not in METHODS:
         raise unknown("method of pretraining", method, METHODS)
-    values = "q" in getattr(load_agent(agent), "heads", ())
+    from rlab.learning.contract import heads_of  # torch takes its time; the agent's module has it already
+
+    values = "q" in heads_of(load_agent(agent))
     return VALUE_CLONER if method == "bc" and values else method
 
 

@@ -30,7 +30,8 @@ from rlab.jobs.outcome import Outcome
 from rlab.jobs.request import Request
 from rlab.jobs.unread import as_started, unread_settings
 from rlab.learning.best import BestPolicy
-from rlab.learning.contract import Listener
+from rlab.learning.common_config import HeldOutConfig
+from rlab.learning.contract import FitsStatistics, Listener, NeedsEndings
 from rlab.learning.dataset_loop import DatasetLoop
 from rlab.learning.early_stopping import EarlyStopping
 from rlab.learning.episodes import Hear
@@ -96,7 +97,7 @@ class Session:
     def _check_time_limit(self) -> None:
         """Refuse an env that cuts its episodes to an agent that cannot learn from cut ones."""
         limit = self.env.time_limit
-        if limit is not None and getattr(self.agent, "needs_endings", False):
+        if limit is not None and isinstance(self.agent, NeedsEndings) and self.agent.needs_endings:
             raise UsageError(
                 f"{self.request.agent} with --no-baseline needs episodes that end by themselves; "
                 f"{self.request.env.env_id} cuts them after {limit} env steps. Leave the baseline on."
@@ -119,7 +120,7 @@ class Session:
             f"{source.name}: {self._capacity:,} transitions per seed, {mib}; {learns}",
         ]
         policy = self.agent.policy()
-        lines += shapes(policy, getattr(self.agent, "networks", None) or {"policy": policy.network})
+        lines += shapes(policy, self.agent.networks)
         if online and self.demonstrations is not None:
             share = f"{self.request.sources.demonstration_share:.0%} of every batch"
             lines.append(f"demonstrations: {self.demonstrations.transitions.min()} transitions per seed, {share}")
@@ -162,8 +163,9 @@ class Session:
                     on_episodes: list[Hear] = [each.on_episodes for each in rest]
                     on_episodes += [audience.on_episodes] if audience.hears("on_episode") else []
                     loop = self._loop(lambda: stop.is_set() or audience.wants_stop, hearing, on_episodes)
-                    if state is None and isinstance(self.storage, Demonstrations):
-                        self.agent.study(*map(torch.from_numpy, self.storage.observations()))
+                    fits = isinstance(self.storage, Demonstrations) and isinstance(self.agent, FitsStatistics)
+                    if state is None and fits:
+                        self.agent.fit_statistics(*map(torch.from_numpy, self.storage.observations()))
                     if state is not None:
                         loop.load_state(state["loop"])
                         self.best.kept.load_state(state["best"])
@@ -282,7 +284,8 @@ class Session:
         return self.loop
 
     def _early_stopping(self) -> EarlyStopping | None:
-        patience = getattr(self.request.settings, "patience", None)
+        settings = self.request.settings
+        patience = settings.patience if isinstance(settings, HeldOutConfig) else None
         return None if patience is None else EarlyStopping(self.request.run.seeds, patience)
 
     def _judged_at_last(self, folder: RunFolder, log: MetricsLog) -> Evaluation | None:

@@ -22,11 +22,13 @@ OF_TEACHERS = ("teacher", "teacher_member", "teacher_weight", "teacher_fraction"
 
 def unread_by_kind(agent: str, agent_class: Any) -> dict[str, str]:
     """Settings of the run and its sources that no run of this agent reads, each with the reason."""
-    data = getattr(agent_class, "data", "replay")
+    from rlab.learning.terms import takes_terms  # torch takes its time; the class of the agent has it already
+
+    data = agent_class.data
     if data == "dataset":
         found = dict.fromkeys(OF_ENV_LOOPS, f"{agent} learns from a dataset and steps no env")
         found["demonstration_share"] = f"every row that {agent} learns from is of the dataset"
-        if not hasattr(agent_class, "guide"):
+        if not takes_terms(agent_class):
             found |= dict.fromkeys(OF_TEACHERS, f"{agent} takes no teacher")
         return found
     found = {"updates": f"the budget of {agent} is env_steps"}

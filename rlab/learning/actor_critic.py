@@ -18,12 +18,11 @@ from rlab.experience.storage import Storage
 from rlab.learning.choices import Activation, Init, LrSchedule, RewardScaling
 from rlab.learning.common_config import StochasticPolicyConfig, Unread
 from rlab.learning.contract import Batch, Updated
-from rlab.learning.distillation import Guide
-from rlab.learning.optimizers import OptimizerSettings, Stepper
+from rlab.learning.optimizers import OptimizerSettings, StackedOptimizer
 from rlab.learning.policy_gradient import explained_variance, gae
 from rlab.learning.reward_scaling import RewardScaler
 from rlab.learning.sampling import ActionNoise
-from rlab.learning.sparsity import GradualPruning
+from rlab.learning.terms import LossTerms
 from rlab.networks.bodies import BodySettings, actor_network_spec, critic_head_spec, critic_like
 from rlab.networks.heads import STOCHASTIC_HEADS, StochasticHead, build_head, stochastic_head_json
 from rlab.networks.memory import State
@@ -32,7 +31,7 @@ from rlab.networks.policy import Policy, PolicySpec
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 from rlab.networks.spec import StackedNetwork, build, has_dropout
-from rlab.ranges import check_counts, check_not_negative, check_positive, check_shares, check_shares_below_one
+from rlab.ranges import check_counts, check_not_negative, check_positive, check_shares
 from rlab.types import Clock
 
 REWARD_SCALINGS = ("none", "running")
@@ -58,7 +57,6 @@ class ActorCriticConfig(StochasticPolicyConfig):
     shared_body: bool = False  # one body for policy and value; Huang et al. 2022, detail 13 has two
     reward_scaling: RewardScaling = "none"  # running: divide by the deviation of the discounted return
     optimizer_eps: float | None = 1e-5  # in its denominator; Huang et al. 2022, detail 3. None: torch's default
-    sparsity: float = 0.0  # share of each layer's weights, of the policy alone, that are 0 in the end
     max_grad_norm: float | None = 0.5  # clips each member's whole gradient; Huang et al. 2022, detail 11
     lr_schedule: LrSchedule = "linear"  # how the learning rate falls over the budget; Huang et al. 2022, detail 4
 
@@ -97,20 +95,19 @@ class ActorCriticConfig(StochasticPolicyConfig):
         check_shares(self, "gamma", "gae_lambda")
         check_counts(self, "rollout_steps", "epochs", "minibatches")
         check_not_negative(self, "value_weight", "entropy_weight", "entropy_final")
-        check_shares_below_one(self, "sparsity")
         check_positive(self, "critic_gain")
         if self.reward_scaling not in REWARD_SCALINGS:
             raise UsageError(f"reward_scaling {self.reward_scaling!r} must be one of {', '.join(REWARD_SCALINGS)}.")
 
 
 class ActorCritic:
-    """A policy and a value for S members, learned from rollouts. Subclasses give `loss`."""
+    """A policy and a value for S members, learned from rollouts. Subclasses define `update`."""
 
     Config: ClassVar[type] = ActorCriticConfig
     data: ClassVar[str] = "rollout"
     action_spaces: ClassVar[tuple[type, ...]] = (Discrete, MultiDiscrete, MultiBinary, Box)
     heads: ClassVar[tuple[str, ...]] = STOCHASTIC_HEADS
-    guide: Guide | None = None  # a teacher, where the run has one
+    terms: LossTerms
 
     def __init__(
         self,
@@ -132,9 +129,9 @@ class ActorCritic:
         critic = (critic_head_spec if config.shared_body else critic_like)(spec.network, config.critic_gain)
         self.critic = build(critic, seeds, "critic", trust=True).to(device)
         self.critic.eval()  # what it was made like may have dropout
-        self.pruning = GradualPruning(config.sparsity, self.actor)  # with a shared body, of all but the value's layer
-        self.stepper = Stepper(OptimizerSettings.of(config), [*self.actor.parameters(), *self.critic.parameters()])
-        self.schedule = config.make_schedule()
+        parameters = [*self.actor.parameters(), *self.critic.parameters()]
+        self.optimizer = StackedOptimizer(OptimizerSettings.of(config), parameters)
+        self.terms = LossTerms()
         self._noise = ActionNoise(self.head.noise, self.head.noise_width, seeds)
         self._rewards = RewardScaler(len(seeds), config.gamma, device) if config.reward_scaling == "running" else None
         self._rollout = _Rollout(0, torch.zeros(len(seeds), device=device), 0, None)
@@ -150,11 +147,15 @@ class ActorCritic:
         """What is trained, by name; the first is the policy's."""
         return {"actor": self.actor, "critic": self.critic}
 
-    def adopt(self, tensors: Mapping[str, Tensor]) -> None:
+    @property
+    def optimizers(self) -> dict[str, StackedOptimizer]:
+        return {"all": self.optimizer}
+
+    def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Begin from other weights: those of `policy().state_dict()` that `tensors` names."""
         self._policy.load_state_dict(tensors, strict=False)
 
-    def adopt_critic(self, state: Mapping[str, Any], members: Sequence[int]) -> str | None:
+    def load_critic(self, state: Mapping[str, Any], members: Sequence[int]) -> str | None:
         """Begin with the critic, and the scale of rewards, that another agent's `state()` holds.
 
         Member i takes over those of `members[i]`. Returns why it could not be done, None where it was.
@@ -163,9 +164,9 @@ class ActorCritic:
         if found is None:
             return "there is none"
         if {n: t.shape[1:] for n, t in found.items()} != {n: t.shape[1:] for n, t in expected.items()}:
-            return "the one that there is has another shape"
+            return "the existing one has a different shape"
         if (state.get("rewards") is None) != (self._rewards is None):
-            return "the one that there is values rewards of another scale"
+            return "the existing one has learned from rewards of a different scale"
         self.critic.load_state_dict({name: tensor[list(members)] for name, tensor in found.items()})
         if self._rewards is not None:
             self._rewards.load_state({name: tensor[list(members)] for name, tensor in state["rewards"].items()})
@@ -222,10 +223,10 @@ class ActorCritic:
         rows = {"obs": _rows(features, lanes[1]), "action": batch["action"].flatten(1, 2)}
         rows |= {"weight": self.weight(batch).to(reward.dtype).flatten(1)}
         rows |= {"advantage": advantage.flatten(1), "target": target.flatten(1), "value": value.flatten(1)}
-        mask = self.preprocess.mask(batch["obs"][:, :, :-1].flatten(1, 2))
+        obs = batch["obs"][:, :, :-1].flatten(1, 2)
+        mask = self.preprocess.mask(obs)
         rows |= {} if mask is None else {"mask": mask}
-        if self.guide is not None:
-            rows["teacher"] = self.guide.outputs(batch["obs"][:, :, :-1].flatten(1, 2))
+        rows |= self.terms.prepare({"obs": obs})
         self._rollout = _Rollout(
             lanes[1] * lanes[2],
             explained_variance(rows["value"], rows["target"], rows["weight"]),
@@ -246,27 +247,16 @@ class ActorCritic:
         """Which rows `[S, N, T]` of a rollout are learned from."""
         return batch["valid"]
 
-    def loss(self, batch: Batch, clock: Clock) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
-        """The loss of a minibatch `[S]`, metrics `[S]`, and which members take the step (None: all)."""
+    def update(self, batch: Batch, clock: Clock) -> Updated:
+        """One gradient step on rows `[S, B]` of the rollout under way; it ends with `learned`."""
         raise NotImplementedError
 
-    def update(self, batch: Batch, clock: Clock) -> Updated:
-        """One gradient step on rows `[S, B]` of the rollout under way."""
+    def learned(self, metrics: dict[str, Tensor], clock: Clock) -> Updated:
+        """What an update reports; behind the last one of a rollout the running statistics follow."""
         self._learned_at = self.progress(clock)
-        self.stepper.at(clock.env_steps, self.schedule.factor(self._learned_at))
-        loss, metrics, members = self.loss(batch, clock)
-        metrics = {name: value.detach() for name, value in metrics.items()}
-        metrics |= {"value/explained_variance": self._rollout.explained_variance}
-        metrics |= self.pruning.step(self.stepper, loss, clock, members)
         self._count_update()
-        return Updated(metrics)
-
-    def guided(self, loss: Tensor, outputs: Tensor, batch: Batch, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss with the teacher's share, where there is a teacher, and its metrics; `outputs [S, B, width]`."""
-        if self.guide is None:
-            return loss, {}
-        guidance = self.guide.loss(outputs, batch["teacher"])
-        return loss + self.guide.weight(clock) * guidance, {"loss/teacher": guidance}
+        found = {name: value.detach() for name, value in metrics.items()}
+        return Updated({**found, "value/explained_variance": self._rollout.explained_variance})
 
     def progress(self, clock: Clock) -> float:
         """Share of the budget that was used when the rollout under way began: the last one still learns something."""
@@ -279,17 +269,17 @@ class ActorCritic:
 
     def metrics(self, clock: Clock) -> dict[str, float]:
         """What the last updates were made with."""
-        return {"optimizer/learning_rate": self.config.learning_rate * self.schedule.factor(self._learned_at)}
+        return {"optimizer/learning_rate": self.optimizer.settings.rate(self._learned_at)}
 
     def policy(self) -> Policy:
         return self._policy
 
     def state(self) -> dict[str, Any]:
-        """All but the rollout under way, which the store keeps."""
+        """All but the rollout under way, which storage keeps."""
         return {
             "policy": self._policy.state_dict(),
             "critic": self.critic.state_dict(),
-            "optimizer": self.stepper.state(),
+            "optimizer": self.optimizer.state(),
             "noise": self._noise.state(),
             "learned_at": self._learned_at,
             "rewards": None if self._rewards is None else self._rewards.state(),
@@ -298,7 +288,7 @@ class ActorCritic:
     def load_state(self, state: dict[str, Any]) -> None:
         self._policy.load_state_dict(state["policy"])
         self.critic.load_state_dict(state["critic"])
-        self.stepper.load_state(state["optimizer"])
+        self.optimizer.load_state(state["optimizer"])
         self._noise.load_state(state["noise"])
         self._learned_at = state["learned_at"]
         if self._rewards is not None:

@@ -19,7 +19,7 @@ from rlab.learning.actor_critic import actor_spec, policy_parts
 from rlab.learning.choices import ObsScaling
 from rlab.learning.common_config import StochasticPolicyConfig
 from rlab.learning.contract import Batch
-from rlab.learning.optimizers import OptimizerSettings, Stepper
+from rlab.learning.optimizers import OptimizerSettings, StackedOptimizer
 from rlab.networks.continuous_heads import GaussianHead, SquashedGaussianHead
 from rlab.networks.distributions import only
 from rlab.networks.heads import STOCHASTIC_HEADS, StochasticHead, stochastic_head_json
@@ -58,14 +58,14 @@ class CloningConfig(StochasticPolicyConfig):
 class Cloner:
     """A policy for S members, learned from a dataset; the clock counts updates.
 
-    Subclasses give `networks`, `prepare` and `update`, and make `stepper` when all networks are there.
+    Subclasses give `networks`, `prepare` and `update`, and make `optimizer` when all networks are there.
     """
 
     Config: ClassVar[type] = CloningConfig
     data: ClassVar[str] = "dataset"
     action_spaces: ClassVar[tuple[type, ...]] = (Discrete, MultiDiscrete, MultiBinary, Box)
     heads: ClassVar[tuple[str, ...]] = STOCHASTIC_HEADS
-    stepper: Stepper
+    optimizer: StackedOptimizer
 
     def __init__(
         self,
@@ -80,12 +80,11 @@ class Cloner:
         self._obs_space, self._action_space = obs_space, action_space
         spec = start or cloning_spec(config, obs_space, action_space)
         self.head, self.preprocess, self.actor, self._policy = policy_parts(spec, seeds, device)
-        self.schedule = config.make_schedule()
 
-    def _stepper_of(self, networks: Iterable[nn.Module]) -> Stepper:
+    def _optimizer_of(self, networks: Iterable[nn.Module]) -> StackedOptimizer:
         """The optimizer of all parameters of these networks."""
         parameters = [parameter for network in networks for parameter in network.parameters()]
-        return Stepper(OptimizerSettings.of(self.config), parameters)
+        return StackedOptimizer(OptimizerSettings.of(self.config), parameters)
 
     def _fresh(self, spec: NetworkSpec, use: str) -> StackedNetwork:
         """A network beside the policy; its dropout, if it has any, is off."""
@@ -103,7 +102,11 @@ class Cloner:
         """What is trained, by name; the first is the policy's."""
         raise NotImplementedError
 
-    def adopt(self, tensors: Mapping[str, Tensor]) -> None:
+    @property
+    def optimizers(self) -> dict[str, StackedOptimizer]:
+        return {"all": self.optimizer}
+
+    def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Begin from other weights: those of `policy().state_dict()` that `tensors` names."""
         self._policy.load_state_dict(tensors, strict=False)
 
@@ -123,12 +126,12 @@ class Cloner:
     def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None:
         """Nothing to follow: no env is stepped."""
 
-    def study(self, obs: Tensor, valid: Tensor) -> None:
+    def fit_statistics(self, obs: Tensor, valid: Tensor) -> None:
         """Fold all observations of the data `[S, R, *obs]` into the running statistics, where `valid [S, R]`."""
         self.preprocess.observe(obs, valid)
 
     def metrics(self, clock: Clock) -> dict[str, float]:
-        return {"optimizer/learning_rate": self.config.learning_rate * self.schedule.factor(clock.progress)}
+        return {"optimizer/learning_rate": self.optimizer.settings.rate(clock.progress)}
 
     def policy(self) -> Policy:
         return self._policy
@@ -139,7 +142,7 @@ class Cloner:
         return {
             **others,
             "policy": self._policy.state_dict(),
-            "optimizer": self.stepper.state(),
+            "optimizer": self.optimizer.state(),
             "dropout": generator_states(self.actor),
         }
 
@@ -147,7 +150,7 @@ class Cloner:
         for name, network in list(self.networks.items())[1:]:
             network.load_state_dict(state[name])
         self._policy.load_state_dict(state["policy"])
-        self.stepper.load_state(state["optimizer"])
+        self.optimizer.load_state(state["optimizer"])
         load_generator_states(self.actor, state["dropout"])
 
     def _features(self, batch: Batch) -> Batch:

@@ -8,9 +8,8 @@ from typing import Any
 
 from rlab.learning.choices import Activation, Init, LrSchedule, ObsScaling, Optimizer
 from rlab.learning.optimizers import OptimizerSettings
-from rlab.learning.schedules import Schedule
 from rlab.networks.spaces import Box, Space
-from rlab.ranges import check_positive
+from rlab.ranges import check_counts, check_positive, check_shares_below_one
 
 Unread = dict[str, str]  # setting -> why nothing reads it
 
@@ -43,11 +42,6 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         OptimizerSettings.of(self)
-        self.make_schedule()
-
-    def make_schedule(self) -> Schedule:
-        """The learning rate's factor over the budget."""
-        return Schedule(self.lr_schedule, self.lr_final, self.lr_warmup_fraction, self.lr_steps)
 
     def unread(self, action_space: Space) -> Unread:
         """Settings that nothing reads with these actions and other settings, each with the reason."""
@@ -102,3 +96,16 @@ class StochasticPolicyConfig(NetworkConfig):
             why = f"it is for Box actions, and these are {action_space}"
             found |= dict.fromkeys(("squash", "log_std_init"), why)
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutConfig(OptimizerConfig):
+    """Learning from a dataset of which a part is held out to judge by."""
+
+    validation_fraction: float = 0.0  # share of the episodes that is held out; 0: none
+    patience: int | None = None  # validations without a lower loss after which a seed stops; None: none stops
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_shares_below_one(self, "validation_fraction")
+        check_counts(self, "patience")

@@ -1,7 +1,7 @@
 """What a training loop expects of an agent, and what listeners may expect of a loop."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from rlab.experience.env_contract import Acted, Step
 from rlab.experience.fields import Field
 from rlab.experience.samplers import Sampler, Streams
 from rlab.experience.storage import Storage
-from rlab.learning.optimizers import Stepper
+from rlab.learning.optimizers import StackedOptimizer
 from rlab.networks.memory import State
 from rlab.networks.policy import Policy
 from rlab.networks.spaces import Space
@@ -83,21 +83,33 @@ class RolloutConfig(Protocol):
 
 
 class Agent(Protocol):
-    """Arrays come in, actions and metrics go out. An agent never sees an env, a writer, a path or the loop.
+    """What every agent has. Arrays come in, actions and metrics go out: it never sees an env, a writer, a path or the
+    loop.
 
-    Its `Config` may have `unread(action_space) -> {setting: reason}`: what nothing reads as the other settings stand;
-    a field's comment is its line of help, its metadata may say `choices` and the `group` on the help page.
-    An agent that can be fine-tuned also has what `Adaptable` lists, and one that takes a teacher an attribute `guide`.
+    One vector step calls `act`, then `observe`. Where something is due to be learned, `prepare` is called once for
+    several updates, then `update` for each of them.
     """
 
-    Config: ClassVar[type]
-    data: ClassVar[str]  # "replay", "rollout" or "dataset"
+    Config: ClassVar[type]  # a frozen dataclass: every field is a setting, its comment the line of help
+    data: ClassVar[str]  # what it learns from: "replay", "rollout" or "dataset"
+    action_spaces: ClassVar[tuple[type[Space], ...]]  # those that it can choose actions in
     config: Any
     device: torch.device
 
     def __init__(
         self, config: Any, obs_space: Space, action_space: Space, seeds: Sequence[int], device: torch.device
     ) -> None: ...
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        """What is trained, by name; the first is the policy's."""
+        ...
+
+    @property
+    def optimizers(self) -> Mapping[str, StackedOptimizer]:
+        """By name; together they hold the parameters of `networks`. Fine-tuning regroups them, pruning hooks into the
+        one that trains the policy's network."""
+        ...
 
     def fields(self) -> tuple[Field, ...]:
         """What storage keeps of every row besides rewards and endings: `obs`, `action`, then those that `act` adds."""
@@ -121,9 +133,9 @@ class Agent(Protocol):
         ...
 
     def prepare(self, batch: Batch) -> Batch:
-        """Turn sampled windows `[S, many, ...]`, enough for several updates, into what `update` takes `[S, B, ...]` of.
+        """Turn sampled rows `[S, many, ...]`, enough for several updates, into what `update` takes `[S, B, ...]` of.
 
-        Called once for all updates between two env steps: work that does not depend on those updates belongs here.
+        Work that does not depend on those updates belongs here.
         """
         ...
 
@@ -146,38 +158,84 @@ class Agent(Protocol):
     def load_state(self, state: dict[str, Any]) -> None: ...
 
 
-class Adaptable(Agent, Protocol):
-    """An agent that can begin from a policy that there is: its constructor takes `start`, a `PolicySpec` that fits the
-    spaces, instead of the networks that its settings would ask for."""
+PARTS = (
+    *("Config", "data", "action_spaces", "networks", "optimizers", "fields", "sampler", "act", "observe", "prepare"),
+    *("update", "metrics", "policy", "state", "load_state"),
+)
+
+
+def missing_parts(agent_class: type) -> list[str]:
+    """What a class neither has nor annotates of all that an agent must have."""
+    given = {name for each in agent_class.__mro__ for name in vars(each).get("__annotations__", {})}
+    return [name for name in PARTS if not hasattr(agent_class, name) and name not in given]
+
+
+# What an agent may have besides, each under a name of its own.
+
+
+@runtime_checkable
+class LoadsWeights(Protocol):
+    """Its policy can go on with other weights."""
+
+    def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the weights of `policy().state_dict()` that `tensors` names; copies, such as target networks, follow."""
+        ...
+
+
+@runtime_checkable
+class Adaptable(LoadsWeights, Protocol):
+    """It can begin from an existing policy: its constructor takes `start`, a `PolicySpec` that fits the spaces, in
+    place of the networks that its settings would ask for."""
 
     heads: ClassVar[tuple[str, ...]]  # kinds of policy heads that it can learn with
-    stepper: Stepper  # made anew where only some layers shall learn
 
     @staticmethod
     def head_json(config: Any, action_space: Space) -> dict[str, Any]:
         """The policy head that the settings ask for, as plain data."""
         ...
 
+
+def heads_of(agent_class: type) -> tuple[str, ...]:
+    """The kinds of policy heads that agents of this class can begin from; none where they begin from scratch alone."""
+    return agent_class.heads if isinstance(agent_class, Adaptable) else ()
+
+
+@runtime_checkable
+class LoadsCritic(Protocol):
+    """It can begin with the critic of another agent."""
+
+    def load_critic(self, state: Mapping[str, Any], members: Sequence[int]) -> str | None:
+        """Take the critic of another agent's `state()`, member i that of `members[i]`; why it cannot, else None."""
+        ...
+
+
+@runtime_checkable
+class NeedsEndings(Protocol):
+    """It may be unable to learn from episodes that a time limit cuts."""
+
     @property
-    def networks(self) -> Mapping[str, nn.Module]:
-        """What is trained, by name; the first is the policy's."""
-        ...
-
-    def adopt(self, tensors: Mapping[str, Tensor]) -> None:
-        """Begin from other weights: those of `policy().state_dict()` that `tensors` names."""
+    def needs_endings(self) -> bool:
+        """Whether it is, with these settings."""
         ...
 
 
-class Learner(Agent, Protocol):
-    """An agent with `data = "dataset"`: besides `prepare` and `update` it is shown the data before it begins.
+@runtime_checkable
+class FitsStatistics(Protocol):
+    """It has running statistics and `data = "dataset"`: it is shown the data before it begins."""
 
-    It may also have `validate(batch) -> metrics [S]` for rows that are held out: `prepare`d ones, with `weight [S, R]`
-    0 where a member has fewer. The tag `validation/loss` is what early stopping watches.
-    """
-
-    def study(self, obs: Tensor, valid: Tensor) -> None:
+    def fit_statistics(self, obs: Tensor, valid: Tensor) -> None:
         """All observations of the data `[S, R, *obs]`, once, before the first update; `valid [S, R]` tells the rows
-        that count. Running statistics live on this."""
+        that count."""
+        ...
+
+
+@runtime_checkable
+class Validates(Protocol):
+    """It can be judged on rows that are held out of a dataset."""
+
+    def validate(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Metrics `[S]` of prepared rows, with `weight [S, R]` 0 where a member has fewer; early stopping watches
+        `validation/loss`."""
         ...
 
 

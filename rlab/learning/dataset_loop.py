@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlab.errors import UsageError
 from rlab.experience.samplers import Sampler
-from rlab.learning.contract import Agent, Batch, Listener
+from rlab.learning.contract import Agent, Batch, Listener, LoadsWeights, Validates
 from rlab.learning.early_stopping import EarlyStopping
 from rlab.learning.loop import Judgement, Loop, Periods
 from rlab.types import crossed
@@ -94,7 +94,7 @@ class DatasetLoop(Loop):
                 self.early_stopping.observe(self._judged[WATCHED], self.agent.policy().state_dict(), self.updates)
                 self._judged["validation/best_loss"] = self.early_stopping.best_loss
                 if self.finished:
-                    self.agent.adopt(self.early_stopping.best.weights)  # type: ignore[attr-defined]
+                    self.agent.load_weights(self.early_stopping.best.weights)  # type: ignore[attr-defined]
         super()._report(before)
 
     def validate(self) -> dict[str, np.ndarray]:
@@ -158,9 +158,11 @@ def _with_weight(validation: Batch, seeds: Sequence[int]) -> Batch:
 
 def _check_able(agent: Agent, validation: Batch | None, early_stopping: EarlyStopping | None) -> None:
     name = type(agent).__name__
-    if validation is not None and not hasattr(agent, "validate"):
+    if validation is not None and not isinstance(agent, Validates):
         raise UsageError(f"{name} has no validate(batch), so held-out rows are of no use to it; hold out none.")
     if early_stopping is not None and validation is None:
         raise UsageError("early stopping needs held-out rows; set a validation fraction above 0.")
-    if early_stopping is not None and not hasattr(agent, "adopt"):
-        raise UsageError(f"{name} has no adopt(tensors), so it cannot go back to its best weights; do not stop early.")
+    if early_stopping is not None and not isinstance(agent, LoadsWeights):
+        raise UsageError(
+            f"{name} has no load_weights(tensors): it cannot go back to its best weights; do not stop early."
+        )

@@ -1,9 +1,15 @@
-"""What makes Q values agree with demonstrated actions: tensors in, one value per row out."""
+"""What makes Q values agree with demonstrated actions: one value per row, and the loss term."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from rlab.learning.contract import Batch
+from rlab.networks.distributions import only
+from rlab.networks.policy import Policy
+from rlab.types import Clock
 
 
 def large_margin(q: Tensor, action: Tensor, margin: float) -> Tensor:
@@ -28,6 +34,48 @@ def conservative(q: Tensor, action: Tensor) -> Tensor:
 
 
 DEMONSTRATION_LOSSES = ("none", "margin", "conservative")
+
+
+class DemonstrationTerm:
+    """A loss term of the rows that are demonstrated, for agents with Q values.
+
+    Args:
+        name: `margin` or `conservative`.
+        weight: of the loss beside the agent's own.
+        margin: of `large_margin`.
+        policy: the agent's; its head reads Q values from outputs, and its observations may hold masks.
+    """
+
+    def __init__(self, name: str, weight: float, margin: float, policy: Policy) -> None:
+        self.name, self._weight, self._margin = name, weight, margin
+        self._mask_of, self._head = policy.preprocess.mask, policy.head
+
+    @classmethod
+    def of(cls, config: Any, policy: Policy) -> "list[DemonstrationTerm]":
+        """The term that a `QLearningConfig` asks for; none where its `demonstration_loss` is none."""
+        if config.demonstration_loss == "none":
+            return []
+        return [cls(config.demonstration_loss, config.demonstration_weight, config.margin, policy)]
+
+    def prepare(self, batch: Batch) -> Batch:
+        if "demonstration" not in batch:
+            return {}
+        mask = self._mask_of(batch["obs"])
+        return {"demonstration": batch["demonstration"]} | ({} if mask is None else {"mask": mask})
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor | None:
+        """How little the Q values agree with the demonstrated actions among the rows; a mean over the batch `[S]`."""
+        if "demonstration" not in batch:
+            return None
+        q = only(self._head.values(outputs), batch.get("mask"))
+        if self.name == "margin":
+            error = large_margin(q, batch["action"], self._margin)
+        else:
+            error = conservative(q, batch["action"])
+        return (error * batch["demonstration"]).mean(dim=-1)
+
+    def weight(self, clock: Clock) -> float:
+        return self._weight
 
 
 def expectile(error: Tensor, tau: float) -> Tensor:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlab.errors import UsageError, unknown
+from rlab.learning.contract import Batch
 from rlab.learning.exploration import linear
 from rlab.networks.continuous_heads import LOG_STD
 from rlab.networks.distributions import normal_log_density, only
@@ -177,8 +178,8 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, bool, Sequence[int]], Tensor]] = {
 }
 
 
-class Guide:
-    """A frozen teacher whose policy a learning agent is drawn towards, less and less (kickstarting).
+class Teacher:
+    """A loss term: a frozen teacher whose policy a learning agent is drawn towards, less and less (kickstarting).
 
     Schmitt et al. (2018), equation 4: the agent's loss plus a weight times the cross-entropy of teacher and student.
     Here the weight falls linearly to 0 instead of being found by population-based training, and the teacher's own
@@ -195,6 +196,8 @@ class Guide:
         UsageError: a number out of range, a teacher with memory, or one whose policy head is no teacher to such a
             student.
     """
+
+    name = "teacher"
 
     def __init__(
         self, teacher: Policy, student: Head, weight: float, fraction: float, temperature: float | None = None
@@ -226,11 +229,15 @@ class Guide:
         parts = [bits | ~bits.any(dim=-1, keepdim=True) for bits in mask.split(self._nvec, dim=-1)]
         return only(outputs, torch.cat(parts, dim=-1))
 
-    def loss(self, outputs: Tensor, teacher_outputs: Tensor) -> Tensor:
+    def prepare(self, batch: Batch) -> Batch:
+        """The teacher's outputs beside the agent's rows."""
+        return {"teacher": self.outputs(batch["obs"])}
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """How far the student, by its network's outputs, is from the teacher, a mean over the batch `[S]`."""
         student, teacher = self._kinds
         outputs = self._student.to_distil(outputs)
-        error = distillation_loss(outputs, student, teacher_outputs, teacher, self._temperature, nvec=self._nvec)
+        error = distillation_loss(outputs, student, batch["teacher"], teacher, self._temperature, nvec=self._nvec)
         return error.mean(dim=-1)
 
     def weight(self, clock: Clock) -> float:

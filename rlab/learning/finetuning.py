@@ -108,7 +108,7 @@ def layers_of(network: NetworkSpec) -> list[tuple[int, ...]]:
 def parameter_groups(
     networks: Mapping[str, nn.Module], policy_network: str, refit: Refit, config: FinetuneConfig
 ) -> list[ParameterGroup]:
-    """Everything that is trained, in groups for a `Stepper`: first the policy's layers, then the other networks.
+    """Everything that is trained, in groups for optimizers: first the policy's layers, then the other networks.
 
     Layers that begin at the same time with the same rate are one group, named after all of them: `actor.0,2` or, where
     the strategy makes no difference between layers, `actor`. Other networks always learn. Fresh layers learn from the

@@ -1,6 +1,7 @@
 """The training loops: collect, store, learn, report, judge, save. They differ in when they learn and from what; the one
 that learns without an env is in `dataset_loop`."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -177,6 +178,8 @@ class Loop:
     def _metrics(self) -> dict[str, np.ndarray]:
         metrics = {name: np.array(value) for name, value in self.agent.metrics(self.clock).items()}
         metrics |= self._learned.take()
+        for hook in itertools.chain(*(optimizer.hooks for optimizer in self.agent.optimizers.values())):
+            metrics |= {name: value.cpu().numpy() for name, value in hook.metrics().items()}
         metrics["train/updates"] = np.array(float(self.updates))
         steps, moment = self.clock.env_steps, time.perf_counter()
         metrics[f"time/{self.unit}_per_second"] = np.array((steps - self._logged_at[0]) / (moment - self._logged_at[1]))

@@ -1,14 +1,16 @@
 """Optimizers by name, for all kinds of learning alike; `torch.optim` does the stepping."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from rlab.errors import UsageError, unknown
+from rlab.learning.schedules import CONSTANT, Schedule
+from rlab.types import Clock
 
 # name -> maker(parameters, lr, weight_decay, eps). AdamW decouples the decay from the gradient (Loshchilov and Hutter
 # 2019); the others add it to the gradient.
@@ -39,10 +41,11 @@ class OptimizerSettings:
     l1: float = 0.0  # weight of the sum of absolute parameters
     eps: float | None = None  # None: torch's default; sgd and momentum have none
     max_grad_norm: float | None = None  # of one member's whole gradient; None: not clipped
+    schedule: Schedule = CONSTANT  # of the learning rate
 
     @classmethod
     def of(cls, config: Any) -> "OptimizerSettings":
-        """Those of a learner's config, which has them by the names that its flags have."""
+        """Those of a learner's config, `rlab.learning.common_config.OptimizerConfig`."""
         return cls(
             config.optimizer,
             config.learning_rate,
@@ -50,7 +53,12 @@ class OptimizerSettings:
             config.l1,
             config.optimizer_eps,
             config.max_grad_norm,
+            Schedule(config.lr_schedule, config.lr_final, config.lr_warmup_fraction, config.lr_steps),
         )
+
+    def rate(self, progress: float) -> float:
+        """The learning rate when this share of the budget is used."""
+        return self.learning_rate * self.schedule.factor(progress)
 
     def __post_init__(self) -> None:
         if self.name not in OPTIMIZERS:
@@ -81,7 +89,23 @@ class ParameterGroup:
         return self.begins_at is not None and env_steps >= self.begins_at
 
 
-class Stepper:
+class StepHook(Protocol):
+    """Looks after parameters while an optimizer steps them, such as weights that are to stay at 0."""
+
+    def before(self) -> None:
+        """The gradient is known and the step comes next."""
+        ...
+
+    def after(self, clock: Clock) -> None:
+        """The step was made, at this time."""
+        ...
+
+    def metrics(self) -> Mapping[str, Tensor]:
+        """What the last step led to, `[S]` each; asked for when the run logs."""
+        ...
+
+
+class StackedOptimizer:
     """An optimizer with clipping per member and L1, over a stack's parameters `[S, ...]`.
 
     The parameters of a group become views of one flat tensor `[S, P]`, so that norm, clipping and step are one
@@ -106,21 +130,27 @@ class Stepper:
         parameters: Iterable[nn.Parameter] | Sequence[ParameterGroup],
         members: int | None = None,
     ) -> None:
-        self.settings = settings
+        self.settings, self.hooks = settings, list[StepHook]()
+        self._members = members
+        self.regroup(parameters)
+
+    def regroup(self, parameters: Iterable[nn.Parameter] | Sequence[ParameterGroup]) -> None:
+        """Begin anew with these parameters or groups in place of those that it had."""
+        settings = self.settings
         self.groups = _as_groups(list(parameters))
-        self._rows = _rows([p for group in self.groups for p in group.parameters], members)
+        self._rows = _rows([p for group in self.groups for p in group.parameters], self._members)
         self._flats = [nn.Parameter(_flatten(group.parameters, self._rows)) for group in self.groups]
         self._grads = [torch.zeros_like(flat) for flat in self._flats]
         kwargs: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
         if settings.eps is not None and settings.name not in _WITHOUT_EPS:
             kwargs["eps"] = settings.eps
-        self.optimizer = OPTIMIZERS[settings.name]([{"params": [flat]} for flat in self._flats], **kwargs)
+        self.torch_optimizer = OPTIMIZERS[settings.name]([{"params": [flat]} for flat in self._flats], **kwargs)
         self.at(0, factor=1.0)
 
     def at(self, env_steps: int, factor: float) -> None:
         """The time, which decides which groups learn, and the schedule's factor of every learning rate."""
         self._set_time(env_steps)
-        for group, settings in zip(self.groups, self.optimizer.param_groups, strict=True):
+        for group, settings in zip(self.groups, self.torch_optimizer.param_groups, strict=True):
             settings["lr"] = self.settings.learning_rate * group.factor * factor
 
     def _set_time(self, env_steps: int) -> None:
@@ -135,19 +165,25 @@ class Stepper:
 
     def rates(self) -> dict[str, float]:
         """The learning rate of every group, learning or not, as the optimizer has it."""
-        rates = [settings["lr"] for settings in self.optimizer.param_groups]
+        rates = [settings["lr"] for settings in self.torch_optimizer.param_groups]
         return {group.name: rate for group, rate in zip(self.groups, rates, strict=True)}
 
     @property
     def flat(self) -> nn.Parameter:
-        """All parameters `[S, P]` of a stepper with one group."""
+        """All parameters `[S, P]` of an optimizer with one group."""
         (only,) = self._flats
         return only
 
-    def step(self, loss: Tensor, members: Tensor | None = None) -> Tensor:
+    def step(
+        self, loss: Tensor, clock: Clock | None = None, *, progress: float | None = None, members: Tensor | None = None
+    ) -> Tensor:
         """One step down the gradient of `loss [S]`, summed over S so that members never mix.
 
+        Parameters that the loss does not depend on have a gradient of 0.
+
         Args:
+            clock: the time, for the schedule, the groups and the hooks; None: as `at` was told.
+            progress: the share of the budget that the schedule goes by; None: the clock's.
             members: bool `[S]`, who takes the step; the others stand still, moments and all. None: everybody. The
                 count of steps, which corrects the bias of Adam's moments, is everybody's and goes on.
 
@@ -157,6 +193,8 @@ class Stepper:
         Raises:
             UsageError: no group learns at this time.
         """
+        if clock is not None:
+            self.at(clock.env_steps, self.settings.schedule.factor(clock.progress if progress is None else progress))
         grads = self._gradients(loss)
         if self.settings.l1:
             for i, grad in zip(self._learning, grads, strict=True):
@@ -166,10 +204,15 @@ class Stepper:
         if self.settings.max_grad_norm is not None:
             for grad in grads:
                 clip_members(grad, norm, self.settings.max_grad_norm)
+        for hook in self.hooks:
+            hook.before()
         if members is None:
-            self.optimizer.step()
+            self.torch_optimizer.step()
         else:
             self._step_only(members.unsqueeze(1))
+        if clock is not None:
+            for hook in self.hooks:
+                hook.after(clock)
         return norm
 
     def _gradients(self, loss: Tensor) -> list[Tensor]:
@@ -178,9 +221,10 @@ class Stepper:
             first = min(group.begins_at for group in self.groups if group.begins_at is not None)
             raise UsageError(f"nothing learns at {self.env_steps} env steps: the first layers begin at {first}.")
         parameters = [parameter for i in self._learning for parameter in self.groups[i].parameters]
-        found = iter(torch.autograd.grad(loss, parameters, torch.ones_like(loss)))
+        found = iter(torch.autograd.grad(loss, parameters, torch.ones_like(loss), allow_unused=True))
         for i in self._learning:
-            parts = [next(found).reshape(self._rows, -1) for _ in self.groups[i].parameters]
+            pairs = [(next(found), parameter) for parameter in self.groups[i].parameters]
+            parts = [(torch.zeros_like(p) if g is None else g).reshape(self._rows, -1) for g, p in pairs]
             torch.cat(parts, dim=1, out=self._grads[i])
         return [self._grads[i] for i in self._learning]
 
@@ -189,7 +233,7 @@ class Stepper:
         """Under Adam even a zero gradient moves, so those who stand still are put back."""
         flats = [self._flats[i] for i in self._learning]
         before = [[tensor.clone() for tensor in (flat, *self._moments(flat))] for flat in flats]
-        self.optimizer.step()
+        self.torch_optimizer.step()
         for flat, old in zip(flats, before, strict=True):
             # An optimizer makes its moments in its first step. Before it they were zeros, or as good as zeros:
             # momentum's begins as the gradient, which is where a step from zero leads.
@@ -200,14 +244,21 @@ class Stepper:
 
     def _moments(self, flat: nn.Parameter) -> list[Tensor]:
         """What the optimizer remembers of each number."""
-        return [value for value in self.optimizer.state[flat].values() if value.shape == flat.shape]
+        return [value for value in self.torch_optimizer.state[flat].values() if value.shape == flat.shape]
 
     def state(self) -> dict[str, Any]:
-        return {**self.optimizer.state_dict(), "env_steps": self.env_steps}
+        return {**self.torch_optimizer.state_dict(), "env_steps": self.env_steps}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict({key: state[key] for key in ("state", "param_groups")})
+        self.torch_optimizer.load_state_dict({key: state[key] for key in ("state", "param_groups")})
         self._set_time(state["env_steps"])
+
+
+def regroup(optimizers: Mapping[str, StackedOptimizer], groups: Sequence[ParameterGroup]) -> None:
+    """Give each optimizer, in place of its own groups, those of `groups` whose parameters it steps."""
+    for optimizer in optimizers.values():
+        own = {id(parameter) for group in optimizer.groups for parameter in group.parameters}
+        optimizer.regroup([group for group in groups if id(group.parameters[0]) in own])
 
 
 def clip_members(grad: Tensor, norm: Tensor, max_norm: float) -> None:

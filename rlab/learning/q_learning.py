@@ -8,7 +8,7 @@ from rlab.learning.common_config import NetworkConfig, Unread
 from rlab.learning.demonstration_losses import DEMONSTRATION_LOSSES
 from rlab.learning.returns import LOSSES
 from rlab.networks.spaces import Space
-from rlab.ranges import check_counts, check_not_negative, check_positive_shares, check_shares, check_shares_below_one
+from rlab.ranges import check_counts, check_not_negative, check_positive_shares, check_shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,6 @@ class QLearningConfig(NetworkConfig):
     init: Init = "pytorch"
     dueling: bool = False  # one stream for the state's value, one for the advantages; Wang et al. 2016
     optimizer_eps: float | None = 1.5e-4  # in the optimizer's denominator; Hessel et al. 2018. None: torch's default
-    sparsity: float = 0.0  # share of each layer's weights that are 0 in the end; Graesser et al. 2022
     max_grad_norm: float | None = 10.0  # clips the gradient of each member; Stable-Baselines3's default. None: does not
     lr_final: float = 0.05
     demonstration_loss: DemonstrationLoss = "none"  # beside the TD loss, of rows that come from demonstrations
@@ -74,7 +73,6 @@ class QLearningConfig(NetworkConfig):
             raise unknown("loss", self.loss, LOSSES)
         check_counts(self, "batch_size", "n_step", "target_every")
         check_shares(self, "gamma", "epsilon_start", "epsilon_end", "epsilon_fraction")
-        check_shares_below_one(self, "sparsity")
         check_positive_shares(self, "target_tau")
         if self.epsilon_duration is not None and self.epsilon_duration <= 1.0:
             raise UsageError(f"epsilon_duration {self.epsilon_duration} must be above 1; None: one step.")

@@ -61,6 +61,15 @@ def double_value(next_q: Tensor, selector_q: Tensor) -> Tensor:
     return next_q.gather(-1, picked).squeeze(-1)
 
 
+def weighted_mean(rows: Tensor, weight: Tensor | None) -> Tensor:
+    """The mean over a batch, `[..., B] -> [...]`, of rows that count by their `weight [..., B]`; None: all count 1.
+
+    The sum is divided by B, not by the sum of weights: importance weights correct a sum (Schaul et al. 2016, section
+    3.4).
+    """
+    return rows.mean(dim=-1) if weight is None else (rows * weight).mean(dim=-1)
+
+
 def squared(error: Tensor) -> Tensor:
     """Half the squared error, so that its gradient is the error itself."""
     return 0.5 * error.square()

@@ -44,3 +44,5 @@ SCHEDULES: dict[str, Callable[[float, Schedule], float]] = {
     "cosine": lambda rest, s: s.final + (1.0 - s.final) * 0.5 * (1.0 + math.cos(math.pi * rest)),
     "step": lambda rest, s: s.final ** min(int(rest * s.steps), s.steps - 1),
 }
+
+CONSTANT = Schedule()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rlab.errors import UsageError, unknown
-from rlab.learning.optimizers import Stepper
+from rlab.learning.contract import Agent
 from rlab.networks.layers import WeightLayer, is_float_layer, is_stacked
 from rlab.networks.merging import merges
 from rlab.networks.own import check_layers
@@ -135,7 +135,7 @@ class MaskedTraining:
 
 
 class GradualPruning:
-    """A policy's network that becomes sparse while an agent learns; without a share it learns as if this was not there.
+    """A step hook of an optimizer: a policy's network becomes sparse while an agent learns.
 
     Gradual magnitude pruning (Zhu and Gupta 2017) as Graesser et al. (2022) train agents: between `BEGIN` and `END`
     percent of the budget more and more weights go by `gradual_sparsity`, those of the smallest magnitude. Every layer
@@ -147,7 +147,7 @@ class GradualPruning:
     are pruned as well.
 
     Args:
-        share: of the weights that are 0 in the end; 0: nothing is pruned, and no zero is kept.
+        share: of the weights that are 0 in the end, in (0, 1).
         network: the policy's; it is changed in place.
 
     Raises:
@@ -156,29 +156,46 @@ class GradualPruning:
 
     def __init__(self, share: float, network: nn.Module) -> None:
         _check_share(share)
+        if any(map(merges, network.modules())):
+            raise UsageError(f"sparsity {share}: merged adapters would fill the zeros; take another strategy.")
+        check_layers(network, "--sparsity cannot be done")
+        prunable(network)
         self.share, self.network = share, network
         self._percent: int | None = None  # of the budget, when weights were last chosen by this object
-        self._zeros = torch.empty(0)  # [S], the share of weights that were 0 then
-        if share and any(map(merges, network.modules())):
-            raise UsageError(f"sparsity {share}: merged adapters would fill the zeros; take another strategy.")
-        if share:
-            check_layers(network, "--sparsity cannot be done")
-            prunable(network)
+        self._zeros: Tensor | None = None  # [S], the share of weights that were 0 then
+        self._masks: dict[str, Tensor] = {}
 
-    def step(self, stepper: Stepper, loss: Tensor, clock: Clock, members: Tensor | None = None) -> dict[str, Tensor]:
-        """A step of the optimizer, with weights left and set at 0. Metrics `[S]`: the norm of the gradient before
-        clipping and, with a share, what part of the weights is 0."""
-        if not self.share:
-            return {"grad/norm": stepper.step(loss, members)}
-        masks = nonzero(self.network)
-        norm = stepper.step(loss, members)
-        apply_masks(self.network, masks)
+    @classmethod
+    def of_policy(cls, share: float, agent: Agent) -> "GradualPruning":
+        """Hooked into the optimizer that trains the network of an agent's policy.
+
+        Raises:
+            UsageError: none does, or as the constructor.
+        """
+        network = agent.policy().network
+        pruning, own = cls(share, network), {id(parameter) for parameter in network.parameters()}
+        for optimizer in agent.optimizers.values():
+            if any(id(parameter) in own for group in optimizer.groups for parameter in group.parameters):
+                optimizer.hooks.append(pruning)
+                return pruning
+        raise UsageError(f"sparsity {share}: no optimizer of {type(agent).__name__} trains its policy's network.")
+
+    def before(self) -> None:
+        """Remember what is 0."""
+        self._masks = nonzero(self.network)
+
+    def after(self, clock: Clock) -> None:
+        """Leave at 0 what was, and choose weights anew in another percent of the budget."""
+        apply_masks(self.network, self._masks)
         percent = min(max(100 * clock.env_steps // clock.total_env_steps, BEGIN), END)
         if percent != self._percent:  # in a run that goes on the first choice is the last one again, so nothing moves
             self._percent = percent
             apply_masks(self.network, weight_masks(self.network, gradual_sparsity(percent, BEGIN, END, self.share)))
             self._zeros = sparsity(self.network)
-        return {"grad/norm": norm, "sparsity/zeros": self._zeros}
+
+    def metrics(self) -> dict[str, Tensor]:
+        """What part of the weights is 0; nothing before the first step."""
+        return {} if self._zeros is None else {"sparsity/zeros": self._zeros}
 
 
 def prunable(network: nn.Module) -> tuple[dict[str, nn.Parameter], int]:

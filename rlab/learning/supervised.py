@@ -14,7 +14,7 @@ from rlab.errors import UsageError, unknown
 from rlab.learning.augmentation import augmentation
 from rlab.learning.common_config import OptimizerConfig
 from rlab.learning.contract import Batch, Updated
-from rlab.learning.optimizers import OptimizerSettings, Stepper
+from rlab.learning.optimizers import OptimizerSettings, StackedOptimizer
 from rlab.learning.supervised_losses import LOSSES, correct, cross_entropy
 from rlab.networks.layers import StackedDropout
 from rlab.networks.spec import StackedNetwork, generator_states, load_generator_states
@@ -104,11 +104,14 @@ class Supervised:
         self.device = parameters[0].device
         self.network = _as_stack(network, self.seeds)
         self.class_weights = None if class_weights is None else class_weights.float().to(self.device)
-        self.stepper = Stepper(OptimizerSettings.of(settings), parameters, members=len(self.seeds))
-        self.schedule = settings.make_schedule()
+        self.optimizer = StackedOptimizer(OptimizerSettings.of(settings), parameters, members=len(self.seeds))
         self._augment = augmentation(settings.augmentation)
         self._augmenting = [torch_stream(seed, "augmentation") for seed in seeds]
         self.network.eval()
+
+    @property
+    def optimizers(self) -> dict[str, StackedOptimizer]:
+        return {"all": self.optimizer}
 
     def prepare(self, batch: Batch) -> Batch:
         """`input` and `target` as networks and losses take them: pixels and other numbers as float32, `bool` and
@@ -119,7 +122,6 @@ class Supervised:
 
     def update(self, batch: Batch, clock: Clock) -> Updated:
         """One gradient step on prepared rows `[S, B, ...]`."""
-        self.stepper.at(clock.env_steps, self.schedule.factor(clock.progress))
         inputs = batch["input"] if self._augment is None else self._augment(batch["input"], self._augmenting)
         self.network.train()
         outputs = self.network(inputs)
@@ -127,7 +129,7 @@ class Supervised:
         loss = self._losses(outputs, batch["target"]).mean(dim=1)
         name, score = self._score(outputs.detach(), batch["target"])
         metrics = {f"loss/{self.config.loss}": loss.detach(), f"train/{name}": score.mean(dim=1)}
-        metrics["grad/norm"] = self.stepper.step(loss)
+        metrics["grad/norm"] = self.optimizer.step(loss, clock)
         return Updated(metrics)
 
     @torch.no_grad()
@@ -154,28 +156,28 @@ class Supervised:
         return "absolute_error", _per_row((outputs - like_outputs(target, outputs)).abs())
 
     def metrics(self, clock: Clock) -> dict[str, float]:
-        rate = self.config.learning_rate * self.schedule.factor(clock.progress)
+        rate = self.optimizer.settings.rate(clock.progress)
         return {"optimizer/learning_rate": rate, "train/epoch": clock.progress * self.config.epochs}
 
     def policy(self) -> nn.Module:
         """The network that learns; its tensors are `[S, ...]`."""
         return self.network
 
-    def adopt(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on with other weights: those of `policy().state_dict()` that `tensors` names."""
         self.network.load_state_dict(tensors, strict=False)
 
     def state(self) -> dict[str, Any]:
         return {
             "network": dict(self.network.state_dict()),
-            "optimizer": self.stepper.state(),
+            "optimizer": self.optimizer.state(),
             "dropout": self._noise_states(),
             "augmentation": [generator.get_state() for generator in self._augmenting],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
-        self.stepper.load_state(state["optimizer"])
+        self.optimizer.load_state(state["optimizer"])
         if isinstance(self.network, StackOfOne):
             self.network.generator.set_state(state["dropout"][0])
         else:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from rlab.ranges import check_counts, check_not_negative, check_positive, check_shares
+from rlab.ranges import check_counts, check_not_negative, check_positive, check_shares, check_shares_below_one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,7 @@ class RunConfig:
     num_envs: int = 8  # envs per member
     vector: Literal["auto", "native", "sync", "async", "envpool"] = "auto"  # auto: the env's own, else sync
     max_episode_steps: int | None = None  # None: the env's own time limit
+    sparsity: float = 0.0  # share of each layer's weights of the policy that are 0 in the end; Graesser et al. 2022
     eval_every: int = 10_000  # env steps between evaluations during training; 0: none
     eval_episodes: int = 10  # greedy episodes per member in each of them
     final_eval_episodes: int = 100  # greedy episodes per member with the final weights; 0: none
@@ -39,6 +40,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_counts(self, "env_steps", "updates", "seeds", "num_envs", "eval_episodes", "eval_envs")
         check_counts(self, "checkpoint_every", "log_every", "threads")
+        check_shares_below_one(self, "sparsity")
         check_not_negative(self, "film_every", "seed", "eval_every", "final_eval_episodes")
 
     @property

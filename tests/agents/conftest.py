@@ -15,6 +15,7 @@ from rlab.jobs.data_sources import data_source, make_storage
 from rlab.learning.contract import Listener
 from rlab.learning.loop import Periods
 from rlab.learning.runtime import torch_settings
+from rlab.learning.sparsity import GradualPruning
 from rlab.networks.spaces import Box, Discrete
 from rlab.randomness import streams
 from rlab.runs.config import RunConfig
@@ -74,6 +75,7 @@ def train_members(
     num_envs: int = 4,
     listeners: Sequence[Listener] = (),
     log_every: int = NEVER,
+    sparsity: float = 0.0,
     **settings: Any,
 ) -> Any:
     """Train these members in one stack, in the real loop, without evaluation or files; returns the agent."""
@@ -82,6 +84,8 @@ def train_members(
         env = make_vec(EnvSpec.parse(env_id), tuple(seeds), num_envs)
         config = agent_class.Config(**settings)
         learner = agent_class(config, env.obs_space, env.action_space, seeds, torch.device("cpu"))
+        if sparsity:
+            GradualPruning.of_policy(sparsity, learner)
         source = data_source(agent_class.__name__, agent_class.data)
         run = RunConfig(seed=seeds[0], seeds=len(seeds), num_envs=num_envs, env_steps=env_steps)
         storage = make_storage(source, learner, run, None)

@@ -22,14 +22,14 @@ from rlab.experience.samplers import Sampler, Streams, UniformSampler
 from rlab.experience.storage import Storage
 from rlab.learning.contract import Batch, Updated
 from rlab.learning.exploration import EpsilonGreedy
-from rlab.learning.optimizers import OptimizerSettings, Stepper
+from rlab.learning.optimizers import OptimizerSettings, StackedOptimizer
 from rlab.learning.returns import continuation, n_step_return, q_td_error, squared
 from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.memory import State
 from rlab.networks.policy import Policy, PolicySpec
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Box, Discrete, Space
-from rlab.networks.spec import build
+from rlab.networks.spec import StackedNetwork, build
 from rlab.types import Clock
 
 
@@ -57,7 +57,8 @@ class ExpectedSarsa:
     """Expected SARSA: values of the exploring behaviour itself, without a target network."""
 
     Config: ClassVar[type] = ExpectedSarsaConfig
-    data: ClassVar[str] = "replay"  # which loop feeds it
+    data: ClassVar[str] = "replay"  # what it learns from
+    action_spaces: ClassVar[tuple[type[Space], ...]] = (Discrete,)
 
     def __init__(
         self,
@@ -67,8 +68,9 @@ class ExpectedSarsa:
         seeds: Sequence[int],
         device: torch.device,
     ) -> None:
-        if not isinstance(obs_space, Box) or len(obs_space.shape) != 1 or not isinstance(action_space, Discrete):
-            raise UsageError(f"ExpectedSarsa needs vectors and discrete actions, not {obs_space} and {action_space}.")
+        if not isinstance(obs_space, Box) or len(obs_space.shape) != 1:
+            raise UsageError(f"ExpectedSarsa needs vectors as observations, not {obs_space}.")
+        assert isinstance(action_space, Discrete)  # as action_spaces says
         self.config, self.device, self._obs_space = config, device, obs_space
         # A network is plain data first: from it a saved policy is rebuilt without this file.
         network = q_network_spec(obs_space, action_space.n, BodySettings(config.hidden))
@@ -77,8 +79,18 @@ class ExpectedSarsa:
         head = {"kind": "q", "epsilon": config.epsilon}
         spec = PolicySpec(obs_space, action_space, preprocess.to_json(), network, head)
         self._policy = Policy(spec, preprocess, self.q_network, seeds).eval()
-        self.stepper = Stepper(OptimizerSettings("adam", config.learning_rate), self.q_network.parameters())
+        self.optimizer = StackedOptimizer(OptimizerSettings("adam", config.learning_rate), self.q_network.parameters())
         self._exploration = EpsilonGreedy(action_space.n, seeds)
+
+    @property
+    def networks(self) -> dict[str, StackedNetwork]:
+        """What is trained, by name; the first is the policy's."""
+        return {"q_network": self.q_network}
+
+    @property
+    def optimizers(self) -> dict[str, StackedOptimizer]:
+        """By name; what rlab does to an agent from outside, such as pruning, it does here."""
+        return {"q_network": self.optimizer}
 
     def fields(self) -> tuple[Field, ...]:
         """How replay stores an observation and an action."""
@@ -109,7 +121,7 @@ class ExpectedSarsa:
             next_value = self.next_value(self._policy.outputs(batch["next_obs"]))
         error = q_td_error(q, batch["action"], batch["reward"], batch["discount"], next_value)
         loss = squared(error).mean(dim=-1)  # over B, never over S
-        norm = self.stepper.step(loss)
+        norm = self.optimizer.step(loss, clock)
         return Updated({"loss/td_squared": loss.detach(), "q/mean": q.detach().mean(dim=(1, 2)), "grad/norm": norm})
 
     def next_value(self, next_q: Tensor) -> Tensor:
@@ -129,12 +141,12 @@ class ExpectedSarsa:
         """All that training needs to go on: weights, moments, and where the random streams stand."""
         return {
             "policy": self._policy.state_dict(),
-            "optimizer": self.stepper.state(),
+            "optimizer": self.optimizer.state(),
             "exploration": self._exploration.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Put back what `state` gave."""
         self._policy.load_state_dict(state["policy"])
-        self.stepper.load_state(state["optimizer"])
+        self.optimizer.load_state(state["optimizer"])
         self._exploration.load_state(state["exploration"])

@@ -47,7 +47,7 @@ def make(dataset: Dataset, seeds: Sequence[int] = (0, 1), **settings: Any) -> tu
     agent = BC(BCConfig(**chosen), dataset.obs_space, dataset.action_space, seeds, CPU)
     storage = demonstrations_of(dataset, seeds)
     obs, valid = storage.observations()
-    agent.study(torch.from_numpy(obs), torch.from_numpy(valid))
+    agent.fit_statistics(torch.from_numpy(obs), torch.from_numpy(valid))
     return agent, storage
 
 
@@ -181,7 +181,7 @@ def test_the_value_is_what_the_demonstrator_earns_and_ppo_takes_it_over(n_step: 
     known = [0.5, 1.0, 2.0]  # gamma; 1; 1 / (1 - gamma)
     np.testing.assert_allclose(agent.critic(agent.preprocess(obs)).detach()[..., 0], [known] * 2, atol=0.02)
     ppo = PPO(PPOConfig(), Discrete(3), TWO, (7, 8), CPU, start=agent.policy().spec)
-    ppo.adopt_critic(agent.state(), [1, 0])
+    ppo.load_critic(agent.state(), [1, 0])
     torch.testing.assert_close(ppo.value(obs), agent.critic(agent.preprocess(obs)).squeeze(-1).flip(0))
 
 
@@ -271,7 +271,7 @@ def test_it_begins_from_a_policy_that_there_is() -> None:
     ppo = PPO(PPOConfig(hidden=(8,), activation="relu"), NUMBER, TWO, (0, 1), CPU)
     agent = BC(BCConfig(), NUMBER, TWO, (0, 1), CPU, start=ppo.policy().spec)
     assert agent.policy().spec == ppo.policy().spec
-    agent.adopt(ppo.policy().state_dict())
+    agent.load_weights(ppo.policy().state_dict())
     obs = torch.rand(2, 5, 1)
     torch.testing.assert_close(agent.policy().outputs(obs), ppo.policy().outputs(obs))
 

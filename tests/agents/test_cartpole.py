@@ -225,8 +225,8 @@ def test_an_agent_from_a_checkpoint_goes_on_with_the_same_bits(tmp_path: Path, n
         rows = agent.prepare(session.loop.sampler.sample(0))
         for _ in range(agent.config.epochs * agent.config.minibatches):
             agent.update(rows, clock)
-    assert torch.equal(kept.stepper.flat, again.stepper.flat)
-    one, other = kept.stepper.state()["state"][0], again.stepper.state()["state"][0]
+    assert torch.equal(kept.optimizer.flat, again.optimizer.flat)
+    one, other = kept.optimizer.state()["state"][0], again.optimizer.state()["state"][0]
     assert all(torch.equal(one[moment], other[moment]) for moment in ("step", "exp_avg", "exp_avg_sq"))
     for (key, value), loaded in zip(
         kept.policy().state_dict().items(), again.policy().state_dict().values(), strict=True

@@ -17,7 +17,7 @@ from rlab.experience.demonstrations import Demonstrations, demonstrations_of
 from rlab.experience.samplers import Sampler
 from rlab.learning.dataset_loop import DatasetLoop
 from rlab.learning.loop import Periods
-from rlab.learning.optimizers import OptimizerSettings, Stepper
+from rlab.learning.optimizers import OptimizerSettings, StackedOptimizer
 from rlab.networks.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 from rlab.randomness import streams
 from rlab.types import Clock
@@ -65,7 +65,7 @@ def make(dataset: Dataset, seeds: Sequence[int] = (0, 1), **settings: Any) -> tu
     agent = Encoder(EncoderConfig(**chosen), dataset.obs_space, dataset.action_space, seeds, CPU)
     storage = demonstrations_of(dataset, seeds)
     obs, valid = storage.observations()
-    agent.study(torch.from_numpy(obs), torch.from_numpy(valid))
+    agent.fit_statistics(torch.from_numpy(obs), torch.from_numpy(valid))
     return agent, storage
 
 
@@ -188,7 +188,7 @@ def test_the_body_is_trained_and_the_last_layer_stays_fresh(objective: str) -> N
         assert all(equal(top, weights(agent._top)))
         # and so it is where somebody made a stepper of the whole policy
         parameters = [p for network in agent.networks.values() for p in network.parameters()]
-        agent.stepper = Stepper(OptimizerSettings("adam", 1e-2), parameters)
+        agent.optimizer = StackedOptimizer(OptimizerSettings("adam", 1e-2), parameters)
         body = weights(agent.body)
         agent.update(agent.prepare(storage.rows_in_order()), Clock(1, 10))
         assert not any(equal(body, weights(agent.body)))
@@ -210,11 +210,11 @@ def test_its_policy_is_one_that_ppo_begins_from_and_that_it_begins_from_itself()
     settings = {"hidden": (32,), "log_std_init": -1.0}
     ppo = PPO(PPOConfig(**settings), PLANE, FOUR, (0, 1), CPU)
     assert agent.policy().spec == ppo.policy().spec
-    ppo.adopt(agent.policy().state_dict())
+    ppo.load_weights(agent.policy().state_dict())
     obs = torch.rand(2, 5, 2)
     torch.testing.assert_close(ppo.policy().outputs(obs), agent.policy().outputs(obs))
     again = Encoder(EncoderConfig(), PLANE, FOUR, (0, 1), CPU, start=agent.policy().spec)
-    again.adopt(agent.policy().state_dict())
+    again.load_weights(agent.policy().state_dict())
     torch.testing.assert_close(again.policy().outputs(obs), agent.policy().outputs(obs))
     assert all(equal(weights(again.target_body), weights(agent.body)))
 

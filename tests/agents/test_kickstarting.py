@@ -13,7 +13,7 @@ from rlab.envs import EnvSpec, make_episodes, make_vec
 from rlab.evaluation.evaluate import evaluate
 from rlab.experience.collector import Collector
 from rlab.experience.storage import Storage
-from rlab.learning.distillation import Guide
+from rlab.learning.distillation import Teacher
 from rlab.learning.loop import Periods, ReplayLoop, RolloutLoop
 from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.heads import build_head
@@ -48,20 +48,21 @@ def teacher(head: str = "q", scale: float = 1.0) -> Policy:
     return policy
 
 
-def make(name: str, guide: Guide | None = None, **settings: Any) -> Any:
+def make(name: str, term: Teacher | None = None, **settings: Any) -> Any:
     agent_class: Any = load_agent(name)
     config = agent_class.Config(**{"hidden": (16,), **SLOW[name], **settings})
     agent = agent_class(config, NUMBER, TWO, SEEDS, CPU)
-    agent.guide = guide
+    if term is not None:
+        agent.terms.append(term)
     return agent
 
 
-def guide_for(name: str, weight: float = 1.0, fraction: float = 1.0) -> Guide:
-    return Guide(teacher(), build_head({"kind": "q" if name == "dqn" else "categorical"}, TWO), weight, fraction)
+def teacher_for(name: str, weight: float = 1.0, fraction: float = 1.0) -> Teacher:
+    return Teacher(teacher(), build_head({"kind": "q" if name == "dqn" else "categorical"}, TWO), weight, fraction)
 
 
-def trained(name: str, env_steps: int, guide: Guide | None) -> Any:
-    agent = make(name, guide)
+def trained(name: str, env_steps: int, term: Teacher | None) -> Any:
+    agent = make(name, term)
     env = make_vec(EnvSpec.parse(WORLD), SEEDS, NUM_ENVS)
     storage = Storage(len(SEEDS), NUM_ENVS, 1000, agent.fields())
     loop: Any = RolloutLoop if agent.data == "rollout" else ReplayLoop
@@ -86,13 +87,13 @@ def chance_of_being_right(agent: Any) -> float:
 
 
 def test_a_student_of_values_with_a_teacher_reaches_it_sooner_than_one_without() -> None:
-    assert mean_return(trained("dqn", 120, guide_for("dqn", weight=5.0))) == 1.0
+    assert mean_return(trained("dqn", 120, teacher_for("dqn", weight=5.0))) == 1.0
     assert mean_return(trained("dqn", 120, None)) < 1.0
 
 
 @pytest.mark.parametrize("name", ["a2c", "ppo", "reinforce"])
 def test_a_student_of_probabilities_with_a_teacher_reaches_it_sooner_than_one_without(name: str) -> None:
-    assert chance_of_being_right(trained(name, 480, guide_for(name, weight=5.0))) > 0.75
+    assert chance_of_being_right(trained(name, 480, teacher_for(name, weight=5.0))) > 0.75
     assert 0.5 < chance_of_being_right(trained(name, 480, None)) < 0.7
 
 
@@ -113,32 +114,33 @@ def batch_for(agent: Any) -> dict[str, torch.Tensor]:
     return dict(agent.prepare(flat))
 
 
-def after_one_update(name: str, guide: Guide | None, clock: Clock) -> dict[str, torch.Tensor]:
+def after_one_update(name: str, term: Teacher | None, clock: Clock) -> dict[str, torch.Tensor]:
     """The policy's weights."""
-    agent = make(name, guide)
+    agent = make(name, term)
     agent.update(batch_for(agent), clock)
     return copy.deepcopy(dict(agent.policy().state_dict()))
 
 
 @pytest.mark.parametrize("name", sorted(SLOW))
 def test_once_its_time_is_over_a_teacher_changes_no_bit(name: str) -> None:
-    guide = guide_for(name, weight=3.0, fraction=0.5)
+    term = teacher_for(name, weight=3.0, fraction=0.5)
     for env_steps, same in ((499, False), (500, True), (900, True)):
         clock = Clock(env_steps, 1000)
-        taught, alone = after_one_update(name, guide, clock), after_one_update(name, None, clock)
+        taught, alone = after_one_update(name, term, clock), after_one_update(name, None, clock)
         assert all(torch.equal(taught[key], alone[key]) for key in alone) == same, env_steps
 
 
 @pytest.mark.parametrize("name", sorted(SLOW))
 def test_the_loss_has_the_teacher_s_share_by_the_weight_of_the_moment(name: str) -> None:
-    agent, alone = make(name, guide_for(name, weight=2.0, fraction=0.5)), make(name)
+    term = teacher_for(name, weight=2.0, fraction=0.5)
+    agent, alone = make(name, term), make(name)
     batch = batch_for(agent)
     assert "teacher" in batch
     clock = Clock(125, 1000)  # a quarter of the way: 1.5
-    expected = agent.guide.loss(agent.policy().outputs(batch["obs"]), batch["teacher"])
+    expected = term.loss(agent.policy().outputs(batch["obs"]), batch)
     losses = []
     for each in (agent, alone):
-        each.stepper.step = lambda loss, *rest: losses.append(loss) or loss.detach()
+        each.optimizer.step = lambda loss, *rest, **more: losses.append(loss) or loss.detach()
         metrics = each.update(batch_for(each), clock).metrics
         if each is agent:
             torch.testing.assert_close(metrics["loss/teacher"], expected)
@@ -150,7 +152,7 @@ def test_the_loss_has_the_teacher_s_share_by_the_weight_of_the_moment(name: str)
 def test_members_of_a_student_learn_from_their_own_teachers() -> None:
     policy = teacher("categorical", scale=3.0)
     next(policy.network.parameters()).data[1] *= -1.0  # member 1 is taught the opposite
-    agent = make("a2c", Guide(policy, policy.head, weight=10.0, fraction=1.0), learning_rate=3e-2)
+    agent = make("a2c", Teacher(policy, policy.head, weight=10.0, fraction=1.0), learning_rate=3e-2)
     for _ in range(60):
         agent.update(batch_for(agent), Clock(32, NEVER))
     obs = np.array([[[-1.0], [1.0]]] * 3, np.float32)

@@ -121,7 +121,7 @@ def test_what_is_forbidden_neither_gets_a_gradient_nor_changes_another_s(name: s
         """The loss `[S]`, its metrics, and its gradient by the outputs."""
         outputs.requires_grad_()
         agent.forward = lambda features: (outputs, torch.zeros(2, 30))
-        loss, metrics, _ = agent.loss(rows, Clock(1, 10))
+        loss, _, metrics = agent.loss(rows, Clock(1, 10))
         return loss.detach(), metrics, torch.autograd.grad(loss.sum(), outputs)[0]
 
     loss, metrics, grad = learned_from(outputs.clone())

@@ -97,11 +97,11 @@ class WatchedPPO(PPO):
         self.went: list[torch.Tensor] = []
         self.norms: list[torch.Tensor] = []
 
-    def loss(self, batch: Batch, clock: Clock) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor | None]:
-        loss, metrics, members = super().loss(batch, clock)
+    def _still_going(self, kl: torch.Tensor) -> torch.Tensor | None:
+        members = super()._still_going(kl)
         assert members is not None
         self.went.append(members.clone())
-        return loss, metrics, members
+        return members
 
     def update(self, batch: Batch, clock: Clock) -> Updated:
         updated = super().update(batch, clock)

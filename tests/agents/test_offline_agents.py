@@ -61,7 +61,7 @@ def make(name: str, dataset: Dataset, seeds: Sequence[int] = (0, 1), **settings:
     agent = agent_class(config, dataset.obs_space, dataset.action_space, seeds, CPU)
     storage = demonstrations_of(dataset, seeds)
     obs, valid = storage.observations()
-    agent.study(torch.from_numpy(obs), torch.from_numpy(valid))
+    agent.fit_statistics(torch.from_numpy(obs), torch.from_numpy(valid))
     return agent, storage
 
 
@@ -317,7 +317,7 @@ def test_it_begins_from_a_policy_that_there_is(name: str) -> None:
     agent = type(first)(type(first.config)(), NUMBER, TWO, (0, 1), CPU, start=first.policy().spec)
     for tensor in first.policy().state_dict().values():
         tensor += 1.0
-    agent.adopt(first.policy().state_dict())
+    agent.load_weights(first.policy().state_dict())
     np.testing.assert_array_equal(q_of(agent, (0.5,)), q_of(first, (0.5,)))
     if name != "iql":
         assert all(map(torch.equal, agent.q_network.parameters(), agent.target_network.parameters()))

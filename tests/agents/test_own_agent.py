@@ -64,5 +64,5 @@ def test_its_settings_are_flags_with_suggestions(tmp_path: Path, capsys: pytest.
 
 
 def test_an_env_that_does_not_suit_it_gets_its_own_line(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="ExpectedSarsa needs vectors and discrete actions"):
+    with pytest.raises(UsageError, match="ExpectedSarsa cannot choose the actions Box"):
         rlab.train(NAME, "Pendulum-v1", out=tmp_path / "run")

@@ -106,8 +106,8 @@ def test_weights_start_orthogonal_with_the_gains_of_the_paper() -> None:
 
 
 def test_adam_has_the_epsilon_of_the_paper() -> None:
-    assert made().stepper.optimizer.defaults["eps"] == 1e-5
-    assert made(optimizer_eps=1e-3).stepper.optimizer.defaults["eps"] == 1e-3
+    assert made().optimizer.torch_optimizer.defaults["eps"] == 1e-5
+    assert made(optimizer_eps=1e-3).optimizer.torch_optimizer.defaults["eps"] == 1e-3
 
 
 def test_the_learning_rate_ends_at_one_part_of_the_number_of_rollouts(lab: SimpleNamespace) -> None:
@@ -116,7 +116,7 @@ def test_the_learning_rate_ends_at_one_part_of_the_number_of_rollouts(lab: Simpl
     class Watched(PPO):
         def update(self, batch: Any, clock: Clock) -> Any:
             updated = super().update(batch, clock)
-            seen.append(self.stepper.optimizer.param_groups[0]["lr"])
+            seen.append(self.optimizer.torch_optimizer.param_groups[0]["lr"])
             return updated
 
     settings = {"rollout_steps": 5, "epochs": 1, "minibatches": 1, "learning_rate": 1.0, "hidden": (4,)}
@@ -140,7 +140,7 @@ def test_policy_and_value_have_bodies_of_their_own_unless_shared() -> None:
 def test_advantages_are_normalised_within_each_minibatch_where_asked(on: bool) -> None:
     agent = made(normalize_advantage=on)
     rows = {name: value[:, :6] for name, value in agent.prepare(collected(agent)).items()}
-    loss = agent.loss(rows, CLOCK)[1]["loss/policy"]
+    loss = agent.loss(rows, CLOCK)[2]["loss/policy"]
     advantage = rows["advantage"]
     if on:
         advantage = (advantage - advantage.mean(1, keepdim=True)) / advantage.std(1, keepdim=True, correction=0)
@@ -160,7 +160,7 @@ def test_value_clipping_is_off_by_default_and_holds_values_where_asked() -> None
         rows = agent.prepare(collected(agent))
         rows["value"] = rows["value"] + 1.0  # the old value is one above the present one
         rows["target"] = rows["value"].clone()
-        losses[clip] = agent.loss(rows, CLOCK)[1]["loss/value"]
+        losses[clip] = agent.loss(rows, CLOCK)[2]["loss/value"]
     torch.testing.assert_close(losses[None], torch.full((2,), 0.5))  # half of 1 squared
     torch.testing.assert_close(losses[0.1], torch.full((2,), 0.5))  # held at 0.1 below: 0.005, and the larger counts
 
@@ -169,7 +169,7 @@ def test_the_entropy_bonus_has_its_weight_and_may_fade() -> None:
     agent = made(entropy_weight=0.5, entropy_final=0.0)
     rows = agent.prepare(collected(agent))
     plain = made(entropy_weight=0.0).loss
-    with_bonus, metrics, _ = agent.loss(rows, Clock(16, 10**9))
+    with_bonus, _, metrics = agent.loss(rows, Clock(16, 10**9))
     without = plain(rows, Clock(16, 10**9))[0]
     torch.testing.assert_close(without - with_bonus, 0.5 * metrics["policy/entropy"])
     assert metrics["policy/entropy"].tolist() == pytest.approx([math.log(3)] * 2, abs=1e-3)  # near uniform at first
@@ -179,10 +179,10 @@ def test_the_entropy_bonus_has_its_weight_and_may_fade() -> None:
 def test_the_whole_gradient_of_a_member_is_clipped_at_once() -> None:
     agent = made(max_grad_norm=1e-3, optimizer="sgd", learning_rate=1.0, lr_schedule="constant")
     rows = agent.prepare(collected(agent))
-    before = agent.stepper.flat.detach().clone()
+    before = agent.optimizer.flat.detach().clone()
     metrics = agent.update(rows, CLOCK).metrics
     assert (metrics["grad/norm"] > 1e-3).all()
-    moved = (agent.stepper.flat.detach() - before).norm(dim=1)
+    moved = (agent.optimizer.flat.detach() - before).norm(dim=1)
     torch.testing.assert_close(moved, torch.full((2,), 1e-3), rtol=1e-2, atol=0.0)
 
 
@@ -197,13 +197,13 @@ def test_a_member_that_moved_too_far_stands_still_for_the_rest_of_its_rollout() 
     rows = agent.prepare(collected(agent))
     with torch.no_grad():  # member 1 has gone far away already
         agent.actor[-1].bias[1] += torch.tensor([3.0, -3.0, 0.0])
-    before = agent.stepper.flat.detach().clone()
+    before = agent.optimizer.flat.detach().clone()
     metrics = agent.update(rows, CLOCK).metrics
     assert metrics["policy/kl"][1] > 0.015 > metrics["policy/kl"][0]
-    assert not torch.equal(agent.stepper.flat[0], before[0])
-    assert torch.equal(agent.stepper.flat[1], before[1])
+    assert not torch.equal(agent.optimizer.flat[0], before[0])
+    assert torch.equal(agent.optimizer.flat[1], before[1])
     agent.update(rows, CLOCK)
-    assert torch.equal(agent.stepper.flat[1], before[1])
+    assert torch.equal(agent.optimizer.flat[1], before[1])
     agent.prepare(collected(agent, seed=1))  # the next rollout starts with everybody
     assert agent._going.all()
 
@@ -212,7 +212,7 @@ def test_kl_and_clip_fraction_on_numbers_worked_by_hand() -> None:
     agent = made(seeds=(0,), normalize_advantage=False)
     rows = agent.prepare(collected(agent))
     rows["log_prob"] = rows["log_prob"] - math.log(1.5)  # so the ratio is 1.5 everywhere
-    metrics = agent.loss(rows, CLOCK)[1]
+    metrics = agent.loss(rows, CLOCK)[2]
     assert metrics["policy/kl"].item() == pytest.approx(0.5 - math.log(1.5), abs=1e-5)
     assert metrics["policy/clip_fraction"].item() == 1.0
     advantage = rows["advantage"]

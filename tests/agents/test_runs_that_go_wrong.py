@@ -169,8 +169,8 @@ def test_a_folder_that_is_not_empty_is_refused_and_not_touched(tmp_path: Path) -
 WRONG = [
     (["dqm", "CartPole-v1"], "unknown agent 'dqm'. Did you mean 'dqn'?"),
     (["dqn", "CartPole-v7"], "Did you mean 'CartPole-v1'?"),
-    (["dqn", "Pendulum-v1"], "dqn has no use for the actions Box((1,), float32) of Pendulum-v1; agents that have: "),
-    (["double_dqn", "Pendulum-v1"], "double_dqn has no use for the actions Box((1,), float32) of Pendulum-v1"),
+    (["dqn", "Pendulum-v1"], "dqn cannot choose the actions Box((1,), float32) of Pendulum-v1; agents that can: "),
+    (["double_dqn", "Pendulum-v1"], "double_dqn cannot choose the actions Box((1,), float32) of Pendulum-v1"),
     (["dqn", "CartPole-v1", "--gamme", "0.9"], "--gamma"),
     (["dqn", "CartPole-v1", "--seeds", "0"], "seeds 0 must be 1 or more."),
     (["dqn", "CartPole-v1", "--env-steps", "-5"], "-5"),

@@ -138,7 +138,7 @@ def test_a_run_goes_on_after_the_one_that_it_came_from_is_gone(
     assert len([name for name in before if name in after and torch.equal(before[name], after[name])]) == frozen
     assert sum(not torch.equal(middle[name], after[name]) for name in after) == len(after) - frozen
     steps = load_checkpoint(RunFolder.open(out))[0]["loop"]["agent"]["optimizer"]["state"]
-    learned = {group.name: len(steps[i]) > 0 for i, group in enumerate(stopped.agent.stepper.groups) if i in steps}
+    learned = {group.name: len(steps[i]) > 0 for i, group in enumerate(stopped.agent.optimizer.groups) if i in steps}
     assert learned  # the optimizer's moments are per group
     assert [row["env_steps"] for row in road.rows(out)] == [32, 64, 96, 128]
     assert [row["train/updates"] for row in road.rows(out)] == [1, 2, 3, 4]  # a rollout is 32 env steps
@@ -289,7 +289,7 @@ WRONG = [
     (2, "{ppo} --seed 9", "not all among the source's, 3, 4"),
     (2, "{ppo} --seeds 3", "not all among the source's, 3, 4"),
     (2, "{ppo} CartPol-v1", "Did you mean 'CartPole-v1'?"),
-    (2, "{ppo} Pendulum-v1 --agent dqn", "dqn has no use for the actions"),
+    (2, "{ppo} Pendulum-v1 --agent dqn", "dqn cannot choose the actions"),
     (2, "{ppo} --agent pppo", "unknown agent 'pppo'. Did you mean 'ppo'?"),
     (2, "{ppo} --agent bc", "bc learns from a dataset: name one with --dataset DIR"),
     (2, "{ppo} --experiment nowhere", "nowhere"),

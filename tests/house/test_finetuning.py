@@ -135,7 +135,7 @@ def test_gradual_unfreezing_comes_at_the_exact_env_step(tmp_path: Path, road: Si
     seen: dict[int, tuple[dict[str, Tensor], tuple[str, ...]]] = {}
 
     def report(session: Session, time: int) -> None:
-        seen[time] = (road.copied(session.agent.policy()), session.agent.stepper.learning())
+        seen[time] = (road.copied(session.agent.policy()), session.agent.optimizer.learning())
 
     settings = {**DQN, "strategy": "gradual", "unfreeze_every": 48}
     request = road.asked("finetune", str(dqn_run), **settings, **road.JUDGED)
@@ -153,8 +153,8 @@ def test_discriminative_rates_are_those_of_the_optimizer(tmp_path: Path, road: S
     seen: dict[int, dict[str, float]] = {}
 
     def report(session: Session, time: int) -> None:
-        groups = session.agent.stepper.optimizer.param_groups
-        names = [group.name for group in session.agent.stepper.groups]
+        groups = session.agent.optimizer.torch_optimizer.param_groups
+        names = [group.name for group in session.agent.optimizer.groups]
         seen[time] = {name: group["lr"] for name, group in zip(names, groups, strict=True)}
 
     settings = {**PPO, "strategy": "discriminative", "layer_decay": 0.5, "learning_rate": 8e-3, "lr_schedule": "linear"}

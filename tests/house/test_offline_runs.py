@@ -248,7 +248,7 @@ WRONG = [
     (2, f"train bc {ON} --patience 3", "--patience 3 counts validations; hold some episodes out"),
     (2, "train iql Acrobot-v1 --dataset {whole}", "has observations Box((4,), float32); those of Acrobot-v1 are"),
     (2, "train iql Pendulum-v1 --dataset {whole}", "those of Pendulum-v1 are Box((3,), float32)"),
-    (2, "train cql Pendulum-v1 --dataset {whole}", "cql has no use for the actions"),
+    (2, "train cql Pendulum-v1 --dataset {whole}", "cql cannot choose the actions"),
     (2, "train dqn Acrobot-v1 --dataset {whole} --demonstration-share 0.5", "those of Acrobot-v1 are"),
     (2, "train cql CartPole-v1 --dataset {missing}", "neither a folder nor a Minari id"),
     (2, "train cql CartPole-v1 --dataset {nothing}", "is no Minari dataset"),

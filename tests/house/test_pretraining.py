@@ -157,7 +157,7 @@ def test_what_learns_is_what_is_saved(
     policy = session.agent.policy()
     first = next(iter(session.agent.networks.values()))
     assert policy.network is first
-    trained = {id(p) for group in session.agent.stepper.groups for p in group.parameters}
+    trained = {id(p) for group in session.agent.optimizer.groups for p in group.parameters}
     body = [p for p in policy.network.parameters() if id(p) in trained]
     assert len(body) == len(list(policy.network.parameters())) - (2 if method == "encoder" else 0)  # a fresh last layer
     road.check_same(road.weights(folder.path), policy.state_dict())

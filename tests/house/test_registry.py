@@ -24,7 +24,8 @@ def test_every_registered_agent_resolves(name: str) -> None:
 @pytest.fixture
 def outsider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a module with an agent of somebody else's."""
-    (tmp_path / "outsiders_agent.py").write_text("class Mine:\n    pass\n\nVALUE = 3\n")
+    source = "from rlab.agents import dqn\nclass Mine(dqn.DQN): pass\nclass Half: Config = data = 1\nVALUE = 3\n"
+    (tmp_path / "outsiders_agent.py").write_text(source)
     (tmp_path / "outsiders_broken.py").write_text("import a_package_that_nobody_has\n")
     monkeypatch.syspath_prepend(tmp_path)
     return "outsiders_agent"
@@ -45,8 +46,12 @@ def test_anyone_s_agent_loads_by_module_and_class(outsider: str) -> None:
         ("QR-DQN", "rlab does not have the agent 'QR-DQN'. For a choice among actions it has dqn and double_dqn, and"),
         ("xyz", "unknown agent 'xyz'. Known: "),
         ("outsiders_agent:Mien", "unknown class in outsiders_agent 'Mien'. Did you mean 'Mine'?"),
-        ("outsiders_agent:VALUE", "unknown class in outsiders_agent 'VALUE'. Known: Mine."),
-        ("outsiders_agent:", "unknown class in outsiders_agent ''. Known: Mine."),
+        ("outsiders_agent:VALUE", "unknown class in outsiders_agent 'VALUE'. Known: Half, Mine."),
+        ("outsiders_agent:", "unknown class in outsiders_agent ''. Known: Half, Mine."),
+        (
+            "outsiders_agent:Half",
+            "outsiders_agent:Half is not an agent: it lacks action_spaces, networks, optimiz",
+        ),
         ("nowhere_at_all.deep:X", "agent 'nowhere_at_all.deep:X': there is no module 'nowhere_at_all.deep'."),
         ("outsiders_agent.deep:X", "agent 'outsiders_agent.deep:X': there is no module 'outsiders_agent.deep'."),
         (":X", "agent ':X': there is no module ''."),

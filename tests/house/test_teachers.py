@@ -41,7 +41,8 @@ def test_every_online_agent_is_guided_until_the_fraction_of_its_budget(
     weight: dict[int, float] = {}
 
     def report(session: Any, time: int) -> None:
-        weight[time] = session.agent.guide.weight(session.loop.clock)
+        (term,) = session.agent.terms
+        weight[time] = term.weight(session.loop.clock)
 
     settings = learning(road, agent, teacher=str(ppo_run), teacher_weight=2.0, teacher_fraction=0.5)
     session, folder, _ = road.begin(
@@ -105,7 +106,8 @@ def test_members_have_their_own_teachers_or_one_for_all(
         settings = learning(road, "ppo", teacher=str(ppo_run), **words)
         request = road.asked("train", "ppo", "CartPole-v1", **settings)
         session, _, _ = road.begin(request, tmp_path / str(len(list(tmp_path.iterdir()))))
-        told = session.agent.guide.outputs(obs[:1].expand(len(members), -1, -1))
+        (term,) = session.agent.terms
+        told = term.outputs(obs[:1].expand(len(members), -1, -1))
         torch.testing.assert_close(told, of_teacher[list(members)])
 
 

@@ -87,6 +87,7 @@ class NotingAgent:
     Config: ClassVar[type] = NotingConfig
     data = "replay"
     device = torch.device("cpu")
+    optimizers: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, config: Any, seeds: Sequence[int]) -> None:
         self.config, self.seeds = config, tuple(seeds)

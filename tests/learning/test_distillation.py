@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rlab.errors import UsageError
-from rlab.learning.distillation import LOSSES, Q_TEMPERATURE, TEACHERS, Guide, distillation_loss
+from rlab.learning.distillation import LOSSES, Q_TEMPERATURE, TEACHERS, Teacher, distillation_loss
 from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.heads import HEADS, Head, build_head, head_class
 from rlab.networks.policy import Policy, PolicySpec, build_policy
@@ -179,10 +179,10 @@ def test_every_policy_head_distils_as_one_that_has_teachers_and_a_loss() -> None
 def test_heads_of_return_distributions_teach_and_learn_by_their_mean_values() -> None:
     outputs = torch.tensor([[[0.0, 4.0, 1.0, 1.0, -1.0, 0.0]]] * 2)  # two quantiles of three actions: 2, 1, -0.5
     student = head("quantile", quantiles=2)
-    guide = Guide(policy(VECTOR, Discrete(3), 3, "q"), student, weight=1.0, fraction=1.0)
-    said = guide.outputs(torch.rand(2, 1, 2))
+    term = Teacher(policy(VECTOR, Discrete(3), 3, "q"), student, weight=1.0, fraction=1.0)
+    said = term.outputs(torch.rand(2, 1, 2))
     expected = distillation_loss(torch.tensor([[[2.0, 1.0, -0.5]]] * 2), "q", said, "q")
-    torch.testing.assert_close(guide.loss(outputs, said), expected.mean(dim=1))
+    torch.testing.assert_close(term.loss(outputs, {"teacher": said}), expected.mean(dim=1))
 
 
 def test_deterministic_actions_are_taught_by_their_distance() -> None:
@@ -195,7 +195,7 @@ def test_a_head_from_outside_that_distils_as_nothing_takes_no_teacher() -> None:
         pass
 
     with pytest.raises(UsageError, match="the policy head Mine cannot teach, nor learn from a teacher: its class does"):
-        Guide(policy(VECTOR, Discrete(3), 3, "q"), Mine({}, Discrete(3)), weight=1.0, fraction=1.0)
+        Teacher(policy(VECTOR, Discrete(3), 3, "q"), Mine({}, Discrete(3)), weight=1.0, fraction=1.0)
 
 
 def policy(obs_space: Space, action_space: Space, width: int, head: str, seeds: tuple[int, ...] = (0, 1)) -> Policy:
@@ -214,45 +214,45 @@ VECTOR = Box((2,), "float32", -1.0, 1.0)
 def test_the_weight_falls_linearly_and_is_exactly_0_from_its_share_of_the_budget_on(
     progress: float, expected: float
 ) -> None:
-    guide = Guide(policy(VECTOR, Discrete(3), 3, "q"), head("categorical"), weight=2.0, fraction=0.4)
-    weight = guide.weight(Clock(round(progress * 1000), 1000))
+    term = Teacher(policy(VECTOR, Discrete(3), 3, "q"), head("categorical"), weight=2.0, fraction=0.4)
+    weight = term.weight(Clock(round(progress * 1000), 1000))
     assert weight == pytest.approx(expected)
     assert (weight == 0.0) == (progress >= 0.4)
 
 
 def test_a_guide_says_what_its_teacher_says_without_a_gradient_and_its_loss_is_the_mean_over_the_batch() -> None:
     teacher = policy(VECTOR, Discrete(3), 3, "q")
-    guide = Guide(teacher, teacher.head, weight=1.0, fraction=1.0, temperature=0.5)
+    term = Teacher(teacher, teacher.head, weight=1.0, fraction=1.0, temperature=0.5)
     obs = torch.rand(2, 7, 2)
-    said = guide.outputs(obs)
+    said = term.outputs(obs)
     assert not said.requires_grad
     assert not any(p.requires_grad for p in teacher.parameters())
     torch.testing.assert_close(said, teacher.outputs(obs))
     student = torch.randn(2, 7, 3, requires_grad=True)
-    loss = guide.loss(student, said)
+    loss = term.loss(student, {"teacher": said})
     torch.testing.assert_close(loss, distillation_loss(student, "q", said, "q", 0.5).mean(dim=1))
     assert loss.shape == (2,)
 
 
 def test_a_guide_leaves_out_what_an_observation_forbids() -> None:
     space = Masked(VECTOR, 3)
-    guide = Guide(policy(space, Discrete(3), 3, "categorical"), head("q"), weight=1.0, fraction=1.0)
+    term = Teacher(policy(space, Discrete(3), 3, "categorical"), head("q"), weight=1.0, fraction=1.0)
     obs = torch.tensor([[[0.5, 0.5, 1, 0, 1], [0.5, 0.5, 0, 0, 0]]]).expand(2, 2, 5)
-    said = guide.outputs(obs)
+    said = term.outputs(obs)
     assert said.isneginf()[0].tolist() == [[False, True, False], [False, False, False]]  # at the end nothing is chosen
     student = torch.zeros(2, 2, 3)
     wild = student.clone()
     wild[..., 0, 1] = 1e6
-    torch.testing.assert_close(guide.loss(student, said), guide.loss(wild, said))
+    torch.testing.assert_close(term.loss(student, {"teacher": said}), term.loss(wild, {"teacher": said}))
 
 
 def test_of_several_choices_each_part_is_masked_by_itself() -> None:
     space, actions = Masked(VECTOR, 5), MultiDiscrete((2, 3), (0, 0), (2,))
     teacher = policy(space, actions, 5, "multi_categorical")
-    guide = Guide(teacher, teacher.head, weight=1.0, fraction=1.0)
-    said = guide.outputs(torch.tensor([[[0.5, 0.5, 0, 0, 0, 1, 1]]]).expand(2, 1, 7))
+    term = Teacher(teacher, teacher.head, weight=1.0, fraction=1.0)
+    said = term.outputs(torch.tensor([[[0.5, 0.5, 0, 0, 0, 1, 1]]]).expand(2, 1, 7))
     assert said.isneginf()[0, 0].tolist() == [False, False, True, False, False]
-    assert guide.loss(torch.randn(2, 1, 5), said).isfinite().all()
+    assert term.loss(torch.randn(2, 1, 5), {"teacher": said}).isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,9 @@ def test_of_several_choices_each_part_is_masked_by_itself() -> None:
         ),
     ],
 )
-def test_a_guide_that_cannot_guide_is_refused_in_one_line(settings: dict[str, Any], said: str) -> None:
+def test_a_teacher_that_cannot_teach_is_refused_in_one_line(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError) as caught:
-        Guide(policy(VECTOR, Discrete(3), 3, "q"), **{"student": head("q"), "weight": 1.0, "fraction": 0.5, **settings})
+        Teacher(
+            policy(VECTOR, Discrete(3), 3, "q"), **{"student": head("q"), "weight": 1.0, "fraction": 0.5, **settings}
+        )
     assert str(caught.value).startswith(said)

@@ -15,7 +15,7 @@ from rlab.learning.finetuning import (
     trainable_share,
     transfer,
 )
-from rlab.learning.optimizers import OptimizerSettings, Stepper
+from rlab.learning.optimizers import OptimizerSettings, StackedOptimizer
 from rlab.networks.bodies import BodySettings, actor_network_spec, q_network_spec
 from rlab.networks.heads import STOCHASTIC_HEADS
 from rlab.networks.merging import merge_policy
@@ -202,7 +202,7 @@ def regression(policy, obs, target) -> Tensor:
 def trained_source(spec, obs, target):
     """A policy of three members that has learned the target."""
     policy = build_policy(spec, (5, 6, 7))
-    stepper = Stepper(OptimizerSettings("adam", 1e-2), policy.network.parameters())
+    stepper = StackedOptimizer(OptimizerSettings("adam", 1e-2), policy.network.parameters())
     for _ in range(150):
         stepper.step(regression(policy, obs, target))
     return policy
@@ -222,7 +222,7 @@ def test_a_trained_policy_is_fine_tuned_from_end_to_end(strategy):
     # Sums in a stack of three and in one of two may be taken in another order.
     expected = source.outputs(torch.stack([obs[1], obs[1], obs[0]]))[[2, 0]]
     torch.testing.assert_close(policy.outputs(obs), expected, rtol=1e-5, atol=1e-5)
-    stepper = Stepper(OptimizerSettings("adamw", 1e-2, weight_decay=0.1), groups)
+    stepper = StackedOptimizer(OptimizerSettings("adamw", 1e-2, weight_decay=0.1), groups)
     began = regression(policy, obs, task).detach()
     moved_at = {}
     before = {name: value.clone() for name, value in networks["q"].state_dict().items()}
@@ -255,7 +255,7 @@ def test_a_member_fine_tunes_as_it_would_beside_any_others():
 
     def tuned(scale):
         _, _, policy, _, groups = prepared(q_source(), strategy="lora", lora_rank=2)
-        stepper = Stepper(OptimizerSettings("adam", 1e-2, max_grad_norm=1.0), groups)
+        stepper = StackedOptimizer(OptimizerSettings("adam", 1e-2, max_grad_norm=1.0), groups)
         for _ in range(5):
             stepper.step(regression(policy, obs, torch.ones(2, 16, 2)) * torch.tensor([1.0, scale]))
         return [parameter[0] for parameter in policy.network.parameters()]

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from rlab.errors import UsageError
-from rlab.learning.optimizers import OPTIMIZERS, OptimizerSettings, Stepper
+from rlab.learning.optimizers import OPTIMIZERS, OptimizerSettings, ParameterGroup, StackedOptimizer, regroup
+from rlab.learning.schedules import Schedule
+from rlab.types import Clock
 
 PLAIN: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -45,7 +47,7 @@ def test_a_stack_steps_as_torch_steps_each_member_alone(name: str, weight_decay:
     eps = None if name in ("sgd", "momentum") else 1e-3
     stacked = [nn.Parameter(w) for w in starting_weights()]
     settings = OptimizerSettings(name, 0.01, weight_decay, eps=eps, max_grad_norm=2.0)
-    stepper = Stepper(settings, stacked)
+    stepper = StackedOptimizer(settings, stacked)
     alone = [[nn.Parameter(w[i].clone()) for w in starting_weights()] for i in range(MEMBERS)]
     kwargs = {"lr": 0.01, "weight_decay": weight_decay, **({} if eps is None else {"eps": eps})}
     plain = [PLAIN[name](parameters, **kwargs) for parameters in alone]
@@ -64,29 +66,72 @@ def test_a_stack_steps_as_torch_steps_each_member_alone(name: str, weight_decay:
 
 
 def test_eps_and_weight_decay_arrive_in_the_optimizer() -> None:
-    stepper = Stepper(OptimizerSettings("adam", eps=1.5e-4, weight_decay=0.25), [nn.Parameter(torch.ones(1, 1))])
-    (group,) = stepper.optimizer.param_groups
+    settings = OptimizerSettings("adam", eps=1.5e-4, weight_decay=0.25)
+    stepper = StackedOptimizer(settings, [nn.Parameter(torch.ones(1, 1))])
+    (group,) = stepper.torch_optimizer.param_groups
     assert (group["eps"], group["weight_decay"], group["lr"]) == (1.5e-4, 0.25, 1e-3)
-    (default,) = Stepper(OptimizerSettings("adam"), [nn.Parameter(torch.ones(1, 1))]).optimizer.param_groups
+    (default,) = StackedOptimizer(
+        OptimizerSettings("adam"), [nn.Parameter(torch.ones(1, 1))]
+    ).torch_optimizer.param_groups
     assert default["eps"] == 1e-8  # torch's own
 
 
 def test_weight_decay_is_decoupled_for_adamw_only() -> None:
     def after_one_step(name: str) -> float:
         weight = nn.Parameter(torch.tensor([[2.0]]))
-        Stepper(OptimizerSettings(name, learning_rate=0.1, weight_decay=0.5), [weight]).step(weight.sum(dim=1) * 0.0)
+        StackedOptimizer(OptimizerSettings(name, learning_rate=0.1, weight_decay=0.5), [weight]).step(
+            weight.sum(dim=1) * 0.0
+        )
         return float(weight.detach())
 
     assert after_one_step("adamw") == pytest.approx(1.9)  # 2 - 0.1 * 0.5 * 2, and no gradient
     assert after_one_step("sgd") == pytest.approx(1.9)  # the gradient is 0.5 * 2
     assert after_one_step("adam") == pytest.approx(1.9, abs=1e-6)  # the gradient 1 becomes a step of the whole rate
-    plain = Stepper(OptimizerSettings("adamw"), [nn.Parameter(torch.ones(1, 1))])
-    assert plain.optimizer.defaults["weight_decay"] == 0.0  # torch's own default is 0.01
+    plain = StackedOptimizer(OptimizerSettings("adamw"), [nn.Parameter(torch.ones(1, 1))])
+    assert plain.torch_optimizer.defaults["weight_decay"] == 0.0  # torch's own default is 0.01
+
+
+def test_parameters_that_the_loss_does_not_depend_on_have_a_gradient_of_zero() -> None:
+    used, unused = nn.Parameter(torch.ones(2, 1)), nn.Parameter(torch.full((2, 1), 3.0))
+    norm = StackedOptimizer(OptimizerSettings("sgd", learning_rate=0.5), [used, unused]).step(4.0 * used.sum(dim=1))
+    assert norm.tolist() == [4.0, 4.0]
+    assert used.tolist() == [[-1.0], [-1.0]]  # 1 - 0.5 * 4
+    assert unused.tolist() == [[3.0], [3.0]]
+
+
+def test_a_step_at_a_time_follows_the_schedule_of_the_settings() -> None:
+    weight = nn.Parameter(torch.zeros(1, 1))
+    optimizer = StackedOptimizer(OptimizerSettings("sgd", 1.0, schedule=Schedule("linear", 0.5)), [weight])
+    optimizer.step(weight.sum(dim=1), Clock(50, 100))
+    assert weight.item() == -0.75  # half way from 1 to 0.5
+    optimizer.step(weight.sum(dim=1), Clock(50, 100), progress=1.0)
+    assert weight.item() == -1.25
+    assert optimizer.settings.rate(0.0) == 1.0
+
+
+def test_optimizers_are_regrouped_each_with_its_own_parameters() -> None:
+    body, head, other = (nn.Parameter(torch.ones(1, 1)) for _ in range(3))
+    optimizers = {
+        "policy": StackedOptimizer(OptimizerSettings("sgd", 1.0), [body, head]),
+        "critic": StackedOptimizer(OptimizerSettings("sgd", 1.0), [other]),
+    }
+    groups = [
+        ParameterGroup("body", (body,), begins_at=None),
+        ParameterGroup("head", (head,)),
+        ParameterGroup("c", (other,)),
+    ]
+    regroup(optimizers, groups)
+    assert [g.name for g in optimizers["policy"].groups] == ["body", "head"]
+    assert [g.name for g in optimizers["critic"].groups] == ["c"]
+    optimizers["policy"].step((body + head).sum(dim=1))
+    assert (body.item(), head.item()) == (1.0, 0.0)
 
 
 def test_l1_adds_the_sign_of_each_weight_to_the_gradient() -> None:
     weight = nn.Parameter(torch.tensor([[2.0, -3.0, 0.0]]))
-    norm = Stepper(OptimizerSettings("sgd", learning_rate=0.1, l1=0.5), [weight]).step((4.0 * weight).sum(dim=1))
+    norm = StackedOptimizer(OptimizerSettings("sgd", learning_rate=0.1, l1=0.5), [weight]).step(
+        (4.0 * weight).sum(dim=1)
+    )
     # gradients 4 + 0.5, 4 - 0.5 and 4
     torch.testing.assert_close(weight.detach(), torch.tensor([[1.55, -3.35, -0.4]]))
     assert norm.item() == pytest.approx(math.sqrt(4.5**2 + 3.5**2 + 4.0**2))
@@ -97,7 +142,7 @@ def test_the_norm_is_that_of_each_member_s_whole_gradient_and_is_what_gets_limit
     vector, matrix = nn.Parameter(torch.zeros(2, 1)), nn.Parameter(torch.zeros(2, 1, 1))
     slopes = torch.tensor([[3.0], [1.0]]), torch.tensor([[[4.0]], [[0.0]]])
     loss = (vector * slopes[0]).sum(dim=1) + (matrix * slopes[1]).sum(dim=(1, 2))
-    norm = Stepper(OptimizerSettings("sgd", learning_rate=1.0, max_grad_norm=2.5), [vector, matrix]).step(loss)
+    norm = StackedOptimizer(OptimizerSettings("sgd", learning_rate=1.0, max_grad_norm=2.5), [vector, matrix]).step(loss)
     assert norm.tolist() == [5.0, 1.0]
     # member 0 is halved, member 1 left alone
     torch.testing.assert_close(vector.detach(), torch.tensor([[-1.5], [-1.0]]), atol=1e-5, rtol=0)
@@ -106,7 +151,7 @@ def test_the_norm_is_that_of_each_member_s_whole_gradient_and_is_what_gets_limit
 
 def test_parameters_keep_their_values_and_can_be_loaded_when_a_stepper_takes_them() -> None:
     network = nn.ParameterList(starting_weights())
-    stepper = Stepper(OptimizerSettings("sgd", learning_rate=1.0), network)
+    stepper = StackedOptimizer(OptimizerSettings("sgd", learning_rate=1.0), network)
     for mine, given in zip(network, starting_weights(), strict=True):
         assert torch.equal(mine, given)
     network.load_state_dict({name: torch.zeros_like(value) for name, value in network.state_dict().items()})
@@ -118,7 +163,7 @@ def test_parameters_keep_their_values_and_can_be_loaded_when_a_stepper_takes_the
 def test_a_member_with_huge_gradients_does_not_move_the_others(name: str) -> None:
     def train(scale: float) -> Tensor:
         weight = nn.Parameter(starting_weights()[0])
-        stepper = Stepper(OptimizerSettings(name, 0.01, max_grad_norm=1.0), [weight])
+        stepper = StackedOptimizer(OptimizerSettings(name, 0.01, max_grad_norm=1.0), [weight])
         for _ in range(4):
             stepper.step(weight.square().flatten(1).sum(dim=1) * torch.tensor([1.0, scale, 1.0]))
         return weight.detach()
@@ -130,13 +175,13 @@ def test_a_member_with_huge_gradients_does_not_move_the_others(name: str) -> Non
 
 def test_the_learning_rate_follows_the_factor() -> None:
     weight = nn.Parameter(torch.ones(1, 1))
-    stepper = Stepper(OptimizerSettings("sgd", learning_rate=0.5), [weight])
+    stepper = StackedOptimizer(OptimizerSettings("sgd", learning_rate=0.5), [weight])
     stepper.at(0, 0.5)
     stepper.step(weight.sum(dim=1))
-    assert stepper.optimizer.param_groups[0]["lr"] == 0.25
+    assert stepper.torch_optimizer.param_groups[0]["lr"] == 0.25
     assert weight.item() == 0.75
     stepper.at(0, 0.5)  # of the base rate, not of the last one
-    assert stepper.optimizer.param_groups[0]["lr"] == 0.25
+    assert stepper.torch_optimizer.param_groups[0]["lr"] == 0.25
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
@@ -145,11 +190,11 @@ def test_a_saved_stepper_goes_on_with_the_same_steps(name: str) -> None:
         return (weight - 3.0).pow(4).sum(dim=1)
 
     one = nn.Parameter(torch.ones(2, 2))
-    first = Stepper(OptimizerSettings(name, 0.01), [one])
+    first = StackedOptimizer(OptimizerSettings(name, 0.01), [one])
     for _ in range(3):
         first.step(loss(one))
     other = nn.Parameter(one.detach().clone())
-    second = Stepper(OptimizerSettings(name, 0.01), [other])
+    second = StackedOptimizer(OptimizerSettings(name, 0.01), [other])
     second.load_state(copy.deepcopy(first.state()))  # torch's own state shares its tensors
     for _ in range(3):
         first.step(loss(one))
@@ -157,9 +202,9 @@ def test_a_saved_stepper_goes_on_with_the_same_steps(name: str) -> None:
     assert torch.equal(one, other)
 
 
-def moments(stepper: Stepper) -> dict[str, Tensor]:
+def moments(stepper: StackedOptimizer) -> dict[str, Tensor]:
     """What the optimizer remembers of every parameter, `[S, P]` each."""
-    return {name: v for name, v in stepper.optimizer.state[stepper.flat].items() if v.shape == stepper.flat.shape}
+    return {name: v for name, v in stepper.torch_optimizer.state[stepper.flat].items() if v.shape == stepper.flat.shape}
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
@@ -170,10 +215,10 @@ def test_members_who_stand_still_keep_every_bit_while_the_others_step_as_they_wo
 
     settings = OptimizerSettings(name, 0.01, decay, l1=0.1, max_grad_norm=2.0)
     weights = [nn.Parameter(starting_weights()[0]) for _ in range(2)]
-    some, everybody = (Stepper(settings, [weight]) for weight in weights)
+    some, everybody = (StackedOptimizer(settings, [weight]) for weight in weights)
     for going in ([True, False, True], [True, False, False], [True, False, False]):  # member 1 never began
         before, remembered = weights[0].detach().clone(), {k: v.clone() for k, v in moments(some).items()}
-        norm = some.step(loss(weights[0]), torch.tensor(going))
+        norm = some.step(loss(weights[0]), members=torch.tensor(going))
         assert norm.shape == (MEMBERS,)  # also of those who stand still
         everybody.step(loss(weights[1]))
         for member in (i for i, goes in enumerate(going) if not goes):
@@ -189,9 +234,9 @@ def test_members_who_stand_still_keep_every_bit_while_the_others_step_as_they_wo
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_a_step_of_all_members_by_name_is_a_step_of_everybody(name: str) -> None:
     weights = [nn.Parameter(starting_weights()[0]) for _ in range(2)]
-    named, plain = (Stepper(OptimizerSettings(name, 0.01), [weight]) for weight in weights)
+    named, plain = (StackedOptimizer(OptimizerSettings(name, 0.01), [weight]) for weight in weights)
     for _ in range(3):
-        named.step(weights[0].square().flatten(1).sum(dim=1), torch.ones(MEMBERS, dtype=torch.bool))
+        named.step(weights[0].square().flatten(1).sum(dim=1), members=torch.ones(MEMBERS, dtype=torch.bool))
         plain.step(weights[1].square().flatten(1).sum(dim=1))
     assert torch.equal(*weights)
 
@@ -199,9 +244,9 @@ def test_a_step_of_all_members_by_name_is_a_step_of_everybody(name: str) -> None
 @pytest.mark.parametrize("name", ["sgd", "momentum", "adagrad", "adadelta", "rmsprop"])  # no bias to correct
 def test_a_member_that_begins_late_begins_as_it_would_have(name: str) -> None:
     weights = [nn.Parameter(starting_weights()[0]) for _ in range(2)]
-    late, fresh = (Stepper(OptimizerSettings(name, 0.01), [weight]) for weight in weights)
+    late, fresh = (StackedOptimizer(OptimizerSettings(name, 0.01), [weight]) for weight in weights)
     for _ in range(2):
-        late.step(weights[0].square().flatten(1).sum(dim=1), torch.zeros(MEMBERS, dtype=torch.bool))
+        late.step(weights[0].square().flatten(1).sum(dim=1), members=torch.zeros(MEMBERS, dtype=torch.bool))
     for _ in range(3):
         for stepper, weight in zip((late, fresh), weights, strict=True):
             stepper.step(weight.square().flatten(1).sum(dim=1))
@@ -210,9 +255,9 @@ def test_a_member_that_begins_late_begins_as_it_would_have(name: str) -> None:
 
 def test_a_member_that_broke_while_it_stood_still_is_as_it_was() -> None:
     weight = nn.Parameter(torch.ones(2, 3))
-    stepper = Stepper(OptimizerSettings("adam", 0.01), [weight])
+    stepper = StackedOptimizer(OptimizerSettings("adam", 0.01), [weight])
     for _ in range(2):
-        norm = stepper.step(weight.sum(dim=1) * torch.tensor([1.0, math.nan]), torch.tensor([True, False]))
+        norm = stepper.step(weight.sum(dim=1) * torch.tensor([1.0, math.nan]), members=torch.tensor([True, False]))
     assert norm[1].isnan()
     assert weight[1].tolist() == [1.0, 1.0, 1.0]
     assert all((value[1] == 0.0).all() for value in moments(stepper).values())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from rlab.errors import UsageError
-from rlab.learning.optimizers import OPTIMIZERS, OptimizerSettings, ParameterGroup, Stepper
+from rlab.learning.optimizers import OPTIMIZERS, OptimizerSettings, ParameterGroup, StackedOptimizer
 from rlab.runs.encoding import decode, encode
 
 MEMBERS = 3
@@ -34,10 +34,10 @@ def harsh(name: str) -> OptimizerSettings:
     return OptimizerSettings(name, 0.01, weight_decay=0.1, l1=0.05, max_grad_norm=2.0)
 
 
-def moments(stepper: Stepper, group: int) -> dict[str, Tensor]:
+def moments(stepper: StackedOptimizer, group: int) -> dict[str, Tensor]:
     """All that the optimizer remembers of one group, its count of steps too."""
-    (flat,) = stepper.optimizer.param_groups[group]["params"]
-    return {k: v.clone() for k, v in stepper.optimizer.state.get(flat, {}).items() if isinstance(v, Tensor)}
+    (flat,) = stepper.torch_optimizer.param_groups[group]["params"]
+    return {k: v.clone() for k, v in stepper.torch_optimizer.state.get(flat, {}).items() if isinstance(v, Tensor)}
 
 
 def values(parameters: list[nn.Parameter]) -> list[Tensor]:
@@ -51,7 +51,7 @@ def equal(a: list[Tensor], b: list[Tensor]) -> bool:
 @EVERY_OPTIMIZER
 def test_one_group_is_to_the_bit_what_torch_does_with_one_flat_parameter(name: str) -> None:
     mine, reference = weights(), weights()
-    stepper = Stepper(harsh(name), [ParameterGroup("all", tuple(mine))])
+    stepper = StackedOptimizer(harsh(name), [ParameterGroup("all", tuple(mine))])
     flat = nn.Parameter(torch.cat([p.detach().flatten(1) for p in reference], dim=1))
     optimizer = OPTIMIZERS[name]([flat], lr=0.01, weight_decay=0.1)
     for step in range(6):
@@ -78,7 +78,7 @@ def test_what_never_learns_keeps_every_bit_and_remembers_nothing(name: str) -> N
     body, head, bias = weights()
     before = values([body, head, bias])
     frozen = ParameterGroup("body", (body,), begins_at=None)
-    stepper = Stepper(harsh(name), [frozen, ParameterGroup("head", (head, bias))])
+    stepper = StackedOptimizer(harsh(name), [frozen, ParameterGroup("head", (head, bias))])
     for step in range(5):
         stepper.at(step * 1_000_000, factor=1.0)
         stepper.step(loss_of([body, head, bias]))
@@ -92,7 +92,7 @@ def test_what_never_learns_keeps_every_bit_and_remembers_nothing(name: str) -> N
 def test_what_has_learned_and_stands_still_keeps_its_moments_to_the_bit(name: str) -> None:
     body, head, bias = weights()
     groups = [ParameterGroup("late", (body,), begins_at=100), ParameterGroup("head", (head, bias))]
-    stepper = Stepper(harsh(name), groups)
+    stepper = StackedOptimizer(harsh(name), groups)
     stepper.at(100, factor=1.0)
     for _ in range(3):
         stepper.step(loss_of([body, head, bias]))
@@ -109,7 +109,7 @@ def test_what_has_learned_and_stands_still_keeps_its_moments_to_the_bit(name: st
 def test_a_group_begins_at_its_very_env_step() -> None:
     body, head, bias = weights()
     late = ParameterGroup("body", (body,), begins_at=100)
-    stepper = Stepper(OptimizerSettings("adam", 0.01), [late, ParameterGroup("head", (head, bias))])
+    stepper = StackedOptimizer(OptimizerSettings("adam", 0.01), [late, ParameterGroup("head", (head, bias))])
     before = values([body])
     for env_steps in (0, 98, 99):
         stepper.at(env_steps, factor=1.0)
@@ -126,11 +126,11 @@ def test_a_group_begins_at_its_very_env_step() -> None:
 def test_each_group_has_its_own_share_of_the_rate_times_the_schedule_s_factor() -> None:
     body, head, bias = weights()
     groups = [ParameterGroup("body", (body,), factor=0.25), ParameterGroup("head", (head, bias))]
-    stepper = Stepper(OptimizerSettings("sgd", 0.1), groups)
+    stepper = StackedOptimizer(OptimizerSettings("sgd", 0.1), groups)
     assert stepper.rates() == {"body": 0.025, "head": 0.1}
     stepper.at(0, factor=0.5)
     assert stepper.rates() == {"body": 0.0125, "head": 0.05}
-    assert [group["lr"] for group in stepper.optimizer.param_groups] == [0.0125, 0.05]
+    assert [group["lr"] for group in stepper.torch_optimizer.param_groups] == [0.0125, 0.05]
     before = values([body, head])
     stepper.step(sum(p.flatten(1).sum(dim=1) for p in (body, head, bias)))  # type: ignore[arg-type]
     torch.testing.assert_close(before[0] - body, torch.full_like(body, 0.0125))  # the gradient is 1 everywhere
@@ -142,8 +142,8 @@ def test_each_group_has_its_own_share_of_the_rate_times_the_schedule_s_factor() 
 @EVERY_OPTIMIZER
 def test_groups_with_equal_settings_learn_as_one_group_does(name: str) -> None:
     one, several = weights(), weights()
-    whole = Stepper(harsh(name), one)
-    parts = Stepper(harsh(name), [ParameterGroup(str(i), (p,)) for i, p in enumerate(several)])
+    whole = StackedOptimizer(harsh(name), one)
+    parts = StackedOptimizer(harsh(name), [ParameterGroup(str(i), (p,)) for i, p in enumerate(several)])
     for _ in range(5):
         norms = whole.step(loss_of(one)), parts.step(loss_of(several))
         torch.testing.assert_close(*norms, rtol=1e-5, atol=0)
@@ -155,7 +155,7 @@ def test_the_norm_is_over_all_groups_that_learn_and_is_what_gets_limited() -> No
     parameters = [nn.Parameter(torch.zeros(2, 1)) for _ in "abc"]
     a, b, c = parameters
     groups = [ParameterGroup(*each) for each in (("a", (a,)), ("b", (b,)), ("c", (c,), 1.0, None))]
-    stepper = Stepper(OptimizerSettings("sgd", learning_rate=1.0, max_grad_norm=2.5), groups)
+    stepper = StackedOptimizer(OptimizerSettings("sgd", learning_rate=1.0, max_grad_norm=2.5), groups)
     slopes = torch.tensor([[3.0, 4.0, 100.0], [1.0, 0.0, 100.0]])
     norm = stepper.step((torch.cat(parameters, dim=1) * slopes).sum(dim=1))
     assert norm.tolist() == [5.0, 1.0]  # 3, 4 and 5; the 100 is of no group that learns
@@ -167,11 +167,11 @@ def test_the_norm_is_over_all_groups_that_learn_and_is_what_gets_limited() -> No
 @EVERY_OPTIMIZER
 def test_members_who_stand_still_do_so_in_every_group(name: str) -> None:
     some, everybody = weights(), weights()
-    steppers = [Stepper(harsh(name), [ParameterGroup("a", (p[0],)), ParameterGroup("b", tuple(p[1:]))])
+    steppers = [StackedOptimizer(harsh(name), [ParameterGroup("a", (p[0],)), ParameterGroup("b", tuple(p[1:]))])
                 for p in (some, everybody)]  # fmt: skip
     before = values(some)
     for _ in range(3):
-        steppers[0].step(loss_of(some), torch.tensor([True, False, True]))
+        steppers[0].step(loss_of(some), members=torch.tensor([True, False, True]))
         steppers[1].step(loss_of(everybody))
     for mine, start, theirs in zip(some, before, everybody, strict=True):
         assert torch.equal(mine[1], start[1])
@@ -185,7 +185,7 @@ def test_members_who_stand_still_do_so_in_every_group(name: str) -> None:
 def test_a_member_with_huge_gradients_does_not_move_the_others(name: str) -> None:
     def train(scale: float) -> list[Tensor]:
         parameters = weights()
-        stepper = Stepper(harsh(name), [ParameterGroup(str(i), (p,)) for i, p in enumerate(parameters)])
+        stepper = StackedOptimizer(harsh(name), [ParameterGroup(str(i), (p,)) for i, p in enumerate(parameters)])
         for _ in range(3):
             stepper.step(loss_of(parameters) * torch.tensor([1.0, scale, 1.0]))
         return [p[[0, 2]] for p in values(parameters)]
@@ -199,7 +199,7 @@ def test_no_gradient_is_computed_for_what_does_not_learn() -> None:
     for name, parameter in (("body", body), ("head", head), ("bias", bias)):
         parameter.register_hook(lambda grad, name=name: computed.append(name))
     groups = [ParameterGroup("body", (body,), begins_at=9), ParameterGroup("head", (head, bias))]
-    stepper = Stepper(OptimizerSettings("sgd"), groups)
+    stepper = StackedOptimizer(OptimizerSettings("sgd"), groups)
     stepper.step(loss_of([body, head, bias]))
     assert sorted(computed) == ["bias", "head"]
     stepper.at(9, factor=1.0)
@@ -215,12 +215,12 @@ def test_a_saved_stepper_goes_on_with_the_same_steps_in_every_group(name: str) -
         return [late, ParameterGroup("head", (head,)), never]
 
     one = weights()
-    first = Stepper(harsh(name), groups(one))
+    first = StackedOptimizer(harsh(name), groups(one))
     for env_steps in (0, 10, 20):
         first.at(env_steps, factor=0.5)
         first.step(loss_of(one))
     other = copy.deepcopy(one)
-    second = Stepper(harsh(name), groups(other))
+    second = StackedOptimizer(harsh(name), groups(other))
     value, tensors = encode(copy.deepcopy(first.state()))  # as a checkpoint keeps it, sharing no memory
     second.load_state(decode(json.loads(json.dumps(value)), tensors))
     assert second.learning() == ("late", "head")
@@ -238,7 +238,7 @@ def test_a_plain_module_is_a_stack_of_one_without_the_axis(name: str) -> None:
     reference = copy.deepcopy(mine)
     x = torch.randn(8, 4)
     settings = OptimizerSettings(name, 0.01, weight_decay=0.1, max_grad_norm=1.0)
-    stepper = Stepper(settings, mine.parameters(), members=1)
+    stepper = StackedOptimizer(settings, mine.parameters(), members=1)
     optimizer = OPTIMIZERS[name](list(reference.parameters()), lr=0.01, weight_decay=0.1)
     for _ in range(5):
         norm = stepper.step(mine(x).square().mean().reshape(1))
@@ -258,9 +258,9 @@ def test_exactly_the_groups_whose_time_has_come_move(begins: list[int | None], e
     groups = [ParameterGroup(str(i), (p,), 1.0, b) for i, (p, b) in enumerate(zip(parameters, begins, strict=True))]
     if all(b is None for b in begins):
         with pytest.raises(UsageError, match="nothing would ever learn"):
-            Stepper(OptimizerSettings("adamw", weight_decay=0.1), groups)
+            StackedOptimizer(OptimizerSettings("adamw", weight_decay=0.1), groups)
         return
-    stepper = Stepper(OptimizerSettings("adamw", weight_decay=0.1), groups)
+    stepper = StackedOptimizer(OptimizerSettings("adamw", weight_decay=0.1), groups)
     stepper.at(env_steps, factor=1.0)
     expected = [b is not None and b <= env_steps for b in begins]
     loss = sum(p.square().sum(dim=1) for p in parameters)
@@ -283,4 +283,4 @@ def test_groups_that_make_no_sense_are_refused() -> None:
         ([ParameterGroup("a", (a,)), ParameterGroup("b", (b,))], "2 members lead every parameter"),
     ):
         with pytest.raises(ValueError, match=said):
-            Stepper(OptimizerSettings(), groups)
+            StackedOptimizer(OptimizerSettings(), groups)

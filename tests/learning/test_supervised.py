@@ -202,7 +202,7 @@ def test_a_schedule_and_the_clipping_reach_the_optimizer():
     before = [parameter.detach().clone() for parameter in learner.network.parameters()]
     batch = {"input": torch.ones(1, 4, 2), "target": torch.zeros(1, 4, dtype=torch.int64)}
     learner.update(batch, Clock(50, 100))
-    assert learner.stepper.rates() == {"all": pytest.approx(0.075)}
+    assert learner.optimizer.rates() == {"all": pytest.approx(0.075)}
     moved = sum((a - b).square().sum() for a, b in zip(learner.network.parameters(), before, strict=True)) ** 0.5
     assert moved.item() == pytest.approx(0.075 * 1e-3, rel=1e-2)
 
