@@ -20,6 +20,7 @@ from rlab.jobs.judging import warn_if_seen
 from rlab.jobs.outcome import recorded_status
 from rlab.networks.own import plain_name
 from rlab.runs.config import RunConfig, SourceConfig
+from rlab.runs.files import free_path
 from rlab.runs.folder import RunFolder
 from rlab.runs.listing import list_runs
 
@@ -196,11 +197,9 @@ def test_play_leaves_a_film_that_is_there(judged: rlab.Run, tmp_path: Path, monk
         rlab.play(judged, video=film)
     assert str(caught.value) == f"{film} exists; nothing was touched. Name a new file with --video."
     assert film.read_bytes() == b"mine"
-    from rlab.jobs.play import _free
-
-    assert _free(film) == tmp_path / "f-2.gif"
+    assert free_path(film) == tmp_path / "f-2.gif"
     (tmp_path / "f-2.gif").touch()
-    assert _free(film) == tmp_path / "f-3.gif"
+    assert free_path(film) == tmp_path / "f-3.gif"
 
 
 def test_a_list_of_what_is_no_folder_and_trust_in_a_file_are_refused(
