@@ -29,7 +29,10 @@ _WITHOUT_EPS = ("sgd", "momentum")
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """What a config says about its optimizer.
+    """The settings of one optimizer.
+
+    Apart from `OptimizerConfig`, whose fields are the flags of a whole agent, so that an agent with several optimizers
+    can give each its own.
 
     Raises:
         UsageError: an unknown name or a number out of range.

@@ -14,8 +14,6 @@ DEFINED_IN = ("rlab", "agents", "envs")
 # What rlab offers to agents and layers of others without using it itself.
 FOR_OTHERS = {
     "rlab.experience.sequence_samplers.SequenceSampler",
-    "rlab.learning.contract.Adaptable",
-    "rlab.learning.contract.Learner",
     "rlab.networks.bodies.recurrent_network_spec",
     "rlab.networks.critics.action_value_spec",
     "rlab.networks.memory.RecurrentLayer",
