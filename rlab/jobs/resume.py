@@ -13,7 +13,7 @@ from rlab.errors import RlabError, UsageError, unknown
 from rlab.jobs.aliases import answering
 from rlab.jobs.defaults import check_budget
 from rlab.jobs.foreign_code import resume_command
-from rlab.jobs.inputs import open_sources
+from rlab.jobs.inputs import open_inputs
 from rlab.jobs.listeners import Audience
 from rlab.jobs.progress import ProgressListener
 from rlab.jobs.request import Request
@@ -96,8 +96,8 @@ def continue_run(
     if continued.finished:
         return Run.open(folder.name)
     with own_surroundings(request.run.threads, request.run.seed):
-        sources = open_sources(request, folder, trust)
-        return carry_out(Session(request, sources), folder, bar, audience, continued.write_changes)
+        inputs = open_inputs(request, folder, trust)
+        return carry_out(Session(request, inputs), folder, bar, audience, continued.write_changes)
 
 
 @dataclass(frozen=True)

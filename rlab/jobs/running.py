@@ -12,7 +12,7 @@ import numpy as np
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import Evaluation
 from rlab.jobs.foreign_code import resume_command
-from rlab.jobs.inputs import open_sources
+from rlab.jobs.inputs import open_inputs
 from rlab.jobs.judging import FINAL_EPISODE_SEED
 from rlab.jobs.listeners import Audience
 from rlab.jobs.outcome import BY_LISTENER, INTERRUPTED, recorded_status
@@ -149,8 +149,8 @@ def start(
         check_free(out)
     place = Path(ROOT if out is None else out).absolute()  # before an env is made, which may change the working folder
     with own_surroundings(request.run.threads, request.run.seed):  # before the first torch operation
-        sources = open_sources(request, None, trust)
-        session = Session(request, sources)
+        inputs = open_inputs(request, None, trust)
+        session = Session(request, inputs)
         path = place if out is not None else fresh_run_path(request.agent, request.env.env_id, place)
         try:
             refuse_unread(session.request.unread, request.origins)
@@ -161,7 +161,7 @@ def start(
         bar = ProgressListener(request.budget, request.unit) if progress else None
         if bar is not None:
             bar.on_note(session.describe())
-        sources.keep(folder)
+        inputs.keep(folder)
         return carry_out(session, folder, bar, audience)
 
 

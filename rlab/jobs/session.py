@@ -20,10 +20,11 @@ from rlab.evaluation.stats import interval_over_members, iqm
 from rlab.experience.collector import Collector
 from rlab.experience.demonstrations import Demonstrations
 from rlab.experience.fields import storage_nbytes
+from rlab.jobs.agent_builder import build_agent
 from rlab.jobs.data_sources import data_source, make_sampler, make_storage
 from rlab.jobs.films import Films, check_can_film
 from rlab.jobs.foreign_code import resume_command
-from rlab.jobs.inputs import NO_SOURCES, Sources, demonstrations_for, make_agent
+from rlab.jobs.inputs import NO_INPUTS, Inputs, demonstrations_for
 from rlab.jobs.judging import FINAL_EPISODE_SEED, TRAINING_EPISODE_SEED, Judge, judging_failed
 from rlab.jobs.listeners import Audience
 from rlab.jobs.outcome import Outcome
@@ -59,8 +60,8 @@ class Session:
         UsageError: the agent cannot learn in the env, or its storage does not fit into memory. Nothing is written yet.
     """
 
-    def __init__(self, request: Request, sources: Sources = NO_SOURCES) -> None:
-        self.request, self.sources = request, sources
+    def __init__(self, request: Request, inputs: Inputs = NO_INPUTS) -> None:
+        self.request, self.inputs = request, inputs
         run = request.run
         agent_class: Any = load_agent(request.agent)
         self._source = data_source(request.agent, agent_class.data)
@@ -72,13 +73,13 @@ class Session:
         try:
             spaces = self.env.obs_space, self.env.action_space
             check_action_space(request.agent, agent_class, spaces[1], request.env.env_id)
-            self.demonstrations, self._held_out = demonstrations_for(sources, request, *spaces)
+            self.demonstrations, self._held_out = demonstrations_for(inputs, request, *spaces)
             self._capacity = self._source.capacity(run, request.settings, self.demonstrations)
-            made = make_agent(agent_class, request, spaces, choose_device(run.device), sources)
-            self.agent, self._notes, self.trainable = made.agent, made.said, made.trainable
-            if made.start is not None:
+            built = build_agent(agent_class, request, spaces, choose_device(run.device), inputs)
+            self.agent, self._notes, self.trainable = built.agent, built.notes, built.trainable
+            if built.start is not None:
                 in_force = as_started(request.settings, self.agent.policy().spec.preprocess)
-                request = replace(request, start=made.start, settings=in_force)
+                request = replace(request, start=built.start, settings=in_force)
             self.request = replace(request, unread=unread_settings(request, agent_class, spaces[1]))
             self._check_time_limit()
             if run.film_every:
@@ -163,14 +164,13 @@ class Session:
                     on_episodes: list[Hear] = [each.on_episodes for each in rest]
                     on_episodes += [audience.on_episodes] if audience.hears("on_episode") else []
                     loop = self._loop(lambda: stop.is_set() or audience.wants_stop, hearing, on_episodes)
-                    fits = isinstance(self.storage, Demonstrations) and isinstance(self.agent, FitsStatistics)
-                    if state is None and fits:
-                        self.agent.fit_statistics(*map(torch.from_numpy, self.storage.observations()))
+                    if state is None:
+                        self._fit_statistics()
                     if state is not None:
                         loop.load_state(state["loop"])
                         self.best.kept.load_state(state["best"])
                         self.resumed_at = state["resumed_at"] + ([] if loop.finished else [resume_at])
-                    elif self.sources.start is not None:
+                    elif self.inputs.start is not None:
                         loop.judgement_due = run.eval_every > 0  # so that the log shows what learning does to it
                         loop.save()  # what it begins with: the run that it came from may be gone when this one goes on
                     finished = self._run(loop, folder)
@@ -218,6 +218,11 @@ class Session:
         assert isinstance(self.loop, EnvLoop)
         self.loop.collector.env = self.env
         self.loop.begin_episodes()
+
+    def _fit_statistics(self) -> None:
+        """Show an agent that learns from a dataset all observations, before its first update."""
+        if isinstance(self.storage, Demonstrations) and isinstance(self.agent, FitsStatistics):
+            self.agent.fit_statistics(*map(torch.from_numpy, self.storage.observations()))
 
     def _restored(self, folder: RunFolder) -> dict[str, Any] | None:
         """The state of the last checkpoint, its rows already in the storage; None where nothing was saved."""

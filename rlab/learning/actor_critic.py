@@ -18,10 +18,10 @@ from rlab.experience.storage import Storage
 from rlab.learning.choices import Activation, Init, LrSchedule, RewardScaling
 from rlab.learning.common_config import StochasticPolicyConfig, Unread
 from rlab.learning.contract import Batch, Updated
+from rlab.learning.exploration import ActionNoise
 from rlab.learning.optimizers import OptimizerSettings, StackedOptimizer
 from rlab.learning.policy_gradient import explained_variance, gae
 from rlab.learning.reward_scaling import RewardScaler
-from rlab.learning.sampling import ActionNoise
 from rlab.learning.terms import LossTerms
 from rlab.networks.bodies import BodySettings, actor_network_spec, critic_head_spec, critic_like
 from rlab.networks.heads import STOCHASTIC_HEADS, StochasticHead, build_head, stochastic_head_json

@@ -210,13 +210,7 @@ def squared_distance(head: GaussianHead, outputs: Tensor, action: Tensor) -> Ten
     It is minus the log density of a normal variable with standard deviation 1, less a constant. `outputs [..., width]`
     lead with the means; more may follow.
     """
-    return 0.5 * (_greedy(head, outputs) - normalised_action(head, action)).square().sum(dim=-1)
-
-
-def normalised_action(head: GaussianHead, action: Tensor) -> Tensor:
-    """Continuous actions `[..., *action]` as a vector `[..., d]` in units in which [-1, 1] is the Box."""
-    lead = action.shape[: action.dim() - len(head.shape)]
-    return (action.reshape(*lead, head.noise_width).float() - head.middle) / head.scale
+    return 0.5 * (_greedy(head, outputs) - head.normalised(action)).square().sum(dim=-1)
 
 
 def action_accuracy(
@@ -230,7 +224,7 @@ def action_accuracy(
     two policies instead, by what an env gets of each, after clipping.
     """
     if isinstance(head, GaussianHead):
-        return "action_error", (_greedy(head, outputs) - normalised_action(head, action)).abs().mean(dim=-1)
+        return "action_error", (_greedy(head, outputs) - head.normalised(action)).abs().mean(dim=-1)
     same = head.act(outputs, mask) == action
     return "accuracy", same.reshape(*outputs.shape[:-1], -1).all(dim=-1).to(outputs.dtype)
 
@@ -241,7 +235,7 @@ def action_features(head: StochasticHead, action_space: Space, action: Tensor) -
     Choices are one-hot, bits are 0 and 1, continuous actions in units in which [-1, 1] is the Box.
     """
     if isinstance(head, GaussianHead):
-        return normalised_action(head, action)
+        return head.normalised(action)
     flat = action.reshape(*action.shape[: action.dim() - len(action_space.shape)], -1)  # [..., choices]
     if not choices(action_space):
         return flat.float()

@@ -48,7 +48,8 @@ class DemonstrationTerm:
 
     def __init__(self, name: str, weight: float, margin: float, policy: Policy) -> None:
         self.name, self._weight, self._margin = name, weight, margin
-        self._mask_of, self._head = policy.preprocess.mask, policy.head
+        self._preprocess = policy.preprocess
+        self._head: Any = policy.head  # of Q values
 
     @classmethod
     def of(cls, config: Any, policy: Policy) -> "list[DemonstrationTerm]":
@@ -60,7 +61,7 @@ class DemonstrationTerm:
     def prepare(self, batch: Batch) -> Batch:
         if "demonstration" not in batch:
             return {}
-        mask = self._mask_of(batch["obs"])
+        mask = self._preprocess.mask(batch["obs"])
         return {"demonstration": batch["demonstration"]} | ({} if mask is None else {"mask": mask})
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor | None:

@@ -1,18 +1,108 @@
-"""How an agent tries what it does not yet believe in."""
+"""How an agent explores: epsilon-greedy actions, and the noise that turns a policy's outputs into sampled actions.
 
-from collections.abc import Sequence
+Training draws NumPy numbers ahead in blocks, since a draw for each vector step costs more than the arithmetic of the
+step. A policy that is asked with `greedy=False` (`rlab.networks.heads`) cannot know what it will be asked next, and
+draws from the torch generators that its caller brings; so each has its own code for the same distributions.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from rlab.randomness import stream
 
-BLOCK = 256  # vector steps drawn ahead at once; a draw for each step costs more than the step's own arithmetic
+BLOCK = 256  # vector steps that are drawn at once
 
 
 def linear(start: float, end: float, fraction: float, progress: float) -> float:
     """From `start` to `end` over the first `fraction` of a run, then `end`. `progress` is in [0, 1]."""
     return end if progress >= fraction else start + (end - start) * progress / fraction
+
+
+class BlockDraws:
+    """Random numbers for every vector step, each member's from its own stream, drawn for `BLOCK` steps at once.
+
+    Args:
+        seeds: the training seed of each member.
+        use: what the streams are for; two objects with one use draw the same numbers.
+        draw: all arrays `[BLOCK, N, ...]` of one member, given its stream and N.
+    """
+
+    def __init__(
+        self, seeds: Sequence[int], use: str, draw: Callable[[np.random.Generator, int], Sequence[np.ndarray]]
+    ) -> None:
+        self._streams, self._draw = [stream(seed, use) for seed in seeds], draw
+        self._before: list[dict[str, Any]] = []  # the streams' states before the present block
+        self._block: list[np.ndarray] = []  # [BLOCK, S, N, ...] each
+        self._used, self._num_envs = BLOCK, 0
+
+    def next(self, num_envs: int) -> list[np.ndarray]:
+        """The arrays `[S, N, ...]` of one vector step."""
+        if self._used == BLOCK:
+            self._fill(num_envs)
+        self._used += 1
+        return [values[self._used - 1] for values in self._block]
+
+    def state(self) -> dict[str, Any]:
+        """Where each stream stood before the present block, and how much of it is used."""
+        drawn = bool(self._before)
+        return {
+            "streams": list(self._before) if drawn else [s.bit_generator.state for s in self._streams],
+            "used": self._used if drawn else 0,
+            "num_envs": self._num_envs,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on with the very draw that came after `state()`."""
+        for s, saved in zip(self._streams, state["streams"], strict=True):
+            s.bit_generator.state = saved
+        self._before, self._used, self._num_envs = [], BLOCK, state["num_envs"]
+        if self._num_envs:
+            self._fill(self._num_envs)
+            self._used = state["used"]
+
+    def _fill(self, num_envs: int) -> None:
+        self._before = [dict(s.bit_generator.state) for s in self._streams]
+        members = [self._draw(s, num_envs) for s in self._streams]
+        self._block = [np.stack(values, axis=1) for values in zip(*members, strict=True)]
+        self._used, self._num_envs = 0, num_envs
+
+
+# What a head asks for -> numbers of that distribution.
+NOISE: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = {
+    "gumbel": lambda rng, shape: rng.gumbel(size=shape),
+    "logistic": lambda rng, shape: rng.logistic(size=shape),
+    "normal": lambda rng, shape: rng.standard_normal(shape),
+}
+
+
+class ActionNoise:
+    """Noise `[S, N, width]` for every vector step.
+
+    Args:
+        kind: one of `NOISE`.
+        width: numbers per action.
+        seeds: the training seed of each member.
+        use: what it is for; two of one use give the same numbers.
+    """
+
+    def __init__(self, kind: str, width: int, seeds: Sequence[int], use: str = "actions") -> None:
+        draw = NOISE[kind]
+        self._draws = BlockDraws(
+            seeds, use, lambda rng, num_envs: [draw(rng, (BLOCK, num_envs, width)).astype(np.float32)]
+        )
+
+    def next(self, num_envs: int) -> torch.Tensor:
+        """The noise of one vector step, `[S, N, width]` float32."""
+        return torch.from_numpy(self._draws.next(num_envs)[0])
+
+    def state(self) -> dict[str, Any]:
+        return self._draws.state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._draws.load_state(state)
 
 
 class EpsilonGreedy:
@@ -29,14 +119,17 @@ class EpsilonGreedy:
     def __init__(
         self, num_actions: int, seeds: Sequence[int], duration_exponent: float | None = None, masked: bool = False
     ) -> None:
-        self._num_actions, self._exponent, self._masked = num_actions, duration_exponent, masked
-        self._streams = [stream(seed, "exploration") for seed in seeds]
-        self._before: list[dict[str, Any]] = []  # the streams' states before the present block
-        self._coins = np.zeros((0, len(seeds), 0))  # [BLOCK, S, N]
-        self._actions = np.zeros((0, len(seeds), 0), np.int64)
-        self._picks = np.zeros((0, len(seeds), 0))  # in [0, 1): which of the allowed actions
-        self._durations = np.zeros((0, len(seeds), 0), np.int64)
-        self._used = 0
+        def draw(rng: np.random.Generator, num_envs: int) -> list[np.ndarray]:
+            shape = (BLOCK, num_envs)
+            drawn = [rng.random(shape), rng.integers(num_actions, size=shape)]
+            if duration_exponent is not None:
+                drawn.append(rng.zipf(duration_exponent, shape))
+            if masked:  # drawn last: without a mask every draw is what it was
+                drawn.append(rng.random(shape))
+            return drawn
+
+        self._masked, self._holds = masked, duration_exponent is not None
+        self._draws = BlockDraws(seeds, "exploration", draw)
         self._left: np.ndarray | None = None  # [S, N] steps for which the held action goes on
         self._held: np.ndarray | None = None  # [S, N]
 
@@ -47,16 +140,13 @@ class EpsilonGreedy:
         """
         if (allowed is not None) != self._masked:
             raise ValueError(f"masked is {self._masked}, so allowed must {'' if self._masked else 'not '}be given")
-        if self._used == len(self._coins):
-            self._draw(greedy.shape[1])
-        coins, actions = self._coins[self._used], self._actions[self._used]
+        coins, actions, *further = self._draws.next(greedy.shape[1])
         if allowed is not None:
-            actions = _pick(allowed, self._picks[self._used])
+            actions = _pick(allowed, further[-1])
             self._end_forbidden(allowed)
-        self._used += 1
-        if self._exponent is None:
+        if not self._holds:
             return np.where(coins < epsilon, actions, greedy)
-        return self._choose_held(greedy, coins < epsilon, actions, self._durations[self._used - 1])
+        return self._choose_held(greedy, coins < epsilon, actions, further[0])
 
     def _end_forbidden(self, allowed: np.ndarray) -> None:
         if self._left is not None and self._held is not None:
@@ -75,34 +165,17 @@ class EpsilonGreedy:
         return chosen
 
     def state(self) -> dict[str, Any]:
-        """Where each stream stood before the present block, how much of it is used, and what is being held."""
-        drawn = bool(self._before)
+        """The draws, and what is being held."""
         return {
-            "streams": list(self._before) if drawn else [s.bit_generator.state for s in self._streams],
-            "used": self._used if drawn else 0,
-            "num_envs": self._coins.shape[2],
+            **self._draws.state(),
             "left": None if self._left is None else self._left.copy(),
             "held": None if self._held is None else self._held.copy(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on with the very draw that came after `state()`."""
-        for s, saved in zip(self._streams, state["streams"], strict=True):
-            s.bit_generator.state = saved
-        if state["num_envs"]:
-            self._draw(state["num_envs"])
-        self._used, self._left, self._held = state["used"], state["left"], state["held"]
-
-    def _draw(self, num_envs: int) -> None:
-        self._before = [dict(s.bit_generator.state) for s in self._streams]
-        shape = (BLOCK, num_envs)
-        self._coins = np.stack([s.random(shape) for s in self._streams], axis=1)
-        self._actions = np.stack([s.integers(self._num_actions, size=shape) for s in self._streams], axis=1)
-        if self._exponent is not None:
-            self._durations = np.stack([s.zipf(self._exponent, shape) for s in self._streams], axis=1)
-        if self._masked:  # drawn last: without a mask every draw is what it was
-            self._picks = np.stack([s.random(shape) for s in self._streams], axis=1)
-        self._used = 0
+        self._draws.load_state(state)
+        self._left, self._held = state["left"], state["held"]
 
 
 def _pick(allowed: np.ndarray, share: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import torch
 import rlab
 from rlab import api
 from rlab.cli import finetune, pretrain, train
-from rlab.jobs.inputs import open_sources
+from rlab.jobs.inputs import open_inputs
 from rlab.jobs.request import Request
 from rlab.jobs.session import Outcome, Session
 from rlab.learning.runtime import torch_settings
@@ -88,7 +88,7 @@ def asked(verb: str, *words: str, **settings: Any) -> Request:
 def begin(request: Request, out: Path, listeners: Sequence[Hearing] = ()) -> tuple[Session, RunFolder, Outcome]:
     """Carry a request out as `rlab.jobs.running.start` does, with listeners."""
     with torch_settings(request.run.threads):
-        sources = open_sources(request)
+        sources = open_inputs(request)
         session = Session(request, sources)
         for listener in listeners:
             listener.session = session

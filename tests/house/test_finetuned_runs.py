@@ -16,7 +16,7 @@ from rlab import api
 from rlab.cli.main import main
 from rlab.errors import RlabError, UsageError
 from rlab.jobs import running
-from rlab.jobs.inputs import open_sources
+from rlab.jobs.inputs import open_inputs
 from rlab.jobs.request import Request
 from rlab.jobs.session import Session
 from rlab.runs.checkpoint import load_checkpoint
@@ -70,7 +70,7 @@ def test_every_seed_goes_on_with_its_own_weights_or_all_with_one_member_s(
 def critic_line(road: SimpleNamespace, source: Path, *words: str, **settings: Any) -> str:
     """What a run says of its critic before it begins."""
     request = road.asked("finetune", str(source), *words, num_envs=4, rollout_steps=8, experiment="none", **settings)
-    session = Session(request, open_sources(request))
+    session = Session(request, open_inputs(request))
     session.env.close()
     (line,) = [line for line in session.describe().splitlines() if line.startswith("critic:")]
     return line
@@ -85,9 +85,9 @@ def test_a_critic_is_taken_over_or_fresh_for_a_reason_that_is_told(
     assert critic_line(road, cloned_run) == adopted
     assert critic_line(road, cloned_run, agent="a2c") == adopted
     scaled = critic_line(road, cloned_run, reward_scaling="running")
-    assert scaled == "critic: fresh, since the one that there is values rewards of another scale"
+    assert scaled == "critic: fresh, since the existing one has learned from rewards of a different scale"
     other = critic_line(road, ppo_run, "Acrobot-v1", max_episode_steps=9)
-    assert other == "critic: fresh, since the one that there is has another shape"
+    assert other == "critic: fresh, since the existing one has a different shape"
     assert critic_line(road, dqn_run, agent="ppo") == "critic: fresh, since there is none"
     alone = "critic: fresh, since only a run's checkpoint holds one"
     assert critic_line(road, ppo_run / "best") == alone

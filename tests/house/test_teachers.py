@@ -12,7 +12,7 @@ import torch
 
 import rlab
 from rlab.cli.main import main
-from rlab.jobs.inputs import open_sources
+from rlab.jobs.inputs import open_inputs
 from rlab.runs.policies import load_policy, save_policy
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -145,7 +145,7 @@ def test_teachers_are_opened_from_the_run_where_it_keeps_them(
     request = road.asked("train", "a2c", "CartPole-v1", **settings)
     _, folder, _ = road.begin(request, tmp_path / "run")
     for where, expected in ((None, ppo_run / "policy"), (folder, folder.teacher)):
-        teacher = open_sources(request, where).teacher
+        teacher = open_inputs(request, where).teacher
         assert teacher is not None
         assert teacher.folder == expected
 

@@ -5,8 +5,7 @@ import copy
 import pytest
 import torch
 
-from rlab.learning.exploration import BLOCK
-from rlab.learning.sampling import NOISE, ActionNoise
+from rlab.learning.exploration import BLOCK, NOISE, ActionNoise
 from rlab.networks.heads import STOCHASTIC_HEADS, head_class
 
 EULER = 0.5772156649
@@ -72,3 +71,9 @@ def test_a_state_taken_twice_is_the_same_and_taking_it_draws_nothing() -> None:
     for _ in range(BLOCK + 2):
         assert watched.state() == watched.state()
         assert torch.equal(watched.next(1), plain.next(1))
+
+
+def test_noise_of_another_use_draws_other_numbers() -> None:
+    first, again, other = (ActionNoise("normal", 2, (0, 1), use).next(3) for use in ("actions", "actions", "targets"))
+    assert torch.equal(first, again)
+    assert not (first == other).any()
