@@ -114,29 +114,27 @@ def read_windows(storage: Storage, row: np.ndarray, n_step: int = 1) -> Batch:
         window; `steps [S, B]`, the transitions in it; `terminated`, `truncated [S, B]` of its last row; `next_obs
         [S, B, *obs]`, what the last row led to; of demonstrations also `demonstration [S, B]`, which is true.
     """
-    last, reward = _walk(storage, row, n_step)
-    of_last = ("reward", "terminated", "truncated", "valid")
-    batch = storage.read(row, *(f.name for f in storage.fields if f.name not in of_last))
-    batch |= {"row": row, "reward": reward, "steps": (last - row) // storage.num_envs + 1}
-    batch |= storage.read(last, "terminated", "truncated")
-    batch["next_obs"] = storage.successors(last)
+    batch = {"row": row, **storage.read(row, *(f.name for f in storage.fields if f.name != "valid"))}
+    last, steps, batch["reward"] = row, np.ones_like(row), batch["reward"][..., None]
+    if n_step > 1:
+        steps, batch["reward"] = _walk(storage, row, n_step)
+        last = row + (steps - 1) * storage.num_envs
+        batch |= storage.read(last, "terminated", "truncated")
+    batch |= {"steps": steps, "next_obs": storage.successors(last)}
     if storage.demonstrated:
         batch["demonstration"] = np.ones(row.shape, bool)
     return {name: torch.from_numpy(value) for name, value in batch.items()}
 
 
 def _walk(storage: Storage, row: np.ndarray, n_step: int) -> tuple[np.ndarray, np.ndarray]:
-    """The last row of each window `[S, B]`, and the rewards in it `[S, B, n_step]`."""
-    if n_step == 1:
-        return row, storage.read(row, "reward")["reward"][..., None]
+    """The transitions in each window `[S, B]`, and their rewards `[S, B, n_step]`."""
     rows = row[..., None] + np.arange(n_step) * storage.num_envs  # [S, B, n]
     values = storage.read(rows, "reward", "terminated", "truncated")
     ended = values["terminated"] | values["truncated"]
     # inside[k]: the row exists, and the episode went on through the k rows before it
     inside = rows < storage.rows_written * storage.num_envs
     inside[..., 1:] &= ~np.logical_or.accumulate(ended, axis=-1)[..., :-1]
-    last = row + (inside.sum(axis=-1) - 1) * storage.num_envs
-    return last, np.where(inside, values["reward"], np.float32(0.0))
+    return inside.sum(axis=-1), np.where(inside, values["reward"], np.float32(0.0))
 
 
 class MixtureSampler:

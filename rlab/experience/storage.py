@@ -63,7 +63,7 @@ class Storage:
         # The same memory without lanes: one flat index gathers twice as fast as three.
         self._flat = {f.name: self._data[f.name].reshape(-1, *f.shape) for f in self.fields}
         self._finals = FinalObservations(lanes, self.fields[0])
-        self._first_lane = np.arange(members) * num_envs  # of each member, [S]
+        self._member_start = np.arange(members)[:, None] * (num_envs * self._slots)  # in the flat memory, [S, 1]
         self.rows_written = 0  # rows of time, the same for every lane
         self._may_be_fresh = False  # whether the next row may begin episodes that the newest one knows nothing of
 
@@ -120,8 +120,9 @@ class Storage:
 
     def successors(self, row: np.ndarray) -> np.ndarray:
         """The observations `[S, ..., *obs]` that the rows with the ids `row [S, ...]` led to."""
-        successors: np.ndarray = self._flat["obs"].take(self._at(row + self.num_envs), axis=0)
-        self._finals.put_into(successors, self._at(row))
+        lane, time = self._lane_and_time(row)
+        successors: np.ndarray = self._flat["obs"].take(lane + (time + 1) % self._slots, axis=0)
+        self._finals.put_into(successors, lane + time % self._slots)
         return successors
 
     def hidden_successors(self, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -131,11 +132,15 @@ class Storage:
 
     def _at(self, row: np.ndarray) -> np.ndarray:
         """The flat index of rows `[S, ...]`."""
-        time = row // self.num_envs
-        lane = row - time * self.num_envs
-        lane += self._first_lane.reshape(-1, *[1] * (row.ndim - 1))
-        at: np.ndarray = lane * self._slots + time % self._slots
+        lane, time = self._lane_and_time(row)
+        at: np.ndarray = lane + time % self._slots
         return at
+
+    def _lane_and_time(self, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the lanes of rows `[S, ...]` start in the flat memory, and the times of the rows."""
+        time, env = np.divmod(row.reshape(self.members, -1), self.num_envs)
+        lane = env * self._slots + self._member_start
+        return lane.reshape(row.shape), time.reshape(row.shape)
 
     def _slots_of(self, time: np.ndarray) -> np.ndarray:
         slots: np.ndarray = time % self._slots
