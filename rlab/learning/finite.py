@@ -15,10 +15,12 @@ SQUARES_BELOW = 1e15  # in size: float32 holds the sum of a million squares of s
 def check_update(metrics: Mapping[str, Tensor], batch: Batch, agent: Agent, seeds: Sequence[int], updates: int) -> None:
     """Raise where an update went wrong. The sum of a loss and a gradient norm is finite only where everything is.
 
+    Nothing is checked where the update reports no metrics; its weights are before they are saved.
+
     Raises:
         RlabError: naming the first tensor that is not finite, from the cause to the effect, and its member.
     """
-    if not math.isfinite(torch.stack(list(metrics.values())).sum().item()):
+    if metrics and not math.isfinite(torch.stack(list(metrics.values())).sum().item()):
         _name_the_broken(_suspects(metrics, batch, agent), seeds, updates, _too_large(batch))
 
 

@@ -195,4 +195,4 @@ def make_loop(
 @pytest.fixture
 def small() -> SimpleNamespace:
     """`small.loop(...)` makes a loop, of `small.RollingAgent` where asked; `small.Diary()` is a listener."""
-    return SimpleNamespace(loop=make_loop, Diary=Diary, RollingAgent=RollingAgent)
+    return SimpleNamespace(loop=make_loop, Diary=Diary, NotingAgent=NotingAgent, RollingAgent=RollingAgent)

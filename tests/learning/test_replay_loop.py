@@ -1,6 +1,9 @@
 """The loop of agents that learn from replay: how often it learns, reports, judges and saves, for any number of envs."""
 
+import csv
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlab.errors import RlabError
+from rlab.experience.samplers import Streams, read_windows
+from rlab.experience.storage import Storage
 from rlab.learning import loop as loop_module
+from rlab.learning.contract import Batch, Updated
 from rlab.learning.loop import JudgementError, Periods, updates_due
+from rlab.runs.logs import MetricsLog, read_json_lines
+from rlab.types import Clock
 
 NUM_ENVS = (1, 3, 8, 16)
 
@@ -85,6 +93,79 @@ def test_metrics_are_means_since_the_last_report_and_counts_since_the_start(smal
     assert second["train/episodes"].tolist() == [8, 8]  # 2 envs, 20 steps each, 5 an episode
     assert second["train/episode_return"].tolist() == [5, 5]
     assert second["explore/progress"] == 1.0
+
+
+def test_an_update_may_report_any_metrics_and_a_mean_is_over_those_that_reported(
+    small: SimpleNamespace, tmp_path: Path
+) -> None:
+    class Delayed(small.NotingAgent):  # type: ignore[misc, name-defined]
+        """Reports nothing at first, and `loss/actor` at every third update."""
+
+        def update(self, batch: Batch, clock: Clock) -> Updated:
+            loss, number = super().update(batch, clock).metrics["loss"], len(self.updated_at)
+            metrics = {"loss/critic": loss} if number > 1 else {}
+            return Updated(metrics | ({"loss/actor": loss} if number % 3 == 0 else {}))
+
+    diary = small.Diary()
+    log = MetricsLog(tmp_path, (3, 4), iqm=np.mean, summarise=lambda x: (0.0, 0.0, 0.0), tables=True)
+    loop = small.loop(20, periods=(5, 10**9, 10**9), listeners=[diary, log], agent=Delayed, learn_every=5)
+    loop.run()
+    log.close()
+    means = [
+        {tag: value.tolist() for tag, value in row.items() if tag.startswith("loss/")} for row in diary.metrics.values()
+    ]
+    critic = [{}, {"loss/critic": [2, 2]}, {"loss/critic": [3, 3]}, {"loss/critic": [4, 4]}]
+    assert means == [*critic[:2], critic[2] | {"loss/actor": [3, 3]}, critic[3]]
+    written = read_json_lines(tmp_path / "metrics.jsonl")[1]
+    assert [row.get("loss/actor") for row in written] == [None, None, [3, 3], None]
+    table = csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines())
+    assert [row["loss/actor"] for row in table] == ["", "", "", "", "3.0", "3.0", "", ""]
+
+    diary = small.Diary()
+    small.loop(6, periods=(6, 10**9, 10**9), listeners=[diary], agent=Delayed, updates_per_learn=5).run()
+    assert diary.metrics[6]["loss/critic"].tolist() == [16, 16]  # updates 2 to 30
+    assert diary.metrics[6]["loss/actor"].tolist() == [16.5, 16.5]  # updates 3, 6, ..., 30
+
+
+class Queue:
+    """A sampler of one's own: the rows in the order in which they were written, `feedback` in `heard`."""
+
+    draws_ahead = False
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage, self.next = storage, 0
+        self.heard: list[tuple[list[Any], list[Any]]] = []
+
+    def sample(self, batch_size: int) -> Batch:
+        row = np.tile(np.arange(self.next, self.next + batch_size), (self.storage.members, 1))
+        self.next += batch_size
+        return read_windows(self.storage, row)
+
+    def feedback(self, row: np.ndarray, value: np.ndarray) -> None:
+        self.heard.append((row.tolist(), value.tolist()))
+
+    def state(self) -> dict[str, Any]:
+        return {"next": self.next}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.next = state["next"]
+
+
+def test_an_agent_brings_its_own_sampler_which_hears_of_every_row_what_the_update_gives(small: SimpleNamespace) -> None:
+    class Answering(small.NotingAgent):  # type: ignore[misc, name-defined]
+        def sampler(self, storage: Storage, streams: Streams) -> Queue:
+            return Queue(storage)
+
+        def update(self, batch: Batch, clock: Clock) -> Updated:
+            return Updated(super().update(batch, clock).metrics, feedback=batch["obs"][..., 0] * 10)
+
+    settings = {"batch_size": 2, "learning_starts": 6, "learn_every": 4, "updates_per_learn": 2, "agent": Answering}
+    loop = small.loop(12, num_envs=2, **settings)
+    loop.run()
+    # two updates each at env steps 8 and 12; the rows of vector step t, which the env shows, are 2 t and 2 t + 1
+    assert loop.sampler.heard == [([[2 * t, 2 * t + 1]] * 2, [[10.0 * t, 10.0 * t]] * 2) for t in range(4)]
+    assert loop.agent.prepared == [2] * 4
+    assert loop.state()["sampler"] == {"next": 8}
 
 
 def test_a_member_without_a_finished_episode_reports_nan(small: SimpleNamespace) -> None:
