@@ -6,6 +6,7 @@ from the recorded results.
 
 import json
 import re
+import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import rlab.experiments
 
 EXPERIMENTS = Path(str(rlab.experiments.__file__)).parent
+ROOT = EXPERIMENTS.parent
+HOUSE = tomllib.loads((ROOT / "tests/house/house.toml").read_text())
 PLACE = re.compile(r"^<!-- rlab: ([\w-]+) -->$", re.MULTILINE)
 
 
@@ -192,7 +195,89 @@ def glossary() -> str:
 
 def own_agent() -> str:
     """The agent of one's own that the tests run, whole."""
-    return f'```python title="own_agent.py"\n{(EXPERIMENTS.parent / "tests/agents/own_agent.py").read_text()}```'
+    return listing("tests/agents/own_agent.py")
+
+
+def listing(path: str) -> str:
+    """A whole file of the repository."""
+    return f'```python title="{Path(path).name}"\n{(ROOT / path).read_text()}```'
+
+
+def rooms() -> dict[str, dict[str, Any]]:
+    """The rooms of the house that exist, each after those that it imports."""
+    return {name: room for name, room in HOUSE["rooms"].items() if (ROOT / room["path"]).exists()}
+
+
+def import_table() -> str:
+    """What lives in each room, and which others it may import."""
+    found = rooms()
+    rows = []
+    for room in found.values():
+        below = [other for other in room["imports"] if other in found]
+        files = [f"the files of {other}" for other in room.get("data", ())]
+        rows.append([f"`{room['path']}`", room["holds"], ", ".join([*below, *files]) or "nothing"])
+    return table(["room", "what lives there", "may import, of rlab"], rows)
+
+
+def modules_for_all() -> str:
+    """The modules that every room may import."""
+    return ", ".join(f"`{name}`" for name in HOUSE["everywhere"])
+
+
+def road() -> str:
+    """The files that a transition passes through."""
+    return table(["file", "what happens there"], [[f"`{step['file']}`", step["what"]] for step in HOUSE["road"]])
+
+
+WIDTH, HEIGHT, ACROSS, DOWN = 148, 34, 176, 84  # of a box of the picture, and from one to the next, in pixels
+
+
+def house_picture() -> str:
+    """The rooms as boxes, each above those that it imports, with an arrow where no other room lies between."""
+    imports = {name: set(room["imports"]) & rooms().keys() for name, room in rooms().items()}
+    reach: dict[str, set[str]] = {}  # what each room imports, and what those import, and so on
+    for name, below in imports.items():
+        reach[name] = below.union(*(reach[other] for other in below))
+    floor: dict[str, int] = {}  # as high as what imports it allows; 0 is the top
+    for name in reversed(list(imports)):
+        floor[name] = 1 + max((floor[user] for user, below in imports.items() if name in below), default=-1)
+    widest = max(list(floor.values()).count(level) for level in floor.values())
+    at = {}
+    for level in set(floor.values()):
+        row = [name for name in imports if floor[name] == level]
+        for place, name in enumerate(row):
+            at[name] = (ACROSS * (widest / 2 + place - (len(row) - 1) / 2), DOWN * level + HEIGHT / 2 + 2)
+    arrows = [
+        (name, other)
+        for name, below in imports.items()
+        for other in below
+        if not any(other in reach[between] for between in below)
+    ]
+    size = f"0 0 {ACROSS * widest} {DOWN * max(floor.values()) + HEIGHT + 4}"
+    lines = [f'<div class="house"><svg viewBox="{size}" role="img" aria-label="Rooms and imports">', ARROW_HEAD]
+    lines += [arrow(at[name], at[other]) for name, other in sorted(arrows)]
+    for name, (x, y) in at.items():
+        lines.append(
+            f'<rect x="{x - WIDTH / 2:.0f}" y="{y - HEIGHT / 2:.0f}" width="{WIDTH}" height="{HEIGHT}" rx="5"/>'
+        )
+        lines.append(f'<text x="{x:.0f}" y="{y + 4:.0f}">{rooms()[name]["path"]}</text>')
+    return "\n".join([*lines, "</svg></div>"])
+
+
+ARROW_HEAD = (
+    '<defs><marker id="head" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
+    '<path class="head" d="M0 0 L8 4 L0 8 Z"/></marker></defs>'
+)
+
+
+def arrow(user: tuple[float, float], used: tuple[float, float]) -> str:
+    """A curve from the foot of one box to the head of another, which leaves and arrives upright."""
+    (x, y), (to_x, to_y) = user, used
+    to_x += max(-WIDTH / 3, min(WIDTH / 3, (x - to_x) / 4))
+    y, to_y = y + HEIGHT / 2, to_y - HEIGHT / 2
+    down = to_y - y
+    curve = f"M{x:.0f} {y:.0f} C{x:.0f} {y + 0.75 * down:.0f} {to_x:.0f} {to_y - 0.35 * down:.0f} {to_x:.0f} {to_y:.0f}"
+    return f'<path class="arrow" d="{curve}" marker-end="url(#head)"/>'
 
 
 PARTS: dict[str, Callable[[], str]] = {
@@ -202,7 +287,11 @@ PARTS: dict[str, Callable[[], str]] = {
     "command-line": command_line,
     "evidence": evidence,
     "glossary": glossary,
+    "house-picture": house_picture,
+    "import-table": import_table,
+    "modules-for-all": modules_for_all,
     "own-agent": own_agent,
+    "road": road,
     "sb3-names": sb3_names,
     "studies": studies,
     "wrappers": wrappers,

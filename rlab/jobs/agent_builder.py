@@ -66,7 +66,8 @@ def build_agent(
 def _from_policy(agent_class: Any, arguments: Any, start: Start, saved: SavedPolicy, budget: int) -> BuiltAgent:
     settings, obs_space, action_space, seeds, _ = arguments
     saved, unrounded = _in_full_precision(saved)
-    takes_start = "start" in inspect.signature(agent_class).parameters
+    parameters = inspect.signature(agent_class).parameters.values()
+    takes_start = any(each.name == "start" or each.kind is each.VAR_KEYWORD for each in parameters)
     if not takes_start or not heads_of(agent_class):
         raise UsageError(
             f"{agent_class.__name__} cannot begin from a policy: it needs `heads`, `head_json`, `load_weights` and a "

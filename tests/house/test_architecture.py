@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 import re
+import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -19,31 +20,12 @@ ROOT = Path(rlab.__file__).parent.parent
 FOLDERS = ("rlab", "agents", "envs", "experiments")
 FILES = sorted(path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
-# importable by all, and importing no room
-PORCH = {"disk", "errors", "machine", "naming", "places", "randomness", "ranges", "trust", "types", "version"}
-BELOW = {"networks", "experience", "learning", "evaluation", "compression", "runs"}
+TABLE = tomllib.loads((ROOT / "tests/house/house.toml").read_text())
+PORCH = set(TABLE["everywhere"])  # importable by all, and importing no room
 MAY_IMPORT: dict[str, set[str]] = {
-    "networks": set(),
-    "experience": {"networks"},
-    "learning": {"networks", "experience"},
-    "evaluation": {"networks", "experience"},
-    "compression": {"networks", "learning", "evaluation"},
-    "runs": {"networks"},
-    # the shipped experiment files lie in the folder of `experiments`
-    "jobs": {*BELOW, "agents", "envs", "experiments"},
-    "search": {*BELOW, "agents", "envs", "jobs"},
-    "serving": {"networks", "compression", "runs"},
-    "api": {"jobs", "search", "serving"},
-    # the other half of the public API: learning from examples, which no verb does
-    "supervised": {"networks", "experience", "learning", "evaluation", "runs", "jobs"},
-    "cli": {*BELOW, "agents", "envs", "jobs", "search", "serving"},
-    "agents": {"networks", "learning", "experience"},
-    "envs": {"networks", "experience"},
-    # the public API, of which the statistics are a part; one benchmark times the envs by themselves
-    "experiments": {"api", "supervised", "evaluation", "envs"},
-    "__init__": {"api", "supervised"},
-    "__main__": {"cli"},
-} | {room: set() for room in PORCH}
+    **{name: {*room["imports"], *room.get("data", ())} for name, room in TABLE["rooms"].items()},
+    **{name: set() for name in PORCH},
+}
 ROOMS = MAY_IMPORT.keys() - PORCH - {"__init__", "__main__"}
 # What may write to a terminal, and what may read the words of a command line.
 WRITERS = {"rlab/jobs/progress.py", "rlab/jobs/notebooks.py", "rlab/disk.py"}
@@ -162,14 +144,14 @@ def test_every_kind_of_layer_from_another_room_is_registered_by_its_module(kind:
     assert "networks" in MAY_IMPORT[room_of_import(PROVIDERS[kind]) or ""]
 
 
-def test_the_page_about_the_house_has_this_table() -> None:
-    row = re.compile(r"\| `(?:rlab/)?(\w+)(?:/|\.py)` \|[^|]*\| ([^|]*) \|")
-    stated: dict[str, set[str]] = {}
-    for room, imports in row.findall((ROOT / "docs" / "house.md").read_text()):
-        below = set(stated) if "all of the above" in imports else set()
-        stated[room] = below | {*imports.split(", ")} - {"nothing", "all of the above"}
-    planned = {"search", "serving"}
-    assert stated == {room: MAY_IMPORT[room] - planned for room in ROOMS - planned}
+def test_a_room_comes_after_those_that_it_imports_and_reads_only_files_of_its_data() -> None:
+    rooms = TABLE["rooms"]
+    order = list(rooms)
+    for name, room in rooms.items():
+        assert all(order.index(other) < order.index(name) for other in room["imports"]), name
+        for path in (path for path in FILES if room_of_file(path) == name):
+            taken = [module for module in imports_of((ROOT / path).read_text(), path) if module.count(".") > 1]
+            assert not [module for module in taken if room_of_import(module) in room.get("data", ())], path
 
 
 def test_every_room_has_its_row() -> None:
