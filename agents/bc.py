@@ -1,5 +1,5 @@
 """Behavioural cloning (Pomerleau 1989; Bain and Sammut 1999): supervised learning of the action from the observation.
-Beside it a value can be learned of what the demonstrator earns, so that PPO goes on with a critic that fits."""
+A value of the demonstrator's returns can be learned beside it, so that PPO begins with a critic that fits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class BCConfig(HeldOutConfig, CloningConfig):
     n_step: int = 20  # transitions of a return of the value before it bootstraps
 
     def unread(self, action_space: Space) -> Unread:
-        """Also what the squared loss has not, and what only a value needs."""
+        """Also what the squared loss does not have, and what only a value needs."""
         found = super().unread(action_space)
         if self.loss == "squared":
             found |= dict.fromkeys(("label_smoothing", "class_weights"), "loss is squared")
@@ -98,7 +98,7 @@ class BC(Cloner):
         return {"actor": self.actor} if self.critic is None else {"actor": self.actor, "critic": self.critic}
 
     def prepare(self, batch: Batch) -> Batch:
-        """What the networks see, and what the value should be: n-step returns, and behind them the value's own word.
+        """What the networks see, and what the value should be: n-step returns, bootstrapped from the value itself.
 
         No other network is needed as a target: the demonstrator's policy stands still, so that the target is a
         contraction of the value (Sutton and Barto 2018, section 7.1).

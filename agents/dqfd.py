@@ -1,5 +1,5 @@
 """Deep Q-learning from demonstrations (Hester et al. 2018), its pretraining phase: double DQN on a dataset, with a loss
-that makes the demonstrated action the best by a margin. Online fine-tuning goes on with `double_dqn`."""
+that makes the demonstrated action the best by a margin. Online fine-tuning continues with `double_dqn`."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -50,6 +50,6 @@ class FromDataset(DoubleDQN):
 
 
 class DQfD(FromDataset):
-    """Deep Q-learning from demonstrations: what they did shall be the best, and worth what they earned."""
+    """Deep Q-learning from demonstrations: demonstrated actions become the best, and are worth what they earned."""
 
     Config: ClassVar[type] = DQfDConfig

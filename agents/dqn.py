@@ -86,7 +86,7 @@ class DQN:
         self._obs_space = obs_space
         spec = start or self.policy_spec(config, obs_space, action_space)
         self.preprocess = Preprocess.from_json(spec.preprocess, obs_space, len(seeds)).to(device)
-        # trust: whoever gives a policy to begin with, or names a network, has vouched for its layers
+        # trust: the layers of a given policy or network were checked where it was opened
         self.q_network = build(spec.network, seeds, "q_network", trust=True).to(device)
         target = build(spec.network, seeds, "q_network", trust=True).requires_grad_(False)
         self.target_network = target.to(device).eval()

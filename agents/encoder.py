@@ -1,5 +1,5 @@
 """Pretraining of a policy's body on what a dataset shows of the world. The policy that comes out has a fresh last
-layer: it acts at random, and fine-tuning goes on with the layers below. Read from top to bottom."""
+layer: it acts at random, and fine-tuning trains on from the layers below. Read from top to bottom."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class EncoderConfig(HeldOutConfig, CloningConfig):
     target_tau: float = 0.01  # share of the body that its target takes over in every update; Grill et al. 2020: 0.004
 
     def unread(self, action_space: Space) -> Unread:
-        """Also what the objective does not ask for."""
+        """Also settings that the objective does not use."""
         found = super().unread(action_space)
         if self.objective != "dynamics":
             found["forward_weight"] = f"it is for the objective dynamics, not {self.objective}"
@@ -114,44 +114,44 @@ class Encoder(Cloner):
     def update(self, batch: Batch, clock: Clock) -> Updated:
         """One gradient step of the body and the models on prepared rows `[S, B]`; the target body follows."""
         features = self._in_training(self.body, batch["obs"])
-        losses, told = self.losses(batch, features, training=True)
+        losses, scores = self.losses(batch, features, training=True)
         norm = self.optimizer.step(self._total({name: loss.mean(dim=-1) for name, loss in losses.items()}), clock)
         follow(self.target_body, self.body, self.config.target_tau)
         return Updated(
             {
                 **{f"loss/{name}": loss.detach().mean(dim=-1) for name, loss in losses.items()},
-                **_told("train", {name: value.detach().mean(dim=-1) for name, value in told.items()}),
+                **_tagged("train", {name: value.detach().mean(dim=-1) for name, value in scores.items()}),
                 "features/deviation": features.detach().std(dim=1, correction=0).mean(dim=-1),
                 "grad/norm": norm,
             }
         )
 
     def losses(self, batch: Batch, features: Tensor, training: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The losses of the objective's models, and what else there is to say of them, one value per row `[S, B]`.
+        """The losses of the objective's models, and their scores, one value per row `[S, B]`.
 
         `features [S, B, F]` are the body's of `obs`.
         """
         losses: dict[str, Tensor] = {}
-        told: dict[str, Tensor] = {}
+        scores: dict[str, Tensor] = {}
         if "inverse" in self.models:  # Pathak et al. 2017, equations 2 and 3
             after = self._in_training(self.body, batch["next_obs"]) if training else self.body(batch["next_obs"])
             outputs = self.models["inverse"](torch.cat([features, after], dim=-1))
-            losses["inverse"], told = self._of_action(outputs, batch)
+            losses["inverse"], scores = self._of_action(outputs, batch)
         if "classifier" in self.models:
-            losses["classifier"], told = self._of_action(self.models["classifier"](features), batch)
+            losses["classifier"], scores = self._of_action(self.models["classifier"](features), batch)
         if "forward" in self.models:
             losses["forward"], change = self._of_next(features, batch)
-            told = {**told, "forward_error": losses["forward"], "no_change": change}
-        return losses, told
+            scores = {**scores, "forward_error": losses["forward"], "no_change": change}
+        return losses, scores
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss and what `losses` tells on held-out rows `[S, R]`, means `[S]` over those with a `weight`."""
-        losses, told = self.losses(batch, self.body(batch["obs"]), training=False)
+        """The loss and the scores on held-out rows `[S, R]`, means `[S]` over those with a `weight`."""
+        losses, scores = self.losses(batch, self.body(batch["obs"]), training=False)
         weight = batch["weight"]
         total = self._total({name: mean(loss, weight) for name, loss in losses.items()})
-        told = _told("validation", {name: mean(value, weight) for name, value in told.items()})
-        return {"validation/loss": total, **told}
+        scores = _tagged("validation", {name: mean(value, weight) for name, value in scores.items()})
+        return {"validation/loss": total, **scores}
 
     def state(self) -> dict[str, Any]:
         return {**super().state(), "target_body": self.target_body.state_dict()}
@@ -202,9 +202,9 @@ class Encoder(Cloner):
         }
 
 
-def _told(where: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _tagged(where: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Metrics by tag; the forward error as a share of the error of predicting no change."""
-    told = dict(values)
-    if "no_change" in told:
-        told["forward_error"] = told["forward_error"] / told.pop("no_change").clamp(min=1e-8)
-    return {f"{where}/{name}": value for name, value in told.items()}
+    scores = dict(values)
+    if "no_change" in scores:
+        scores["forward_error"] = scores["forward_error"] / scores.pop("no_change").clamp(min=1e-8)
+    return {f"{where}/{name}": value for name, value in scores.items()}

@@ -1,5 +1,5 @@
-"""Implicit Q-learning (Kostrikov et al. 2022): values that never ask what an action would be worth that the data does
-not show, and a policy that clones the data's actions the more, the better they are. Read from top to bottom."""
+"""Implicit Q-learning (Kostrikov et al. 2022): values that never use
+actions outside of the data, and a policy that clones the data's actions, better ones more. Read from top to bottom."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class IQLConfig(CloningConfig):
 
 
 class IQL(Cloner):
-    """Implicit Q-learning: as good as the best of what the data holds, in stitches, and no further."""
+    """Implicit Q-learning: stitches the best parts of the data together and never leaves the data."""
 
     Config: ClassVar[type] = IQLConfig
     action_spaces: ClassVar[tuple[type, ...]] = (Discrete, Box)
@@ -127,7 +127,7 @@ class IQL(Cloner):
         )
 
     def action_values(self, networks: Ensemble, batch: Batch) -> Tensor:
-        """What each of a member's two Q networks says of the data's actions, `[S, 2, B]`."""
+        """The values of the data's actions by each of a member's two Q networks, `[S, 2, B]`."""
         if self._continuous:
             return networks(batch["obs"], batch["q_action"]).squeeze(-1)
         return networks(batch["obs"]).gather(-1, batch["action"][:, None, :, None].expand(-1, 2, -1, 1)).squeeze(-1)

@@ -37,8 +37,8 @@ class Step:
     reward: np.ndarray  # [S, N] float64
     terminated: np.ndarray  # [S, N] bool
     truncated: np.ndarray  # [S, N] bool
-    valid: np.ndarray  # [S, N] bool; false for a reset row: it costs a step but is no transition
-    # What most steps are, said once instead of looked up by everybody; the defaults ask for looking.
+    valid: np.ndarray  # [S, N] bool; false for a reset row: it costs a step but is not a transition
+    # What holds for most steps, stated once; with the defaults, readers look at the arrays.
     all_valid: bool = False  # true: every row is a transition
     none_ended: bool = False  # true: no row terminated or truncated
 

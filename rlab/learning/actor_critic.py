@@ -84,7 +84,7 @@ class ActorCriticConfig(StochasticPolicyConfig):
             )
 
     def unread(self, action_space: Space) -> Unread:
-        """Also the end of a bonus that there is none of."""
+        """Also the final factor of an entropy bonus that is off."""
         found = super().unread(action_space)
         if self.entropy_weight == 0.0:
             found["entropy_final"] = "entropy_weight is 0"
@@ -158,11 +158,11 @@ class ActorCritic:
     def load_critic(self, state: Mapping[str, Any], members: Sequence[int]) -> str | None:
         """Begin with the critic, and the scale of rewards, that another agent's `state()` holds.
 
-        Member i takes over those of `members[i]`. Returns why it could not be done, None where it was.
+        Member i takes those of `members[i]`. Returns the reason where it is impossible, None where it was done.
         """
         found, expected = state.get("critic"), self.critic.state_dict()
         if found is None:
-            return "there is none"
+            return "the run has none"
         if {n: t.shape[1:] for n, t in found.items()} != {n: t.shape[1:] for n, t in expected.items()}:
             return "the existing one has a different shape"
         if (state.get("rewards") is None) != (self._rewards is None):

@@ -175,7 +175,7 @@ def missing_parts(agent_class: type) -> list[str]:
 
 @runtime_checkable
 class LoadsWeights(Protocol):
-    """Its policy can go on with other weights."""
+    """The weights of its policy can be replaced."""
 
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the weights of `policy().state_dict()` that `tensors` names; copies, such as target networks, follow."""

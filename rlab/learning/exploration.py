@@ -112,8 +112,8 @@ class EpsilonGreedy:
     (temporally extended epsilon-greedy, Dabney et al. 2021, section 4; their mu is 2). Long pushes in one direction
     reach what single random actions never do.
 
-    With `masked`, `choose` is told each time which actions are allowed: a uniform one is one of these, and an action
-    that is held ends where it is not allowed any more.
+    With `masked`, `choose` takes the allowed actions of each step: a uniform action is one of these, and a held action
+    ends where it is no longer allowed.
     """
 
     def __init__(

@@ -118,7 +118,7 @@ def parameter_groups(
         networks: by name; `networks[policy_network]` is one of `refit.spec`.
 
     Raises:
-        UsageError: a warm-up of the critic is asked for, and there is no other network.
+        UsageError: a warm-up of the critic is requested, and the policy's network is the only one.
     """
     others = {name: network for name, network in networks.items() if name != policy_network}
     if config.critic_warmup and not others:

@@ -185,7 +185,7 @@ class StackedOptimizer:
         Parameters that the loss does not depend on have a gradient of 0.
 
         Args:
-            clock: the time, for the schedule, the groups and the hooks; None: as `at` was told.
+            clock: the time, for the schedule, the groups and the hooks; None: as `at` set them.
             progress: the share of the budget that the schedule goes by; None: the clock's.
             members: bool `[S]`, who takes the step; the others stand still, moments and all. None: everybody. The
                 count of steps, which corrects the bias of Adam's moments, is everybody's and goes on.

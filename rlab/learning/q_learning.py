@@ -15,7 +15,7 @@ from rlab.ranges import check_counts, check_not_negative, check_positive_shares,
 class QLearningConfig(NetworkConfig):
     """What DQN and its family share; each agent states its own defaults where they differ.
 
-    The clock counts env steps of one member, or updates where there is no env.
+    The clock counts env steps of one member, or updates without an env.
     """
 
     gamma: float = 0.99  # discount per env step; Mnih et al. 2015, Extended Data Table 1
@@ -23,7 +23,7 @@ class QLearningConfig(NetworkConfig):
     batch_size: int = 64  # transitions per update and member
     n_step: int = 1  # transitions per return; Sutton and Barto 2018, chapter 7
     loss: ValueLoss = "huber"  # of TD errors; Huber is the paper's error clipping
-    target_every: int = 250  # env steps between target updates; updates where there is no env
+    target_every: int = 250  # env steps between target updates; updates without an env
     target_tau: float = 1.0  # share of the online weights that the target takes over; 1 is a hard copy
     activation: Activation = "relu"
     layer_norm: bool = True  # after every hidden layer; Ba et al. 2016. The paper's DQN has none

@@ -88,7 +88,7 @@ def test_a_critic_is_taken_over_or_fresh_for_a_reason_that_is_told(
     assert scaled == "critic: fresh, since the existing one has learned from rewards of a different scale"
     other = critic_line(road, ppo_run, "Acrobot-v1", max_episode_steps=9)
     assert other == "critic: fresh, since the existing one has a different shape"
-    assert critic_line(road, dqn_run, agent="ppo") == "critic: fresh, since there is none"
+    assert critic_line(road, dqn_run, agent="ppo") == "critic: fresh, since the run has none"
     alone = "critic: fresh, since only a run's checkpoint holds one"
     assert critic_line(road, ppo_run / "best") == alone
     shutil.copytree(ppo_run / "policy", tmp_path / "policy")

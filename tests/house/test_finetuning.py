@@ -228,7 +228,7 @@ def test_an_actor_becomes_a_q_network_and_a_q_network_an_actor(
         assert not torch.equal(old["network.4.weight"], now["network.4.weight"])
         assert load_policy(tmp_path / agent).policy.spec.head["kind"] == ("q" if agent == "dqn" else "categorical")
         critic = [line for line in session.describe().splitlines() if line.startswith("critic:")]
-        assert critic == ([] if agent == "dqn" else ["critic: fresh, since there is none"])
+        assert critic == ([] if agent == "dqn" else ["critic: fresh, since the run has none"])
 
 
 def test_the_target_network_begins_with_the_same_values(tmp_path: Path, road: SimpleNamespace, dqn_run: Path) -> None:
