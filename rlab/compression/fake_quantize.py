@@ -5,6 +5,7 @@ Jacob et al. 2018, section 3). `prepare_qat` puts such layers into a network, pl
 `convert` makes the quantized network, whose outputs are those of the trained one in evaluation mode.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,16 @@ from torch import Tensor, nn
 from rlab.compression import rounding
 from rlab.compression.float_layers import built_like, first_layers, quantizable
 from rlab.compression.quantize import set_input_range, weight_scale
-from rlab.compression.quantized_layers import CompressedLayer, QuantizedConv2d, QuantizedLinear, replaced, u8
+from rlab.compression.quantized_layers import (
+    CompressedLayer,
+    Conv2dLayer,
+    LinearLayer,
+    QuantizedConv2d,
+    QuantizedLayer,
+    QuantizedLinear,
+    replaced,
+    u8,
+)
 from rlab.errors import UsageError
 from rlab.networks.layers import is_float_layer
 
@@ -68,10 +78,10 @@ def prepare_qat(
 
 
 @torch.no_grad()
-def _start_from(layer: "FakeLinear | FakeConv2d", rounded: nn.Module) -> None:
+def _start_from(layer: "FakeLayer", rounded: nn.Module) -> None:
     """Take over weights, biases and, where they are learned, scales; a weight in the middle of its step stays there
     longest."""
-    assert isinstance(rounded, QuantizedLinear | QuantizedConv2d)
+    assert isinstance(rounded, QuantizedLayer)
     if rounded.bits != layer.bits:
         raise UsageError(f"weights rounded to {rounded.bits} bits cannot be the start for {layer.bits} bits.")
     layer.weight.copy_(rounded.dense())
@@ -86,18 +96,28 @@ def convert(network: nn.Module) -> nn.Module:
     Raises:
         UsageError: nothing here was prepared, or an activation's range has seen no batch.
     """
-    if not any(isinstance(layer, _Fake) for layer in network.modules()):
+    if not any(isinstance(layer, FakeLayer) for layer in network.modules()):
         raise UsageError("the network was not prepared for quantization-aware training; call prepare_qat first.")
-    return replaced(network, lambda layer: layer.quantized() if isinstance(layer, _Fake) else None)
+    return replaced(network, lambda layer: layer.quantized() if isinstance(layer, FakeLayer) else None)
 
 
-class _Fake(CompressedLayer):
+class FakeLayer(CompressedLayer):
     """Float weights `weight [..., *weight_shape]` that are rounded in the forward. Learned scales add the parameter
     `log_scale [..., out]`, static activations the buffer `input_range [..., 2]`: the lower and the upper end."""
 
     input_range: Tensor
 
-    def _store(self, bits: int, activations: str, learned_scales: bool) -> None:
+    def __init__(
+        self,
+        weight_shape: Sequence[int],
+        stride: int,
+        members: int | None,
+        bits: int = 8,
+        activations: str = "none",
+        learned_scales: bool = True,
+        **fresh: Any,
+    ) -> None:
+        super().__init__(weight_shape, stride, members, **fresh)
         self.bits, self.activations, self.learned_scales = bits, activations, learned_scales
         self.weight = nn.Parameter(torch.zeros(*self.lead, *self.weight_shape))
         if learned_scales:
@@ -147,7 +167,7 @@ class _Fake(CompressedLayer):
         return (self.input_range == 0).all(dim=-1, keepdim=True)
 
     @torch.no_grad()
-    def quantized(self) -> QuantizedLinear | QuantizedConv2d:
+    def quantized(self) -> QuantizedLayer:
         """The layer of integers with equal outputs.
 
         Raises:
@@ -166,39 +186,9 @@ class _Fake(CompressedLayer):
         return new
 
 
-class FakeLinear(_Fake):
-    """A linear layer that trains for its integers; arguments as `QuantizedLinear` and `prepare_qat`."""
-
-    def __init__(
-        self,
-        members: int | None,
-        in_features: int,
-        out_features: int,
-        bits: int = 8,
-        activations: str = "none",
-        learned_scales: bool = True,
-        init: str = "pytorch",
-        gain: float = 1.0,
-    ) -> None:
-        super().__init__((out_features, in_features), 1, members, init, gain)
-        self._store(bits, activations, learned_scales)
+class FakeLinear(LinearLayer, FakeLayer):
+    """A linear layer that trains for its integers."""
 
 
-class FakeConv2d(_Fake):
-    """A convolution that trains for its integers; arguments as `QuantizedConv2d` and `prepare_qat`."""
-
-    def __init__(
-        self,
-        members: int | None,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        bits: int = 8,
-        activations: str = "none",
-        learned_scales: bool = True,
-        init: str = "pytorch",
-        gain: float = 1.0,
-    ) -> None:
-        super().__init__((out_channels, in_channels, kernel_size, kernel_size), stride, members, init, gain)
-        self._store(bits, activations, learned_scales)
+class FakeConv2d(Conv2dLayer, FakeLayer):
+    """A convolution that trains for its integers."""

@@ -13,7 +13,16 @@ from torch import Tensor, nn
 
 from rlab.compression import rounding
 from rlab.compression.float_layers import built_like, first_layers, observe, quantizable
-from rlab.compression.quantized_layers import HalfConv2d, HalfLinear, QuantizedConv2d, QuantizedLinear, replaced, u8
+from rlab.compression.quantized_layers import (
+    HalfConv2d,
+    HalfLayer,
+    HalfLinear,
+    QuantizedConv2d,
+    QuantizedLayer,
+    QuantizedLinear,
+    replaced,
+    u8,
+)
 from rlab.compression.rounding_correction import correct
 from rlab.errors import unknown
 from rlab.networks.layers import is_float_layer, is_stacked
@@ -117,7 +126,7 @@ def _corrected(network: nn.Module, quantized: nn.Module, features: Tensor | None
     return quantized if features is None else correct(network, quantized, features)
 
 
-def quantized_layer(layer: nn.Module, bits: int, activations: str = "none") -> QuantizedLinear | QuantizedConv2d:
+def quantized_layer(layer: nn.Module, bits: int, activations: str = "none") -> QuantizedLayer:
     """A float layer, plain or stacked, with its weights as integers.
 
     Of 8 bits each scale is that of its channel's largest weight; of 4 and 2 the one of least squared error.
@@ -131,7 +140,7 @@ def quantized_layer(layer: nn.Module, bits: int, activations: str = "none") -> Q
     return new
 
 
-def _half_layer(layer: nn.Module, dtype: str) -> HalfLinear | HalfConv2d:
+def _half_layer(layer: nn.Module, dtype: str) -> HalfLayer:
     new, weight = built_like(layer, HalfLinear, HalfConv2d, dtype=dtype)
     new.load_dense(weight)
     return new
@@ -171,7 +180,7 @@ def _better(best: Tensor, least: Tensor, other: Tensor, error: Callable[[Tensor]
     return torch.where(found < least, other, best), torch.minimum(found, least)
 
 
-def set_input_range(layer: QuantizedLinear | QuantizedConv2d, low: Tensor, high: Tensor) -> None:
+def set_input_range(layer: QuantizedLayer, low: Tensor, high: Tensor) -> None:
     """Give a layer with static activations its range, one for each member."""
     scale, zero_point = rounding.u8_affine(low, high)
     layer.input_scale.copy_(scale)

@@ -133,16 +133,57 @@ class CompressedLayer(WeightLayer):
         return ", ".join(f"{name}={value}" for name, value in self.settings().items())
 
 
-class _Quantized(CompressedLayer):
+class LinearLayer(CompressedLayer):
+    """A linear layer; the class beside it says how weights are stored, with the keywords `options`."""
+
+    def __init__(self, members: int | None, in_features: int, out_features: int, **options: Any) -> None:
+        super().__init__((out_features, in_features), 1, members, **options)
+
+
+class Conv2dLayer(CompressedLayer):
+    """A convolution; the class beside it says how weights are stored, with the keywords `options`."""
+
+    def __init__(
+        self,
+        members: int | None,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        **options: Any,
+    ) -> None:
+        super().__init__((out_channels, in_channels, kernel_size, kernel_size), stride, members, **options)
+
+
+class QuantizedLayer(CompressedLayer):
     """Weights as integers: `weight` int8, or uint8 `[..., out, bytes]` of packed 4 or 2 bits; `scale` float32
-    `[..., out]`. Static activations add `input_scale` float32 and `input_zero_point` uint8, both `[...]`."""
+    `[..., out]`. Static activations add `input_scale` float32 and `input_zero_point` uint8, both `[...]`.
+
+    Args:
+        members: of the stack; None for a plain layer.
+        bits: of a weight: 8, 4 or 2.
+        activations: `none` (weights only), `dynamic` or `static`: how the input is rounded to u8.
+        fresh: `init` and `gain` of the float weights that `build` draws and rounds.
+
+    Raises:
+        UsageError: the bits or the kind of activations are not known.
+    """
 
     weight: Tensor
     scale: Tensor
     input_scale: Tensor
     input_zero_point: Tensor
 
-    def _store(self, bits: int, activations: str) -> None:
+    def __init__(
+        self,
+        weight_shape: Sequence[int],
+        stride: int,
+        members: int | None,
+        bits: int = 8,
+        activations: str = "none",
+        **fresh: Any,
+    ) -> None:
+        super().__init__(weight_shape, stride, members, **fresh)
         if bits not in rounding.BITS:
             raise UsageError(f"weights of {bits} bits are not known; 8, 4 and 2 are.")
         if activations not in ACTIVATION_KINDS:
@@ -205,57 +246,23 @@ class _Quantized(CompressedLayer):
         return u8(x, *rounding.u8_affine(rows.amin(dim=-1), rows.amax(dim=-1)))
 
 
-class QuantizedLinear(_Quantized):
-    """A linear layer with integer weights of 8, 4 or 2 bits; see `_Quantized` for its tensors.
-
-    Args:
-        members: of the stack; None for a plain layer.
-        activations: `none` (weights only), `dynamic` or `static`: how the input is rounded to u8.
-        init, gain: of the float weights that `build` draws and rounds.
-
-    Raises:
-        UsageError: the bits or the kind of activations are not known.
-    """
-
-    def __init__(
-        self,
-        members: int | None,
-        in_features: int,
-        out_features: int,
-        bits: int = 8,
-        activations: str = "none",
-        init: str = "pytorch",
-        gain: float = 1.0,
-    ) -> None:
-        super().__init__((out_features, in_features), 1, members, init, gain)
-        self._store(bits, activations)
+class QuantizedLinear(LinearLayer, QuantizedLayer):
+    """A linear layer with integer weights of 8, 4 or 2 bits."""
 
 
-class QuantizedConv2d(_Quantized):
-    """A convolution with integer weights of 8, 4 or 2 bits; arguments and errors as `QuantizedLinear`."""
-
-    def __init__(
-        self,
-        members: int | None,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        bits: int = 8,
-        activations: str = "none",
-        init: str = "pytorch",
-        gain: float = 1.0,
-    ) -> None:
-        super().__init__((out_channels, in_channels, kernel_size, kernel_size), stride, members, init, gain)
-        self._store(bits, activations)
+class QuantizedConv2d(Conv2dLayer, QuantizedLayer):
+    """A convolution with integer weights of 8, 4 or 2 bits."""
 
 
-class _Half(CompressedLayer):
-    """Weights in 16 bits, `weight [..., *weight_shape]`, that compute as float32."""
+class HalfLayer(CompressedLayer):
+    """Weights in 16 bits, `dtype` `float16` or `bfloat16`, `weight [..., *weight_shape]`, that compute as float32."""
 
     weight: Tensor
 
-    def _store(self, dtype: str) -> None:
+    def __init__(
+        self, weight_shape: Sequence[int], stride: int, members: int | None, dtype: str = "float16", **fresh: Any
+    ) -> None:
+        super().__init__(weight_shape, stride, members, **fresh)
         if dtype not in HALF_TYPES:
             raise unknown("type of half precision", dtype, HALF_TYPES)
         self.dtype = dtype
@@ -276,38 +283,12 @@ class _Half(CompressedLayer):
         self.weight.copy_(half)
 
 
-class HalfLinear(_Half):
-    """A linear layer with weights of 16 bits, `dtype` `float16` or `bfloat16`; the rest as `QuantizedLinear`."""
-
-    def __init__(
-        self,
-        members: int | None,
-        in_features: int,
-        out_features: int,
-        dtype: str = "float16",
-        init: str = "pytorch",
-        gain: float = 1.0,
-    ) -> None:
-        super().__init__((out_features, in_features), 1, members, init, gain)
-        self._store(dtype)
+class HalfLinear(LinearLayer, HalfLayer):
+    """A linear layer with weights of 16 bits."""
 
 
-class HalfConv2d(_Half):
-    """A convolution with weights of 16 bits, `dtype` `float16` or `bfloat16`; the rest as `QuantizedConv2d`."""
-
-    def __init__(
-        self,
-        members: int | None,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        dtype: str = "float16",
-        init: str = "pytorch",
-        gain: float = 1.0,
-    ) -> None:
-        super().__init__((out_channels, in_channels, kernel_size, kernel_size), stride, members, init, gain)
-        self._store(dtype)
+class HalfConv2d(Conv2dLayer, HalfLayer):
+    """A convolution with weights of 16 bits."""
 
 
 def register_compressed(name: str, layer: type[CompressedLayer]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rlab.compression import rounding
-from rlab.compression.quantized_layers import CompressedLayer, QuantizedConv2d, QuantizedLinear, replaced
+from rlab.compression.quantized_layers import CompressedLayer, QuantizedLayer, replaced
 from rlab.errors import UsageError
 
 
@@ -33,7 +33,7 @@ def tuned(network: nn.Module) -> nn.Module:
 
 
 def _with_gains(layer: nn.Module) -> nn.Module | None:
-    return _Tuned(layer) if isinstance(layer, QuantizedLinear | QuantizedConv2d) else None
+    return _Tuned(layer) if isinstance(layer, QuantizedLayer) else None
 
 
 class _Tuned(CompressedLayer):
@@ -44,7 +44,7 @@ class _Tuned(CompressedLayer):
 
     integers: Tensor
 
-    def __init__(self, layer: QuantizedLinear | QuantizedConv2d) -> None:
+    def __init__(self, layer: QuantizedLayer) -> None:
         super().__init__(layer.weight_shape, layer.stride, layer.members, layer.init, layer.gain)
         self.layer = copy.deepcopy(layer)
         self.bias = self.layer.bias  # shared with the layer
@@ -62,7 +62,7 @@ class _Tuned(CompressedLayer):
         return self.layer.entering(x)
 
     @torch.no_grad()
-    def quantized(self) -> QuantizedLinear | QuantizedConv2d:
+    def quantized(self) -> QuantizedLayer:
         """The layer with the scales that were learned; a copy."""
         new = copy.deepcopy(self.layer)
         new.scale.copy_(self.scale())

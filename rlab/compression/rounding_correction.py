@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rlab.compression import rounding
 from rlab.compression.float_layers import float_weight, observe
-from rlab.compression.quantized_layers import CompressedLayer, HalfConv2d, HalfLinear, QuantizedConv2d, QuantizedLinear
+from rlab.compression.quantized_layers import CompressedLayer, HalfLayer, QuantizedLayer
 
 # Of the mean variance of the inputs, added to each. Agreement at 4 bits with 1e-3, 1e-4, 1e-5 and 1e-6, DQN: CartPole
 # 0.966, 0.966, 0.964, 0.960; LunarLander 0.711, 0.694, 0.624, 0.647; Frantar et al. 2023 have 1e-2.
@@ -21,11 +21,8 @@ ROWS = 20_000  # inputs of a layer, or patches of a convolution, that are used p
 # Scales that are tried for each channel, beside its present one. With 1, 64, 256 and 1024 DQN on CartPole has an
 # agreement of 0.9971, 0.9980, 0.9979 and 0.9983 at 8 bits, and of 0.946, 0.965, 0.966 and 0.966 at 4.
 CANDIDATES = 256
-SPANS = {
-    8: (1.0, 1.3),
-    4: (0.7, 1.4),
-    2: (0.7, 1.4),
-}  # bits -> smallest and largest of them, in units of the present one
+# bits -> smallest and largest of them, in units of the present one
+SPANS = {8: (1.0, 1.3), 4: (0.7, 1.4), 2: (0.7, 1.4)}
 # Outputs times inputs squared times scales, per layer and member: a second of one core. Large layers try fewer scales.
 WORK = 8e9
 BLOCK = 32  # columns whose errors are passed to all later ones in one matrix product
@@ -106,10 +103,10 @@ def _fit(layer: CompressedLayer, weight: Tensor, rows: Tensor, outputs: Tensor, 
     if not layer.lead:
         all_members = [x.unsqueeze(0) for x in all_members]
     members = zip(*all_members, strict=True)
-    if isinstance(layer, HalfLinear | HalfConv2d):
+    if isinstance(layer, HalfLayer):
         halves = [_halved(w, x, y, layer.weight.dtype) for w, x, y in members]
         layer.load_dense(torch.stack(halves).reshape(weight.shape))
-    if isinstance(layer, QuantizedLinear | QuantizedConv2d):
+    if isinstance(layer, QuantizedLayer):
         scales = layer.scale.reshape(-1, layer.scale.shape[-1])
         found = [
             _quantized(w, x, y, scale, layer.bits, candidates) for (w, x, y), scale in zip(members, scales, strict=True)

@@ -21,7 +21,7 @@ from rlab.compression.neuron_pruning import prune_neurons
 from rlab.compression.quantize import dynamic, half, static, weight_only
 from rlab.compression.quantized_layers import CompressedLayer, full_precision
 from rlab.compression.quantized_tuning import prepare_tuning, tuned
-from rlab.compression.sparse_layers import SparseConv2d, SparseLayer, SparseLinear
+from rlab.compression.sparse_layers import SparseFloatLayer, SparseLayer
 from rlab.compression.student_values import give_values
 from rlab.compression.visits import END_OF_VISIT_SEEDS, FIRST_VISIT_SEED, WIDTH, visited
 from rlab.compression.weight_pruning import packed
@@ -257,7 +257,7 @@ def check_memoryless(policy: Policy, what: str) -> None:
 
 
 def _is_rounded(layer: nn.Module) -> bool:
-    in_float = isinstance(layer, SparseLinear | SparseConv2d) and layer.dtype == "float32"
+    in_float = isinstance(layer, SparseFloatLayer) and layer.dtype == "float32"
     return isinstance(layer, CompressedLayer) and not in_float
 
 

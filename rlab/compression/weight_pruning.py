@@ -12,14 +12,7 @@ import torch
 from torch import nn
 
 from rlab.compression.float_layers import built_like, float_weight
-from rlab.compression.quantized_layers import (
-    CompressedLayer,
-    HalfConv2d,
-    HalfLinear,
-    QuantizedConv2d,
-    QuantizedLinear,
-    replaced,
-)
+from rlab.compression.quantized_layers import CompressedLayer, HalfLayer, QuantizedLayer, replaced
 from rlab.compression.sparse_layers import SPARSE_OF, SparseConv2d, SparseLayer, SparseLinear, present
 from rlab.errors import RlabError
 from rlab.learning.sparsity import apply_masks, weight_masks
@@ -67,8 +60,8 @@ def sparse_layer(layer: nn.Module) -> SparseLayer | None:
             return None
         stored, lead = float_weight(layer), int(is_stacked(layer))
     elif type(layer) in SPARSE_OF:
-        assert isinstance(layer, QuantizedLinear | QuantizedConv2d | HalfLinear | HalfConv2d)
-        stored = layer.weight if isinstance(layer, HalfLinear | HalfConv2d) else layer.integers()
+        assert isinstance(layer, QuantizedLayer | HalfLayer)
+        stored = layer.weight if isinstance(layer, HalfLayer) else layer.integers()
         lead = len(layer.lead)
     else:
         return None

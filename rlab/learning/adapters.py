@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rlab.errors import UsageError
 from rlab.networks.initialization import initialise
-from rlab.networks.layers import StackedConv2d, StackedLinear, conv2d_settings, linear_settings
+from rlab.networks.layers import StackedConv2d, StackedLayer, StackedLinear, conv2d_settings, linear_settings
 from rlab.networks.merging import changed, named_layers
 from rlab.networks.registry import LayerKind, register
 from rlab.networks.spec import LayerSpec, NetworkSpec
@@ -53,13 +53,15 @@ class LoraLinear(nn.Module):
         return f"in_features={in_features}, out_features={out_features}, rank={self.rank}, alpha={self.alpha}"
 
 
-class StackedLoraLinear(nn.Module):
+class StackedLoraLinear(StackedLayer):
     """`[S, B, in] -> [S, B, out]`; `weight [S, in, out]`, `bias [S, 1, out]`, `down [S, in, rank]`,
     `up [S, rank, out]`.
 
     Raises:
         UsageError: the rank is larger than the layer's smaller side, or alpha is not positive.
     """
+
+    transposed = ("weight", "down", "up")
 
     def __init__(
         self,
@@ -101,29 +103,14 @@ class StackedLoraLinear(nn.Module):
         plain.bias.copy_(self.bias)
         return plain
 
-    @torch.no_grad()
-    def unstack(self, member: int) -> LoraLinear:
-        """The plain layer of one member; a copy."""
+    def _plain(self) -> LoraLinear:
         _, in_features, out_features = self.weight.shape
-        plain = LoraLinear(in_features, out_features, self.rank, self.alpha).to(self.weight)
-        plain.weight.copy_(self.weight[member].T)
-        plain.bias.copy_(self.bias[member, 0])
-        plain.down.copy_(self.down[member].T)
-        plain.up.copy_(self.up[member].T)
-        return plain
+        return LoraLinear(in_features, out_features, self.rank, self.alpha)
 
     @classmethod
-    @torch.no_grad()
-    def stack(cls, modules: Sequence[LoraLinear]) -> Self:
-        """Plain layers, alike but for their weights, as one stacked layer; a copy."""
-        first = modules[0]
-        out_features, in_features = first.weight.shape
-        stacked = cls(len(modules), in_features, out_features, first.rank, first.alpha).to(first.weight)
-        stacked.weight.copy_(torch.stack([m.weight.T for m in modules]))
-        stacked.bias.copy_(torch.stack([m.bias for m in modules]).unsqueeze(1))
-        stacked.down.copy_(torch.stack([m.down.T for m in modules]))
-        stacked.up.copy_(torch.stack([m.up.T for m in modules]))
-        return stacked
+    def _of(cls, members: int, plain: LoraLinear) -> Self:
+        out_features, in_features = plain.weight.shape
+        return cls(members, in_features, out_features, plain.rank, plain.alpha)
 
 
 class LoraConv2d(nn.Module):
@@ -160,7 +147,7 @@ class LoraConv2d(nn.Module):
         return f"{shape}, rank={self.rank}, alpha={self.alpha}"
 
 
-class StackedLoraConv2d(nn.Module):
+class StackedLoraConv2d(StackedLayer):
     """`[S, B, C, H, W] -> [S, B, out, H', W']`; `weight [S, out, in, k, k]`, `bias [S, out]`,
     `down [S, rank, in, k, k]`, `up [S, out, rank, 1, 1]`.
 
@@ -218,26 +205,14 @@ class StackedLoraConv2d(nn.Module):
         plain.bias.copy_(self.bias)
         return plain
 
-    @torch.no_grad()
-    def unstack(self, member: int) -> LoraConv2d:
-        """The plain layer of one member; a copy."""
+    def _plain(self) -> LoraConv2d:
         _, out_channels, in_channels, kernel_size, _ = self.weight.shape
-        plain = LoraConv2d(in_channels, out_channels, kernel_size, self.rank, self.alpha, self.stride).to(self.weight)
-        for name, parameter in plain.named_parameters():
-            parameter.copy_(self.get_parameter(name)[member])
-        return plain
+        return LoraConv2d(in_channels, out_channels, kernel_size, self.rank, self.alpha, self.stride)
 
     @classmethod
-    @torch.no_grad()
-    def stack(cls, modules: Sequence[LoraConv2d]) -> Self:
-        """Plain layers, alike but for their weights, as one stacked layer; a copy."""
-        first = modules[0]
-        out_channels, in_channels, kernel_size, _ = first.weight.shape
-        stacked = cls(len(modules), in_channels, out_channels, kernel_size, first.rank, first.alpha, first.stride)
-        stacked.to(first.weight)
-        for name, parameter in stacked.named_parameters():
-            parameter.copy_(torch.stack([m.get_parameter(name) for m in modules]))
-        return stacked
+    def _of(cls, members: int, plain: LoraConv2d) -> Self:
+        out_channels, in_channels, kernel_size, _ = plain.weight.shape
+        return cls(members, in_channels, out_channels, kernel_size, plain.rank, plain.alpha, plain.stride)
 
 
 def with_lora(spec: NetworkSpec, rank: int, alpha: float, plain: Collection[str] = ()) -> NetworkSpec:

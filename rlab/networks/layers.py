@@ -6,7 +6,7 @@ where a module has a setting that its stacked counterpart does not know).
 """
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,52 @@ from rlab.networks.initialization import initialise
 from rlab.networks.registry import LayerKind, register, register_shared
 
 
-class StackedLinear(nn.Module):
+class StackedLayer(nn.Module):
+    """S plain layers in one, whose parameters are theirs in the same order, `[S, ...]`.
+
+    Vectors have a row axis of length 1 here where batches need one.
+    """
+
+    transposed: ClassVar[tuple[str, ...]] = ()  # matrices that are [in, out] here and [out, in] in plain layers
+
+    def _plain(self) -> nn.Module:
+        """A plain layer with these settings, whose weights may be anything."""
+        raise NotImplementedError
+
+    @classmethod
+    def _of(cls, members: int, plain: Any) -> Self:
+        """A stack for layers like `plain`, whose weights may be anything."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def unstack(self, member: int) -> Any:
+        """The plain layer of one member; a copy."""
+        plain = self._plain()
+        for (name, mine), theirs in zip(self.named_parameters(), plain.to(_like(self)).parameters(), strict=True):
+            theirs.copy_((mine[member].T if name in self.transposed else mine[member]).reshape(theirs.shape))
+        return plain
+
+    @classmethod
+    @torch.no_grad()
+    def stack(cls, modules: Sequence[nn.Module]) -> Self:
+        """Plain layers, alike but for their weights, as one stacked layer; a copy."""
+        stacked = cls._of(len(modules), modules[0]).to(_like(modules[0]))
+        _check_alike(stacked.unstack(0), modules)
+        parameters = zip(*(module.parameters() for module in modules), strict=True)
+        for (name, mine), theirs in zip(stacked.named_parameters(), parameters, strict=False):
+            mine.copy_(torch.stack([t.T if name in cls.transposed else t for t in theirs]).reshape(mine.shape))
+        return stacked
+
+
+def _like(module: nn.Module) -> Tensor:
+    """A tensor on the device and of the type of a module's parameters."""
+    return next(module.parameters(), torch.empty(0))
+
+
+class StackedLinear(StackedLayer):
     """`[S, B, in] -> [S, B, out]`; `weight [S, in, out]`, `bias [S, 1, out]`."""
+
+    transposed = ("weight",)
 
     def __init__(
         self, members: int, in_features: int, out_features: int, init: str = "pytorch", gain: float = 1.0
@@ -38,28 +82,15 @@ class StackedLinear(nn.Module):
             # torch.nn.init reads fans from [out, in]
             initialise(self.weight[i].T, self.bias[i, 0], self.init, self.gain, generator)
 
-    @torch.no_grad()
-    def unstack(self, member: int) -> nn.Linear:
-        """The plain layer of one member; a copy."""
-        _, in_features, out_features = self.weight.shape
-        plain = nn.Linear(in_features, out_features, device=self.weight.device, dtype=self.weight.dtype)
-        plain.weight.copy_(self.weight[member].T)
-        plain.bias.copy_(self.bias[member, 0])
-        return plain
+    def _plain(self) -> nn.Linear:
+        return nn.Linear(*self.weight.shape[1:])
 
     @classmethod
-    @torch.no_grad()
-    def stack(cls, modules: Sequence[nn.Linear]) -> Self:
-        """Plain layers, alike but for their weights, as one stacked layer; a copy."""
-        first = modules[0]
-        stacked = cls(len(modules), first.in_features, first.out_features).to(first.weight)
-        _check_alike(stacked.unstack(0), modules)
-        stacked.weight.copy_(torch.stack([m.weight.T for m in modules]))
-        stacked.bias.copy_(torch.stack([m.bias for m in modules]).unsqueeze(1))
-        return stacked
+    def _of(cls, members: int, plain: nn.Linear) -> Self:
+        return cls(members, plain.in_features, plain.out_features)
 
 
-class StackedConv2d(nn.Module):
+class StackedConv2d(StackedLayer):
     """`[S, B, C, H, W] -> [S, B, out, H', W']`; `weight [S, out, in, k, k]`, `bias [S, out]`."""
 
     def __init__(
@@ -91,29 +122,16 @@ class StackedConv2d(nn.Module):
         for i, generator in enumerate(generators):
             initialise(self.weight[i], self.bias[i], self.init, self.gain, generator)
 
-    @torch.no_grad()
-    def unstack(self, member: int) -> nn.Conv2d:
-        """The plain layer of one member; a copy."""
+    def _plain(self) -> nn.Conv2d:
         _, out_channels, in_channels, kernel_size, _ = self.weight.shape
-        plain = nn.Conv2d(in_channels, out_channels, kernel_size, self.stride).to(self.weight)
-        plain.weight.copy_(self.weight[member])
-        plain.bias.copy_(self.bias[member])  # type: ignore[union-attr]
-        return plain
+        return nn.Conv2d(in_channels, out_channels, kernel_size, self.stride)
 
     @classmethod
-    @torch.no_grad()
-    def stack(cls, modules: Sequence[nn.Conv2d]) -> Self:
-        """Plain layers, alike but for their weights, as one stacked layer; a copy."""
-        first = modules[0]
-        kernel_size, stride = first.kernel_size[0], first.stride[0]
-        stacked = cls(len(modules), first.in_channels, first.out_channels, kernel_size, stride).to(first.weight)
-        _check_alike(stacked.unstack(0), modules)
-        stacked.weight.copy_(torch.stack([m.weight for m in modules]))
-        stacked.bias.copy_(torch.stack([m.bias for m in modules]))  # type: ignore[misc]
-        return stacked
+    def _of(cls, members: int, plain: nn.Conv2d) -> Self:
+        return cls(members, plain.in_channels, plain.out_channels, plain.kernel_size[0], plain.stride[0])
 
 
-class StackedLayerNorm(nn.Module):
+class StackedLayerNorm(StackedLayer):
     """Layer normalisation over the last axis of `[S, B, D]` (Ba et al. 2016); `weight`, `bias` `[S, 1, D]`."""
 
     def __init__(self, members: int, features: int) -> None:
@@ -127,28 +145,15 @@ class StackedLayerNorm(nn.Module):
             return F.layer_norm(x, shape, self.weight.view(-1), self.bias.view(-1))
         return torch.addcmul(self.bias, F.layer_norm(x, shape), self.weight)
 
-    @torch.no_grad()
-    def unstack(self, member: int) -> nn.LayerNorm:
-        """The plain layer of one member; a copy."""
-        plain = nn.LayerNorm(self.weight.shape[-1], device=self.weight.device, dtype=self.weight.dtype)
-        plain.weight.copy_(self.weight[member, 0])
-        plain.bias.copy_(self.bias[member, 0])
-        return plain
+    def _plain(self) -> nn.LayerNorm:
+        return nn.LayerNorm(self.weight.shape[-1])
 
     @classmethod
-    @torch.no_grad()
-    def stack(cls, modules: Sequence[nn.LayerNorm]) -> Self:
-        """Plain layers, alike but for their weights, as one stacked layer; a copy."""
-        first = modules[0]
-        stacked = cls(len(modules), first.normalized_shape[-1])
-        _check_alike(stacked.unstack(0), modules)
-        stacked.to(first.weight)
-        stacked.weight.copy_(torch.stack([m.weight for m in modules]).unsqueeze(1))
-        stacked.bias.copy_(torch.stack([m.bias for m in modules]).unsqueeze(1))
-        return stacked
+    def _of(cls, members: int, plain: nn.LayerNorm) -> Self:
+        return cls(members, plain.normalized_shape[-1])
 
 
-class StackedDropout(nn.Module):
+class StackedDropout(StackedLayer):
     """Dropout whose mask is drawn from one generator per member, so that members never share noise.
 
     `build` fills `generators`; a stack of plain modules has none and can only be evaluated until it gets some.
@@ -176,19 +181,15 @@ class StackedDropout(nn.Module):
         keep = torch.stack([e.bernoulli_(1 - self.p, generator=g) for e, g in zip(empty, self.generators, strict=True)])
         return x * keep.to(x.device) / (1 - self.p)
 
-    def unstack(self, member: int) -> nn.Dropout:
-        """The plain layer of one member; a copy."""
+    def _plain(self) -> nn.Dropout:
         return nn.Dropout(self.p)
 
     @classmethod
-    def stack(cls, modules: Sequence[nn.Dropout]) -> Self:
-        """Plain layers, alike but for their weights, as one stacked layer; a copy."""
-        stacked = cls(len(modules), modules[0].p)
-        _check_alike(stacked.unstack(0), modules)
-        return stacked
+    def _of(cls, members: int, plain: nn.Dropout) -> Self:
+        return cls(members, plain.p)
 
 
-class StackedFlatten(nn.Module):
+class StackedFlatten(StackedLayer):
     """`[S, B, ...] -> [S, B, features]`."""
 
     def __init__(self, members: int) -> None:
@@ -197,16 +198,12 @@ class StackedFlatten(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(2)
 
-    def unstack(self, member: int) -> nn.Flatten:
-        """The plain layer of one member; a copy."""
+    def _plain(self) -> nn.Flatten:
         return nn.Flatten()
 
     @classmethod
-    def stack(cls, modules: Sequence[nn.Flatten]) -> Self:
-        """Plain layers, alike but for their weights, as one stacked layer; a copy."""
-        stacked = cls(len(modules))
-        _check_alike(stacked.unstack(0), modules)
-        return stacked
+    def _of(cls, members: int, plain: nn.Module) -> Self:
+        return cls(members)
 
 
 class LogStd(nn.Module):
@@ -223,7 +220,7 @@ class LogStd(nn.Module):
         return f"features={len(self.log_std)}"
 
 
-class StackedLogStd(nn.Module):
+class StackedLogStd(StackedLayer):
     """`[S, B, d] -> [S, B, 2d]`, as `LogStd`; `log_std [S, 1, d]`, which starts at `initial`."""
 
     def __init__(self, members: int, features: int, initial: float = 0.0) -> None:
@@ -233,25 +230,15 @@ class StackedLogStd(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([x, self.log_std.expand_as(x)], dim=-1)
 
-    @torch.no_grad()
-    def unstack(self, member: int) -> LogStd:
-        """The plain layer of one member; a copy."""
-        plain = LogStd(self.log_std.shape[-1]).to(self.log_std)
-        plain.log_std.copy_(self.log_std[member, 0])
-        return plain
+    def _plain(self) -> LogStd:
+        return LogStd(self.log_std.shape[-1])
 
     @classmethod
-    @torch.no_grad()
-    def stack(cls, modules: Sequence[LogStd]) -> Self:
-        """Plain layers, alike but for their weights, as one stacked layer; a copy."""
-        first = modules[0].log_std
-        stacked = cls(len(modules), len(first)).to(first)
-        _check_alike(stacked.unstack(0), modules)
-        stacked.log_std.copy_(torch.stack([m.log_std for m in modules]).unsqueeze(1))
-        return stacked
+    def _of(cls, members: int, plain: LogStd) -> Self:
+        return cls(members, len(plain.log_std))
 
 
-class StackedTanh(nn.Module):
+class StackedTanh(StackedLayer):
     """tanh, large tensors through the sigmoid: torch's tanh takes up to ten times as long on a CPU.
 
     `tanh x = 2 sigmoid(2 x) - 1`, which is 2e-7 off at most.
@@ -268,14 +255,12 @@ class StackedTanh(nn.Module):
         y: Tensor = _TanhBySigmoid.apply(x)
         return y
 
-    def unstack(self, member: int) -> nn.Tanh:
-        """The plain layer of one member."""
+    def _plain(self) -> nn.Tanh:
         return nn.Tanh()
 
     @classmethod
-    def stack(cls, modules: Sequence[nn.Tanh]) -> Self:
-        """Plain layers as one stacked layer."""
-        return cls(len(modules))
+    def _of(cls, members: int, plain: nn.Module) -> Self:
+        return cls(members)
 
 
 class _TanhBySigmoid(torch.autograd.Function):

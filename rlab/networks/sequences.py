@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from rlab.errors import RlabError
-from rlab.networks.layers import _check_alike
+from rlab.networks.layers import StackedLayer
 from rlab.networks.memory import State
 from rlab.networks.registry import LayerKind, register
 
 
-class StackedEmbedding(nn.Module):
+class StackedEmbedding(StackedLayer):
     """Tokens `[S, B, ...]`, integers `0 .. num_embeddings - 1`, to their vectors `[S, B, ..., D]`; `weight [S, V, D]`.
 
     The vector of `padding_index` starts at zero and does not learn, as in `torch.nn.Embedding`.
@@ -47,23 +47,13 @@ class StackedEmbedding(nn.Module):
             if self.padding_index is not None:
                 self.weight[i, self.padding_index] = 0.0
 
-    @torch.no_grad()
-    def unstack(self, member: int) -> nn.Embedding:
-        """The plain layer of one member; a copy."""
+    def _plain(self) -> nn.Embedding:
         _, tokens, features = self.weight.shape
-        plain = nn.Embedding(tokens, features, self.padding_index).to(self.weight)
-        plain.weight.copy_(self.weight[member])
-        return plain
+        return nn.Embedding(tokens, features, self.padding_index)
 
     @classmethod
-    @torch.no_grad()
-    def stack(cls, modules: Sequence[nn.Embedding]) -> Self:
-        """Plain layers, alike but for their weights, as one stacked layer; a copy."""
-        first = modules[0]
-        stacked = cls(len(modules), first.num_embeddings, first.embedding_dim, first.padding_idx).to(first.weight)
-        _check_alike(stacked.unstack(0), modules)
-        stacked.weight.copy_(torch.stack([m.weight for m in modules]))
-        return stacked
+    def _of(cls, members: int, plain: nn.Embedding) -> Self:
+        return cls(members, plain.num_embeddings, plain.embedding_dim, plain.padding_idx)
 
 
 class LastGRU(nn.Module):
@@ -103,7 +93,7 @@ class LastGRU(nn.Module):
         return f"{type(self).__name__}({self.gru!r}, sequence={self.sequence})"  # one line, with every setting
 
 
-class StackedGRU(nn.Module):
+class StackedGRU(StackedLayer):
     """Gated recurrent units (Cho et al. 2014) in the form of `torch.nn.GRU`:
 
         r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
@@ -116,6 +106,8 @@ class StackedGRU(nn.Module):
     `sequence` is; its state is `hidden [S, B, H]`. The gates are side by side in this order: `weight_ih [S, D, 3 H]`,
     `weight_hh [S, H, 3 H]`, `bias_ih` and `bias_hh [S, 1, 3 H]`.
     """
+
+    transposed = ("weight_ih", "weight_hh")
 
     def __init__(self, members: int, in_features: int, hidden: int, sequence: bool = False) -> None:
         super().__init__()
@@ -173,29 +165,12 @@ class StackedGRU(nn.Module):
             for tensor in (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh):
                 tensor[i].uniform_(-bound, bound, generator=generator)
 
-    @torch.no_grad()
-    def unstack(self, member: int) -> LastGRU:
-        """The plain layer of one member; a copy."""
-        plain = LastGRU(self.weight_ih.shape[1], self.weight_hh.shape[1], self.sequence).to(self.weight_ih)
-        plain.gru.get_parameter("weight_ih_l0").copy_(self.weight_ih[member].T)
-        plain.gru.get_parameter("weight_hh_l0").copy_(self.weight_hh[member].T)
-        plain.gru.get_parameter("bias_ih_l0").copy_(self.bias_ih[member, 0])
-        plain.gru.get_parameter("bias_hh_l0").copy_(self.bias_hh[member, 0])
-        return plain
+    def _plain(self) -> LastGRU:
+        return LastGRU(self.weight_ih.shape[1], self.weight_hh.shape[1], self.sequence)
 
     @classmethod
-    @torch.no_grad()
-    def stack(cls, modules: Sequence[LastGRU]) -> Self:
-        """Plain layers, alike but for their weights, as one stacked layer; a copy."""
-        grus = [m.gru for m in modules]
-        stacked = cls(len(modules), grus[0].input_size, grus[0].hidden_size, modules[0].sequence)
-        stacked.to(grus[0].get_parameter("weight_ih_l0"))
-        _check_alike(stacked.unstack(0), modules)
-        stacked.weight_ih.copy_(torch.stack([g.get_parameter("weight_ih_l0").T for g in grus]))
-        stacked.weight_hh.copy_(torch.stack([g.get_parameter("weight_hh_l0").T for g in grus]))
-        stacked.bias_ih.copy_(torch.stack([g.get_parameter("bias_ih_l0") for g in grus]).unsqueeze(1))
-        stacked.bias_hh.copy_(torch.stack([g.get_parameter("bias_hh_l0") for g in grus]).unsqueeze(1))
-        return stacked
+    def _of(cls, members: int, plain: LastGRU) -> Self:
+        return cls(members, plain.gru.input_size, plain.gru.hidden_size, plain.sequence)
 
 
 def _embedding_settings(layer: Any) -> dict[str, Any]:

@@ -6,10 +6,10 @@ Box, Discrete, MultiDiscrete and MultiBinary are arrays already; `pack` makes on
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from math import prod
-from typing import Any, Union
+from typing import Any, ClassVar, Union, cast
 
 import numpy as np
 
@@ -22,8 +22,17 @@ MASK_KEY = "action_mask"  # of an env's info or Dict observation; the name that 
 MAX_FEATURES = 10_000_000  # a first layer of 64 units would already take 2.4 GiB
 
 
+class _Kind:
+    """What all spaces share: a name in files, and fields that files hold as they are."""
+
+    kind: ClassVar[str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, **{f.name: _to_json(getattr(self, f.name)) for f in fields(cast(Any, self))}}
+
+
 @dataclass(frozen=True)
-class Box:
+class Box(_Kind):
     """Arrays of one shape. With three axes it may be an image: see `bounds.channels_of`.
 
     `low` and `high` are one number where all elements share it, else one number per element in row-major order.
@@ -31,6 +40,7 @@ class Box:
     their arrays are.
     """
 
+    kind = "box"
     shape: tuple[int, ...]
     dtype: str
     low: Bounds
@@ -59,23 +69,18 @@ class Box:
         return (b, c, a) if self.channels == FIRST else (a, b, c)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "kind": "box",
-            "shape": list(self.shape),
-            "dtype": self.dtype,
-            "low": _bounds_to_json(self.low),
-            "high": _bounds_to_json(self.high),
-            **({"channels": self.channels} if len(self.shape) == 3 else {}),
-        }
+        data = super().to_json()
+        return data if len(self.shape) == 3 else {name: data[name] for name in data if name != "channels"}
 
     def __str__(self) -> str:  # the bounds may be one number per element
         return f"Box({self.shape}, {self.dtype})"
 
 
 @dataclass(frozen=True)
-class Discrete:
+class Discrete(_Kind):
     """The integers `start .. start + n - 1`."""
 
+    kind = "discrete"
     n: int
     start: int = 0
 
@@ -87,14 +92,12 @@ class Discrete:
     def dtype(self) -> str:
         return "int64"
 
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "discrete", "n": self.n, "start": self.start}
-
 
 @dataclass(frozen=True)
-class MultiDiscrete:
+class MultiDiscrete(_Kind):
     """Several integers at once: element i is in `start[i] .. start[i] + nvec[i] - 1`, row-major where 2-D or more."""
 
+    kind = "multi_discrete"
     nvec: tuple[int, ...]
     start: tuple[int, ...]
     shape: tuple[int, ...]
@@ -103,30 +106,20 @@ class MultiDiscrete:
     def dtype(self) -> str:
         return "int64"
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "kind": "multi_discrete",
-            "nvec": list(self.nvec),
-            "start": list(self.start),
-            "shape": list(self.shape),
-        }
-
 
 @dataclass(frozen=True)
-class MultiBinary:
+class MultiBinary(_Kind):
     """Arrays of zeros and ones."""
 
+    kind = "multi_binary"
     shape: tuple[int, ...]
 
     @property
     def dtype(self) -> str:
         return "int8"
 
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "multi_binary", "shape": list(self.shape)}
 
-
-class _Packed:
+class _Packed(_Kind):
     """A space whose array form is the vector of all its leaves, one after another."""
 
     @property
@@ -146,14 +139,12 @@ class _Packed:
 class Dict(_Packed):
     """Named parts, in the order in which they are packed."""
 
+    kind = "dict"
     items: tuple[tuple[str, "Space"], ...]
 
     @property
     def parts(self) -> tuple["Space", ...]:
         return tuple(space for _, space in self.items)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "dict", "items": [[name, space.to_json()] for name, space in self.items]}
 
     def __str__(self) -> str:
         return f"Dict({', '.join(f'{name}: {space}' for name, space in self.items)})"
@@ -163,14 +154,12 @@ class Dict(_Packed):
 class Tuple(_Packed):
     """Parts in order."""
 
+    kind = "tuple"
     items: tuple["Space", ...]
 
     @property
     def parts(self) -> tuple["Space", ...]:
         return self.items
-
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "tuple", "items": [space.to_json() for space in self.items]}
 
     def __str__(self) -> str:
         return f"Tuple({', '.join(map(str, self.items))})"
@@ -183,6 +172,7 @@ class Masked(_Packed):
     `size` bits, one for each option of each choice that an action makes (see `choices`).
     """
 
+    kind = "masked"
     obs: "Space"
     size: int
 
@@ -190,16 +180,13 @@ class Masked(_Packed):
     def parts(self) -> tuple["Space", ...]:
         return (self.obs, MultiBinary((self.size,)))
 
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "masked", "obs": self.obs.to_json(), "size": self.size}
-
     def __str__(self) -> str:
         return f"{self.obs} with a mask of {self.size} actions"
 
 
 Leaf = Box | Discrete | MultiDiscrete | MultiBinary
 Space = Union[Leaf, Dict, Tuple, Masked]  # noqa: UP007  # the classes above name it before it exists
-KINDS = ("box", "discrete", "multi_discrete", "multi_binary", "dict", "tuple", "masked")
+KINDS: dict[str, Any] = {k.kind: k for k in (Box, Discrete, MultiDiscrete, MultiBinary, Dict, Tuple, Masked)}
 
 
 def leaves(space: Space) -> Iterator[Leaf]:
@@ -278,25 +265,16 @@ def space_from_json(data: Json) -> Space:
         RlabError: the kind is not one that this version knows.
     """
     kind = data["kind"]
+    if kind not in KINDS:
+        raise RlabError(f"unknown kind of space {kind!r}; known: {', '.join(KINDS)}. Is a newer rlab needed?")
+    values = {name: _from_json(value) for name, value in data.items() if name != "kind"}
     if kind == "box":
         low, high = _bounds_from_json(data["low"]), _bounds_from_json(data["high"])
         # Before the place of the channels was written down, they were last, and images were uint8 or bool.
         was_image = len(data["shape"]) == 3 and data["dtype"] in ("uint8", "bool")
-        channels = data.get("channels", LAST if was_image else NO_IMAGE)
-        return Box(tuple(data["shape"]), data["dtype"], low, high, channels)
-    if kind == "discrete":
-        return Discrete(data["n"], data["start"])
-    if kind == "multi_discrete":
-        return MultiDiscrete(tuple(data["nvec"]), tuple(data["start"]), tuple(data["shape"]))
-    if kind == "multi_binary":
-        return MultiBinary(tuple(data["shape"]))
-    if kind == "dict":
-        return Dict(tuple((name, space_from_json(item)) for name, item in data["items"]))
-    if kind == "tuple":
-        return Tuple(tuple(space_from_json(item) for item in data["items"]))
-    if kind == "masked":
-        return Masked(space_from_json(data["obs"]), data["size"])
-    raise RlabError(f"unknown kind of space {kind!r}; known: {', '.join(KINDS)}. Is a newer rlab needed?")
+        values = {"channels": LAST if was_image else NO_IMAGE, **values, "low": low, "high": high}
+    space: Space = KINDS[kind](**values)
+    return space
 
 
 def _leaf_values(space: Space, obs: Any) -> Iterator[tuple[Leaf, Any]]:
@@ -377,10 +355,18 @@ def _integers(leaf: Discrete | MultiDiscrete | MultiBinary) -> tuple[int, int]:
     return min(leaf.start), max(s + n - 1 for s, n in zip(leaf.start, leaf.nvec, strict=True))
 
 
-def _bounds_to_json(bounds: Bounds) -> Any:
-    if isinstance(bounds, tuple):
-        return [_bounds_to_json(b) for b in bounds]
-    return str(bounds) if math.isinf(bounds) else bounds  # JSON has no infinity
+def _to_json(value: Any) -> Any:
+    if isinstance(value, _Kind):
+        return value.to_json()
+    if isinstance(value, tuple):
+        return [_to_json(each) for each in value]
+    return str(value) if isinstance(value, float) and math.isinf(value) else value  # JSON has no infinity
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(map(_from_json, value))
+    return space_from_json(value) if isinstance(value, Mapping) else value
 
 
 def _bounds_from_json(bounds: float | str | Sequence[float | str]) -> Bounds:

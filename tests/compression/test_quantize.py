@@ -219,7 +219,7 @@ def test_scales_of_few_bits_have_less_error_than_those_of_the_largest_weight(bit
 @pytest.mark.parametrize(("bits", "least", "most"), [(4, 0.01154, 0.01289), (2, 0.1188, 0.1902)])
 def test_scales_have_the_error_that_is_known_for_normal_variables(bits, least, most):
     weight = torch.randn(4, 40_000, generator=torch.Generator().manual_seed(0))
-    layer = QuantizedLinear(None, 40_000, 4, bits)
+    layer = QuantizedLinear(None, 40_000, 4, bits=bits)
     layer.load_dense(weight, weight_scale(weight, bits, 1))
     # Max 1960, table II: the least errors of 16 and 15, and of 4 and 3 evenly spaced levels about 0. Ours have 2^bits
     # levels, one more below 0 than above.

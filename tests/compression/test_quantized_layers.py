@@ -132,7 +132,7 @@ WEIGHTS = st.lists(st.lists(st.floats(-1e4, 1e4, width=32), min_size=5, max_size
 @given(WEIGHTS, st.sampled_from((8, 4, 2)))
 def test_every_weight_is_at_most_half_a_scale_off(rows, bits):
     weight = torch.tensor(rows)
-    layer = QuantizedLinear(None, 5, len(rows), bits)
+    layer = QuantizedLinear(None, 5, len(rows), bits=bits)
     layer.load_dense(weight)
     off = (layer.dense() - weight).abs()
     assert bool((off <= layer.scale.unsqueeze(1) * (0.5 + 1e-4)).all())
@@ -142,7 +142,7 @@ def test_every_weight_is_at_most_half_a_scale_off(rows, bits):
 def test_half_weights_are_off_by_half_of_their_last_bit(seed, kind):
     dtype, share = kind
     weight = torch.randn(6, 5, generator=torch.Generator().manual_seed(seed)) + 0.1
-    layer = HalfLinear(None, 5, 6, dtype)
+    layer = HalfLinear(None, 5, 6, dtype=dtype)
     layer.load_dense(weight)
     assert bool(((layer.dense() - weight).abs() <= share * weight.abs() + 1e-7).all())
     assert layer(torch.ones(1, 5)).dtype == torch.float32
@@ -226,7 +226,7 @@ def test_a_spec_with_these_layers_survives_json(kind, args, shape):
 
 @pytest.mark.parametrize(("bits", "row"), [(8, 7), (4, 4), (2, 2)])  # ceil(7 * bits / 8)
 def test_weights_take_the_bytes_that_their_bits_need(bits, row):
-    layer = QuantizedLinear(2, 7, 5, bits)
+    layer = QuantizedLinear(2, 7, 5, bits=bits)
     assert layer.weight.numel() * layer.weight.element_size() == 2 * 5 * row
     assert QuantizedConv2d(None, 2, 4, 2, bits=bits).weight.nbytes == 4 * bits  # 8 weights per channel
 
@@ -253,7 +253,10 @@ def test_gradients_reach_the_input_through_rounded_activations(activations):
         (lambda: HalfLinear(None, 1, 1).load_dense(torch.tensor([[1e6]])), "weights up to 1e+06 do not fit float16;"),
         (lambda: QuantizedLinear(2, 2, 2).quantized_weight(), "a stack of 2 needs the number"),
         (lambda: QuantizedLinear(None, 2, 2).quantized_weight(1), "has no members"),
-        (lambda: stack([QuantizedLinear(None, 2, 2, 4), QuantizedLinear(None, 2, 2, 8)]), "only networks alike"),
+        (
+            lambda: stack([QuantizedLinear(None, 2, 2, bits=4), QuantizedLinear(None, 2, 2, bits=8)]),
+            "only networks alike",
+        ),
         (
             lambda: QuantizedLinear.stack([QuantizedLinear(None, 2, 2), QuantizedLinear(None, 2, 3)]),
             "only layers with the same settings",
@@ -287,6 +290,6 @@ def test_a_layer_that_stands_in_two_places_is_replaced_once():
 
 
 def test_each_kind_says_its_settings_where_torch_prints_it():
-    assert repr(QuantizedLinear(None, 3, 2, 4)) == (
+    assert repr(QuantizedLinear(None, 3, 2, bits=4)) == (
         "QuantizedLinear(in_features=3, out_features=2, bits=4, activations=none)"
     )

@@ -338,11 +338,14 @@ def test_a_mask_that_does_not_fit_its_values_is_refused():
     [
         (lambda: SparseLinear(None, 2, 2, kept=5), "a layer of 4 weights cannot keep 5 of them."),
         (lambda: SparseLinear(None, 2, 2, kept=-1), "cannot keep -1"),
-        (lambda: SparseLinear(None, 2, 2, 1, "float8"), "unknown type of sparse weights 'float8'."),
-        (lambda: SparseQuantizedLinear(None, 2, 2, 1, bits=3), "weights of 3 bits are not known; 8, 4 and 2 are."),
-        (lambda: SparseLinear(None, 1, 1, 1, "float16").load_dense(torch.tensor([[1e6]])), "1e+06 do not fit float16"),
+        (lambda: SparseLinear(None, 2, 2, kept=1, dtype="float8"), "unknown type of sparse weights 'float8'."),
+        (lambda: SparseQuantizedLinear(None, 2, 2, kept=1, bits=3), "weights of 3 bits are not known; 8, 4 and 2 are."),
         (
-            lambda: SparseLinear.stack([SparseLinear(None, 2, 2, 1), SparseLinear(None, 2, 2, 2)]),
+            lambda: SparseLinear(None, 1, 1, kept=1, dtype="float16").load_dense(torch.tensor([[1e6]])),
+            "1e+06 do not fit float16",
+        ),
+        (
+            lambda: SparseLinear.stack([SparseLinear(None, 2, 2, kept=1), SparseLinear(None, 2, 2, kept=2)]),
             "only layers with the same settings",
         ),
     ],

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from rlab.compression.export.runtimes import Runner, open_exported
-from rlab.compression.quantized_layers import QuantizedConv2d, QuantizedLinear, full_precision
+from rlab.compression.quantized_layers import QuantizedLayer, full_precision
 from rlab.errors import UsageError
 from rlab.networks.policy import MemberPolicy
 
@@ -94,7 +94,7 @@ def answers(member: MemberPolicy, obs: np.ndarray, batch: int) -> tuple[np.ndarr
 
 def rounding_effect(member: MemberPolicy, obs: np.ndarray, batch: int, outputs: np.ndarray) -> float:
     """How far rounded activations move any of the outputs that the member gave, in their units."""
-    layers = (layer for layer in member.network.modules() if isinstance(layer, QuantizedLinear | QuantizedConv2d))
+    layers = (layer for layer in member.network.modules() if isinstance(layer, QuantizedLayer))
     if all(layer.activations == "none" for layer in layers):
         return 0.0
     exact = MemberPolicy(member.spec, member.preprocess, full_precision(member.network), member.seed).eval()

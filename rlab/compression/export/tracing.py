@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rlab.compression.export.graph import OBS, Graph, InexpressibleError, Tracer, Value
-from rlab.compression.quantized_layers import HalfConv2d, HalfLinear, QuantizedConv2d, QuantizedLinear
+from rlab.compression.quantized_layers import HalfConv2d, HalfLinear, QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from rlab.compression.sparse_layers import (
     SparseConv2d,
     SparseLayer,
@@ -165,7 +165,7 @@ def _conv2d(tracer: Tracer, layer: Any, x: str) -> str:
 def _weight(tracer: Tracer, layer: Any) -> str:
     """The weights in the form in which the layer holds them; those of a sparse one with their zeros."""
     sparse = isinstance(layer, SparseLayer)
-    if isinstance(layer, QuantizedLinear | QuantizedConv2d):
+    if isinstance(layer, QuantizedLayer):
         integers, scale = layer.quantized_weight()
         return tracer.constant(integers, WEIGHT_KINDS[layer.bits], scale, sparse)
     weight = layer.stored() if sparse else layer.weight
@@ -176,7 +176,7 @@ def _weight(tracer: Tracer, layer: Any) -> str:
 
 def _entering(tracer: Tracer, layer: Any, x: str) -> str:
     """The input that is multiplied with the weights: x itself, or x rounded to u8 and back."""
-    if not isinstance(layer, QuantizedLinear | QuantizedConv2d) or layer.activations == "none":
+    if not isinstance(layer, QuantizedLayer) or layer.activations == "none":
         return x
     if layer.activations == "dynamic":
         return tracer.unary("round_dynamic", x)
@@ -240,16 +240,8 @@ def _nothing(tracer: Tracer, layer: Any, x: str) -> str:
 
 # plain layer -> what notes it down
 LAYERS: dict[type[nn.Module], Callable[[Tracer, Any, str], str]] = {
-    nn.Linear: _linear,
-    HalfLinear: _linear,
-    QuantizedLinear: _linear,
-    SparseLinear: _linear,
-    SparseQuantizedLinear: _linear,
-    nn.Conv2d: _conv2d,
-    HalfConv2d: _conv2d,
-    QuantizedConv2d: _conv2d,
-    SparseConv2d: _conv2d,
-    SparseQuantizedConv2d: _conv2d,
+    **dict.fromkeys((nn.Linear, HalfLinear, QuantizedLinear, SparseLinear, SparseQuantizedLinear), _linear),
+    **dict.fromkeys((nn.Conv2d, HalfConv2d, QuantizedConv2d, SparseConv2d, SparseQuantizedConv2d), _conv2d),
     nn.LayerNorm: _layer_norm,
     Dueling: _dueling,
     Branches: _branches,
@@ -265,7 +257,7 @@ LAYERS: dict[type[nn.Module], Callable[[Tracer, Any, str], str]] = {
 
 def quantized_kind(network: nn.Module) -> str:
     """As `Graph.quantized`, for networks with foreign layers too."""
-    layers = [layer for layer in network.modules() if isinstance(layer, QuantizedLinear | QuantizedConv2d)]
+    layers = [layer for layer in network.modules() if isinstance(layer, QuantizedLayer)]
     if any(layer.activations != "none" for layer in layers):
         return "activations"
     return "weights" if layers else "none"
