@@ -20,6 +20,7 @@ from rlab.jobs.request import Request
 from rlab.jobs.running import Run, carry_out, unless_interrupted
 from rlab.jobs.session import Session
 from rlab.jobs.settings import merge
+from rlab.learning.common_config import own_network, patience_of
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.own import Builder, find_builder, standing_in
 from rlab.runs.checkpoint import has_checkpoint, load_checkpoint
@@ -196,7 +197,7 @@ def _check_at_hand(folder: RunFolder, request: Request) -> None:
     Raises:
         UsageError: it has; the message has the call.
     """
-    env, network = request.env, str(getattr(request.settings, "network", None) or "")
+    env, network = request.env, own_network(request.settings) or ""
     try:
         env.check()
         if network.startswith(LOCAL):
@@ -213,7 +214,7 @@ def _check_budget(folder: RunFolder, request: Request, done: int, before: int) -
     flag, words = f"--{unit.replace('_', '-')}", unit.replace("_", " ")
     if budget < done:
         raise UsageError(f"{flag} {budget} is below the {done} {words} that {folder.name} has been trained for.")
-    if budget > before and _stopped_early(folder, getattr(request.settings, "patience", None)):
+    if budget > before and _stopped_early(folder, patience_of(request.settings)):
         raise UsageError(
             f"every seed of {folder.name} stopped early, after {done} {words}: more would change nothing. "
             "Train a new run with a larger --patience."

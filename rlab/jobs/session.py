@@ -31,7 +31,7 @@ from rlab.jobs.outcome import Outcome
 from rlab.jobs.request import Request
 from rlab.jobs.unread import as_started, unread_settings
 from rlab.learning.best import BestPolicy
-from rlab.learning.common_config import HeldOutConfig
+from rlab.learning.common_config import own_network, patience_of
 from rlab.learning.contract import FitsStatistics, Listener, NeedsEndings
 from rlab.learning.dataset_loop import DatasetLoop
 from rlab.learning.early_stopping import EarlyStopping
@@ -131,7 +131,7 @@ class Session:
             lines.append("warning: no time limit is known; --max-episode-steps sets one")
         lines += image_notes(self.env.obs_space)
         policy, start = self.agent.policy(), self.request.start
-        lines += network_notes(policy, getattr(settings, "network", None) if start is None else None)
+        lines += network_notes(policy, own_network(settings) if start is None else None)
         return "\n".join([*lines, *self._notes, self.request.tuned()])
 
     def train(
@@ -289,8 +289,7 @@ class Session:
         return self.loop
 
     def _early_stopping(self) -> EarlyStopping | None:
-        settings = self.request.settings
-        patience = settings.patience if isinstance(settings, HeldOutConfig) else None
+        patience = patience_of(self.request.settings)
         return None if patience is None else EarlyStopping(self.request.run.seeds, patience)
 
     def _judged_at_last(self, folder: RunFolder, log: MetricsLog) -> Evaluation | None:

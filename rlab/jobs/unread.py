@@ -39,11 +39,13 @@ def unread_by_kind(agent: str, agent_class: Any) -> dict[str, str]:
 
 def unread_settings(request: Request, agent_class: Any, action_space: "Space") -> dict[str, str]:
     """All settings of a request that its run does not read, each with the reason."""
-    from rlab.learning.common_config import unread_of  # torch takes its time, and help pages do not need it
+    from rlab.learning.common_config import KnowsUnread  # torch takes its time, and help pages do not need it
     from rlab.learning.q_learning import QLearningConfig
 
     sources, start = request.sources, request.start
-    found = {**unread_by_kind(request.agent, agent_class), **unread_of(request.settings, action_space)}
+    found = unread_by_kind(request.agent, agent_class)
+    if isinstance(request.settings, KnowsUnread):
+        found |= request.settings.unread(action_space)
     if sources.dataset is None:
         found.setdefault("dataset_episodes", "no dataset is named: --dataset DIR")
         if isinstance(request.settings, QLearningConfig):

@@ -4,7 +4,7 @@ A subclass states its own default, with its source, where it differs; a redeclar
 unless it has a comment."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 from rlab.learning.choices import Activation, Init, LrSchedule, ObsScaling, Optimizer
 from rlab.learning.optimizers import OptimizerSettings
@@ -14,11 +14,13 @@ from rlab.ranges import check_counts, check_positive, check_shares_below_one
 Unread = dict[str, str]  # setting -> why nothing reads it
 
 
-def unread_of(settings: Any, action_space: Space) -> Unread:
-    """The settings of an agent that it does not read with these actions and other settings, by its config's `unread`; a
-    config without that method reads all. A run refuses and does not record them."""
-    own = getattr(settings, "unread", None)
-    return {} if own is None else own(action_space)
+@runtime_checkable
+class KnowsUnread(Protocol):
+    """A config that knows which of its settings are not in force. A run refuses them, and records them as null."""
+
+    def unread(self, action_space: Space) -> Unread:
+        """Settings that nothing reads with these actions and other settings, each with the reason."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,3 +111,21 @@ class HeldOutConfig(OptimizerConfig):
         super().__post_init__()
         check_shares_below_one(self, "validation_fraction")
         check_counts(self, "patience")
+
+
+@runtime_checkable
+class NamesNetwork(Protocol):
+    """A config with which a user may name a network of their own."""
+
+    @property
+    def network(self) -> str | None: ...  # module:function of the network's body
+
+
+def own_network(settings: object) -> str | None:
+    """The network of their own that a user has named; None where there is none, or no such setting."""
+    return settings.network if isinstance(settings, NamesNetwork) else None
+
+
+def patience_of(settings: object) -> int | None:
+    """Validations without a lower loss after which a member stops; None: it does not."""
+    return settings.patience if isinstance(settings, HeldOutConfig) else None

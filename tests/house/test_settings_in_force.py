@@ -17,7 +17,7 @@ from rlab.errors import UsageError
 from rlab.jobs.defaults import COMMAND_LINE, agent_config
 from rlab.jobs.request import Request, Start
 from rlab.jobs.unread import as_started, unread_by_kind, unread_settings
-from rlab.learning.common_config import unread_of
+from rlab.learning.common_config import KnowsUnread
 from rlab.learning.finetune_config import FinetuneConfig
 from rlab.networks.spaces import Box, Discrete
 from rlab.runs.config import RunConfig, SourceConfig
@@ -31,7 +31,7 @@ def config_of(folder: Path) -> dict[str, Any]:
 
 
 def unread(agent: str, action_space: Any = MOVES, **settings: Any) -> set[str]:
-    return set(unread_of(replace(agent_config(agent), **settings), action_space))
+    return set(replace(agent_config(agent), **settings).unread(action_space))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_settings_of_box_actions_are_not_read_for_others() -> None:
 
 
 def test_an_agent_of_anyone_s_is_believed_to_read_all() -> None:
-    assert unread_of(SimpleNamespace(lr_schedule="constant", lr_final=0.1), MOVES) == {}
+    assert not isinstance(SimpleNamespace(lr_schedule="constant", lr_final=0.1), KnowsUnread)
 
 
 def test_settings_of_teachers_datasets_and_strategies_are_not_read_without_them() -> None:
