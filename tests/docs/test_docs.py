@@ -100,6 +100,7 @@ def small_api(monkeypatch: pytest.MonkeyPatch) -> None:
         ("finetune", TINY),
         ("pretrain", TINY_UPDATES),
         ("collect", {"episodes": 3}),
+        ("compress", {"episodes": 2, "updates": 20, "min_return_ratio": 0}),
         ("evaluate", {"episodes": 2}),
     ):
         monkeypatch.setattr(api, name, smaller(getattr(api, name), sizes))
