@@ -1,4 +1,4 @@
-"""Datasets of recorded episodes, as plain data: what demonstrations are learned from, whatever file they came from."""
+"""Datasets of recorded episodes as plain data, independent of the file format they were read from."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -51,11 +51,11 @@ class Episode:
 class Dataset:
     """Episodes of one pair of spaces.
 
-    `env` is an env spec as JSON (`EnvSpec.to_json`) where it is known, `facts` anything else that JSON can carry, such
-    as who played.
+    `env` is an env spec as JSON (`EnvSpec.to_json`) where it is known; `facts` holds further JSON values, such as the
+    agent that played.
 
     Raises:
-        RlabError: there is no episode, or one that cannot be learned from; the message names it.
+        RlabError: there are no episodes, or one is invalid; the message names it.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Dataset:
         return np.array([episode.length for episode in self.episodes])
 
     def summary(self) -> dict[str, Any]:
-        """What there is in it, as JSON."""
+        """Counts, returns and spaces, as JSON."""
         returns = self.returns
         return {
             "name": self.name,
@@ -107,10 +107,10 @@ class Dataset:
         }
 
     def check_fits(self, obs_space: Space, action_space: Space, where: str) -> None:
-        """Raise where these are not the spaces of the episodes. The bounds of observations do not matter.
+        """Check that the episodes have these spaces; the bounds of observations may differ.
 
         Args:
-            where: whose spaces they are, for the message: `"CartPole-v1"`.
+            where: the owner of the spaces, for the message, such as `"CartPole-v1"`.
 
         Raises:
             UsageError: naming both spaces.
@@ -131,13 +131,13 @@ class Dataset:
 
     @classmethod
     def joined(cls, datasets: Sequence["Dataset"], name: str) -> "Dataset":
-        """All episodes of several datasets, one after the other; `facts["joined"]` says what they were.
+        """All episodes of several datasets, one after the other; `facts["joined"]` describes each of them.
 
         Raises:
-            UsageError: there is none, or their spaces differ.
+            UsageError: the list is empty, or the spaces differ.
         """
         if not datasets:
-            raise UsageError("there is no dataset to join; name two or more.")
+            raise UsageError("no dataset to join was given; name two or more.")
         first = datasets[0]
         for other in datasets[1:]:
             other.check_fits(first.obs_space, first.action_space, f"the dataset {first.name}")
@@ -148,33 +148,33 @@ class Dataset:
 
 
 def action_field(space: Space) -> Field:
-    """The form in which replay keeps actions: integers counted from 0, floats in the env's units as float32.
+    """The form in which actions are stored: integers counted from 0, floats in the env's units as float32.
 
     Raises:
-        UsageError: actions that are made of parts.
+        UsageError: the actions are a Dict or a Tuple.
     """
     if not isinstance(space, Leaf):
-        raise UsageError(f"actions {space} are made of parts; Box, Discrete, MultiDiscrete and MultiBinary are not.")
+        raise UsageError(f"actions {space} are not supported; use Box, Discrete, MultiDiscrete or MultiBinary.")
     is_float = isinstance(space, Box) and np.issubdtype(np.dtype(space.dtype), np.floating)
     return Field("action", space.shape, "float32" if is_float else space.dtype)
 
 
 def action_from_env(space: Space, action: np.ndarray) -> np.ndarray:
-    """Actions `[..., *action]` that `env.step` takes, in the form that replay keeps."""
+    """Actions `[..., *action]` that `env.step` takes, in the form in which they are stored."""
     if isinstance(space, Discrete | MultiDiscrete):
         action = action - np.array(space.start).reshape(space.shape)
     return action.astype(action_field(space).dtype)
 
 
 def action_to_env(space: Space, action: np.ndarray) -> np.ndarray:
-    """Actions `[..., *action]` that replay keeps, as `env.step` takes them."""
+    """Stored actions `[..., *action]`, as `env.step` takes them."""
     if isinstance(space, Discrete | MultiDiscrete):
         action = action + np.array(space.start).reshape(space.shape)
     return action.astype(space.dtype)
 
 
 def _problem(episode: Episode, obs_space: Space, action_space: Space, expected: Field) -> str | None:
-    """Why nothing can be learned from an episode, as the end of a sentence about it; None where it can be."""
+    """Why an episode is invalid, as the end of a sentence about it; None where it is valid."""
     steps = episode.length
     if not steps:
         return "has no step"
@@ -204,7 +204,7 @@ def _problem(episode: Episode, obs_space: Space, action_space: Space, expected: 
 
 
 def _wrong_obs(space: Space, obs: np.ndarray) -> str | None:
-    """Which integer of observations `[T + 1, *obs]` its space does not have; floats may lie beyond their bounds."""
+    """The first integer in observations `[T + 1, *obs]` that is outside its space; floats may exceed their bounds."""
     flat, first = obs.reshape(len(obs), -1), 0
     for leaf in leaves(space.obs if isinstance(space, Masked) else space):
         values = flat[:, first : first + math.prod(leaf.shape)]
@@ -226,7 +226,7 @@ def _wrong_obs(space: Space, obs: np.ndarray) -> str | None:
 
 
 def _outside(space: Space, action: np.ndarray) -> np.ndarray:
-    """Which of the actions `[T, *action]` are none of the space's, bool `[T]`."""
+    """Which of the actions `[T, *action]` are outside the space, bool `[T]`."""
     flat = action.reshape(len(action), -1)  # [T, elements]
     if isinstance(space, Box):
         low, high = (np.asarray(bound, np.float64).reshape(-1) for bound in (space.low, space.high))

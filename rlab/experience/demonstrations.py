@@ -17,16 +17,17 @@ from rlab.randomness import stream
 
 
 def choose_episodes(dataset: Dataset, seeds: Sequence[int], episodes: int | None) -> list[np.ndarray]:
-    """Which episodes each member learns from: all, or so many of its own, drawn without replacement, in order.
+    """Which episodes each member learns from: all, or `episodes` of its own, drawn without replacement, in order.
 
     Raises:
-        UsageError: there are not so many.
+        UsageError: the dataset has fewer episodes.
     """
     known = len(dataset.episodes)
     if episodes is None:
         return [np.arange(known) for _ in seeds]
     if not 1 <= episodes <= known:
-        raise UsageError(f"the dataset {dataset.name} has {known} episodes; {episodes} of them cannot be taken.")
+        has = f"the dataset {dataset.name} has {known} episodes"
+        raise UsageError(f"{has}; choose 1 to {known} of them, not {episodes}.")
     return [np.sort(stream(seed, "dataset episodes").choice(known, episodes, replace=False)) for seed in seeds]
 
 
@@ -92,25 +93,25 @@ class Demonstrations(Storage):
         return {**read_windows(self, row), "valid": torch.from_numpy(order < counts[:, None])}
 
     def split(self, fraction: float, seeds: Sequence[int]) -> tuple["Demonstrations", "Demonstrations | None"]:
-        """Each member's episodes in two parts: what to learn from, and a share to be held out, whole episodes each.
+        """Each member's episodes in two parts of whole episodes: those to learn from, and a share that is held out.
 
-        Each part has one episode at least; with a fraction of 0 nothing is held out.
+        Each part has at least one episode; with a fraction of 0 nothing is held out.
 
         Args:
-            seeds: the training seed of each member; every one deals its own episodes.
+            seeds: the training seed of each member, from which its split is drawn.
 
         Raises:
-            UsageError: the fraction is not in [0, 1), or a member has one episode only.
+            UsageError: the fraction is not in [0, 1), or a member has a single episode.
         """
         if not 0.0 <= fraction < 1.0:
-            raise UsageError(f"a share of {fraction} of the episodes cannot be held out; it must be in [0, 1).")
+            raise UsageError(f"the held-out share of episodes must be in [0, 1), not {fraction}.")
         if fraction == 0.0:
             return self, None
         held_out, kept = [], []
         for seed, indices in zip(seeds, self.chosen, strict=True):
             if len(indices) < 2:
                 raise UsageError(
-                    f"the dataset {self.dataset.name} gives one episode to each member, and none is left to hold out; "
+                    f"the dataset {self.dataset.name} has one episode for a member, so that none can be held out; "
                     "record more, or hold out a share of 0."
                 )
             count = min(max(round(fraction * len(indices)), 1), len(indices) - 1)

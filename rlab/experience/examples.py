@@ -19,10 +19,10 @@ class Examples:
         inputs: `[R, ...]`, or `[S, R, ...]` with `per_member`.
         targets: as many rows; class labels as integers, or numbers.
         per_member: whether the arrays lead with the seed axis.
-        rows: per member the numbers of its rows among those R; None: all of them. The arrays themselves are not copied.
+        rows: for each member the numbers of its rows among the R; None: all of them. The arrays are not copied.
 
     Raises:
-        UsageError: there are no rows, the arrays do not fit each other or the seeds, or a number is not finite.
+        UsageError: the arrays are empty, do not match each other or the seeds, or contain a number that is not finite.
     """
 
     def __init__(
@@ -88,13 +88,13 @@ class Examples:
         return {**self._gather(index), "weight": torch.from_numpy(weight.astype(np.float32))}
 
     def split(self, fraction: float, seeds: Sequence[int] | None = None) -> tuple["Examples", "Examples"]:
-        """Rows to learn from and rows to judge by, drawn for every member from a stream of its own.
+        """Training rows and held-out rows, drawn for every member from a stream of its own.
 
         With integer labels `[R]` every class has its share in both, to within a row.
 
         Args:
             fraction: of each member's rows that are held out, rounded, at least one.
-            seeds: which the draws come from, one per member; None: the training seeds.
+            seeds: of the streams, one per member; None: the training seeds.
 
         Raises:
             UsageError: the fraction is not in (0, 1), or a member has a single row.
@@ -102,13 +102,13 @@ class Examples:
         if not 0.0 < fraction < 1.0:
             raise UsageError(f"validation_fraction {fraction} must be above 0 and below 1.")
         if self.sizes.min() < 2:
-            raise UsageError("a single example cannot be split into some to learn from and some to judge by.")
+            raise UsageError("a single example cannot be split into training and validation rows.")
         kept, held_out = [], []
         for i, seed in enumerate(self.seeds if seeds is None else seeds):
             order = stratified_order(self.member_targets(i), stream(seed, "validation"))
             size = len(order)
             number = min(max(round(size * fraction), 1), size - 1)
-            # Row k is held out where another whole share is full: so every stretch of a class gives its own.
+            # Row k is held out where the share's count passes a whole number: every stretch of a class gives its own.
             count = np.arange(size + 1) * number // size
             out = count[1:] > count[:-1]
             kept.append(np.sort(self.member_rows[i][order[~out]]))
@@ -189,8 +189,8 @@ class EpochSampler:
 def stratified_order(targets: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """All row numbers in random order, one class behind the other where `targets [R]` are integer labels.
 
-    Whatever takes every k-th of them takes its share of each class. The classes come in random order too: else it would
-    be the same small classes, with less than k rows, that are always taken from.
+    Every k-th of them is a share of each class. The classes are in random order too: otherwise the same small classes,
+    with fewer than k rows, would always be the ones chosen from.
     """
     order = generator.permutation(len(targets))
     if targets.ndim == 1 and np.issubdtype(targets.dtype, np.integer):
@@ -203,23 +203,23 @@ def _check(inputs: np.ndarray, targets: np.ndarray, members: int, per_member: bo
     lead = 2 if per_member else 1
     if inputs.ndim < lead or targets.ndim < lead or inputs.shape[:lead] != targets.shape[:lead]:
         raise UsageError(
-            f"inputs {list(inputs.shape)} and targets {list(targets.shape)} must have equally many rows, "
+            f"inputs {list(inputs.shape)} and targets {list(targets.shape)} must have the same number of rows, "
             f"{'[S, R, ...]' if per_member else '[R, ...]'}."
         )
     if not inputs.shape[lead - 1]:
-        raise UsageError("there are no examples to learn from.")
+        raise UsageError("the examples are empty; give one row or more.")
     if per_member and len(inputs) != members:
-        raise UsageError(f"inputs of {len(inputs)} members do not fit {members} seeds.")
+        raise UsageError(f"inputs of {len(inputs)} members do not match {members} seeds.")
     for name, array in (("inputs", inputs), ("targets", targets)):
         if array.dtype.kind not in "biuf":
-            raise UsageError(f"{name} of dtype {array.dtype} cannot be learned from; numbers are needed.")
+            raise UsageError(f"{name} of dtype {array.dtype} are not supported; give numbers.")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise UsageError(f"{name} hold NaN or infinite numbers; drop or fill those rows.")
+            raise UsageError(f"{name} contain NaN or infinite numbers; drop or fill those rows.")
 
 
 def _check_rows(rows: Sequence[np.ndarray], seeds: Sequence[int], size: int) -> None:
     if len(rows) != len(seeds):
-        raise UsageError(f"rows of {len(rows)} members do not fit {len(seeds)} seeds.")
+        raise UsageError(f"rows of {len(rows)} members do not match {len(seeds)} seeds.")
     for seed, numbers in zip(seeds, rows, strict=True):
         if not len(numbers) or numbers.min() < 0 or numbers.max() >= size:
             raise UsageError(f"the member with seed {seed} must have one row or more, numbered 0 to {size - 1}.")

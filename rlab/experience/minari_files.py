@@ -1,7 +1,7 @@
-"""Datasets on the disk, in Minari's format: ours and anybody's. Nothing is ever downloaded.
+"""Datasets on the disk in Minari's format, written by rlab or by anything else. Nothing is ever downloaded.
 
 A folder `DIR` holds `DIR/data/metadata.json` and `DIR/data/main_data.hdf5`, so that it is found by its Minari id when
-it lies under Minari's own root. Observations and actions are stored as the env gave and took them (see
+it is under Minari's own root. Observations and actions are stored as the env gave and took them (see
 `minari_spaces`); floats of actions have been float32 on the way. Images are stored as they are, not as JPEG.
 """
 
@@ -40,13 +40,13 @@ COLUMNS = (
 )
 MINARI_MODULES = ("data_collector.episode_buffer", "dataset.minari_storage", "serialization")
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-OURS = "rlab"  # the key of metadata.json under which stands what Minari has no word for
+OURS = "rlab"  # the key in metadata.json of what Minari has no field for
 # What a file that was cut off, edited or written by something else may raise inside Minari, h5py and NumPy.
 BROKEN = (OSError, KeyError, ValueError, TypeError, IndexError, AttributeError, AssertionError, RuntimeError)
 
 
 def write_dataset(path: Path | str, dataset: Dataset, env_spec: str | None = None) -> str:
-    """Write a dataset to the new folder `path`, whole or not at all, and give its Minari id.
+    """Write a dataset to the new folder `path`, completely or not at all, and return its Minari id.
 
     The id follows from the path: the part behind Minari's root where it lies there, else the folder's name.
 
@@ -54,7 +54,7 @@ def write_dataset(path: Path | str, dataset: Dataset, env_spec: str | None = Non
         env_spec: Gymnasium's JSON of the env, from which `MinariDataset.recover_environment` makes it again.
 
     Raises:
-        UsageError: Minari is not installed, or there is something at `path`.
+        UsageError: Minari is not installed, or `path` exists.
         RlabError: the disk refuses.
     """
     path, minari = Path(path), _minari()
@@ -96,8 +96,8 @@ def read_dataset(path: Path | str) -> Dataset:
     """The dataset in a folder, in its `data` folder, or of a Minari id that is on this machine.
 
     Raises:
-        UsageError: Minari is not installed, or there is no such folder or id.
-        RlabError: it is broken, empty, or has spaces that rlab does not work with.
+        UsageError: Minari is not installed, or the folder or id does not exist.
+        RlabError: the dataset is broken or empty, or has spaces that rlab does not support.
     """
     minari = _minari()
     folder = _folder_of(path)
@@ -113,10 +113,10 @@ def read_dataset(path: Path | str) -> Dataset:
 
 
 def list_datasets(root: Path | str) -> list[dict[str, Any]]:
-    """One dict per dataset anywhere under `root`, by path; an empty list where there is no such folder.
+    """One dict per dataset anywhere under `root`, by path; an empty list where that folder does not exist.
 
     Keys: `path`, those of `Dataset.summary`, `agent`, `state` (`"whole"` or `"broken"`) and `reason` (why broken, else
-    None). What is not known is None. All of every dataset is read.
+    None). Unknown values are None. Every dataset is read completely.
 
     Raises:
         UsageError: Minari is not installed.
@@ -138,9 +138,9 @@ def _described(folder: Path) -> dict[str, Any]:
 
 
 def _minari() -> Any:
-    """The package, with the modules of it that are used here."""
+    """The package, with those of its modules that are used here imported."""
     try:
-        for name in ("h5py", *(f"minari.{module}" for module in MINARI_MODULES)):  # Minari itself asks late for h5py
+        for name in ("h5py", *(f"minari.{module}" for module in MINARI_MODULES)):  # Minari itself imports h5py late
             importlib.import_module(name)
         return importlib.import_module("minari")
     except ImportError as error:
@@ -205,11 +205,11 @@ def _read(minari: Any, folder: Path) -> Dataset:
 
 
 def _ours(written: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """The env and the facts that rlab wrote beside what Minari has words for."""
+    """The env and the facts that rlab wrote beside Minari's own fields."""
     env, facts = written.get("env"), written.get("facts", {})
     named = env is None or (isinstance(env, dict) and isinstance(env.get("env_id"), str))
     if not named or not isinstance(facts, dict):
-        raise RlabError(f"what its {METADATA} has under {OURS!r} is not what rlab writes there. Was it edited?")
+        raise RlabError(f"the entry {OURS!r} of its {METADATA} is invalid. Was it edited?")
     return env, facts
 
 
@@ -225,7 +225,7 @@ def _episode(data: Any, seed: int | None, obs_space: Space, action_space: Space)
     for what, found in ends.items():
         if len(found) and found[0] != steps - 1:
             raise RlabError(
-                f"episode {data.id} {what} at step {found[0]} of {steps} and goes on. Split it there into two episodes."
+                f"episode {data.id} {what} at step {found[0]} of {steps} and continues. Split it there in two."
             )
     inside = isinstance(data.observations, dict) and MASK_KEY in data.observations
     if isinstance(obs_space, Masked) and not inside and not has_masks(data.infos, action_space, steps):
@@ -245,14 +245,14 @@ def _episode(data: Any, seed: int | None, obs_space: Space, action_space: Space)
 
 
 def _folder_of(path: Path | str) -> Path:
-    """Where the files of a dataset are that is named by a folder or by a Minari id."""
+    """The folder with the files of a dataset that is named by a folder or by a Minari id."""
     for folder in (Path(path), Path(path) / DATA, _root() / path / DATA):
         if (folder / METADATA).is_file():
             return folder
         if (folder / MAIN).is_file():
-            raise RlabError(f"{folder} has lost its {METADATA}: it is no whole dataset")
-    what = "no Minari dataset" if Path(path).is_dir() else "neither a folder nor a Minari id that is on this machine"
-    raise UsageError(f"{path} is {what}. rlab list datasets shows those that are here; minari download ID fetches one")
+            raise RlabError(f"{folder} has no {METADATA}: the dataset is incomplete")
+    what = "not a Minari dataset" if Path(path).is_dir() else "neither a folder nor a Minari id that is on this machine"
+    raise UsageError(f"{path} is {what}. rlab list datasets shows those here; minari download ID fetches one")
 
 
 def _root() -> Path:
@@ -261,7 +261,7 @@ def _root() -> Path:
 
 
 def _id_of(path: Path) -> str:
-    """A Minari id for the dataset at `path`, which says nothing of the folders above."""
+    """A Minari id for the dataset at `path`, without the names of the folders above it."""
     full, root = Path(os.path.abspath(path)), Path(os.path.abspath(_root()))
     parts = full.relative_to(root).parts if full.is_relative_to(root) else (full.name,)
     words = [re.sub(r"[^-\w]+", "-", part).strip("-") or "dataset" for part in parts]
@@ -270,6 +270,6 @@ def _id_of(path: Path) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Have a file or folder on the disk, where the file system can, before anything is told of it."""
+    """Flush a file or folder to the disk where the file system supports that."""
     allowed = UNSUPPORTED_OF_FOLDERS if path.is_dir() else UNSUPPORTED
     if_supported(fsync_path, path, consequence="a power cut may cost the dataset", unsupported=allowed)

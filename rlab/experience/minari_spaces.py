@@ -60,11 +60,11 @@ def space_from_minari(data: Mapping[str, Any], of: str, *, outermost: bool = Tru
     """The space that Minari's JSON describes; an outermost Dict with a part `action_mask` is a masked space.
 
     Args:
-        of: whose space it is, for the error.
-        outermost: whether it is no part of another one.
+        of: the owner of the space, for the error.
+        outermost: false for a part of another space.
 
     Raises:
-        UsageError: a kind that rlab does not work with.
+        UsageError: rlab does not support this kind of space.
     """
     parts: Any = data.get("subspaces") or ()
     if data.get("type") == "Dict" and MASK_KEY in parts and outermost:
@@ -94,7 +94,7 @@ def _leaf_from_minari(data: Mapping[str, Any], of: str) -> Leaf:
         n = data["n"]
         return MultiBinary(tuple(n) if isinstance(n, list) else (n,))
     raise UsageError(
-        f"{of} are or hold a {kind} space; rlab works with Box, Discrete, MultiDiscrete and MultiBinary, "
+        f"{of} are or contain a {kind} space; rlab supports Box, Discrete, MultiDiscrete and MultiBinary, "
         "and with Dict and Tuple of them."
     )
 
@@ -102,8 +102,8 @@ def _leaf_from_minari(data: Mapping[str, Any], of: str) -> Leaf:
 def to_minari(space: Space, obs: np.ndarray) -> tuple[Any, dict[str, np.ndarray] | None]:
     """Observations `[T, *obs]` in array form as the env gave them, and the infos that go with them.
 
-    Dicts and tuples have an array per part. A mask is a part `action_mask` of a Dict; where the observation is no Dict
-    it is in the infos, as Gymnasium's own envs give it.
+    Dicts and tuples have an array per part. A mask is a part `action_mask` of a Dict; where the observation is not a
+    Dict it is in the infos, as Gymnasium's own envs give it.
     """
     if not isinstance(space, Masked):
         return _unpacked(space, obs), None
@@ -118,7 +118,7 @@ def from_minari(space: Space, obs: Any, infos: Mapping[str, Any] | None) -> np.n
     """Observations as Minari gives them, in array form `[T, *obs]`.
 
     Raises:
-        UsageError: a part is missing or has another shape than its space says.
+        UsageError: a part is missing, or its shape is not that of its space.
     """
     inside = isinstance(space, Masked) and isinstance(obs, Mapping) and MASK_KEY in obs
     mask = None if inside or not isinstance(space, Masked) or infos is None else infos.get(MASK_KEY)
@@ -141,7 +141,7 @@ def _without_columns(space: Space, obs: Any) -> Any:
 
 
 def check_part_names(space: Space) -> None:
-    """Refuse a Dict with a part that a file could not give back under its name.
+    """Refuse a Dict with a part whose name cannot be stored.
 
     Raises:
         UsageError: naming the part.
@@ -151,8 +151,8 @@ def check_part_names(space: Space) -> None:
     for name, part in space.items if isinstance(space, Dict) else ():
         if "/" in name or name in ("", "."):
             raise UsageError(
-                f"a dataset cannot keep a part of an observation that is called {name!r}: in its file / divides "
-                "names. Give the part another name in the env."
+                f"a dataset cannot store an observation part with the name {name!r}: in its file / separates "
+                "names. Rename the part in the env."
             )
         check_part_names(part)
     for part in space.items if isinstance(space, Tuple) else ():
@@ -161,10 +161,10 @@ def check_part_names(space: Space) -> None:
 
 
 def whole_numbers(space: Space, values: Any, what: str) -> Any:
-    """The values of a leaf; where they are integers that were stored as floats, none may have a fraction.
+    """The values of a leaf; integers that were stored as floats must not have a fraction.
 
     Raises:
-        UsageError: naming the first that has.
+        UsageError: naming the first value with a fraction.
     """
     array = np.asarray(values)
     if isinstance(space, Leaf) and np.dtype(space.dtype).kind in "biu" and array.dtype.kind == "f":
@@ -198,7 +198,7 @@ def _full(bound: Bounds, space: Box) -> np.ndarray:
     dtype = np.dtype(space.dtype)
     shape = space.shape if isinstance(bound, tuple) else ()
     exact = np.broadcast_to(np.asarray(bound, np.float64).reshape(shape), space.shape)
-    if dtype.kind in "iu":  # a bound at the edge of 64 bits is no float
+    if dtype.kind in "iu":  # a float does not hold a bound at the edge of 64 bits
         info = np.iinfo(dtype)
         whole = [min(max(int(value), info.min), info.max) for value in exact.ravel()]
         return np.array(whole, dtype).reshape(space.shape)

@@ -147,7 +147,7 @@ def test_actions_go_to_the_env_s_form_and_back(space, seed):
 
 
 def test_actions_in_parts_are_refused():
-    with pytest.raises(UsageError, match="made of parts"):
+    with pytest.raises(UsageError, match="are not supported; use Box, Discrete"):
         action_field(Tuple((Discrete(2),)))
 
 

@@ -99,7 +99,7 @@ def test_members_draw_episodes_of_their_own_without_replacement():
 
 @pytest.mark.parametrize("episodes", [0, 4])
 def test_more_episodes_than_there_are_cannot_be_taken(episodes):
-    with pytest.raises(UsageError, match=f"lessons has 3 episodes; {episodes} of them cannot be taken"):
+    with pytest.raises(UsageError, match=f"lessons has 3 episodes; choose 1 to 3 of them, not {episodes}"):
         choose_episodes(make(1, 1, 1), [0], episodes)
 
 
@@ -140,9 +140,9 @@ def test_members_hold_out_episodes_of_their_own():
 def test_one_episode_cannot_be_split():
     one = demonstrations_of(make(5), [0])
     assert one.split(0.0, [0]) == (one, None)
-    with pytest.raises(UsageError, match="none is left to hold out"):
+    with pytest.raises(UsageError, match="so that none can be held out"):
         one.split(0.1, [0])
-    with pytest.raises(UsageError, match=r"share of 1.0 .* must be in \[0, 1\)"):
+    with pytest.raises(UsageError, match=r"share of episodes must be in \[0, 1\), not 1\.0"):
         one.split(1.0, [0])
 
 

@@ -188,8 +188,8 @@ def test_nothing_is_touched_that_is_there_already(tmp_path):
 def test_a_part_whose_name_no_file_keeps_is_refused_before_anything_is_played(tmp_path, nest):
     with pytest.raises(UsageError) as caught:
         check_can_write(tmp_path / "data", nest(Dict((("arm/left", NUMBERS),))), Discrete(3))
-    said = "a dataset cannot keep a part of an observation that is called 'arm/left': in its file / divides names. "
-    assert str(caught.value) == said + "Give the part another name in the env."
+    problem = "a dataset cannot store an observation part with the name 'arm/left': in its file / separates names. "
+    assert str(caught.value) == problem + "Rename the part in the env."
 
 
 def edited(path, key, values):
@@ -256,7 +256,7 @@ DAMAGE = {
     "data cut off": (lambda m, d: cut(d), "cannot be read"),
     "metadata cut off": (lambda m, d: cut(m), "cannot be read"),
     "data missing": (lambda m, d: d.unlink(), "cannot be read"),
-    "metadata missing": (lambda m, d: m.unlink(), "has lost its metadata.json"),
+    "metadata missing": (lambda m, d: m.unlink(), "has no metadata.json: the dataset is incomplete"),
     "no episodes": (lambda m, d: edit(m, total_episodes=0), "has no episodes"),
     "episodes missing": (lambda m, d: edit(m, total_episodes=9), "cannot be read.*episode_3"),
     "no actions": (lambda m, d: change(d, actions=None), "cannot be read.*actions"),
@@ -265,10 +265,10 @@ DAMAGE = {
     "another shape": (lambda m, d: change(d, observations=np.zeros((2, 4), np.float32)), r"episode 1: .*\(2, 4\)"),
     "NaN": (lambda m, d: change(d, rewards=np.full(1, np.nan)), "episode 1 has rewards that are not finite"),
     "no such action": (lambda m, d: change(d, actions=np.array([4])), "episode 1 has an action outside"),
-    "text": (lambda m, d: edit(m, observation_space=TEXT), "its observations are or hold a Text space"),
+    "text": (lambda m, d: edit(m, observation_space=TEXT), "its observations are or contain a Text space"),
     "actions in parts": (
         lambda m, d: edit(m, action_space='{"type": "Tuple", "subspaces": [{"type": "MultiBinary", "n": 2}]}'),
-        "made of parts",
+        "are not supported; use Box, Discrete",
     ),
     "a newer Minari": (lambda m, d: edit(m, minari_version="99.0"), "does not support"),
     "no JSON object": (lambda m, d: m.write_text("[1]"), "cannot be read"),
@@ -292,7 +292,7 @@ def test_what_is_broken_is_said_in_one_line_and_listed_with_the_reason(tmp_path,
 def test_an_episode_that_goes_on_after_its_end_is_refused(tmp_path):
     write_dataset(tmp_path / "d", make(lengths=(3, 3)))
     change(tmp_path / "d" / "data" / "main_data.hdf5", terminations=np.array([False, True, False]))
-    with pytest.raises(RlabError, match="episode 1 terminates at step 1 of 3 and goes on"):
+    with pytest.raises(RlabError, match="episode 1 terminates at step 1 of 3 and continues"):
         read_dataset(tmp_path / "d")
 
 
@@ -302,7 +302,7 @@ def test_an_episode_that_goes_on_after_a_time_limit_is_refused_likewise(tmp_path
     write_dataset(tmp_path / "d", make(lengths=(3, 6)))
     limits = np.array([False, False, True, False, False, True])
     change(tmp_path / "d" / "data" / "main_data.hdf5", truncations=limits, terminations=np.zeros(6, bool))
-    with pytest.raises(RlabError, match=r"episode 1 is truncated at step 2 of 6 and goes on\. Split it there"):
+    with pytest.raises(RlabError, match=r"episode 1 is truncated at step 2 of 6 and continues\. Split it there"):
         read_dataset(tmp_path / "d")
 
 
@@ -339,7 +339,7 @@ def test_a_mask_that_one_episode_lacks_is_missed(tmp_path):
 def test_what_is_no_dataset_is_refused_without_a_download(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "root"))
-    with pytest.raises(UsageError, match=r"no Minari dataset|neither a folder nor a Minari id"):
+    with pytest.raises(UsageError, match=r"not a Minari dataset|neither a folder nor a Minari id"):
         read_dataset(name)
     assert list(tmp_path.iterdir()) == []
 

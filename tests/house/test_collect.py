@@ -245,7 +245,7 @@ def test_episodes_that_return_too_little_are_dropped_and_counted(
         ("random --env CartPol-v1 --out {new}", "CartPole-v1"),
         ("random --env CartPole-v1 --noise 0.1 --out {new}", "--noise has no effect on random"),
         ("--merge {full} {full} --episodes 3 --out {new}", "--episodes has no effect on --merge"),
-        ("--merge {full} {full} --out {new}", "no Minari dataset"),
+        ("--merge {full} {full} --out {new}", "is not a Minari dataset"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_leaves_nothing(

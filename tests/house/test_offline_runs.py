@@ -242,19 +242,19 @@ WRONG = [
     (2, f"train cql {ON} --demonstration-share 0.5", "cql mixes no replay with demonstrations"),
     (2, f"train dqn {OFF} --dataset-episodes 3", "--dataset-episodes has no effect here: no dataset is named"),
     (2, f"train dqn {OFF} --teacher-weight 3", "--teacher-weight has no effect here: no teacher is named"),
-    (2, f"train cql {ON} --dataset-episodes 13", "has 12 episodes; 13 of them cannot be taken"),
+    (2, f"train cql {ON} --dataset-episodes 13", "has 12 episodes; choose 1 to 12 of them, not 13"),
     (2, f"train cql {ON} --dataset-episodes 0", "dataset_episodes 0 must be 1 or more"),
-    (2, f"train bc {ON} --dataset-episodes 1 --validation-fraction 0.5", "gives one episode to each member"),
+    (2, f"train bc {ON} --dataset-episodes 1 --validation-fraction 0.5", "has one episode for a member"),
     (2, f"train bc {ON} --patience 3", "--patience 3 counts validations; hold some episodes out"),
     (2, "train iql Acrobot-v1 --dataset {whole}", "has observations Box((4,), float32); those of Acrobot-v1 are"),
     (2, "train iql Pendulum-v1 --dataset {whole}", "those of Pendulum-v1 are Box((3,), float32)"),
     (2, "train cql Pendulum-v1 --dataset {whole}", "cql cannot choose the actions"),
     (2, "train dqn Acrobot-v1 --dataset {whole} --demonstration-share 0.5", "those of Acrobot-v1 are"),
     (2, "train cql CartPole-v1 --dataset {missing}", "neither a folder nor a Minari id"),
-    (2, "train cql CartPole-v1 --dataset {nothing}", "is no Minari dataset"),
+    (2, "train cql CartPole-v1 --dataset {nothing}", "is not a Minari dataset"),
     (1, "train cql CartPole-v1 --dataset {cut}", "cannot be read (OSError"),
     (1, "train cql CartPole-v1 --dataset {empty}", "has no episodes; record some"),
-    (1, "train cql CartPole-v1 --dataset {edited}", "is not what rlab writes there"),
+    (1, "train cql CartPole-v1 --dataset {edited}", "the entry 'rlab' of its metadata.json is invalid"),
     (2, f"train cql {ON} --out {{whole}}", "exists and is not empty; nothing in it was touched"),
 ]
 
@@ -279,7 +279,7 @@ def test_an_edited_dataset_is_listed_as_broken(
     assert main(["list", "datasets", "--root", str(tmp_path), "--json"]) == 0
     listed = {Path(row["path"]).name: row for row in json.loads(capsys.readouterr().out)["datasets"]}
     assert {name: row["state"] for name, row in listed.items()} == dict.fromkeys(("cut", "edited", "empty"), "broken")
-    assert "is not what rlab writes there" in listed["edited"]["reason"]
+    assert "the entry 'rlab' of its metadata.json is invalid" in listed["edited"]["reason"]
 
 
 @pytest.mark.parametrize("package", ["minari", "h5py"])

@@ -244,7 +244,7 @@ WRONG = [
     ("bc {whole} --dataset {missing}", "contradicts {whole}, the word after bc; leave it out"),
     ("bc {whole} --demonstration-share 0.5", "bc mixes no replay with demonstrations"),
     ("bc {whole} --teacher {whole}", "is neither a run folder"),
-    ("bc {whole} --dataset-episodes 99", "has 12 episodes; 99 of them cannot be taken"),
+    ("bc {whole} --dataset-episodes 99", "has 12 episodes; choose 1 to 12 of them, not 99"),
     ("bc {whole} --patience 2", "--patience 2 counts validations"),
     ("bc {whole} --out {whole}", "exists and is not empty"),
 ]

@@ -104,7 +104,7 @@ def test_settings_that_cannot_be_are_refused_in_one_line(settings, message):
         (lambda: fit(LINE, X, np.array([0, 1, -1, 0])), "label -1 is outside 0 .. 1"),
         (lambda: fit(LINE, X, Y, validation=(X, Y + 5)), "label 6 is outside 0 .. 1"),
         (lambda: fit(LINE, X, Y.astype(float)), "class labels must be integers, not float64; the losses for numbers"),
-        (lambda: fit(LINE, X, Y[:3]), "inputs [4, 2] and targets [3] must have equally many rows"),
+        (lambda: fit(LINE, X, Y[:3]), "inputs [4, 2] and targets [3] must have the same number of rows"),
         (lambda: fit(LINE, X[:, :1], Y), "the network cannot read inputs of shape [1]: "),
         (lambda: fit(LINE, X, np.zeros((4, 3), int)), "targets of shape [3] do not fit a network with outputs [2]"),
         (
