@@ -1,7 +1,7 @@
 """Demonstrations with a seed axis: recorded episodes as a storage that is full from the start."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -12,7 +12,8 @@ from rlab.errors import RlabError, UsageError
 from rlab.experience.dataset import Dataset, Episode, action_field
 from rlab.experience.fields import Field
 from rlab.experience.samplers import read_windows
-from rlab.experience.storage import Chunk, Storage
+from rlab.experience.storage import Storage
+from rlab.experience.storage_chunks import Chunk
 from rlab.randomness import stream
 
 
@@ -63,12 +64,12 @@ class Demonstrations(Storage):
             for index in indices:
                 first = self._write(member, first, dataset.episodes[index])
         self.rows_written = max(rows)
-        self.own_rows: Sequence[np.ndarray] = [np.flatnonzero(member) for member in self._data["valid"][:, 0]]
+        self.own_rows: Sequence[np.ndarray] = [np.flatnonzero(member) for member in self.data["valid"][:, 0]]
 
     def _write(self, member: int, first: int, episode: Episode) -> int:
         """Put an episode into rows `first ..` of a member's lane; returns the row behind it."""
         last = first + episode.length
-        lane = {name: data[member, 0] for name, data in self._data.items()}
+        lane = {name: data[member, 0] for name, data in self.data.items()}
         lane["obs"][first : last + 1] = episode.obs
         lane["action"][first:last] = episode.action
         lane["reward"][first:last] = episode.reward
@@ -79,7 +80,7 @@ class Demonstrations(Storage):
 
     def observations(self) -> tuple[np.ndarray, np.ndarray]:
         """All rows, for running statistics: `obs [S, R, *obs]` and `valid [S, R]`, false where nothing was done."""
-        return self._data["obs"][:, 0, : self.rows], self._data["valid"][:, 0, : self.rows]
+        return self.data["obs"][:, 0, : self.rows], self.data["valid"][:, 0, : self.rows]
 
     def rows_in_order(self, limit: int | None = None) -> dict[str, torch.Tensor]:
         """Every transition of each member in order, as windows of one (see `read_windows`), with `valid [S, R]`.
@@ -124,8 +125,8 @@ class Demonstrations(Storage):
     def _fingerprint(self) -> str:
         """SHA-256 of all rows."""
         digest = hashlib.sha256()
-        for name in sorted(self._data):
-            digest.update(np.ascontiguousarray(self._data[name][:, :, : self.rows]).data)
+        for name in sorted(self.data):
+            digest.update(np.ascontiguousarray(self.data[name][:, :, : self.rows]).data)
         return digest.hexdigest()
 
     def chunks(self) -> Iterator[Chunk]:
@@ -136,7 +137,7 @@ class Demonstrations(Storage):
         """The dataset's name and a checksum of the rows, to recognise the data that is read again."""
         return {"dataset": self.dataset.name, "sha256": self._fingerprint}
 
-    def load(self, state: dict[str, Any], chunks: Iterator[dict[str, np.ndarray]]) -> None:
+    def load(self, state: dict[str, Any], chunks: Iterable[dict[str, np.ndarray]]) -> None:
         """Check that these are the demonstrations that the state was taken of.
 
         Raises:

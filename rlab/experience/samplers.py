@@ -1,21 +1,18 @@
-"""Samplers choose rows of a storage and read them as batches: uniformly, or a share of each batch from demonstrations.
-Rollouts and sequences are in `sequence_samplers`.
+"""Samplers choose rows of a storage and read them as batches. Here rows are drawn uniformly; rollouts and sequences are
+in `sequence_samplers`, batches with a share of demonstrations in `mixture_sampler`.
 
 A sampler is given its random streams, one per member, so that a member's draws do not depend on the other members.
 """
 
 from collections.abc import Sequence
-from fractions import Fraction
 from itertools import count
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from rlab.errors import RlabError, UsageError
+from rlab.errors import RlabError
 from rlab.experience.storage import Storage
-
-SHARES = 1_000_000  # a share of a batch is a fraction with at most this denominator
 
 Batch = dict[str, torch.Tensor]
 Streams = Sequence[np.random.Generator]
@@ -135,65 +132,3 @@ def _walk(storage: Storage, row: np.ndarray, n_step: int) -> tuple[np.ndarray, n
     inside = rows < storage.rows_written * storage.num_envs
     inside[..., 1:] &= ~np.logical_or.accumulate(ended, axis=-1)[..., :-1]
     return inside.sum(axis=-1), np.where(inside, values["reward"], np.float32(0.0))
-
-
-class MixtureSampler:
-    """Batches with a share of demonstrations (Hester et al. 2018; Ball et al. 2023).
-
-    Row i of a batch is a demonstration where `floor((i + 1) * share) > floor(i * share)`, so that a batch that is cut
-    up gives its share to each part. `demonstration [S, B]` says which; `row` is its id in the storage it came from.
-
-    Args:
-        online, demonstrations: samplers of the same kind; each has streams of its own.
-        share: of every batch that is demonstrated, in [0, 1].
-
-    Raises:
-        UsageError: the share is not in [0, 1].
-    """
-
-    def __init__(self, online: Sampler, demonstrations: Sampler, share: float) -> None:
-        if not 0.0 <= share <= 1.0:
-            raise UsageError(f"the share of demonstrations in a batch must be in [0, 1], not {share}.")
-        self.online, self.demonstrations = online, demonstrations
-        self.draws_ahead = online.draws_ahead and demonstrations.draws_ahead
-        self._share = Fraction(share).limit_denominator(SHARES)  # 0.29 * 100 is less than 29 in floats
-
-    def sample(self, batch_size: int) -> Batch:
-        """A batch of both, the demonstrations spread evenly over it.
-
-        Raises:
-            RlabError: the two samplers give batches with different fields, or one of them cannot draw.
-        """
-        demonstrated = self._demonstrated(batch_size)
-        count = int(demonstrated.sum())
-        if count == batch_size:
-            return self.demonstrations.sample(batch_size)
-        batch = self.online.sample(batch_size - count)
-        batch["demonstration"] = torch.zeros(batch["row"].shape, dtype=torch.bool)
-        if not count:
-            return batch
-        shown = self.demonstrations.sample(count)
-        if shown.keys() != batch.keys():
-            raise RlabError(f"batches with {', '.join(batch)} cannot be mixed with {', '.join(shown)}.")
-        place = torch.from_numpy(np.argsort(np.argsort(demonstrated, kind="stable"), kind="stable"))
-        return {name: torch.cat([batch[name], shown[name]], dim=1)[:, place] for name in batch}
-
-    def feedback(self, row: np.ndarray, value: np.ndarray) -> None:
-        """Hand each value to the sampler that its row came from."""
-        demonstrated = self._demonstrated(row.shape[1])
-        for part, columns in ((self.online, ~demonstrated), (self.demonstrations, demonstrated)):
-            if columns.any():
-                part.feedback(row[:, columns], value[:, columns])
-
-    def _demonstrated(self, batch_size: int) -> np.ndarray:
-        """Which rows of a batch are demonstrations, bool `[B]`."""
-        passed = np.arange(batch_size + 1) * self._share.numerator // self._share.denominator
-        demonstrated: np.ndarray = np.diff(passed) > 0
-        return demonstrated
-
-    def state(self) -> dict[str, Any]:
-        return {"online": self.online.state(), "demonstrations": self.demonstrations.state()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.online.load_state(state["online"])
-        self.demonstrations.load_state(state["demonstrations"])

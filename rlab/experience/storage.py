@@ -8,31 +8,15 @@ A row has an id, `time * N + env`, which is the same for every member and is nev
 their ids and read them with `read` and `successors`.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from rlab.errors import RlabError
 from rlab.experience.env_contract import Step
 from rlab.experience.fields import Field, storage_nbytes, stored_fields
 from rlab.experience.final_observations import NONE, FinalObservations
-
-CHUNK_ROWS = 4096  # rows of time in one chunk of a checkpoint
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """The rows of all lanes over a fixed stretch of time, the unit of a checkpoint. A complete chunk never changes."""
-
-    index: int
-    complete: bool
-    storage: "Storage"
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The content, as `Storage.read_chunk` gives it."""
-        return self.storage.read_chunk(self.index)
+from rlab.experience.storage_chunks import Chunk, chunks_of, load_chunks
 
 
 class Storage:
@@ -59,10 +43,10 @@ class Storage:
         # One slot more than there are rows: the newest row's successor waits in the slot that is written next.
         self._slots = self.lane_rows + 1
         lanes = (members, num_envs, self._slots)
-        self._data = {f.name: np.zeros((*lanes, *f.shape), f.dtype) for f in self.fields}
+        self.data = {f.name: np.zeros((*lanes, *f.shape), f.dtype) for f in self.fields}
         # The same memory without lanes: one flat index gathers twice as fast as three.
-        self._flat = {f.name: self._data[f.name].reshape(-1, *f.shape) for f in self.fields}
-        self._finals = FinalObservations(lanes, self.fields[0])
+        self._flat = {f.name: self.data[f.name].reshape(-1, *f.shape) for f in self.fields}
+        self.finals = FinalObservations(lanes, self.fields[0])
         self._member_start = np.arange(members)[:, None] * (num_envs * self._slots)  # in the flat memory, [S, 1]
         self.rows_written = 0  # rows of time, the same for every lane
         self._may_be_fresh = False  # whether the next row may begin episodes that the newest one knows nothing of
@@ -75,7 +59,7 @@ class Storage:
     @property
     def transitions(self) -> np.ndarray:
         """Valid rows held, per member `[S]`: reset rows are not counted."""
-        held = self._data["valid"][:, :, self._slots_of(np.arange(self.rows_written - self.rows, self.rows_written))]
+        held = self.data["valid"][:, :, self.slots_of(np.arange(self.rows_written - self.rows, self.rows_written))]
         held_count: np.ndarray = held.sum(axis=(1, 2))
         return held_count
 
@@ -100,14 +84,14 @@ class Storage:
             "valid": step.valid,
             **extras,
         }
-        if row.keys() != self._data.keys():
+        if row.keys() != self.data.keys():
             raise ValueError(f"a row needs {', '.join(f.name for f in self.fields)}, not {', '.join(row)}")
         for name, value in row.items():
-            self._data[name][:, :, slot] = value
-        self._data["obs"][:, :, following] = step.obs
-        self._finals.release(following)
+            self.data[name][:, :, slot] = value
+        self.data["obs"][:, :, following] = step.obs
+        self.finals.release(following)
         if not step.none_ended and not np.may_share_memory(step.next_obs, step.obs):
-            self._finals.keep(slot, step.valid & (step.terminated | step.truncated), step.next_obs)
+            self.finals.keep(slot, step.valid & (step.terminated | step.truncated), step.next_obs)
         self.rows_written += 1
 
     def read(self, row: np.ndarray, *names: str) -> dict[str, np.ndarray]:
@@ -122,13 +106,13 @@ class Storage:
         """The observations `[S, ..., *obs]` that the rows with the ids `row [S, ...]` led to."""
         lane, time = self._lane_and_time(row)
         successors: np.ndarray = self._flat["obs"].take(lane + (time + 1) % self._slots, axis=0)
-        self._finals.put_into(successors, lane + time % self._slots)
+        self.finals.put_into(successors, lane + time % self._slots)
         return successors
 
     def hidden_successors(self, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The successors `[S, K, *obs]` of those of the rows `row [S, R]` whose successor is not the lane's next row,
         and which of the R rows `[S, K]` they follow; K and R as in `FinalObservations.listed`."""
-        return self._finals.listed(self._at(row))
+        return self.finals.listed(self._at(row))
 
     def _at(self, row: np.ndarray) -> np.ndarray:
         """The flat index of rows `[S, ...]`."""
@@ -142,7 +126,8 @@ class Storage:
         lane = env * self._slots + self._member_start
         return lane.reshape(row.shape), time.reshape(row.shape)
 
-    def _slots_of(self, time: np.ndarray) -> np.ndarray:
+    def slots_of(self, time: np.ndarray) -> np.ndarray:
+        """Where the rows of these times are in `data`, along its third axis."""
         slots: np.ndarray = time % self._slots
         return slots
 
@@ -156,39 +141,22 @@ class Storage:
         the row is truncated: to the episode it is a time limit."""
         self._may_be_fresh = False
         newest, waiting = (self.rows_written - 1) % self._slots, self.rows_written % self._slots
-        successor = self._data["obs"][:, :, waiting]
+        successor = self.data["obs"][:, :, waiting]
         differs = (successor != obs).reshape(self.members, self.num_envs, -1).any(axis=-1)
-        cut = differs & self._data["valid"][:, :, newest] & (self._finals.place[:, :, newest] == NONE)
-        self._finals.keep(newest, cut, successor)
-        self._data["truncated"][:, :, newest] |= cut & ~self._data["terminated"][:, :, newest]
+        cut = differs & self.data["valid"][:, :, newest] & (self.finals.place[:, :, newest] == NONE)
+        self.finals.keep(newest, cut, successor)
+        self.data["truncated"][:, :, newest] |= cut & ~self.data["terminated"][:, :, newest]
 
     def chunks(self) -> Iterator[Chunk]:
         """The chunks that hold the present rows, oldest first."""
-        for index in range((self.rows_written - self.rows) // CHUNK_ROWS, -(-self.rows_written // CHUNK_ROWS)):
-            # The newest row may still change, when a resumed run cuts its episode.
-            yield Chunk(index, (index + 1) * CHUNK_ROWS < self.rows_written, self)
-
-    def read_chunk(self, index: int) -> dict[str, np.ndarray]:
-        """All fields of one chunk `[S, N, rows, ...]`; `first_row` is the time of its first row.
-
-        `final_obs [k, *obs]` holds the hidden final observations, `final_at [k, 3]` their member, env and row.
-        """
-        first = max(index * CHUNK_ROWS, self.rows_written - self.rows)
-        time = np.arange(first, min((index + 1) * CHUNK_ROWS, self.rows_written))
-        slots = self._slots_of(time)
-        arrays = {name: data[:, :, slots] for name, data in self._data.items()}
-        place = self._finals.place[:, :, slots]
-        arrays["final_at"] = np.argwhere(place != NONE)
-        arrays["final_obs"] = self._finals.table[place[place != NONE]]
-        arrays["first_row"] = np.array(first)
-        return arrays
+        return chunks_of(self)
 
     def state(self) -> dict[str, Any]:
         """What the chunks leave out: the clock of the lanes and the observation that waits behind the newest row."""
-        waiting = self._data["obs"][:, :, self.rows_written % self._slots]
+        waiting = self.data["obs"][:, :, self.rows_written % self._slots]
         return {"rows_written": self.rows_written, "waiting_obs": waiting.copy()}
 
-    def load(self, state: dict[str, Any], chunks: Iterator[dict[str, np.ndarray]]) -> None:
+    def load(self, state: dict[str, Any], chunks: Iterable[dict[str, np.ndarray]]) -> None:
         """Fill empty storage from `state()` and the chunks of a checkpoint.
 
         What is added next may be fresh episodes, see `expect_fresh_episodes`.
@@ -196,29 +164,7 @@ class Storage:
         Raises:
             RlabError: the chunks have other fields or shapes, or rows are missing.
         """
-        rows_written, loaded = int(state["rows_written"]), 0
-        for arrays in chunks:
-            self._check_chunk(arrays)
-            first = int(arrays["first_row"])
-            skip = max(0, rows_written - self.lane_rows - first)  # rows that have been overwritten since
-            time = np.arange(first + skip, first + arrays["valid"].shape[2])
-            slots = self._slots_of(time)
-            for name, data in self._data.items():
-                data[:, :, slots] = arrays[name][:, :, skip:]
-            for (member, env, row), obs in zip(arrays["final_at"], arrays["final_obs"], strict=True):
-                if row >= skip:
-                    self._finals.keep_one(member, env, (first + row) % self._slots, obs)
-            loaded += len(time)
-        if loaded != (expected := min(rows_written, self.lane_rows)):
-            raise RlabError(f"the checkpoint has {loaded} of the {expected} rows it should have.")
-        self.rows_written = rows_written
+        self.rows_written = int(state["rows_written"])
+        load_chunks(self, chunks)
         self.expect_fresh_episodes()
-        self._data["obs"][:, :, rows_written % self._slots] = state["waiting_obs"]
-
-    def _check_chunk(self, arrays: dict[str, np.ndarray]) -> None:
-        rows = arrays["valid"].shape[2:3] if "valid" in arrays else ()
-        for f in self.fields:
-            expected = (self.members, self.num_envs, *rows, *f.shape)
-            found = arrays.get(f.name)
-            if found is None or found.shape != expected or found.dtype != f.dtype:
-                raise RlabError(f"the checkpoint's rows do not fit: no field {f.name!r} of {f.dtype} {expected}.")
+        self.data["obs"][:, :, self.rows_written % self._slots] = state["waiting_obs"]

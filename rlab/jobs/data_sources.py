@@ -7,7 +7,8 @@ from typing import Any
 
 from rlab.errors import UsageError, unknown
 from rlab.experience.demonstrations import Demonstrations
-from rlab.experience.samplers import MixtureSampler, Sampler
+from rlab.experience.mixture_sampler import MixtureSampler
+from rlab.experience.samplers import Sampler
 from rlab.experience.storage import Storage
 from rlab.learning.contract import Agent, RolloutConfig
 from rlab.learning.dataset_loop import DatasetLoop

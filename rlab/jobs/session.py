@@ -30,13 +30,14 @@ from rlab.jobs.listeners import Audience
 from rlab.jobs.outcome import Outcome
 from rlab.jobs.request import Request
 from rlab.jobs.unread import as_started, unread_settings
+from rlab.learning.base_loop import JudgementError, Periods
 from rlab.learning.best import BestPolicy
 from rlab.learning.common_config import own_network, patience_of
 from rlab.learning.contract import FitsStatistics, Listener, NeedsEndings
 from rlab.learning.dataset_loop import DatasetLoop
 from rlab.learning.early_stopping import EarlyStopping
 from rlab.learning.episodes import Hear
-from rlab.learning.loop import EnvLoop, JudgementError, Loop, Periods
+from rlab.learning.loop import EnvLoop, Loop
 from rlab.learning.runtime import choose_device
 from rlab.networks.images import image_notes
 from rlab.networks.own_bodies import network_notes

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from rlab.errors import UsageError
 from rlab.experience.samplers import Sampler
+from rlab.learning.base_loop import Judgement, Periods
 from rlab.learning.contract import Agent, Batch, Listener, LoadsWeights, Validates
 from rlab.learning.early_stopping import EarlyStopping
-from rlab.learning.loop import Judgement, Loop, Periods
+from rlab.learning.loop import Loop
 from rlab.types import crossed
 
 DRAWN_UPDATES = 32  # one draw serves so many updates: a gather of many rows costs little more than one of a few

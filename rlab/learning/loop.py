@@ -1,11 +1,9 @@
-"""The training loops: collect, store, learn, report, judge, save. They differ in when they learn and from what; the one
-that learns without an env is in `dataset_loop`."""
+"""The training loops: collect, store, learn, report. They differ in when they learn and from what; the one that learns
+without an env is in `dataset_loop`, and what they report is in `base_loop`."""
 
-import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -15,11 +13,11 @@ from rlab.experience.collector import Collector
 from rlab.experience.samplers import Sampler
 from rlab.experience.sequence_samplers import RolloutSampler
 from rlab.experience.storage import Storage
+from rlab.learning.base_loop import BaseLoop, Judgement, Periods
 from rlab.learning.contract import Agent, Batch, Listener, ReplayConfig
 from rlab.learning.episodes import EpisodeBook, Hear
-from rlab.learning.finite import check_update, check_weights
-from rlab.learning.means import Means
-from rlab.types import Clock, crossed
+from rlab.learning.finite import check_update
+from rlab.types import Clock
 
 # One draw serves many updates, up to this many bytes of observations of one member. It must not depend on the number of
 # members: a reset row that was drawn is drawn again behind the whole draw, so that a member's batches would change.
@@ -29,62 +27,11 @@ DRAWN_BYTES = 4 * 2**20
 PREPARED_ROWS = 8_192
 
 
-class Judgement(Protocol):
-    """What the loop passes on of an evaluation."""
-
-    @property
-    def returns(self) -> np.ndarray: ...  # [S, E]
-    @property
-    def lengths(self) -> np.ndarray: ...
-
-
-class JudgementError(RlabError):
-    """The policy could not be judged. What it had learned was saved before this was raised."""
-
-
-@dataclass(frozen=True)
-class Periods:
-    """How often the loop reports, judges and saves, in env steps."""
-
-    log_every: int
-    eval_every: int  # 0: never
-    checkpoint_every: int
-
-
-class Loop:
+class Loop(BaseLoop):
     """Trains one population. `run` may be called again after `load_state`; it goes on to the end of the budget.
 
     Subclasses define what moves the clock, and which batches are due when it has moved.
     """
-
-    stream_use: ClassVar[str]  # what the sampler's random streams, one per member, are used for
-    unit: ClassVar[str]  # what the clock counts
-
-    def __init__(
-        self,
-        agent: Agent,
-        seeds: Sequence[int],
-        sampler: Sampler,
-        budget: int,
-        periods: Periods,
-        evaluate: Callable[[], Judgement | None] | None,
-        listeners: Sequence[Listener] = (),
-        should_stop: Callable[[], bool] = lambda: False,
-    ) -> None:
-        """`evaluate` gives None where it was stopped before its end."""
-        self.agent, self.seeds, self.sampler = agent, tuple(seeds), sampler
-        self.periods, self.evaluate, self.listeners, self.should_stop = periods, evaluate, listeners, should_stop
-        self.clock = Clock(0, budget)
-        self.updates = 0
-        self.judgement_due = False  # whether the present policy is still to be judged; `run` begins with that
-        self._saved_at: int | None = None
-        self._learned = Means()  # of what updates reported since the last row of metrics
-        self._logged_at = (0, time.perf_counter())
-
-    @property
-    def finished(self) -> bool:
-        """Whether there is nothing left to do."""
-        return self.clock.env_steps >= self.clock.total_env_steps
 
     def run(self) -> bool:
         """Train until the budget is used (true) or `should_stop` says so (false). A save ends it either way.
@@ -129,83 +76,6 @@ class Loop:
         """What to learn from now, the clock having been at `before` until it was last moved: prepared batches, and the
         ids `[S, B]` of the rows that they were drawn from, which count where the sampler does not draw ahead."""
         raise NotImplementedError
-
-    def _report(self, before: int) -> None:
-        now, end = self.clock.env_steps, self.finished
-        if crossed(before, now, self.periods.log_every) or end:
-            metrics = self._metrics()
-            for listener in self.listeners:
-                listener.on_metrics(now, metrics)
-        every = self.periods.eval_every
-        self.judgement_due = bool(every and self.evaluate) and (end or crossed(before, now, every))
-        # Saved before it is judged: whatever judging does to the process, nothing that was learned is lost.
-        if crossed(before, now, self.periods.checkpoint_every) or (end and self.judgement_due):
-            self.save()
-        if self.judgement_due:
-            self.judge()
-
-    def judge(self) -> bool:
-        """Have the listeners hear how good the present policy is, where there is a way to tell; false where judging was
-        stopped.
-
-        Raises:
-            JudgementError: it failed, after a save.
-        """
-        if self.evaluate is not None:
-            try:
-                judged = self.evaluate()
-            except RlabError as error:
-                self._save_once()
-                raise JudgementError(str(error)) from error
-            if judged is None:
-                return False
-            self.judgement_due = False
-            for listener in self.listeners:
-                listener.on_evaluation(self.clock.env_steps, judged.returns, judged.lengths)
-        return True
-
-    def save(self) -> None:
-        """Have the listeners write everything down; never over a good save with weights that an update broke."""
-        check_weights(self.agent, self.seeds, self.updates)
-        for listener in self.listeners:
-            listener.on_save(self.clock.env_steps)
-        self._saved_at = self.clock.env_steps
-
-    def _save_once(self) -> None:
-        if self._saved_at != self.clock.env_steps:
-            self.save()
-
-    def _metrics(self) -> dict[str, np.ndarray]:
-        metrics = {name: np.array(value) for name, value in self.agent.metrics(self.clock).items()}
-        metrics |= self._learned.take()
-        for hook in itertools.chain(*(optimizer.hooks for optimizer in self.agent.optimizers.values())):
-            metrics |= {name: value.cpu().numpy() for name, value in hook.metrics().items()}
-        metrics["train/updates"] = np.array(float(self.updates))
-        steps, moment = self.clock.env_steps, time.perf_counter()
-        metrics[f"time/{self.unit}_per_second"] = np.array((steps - self._logged_at[0]) / (moment - self._logged_at[1]))
-        self._logged_at = (steps, moment)
-        return metrics
-
-    def state(self) -> dict[str, Any]:
-        """The whole training state except the storage, which has a state and chunks of its own."""
-        return {
-            self.unit: self.clock.env_steps,
-            "updates": self.updates,
-            "means": self._learned.state(),
-            "judgement_due": self.judgement_due,
-            "agent": self.agent.state(),
-            "sampler": self.sampler.state(),
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from `state()`; the storage is loaded by itself."""
-        self.clock = Clock(state[self.unit], self.clock.total_env_steps)
-        self.updates = state["updates"]
-        self.judgement_due = bool(state.get("judgement_due") and self.periods.eval_every and self.evaluate)
-        self._saved_at = self.clock.env_steps
-        self._learned.load_state(state.get("means", {}), self.agent.device)
-        self.agent.load_state(state["agent"])
-        self.sampler.load_state(state["sampler"])
 
 
 class EnvLoop(Loop):

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from rlab.errors import UsageError
 from rlab.experience.examples import EpochSampler, Examples
+from rlab.learning.base_loop import Periods
 from rlab.learning.contract import Listener
 from rlab.learning.dataset_loop import VALIDATED_ROWS, DatasetLoop, validation_metrics
 from rlab.learning.early_stopping import EarlyStopping
-from rlab.learning.loop import Periods
 from rlab.learning.runtime import own_surroundings
 from rlab.learning.supervised import StackOfOne, Supervised, SupervisedSettings, as_input, like_outputs
 from rlab.learning.supervised_losses import balanced_weights, check_class_weights, check_labels

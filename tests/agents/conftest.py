@@ -12,8 +12,8 @@ from rlab.agents import load_agent
 from rlab.envs import EnvSpec, make_vec
 from rlab.experience.collector import Collector
 from rlab.jobs.data_sources import data_source, make_storage
+from rlab.learning.base_loop import Periods
 from rlab.learning.contract import Listener
-from rlab.learning.loop import Periods
 from rlab.learning.runtime import torch_settings
 from rlab.learning.sparsity import GradualPruning
 from rlab.networks.spaces import Box, Discrete

@@ -15,8 +15,8 @@ from rlab.errors import UsageError
 from rlab.experience.dataset import Dataset, Episode
 from rlab.experience.demonstrations import Demonstrations, demonstrations_of
 from rlab.experience.samplers import Sampler
+from rlab.learning.base_loop import Periods
 from rlab.learning.dataset_loop import DatasetLoop
-from rlab.learning.loop import Periods
 from rlab.networks.spaces import Box, Discrete, Masked, MultiBinary, MultiDiscrete, Space
 from rlab.randomness import streams
 from rlab.types import Clock

@@ -10,7 +10,8 @@ from rlab.errors import RlabError, UsageError
 from rlab.experience.dataset import Dataset, Episode
 from rlab.experience.demonstrations import Demonstrations, choose_episodes, demonstrations_of
 from rlab.experience.fields import Field
-from rlab.experience.samplers import MixtureSampler, UniformSampler
+from rlab.experience.mixture_sampler import MixtureSampler
+from rlab.experience.samplers import UniformSampler
 from rlab.networks.spaces import Box, Discrete
 from rlab.randomness import streams as streams_of
 from rlab.runs.checkpoint import load_checkpoint, save_checkpoint

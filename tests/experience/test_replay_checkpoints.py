@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from rlab.errors import RlabError
-from rlab.experience import storage as storage_module
+from rlab.experience import storage_chunks as chunks_module
 from rlab.experience.fields import Field
 from rlab.experience.samplers import UniformSampler
-from rlab.experience.storage import Storage
 from rlab.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlab.runs.folder import RunFolder
 
@@ -26,7 +25,7 @@ def run(tmp_path):
 
 @pytest.fixture(autouse=True)
 def short_chunks(monkeypatch):
-    monkeypatch.setattr(storage_module, "CHUNK_ROWS", 8)
+    monkeypatch.setattr(chunks_module, "CHUNK_ROWS", 8)
 
 
 def saved_and_loaded(run, storage, empty):
@@ -69,8 +68,10 @@ def test_complete_chunks_are_written_once_and_dropped_when_overwritten(make_worl
     world = make_world(1, 1, "same")
     storage = world.storage(20)
     reads = Counter()
-    read_chunk = Storage.read_chunk
-    monkeypatch.setattr(Storage, "read_chunk", lambda self, index: reads.update([index]) or read_chunk(self, index))
+    read_chunk = chunks_module.read_chunk
+    monkeypatch.setattr(
+        chunks_module, "read_chunk", lambda rows, index: reads.update([index]) or read_chunk(rows, index)
+    )
     for rows_written in range(1, 60):
         world.play(1, storage)
         save_checkpoint(run, storage.state(), storage.chunks())

@@ -164,8 +164,8 @@ def test_the_side_table_grows_as_needed_and_freed_places_are_used_again(make_wor
     for _ in range(8):
         world.play(100, storage)
         held = sum(row.terminated or row.truncated for rows in world.lanes.values() for row in rows[-30:])
-        assert len(storage._finals.table) - len(storage._finals.free) == held  # those in use, and no others
-        sizes.append(len(storage._finals.table))
+        assert len(storage.finals.table) - len(storage.finals.free) == held  # those in use, and no others
+        sizes.append(len(storage.finals.table))
     assert sizes[0] == sizes[-1] == 256  # 64, doubled twice, and never again
 
 
@@ -173,7 +173,7 @@ def test_no_final_observation_is_kept_where_the_next_row_has_it(make_world):
     world = make_world(1, 2, "next", 0.4)
     storage = world.storage(40)
     world.play(100, storage)
-    assert len(storage._finals.free) == len(storage._finals.table)
+    assert len(storage.finals.free) == len(storage.finals.table)
 
 
 def test_a_replay_of_reset_rows_alone_says_so_instead_of_searching_for_ever(make_world, streams):
@@ -196,7 +196,7 @@ def test_the_memory_estimate_is_what_the_lanes_take(make_world):
     storage = Storage(3, 4, 4 * 10 + 3, (Field("obs", (5, 2), "uint8"), Field("action", (2,), "float32")))
     # 10 bytes obs, 8 action, 4 reward, 3 flags, 4 place of the final observation; one slot more than rows
     assert storage.nbytes == 3 * 4 * 11 * (10 + 8 + 4 + 3 + 4)
-    assert storage.nbytes == sum(data.nbytes for data in storage._data.values()) + storage._finals.place.nbytes
+    assert storage.nbytes == sum(data.nbytes for data in storage.data.values()) + storage.finals.place.nbytes
 
 
 def test_what_cannot_fit_is_refused_before_it_is_allocated(monkeypatch):

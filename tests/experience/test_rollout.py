@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlab.errors import RlabError
-from rlab.experience import storage as storage_module
+from rlab.experience import storage_chunks as chunks_module
 from rlab.experience.fields import Field
 
 STYLES = ("same", "next", "disabled")
@@ -157,7 +157,7 @@ def test_saved_at_any_moment_a_rollout_goes_on_with_the_same_episodes(make_world
     world = data.draw(worlds(make_world))
     rollout = world.rollout(steps)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(storage_module, "CHUNK_ROWS", data.draw(st.sampled_from([1, 4, 4096])))
+        patch.setattr(chunks_module, "CHUNK_ROWS", data.draw(st.sampled_from([1, 4, 4096])))
         world.play(moment, rollout.storage)
         again = saved_and_loaded(rollout, world.rollout(steps))
     assert again.full is rollout.full

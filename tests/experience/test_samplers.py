@@ -12,7 +12,8 @@ from rlab.errors import RlabError
 from rlab.experience.dataset import Dataset, Episode
 from rlab.experience.demonstrations import demonstrations_of
 from rlab.experience.fields import Field
-from rlab.experience.samplers import MixtureSampler, UniformSampler
+from rlab.experience.mixture_sampler import MixtureSampler
+from rlab.experience.samplers import UniformSampler
 from rlab.experience.sequence_samplers import SequenceSampler, read_sequences
 from rlab.networks.spaces import Box, Discrete
 from rlab.randomness import streams as streams_of

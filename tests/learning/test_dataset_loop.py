@@ -11,10 +11,10 @@ from torch import nn
 
 from rlab.errors import UsageError
 from rlab.experience.examples import EpochSampler, Examples
+from rlab.learning.base_loop import Periods
 from rlab.learning.contract import Updated
 from rlab.learning.dataset_loop import DRAWN_UPDATES, VALIDATED_ROWS, DatasetLoop, validation_metrics
 from rlab.learning.early_stopping import EarlyStopping
-from rlab.learning.loop import Periods
 from rlab.learning.supervised import SupervisedSettings
 from rlab.learning.supervised_fit import History, make_loop
 from rlab.networks.spec import LayerSpec, NetworkSpec

@@ -15,8 +15,9 @@ from rlab.errors import RlabError
 from rlab.experience.samplers import Streams, read_windows
 from rlab.experience.storage import Storage
 from rlab.learning import loop as loop_module
+from rlab.learning.base_loop import JudgementError, Periods
 from rlab.learning.contract import Batch, Updated
-from rlab.learning.loop import JudgementError, Periods, updates_due
+from rlab.learning.loop import updates_due
 from rlab.runs.logs import MetricsLog, read_json_lines
 from rlab.types import Clock
 
