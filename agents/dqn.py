@@ -17,7 +17,8 @@ from rlab.experience.storage import Storage
 from rlab.learning.contract import Batch, Updated
 from rlab.learning.demonstration_losses import DemonstrationTerm
 from rlab.learning.exploration import EpsilonGreedy, linear
-from rlab.learning.optimizers import OptimizerSettings, StackedOptimizer
+from rlab.learning.optimizer_settings import OptimizerSettings
+from rlab.learning.optimizers import StackedOptimizer
 from rlab.learning.q_learning import QLearningConfig
 from rlab.learning.returns import LOSSES, continuation, max_value, n_step_return, q_td_error, weighted_mean
 from rlab.learning.targets import follow

@@ -18,7 +18,8 @@ from rlab.evaluation.episode_driver import EpisodeEnvs
 from rlab.learning.choices import LrSchedule
 from rlab.learning.common_config import OptimizerConfig
 from rlab.learning.distillation import Teacher, distillation_loss, distilled_kinds
-from rlab.learning.optimizers import OptimizerSettings, StackedOptimizer
+from rlab.learning.optimizer_settings import OptimizerSettings
+from rlab.learning.optimizers import StackedOptimizer
 from rlab.networks.bodies import BodySettings, actor_network_spec
 from rlab.networks.heads import build_head
 from rlab.networks.layers import ACTIVATIONS, StackedDropout

@@ -19,7 +19,8 @@ from rlab.learning.choices import Activation, Init, LrSchedule, RewardScaling
 from rlab.learning.common_config import StochasticPolicyConfig, Unread
 from rlab.learning.contract import Batch, Updated
 from rlab.learning.exploration import ActionNoise
-from rlab.learning.optimizers import OptimizerSettings, StackedOptimizer
+from rlab.learning.optimizer_settings import OptimizerSettings
+from rlab.learning.optimizers import StackedOptimizer
 from rlab.learning.policy_gradient import explained_variance, gae
 from rlab.learning.reward_scaling import RewardScaler
 from rlab.learning.terms import LossTerms

@@ -19,7 +19,8 @@ from rlab.learning.actor_critic import actor_spec, policy_parts
 from rlab.learning.choices import ObsScaling
 from rlab.learning.common_config import StochasticPolicyConfig
 from rlab.learning.contract import Batch
-from rlab.learning.optimizers import OptimizerSettings, StackedOptimizer
+from rlab.learning.optimizer_settings import OptimizerSettings
+from rlab.learning.optimizers import StackedOptimizer
 from rlab.networks.continuous_heads import GaussianHead, SquashedGaussianHead
 from rlab.networks.distributions import only
 from rlab.networks.heads import STOCHASTIC_HEADS, StochasticHead, stochastic_head_json

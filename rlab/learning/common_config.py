@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from rlab.learning.choices import Activation, Init, LrSchedule, ObsScaling, Optimizer
-from rlab.learning.optimizers import OptimizerSettings
+from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.networks.spaces import Box, Space
 from rlab.ranges import check_counts, check_positive, check_shares_below_one
 

@@ -10,7 +10,7 @@ from rlab.errors import UsageError
 from rlab.learning.adapters import LORA_LAYERS, with_lora
 from rlab.learning.finetune_config import FinetuneConfig
 from rlab.learning.layer_transfer import WEIGHTLESS, Refit, refit_policy
-from rlab.learning.optimizers import ParameterGroup
+from rlab.learning.parameter_groups import ParameterGroup
 from rlab.networks.merging import merge_policy
 from rlab.networks.policy import Policy, PolicySpec
 from rlab.networks.spaces import Space

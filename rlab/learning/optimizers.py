@@ -1,95 +1,15 @@
 """Optimizers by name, for all kinds of learning alike; `torch.optim` does the stepping."""
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from rlab.errors import UsageError, unknown
-from rlab.learning.schedules import CONSTANT, Schedule
+from rlab.errors import UsageError
+from rlab.learning.optimizer_settings import OptimizerSettings
+from rlab.learning.parameter_groups import ParameterGroup, as_groups
 from rlab.types import Clock
-
-# name -> maker(parameters, lr, weight_decay, eps). AdamW decouples the decay from the gradient (Loshchilov and Hutter
-# 2019); the others add it to the gradient.
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "momentum": lambda parameters, **kwargs: torch.optim.SGD(parameters, momentum=0.9, **kwargs),
-    "adagrad": torch.optim.Adagrad,
-    "adadelta": torch.optim.Adadelta,
-    "rmsprop": torch.optim.RMSprop,
-    "adam": lambda parameters, **kwargs: torch.optim.Adam(parameters, fused=True, **kwargs),
-    "adamw": lambda parameters, **kwargs: torch.optim.AdamW(parameters, fused=True, **kwargs),
-    "radam": torch.optim.RAdam,
-}
-_WITHOUT_EPS = ("sgd", "momentum")
-
-
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """The settings of one optimizer.
-
-    Apart from `OptimizerConfig`, whose fields are the flags of a whole agent, so that an agent with several optimizers
-    can give each its own.
-
-    Raises:
-        UsageError: an unknown name or a number out of range.
-    """
-
-    name: str = "adam"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    l1: float = 0.0  # weight of the sum of absolute parameters
-    eps: float | None = None  # None: torch's default; sgd and momentum have none
-    max_grad_norm: float | None = None  # of one member's whole gradient; None: not clipped
-    schedule: Schedule = CONSTANT  # of the learning rate
-
-    @classmethod
-    def of(cls, config: Any) -> "OptimizerSettings":
-        """Those of a learner's config, `rlab.learning.common_config.OptimizerConfig`."""
-        return cls(
-            config.optimizer,
-            config.learning_rate,
-            config.weight_decay,
-            config.l1,
-            config.optimizer_eps,
-            config.max_grad_norm,
-            Schedule(config.lr_schedule, config.lr_final, config.lr_warmup_fraction, config.lr_steps),
-        )
-
-    def rate(self, progress: float) -> float:
-        """The learning rate when this share of the budget is used."""
-        return self.learning_rate * self.schedule.factor(progress)
-
-    def __post_init__(self) -> None:
-        if self.name not in OPTIMIZERS:
-            raise unknown("optimizer", self.name, OPTIMIZERS)
-        # Written so that NaN fails too: every comparison with it is false.
-        if not 0 < self.learning_rate < math.inf:
-            raise UsageError(f"learning_rate {self.learning_rate} must be above 0 and finite.")
-        for name in ("weight_decay", "l1"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UsageError(f"{name} {getattr(self, name)} must be 0 or more and finite.")
-        if self.eps is not None and not 0 <= self.eps < math.inf:
-            raise UsageError(f"optimizer eps {self.eps} must be 0 or more; None takes torch's default.")
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise UsageError(f"max_grad_norm {self.max_grad_norm} must be above 0; None leaves gradients alone.")
-
-
-@dataclass(frozen=True)
-class ParameterGroup:
-    """Parameters that learn from the same time on, at the same share of the learning rate."""
-
-    name: str  # "actor.4", "critic": for reports and logs
-    parameters: tuple[nn.Parameter, ...]
-    factor: float = 1.0  # of the learning rate; Howard and Ruder 2018, section 3.2 (discriminative fine-tuning)
-    begins_at: int | None = 0  # env steps from which it learns; None: never
-
-    def learns(self, env_steps: int) -> bool:
-        """Whether it learns at this time."""
-        return self.begins_at is not None and env_steps >= self.begins_at
 
 
 class StepHook(Protocol):
@@ -139,15 +59,11 @@ class StackedOptimizer:
 
     def regroup(self, parameters: Iterable[nn.Parameter] | Sequence[ParameterGroup]) -> None:
         """Begin anew with these parameters or groups in place of those that it had."""
-        settings = self.settings
-        self.groups = _as_groups(list(parameters))
+        self.groups = as_groups(list(parameters))
         self._rows = _rows([p for group in self.groups for p in group.parameters], self._members)
         self._flats = [nn.Parameter(_flatten(group.parameters, self._rows)) for group in self.groups]
         self._grads = [torch.zeros_like(flat) for flat in self._flats]
-        kwargs: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
-        if settings.eps is not None and settings.name not in _WITHOUT_EPS:
-            kwargs["eps"] = settings.eps
-        self.torch_optimizer = OPTIMIZERS[settings.name]([{"params": [flat]} for flat in self._flats], **kwargs)
+        self.torch_optimizer = self.settings.make(self._flats)
         self.at(0, factor=1.0)
 
     def at(self, env_steps: int, factor: float) -> None:
@@ -270,24 +186,6 @@ def clip_members(grad: Tensor, norm: Tensor, max_norm: float) -> None:
     Pascanu et al. (2013), algorithm 1, for every member by itself.
     """
     grad.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0).unsqueeze(1))
-
-
-def _as_groups(given: Sequence[nn.Parameter | ParameterGroup]) -> tuple[ParameterGroup, ...]:
-    """The groups, checked; parameters alone are one group."""
-    groups = tuple(group for group in given if isinstance(group, ParameterGroup))
-    if len(groups) < len(given):
-        groups = (ParameterGroup("all", tuple(p for p in given if isinstance(p, nn.Parameter))),)
-    names = [group.name for group in groups]
-    if not groups or not all(group.parameters for group in groups):
-        raise ValueError(f"every group needs a parameter; there are {names}")
-    if len(set(names)) < len(names):
-        raise ValueError(f"two groups have one name: {names}")
-    found = [id(parameter) for group in groups for parameter in group.parameters]
-    if len(set(found)) < len(found):
-        raise ValueError(f"a parameter is in two groups or twice in one; there are {names}")
-    if all(group.begins_at is None for group in groups):
-        raise UsageError(f"nothing would ever learn: {', '.join(names)} are frozen.")
-    return groups
 
 
 def _rows(parameters: Sequence[nn.Parameter], members: int | None) -> int:

@@ -14,7 +14,8 @@ from rlab.errors import UsageError, unknown
 from rlab.learning.augmentation import augmentation
 from rlab.learning.common_config import OptimizerConfig
 from rlab.learning.contract import Batch, Updated
-from rlab.learning.optimizers import OptimizerSettings, StackedOptimizer
+from rlab.learning.optimizer_settings import OptimizerSettings
+from rlab.learning.optimizers import StackedOptimizer
 from rlab.learning.supervised_losses import LOSSES, correct, cross_entropy
 from rlab.networks.layers import StackedDropout
 from rlab.networks.spec import StackedNetwork, generator_states, load_generator_states

@@ -22,7 +22,8 @@ from rlab.experience.samplers import Sampler, Streams, UniformSampler
 from rlab.experience.storage import Storage
 from rlab.learning.contract import Batch, Updated
 from rlab.learning.exploration import EpsilonGreedy
-from rlab.learning.optimizers import OptimizerSettings, StackedOptimizer
+from rlab.learning.optimizer_settings import OptimizerSettings
+from rlab.learning.optimizers import StackedOptimizer
 from rlab.learning.returns import continuation, n_step_return, q_td_error, squared
 from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.memory import State

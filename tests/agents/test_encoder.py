@@ -17,7 +17,8 @@ from rlab.experience.demonstrations import Demonstrations, demonstrations_of
 from rlab.experience.samplers import Sampler
 from rlab.learning.base_loop import Periods
 from rlab.learning.dataset_loop import DatasetLoop
-from rlab.learning.optimizers import OptimizerSettings, StackedOptimizer
+from rlab.learning.optimizer_settings import OptimizerSettings
+from rlab.learning.optimizers import StackedOptimizer
 from rlab.networks.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 from rlab.randomness import streams
 from rlab.types import Clock

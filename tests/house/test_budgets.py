@@ -20,9 +20,16 @@ def code_lines(source: str) -> int:
     return sum(1 for number, line in lines if line.strip() and line.strip()[0] != "#" and number not in documented)
 
 
-def test_one_transition_is_followed_to_its_gradient_in_six_files_and_720_lines() -> None:
+def import_lines(source: str) -> int:
+    """Lines of import statements, which nobody reads to follow what happens."""
+    imports = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return sum((node.end_lineno or 0) - node.lineno + 1 for node in imports)
+
+
+def test_one_transition_is_followed_to_its_gradient_in_six_files_and_600_lines() -> None:
     assert len(ROAD) <= 6
-    assert sum(code_lines((ROOT / file).read_text()) for file in ROAD) <= 720
+    sources = [(ROOT / file).read_text() for file in ROAD]
+    assert sum(code_lines(source) - import_lines(source) for source in sources) <= 600
 
 
 def test_double_dqn_costs_at_most_25_lines() -> None:

@@ -23,7 +23,7 @@ from rlab.learning import choices
 from rlab.learning.actor_critic import REWARD_SCALINGS
 from rlab.learning.demonstration_losses import DEMONSTRATION_LOSSES
 from rlab.learning.finetune_config import FinetuneConfig
-from rlab.learning.optimizers import OPTIMIZERS
+from rlab.learning.optimizer_settings import OPTIMIZERS
 from rlab.learning.returns import LOSSES
 from rlab.learning.schedules import SCHEDULES
 from rlab.networks.initialization import INITIALISERS

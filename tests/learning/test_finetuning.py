@@ -15,7 +15,8 @@ from rlab.learning.finetuning import (
     trainable_share,
     transfer,
 )
-from rlab.learning.optimizers import OptimizerSettings, StackedOptimizer
+from rlab.learning.optimizer_settings import OptimizerSettings
+from rlab.learning.optimizers import StackedOptimizer
 from rlab.networks.bodies import BodySettings, actor_network_spec, q_network_spec
 from rlab.networks.heads import STOCHASTIC_HEADS
 from rlab.networks.merging import merge_policy

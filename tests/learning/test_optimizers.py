@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from rlab.errors import UsageError
-from rlab.learning.optimizers import OPTIMIZERS, OptimizerSettings, ParameterGroup, StackedOptimizer, regroup
+from rlab.learning.optimizer_settings import OPTIMIZERS, OptimizerSettings
+from rlab.learning.optimizers import StackedOptimizer, regroup
+from rlab.learning.parameter_groups import ParameterGroup
 from rlab.learning.schedules import Schedule
 from rlab.types import Clock
 

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from rlab.errors import UsageError
-from rlab.learning.optimizers import OPTIMIZERS, OptimizerSettings, ParameterGroup, StackedOptimizer
+from rlab.learning.optimizer_settings import OPTIMIZERS, OptimizerSettings
+from rlab.learning.optimizers import StackedOptimizer
+from rlab.learning.parameter_groups import ParameterGroup
 from rlab.runs.encoding import decode, encode
 
 MEMBERS = 3

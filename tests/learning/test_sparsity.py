@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from rlab.errors import UsageError
 from rlab.learning.adapters import with_lora
-from rlab.learning.optimizers import OptimizerSettings, StackedOptimizer
+from rlab.learning.optimizer_settings import OptimizerSettings
+from rlab.learning.optimizers import StackedOptimizer
 from rlab.learning.sparsity import (
     BEGIN,
     END,

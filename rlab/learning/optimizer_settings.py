@@ -1,0 +1,84 @@
+"""What a config says about an optimizer: its name, its learning rate over the budget, and what it adds to gradients."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlab.errors import UsageError, unknown
+from rlab.learning.schedules import CONSTANT, Schedule
+
+# name -> maker(parameters, lr, weight_decay, eps). AdamW decouples the decay from the gradient (Loshchilov and Hutter
+# 2019); the others add it to the gradient.
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "momentum": lambda parameters, **kwargs: torch.optim.SGD(parameters, momentum=0.9, **kwargs),
+    "adagrad": torch.optim.Adagrad,
+    "adadelta": torch.optim.Adadelta,
+    "rmsprop": torch.optim.RMSprop,
+    "adam": lambda parameters, **kwargs: torch.optim.Adam(parameters, fused=True, **kwargs),
+    "adamw": lambda parameters, **kwargs: torch.optim.AdamW(parameters, fused=True, **kwargs),
+    "radam": torch.optim.RAdam,
+}
+_WITHOUT_EPS = ("sgd", "momentum")
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """The settings of one optimizer.
+
+    Apart from `OptimizerConfig`, whose fields are the flags of a whole agent, so that an agent with several optimizers
+    can give each its own.
+
+    Raises:
+        UsageError: an unknown name or a number out of range.
+    """
+
+    name: str = "adam"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    l1: float = 0.0  # weight of the sum of absolute parameters
+    eps: float | None = None  # None: torch's default; sgd and momentum have none
+    max_grad_norm: float | None = None  # of one member's whole gradient; None: not clipped
+    schedule: Schedule = CONSTANT  # of the learning rate
+
+    @classmethod
+    def of(cls, config: Any) -> "OptimizerSettings":
+        """Those of a learner's config, `rlab.learning.common_config.OptimizerConfig`."""
+        return cls(
+            config.optimizer,
+            config.learning_rate,
+            config.weight_decay,
+            config.l1,
+            config.optimizer_eps,
+            config.max_grad_norm,
+            Schedule(config.lr_schedule, config.lr_final, config.lr_warmup_fraction, config.lr_steps),
+        )
+
+    def make(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+        """The optimizer of `torch.optim`, each of the parameters in a group of its own."""
+        kwargs: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
+        if self.eps is not None and self.name not in _WITHOUT_EPS:
+            kwargs["eps"] = self.eps
+        return OPTIMIZERS[self.name]([{"params": [parameter]} for parameter in parameters], **kwargs)
+
+    def rate(self, progress: float) -> float:
+        """The learning rate when this share of the budget is used."""
+        return self.learning_rate * self.schedule.factor(progress)
+
+    def __post_init__(self) -> None:
+        if self.name not in OPTIMIZERS:
+            raise unknown("optimizer", self.name, OPTIMIZERS)
+        # Written so that NaN fails too: every comparison with it is false.
+        if not 0 < self.learning_rate < math.inf:
+            raise UsageError(f"learning_rate {self.learning_rate} must be above 0 and finite.")
+        for name in ("weight_decay", "l1"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"{name} {getattr(self, name)} must be 0 or more and finite.")
+        if self.eps is not None and not 0 <= self.eps < math.inf:
+            raise UsageError(f"optimizer eps {self.eps} must be 0 or more; None takes torch's default.")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise UsageError(f"max_grad_norm {self.max_grad_norm} must be above 0; None leaves gradients alone.")

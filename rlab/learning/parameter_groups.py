@@ -1,0 +1,40 @@
+"""Groups of parameters that one optimizer steps: which of them learn, from when on, and how fast."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from rlab.errors import UsageError
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that learn from the same time on, at the same share of the learning rate."""
+
+    name: str  # "actor.4", "critic": for reports and logs
+    parameters: tuple[nn.Parameter, ...]
+    factor: float = 1.0  # of the learning rate; Howard and Ruder 2018, section 3.2 (discriminative fine-tuning)
+    begins_at: int | None = 0  # env steps from which it learns; None: never
+
+    def learns(self, env_steps: int) -> bool:
+        """Whether it learns at this time."""
+        return self.begins_at is not None and env_steps >= self.begins_at
+
+
+def as_groups(given: Sequence[nn.Parameter | ParameterGroup]) -> tuple[ParameterGroup, ...]:
+    """The groups, checked; parameters alone are one group."""
+    groups = tuple(group for group in given if isinstance(group, ParameterGroup))
+    if len(groups) < len(given):
+        groups = (ParameterGroup("all", tuple(p for p in given if isinstance(p, nn.Parameter))),)
+    names = [group.name for group in groups]
+    if not groups or not all(group.parameters for group in groups):
+        raise ValueError(f"every group needs a parameter; there are {names}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"two groups have one name: {names}")
+    found = [id(parameter) for group in groups for parameter in group.parameters]
+    if len(set(found)) < len(found):
+        raise ValueError(f"a parameter is in two groups or twice in one; there are {names}")
+    if all(group.begins_at is None for group in groups):
+        raise UsageError(f"nothing would ever learn: {', '.join(names)} are frozen.")
+    return groups
