@@ -38,12 +38,16 @@ def stored_fields(fields: Sequence[Field]) -> tuple[Field, ...]:
     """All fields of a row: `obs`, `action`, the fixed ones, and the agent's further ones.
 
     Raises:
-        ValueError: the first two are not `obs` and `action`, or a name occurs twice or is taken.
+        UsageError: the first two are not `obs` and `action`, or a name occurs twice or is taken.
     """
     every = (*fields[:2], *FIXED_FIELDS, *fields[2:])
     names = [f.name for f in every]
     if names[:2] != ["obs", "action"] or len(set(names)) < len(names) or TAKEN_NAMES & set(names):
-        raise ValueError(f"fields must be obs, action and others of different names, not {', '.join(names)}")
+        given = ", ".join(f.name for f in fields)
+        taken = ", ".join(sorted({f.name for f in FIXED_FIELDS} | TAKEN_NAMES))
+        raise UsageError(
+            f"an agent's fields must be obs, action and others, with names other than {taken}; not {given}."
+        )
     return every
 
 
@@ -56,8 +60,8 @@ def storage_nbytes(members: int, num_envs: int, capacity: int, fields: Sequence[
         fields: the agent's, `obs` and `action` first; the fixed fields are added here.
 
     Raises:
-        UsageError: the capacity is below one row per env, or needs more memory than the machine has free.
-        ValueError: as `stored_fields`.
+        UsageError: the capacity is below one row per env, or needs more memory than the machine has free; or as
+            `stored_fields`.
     """
     if capacity < num_envs:
         raise UsageError(f"replay_capacity {capacity} must be at least num_envs, {num_envs}: one row per env.")

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from rlab.errors import UsageError
 from rlab.experience.env_contract import Step
 from rlab.experience.fields import Field, storage_nbytes, stored_fields
 from rlab.experience.final_observations import NONE, FinalObservations
@@ -28,8 +29,8 @@ class Storage:
         fields: what `Agent.fields()` gives, `obs` and `action` first.
 
     Raises:
-        UsageError: the capacity is below one row per env, or needs more memory than the machine has free.
-        ValueError: a field has a name that is taken.
+        UsageError: the capacity is below one row per env, or needs more memory than the machine has free, or a field
+            has a name that is taken.
     """
 
     demonstrated: ClassVar[bool] = False  # whether every row is a demonstration, which every batch of them then says
@@ -69,7 +70,7 @@ class Storage:
         `extras` has the value `[S, N, ...]` of every further field.
 
         Raises:
-            ValueError: the value of a field is missing, or there is one without a field.
+            UsageError: the value of a field is missing, or there is one without a field.
         """
         if self._may_be_fresh:
             self._cut_episodes(obs)
@@ -85,7 +86,8 @@ class Storage:
             **extras,
         }
         if row.keys() != self.data.keys():
-            raise ValueError(f"a row needs {', '.join(f.name for f in self.fields)}, not {', '.join(row)}")
+            lacking = ", ".join(sorted(self.data.keys() ^ row.keys()))
+            raise UsageError(f"the extras of `Acted` and the agent's fields differ: {lacking} is in one of them alone.")
         for name, value in row.items():
             self.data[name][:, :, slot] = value
         self.data["obs"][:, :, following] = step.obs

@@ -25,7 +25,7 @@ class Means:
     def add(self, metrics: Mapping[str, Tensor]) -> None:
         """Take what one update reports, `[S]` each; names may differ from update to update."""
         for name, value in metrics.items():
-            self._kept.setdefault(name, []).append(value)
+            self._kept.setdefault(name, []).append(value.detach() if value.requires_grad else value)
         self._most += 1
         if self._most >= KEPT:
             self._add_up()

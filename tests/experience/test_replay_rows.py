@@ -145,7 +145,9 @@ def test_extra_fields_travel_with_their_row(make_world, streams):
 def test_a_row_without_one_of_its_fields_is_refused(make_world):
     world = make_world(1, 1, "same")
     storage = world.storage(5, further=(Field("serial", (), "int32"),))
-    with pytest.raises(ValueError, match="a row needs obs, action, reward, terminated, truncated, valid, serial, not"):
+    with pytest.raises(
+        UsageError, match="extras of `Acted` and the agent's fields differ: serial is in one of them alone"
+    ):
         world.play(1, storage)
 
 
@@ -153,7 +155,9 @@ def test_a_row_without_one_of_its_fields_is_refused(make_world):
     "name", ["reward", "obs", "next_obs", "steps", "final_obs", "final_row", "final_at", "first_row"]
 )
 def test_a_field_cannot_take_a_name_that_is_taken(make_world, name):
-    with pytest.raises(ValueError, match="fields must be obs, action and others of different names"):
+    with pytest.raises(
+        UsageError, match=r"fields must be obs, action and others, with names other than .*; not obs, action, "
+    ):
         make_world(1, 1, "same").storage(5, further=(Field(name, (), "int32"),))
 
 

@@ -22,6 +22,12 @@ def test_the_mean_of_a_metric_is_over_the_updates_that_reported_it():
     assert means.take() == {}  # a new stretch
 
 
+def test_a_metric_that_still_has_its_gradient_is_reported_without_it():
+    means = Means()
+    means.add({"loss/a": 2.0 * torch.ones(2, requires_grad=True)})
+    assert means.take()["loss/a"].tolist() == [2.0, 2.0]
+
+
 def test_a_mean_is_the_same_to_the_bit_wherever_its_stretch_was_saved():
     values = [1.0 + 0.1 * i for i in range(3 * KEPT + 5)]
     whole, saved = Means(), Means()
