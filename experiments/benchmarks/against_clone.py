@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from rlab.experiments.benchmarks.timing import ROUNDS, ratio, record
 
@@ -53,12 +54,13 @@ def seconds_in(clone: Path, script: str) -> float:
 def main(other: str, rounds: int = ROUNDS) -> None:
     """Time, print, record."""
     here, there = Path(__file__).resolve().parents[2], Path(other).resolve()
-    found = {}
+    found: dict[str, Any] = {}
     for what, script in SCRIPTS.items():
         pairs = [(seconds_in(here, script), seconds_in(there, script)) for _ in range(rounds)]
         seconds = {"this": [a for a, _ in pairs], "other": [b for _, b in pairs]}
-        found[what] = {"seconds": seconds, "speed_of_other": ratio(seconds["other"], seconds["this"])}
-        print(f"{what}: {found[what]['speed_of_other']['median']:.3f} times the other clone's speed", flush=True)
+        speed = ratio(seconds["other"], seconds["this"])
+        found[what] = {"seconds": seconds, "speed_of_other": speed}
+        print(f"{what}: {speed['median']:.3f} times the other clone's speed", flush=True)
     record(__file__, {"this": _commit(here), "other": _commit(there), "found": found})
 
 
@@ -70,4 +72,4 @@ def _commit(clone: Path) -> str:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2], *map(int, sys.argv[2:3]))
+    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else ROUNDS)
