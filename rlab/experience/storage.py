@@ -76,15 +76,8 @@ class Storage:
             self._cut_episodes(obs)
         slot = self.rows_written % self._slots
         following = (slot + 1) % self._slots
-        row = {
-            "obs": obs,
-            "action": action,
-            "reward": step.reward,
-            "terminated": step.terminated,
-            "truncated": step.truncated,
-            "valid": step.valid,
-            **extras,
-        }
+        row = {"obs": obs, "action": action, "reward": step.reward, "terminated": step.terminated}
+        row |= {"truncated": step.truncated, "valid": step.valid, **extras}
         if row.keys() != self.data.keys():
             lacking = ", ".join(sorted(self.data.keys() ^ row.keys()))
             raise UsageError(f"the extras of `Acted` and the agent's fields differ: {lacking} is in one of them alone.")

@@ -12,7 +12,8 @@ from rlab.experience.samplers import Sampler
 from rlab.experience.storage import Storage
 from rlab.learning.contract import Agent, RolloutConfig
 from rlab.learning.dataset_loop import DatasetLoop
-from rlab.learning.loop import Loop, ReplayLoop, RolloutLoop, updates_due
+from rlab.learning.loop import Loop, ReplayLoop, updates_due
+from rlab.learning.rollout_loop import RolloutLoop
 from rlab.randomness import streams
 from rlab.runs.config import RunConfig
 

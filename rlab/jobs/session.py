@@ -218,7 +218,7 @@ class Session:
         self.env.load_state(closed.state())
         assert isinstance(self.loop, EnvLoop)
         self.loop.collector.env = self.env
-        self.loop.begin_episodes()
+        self.loop.begin()
 
     def _fit_statistics(self) -> None:
         """Show an agent that learns from a dataset all observations, before its first update."""

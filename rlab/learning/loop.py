@@ -1,5 +1,5 @@
-"""The training loops: collect, store, learn, report. They differ in when they learn and from what; the one that learns
-without an env is in `dataset_loop`, and what they report is in `base_loop`."""
+"""The training loops: collect, store, learn, report. They differ in when they learn and from what: those for
+rollouts and datasets are in `rollout_loop` and `dataset_loop`. What all of them report is in `base_loop`."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,6 @@ from torch import Tensor
 from rlab.errors import RlabError
 from rlab.experience.collector import Collector
 from rlab.experience.samplers import Sampler
-from rlab.experience.sequence_samplers import RolloutSampler
 from rlab.experience.storage import Storage
 from rlab.learning.base_loop import BaseLoop, Judgement, Periods
 from rlab.learning.contract import Agent, Batch, Listener, ReplayConfig
@@ -41,7 +40,7 @@ class Loop(BaseLoop):
             RlabError: an env or an update failed. Before an env's error there is a save; none of a broken policy.
         """
         stopped = self.judgement_due and not self.judge()
-        self._start()
+        self.begin()
         self._logged_at = (self.clock.env_steps, time.perf_counter())
         while not (self.finished or stopped):
             before = self.clock.env_steps
@@ -56,8 +55,8 @@ class Loop(BaseLoop):
         self.save()
         return self.finished
 
-    def _start(self) -> None:
-        """What has to happen before the first step, also of a run that goes on."""
+    def begin(self) -> None:
+        """Called before the first step, also of a run that is resumed."""
 
     def _advance(self) -> None:
         """Move the clock."""
@@ -100,10 +99,7 @@ class EnvLoop(Loop):
         self.collector, self.storage = collector, storage
         self._episodes = EpisodeBook(self.seeds, on_episodes)
 
-    def _start(self) -> None:
-        self.begin_episodes()
-
-    def begin_episodes(self) -> None:
+    def begin(self) -> None:
         """Reset every env; the episodes under way are cut in storage, as by a time limit."""
         self.storage.expect_fresh_episodes()
         self.collector.start(self.agent.policy().initial_state(self.collector.env.num_envs))
@@ -151,24 +147,6 @@ class ReplayLoop(EnvLoop):
                 prepared = self.agent.prepare(few)
                 for i in range(0, min(part, rows - start), size):
                     yield {name: value[:, i : i + size] for name, value in prepared.items()}, drawn["row"]
-
-
-class RolloutLoop(EnvLoop):
-    """Learns from every rollout when it is full, in the minibatches of the sampler.
-
-    What is left when the budget ends, less than a rollout, is not learned from.
-    """
-
-    stream_use = "minibatches"
-    sampler: RolloutSampler
-
-    def _batches_due(self, before: int) -> Iterator[tuple[Batch, Tensor]]:
-        if not self.sampler.full:
-            return
-        rollout = self.sampler.sample()
-        rows = self.agent.prepare({name: value.to(self.agent.device) for name, value in rollout.items()})
-        for batch in self.sampler.batches(rows):
-            yield batch, rollout["row"]
 
 
 def updates_due(config: ReplayConfig, before: int, now: int) -> int:

@@ -15,7 +15,8 @@ from rlab.experience.collector import Collector
 from rlab.experience.storage import Storage
 from rlab.learning.base_loop import Periods
 from rlab.learning.distillation import Teacher
-from rlab.learning.loop import ReplayLoop, RolloutLoop
+from rlab.learning.loop import ReplayLoop
+from rlab.learning.rollout_loop import RolloutLoop
 from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.heads import build_head
 from rlab.networks.policy import Policy, PolicySpec, build_policy

@@ -18,7 +18,8 @@ from rlab.experience.sequence_samplers import RolloutSampler
 from rlab.experience.storage import Storage
 from rlab.learning.base_loop import Periods
 from rlab.learning.contract import Batch, Listener, Updated
-from rlab.learning.loop import EnvLoop, ReplayLoop, RolloutLoop
+from rlab.learning.loop import EnvLoop, ReplayLoop
+from rlab.learning.rollout_loop import RolloutLoop
 from rlab.networks.memory import State
 from rlab.networks.spaces import Box, Discrete
 from rlab.randomness import streams
