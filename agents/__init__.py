@@ -60,7 +60,8 @@ def load_agent(name: str) -> type:
 
     if missing := missing_parts(found):
         raise UsageError(
-            f"{name} is not an agent: it lacks {', '.join(missing)}. rlab/learning/contract.py says what an agent has."
+            f"{name} is not an agent: it lacks {', '.join(missing)}. rlab/learning/contract.py says what an agent has; "
+            "what __init__ sets counts where the class annotates it."
         )
     return found
 

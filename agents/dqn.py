@@ -26,7 +26,6 @@ from rlab.learning.terms import LossTerms
 from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.distributions import only
 from rlab.networks.memory import State
-from rlab.networks.own_bodies import Own
 from rlab.networks.policy import Policy, PolicySpec
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Discrete, Masked, Space
@@ -102,8 +101,7 @@ class DQN:
     @classmethod
     def policy_spec(cls, config: Any, obs_space: Space, action_space: Discrete) -> PolicySpec:
         """The policy that the settings ask for, as plain data."""
-        own = Own.of(config)
-        body = BodySettings(config.hidden, config.activation, config.layer_norm, config.dropout, config.init, own=own)
+        body = BodySettings.of(config, dropout=config.dropout)
         network = q_network_spec(obs_space, action_space.n, body, config.dueling)
         preprocess = Preprocess(obs_space, config.obs_scaling, config.obs_scale, members=None).to_json()
         return PolicySpec(obs_space, action_space, preprocess, network, cls.head_json(config, action_space))

@@ -88,8 +88,8 @@ def _from_policy(agent_class: Any, arguments: Any, start: Start, saved: SavedPol
     agent = agent_class(*arguments, start=fitted.spec)
     members = members_of(saved.policy.seeds, seeds, start.member)
     transfer(saved.policy, agent.policy(), fitted, members)
-    agent.load_weights({})  # whatever follows the policy, such as a target network, follows
     critic, fresh = _load_critic(agent, saved, members)
+    agent.load_weights({})  # target networks follow
     if start.config.critic_warmup is None:
         warmup = min(MOST_WARMUP, budget // 5) if fresh and saved.acts else 0
         start = replace(start, config=replace(start.config, critic_warmup=warmup))

@@ -27,11 +27,10 @@ from rlab.learning.terms import LossTerms
 from rlab.networks.bodies import BodySettings, actor_network_spec, critic_head_spec, critic_like
 from rlab.networks.heads import STOCHASTIC_HEADS, StochasticHead, build_head, stochastic_head_json
 from rlab.networks.memory import State
-from rlab.networks.own_bodies import Own
 from rlab.networks.policy import Policy, PolicySpec
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
-from rlab.networks.spec import StackedNetwork, build, has_dropout
+from rlab.networks.spec import StackedNetwork, build, has_dropout, load_members
 from rlab.ranges import check_counts, check_not_negative, check_positive, check_shares
 from rlab.types import Clock
 
@@ -161,17 +160,12 @@ class ActorCritic:
 
         Member i takes those of `members[i]`. Returns the reason where it is impossible, None where it was done.
         """
-        found, expected = state.get("critic"), self.critic.state_dict()
-        if found is None:
-            return "the run has none"
-        if {n: t.shape[1:] for n, t in found.items()} != {n: t.shape[1:] for n, t in expected.items()}:
-            return "the existing one has a different shape"
-        if (state.get("rewards") is None) != (self._rewards is None):
+        if "critic" in state and (state.get("rewards") is None) != (self._rewards is None):
             return "the existing one has learned from rewards of a different scale"
-        self.critic.load_state_dict({name: tensor[list(members)] for name, tensor in found.items()})
-        if self._rewards is not None:
+        reason = load_members(self.critic, state.get("critic", {}), members)
+        if reason is None and self._rewards is not None:
             self._rewards.load_state({name: tensor[list(members)] for name, tensor in state["rewards"].items()})
-        return None
+        return reason
 
     def fields(self) -> tuple[Field, ...]:
         obs, action = self._obs_space, self._action_space
@@ -344,8 +338,7 @@ def policy_parts(
 def actor_spec(config: Any, obs_space: Space, action_space: Space) -> PolicySpec:
     """The policy that settings such as `ActorCriticConfig`'s ask for."""
     head = stochastic_head_json(action_space, config.squash)
-    own, init, gain = Own.of(config), config.init, config.init_gain
-    body = BodySettings(config.hidden, config.activation, config.layer_norm, init=init, gain=gain, own=own)
+    body = BodySettings.of(config, gain=config.init_gain)
     log_std = config.log_std_init if isinstance(action_space, Box) else None
     width = build_head(head, action_space).width
     network = actor_network_spec(obs_space, width, body, config.actor_gain, log_std)

@@ -205,7 +205,10 @@ class LoadsCritic(Protocol):
     """It can begin with the critic of another agent."""
 
     def load_critic(self, state: Mapping[str, Any], members: Sequence[int]) -> str | None:
-        """Take the critic of another agent's `state()`, member i that of `members[i]`; why it cannot, else None."""
+        """Take the critic of another agent's `state()`, member i that of `members[i]`; why it cannot, else None.
+
+        `rlab.networks.spec.load_members` does it for one stack. `load_weights` is called next, for target networks.
+        """
         ...
 
 

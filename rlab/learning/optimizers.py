@@ -1,6 +1,7 @@
 """Optimizers by name, for all kinds of learning alike; `torch.optim` does the stepping."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -36,14 +37,14 @@ class StackedOptimizer:
     network has been moved to its device.
 
     A group that does not learn yet, or never, keeps every bit of its weights and moments: it has no gradient, so that
-    neither weight decay nor L1 touches it. All groups are known to `torch.optim` from the start.
+    neither weight decay nor L1 touches it. All groups are known to `torch.optim` from the start. A step while no group
+    learns, such as an actor's while its critic learns alone, does nothing.
 
     Args:
         parameters: of one group, or the groups.
         members: S. None: the first axis of every parameter; 1 takes plain modules, whose parameters have no such axis.
 
     Raises:
-        UsageError: no group ever learns.
         ValueError: a group is empty, two have a name or a parameter in common, or members differ in number.
     """
 
@@ -108,12 +109,11 @@ class StackedOptimizer:
 
         Returns:
             the norm `[S]` of each member's gradient over all groups that learn, before clipping.
-
-        Raises:
-            UsageError: no group learns at this time.
         """
         if clock is not None:
             self.at(clock.env_steps, self.settings.schedule.factor(clock.progress if progress is None else progress))
+        if not self._learning:
+            return torch.zeros_like(loss, requires_grad=False)
         grads = self._gradients(loss)
         if self.settings.l1:
             for i, grad in zip(self._learning, grads, strict=True):
@@ -136,9 +136,6 @@ class StackedOptimizer:
 
     def _gradients(self, loss: Tensor) -> list[Tensor]:
         """The gradient `[S, P]` of each group that learns, in the place from which the optimizer reads it."""
-        if not self._learning:
-            first = min(group.begins_at for group in self.groups if group.begins_at is not None)
-            raise UsageError(f"nothing learns at {self.env_steps} env steps: the first layers begin at {first}.")
         parameters = [parameter for i in self._learning for parameter in self.groups[i].parameters]
         found = iter(torch.autograd.grad(loss, parameters, torch.ones_like(loss), allow_unused=True))
         for i in self._learning:
@@ -174,10 +171,19 @@ class StackedOptimizer:
 
 
 def regroup(optimizers: Mapping[str, StackedOptimizer], groups: Sequence[ParameterGroup]) -> None:
-    """Give each optimizer, in place of its own groups, those of `groups` whose parameters it steps."""
+    """Give each optimizer, in place of its own groups, `groups` as far as it steps their parameters; one that steps
+    none of them goes on as it is.
+
+    Raises:
+        UsageError: no group ever learns.
+    """
+    if all(group.begins_at is None for group in groups):
+        raise UsageError(f"nothing would ever learn: {', '.join(group.name for group in groups)} are frozen.")
     for optimizer in optimizers.values():
-        own = {id(parameter) for group in optimizer.groups for parameter in group.parameters}
-        optimizer.regroup([group for group in groups if id(group.parameters[0]) in own])
+        stepped = {id(parameter) for group in optimizer.groups for parameter in group.parameters}
+        shares = [(group, tuple(p for p in group.parameters if id(p) in stepped)) for group in groups]
+        if own := [replace(group, parameters=share) for group, share in shares if share]:
+            optimizer.regroup(own)
 
 
 def clip_members(grad: Tensor, norm: Tensor, max_norm: float) -> None:

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from rlab.errors import UsageError
-
 
 @dataclass(frozen=True)
 class ParameterGroup:
@@ -35,6 +33,4 @@ def as_groups(given: Sequence[nn.Parameter | ParameterGroup]) -> tuple[Parameter
     found = [id(parameter) for group in groups for parameter in group.parameters]
     if len(set(found)) < len(found):
         raise ValueError(f"a parameter is in two groups or twice in one; there are {names}")
-    if all(group.begins_at is None for group in groups):
-        raise UsageError(f"nothing would ever learn: {', '.join(names)} are frozen.")
     return groups

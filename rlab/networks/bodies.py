@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rlab.errors import UsageError, unknown
 from rlab.networks.bounds import MIN_SIDE
@@ -28,6 +29,12 @@ class BodySettings:
     init: str = "pytorch"
     gain: float = 1.0  # of the initial weights of hidden layers
     own: Own | None = None  # a function of the user's makes the body; its layers stand in the place of all the above
+
+    @classmethod
+    def of(cls, config: Any, **others: Any) -> "BodySettings":
+        """Those of an agent's config, `rlab.learning.common_config.NetworkConfig`, and the `others`."""
+        own = Own.of(config)
+        return cls(config.hidden, config.activation, config.layer_norm, init=config.init, own=own, **others)
 
 
 def mlp_spec(features: int, outputs: int, body: BodySettings, output_gain: float = 1.0) -> NetworkSpec:

@@ -61,6 +61,12 @@ class BoxHead(Head):
         lead = action.shape[: action.dim() - len(self.shape)]
         return self._normalised(action.reshape(*lead, self.size).float())
 
+    def denormalised(self, value: Tensor) -> Tensor:
+        """From normalised units `[..., d]` to an action within the bounds, `[..., *action]`."""
+        # Clipped in float32, so that log_prob finds the bounds again by comparing.
+        action = (self.middle + self.scale * value).float().clamp(self.low, self.high)
+        return action.reshape(*value.shape[:-1], *self.shape)
+
     @property
     def half_range(self) -> Tensor:
         return self.scale
@@ -71,12 +77,6 @@ class BoxHead(Head):
     def _require_bounds(self, action_space: Space) -> None:
         if not self.bounded.all():
             raise UsageError(f"actions {action_space} cannot be squashed: each element needs two finite bounds.")
-
-    def _action(self, value: Tensor) -> Tensor:
-        """From normalised units `[..., d]` to an action within the bounds, `[..., *action]`."""
-        # Clipped in float32, so that log_prob finds the bounds again by comparing.
-        action = (self.middle + self.scale * value).float().clamp(self.low, self.high)
-        return action.reshape(*value.shape[:-1], *self.shape)
 
 
 class GaussianHead(BoxHead, StochasticHead):
@@ -101,7 +101,7 @@ class GaussianHead(BoxHead, StochasticHead):
     def act(self, outputs: Tensor, mask: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         mean, log_std = self._normal(outputs, mask)
         value = mean if noise is None else mean + log_std.exp() * noise
-        return self._action(self._bend(value))
+        return self.denormalised(self._bend(value))
 
     def log_prob(self, outputs: Tensor, action: Tensor, mask: Tensor | None = None) -> Tensor:
         mean, log_std = self._normal(outputs, mask)
@@ -190,9 +190,9 @@ class DeterministicHead(BoxHead):
 
     def act(self, outputs: Tensor, mask: Tensor | None = None) -> Tensor:
         refuse_mask(mask)
-        return self._action(outputs.tanh())
+        return self.denormalised(outputs.tanh())
 
     def sample(self, outputs: Tensor, generators: Sequence[torch.Generator], mask: Tensor | None = None) -> Tensor:
         refuse_mask(mask)
         noise = standard_noise("normal", outputs.shape[:-1], self.size, generators)
-        return self._action(outputs.tanh() + self.noise * noise.to(outputs.device))
+        return self.denormalised(outputs.tanh() + self.noise * noise.to(outputs.device))

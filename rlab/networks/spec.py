@@ -1,6 +1,6 @@
 """Networks as plain data: a list of layers, each a kind and its arguments, that JSON can hold."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
@@ -177,6 +177,17 @@ def has_dropout(network: nn.Module) -> bool:
 def copy_parameters(source: nn.Module, target: nn.Module) -> None:
     """Make `target`'s parameters and buffers equal to `source`'s, in place."""
     torch._foreach_copy_(_tensors(target), _tensors(source))
+
+
+def load_members(network: nn.Module, found: Mapping[str, Tensor], members: Sequence[int]) -> str | None:
+    """Load the state dict `found` of another stack like `network`, member i from its `members[i]`; why it cannot be
+    done, else None."""
+    if not found:
+        return "the run has none"
+    if {n: t.shape[1:] for n, t in found.items()} != {n: t.shape[1:] for n, t in network.state_dict().items()}:
+        return "the existing one has a different shape"
+    network.load_state_dict({name: tensor[list(members)] for name, tensor in found.items()})
+    return None
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

@@ -15,7 +15,6 @@ DEFINED_IN = ("rlab", "agents", "envs")
 FOR_OTHERS = {
     "rlab.experience.sequence_samplers.SequenceSampler",
     "rlab.networks.bodies.recurrent_network_spec",
-    "rlab.networks.critics.action_value_spec",
     "rlab.networks.memory.RecurrentLayer",
 }
 

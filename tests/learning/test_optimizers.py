@@ -129,6 +129,24 @@ def test_optimizers_are_regrouped_each_with_its_own_parameters() -> None:
     assert (body.item(), head.item()) == (1.0, 0.0)
 
 
+def test_a_group_is_divided_among_the_optimizers_that_step_its_parameters() -> None:
+    first, second, temperature = (nn.Parameter(torch.ones(1, 1)) for _ in range(3))
+    settings = OptimizerSettings("sgd", 1.0)
+    optimizers = {str(i): StackedOptimizer(settings, [p]) for i, p in enumerate((first, second, temperature))}
+    regroup(optimizers, [ParameterGroup("critics", (first, second), begins_at=10)])  # and none holds the temperature
+    assert [optimizer.groups[0].name for optimizer in optimizers.values()] == ["critics", "critics", "all"]
+    for optimizer, parameter in zip(optimizers.values(), (first, second, temperature), strict=True):
+        optimizer.step(parameter.sum(dim=1), Clock(5, 100))
+    assert (first.item(), second.item(), temperature.item()) == (1.0, 1.0, 0.0)
+
+
+def test_regrouping_refuses_groups_of_which_none_ever_learns() -> None:
+    weight = nn.Parameter(torch.ones(1, 1))
+    optimizers = {"policy": StackedOptimizer(OptimizerSettings(), [weight])}
+    with pytest.raises(UsageError, match=r"nothing would ever learn: policy\.0 are frozen\."):
+        regroup(optimizers, [ParameterGroup("policy.0", (weight,), begins_at=None)])
+
+
 def test_l1_adds_the_sign_of_each_weight_to_the_gradient() -> None:
     weight = nn.Parameter(torch.tensor([[2.0, -3.0, 0.0]]))
     norm = StackedOptimizer(OptimizerSettings("sgd", learning_rate=0.1, l1=0.5), [weight]).step(
