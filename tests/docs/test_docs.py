@@ -41,7 +41,7 @@ def own_modules() -> Iterator[None]:
     """Modules that a page writes are forgotten behind it: another page may have others of the same name."""
     before = set(sys.modules)
     yield
-    for name in set(sys.modules) & {"my_agents", "my_envs", "my_layers", "my_networks", "own_agent"} - before:
+    for name in {name for name in sys.modules if name.startswith("my_") or name == "own_agent"} - before:
         del sys.modules[name]
 
 
