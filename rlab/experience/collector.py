@@ -26,14 +26,14 @@ class Collector:
 
     def __init__(self, env: VectorEnv) -> None:
         self.env = env
-        lanes = (len(env.seeds), env.num_envs)
+        shape = (len(env.seeds), env.num_envs)
         self.obs = np.zeros(0)
         self.carried: State = NO_STATE  # the agent's state, [S, N, ...] each
         self._initial: State = NO_STATE  # that every episode begins with
-        self.transitions = np.zeros(lanes[0], np.int64)  # per member, without reset rows
-        self.episodes = np.zeros(lanes[0], np.int64)
-        self._returns = np.zeros(lanes, np.float64)
-        self._lengths = np.zeros(lanes, np.int64)
+        self.transitions = np.zeros(shape[0], np.int64)  # per member, without reset rows
+        self.episodes = np.zeros(shape[0], np.int64)
+        self._returns = np.zeros(shape, np.float64)
+        self._lengths = np.zeros(shape, np.int64)
 
     def start(self, initial: State = NO_STATE) -> None:
         """Begin fresh episodes in every env; `initial` is the agent's state at the beginning of an episode."""
