@@ -7,7 +7,7 @@ from typing import Literal
 
 import gymnasium as gym
 
-from rlab.envs.checks import TOO_LARGE, EnvError
+from rlab.envs.checks import TOO_LARGE
 from rlab.envs.episodes import time_limit_of
 from rlab.envs.evidence import Evidence
 from rlab.envs.obs_packing import MASK_METHOD, Packing, layers
@@ -21,20 +21,6 @@ SLOW = 0.010  # seconds for one step
 Severity = Literal["error", "warning", "note"]
 # An error makes training or evaluation fail, a warning makes it worse, a note is good to know.
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-
-# What to do about a fault that rlab refuses in training, by its kind (see `checks`).
-FIXES: Mapping[str, str] = {
-    "raised": "fix it there; env.reset(seed=0) and env.step(env.action_space.sample()) in a loop show its traceback",
-    "spaces": "give it the same spaces each time that it is made",
-    "reset": "end reset with: return obs, info",
-    "step": "end step with: return obs, reward, terminated, truncated, info",
-    "observation": "return observations of observation_space, or change the space",
-    "mask": "give one 0 or 1 for each action in every reset and step, and allow one at least",
-    "reward": "return one number, such as float(reward)",
-    "terminated": "return bool(terminated)",
-    "truncated": "return bool(truncated)",
-    "not finite": "look for a division by zero or an overflow; np.nan_to_num hides it, and the cause stays",
-}
 
 
 @dataclass(frozen=True)
@@ -51,29 +37,89 @@ class Finding:
         return f"{self.severity:<7}  {self.code}: {self.what.rstrip('.')}; {self.fix}"
 
 
+# How bad each finding usually is, and what to do about it.
+ADVICE: Mapping[str, tuple[Severity, str]] = {
+    # Faults that rlab refuses in training (see `checks`).
+    "raised": (
+        "error",
+        "fix it there; env.reset(seed=0) and env.step(env.action_space.sample()) in a loop show its traceback",
+    ),
+    "spaces": ("error", "give it the same spaces each time that it is made"),
+    "reset": ("error", "end reset with: return obs, info"),
+    "step": ("error", "end step with: return obs, reward, terminated, truncated, info"),
+    "observation": ("error", "return observations of observation_space, or change the space"),
+    "mask": ("error", "give one 0 or 1 for each action in every reset and step, and allow one at least"),
+    "reward": ("error", "return one number, such as float(reward)"),
+    "terminated": ("error", "return bool(terminated)"),
+    "truncated": ("error", "return bool(truncated)"),
+    "not-finite": (
+        "error",
+        "look for a division by zero or an overflow; np.nan_to_num hides it, and the cause stays",
+    ),
+    # An env that could not be made or played.
+    "normalizes": ("error", "agents and policies carry such scalings themselves"),
+    "space": ("error", "change it, or use a wrapper that does"),
+    "not-made": ("error", "make one by hand, to see the traceback"),
+    "one-instance": (
+        "warning",
+        "let several live in one process, or train with --vector async --num-envs 1 --eval-every 0",
+    ),
+    "close": ("warning", "make close do nothing where there is nothing to close"),
+    # Habits of an env that can be played.
+    "not-deterministic": (
+        "warning",
+        "draw from self.np_random alone, begin reset with super().reset(seed=seed), keep nothing between envs",
+    ),
+    "reset-keeps": ("warning", "set everything that step changes in reset"),
+    "action-changed": ("warning", "begin step with: action = action.copy()"),
+    "obs-reused": ("warning", "return obs.copy()"),
+    "space-changes": (
+        "warning",
+        "set it in __init__, large enough for every step; an action mask forbids what is not allowed",
+    ),
+    "reward-large": ("warning", "divide them in the env, or use --reward-scaling running"),
+    "no-reward": ("note", "check that a good policy gets one; a denser reward is learned sooner"),
+    "obs-outside": ("warning", "scale or clip it, or state bounds that hold; --obs-scaling fixed divides by them"),
+    "obs-large": ("warning", "scale them in the env, or use --obs-scaling running"),
+    "truncated-in-info": ("warning", "return terminated=False, truncated=True there"),
+    "no-end": ("warning", "end episodes in the env, or use --max-episode-steps 1000"),
+    "no-time-limit": ("note", "--max-episode-steps sets one"),
+    "slow": ("note", "--vector async plays each env in its own process"),
+    "mask-name": (
+        "note",
+        f"if it gives the allowed actions, name it {MASK_METHOD}, or give info['{MASK_KEY}'] each time",
+    ),
+    "image": ("note", "check whether that is so"),
+    "global-random": ("warning", "draw from self.np_random, which super().reset(seed=seed) seeds"),
+    "changes-folder": ("warning", "use absolute paths, no os.chdir"),
+    "prints": ("note", "leave print out of reset and step"),
+    "warns": ("note", "see whether that matters"),
+    "no-name": ("note", "define it in a module, by its own name"),
+}
+
+
+def finding(code: str, what: str, severity: Severity | None = None, fix: str = "") -> Finding:
+    """A finding with the severity and the fix of `ADVICE`, where no others are given."""
+    usual, advice = ADVICE[code]
+    return Finding(code, severity or usual, what, fix or advice)
+
+
 def not_made(error: RlabError) -> Finding:
     """For an env that could not be made, or whose spaces or mask rlab cannot use."""
     text = str(error).rstrip(".")
-    if MASK_KEY in text:
-        return Finding("mask", "error", text, FIXES["mask"])
-    if "running statistics" in text:
-        return Finding("normalizes", "error", text, "agents and policies carry such scalings themselves")
-    if " space of " in text:
+    if " space of " in text and MASK_KEY not in text and "running statistics" not in text:
         what, _, hint = text.partition(". ")
-        return Finding("space", "error", what, hint[:1].lower() + hint[1:] or "change it, or use a wrapper that does")
-    return Finding("not-made", "error", text, "make one by hand, to see the traceback")
+        return finding("space", what, fix=hint[:1].lower() + hint[1:])
+    code = "mask" if MASK_KEY in text else "normalizes" if "running statistics" in text else "not-made"
+    return finding(code, text)
 
 
 def faults(evidence: Evidence) -> Iterator[Finding]:
     """What rlab refuses in training."""
     for kind, fault in evidence.faults.items():
+        too_large = kind == "reward" and fault.why == TOO_LARGE
         what = fault.line("it", "", f"at step {evidence.fault_at[kind]}")
-        fix = "divide rewards in the env" if kind == "reward" and fault.why == TOO_LARGE else FIXES[kind]
-        yield Finding(_code(fault), "error", what, fix)
-
-
-def _code(fault: EnvError) -> str:
-    return fault.kind.replace(" ", "-")
+        yield finding(kind.replace(" ", "-"), what, fix="divide rewards in the env" if too_large else "")
 
 
 def habits(evidence: Evidence, env: gym.Env) -> Iterator[Finding]:
@@ -82,7 +128,8 @@ def habits(evidence: Evidence, env: gym.Env) -> Iterator[Finding]:
     yield from _rewards(evidence)
     yield from _observations(evidence)
     yield from _endings(evidence, time_limit_of(env))
-    yield from _speed(evidence)
+    if evidence.steps and (each := evidence.seconds / evidence.steps) > SLOW:
+        yield finding("slow", f"a step takes {1e3 * each:.3g} ms: {each * 1e6 / 3600:.1f} h for 1 million")
 
 
 NEAR_MASK_METHOD = (
@@ -104,126 +151,73 @@ def near_masks(env: gym.Env, packing: Packing) -> Iterator[Finding]:
         return
     for name in NEAR_MASK_METHOD:
         if any(inspect.getattr_static(layer, name, None) is not None for layer in layers(env)):
-            what = f"it has {name!r}, which rlab does not use: any action may be chosen"
-            fix = f"if it gives the allowed actions, name it {MASK_METHOD}, or give info['{MASK_KEY}'] each time"
-            yield Finding("mask-name", "note", what, fix)
+            yield finding("mask-name", f"it has {name!r}, which rlab does not use: any action may be chosen")
             return
 
 
 def _borrowed(evidence: Evidence) -> Iterator[Finding]:
     if evidence.action_changed:
-        yield Finding(
-            "action-changed",
-            "warning",
-            "step writes into the action that it gets; rlab hands out copies, others may not",
-            "begin step with: action = action.copy()",
+        yield finding(
+            "action-changed", "step writes into the action that it gets; rlab hands out copies, others may not"
         )
     if evidence.obs_reused:
-        yield Finding(
-            "obs-reused",
-            "warning",
-            "an observation changes after it was given; rlab copies it, others may not",
-            "return obs.copy()",
-        )
+        yield finding("obs-reused", "an observation changes after it was given; rlab copies it, others may not")
     for name, before, after in evidence.changed_spaces:
-        yield Finding(
-            "space-changes",
-            "warning",
-            f"its {name} space is {before} when it is made and {after} later; rlab reads it once, at the beginning",
-            "set it in __init__, large enough for every step; an action mask forbids what is not allowed",
-        )
+        changed = f"its {name} space is {before} when it is made and {after} later"
+        yield finding("space-changes", f"{changed}; rlab reads it once, at the beginning")
 
 
 def _rewards(evidence: Evidence) -> Iterator[Finding]:
-    largest, scaling = evidence.largest_reward, "divide them in the env, or use --reward-scaling running"
-    if largest > HUGE_REWARD:
-        what = f"rewards reach {largest:.3g} in size, whose squares float32 does not hold: updates would not be finite"
-        yield Finding("reward-large", "error", what, scaling)
-    elif largest > LARGE_REWARD:
-        yield Finding("reward-large", "warning", f"rewards reach {largest:.3g} in size", scaling)
+    largest = f"rewards reach {evidence.largest_reward:.3g} in size"
+    if evidence.largest_reward > HUGE_REWARD:
+        what = f"{largest}, whose squares float32 does not hold: updates would not be finite"
+        yield finding("reward-large", what, "error")
+    elif evidence.largest_reward > LARGE_REWARD:
+        yield finding("reward-large", largest)
     if not evidence.rewarded and evidence.returns and "reward" not in evidence.faults:
-        yield Finding(
-            "no-reward",
-            "note",
-            f"every reward of {len(evidence.returns)} random episodes was 0",
-            "check that a good policy gets one; a denser reward is learned sooner",
-        )
+        yield finding("no-reward", f"every reward of {len(evidence.returns)} random episodes was 0")
 
 
 def _observations(evidence: Evidence) -> Iterator[Finding]:
-    if evidence.outside is not None and evidence.outside.excess > SLIGHT:
-        found = evidence.outside
-        yield Finding(
-            "obs-outside",
-            "warning",
-            f"{found.place} has {found.value:g} where its space has {found.low:g} to {found.high:g}",
-            "scale or clip it, or state bounds that hold; --obs-scaling fixed divides by them",
-        )
+    found = evidence.outside
+    if found is not None and found.excess > SLIGHT:
+        bounds = f"{found.low:g} to {found.high:g}"
+        yield finding("obs-outside", f"{found.place} has {found.value:g} where its space has {bounds}")
     if evidence.largest_obs > LARGE_OBS:
-        yield Finding(
-            "obs-large",
-            "warning",
-            f"observations reach {evidence.largest_obs:.3g} in size",
-            "scale them in the env, or use --obs-scaling running",
-        )
+        yield finding("obs-large", f"observations reach {evidence.largest_obs:.3g} in size")
 
 
 def _endings(evidence: Evidence, limit: int | None) -> Iterator[Finding]:
     if evidence.truncated_in_info:
-        yield Finding(
+        yield finding(
             "truncated-in-info",
-            "warning",
             'its info["TimeLimit.truncated"] shows that an episode was cut, but terminated is True, so that the value '
             "of what follows counts as 0",
-            "return terminated=False, truncated=True there",
         )
     if limit is not None or evidence.stopped():
         return
     if not evidence.returns:
-        yield Finding(
-            "no-end",
-            "warning",
-            f"no episode ended in {evidence.steps} random steps, and no time limit is known",
-            "end episodes in the env, or use --max-episode-steps 1000",
-        )
+        steps = evidence.steps
+        yield finding("no-end", f"no episode ended in {steps} random steps, and no time limit is known")
     else:
-        yield Finding(
-            "no-time-limit",
-            "note",
-            "no time limit is known: all random episodes ended, those of a trained policy may not",
-            "--max-episode-steps sets one",
-        )
-
-
-def _speed(evidence: Evidence) -> Iterator[Finding]:
-    if evidence.steps and evidence.seconds / evidence.steps > SLOW:
-        hours = evidence.seconds / evidence.steps * 1e6 / 3600
-        yield Finding(
-            "slow",
-            "note",
-            f"a step takes {1e3 * evidence.seconds / evidence.steps:.3g} ms: {hours:.1f} h for 1 million",
-            "--vector async plays each env in its own process",
-        )
+        what = "no time limit is known: all random episodes ended, those of a trained policy may not"
+        yield finding("no-time-limit", what)
 
 
 def global_use(used: tuple[str, ...]) -> Iterator[Finding]:
     """Of generators that belong to the whole process."""
     if used:
-        yield Finding(
-            "global-random",
-            "warning",
-            f"it draws from the global generator of {', '.join(dict.fromkeys(used))}",
-            "draw from self.np_random, which super().reset(seed=seed) seeds",
-        )
+        names = ", ".join(dict.fromkeys(used))
+        yield finding("global-random", f"it draws from the global generator of {names}")
 
 
 def manners(moved: bool, printed: str, warned: list[str]) -> Iterator[Finding]:
     """What an env does to the process that it runs in."""
     if moved:
-        yield Finding("changes-folder", "warning", "it changes the working folder", "use absolute paths, no os.chdir")
+        yield finding("changes-folder", "it changes the working folder")
     if printed.strip():
         lines = printed.strip().splitlines()
         what = f"it prints {len(lines)} line{'' if len(lines) == 1 else 's'}, the first: {lines[0]:.60}"
-        yield Finding("prints", "note", what, "leave print out of reset and step")
+        yield finding("prints", what)
     for line in warned[:3]:
-        yield Finding("warns", "note", f"it warns: {' '.join(line.split()):.200}", "see whether that matters")
+        yield finding("warns", f"it warns: {' '.join(line.split()):.200}")

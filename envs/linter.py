@@ -9,12 +9,11 @@ from gymnasium.envs.registration import EnvSpec as Registered
 
 from rlab.envs.evidence import Evidence, GlobalGenerators, folder_kept, play, quiet, replay
 from rlab.envs.findings import (
-    FIXES,
     SEVERITIES,
     SLIGHT,
     Finding,
-    Severity,
     faults,
+    finding,
     global_use,
     habits,
     manners,
@@ -104,7 +103,7 @@ def check_env(spec: EnvSpec, steps: int = STEPS, seed: int = 0) -> Checkup:
         further = list(manners(moved(), printed, warned))
     if spec.local:
         what = f"no other process can import {spec.env_id}, so only this one can play a run in it"
-        further.append(Finding("no-name", "note", what, "define it in a module, by its own name"))
+        further.append(finding("no-name", what))
     everything = dict.fromkeys([*checkup.findings, *further])  # an env that was made twice may have a finding twice
     return replace(checkup, findings=tuple(sorted(everything, key=lambda f: SEVERITIES.index(f.severity))))
 
@@ -123,7 +122,7 @@ def _examined(spec: EnvSpec, found: Registered, steps: int, seed: int, generator
     if not evidence.stopped():
         findings += _repeated(spec, found, env, packing, evidence, seed, generators)
     findings += _closed(env)
-    findings += [Finding("image", "note", line, "check whether that is so") for line in image_notes(packing.obs_space)]
+    findings += [finding("image", line) for line in image_notes(packing.obs_space)]
     return Checkup(spec.label, tuple(findings), _facts(packing, evidence), packing)
 
 
@@ -155,41 +154,20 @@ def _repeated(
     try:
         second = make_single(spec, found)
     except RlabError as error:
-        return [
-            Finding(
-                "one-instance",
-                "warning",
-                f"a second one beside the first fails: {error}",
-                "let several live in one process, or train with --vector async --num-envs 1 --eval-every 0",
-            )
-        ]
+        return [finding("one-instance", f"a second one beside the first fails: {error}")]
     generators.seed()
     other = replay(second, packing, evidence.moves, seed)
     findings = _closed(second)
     if other is not None and other.fault is not None and other.fault.kind == "spaces":
-        return [*findings, Finding("spaces", "error", other.fault.line("another one", "", ""), FIXES["spaces"])]
+        return [*findings, finding("spaces", other.fault.line("another one", "", ""))]
     if other is not None:
-        severity: Severity = "note" if found.nondeterministic else "warning"
-        return [
-            *findings,
-            Finding(
-                "not-deterministic",
-                severity,
-                f"with equal seeds and actions, another env differs {other}",
-                "draw from self.np_random alone, begin reset with super().reset(seed=seed), keep nothing between envs",
-            ),
-        ]
+        what = f"with equal seeds and actions, another env differs {other}"
+        return [*findings, finding("not-deterministic", what, "note" if found.nondeterministic else None)]
     generators.seed()
     again = None if evidence.changed_spaces else replay(env, packing, evidence.moves, seed)
     if again is not None:
-        findings.append(
-            Finding(
-                "reset-keeps",
-                "note" if again.size < SLIGHT else "warning",
-                f"reset with the same seed does not begin the same episode again: it differs {again}",
-                "set everything that step changes in reset",
-            )
-        )
+        what = f"reset with the same seed does not begin the same episode again: it differs {again}"
+        findings.append(finding("reset-keeps", what, "note" if again.size < SLIGHT else None))
     return findings
 
 
@@ -199,8 +177,7 @@ def _closed(env: gym.Env) -> list[Finding]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # an env may raise anything, such as sys.exit()
-        what = f"close raises {type(error).__name__}: {error}"
-        return [Finding("close", "warning", what, "make close do nothing where there is nothing to close")]
+        return [finding("close", f"close raises {type(error).__name__}: {error}")]
     return []
 
 

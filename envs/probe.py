@@ -5,12 +5,15 @@ All have Box(1) float32 observations in [-1, 1] and two actions, and are registe
 After the probe environments of Andy Jones and of rejax. Only the endless one shows a time limit treated as an ending.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+
+Outcome = tuple[Any, float, bool, bool, dict[str, Any]]
+NUMBER = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
 
 
 class ProbeValue(NamedTuple):
@@ -31,142 +34,144 @@ class Probe:
     what: str  # the one thing that it tests
 
 
-class _ProbeEnv(gym.Env[np.ndarray, np.int64]):
-    """`t` counts the steps of the episode, `x` is the one number that is observed."""
+class World(gym.Env[Any, Any]):
+    """`t` counts the steps of the episode; `x` is the state, the one number that is observed."""
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  # as Gymnasium declares it
+    observation_space: gym.Space = NUMBER
+    action_space: gym.Space = gym.spaces.Discrete(2)
+    t = x = 0
 
-    def __init__(self) -> None:
-        self.observation_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
-        self.action_space = gym.spaces.Discrete(2)
-        self.t = 0
-        self.x = 0.0
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
-        self.t = 0
-        self.x = self.start()
-        return self.observe(), {}
+        self.t = self.x = 0
+        self.start()
+        return self.observe(), self.info()
 
-    def start(self) -> float:
-        return 0.0
+    def start(self) -> None:
+        """Choose the first state, if it is not 0."""
 
-    def coin(self) -> float:
-        """-1 or 1, with equal chance."""
-        return 2.0 * float(self.np_random.integers(2)) - 1.0
+    def toss(self) -> None:
+        """-1 or 1 as the state, with equal chance."""
+        self.x = 2 * int(self.np_random.integers(2)) - 1
 
-    def observe(self) -> np.ndarray:
-        return np.array([self.x], dtype=np.float32)
+    def observe(self) -> Any:
+        return np.array([self.x], np.float32)
 
-    def ended(self, reward: float) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        return self.observe(), reward, True, False, {}
+    def info(self) -> dict[str, Any]:
+        return {}
+
+    def ended(self, reward: float) -> Outcome:
+        return self.observe(), reward, True, False, self.info()
 
 
-class ProbeConstant(_ProbeEnv):
+class ProbeConstant(World):
     """One step, reward 1 in any case: V = 1. Fails if values cannot learn a constant."""
 
-    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> Outcome:
         return self.ended(1.0)
 
 
-class ProbeObservation(_ProbeEnv):
+class ProbeObservation(World):
     """One step, reward = observation, -1 or 1: V(s) = s. Fails if values do not see the observation."""
 
-    def start(self) -> float:
-        return self.coin()
+    def start(self) -> None:
+        self.toss()
 
-    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        return self.ended(self.x)
+    def step(self, action: np.int64) -> Outcome:
+        return self.ended(float(self.x))
 
 
-class ProbeDelayed(_ProbeEnv):
+class ProbeDelayed(World):
     """Two steps, reward 1 at the end: V(0) = gamma, V(1) = 1. Fails if discounting or bootstrapping is wrong."""
 
-    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> Outcome:
         self.t += 1
         if self.t == 2:
             return self.ended(1.0)
-        self.x = 1.0
+        self.x = 1
         return self.observe(), 0.0, False, False, {}
 
 
-class ProbeAction(_ProbeEnv):
+class ProbeAction(World):
     """One step, reward 1 for action 1 and -1 for action 0. Fails if actions do not reach the learning."""
 
-    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> Outcome:
         return self.ended(1.0 if action == 1 else -1.0)
 
 
-class ProbeActionObservation(_ProbeEnv):
+class ProbeActionObservation(World):
     """One step, reward 1 if the action agrees with the observation's sign, else -1. Fails if rows are mixed up."""
 
-    def start(self) -> float:
-        return self.coin()
+    def start(self) -> None:
+        self.toss()
 
-    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> Outcome:
         return self.ended(1.0 if (action == 1) == (self.x > 0) else -1.0)
 
 
-class ProbeEndless(_ProbeEnv):
+class ProbeEndless(World):
     """+1 for ever, cut after 3 steps: V = 1 / (1 - gamma). Fails if a time limit is treated as an ending."""
 
-    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> Outcome:
         self.t += 1
         return self.observe(), 1.0, False, self.t >= 3, {}
 
 
-class ProbeCredit(_ProbeEnv):
+class ProbeCredit(World):
     """Two steps; the first action decides the reward at the second. Fails if credit does not flow back to it."""
 
-    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> Outcome:
         self.t += 1
         if self.t == 2:
-            return self.ended(self.x)
-        self.x = 1.0 if action == 1 else -1.0
+            return self.ended(float(self.x))
+        self.x = 1 if action == 1 else -1
         return self.observe(), 0.0, False, False, {}
 
 
-def _state(obs: float, q0: float, q1: float) -> list[ProbeValue]:
-    """V(obs) and Q(obs, action) for both actions."""
-    return [ProbeValue((obs,), None, max(q0, q1)), ProbeValue((obs,), 0, q0), ProbeValue((obs,), 1, q1)]
+def at(obs: Any, actions: Mapping[Any, float]) -> list[ProbeValue]:
+    """V(obs), and Q of the actions stated, the best among them."""
+    best = max(actions.values())
+    return [ProbeValue(obs, None, best), *(ProbeValue(obs, action, value) for action, value in actions.items())]
+
+
+def registered(rows: Sequence[tuple[type[World], Callable[[float], list[ProbeValue]], float, str]]) -> dict[str, Probe]:
+    """The probe worlds of rows `(class, values, episode_return, what)` by their ids, known to Gymnasium."""
+    probes = {f"rlab/{world.__name__}-v0": Probe(f"rlab/{world.__name__}-v0", *rest) for world, *rest in rows}
+    for env_id, (world, *_) in zip(probes, rows, strict=True):
+        if env_id not in gym.registry:
+            gym.register(env_id, entry_point=f"{world.__module__}:{world.__name__}")
+    return probes
 
 
 def _endless(gamma: float) -> list[ProbeValue]:
     value = 1.0 / (1.0 - gamma)  # the sum of gamma**k
-    return _state(0.0, value, value)
+    return at((0.0,), {0: value, 1: value})
 
 
-_ROWS: list[tuple[type[_ProbeEnv], Callable[[float], list[ProbeValue]], float, str]] = [
-    (ProbeConstant, lambda gamma: _state(0.0, 1.0, 1.0), 1.0, "a constant"),
-    (ProbeObservation, lambda gamma: _state(-1.0, -1.0, -1.0) + _state(1.0, 1.0, 1.0), 0.0, "the observation"),
-    (ProbeDelayed, lambda gamma: _state(0.0, gamma, gamma) + _state(1.0, 1.0, 1.0), 1.0, "discounting"),
-    (ProbeAction, lambda gamma: _state(0.0, -1.0, 1.0), 1.0, "the action"),
-    (
-        ProbeActionObservation,
-        lambda gamma: _state(-1.0, 1.0, -1.0) + _state(1.0, -1.0, 1.0),
-        1.0,
-        "action and observation",
-    ),
-    (ProbeEndless, _endless, 3.0, "time limits"),
-    (
-        ProbeCredit,
-        lambda gamma: _state(0.0, -gamma, gamma) + _state(-1.0, -1.0, -1.0) + _state(1.0, 1.0, 1.0),
-        1.0,
-        "credit over two steps",
-    ),
-]
-
-PROBES: Mapping[str, Probe] = {
-    f"rlab/{world.__name__}-v0": Probe(f"rlab/{world.__name__}-v0", values, episode_return, what)
-    for world, values, episode_return, what in _ROWS
-}
+def _both(low: float, high: float) -> list[ProbeValue]:
+    """Of two states whose value no action changes."""
+    return at((-1.0,), {0: low, 1: low}) + at((1.0,), {0: high, 1: high})
 
 
-def register_probes(probes: Mapping[str, Probe], module: str) -> None:
-    """Make the probe worlds of a module known to Gymnasium; a second call changes nothing."""
-    for env_id in probes.keys() - gym.registry.keys():
-        class_name = env_id.removeprefix("rlab/").removesuffix("-v0")
-        gym.register(env_id, entry_point=f"{module}:{class_name}")
-
-
-register_probes(PROBES, __name__)
+PROBES: Mapping[str, Probe] = registered(
+    [
+        (ProbeConstant, lambda gamma: at((0.0,), {0: 1.0, 1: 1.0}), 1.0, "a constant"),
+        (ProbeObservation, lambda gamma: _both(-1.0, 1.0), 0.0, "the observation"),
+        (
+            ProbeDelayed,
+            lambda gamma: at((0.0,), {0: gamma, 1: gamma}) + at((1.0,), {0: 1.0, 1: 1.0}),
+            1.0,
+            "discounting",
+        ),
+        (ProbeAction, lambda gamma: at((0.0,), {0: -1.0, 1: 1.0}), 1.0, "the action"),
+        (
+            ProbeActionObservation,
+            lambda gamma: at((-1.0,), {0: 1.0, 1: -1.0}) + at((1.0,), {0: -1.0, 1: 1.0}),
+            1.0,
+            "action and observation",
+        ),
+        (ProbeEndless, _endless, 3.0, "time limits"),
+        (ProbeCredit, lambda gamma: at((0.0,), {0: -gamma, 1: gamma}) + _both(-1.0, 1.0), 1.0, "credit over two steps"),
+    ]
+)

@@ -3,42 +3,21 @@
 Like those of `probe.py`, registered as `rlab/Probe...-v0`; an agent is tried on those whose actions it has.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from rlab.envs.probe import Probe, ProbeValue, register_probes
+from rlab.envs.probe import NUMBER, Outcome, Probe, ProbeValue, World, at, registered
 from rlab.networks.spaces import MASK_KEY
 
-Outcome = tuple[Any, float, bool, bool, dict[str, Any]]
-NUMBER = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
 
-
-class _World(gym.Env[Any, Any]):
-    """`x`, drawn as -1 or 1, is the state; `observe` gives its observation."""
-
-    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  # as Gymnasium declares it
-    observation_space: gym.Space = NUMBER
-    x = 0
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.start()
-        return self.observe(), self.info()
+class _World(World):
+    """Begins in the state -1 or 1."""
 
     def start(self) -> None:
-        self.x = 2 * int(self.np_random.integers(2)) - 1
-
-    def observe(self) -> Any:
-        return np.array([self.x], np.float32)
-
-    def info(self) -> dict[str, Any]:
-        return {}
-
-    def ended(self, reward: float) -> Outcome:
-        return self.observe(), reward, True, False, self.info()
+        self.toss()
 
 
 class ProbeMasked(_World):
@@ -104,7 +83,6 @@ class ProbeDiscreteObservation(_World):
     """One step in one of three states, which pay 1, -1 and 0.5. Fails if integers are not treated as categories."""
 
     observation_space = gym.spaces.Discrete(3, start=-1)
-    action_space = gym.spaces.Discrete(2)
     PAID: Mapping[int, float] = {-1: 1.0, 0: -1.0, 1: 0.5}
 
     def start(self) -> None:
@@ -122,7 +100,6 @@ class ProbeDictObservation(_World):
     lost."""
 
     observation_space = gym.spaces.Dict({"number": NUMBER, "switch": gym.spaces.Discrete(2)})
-    action_space = gym.spaces.Discrete(2)
 
     def start(self) -> None:
         super().start()
@@ -136,69 +113,55 @@ class ProbeDictObservation(_World):
 
 
 def _masked(gamma: float) -> list[ProbeValue]:
-    start, low, high = (0.0,), (-1.0,), (1.0,)
-    values = [ProbeValue(start, None, gamma), ProbeValue(start, 0, -gamma), ProbeValue(start, 1, gamma)]
-    values += [ProbeValue(low, None, -1.0), ProbeValue(low, 0, -1.0)]
-    return [*values, ProbeValue(high, None, 1.0), ProbeValue(high, 1, 1.0), ProbeValue(high, 2, 0.5)]
-
-
-def _at(obs: Any, actions: Mapping[Any, float]) -> list[ProbeValue]:
-    """V(obs), and Q of the actions stated, the best among them."""
-    best = max(actions.values())
-    return [ProbeValue(obs, None, best), *(ProbeValue(obs, action, value) for action, value in actions.items())]
+    return at((0.0,), {0: -gamma, 1: gamma}) + at((-1.0,), {0: -1.0}) + at((1.0,), {1: 1.0, 2: 0.5})
 
 
 def _switched(number: float, switch: int) -> list[ProbeValue]:
     paid = number if switch == 1 else -number
-    return _at({"number": (number,), "switch": switch}, {0: -paid, 1: paid})
+    return at({"number": (number,), "switch": switch}, {0: -paid, 1: paid})
 
 
-_ROWS: list[tuple[type[_World], Callable[[float], list[ProbeValue]], float, str]] = [
-    (ProbeMasked, _masked, 1.0, "a mask"),
-    (
-        ProbeContinuous,
-        lambda gamma: (
-            _at((-1.0,), {(-1.0,): 1.0, (0.0,): 0.0, (2.0,): -8.0})
-            + _at((1.0,), {(1.0,): 1.0, (0.0,): 0.0, (2.0,): 0.0})
+SPACE_PROBES: Mapping[str, Probe] = registered(
+    [
+        (ProbeMasked, _masked, 1.0, "a mask"),
+        (
+            ProbeContinuous,
+            lambda gamma: (
+                at((-1.0,), {(-1.0,): 1.0, (0.0,): 0.0, (2.0,): -8.0})
+                + at((1.0,), {(1.0,): 1.0, (0.0,): 0.0, (2.0,): 0.0})
+            ),
+            1.0,
+            "a continuous action",
         ),
-        1.0,
-        "a continuous action",
-    ),
-    (
-        ProbeMultiDiscrete,
-        lambda gamma: (
-            _at((-1.0,), {(5, 1): 1.5, (5, 0): 1.0, (6, 1): 0.5, (6, -1): 0.0})
-            + _at((1.0,), {(6, 0): 1.5, (6, 1): 1.0, (5, 0): 0.5, (5, 1): 0.0})
+        (
+            ProbeMultiDiscrete,
+            lambda gamma: (
+                at((-1.0,), {(5, 1): 1.5, (5, 0): 1.0, (6, 1): 0.5, (6, -1): 0.0})
+                + at((1.0,), {(6, 0): 1.5, (6, 1): 1.0, (5, 0): 0.5, (5, 1): 0.0})
+            ),
+            1.5,
+            "several choices",
         ),
-        1.5,
-        "several choices",
-    ),
-    (
-        ProbeMultiBinary,
-        lambda gamma: (
-            _at((-1.0,), {(0, 1): 2.0, (0, 0): 0.0, (1, 1): 0.0, (1, 0): -2.0})
-            + _at((1.0,), {(0, 1): -2.0, (0, 0): 0.0, (1, 1): 0.0, (1, 0): 2.0})
+        (
+            ProbeMultiBinary,
+            lambda gamma: (
+                at((-1.0,), {(0, 1): 2.0, (0, 0): 0.0, (1, 1): 0.0, (1, 0): -2.0})
+                + at((1.0,), {(0, 1): -2.0, (0, 0): 0.0, (1, 1): 0.0, (1, 0): 2.0})
+            ),
+            2.0,
+            "several bits",
         ),
-        2.0,
-        "several bits",
-    ),
-    (
-        ProbeDiscreteObservation,
-        lambda gamma: _at(-1, {0: 1.0, 1: 1.0}) + _at(0, {0: -1.0, 1: -1.0}) + _at(1, {0: 0.5, 1: 0.5}),
-        1 / 6,
-        "an integer as the observation",
-    ),
-    (
-        ProbeDictObservation,
-        lambda gamma: [row for number in (-1.0, 1.0) for switch in (0, 1) for row in _switched(number, switch)],
-        1.0,
-        "an observation in parts",
-    ),
-]
-
-SPACE_PROBES: Mapping[str, Probe] = {
-    f"rlab/{world.__name__}-v0": Probe(f"rlab/{world.__name__}-v0", values, episode_return, what)
-    for world, values, episode_return, what in _ROWS
-}
-
-register_probes(SPACE_PROBES, __name__)
+        (
+            ProbeDiscreteObservation,
+            lambda gamma: at(-1, {0: 1.0, 1: 1.0}) + at(0, {0: -1.0, 1: -1.0}) + at(1, {0: 0.5, 1: 0.5}),
+            1 / 6,
+            "an integer as the observation",
+        ),
+        (
+            ProbeDictObservation,
+            lambda gamma: [row for number in (-1.0, 1.0) for switch in (0, 1) for row in _switched(number, switch)],
+            1.0,
+            "an observation in parts",
+        ),
+    ]
+)

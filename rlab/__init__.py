@@ -55,24 +55,7 @@ __all__ = ["RlabError", "UsageError", "__version__", "supervised", *API]
 
 if TYPE_CHECKING:
     from rlab import supervised as supervised
-    from rlab.api import FinishedEpisode as FinishedEpisode
-    from rlab.api import Listener as Listener
-    from rlab.api import Played as Played
-    from rlab.api import Run as Run
-    from rlab.api import check as check
-    from rlab.api import collect as collect
-    from rlab.api import collect_random as collect_random
-    from rlab.api import compress as compress
-    from rlab.api import evaluate as evaluate
-    from rlab.api import export as export
-    from rlab.api import finetune as finetune
-    from rlab.api import load as load
-    from rlab.api import merge_datasets as merge_datasets
-    from rlab.api import play as play
-    from rlab.api import pretrain as pretrain
-    from rlab.api import resume as resume
-    from rlab.api import search as search
-    from rlab.api import train as train
+    from rlab.api import *  # noqa: F403  # what `__all__` names there
 else:
 
     def __getattr__(name: str) -> Any:

@@ -10,33 +10,26 @@ import textwrap
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import rlab
 from rlab.errors import RlabError, RlabWarning, unknown
 
-
-class Verb(NamedTuple):
-    """Where a verb is written (`module:function`, imported when asked for) and what it does."""
-
-    target: str
-    summary: str
-
-
+# What each verb does; the module of its name has `run`, and is imported when the verb is asked for.
 VERBS = {
-    "train": Verb("rlab.cli.train:run", "train an agent in an environment: rlab train AGENT ENV"),
-    "eval": Verb("rlab.cli.eval:run", "judge a trained policy on seeds of its own"),
-    "play": Verb("rlab.cli.play:run", "watch a trained policy, in a window or as a film"),
-    "resume": Verb("rlab.cli.resume:run", "go on with a run from its last save"),
-    "check": Verb("rlab.cli.check:run", "play an env with random actions and report what is wrong with it"),
-    "trust": Verb("rlab.cli.trust:run", "let the code of a module run in this folder without --trust on every command"),
-    "list": Verb("rlab.cli.list:run", "list agents, envs, experiments, runs, datasets or metrics"),
-    "collect": Verb("rlab.cli.collect:run", "record episodes of a policy, or of random actions, as a dataset"),
-    "pretrain": Verb("rlab.cli.pretrain:run", "learn a policy, or the body of one, from demonstrations"),
-    "finetune": Verb("rlab.cli.finetune:run", "go on from a trained or pretrained policy in an environment"),
-    "compress": Verb("rlab.cli.compress:run", "make a trained policy smaller and faster, and report what that costs"),
-    "export": Verb("rlab.cli.export:run", "write one member as one file: ONNX, torch.export, NumPy or C"),
-    "bench": Verb("rlab.cli.bench:run", "run experiment files and check their claims"),
+    "train": "train an agent in an environment: rlab train AGENT ENV",
+    "eval": "judge a trained policy on seeds of its own",
+    "play": "watch a trained policy, in a window or as a film",
+    "resume": "go on with a run from its last save",
+    "check": "play an env with random actions and report what is wrong with it",
+    "trust": "let the code of a module run in this folder without --trust on every command",
+    "list": "list agents, envs, experiments, runs, datasets or metrics",
+    "collect": "record episodes of a policy, or of random actions, as a dataset",
+    "pretrain": "learn a policy, or the body of one, from demonstrations",
+    "finetune": "go on from a trained or pretrained policy in an environment",
+    "compress": "make a trained policy smaller and faster, and report what that costs",
+    "export": "write one member as one file: ONNX, torch.export, NumPy or C",
+    "bench": "run experiment files and check their claims",
 }
 
 STOPPED = 130  # exit code of what was interrupted: 128 + SIGINT, as shells count
@@ -95,7 +88,7 @@ def usage() -> str:
             text, width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
         )
 
-    verbs = (wrapped(verb.summary, f"  {name:<8} ", " " * 11) for name, verb in VERBS.items())
+    verbs = (wrapped(summary, f"  {name:<8} ", " " * 11) for name, summary in VERBS.items())
     about = wrapped(rlab.__doc__ or "")
     examples = (wrapped(example, "  ", " " * 6) for example in EXAMPLES)
     notes = wrapped(
@@ -119,8 +112,7 @@ def _dispatch(words: list[str]) -> int:
     if verb not in VERBS:
         raise unknown("verb", verb, VERBS)
     _see_current_folder()
-    module, _, function = VERBS[verb].target.partition(":")
-    return int(getattr(importlib.import_module(module), function)(rest))
+    return int(importlib.import_module(f"rlab.cli.{verb}").run(rest))
 
 
 def _see_current_folder() -> None:

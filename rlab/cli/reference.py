@@ -34,7 +34,7 @@ def verb_reference(verb: str) -> dict[str, Any]:
     schemas, page = page_of(verb)
     return {
         "verb": verb,
-        "summary": VERBS[verb].summary,
+        "summary": VERBS[verb],
         "usage": page.usage,
         "description": page.description,
         "examples": list(page.examples),
@@ -57,7 +57,7 @@ def agent_reference(agent: str) -> dict[str, Any]:
 
 def page_of(verb: str) -> tuple[Sequence[Any], Page]:
     """The dataclasses that a verb reads its words into, as its module names them, and its help page."""
-    module = importlib.import_module(VERBS[verb].target.partition(":")[0])
+    module = importlib.import_module(f"rlab.cli.{verb}")
     return module.SCHEMAS, module.PAGE
 
 

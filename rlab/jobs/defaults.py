@@ -6,8 +6,6 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from rlab.agents import load_agent
-from rlab.envs import EnvSpec
-from rlab.envs.specs import env_keywords
 from rlab.errors import UsageError
 from rlab.jobs.experiment_files import Experiment, find_experiment
 from rlab.jobs.settings import merge
@@ -108,21 +106,3 @@ def defaults_for(agent: str, env_id: str, experiment: str | None) -> Defaults:
         run = merge(run, found.run, str(found.path))
         settings = merge(settings, found.settings, str(found.path))
     return Defaults(run, settings, found)
-
-
-def spec_for(
-    experiment: Experiment | None,
-    env: EnvSpec,
-    env_kwargs: Sequence[str] | Mapping[str, Any],
-    wrappers: Sequence[str],
-) -> EnvSpec:
-    """The env of a run: as the experiment has it, with the keywords and in the wrappers that were asked for.
-
-    Raises:
-        UsageError: it does not exist, or a keyword or wrapper does not parse.
-    """
-    kwargs = env_keywords(env_kwargs)
-    if experiment is not None:
-        kwargs = env_keywords(experiment.env_kwargs) | kwargs
-        wrappers = wrappers or experiment.wrapper
-    return env.changed(env.kwargs | kwargs, wrappers or None)

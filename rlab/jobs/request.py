@@ -5,18 +5,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from rlab.envs import EnvLike, EnvSpec, env_spec, given_again
+from rlab.envs.specs import env_keywords
 from rlab.errors import UsageError
 from rlab.jobs.aliases import check_words
-from rlab.jobs.defaults import (
-    COMMAND_LINE,
-    DEFAULT,
-    Defaults,
-    agent_config,
-    check_budget,
-    defaults_for,
-    spec_for,
-    unit_of,
-)
+from rlab.jobs.defaults import COMMAND_LINE, DEFAULT, Defaults, agent_config, check_budget, defaults_for, unit_of
 from rlab.jobs.experiment_files import inherited_experiment
 from rlab.jobs.foreign_code import check_trust, foreign_code
 from rlab.jobs.settings import merge
@@ -202,7 +194,10 @@ def train_request(
     if experiment is None and (env_kwargs or base.kwargs or wrappers):
         experiment = "none"
     defaults = defaults_for(agent, base.env_id, experiment)
-    spec = spec_for(defaults.experiment, base, env_kwargs, wrappers)
+    kwargs, tuned = env_keywords(env_kwargs), defaults.experiment
+    if tuned is not None:
+        kwargs, wrappers = env_keywords(tuned.env_kwargs) | kwargs, wrappers or tuned.wrapper
+    spec = base.changed(base.kwargs | kwargs, wrappers or None)
     words = repr(agent), repr(spec.env_id)
     return complete(agent, spec, defaults, settings, "train", words, command=command)
 
