@@ -10,7 +10,6 @@ from rlab.errors import UsageError
 from rlab.networks.bounds import BY_SHAPE, is_bound
 from rlab.networks.spaces import (
     MASK_KEY,
-    Bounds,
     Box,
     Dict,
     Discrete,
@@ -20,6 +19,7 @@ from rlab.networks.spaces import (
     MultiDiscrete,
     Space,
     Tuple,
+    bounds_of,
 )
 
 CHANNELS = "rlab_channels"  # the attribute of a Gymnasium Box for the position of an image's channels
@@ -104,7 +104,7 @@ def _space(space: gym.Space, of: str, hint: str) -> Space:
 
 def _leaf(space: gym.Space) -> Leaf | None:
     if isinstance(space, gym.spaces.Box):
-        bounds = _bounds(space.low), _bounds(space.high)
+        bounds = bounds_of(space.low), bounds_of(space.high)
         return Box(tuple(space.shape), str(space.dtype), *bounds, getattr(space, CHANNELS, BY_SHAPE))
     if isinstance(space, gym.spaces.Discrete):
         return Discrete(int(space.n), int(space.start))
@@ -133,11 +133,3 @@ def _one_line(space: gym.Space) -> str:
     """The space in words; that of a large Box may state every bound, on many lines."""
     words = " ".join(str(space).split())
     return words if len(words) <= 200 else f"{words[:200]}..."
-
-
-def _bounds(bounds: np.ndarray) -> Bounds:
-    """One number where all elements share it, else one number per element in row-major order."""
-    flat = bounds.ravel()
-    if flat.size and (flat == flat[0]).all():
-        return float(flat[0])
-    return tuple(float(b) for b in flat)

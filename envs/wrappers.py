@@ -24,32 +24,26 @@ from rlab.places import message_of
 OPENCV = Package("OpenCV", "cv2", "opencv-python-headless")
 MINIGRID = Package("minigrid", "minigrid", extra("minigrid"))
 
-# name -> where it lives, and the package that it needs beyond Gymnasium
+# where they live, the package that they need beyond Gymnasium, and their names
+_SHIPPED: tuple[tuple[str, Package | None, tuple[str, ...]], ...] = (
+    (
+        "gymnasium.wrappers",
+        None,
+        (
+            *("FlattenObservation", "TimeAwareObservation", "DelayObservation", "DiscretizeObservation"),
+            *("DiscretizeAction", "ClipAction", "RescaleAction", "StickyAction", "RepeatAction"),
+            *("GrayscaleObservation", "MaxAndSkipObservation", "FrameStackObservation"),
+        ),
+    ),
+    ("gymnasium.wrappers", OPENCV, ("AtariPreprocessing", "ResizeObservation")),
+    ("rlab.envs.pixels", None, ("Pixels",)),
+    ("rlab.envs.wrappers", None, ("ChannelsLast", "CartPolePhysics")),
+    # its observation holds a text, which these encode or drop
+    ("minigrid.wrappers", MINIGRID, ("FlatObsWrapper", "ImgObsWrapper", "FullyObsWrapper", "RGBImgPartialObsWrapper")),
+)
+# name -> `module:Class`, and the package that it needs
 WRAPPERS: Mapping[str, tuple[str, Package | None]] = {
-    "FlattenObservation": ("gymnasium.wrappers:FlattenObservation", None),
-    "TimeAwareObservation": ("gymnasium.wrappers:TimeAwareObservation", None),
-    "DelayObservation": ("gymnasium.wrappers:DelayObservation", None),
-    "DiscretizeObservation": ("gymnasium.wrappers:DiscretizeObservation", None),
-    "DiscretizeAction": ("gymnasium.wrappers:DiscretizeAction", None),
-    "ClipAction": ("gymnasium.wrappers:ClipAction", None),
-    "RescaleAction": ("gymnasium.wrappers:RescaleAction", None),
-    "StickyAction": ("gymnasium.wrappers:StickyAction", None),
-    "RepeatAction": ("gymnasium.wrappers:RepeatAction", None),
-    # images
-    "AtariPreprocessing": ("gymnasium.wrappers:AtariPreprocessing", OPENCV),
-    "GrayscaleObservation": ("gymnasium.wrappers:GrayscaleObservation", None),
-    "ResizeObservation": ("gymnasium.wrappers:ResizeObservation", OPENCV),
-    "MaxAndSkipObservation": ("gymnasium.wrappers:MaxAndSkipObservation", None),
-    "FrameStackObservation": ("gymnasium.wrappers:FrameStackObservation", None),
-    "ChannelsLast": ("rlab.envs.wrappers:ChannelsLast", None),
-    "Pixels": ("rlab.envs.pixels:Pixels", None),
-    # changed dynamics with the same spaces, to fine-tune in
-    "CartPolePhysics": ("rlab.envs.wrappers:CartPolePhysics", None),
-    # MiniGrid: its observation holds a text, which these encode or drop
-    "FlatObsWrapper": ("minigrid.wrappers:FlatObsWrapper", MINIGRID),
-    "ImgObsWrapper": ("minigrid.wrappers:ImgObsWrapper", MINIGRID),
-    "FullyObsWrapper": ("minigrid.wrappers:FullyObsWrapper", MINIGRID),
-    "RGBImgPartialObsWrapper": ("minigrid.wrappers:RGBImgPartialObsWrapper", MINIGRID),
+    name: (f"{module}:{name}", package) for module, package, names in _SHIPPED for name in names
 }
 
 ARRAYS = frozenset({"running_mean", "running_var"})  # running statistics as two arrays
@@ -70,26 +64,13 @@ _FILM = "rlab play RUN --video film.mp4 films the trained policy, --film-every N
 # Wrappers of Gymnasium, Stable-Baselines3 and CleanRL that are not in the table: what to use instead.
 ELSEWHERE: Mapping[str, str] = {
     "TimeLimit": _LIMIT,
-    "Monitor": _EPISODES,
-    "VecMonitor": _EPISODES,
-    "RecordEpisodeStatistics": _EPISODES,
-    "ClipReward": _CLIPPING,
-    "ClipRewardEnv": _CLIPPING,
-    "TransformReward": _CLIPPING,
-    "RecordVideo": _FILM,
-    "VecVideoRecorder": _FILM,
-    "FrameStack": _STACK,
-    "VecFrameStack": _STACK,
+    **dict.fromkeys(("Monitor", "VecMonitor", "RecordEpisodeStatistics"), _EPISODES),
+    **dict.fromkeys(("ClipReward", "ClipRewardEnv", "TransformReward"), _CLIPPING),
+    **dict.fromkeys(("RecordVideo", "VecVideoRecorder"), _FILM),
+    **dict.fromkeys(("FrameStack", "VecFrameStack"), _STACK),
     "VecTransposeImage": "pictures with channels last become channels first by themselves",
-    "DummyVecEnv": _VECTOR,
-    "SubprocVecEnv": _VECTOR,
-    "SyncVectorEnv": _VECTOR,
-    "AsyncVectorEnv": _VECTOR,
-    "AtariWrapper": _ATARI,
-    "NoopResetEnv": _ATARI,
-    "MaxAndSkipEnv": _ATARI,
-    "EpisodicLifeEnv": _ATARI,
-    "WarpFrame": _ATARI,
+    **dict.fromkeys(("DummyVecEnv", "SubprocVecEnv", "SyncVectorEnv", "AsyncVectorEnv"), _VECTOR),
+    **dict.fromkeys(("AtariWrapper", "NoopResetEnv", "MaxAndSkipEnv", "EpisodicLifeEnv", "WarpFrame"), _ATARI),
     "OrderEnforcing": "what the env gives is checked at every step",
     "PassiveEnvChecker": "what the env gives is checked at every step, and rlab check ENV reports what is wrong",
 }

@@ -27,10 +27,8 @@ from rlab.networks.merging import merged
 Masks = dict[str, Tensor]  # name of a layer -> bool [neurons], true for those that stay
 
 JUDGED_ROWS = 256  # states that a network is asked about at once, so that large images fit into memory
-_SILENT: tuple[type[nn.Module], ...] = (
-    nn.Dropout,
-    *ACTIVATIONS.values(),
-)  # element by element: a neuron passes through by itself
+# Element by element: a neuron passes through by itself.
+_SILENT: tuple[type[nn.Module], ...] = (nn.Dropout, *ACTIVATIONS.values())
 
 
 @runtime_checkable
@@ -268,21 +266,14 @@ def _by_norm(network: nn.Module, layers: Sequence[HiddenLayer], features: Tensor
 
 def _by_activation(network: nn.Module, layers: Sequence[HiddenLayer], features: Tensor | None) -> list[Tensor]:
     """The mean absolute value that the next layers read (Hu et al. 2016 count zeros, which only ReLU has)."""
-
-    def score(values: Tensor, gradient: Tensor) -> Tensor:
-        return values.abs().mean(dim=2)
-
-    return _over_states(network, layers, features, score, by_output=False)
+    return _over_states(network, layers, features, lambda values, gradient: values.abs().mean(dim=2), by_output=False)
 
 
 def _by_gradient(network: nn.Module, layers: Sequence[HiddenLayer], features: Tensor | None) -> list[Tensor]:
     """How far the outputs would move without a neuron, to first order: |activation x gradient|, summed over a channel's
     pixels before the absolute value is taken (Molchanov et al. 2017, section 2.2), here of each output in turn."""
-
-    def score(values: Tensor, gradient: Tensor) -> Tensor:
-        return (values * gradient).sum(dim=2).abs()
-
-    return _over_states(network, layers, features, score, by_output=True)
+    moved = lambda values, gradient: (values * gradient).sum(dim=2).abs()  # noqa: E731
+    return _over_states(network, layers, features, moved, by_output=True)
 
 
 def _over_states(

@@ -44,7 +44,7 @@ def half(network: nn.Module, dtype: str = "float16", features: Tensor | None = N
         UsageError: the type is not known, a weight does not fit it, or the network cannot be quantized.
     """
     network = quantizable(network)
-    return _corrected(network, replaced(network, _at_float_layers(lambda layer: _half_layer(layer, dtype))), features)
+    return _rounded(network, lambda layer: _half_layer(layer, dtype), features)
 
 
 def weight_only(network: nn.Module, bits: int = 8, features: Tensor | None = None) -> nn.Module:
@@ -58,9 +58,7 @@ def weight_only(network: nn.Module, bits: int = 8, features: Tensor | None = Non
         UsageError: other bits, or the network cannot be quantized.
     """
     network = quantizable(network)
-    return _corrected(
-        network, replaced(network, _at_float_layers(lambda layer: quantized_layer(layer, bits))), features
-    )
+    return _rounded(network, lambda layer: quantized_layer(layer, bits), features)
 
 
 def dynamic(network: nn.Module, features: Tensor | None = None, keep_first_input: bool = True) -> nn.Module:
@@ -75,11 +73,7 @@ def dynamic(network: nn.Module, features: Tensor | None = None, keep_first_input
     """
     network = quantizable(network)
     kept = first_layers(network) if keep_first_input else set()
-
-    def quantized(layer: nn.Module) -> nn.Module:
-        return quantized_layer(layer, 8, "none" if layer in kept else "dynamic")
-
-    return _corrected(network, replaced(network, _at_float_layers(quantized)), features)
+    return _rounded(network, lambda layer: quantized_layer(layer, 8, "none" if layer in kept else "dynamic"), features)
 
 
 def static(
@@ -115,15 +109,13 @@ def static(
         set_input_range(new, *ranges[layer])
         return new
 
-    return _corrected(network, replaced(network, _at_float_layers(quantized)), features if corrected else None)
+    return _rounded(network, quantized, features if corrected else None)
 
 
-def _at_float_layers(change: Callable[[nn.Module], nn.Module]) -> Callable[[nn.Module], nn.Module | None]:
-    return lambda layer: change(layer) if is_float_layer(layer) else None
-
-
-def _corrected(network: nn.Module, quantized: nn.Module, features: Tensor | None) -> nn.Module:
-    return quantized if features is None else correct(network, quantized, features)
+def _rounded(network: nn.Module, change: Callable[[nn.Module], nn.Module], features: Tensor | None) -> nn.Module:
+    """A copy with `change(layer)` in the place of every float layer, corrected on the features where there are any."""
+    found = replaced(network, lambda layer: change(layer) if is_float_layer(layer) else None)
+    return found if features is None else correct(network, found, features)
 
 
 def quantized_layer(layer: nn.Module, bits: int, activations: str = "none") -> QuantizedLayer:

@@ -226,11 +226,14 @@ class QuantizedLayer(CompressedLayer):
         """Round float weights; `scale [..., out]` is by default that of each channel's largest weight."""
         if scale is None:
             scale = rounding.max_abs_scale(weight, self.bits, len(self.weight_shape) - 1)
-        exact = rounding.to_integers(weight, self._per_channel(scale), 0, *rounding.limits(self.bits))
-        integers = exact.to(torch.int8)
-        packed = integers if self.bits == 8 else rounding.pack(integers.flatten(len(self.lead) + 1), self.bits)
-        self.weight.copy_(packed)
+        each = self._per_channel(scale)
+        self._store(rounding.to_integers(weight, each, 0, *rounding.limits(self.bits)), each)
         self.scale.copy_(scale)
+
+    def _store(self, integers: Tensor, scale: Tensor) -> None:
+        """Keep integers `[..., *weight_shape]`, which are floats here; `scale` is beside them."""
+        stored = integers.to(torch.int8)
+        self.weight.copy_(stored if self.bits == 8 else rounding.pack(stored.flatten(len(self.lead) + 1), self.bits))
 
     def entering(self, x: Tensor) -> Tensor:
         """As it is, or rounded to u8: with the range of this batch (`dynamic`), or with the stored one (`static`).

@@ -175,15 +175,9 @@ class SparseQuantizedLayer(SparseLayer, QuantizedLayer):
         """The weights with their zeros, int8 `[..., *weight_shape]`."""
         return self.stored()
 
-    @torch.no_grad()
-    def load_dense(self, weight: Tensor, scale: Tensor | None = None) -> None:
-        """Round float weights as the dense layer does; where more than `kept` are not 0 then, the smallest are lost."""
-        if scale is None:
-            scale = rounding.max_abs_scale(weight, self.bits, len(self.weight_shape) - 1)
-        each = self._per_channel(scale)
-        integers = rounding.to_integers(weight, each, 0, *rounding.limits(self.bits))
-        self.keep(integers.to(torch.int8), rounding.to_floats(integers, each))
-        self.scale.copy_(scale)
+    def _store(self, integers: Tensor, scale: Tensor) -> None:
+        """Where more than `kept` are not 0, the smallest weights are lost."""
+        self.keep(integers.to(torch.int8), rounding.to_floats(integers, scale))
 
 
 class SparseQuantizedLinear(LinearLayer, SparseQuantizedLayer):

@@ -21,6 +21,7 @@ from rlab.compression.neuron_pruning import prune_neurons
 from rlab.compression.quantize import dynamic, half, static, weight_only
 from rlab.compression.quantized_layers import CompressedLayer, full_precision
 from rlab.compression.quantized_tuning import prepare_tuning, tuned
+from rlab.compression.rounding import BITS
 from rlab.compression.sparse_layers import SparseFloatLayer, SparseLayer
 from rlab.compression.student_values import give_values
 from rlab.compression.visits import END_OF_VISIT_SEEDS, FIRST_VISIT_SEED, WIDTH, visited
@@ -388,12 +389,8 @@ STEPS: dict[str, Kind] = {
     ),
     "fp16": Kind(_fp16, final=True),
     "bf16": Kind(_bf16, final=True),
-    "int8": Kind(_weights(8), final=True),
-    "int4": Kind(_weights(4), final=True),
-    "int2": Kind(_weights(2), final=True),
+    **{f"int{bits}": Kind(_weights(bits), final=True) for bits in BITS},
     "dynamic8": Kind(_dynamic8, final=True),
     "static8": Kind(_static8, final=True),
-    "qat8": Kind(_qat(8), final=True),
-    "qat4": Kind(_qat(4), final=True),
-    "qat2": Kind(_qat(2), final=True),
+    **{f"qat{bits}": Kind(_qat(bits), final=True) for bits in BITS},
 }

@@ -24,6 +24,7 @@ from rlab.networks.spaces import (
     MultiDiscrete,
     Space,
     Tuple,
+    bounds_of,
     choices,
     leaves,
     pack,
@@ -82,7 +83,7 @@ def space_from_minari(data: Mapping[str, Any], of: str, *, outermost: bool = Tru
 def _leaf_from_minari(data: Mapping[str, Any], of: str) -> Leaf:
     kind = data.get("type")
     if kind == "Box":
-        low, high = (_shared(data[name], data["dtype"]) for name in ("low", "high"))
+        low, high = (bounds_of(np.array(data[name], data["dtype"])) for name in ("low", "high"))
         return Box(tuple(data["shape"]), data["dtype"], low, high)
     if kind == "Discrete":
         return Discrete(int(data["n"]), int(data["start"]))
@@ -203,11 +204,3 @@ def _full(bound: Bounds, space: Box) -> np.ndarray:
         whole = [min(max(int(value), info.min), info.max) for value in exact.ravel()]
         return np.array(whole, dtype).reshape(space.shape)
     return exact.astype(dtype)
-
-
-def _shared(bounds: Any, dtype: str) -> Bounds:
-    """One number where all elements share it, else one number per element in row-major order."""
-    flat = np.array(bounds, dtype).ravel()
-    if flat.size and (flat == flat[0]).all():
-        return float(flat[0])
-    return tuple(float(bound) for bound in flat)

@@ -158,7 +158,8 @@ class Session:
                 due = state is not None and bool(state["loop"].get("judgement_due"))
                 with ExitStack() as logs:
                     log = logs.enter_context(closing(self._log(folder, resume_at, due)))
-                    rest = [logs.enter_context(closing(each)) for each in self._logs_asked_for(folder, resume_at)]
+                    asked_for = [EpisodeLog(folder.path, resume_at)] if run.log_episodes else []
+                    rest = [logs.enter_context(closing(each)) for each in asked_for]
                     films = self._films(folder, resume_at, log)
                     hearing: list[Listener] = [self.best, log, *rest, *films, _Saver(self, folder), *listeners]
                     hearing.append(audience)
@@ -254,9 +255,6 @@ class Session:
         )
         log.on_start(request.logged(), request.origins, request.compared())
         return log
-
-    def _logs_asked_for(self, folder: RunFolder, resume_at: int) -> list[EpisodeLog]:
-        return [EpisodeLog(folder.path, resume_at)] if self.request.run.log_episodes else []
 
     def _films(self, folder: RunFolder, resume_at: int, log: MetricsLog) -> list[Films]:
         every, env = self.request.run.film_every, self.request.env

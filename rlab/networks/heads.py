@@ -48,9 +48,8 @@ class Head(nn.Module):
 
     width: int
     mask_width: int | None
-    distils_as: str | None = (
-        None  # the kind of head whose outputs `to_distil` gives: what teachers and students compare
-    )
+    # The kind of head whose outputs `to_distil` gives: what teachers and students compare.
+    distils_as: str | None = None
     explores = True  # whether `sample` gives anything but the greedy action
 
     def __init__(self, head: Json, action_space: Space) -> None:

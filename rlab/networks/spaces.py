@@ -19,6 +19,12 @@ from rlab.types import Json
 
 Bounds = float | tuple[float, ...]
 MASK_KEY = "action_mask"  # of an env's info or Dict observation; the name that Gymnasium's own envs use
+# Dtype -> the dtypes of which it holds every number exactly, and the range of the integers that it does.
+HOLDS: dict[str, tuple[tuple[str, ...], int, int]] = {
+    "uint8": (("uint8", "bool"), 0, 255),
+    "int32": (("uint8", "bool", "int8", "uint16", "int16", "int32"), 1 - 2**31, 2**31 - 1),
+    "float32": (("uint8", "bool", "int8", "uint16", "int16", "float16", "float32"), -(2**24), 2**24),
+}
 MAX_FEATURES = 10_000_000  # a first layer of 64 units would already take 2.4 GiB
 
 
@@ -321,29 +327,15 @@ def _flat(leaf: Leaf, value: Any) -> np.ndarray:
 
 def _common_dtype(parts: Sequence[Leaf]) -> str:
     """The smallest of uint8, int32, float32 and float64 that holds the values of all leaves exactly."""
-    for dtype, holds in (("uint8", _in_bytes), ("int32", _in_int32), ("float32", _in_float32)):
-        if all(holds(leaf) for leaf in parts):
+    for dtype, (held, least, most) in HOLDS.items():
+        if all(leaf.dtype in held if isinstance(leaf, Box) else _within(leaf, least, most) for leaf in parts):
             return dtype
     return "float64"
 
 
-def _in_bytes(leaf: Leaf) -> bool:
-    if isinstance(leaf, Box):
-        return leaf.dtype in ("uint8", "bool")
+def _within(leaf: Discrete | MultiDiscrete | MultiBinary, least: int, most: int) -> bool:
     low, high = _integers(leaf)
-    return low >= 0 and high <= 255
-
-
-def _in_int32(leaf: Leaf) -> bool:
-    if isinstance(leaf, Box):
-        return leaf.dtype in ("uint8", "bool", "int8", "uint16", "int16", "int32")
-    return max(map(abs, _integers(leaf))) < 2**31
-
-
-def _in_float32(leaf: Leaf) -> bool:
-    if isinstance(leaf, Box):
-        return leaf.dtype in ("uint8", "bool", "int8", "uint16", "int16", "float16", "float32")
-    return max(map(abs, _integers(leaf))) <= 2**24
+    return least <= low and high <= most
 
 
 def _integers(leaf: Discrete | MultiDiscrete | MultiBinary) -> tuple[int, int]:
@@ -353,6 +345,12 @@ def _integers(leaf: Discrete | MultiDiscrete | MultiBinary) -> tuple[int, int]:
     if isinstance(leaf, Discrete):
         return leaf.start, leaf.start + leaf.n - 1
     return min(leaf.start), max(s + n - 1 for s, n in zip(leaf.start, leaf.nvec, strict=True))
+
+
+def bounds_of(array: np.ndarray) -> Bounds:
+    """One number where all elements share it, else one number per element in row-major order."""
+    flat = array.ravel()
+    return float(flat[0]) if flat.size and (flat == flat[0]).all() else tuple(map(float, flat))
 
 
 def _to_json(value: Any) -> Any:

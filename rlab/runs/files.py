@@ -5,6 +5,7 @@ Every change that the run folder makes on the disk goes through this module (gro
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -171,6 +172,32 @@ def keep_only(folder: Path, names: set[str], pattern: str) -> None:
 def clean(folder: Path) -> None:
     """Delete the temporary files of writers that were killed."""
     keep_only(folder, set(), f"{TEMPORARY}*")
+
+
+def appending(path: Path) -> io.FileIO:
+    """A file to append to, unbuffered: a row that a full disk refused must not come back on closing.
+
+    Raises:
+        RlabError: the disk refuses.
+    """
+    try:
+        return path.open("ab", buffering=0)
+    except OSError as error:
+        raise RlabError(f"cannot write {path}: {error.strerror}") from error
+
+
+def append(file: io.FileIO, data: bytes, path: Path) -> None:
+    """Hand data to the operating system at once: they outlive this process.
+
+    Raises:
+        RlabError: the disk refuses.
+    """
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError as error:
+        raise RlabError(f"cannot write {path}: {error.strerror}") from error
 
 
 def sync_folder(path: Path) -> None:

@@ -1,9 +1,7 @@
 """The logs of a run: rows of JSON, one a line, and TensorBoard's curves."""
 
-import io
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,16 +33,13 @@ class JsonLines:
         self.path = path
         content = files.read_bytes(path) if path.exists() else b""
         whole = _whole_lines(content)
-        if whole:
-            _parse_line(path, 1, whole.partition(b"\n")[0])
-        else:
+        if not whole:
             files.write_bytes(path, _line({"format": files.FORMAT, **header}))
-        try:
-            if whole and len(whole) < len(content):
-                os.truncate(path, len(whole))
-            self._file = _appending(path)
-        except OSError as error:
-            raise RlabError(f"cannot write {path}: {error.strerror}") from error
+        else:
+            _parse_line(path, 1, whole.partition(b"\n")[0])
+            if len(whole) < len(content):
+                files.write_bytes(path, whole)
+        self._file = files.appending(path)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append a row, and hand it to the operating system at once: it outlives this process.
@@ -52,12 +47,7 @@ class JsonLines:
         Raises:
             RlabError: the disk refuses.
         """
-        rest = memoryview(_line(row))
-        try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            raise RlabError(f"cannot write {self.path}: {error.strerror}") from error
+        files.append(self._file, _line(row), self.path)
 
     def truncate_after(self, unit: str, time: int) -> None:
         """Drop what a resumed run will write again: rows whose `unit` is above `time`, and the final evaluation."""
@@ -66,7 +56,7 @@ class JsonLines:
         if len(kept) < len(rows):
             self._file.close()
             files.write_bytes(self.path, b"".join(map(_line, [header, *kept])))
-            self._file = _appending(self.path)
+            self._file = files.appending(self.path)
 
     def sync(self) -> None:
         """Make all rows so far outlive a power cut."""
@@ -219,10 +209,6 @@ def strict(value: Any) -> Any:
     if isinstance(value, list):
         return [strict(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _appending(path: Path) -> io.FileIO:
-    return path.open("ab", buffering=0)  # unbuffered: a row that a full disk refused must not come back on closing
 
 
 def _line(row: Mapping[str, Any]) -> bytes:

@@ -168,19 +168,11 @@ class _File:
         """Replace the file at once, so that a reader never sees half of it."""
         self.close()
         files.write_bytes(self._path, _text([columns, *lines]))
-        try:
-            self._file = self._path.open("ab", buffering=0)
-        except OSError as error:
-            raise RlabError(f"cannot write {self._path}: {error.strerror}") from error
+        self._file = files.appending(self._path)
 
     def append(self, lines: Iterable[Sequence[Any]]) -> None:
-        rest = memoryview(_text(lines))
         assert self._file is not None
-        try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            raise RlabError(f"cannot write {self._path}: {error.strerror}") from error
+        files.append(self._file, _text(lines), self._path)
 
     def sync(self) -> None:
         assert self._file is not None

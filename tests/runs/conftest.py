@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from rlab import disk
 from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.policy import Policy, PolicySpec, build_policy
 from rlab.networks.spaces import Box, Discrete
@@ -65,7 +66,9 @@ def every_death(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[...
             copy = Path(tempfile.mkdtemp(prefix=f"dies-after-{lives}-", dir=tmp_path)) / folder.name
             shutil.copytree(folder, copy)
             with monkeypatch.context() as patch:
-                patch.setattr(files, "os", DyingOs(lives))
+                dying = DyingOs(lives)
+                patch.setattr(files, "os", dying)
+                patch.setattr(disk, "os", dying)
                 try:
                     action(copy)
                 except Killed:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from rlab import disk
 from rlab.errors import RlabError
 from rlab.runs import files
 from rlab.runs.tensors import arrays_from_bytes, arrays_to_bytes, tensors_from_bytes, tensors_to_bytes
@@ -35,6 +36,7 @@ def test_content_is_on_the_disk_before_its_name_is_and_the_name_before_we_go_on(
             return call if name in ("write", "fsync", "replace") else getattr(os, name)
 
     monkeypatch.setattr(files, "os", Recording())
+    monkeypatch.setattr(disk, "os", Recording())
     files.write_bytes(tmp_path / "file", b"x")
     assert calls == ["write", "fsync", "replace", "fsync"]
 

@@ -167,10 +167,6 @@ def _content(request: Request, format: str, exporter: str) -> tuple[bytes, str]:
         ) from error
 
 
-def _onnx(request: Request) -> bytes:
-    return _own_onnx(request.member, request.origin)
-
-
 def _own_onnx(member: MemberPolicy, origin: Origin) -> bytes:
     graph = trace(member)
     text = to_text(metadata_of(member, origin, graph.quantized, fold_weights=folds_weights(graph)))
@@ -195,20 +191,12 @@ def _c(request: Request) -> bytes:
     return write_c(graph, _metadata(request, graph, prefix=request.prefix), examples, request.prefix)
 
 
-def _torch_onnx(request: Request) -> bytes:
-    return write_torch_onnx(request.member, request.obs, _metadata(request, None))
-
-
-def _torch_export(request: Request) -> bytes:
-    return write_torch_export(request.member, request.obs, _metadata(request, None))
-
-
 WRITERS: dict[str, Callable[[Request], bytes]] = {
-    "onnx": _onnx,
-    "torch-onnx": _torch_onnx,
+    "onnx": lambda request: _own_onnx(request.member, request.origin),
+    "torch-onnx": lambda request: write_torch_onnx(request.member, request.obs, _metadata(request, None)),
     "numpy": _numpy,
     "c": _c,
-    "torch-export": _torch_export,
+    "torch-export": lambda request: write_torch_export(request.member, request.obs, _metadata(request, None)),
 }
 
 

@@ -127,18 +127,6 @@ def _cast(settings: dict[str, Any], output: dict[str, Any]) -> Callable[[Array],
     return lambda x: x.astype(dtype)
 
 
-def _append(x: Array, constant: Array) -> Array:
-    return np.concatenate([x, np.broadcast_to(constant, x.shape)], axis=1)
-
-
-def _concat(*parts: Array) -> Array:
-    return np.concatenate(parts, axis=1)
-
-
-def _one_hot(x: Array, element: Array, value: Array) -> Array:
-    return np.asarray(x[:, element] == value, np.float32)
-
-
 def _linear(x: Array, weight: Array, bias: Array) -> Array:
     y: Array = x @ weight
     y += bias
@@ -178,10 +166,6 @@ def _leaky_relu(settings: dict[str, Any], output: dict[str, Any]) -> Callable[[A
     return lambda x: np.where(x > 0, x, alpha * x)
 
 
-def _relu(x: Array) -> Array:
-    return np.maximum(x, np.float32(0))
-
-
 def _silu(x: Array) -> Array:
     small = np.exp(-np.abs(x))  # never overflows
     return x * np.where(x >= 0, 1 / (1 + small), small / (1 + small))
@@ -213,18 +197,6 @@ def _polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
     return y
 
 
-def _gelu(x: Array) -> Array:
-    return np.asarray(np.float32(0.5) * x * (1 + erf(x * np.float32(0.5**0.5))))
-
-
-def _mean(x: Array) -> Array:
-    return np.asarray(x.mean(axis=1, keepdims=True))
-
-
-def _clip(x: Array, low: Array, high: Array) -> Array:
-    return np.minimum(np.maximum(x, low), high)
-
-
 def _round_static(x: Array, scale: Any, zero_point: Any) -> Array:
     zero = np.float32(zero_point)
     return np.asarray((np.clip(np.rint(x / scale) + zero, 0, 255) - zero) * scale, np.float32)
@@ -242,17 +214,14 @@ def _choose(settings: dict[str, Any], output: dict[str, Any]) -> Callable[..., A
     parts = [slice(int(end - size), int(end)) for end, size in zip(ends, settings["sizes"], strict=True)]
     shape = tuple(output["shape"])
 
-    def best(logits: Array, mask: Array | None = None) -> Array:
+    def best(logits: Array, mask: Array | None) -> Array:
         if mask is not None:
             allowed = mask != 0
             logits = np.where(allowed | ~allowed.any(axis=1, keepdims=True), logits, -np.inf)
         return logits.argmax(axis=1)
 
     def run(logits: Array, mask: Array | None = None) -> Array:
-        if mask is None:
-            chosen = [best(logits[:, part]) for part in parts]
-        else:
-            chosen = [best(logits[:, part], mask[:, part]) for part in parts]
+        chosen = [best(logits[:, part], None if mask is None else mask[:, part]) for part in parts]
         return chosen[0].reshape(-1, *shape) if len(chosen) == 1 else np.stack(chosen, axis=1).reshape(-1, *shape)
 
     return run
@@ -264,22 +233,22 @@ OPERATIONS: dict[str, Callable[[dict[str, Any], dict[str, Any]], Callable[..., A
     "reshape": _reshape,
     "slice": _slice,
     "channels_first": _plain(lambda x: np.moveaxis(x, -1, 1)),
-    "one_hot": _plain(_one_hot),
+    "one_hot": _plain(lambda x, element, value: np.asarray(x[:, element] == value, np.float32)),
     "centre": _plain(lambda x, mean: (x.astype(np.float64) - mean).astype(np.float32)),
-    "concat": _plain(_concat),
-    "append": _plain(_append),
+    "concat": _plain(lambda *parts: np.concatenate(parts, axis=1)),
+    "append": _plain(lambda x, constant: np.concatenate([x, np.broadcast_to(constant, x.shape)], axis=1)),
     "add": _plain(np.add),
     "subtract": _plain(np.subtract),
     "multiply": _plain(np.multiply),
     "divide": _plain(np.divide),
-    "clip": _plain(_clip),
-    "relu": _plain(_relu),
+    "clip": _plain(lambda x, low, high: np.minimum(np.maximum(x, low), high)),
+    "relu": _plain(lambda x: np.maximum(x, np.float32(0))),
     "tanh": _plain(np.tanh),
     "elu": _elu,
-    "gelu": _plain(_gelu),
+    "gelu": _plain(lambda x: np.asarray(np.float32(0.5) * x * (1 + erf(x * np.float32(0.5**0.5))))),
     "silu": _plain(_silu),
     "leaky_relu": _leaky_relu,
-    "mean": _plain(_mean),
+    "mean": _plain(lambda x: np.asarray(x.mean(axis=1, keepdims=True))),
     "linear": _plain(_linear),
     "conv2d": _conv2d,
     "layer_norm": _layer_norm,

@@ -170,11 +170,11 @@ def _bits(dtype: str) -> int:
     return {"INT8": 8, "INT4": 4, "INT2": 2}.get(dtype, 16)
 
 
-def _simple(kind: str, *settings: str) -> Callable[[_Writer, Operation], None]:
-    """One node of the same inputs, with some of the operation's settings as attributes."""
+def _simple(kind: str, *settings: str, **fixed: Any) -> Callable[[_Writer, Operation], None]:
+    """One node of the same inputs, with some of the operation's settings and fixed numbers as attributes."""
 
     def write(writer: _Writer, op: Operation) -> None:
-        attributes = {name: op.settings[name] for name in settings}
+        attributes = {**fixed, **{name: op.settings[name] for name in settings}}
         writer.node(kind, [writer.input(name) for name in op.inputs], op.output, **attributes)
 
     return write
@@ -195,10 +195,6 @@ def _slice(writer: _Writer, op: Operation) -> None:
     first, last = op.settings["first"], op.settings["last"]
     edges = (writer.shape(first), writer.shape(last), writer.shape(1))
     writer.node("Slice", (op.inputs[0], *edges), op.output)
-
-
-def _channels_first(writer: _Writer, op: Operation) -> None:
-    writer.node("Transpose", op.inputs, op.output, perm=[0, 3, 1, 2])
 
 
 def _one_hot(writer: _Writer, op: Operation) -> None:
@@ -227,10 +223,6 @@ def _append(writer: _Writer, op: Operation) -> None:
     rows = writer.node("Shape", (x,), f"{op.output}_shape")
     expanded = writer.node("Expand", (writer.input(constant), rows), f"{op.output}_rows")
     writer.node("Concat", (x, expanded), op.output, axis=1)
-
-
-def _concat(writer: _Writer, op: Operation) -> None:
-    writer.node("Concat", op.inputs, op.output, axis=1)
 
 
 def _clip(writer: _Writer, op: Operation) -> None:
@@ -280,11 +272,6 @@ def _conv2d(writer: _Writer, op: Operation) -> None:
     kernel = list(writer.graph.constants[op.inputs[1]].values.shape[2:])
     inputs, stride = [writer.input(name) for name in op.inputs], op.settings["stride"]
     writer.node("Conv", inputs, op.output, kernel_shape=kernel, strides=[stride, stride])
-
-
-def _layer_norm(writer: _Writer, op: Operation) -> None:
-    inputs = [writer.input(name) for name in op.inputs]
-    writer.node("LayerNormalization", inputs, op.output, axis=-1, epsilon=op.settings["epsilon"])
 
 
 def _round_static(writer: _Writer, op: Operation) -> None:
@@ -356,10 +343,10 @@ NODES: dict[str, Callable[[_Writer, Operation], None]] = {
     "cast": _cast,
     "reshape": _reshape,
     "slice": _slice,
-    "channels_first": _channels_first,
+    "channels_first": _simple("Transpose", perm=[0, 3, 1, 2]),
     "one_hot": _one_hot,
     "centre": _centre,
-    "concat": _concat,
+    "concat": _simple("Concat", axis=1),
     "append": _append,
     "add": _simple("Add"),
     "subtract": _simple("Sub"),
@@ -375,7 +362,7 @@ NODES: dict[str, Callable[[_Writer, Operation], None]] = {
     "mean": _mean,
     "linear": _linear,
     "conv2d": _conv2d,
-    "layer_norm": _layer_norm,
+    "layer_norm": _simple("LayerNormalization", "epsilon", axis=-1),
     "round_static": _round_static,
     "round_dynamic": _round_dynamic,
     "choose": _choose,
