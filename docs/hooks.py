@@ -4,8 +4,10 @@ MkDocs calls `on_page_markdown` for every page. Nothing here is written by hand 
 from the recorded results.
 """
 
+import ast
 import json
 import re
+import textwrap
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -203,6 +205,19 @@ def listing(path: str) -> str:
     return f'```python title="{Path(path).name}"\n{(ROOT / path).read_text()}```'
 
 
+def outside_agents() -> str:
+    """The agents that are written as somebody outside rlab would write them: what they are, and each file, folded."""
+    files = sorted((ROOT / "tests/agents/outside").glob("[!_]*.py"))
+    files = [path for path in files if not path.name.startswith(("test_", "conftest"))]
+    rows, folded = [], []
+    for path in files:
+        source = path.read_text()
+        what = (ast.get_docstring(ast.parse(source)) or "").partition("\n\n")[0].replace("\n", " ")
+        rows.append([f"`{path.name}`", what, len(source.splitlines())])
+        folded.append(f'??? example "{path.name}"\n' + textwrap.indent(f"```python\n{source}```", "    "))
+    return "\n\n".join([table(["file", "what it is", "lines"], rows), *folded])
+
+
 def rooms() -> dict[str, dict[str, Any]]:
     """The rooms of the house that exist, each after those that it imports."""
     return {name: room for name, room in HOUSE["rooms"].items() if (ROOT / room["path"]).exists()}
@@ -290,6 +305,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "house-picture": house_picture,
     "import-table": import_table,
     "modules-for-all": modules_for_all,
+    "outside-agents": outside_agents,
     "own-agent": own_agent,
     "road": road,
     "sb3-names": sb3_names,
