@@ -34,13 +34,15 @@ def test_no_page_fetches_anything_from_another_machine(site: Path) -> None:
 
 
 def test_generated_parts_are_filled_in(site: Path) -> None:
-    names = "command-line", "evidence", "from-sb3", "house", "tensorboard"
+    names = "command-line", "evidence", "from-sb3", "house", "tensorboard", "your-agent"
     text = {name: (site / f"{name}.html").read_text() for name in names}
     assert not any("<!-- rlab:" in page for page in text.values())
     assert "--learning-rate" in text["command-line"]
     assert "double_dqn-LunarLander-v3" in text["evidence"]
     assert "ent_coef" in text["from-sb3"]
     assert "train/episode_return" in text["tensorboard"]
+    outside = [path.name for path in (ROOT / "tests/agents/outside").glob("*.py")]
+    assert [name for name in ["own_agent.py", *outside] if name not in text["your-agent"]] == []
     rooms = re.findall(r"<text [^>]*>([^<]*)</text>", text["house"])
     assert {"rlab/networks/", "rlab/jobs/", "agents/"} <= set(rooms)
     assert [room for room in rooms if f"<code>{room}</code>" not in text["house"]] == []  # picture and table agree
