@@ -3,7 +3,6 @@
 import io
 import os
 import random
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -224,35 +223,25 @@ def quiet() -> Iterator[Callable[[], tuple[str, list[str]]]]:
 
 
 class GlobalGenerators:
-    """The global generators of random, NumPy and torch: seeded with the same number for every play, and restored at the
-    end."""
-
-    def __init__(self) -> None:
-        self._torch = sys.modules.get("torch")
-        self._saved = self._states()
+    """The global generators of random, NumPy and torch, seeded with the same number for every play."""
 
     def seed(self) -> None:
         """Seed them, as each worker's are in training."""
+        import torch  # here, since workers import this package and need not wait for it
+
         random.seed(GLOBAL_SEED)
         np.random.seed(GLOBAL_SEED)  # the global one is meant
-        if self._torch is not None:
-            self._torch.random.default_generator.manual_seed(GLOBAL_SEED)
+        torch.random.default_generator.manual_seed(GLOBAL_SEED)
         self._seeded = self._states()
 
     def used(self) -> tuple[str, ...]:
         """Those that were drawn from since `seed`, apart from an env's own in its first steps (see `own_globals`)."""
         return tuple(name for name, state in self._states().items() if not _same_state(state, self._seeded[name]))
 
-    def restore(self) -> None:
-        """Restore their states."""
-        random.setstate(self._saved["random"])
-        np.random.set_state(self._saved["np.random"])
-        if self._torch is not None:
-            self._torch.set_rng_state(self._saved["torch"])
-
     def _states(self) -> dict[str, Any]:
-        states: dict[str, Any] = {"random": random.getstate(), "np.random": np.random.get_state()}
-        return states if self._torch is None else {**states, "torch": self._torch.get_rng_state()}
+        import torch
+
+        return {"random": random.getstate(), "np.random": np.random.get_state(), "torch": torch.get_rng_state()}
 
 
 @contextmanager

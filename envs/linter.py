@@ -26,6 +26,7 @@ from rlab.envs.obs_packing import Packing
 from rlab.envs.specs import EnvSpec
 from rlab.errors import RlabError, UsageError
 from rlab.networks.images import image_notes
+from rlab.randomness import kept_generators
 
 STEPS = 1_000  # env steps of random play
 
@@ -95,10 +96,8 @@ def check_env(spec: EnvSpec, steps: int = STEPS, seed: int = 0) -> Checkup:
     found = spec.check()
     generators = GlobalGenerators()
     with folder_kept() as moved, quiet() as output:
-        try:
+        with kept_generators():
             checkup = _examined(spec, found, steps, seed, generators)
-        finally:
-            generators.restore()
         printed, warned = output()
         further = list(manners(moved(), printed, warned))
     if spec.local:

@@ -55,7 +55,7 @@ __all__ = ["RlabError", "UsageError", "__version__", "supervised", *API]
 
 if TYPE_CHECKING:
     from rlab import supervised as supervised
-    from rlab.api import *  # noqa: F403  # what `__all__` names there
+    from rlab.api import *  # noqa: F403
 else:
 
     def __getattr__(name: str) -> Any:

@@ -1,40 +1,22 @@
 """The Python way: `run = rlab.train("dqn", "CartPole-v1", seeds=10)`, then `rlab.load(run.path)`."""
 
-from rlab.jobs.check import check
-from rlab.jobs.collect import collect, collect_random, merge_datasets
-from rlab.jobs.compress import compress
-from rlab.jobs.evaluate import evaluate
-from rlab.jobs.export import export
-from rlab.jobs.finetune import finetune
-from rlab.jobs.listeners import FinishedEpisode, Listener
-from rlab.jobs.play import Played, play
-from rlab.jobs.pretrain import pretrain
-from rlab.jobs.resume import resume
-from rlab.jobs.running import Run
-from rlab.jobs.saved import load
-from rlab.jobs.search import search
-from rlab.jobs.train import train
-from rlab.machine import hardware, versions
-
-__all__ = [
-    "FinishedEpisode",
-    "Listener",
-    "Played",
-    "Run",
-    "check",
-    "collect",
-    "collect_random",
-    "compress",
-    "evaluate",
-    "export",
-    "finetune",
-    "hardware",
-    "load",
-    "merge_datasets",
-    "play",
-    "pretrain",
-    "resume",
-    "search",
-    "train",
-    "versions",
-]
+from rlab.jobs.check import check as check
+from rlab.jobs.collect import collect as collect
+from rlab.jobs.collect import collect_random as collect_random
+from rlab.jobs.collect import merge_datasets as merge_datasets
+from rlab.jobs.compress import compress as compress
+from rlab.jobs.evaluate import evaluate as evaluate
+from rlab.jobs.export import export as export
+from rlab.jobs.finetune import finetune as finetune
+from rlab.jobs.listeners import FinishedEpisode as FinishedEpisode
+from rlab.jobs.listeners import Listener as Listener
+from rlab.jobs.play import Played as Played
+from rlab.jobs.play import play as play
+from rlab.jobs.pretrain import pretrain as pretrain
+from rlab.jobs.resume import resume as resume
+from rlab.jobs.running import Run as Run
+from rlab.jobs.saved import load as load
+from rlab.jobs.search import search as search
+from rlab.jobs.train import train as train
+from rlab.machine import hardware as hardware
+from rlab.machine import versions as versions

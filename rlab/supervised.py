@@ -13,40 +13,25 @@ from torch import nn
 
 from rlab.errors import UsageError
 from rlab.evaluation.stats import interval_over_members, iqm
-from rlab.experience.examples import Examples
+from rlab.experience.examples import Examples as Examples
 from rlab.jobs.progress import ProgressListener
 from rlab.learning.contract import Listener
-from rlab.learning.cross_validation import CrossValidation, cross_validate
-from rlab.learning.runtime import torch_settings
-from rlab.learning.supervised import SupervisedSettings
-from rlab.learning.supervised_fit import Fitted, fit, fit_examples
+from rlab.learning.cross_validation import CrossValidation as CrossValidation
+from rlab.learning.cross_validation import cross_validate as cross_validate
+from rlab.learning.runtime import torch_settings as torch_settings
+from rlab.learning.supervised import SupervisedSettings as SupervisedSettings
+from rlab.learning.supervised_fit import Fitted as Fitted
+from rlab.learning.supervised_fit import fit as fit
+from rlab.learning.supervised_fit import fit_examples as fit_examples
 from rlab.networks.bodies import BodySettings, mlp_spec
-from rlab.networks.spec import LayerSpec, NetworkSpec, StackedNetwork, build
+from rlab.networks.spec import LayerSpec as LayerSpec
+from rlab.networks.spec import NetworkSpec as NetworkSpec
+from rlab.networks.spec import StackedNetwork, build
 from rlab.networks.stacking import unstack
 from rlab.runs import files
 from rlab.runs.logs import MetricsLog
 from rlab.runs.weights import load_module, save_module
 from rlab.trust import Trust, in_force
-
-__all__ = [
-    "CrossValidation",
-    "Examples",
-    "Fitted",
-    "LayerSpec",
-    "LoadedNetwork",
-    "NetworkSpec",
-    "SupervisedSettings",
-    "cross_validate",
-    "fit",
-    "fit_examples",
-    "image_network",
-    "load_network",
-    "recorded",
-    "save_network",
-    "text_network",
-    "torch_settings",
-    "vector_network",
-]
 
 NETWORK = "network.json"
 

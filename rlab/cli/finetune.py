@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from rlab.cli.flags import HELP, command_words, parse
 from rlab.cli.help import Page
-from rlab.cli.shared import agent_page, carry_out, read_settings, value_of
+from rlab.cli.shared import read_settings, train, value_of
 from rlab.envs import EnvSpec
 from rlab.errors import UsageError
 from rlab.jobs.request import Request
@@ -43,10 +43,7 @@ PAGE = Page(
 
 def run(argv: list[str]) -> int:
     """Parse, fine-tune, report."""
-    request, options = read_request(argv)
-    from rlab.jobs.running import start
-
-    return carry_out(lambda: start(request, options.out, True, options.trust), options.json)
+    return train(*read_request(argv))
 
 
 def read_request(argv: list[str]) -> tuple[Request, FinetuneOptions]:
@@ -65,10 +62,8 @@ def read_request(argv: list[str]) -> tuple[Request, FinetuneOptions]:
     env = saved.env if env_id is None else EnvSpec.parse(env_id)
     agent = value_of(words, "--agent") or next_agent(saved, "--trust" in words)
     start = finetuning_defaults(saved, agent, env, experiment, None if member is None else 0)
-    schemas = (FinetuneOptions(), FinetuneConfig(), start.run, SourceConfig(), start.settings)
-    prog = f"rlab finetune {source}"
-    page = agent_page(f"{prog} [ENV] [settings]", agent, start) if HELP & set(words) else None
-    options, settings = read_settings(words, schemas, prog=prog, agent=agent, page=page)
+    own, prog = (FinetuneOptions(), FinetuneConfig()), f"rlab finetune {source}"
+    options, settings = read_settings(words, own, start, prog=prog, agent=agent, usage="[ENV] [settings]")
     env = env.changed(options.env_kwargs or None, options.wrapper or None)
     words_typed = command_words()
     request = finetune_request(source, saved, env, agent, options.member, experiment, settings, words_typed)

@@ -1,10 +1,10 @@
 """`rlab pretrain bc|encoder DATASET`: a policy, or the body of one, from demonstrations alone."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from rlab.cli.flags import HELP, command_words, parse
 from rlab.cli.help import Page
-from rlab.cli.shared import agent_page, carry_out, read_settings, value_of
+from rlab.cli.shared import read_settings, train, value_of
 from rlab.envs import EnvSpec
 from rlab.errors import UsageError
 from rlab.jobs.request import Request
@@ -49,10 +49,7 @@ def run(argv: list[str]) -> int:
         dataset = words.pop(0)
     elif not HELP & set(words):
         raise UsageError(f"pretrain {method} needs a dataset: {USAGE}")
-    request, options = read_request(method, dataset, words)
-    from rlab.jobs.running import start
-
-    return carry_out(lambda: start(request, options.out, True, options.trust), options.json)
+    return train(*read_request(method, dataset, words))
 
 
 def read_request(method: str, dataset: str, argv: list[str]) -> tuple[Request, PretrainOptions]:
@@ -61,16 +58,15 @@ def read_request(method: str, dataset: str, argv: list[str]) -> tuple[Request, P
 
     agent = value_of(argv, "--agent") or PretrainOptions.agent
     learner = learner_for(method, agent)
-    helping = bool(HELP & set(argv))
     named = value_of(argv, "--env")
-    env = None if helping else env_for(dataset, None if named is None else EnvSpec.parse(named), "--trust" in argv)
+    env = (
+        None
+        if HELP & set(argv)
+        else env_for(dataset, None if named is None else EnvSpec.parse(named), "--trust" in argv)
+    )
     start = pretraining_defaults(method, agent, "" if env is None else env.env_id)
-    schemas = (PretrainOptions(), start.run, SourceConfig(dataset=dataset), start.settings)
-    prog = f"rlab pretrain {method} {dataset}"
-    page = agent_page(f"{prog} [settings]", learner, start) if helping else None
-    if page is not None:
-        page = replace(page, hidden=page.hidden | {"dataset"})  # it is the word after the method
-    options, settings = read_settings(argv, schemas, prog=prog, agent=learner, page=page)
+    prog, sources = f"rlab pretrain {method} {dataset}", SourceConfig(dataset=dataset)  # the word after the method
+    options, settings = read_settings(argv, (PretrainOptions(),), start, prog=prog, agent=learner, sources=sources)
     assert env is not None  # --help has left by now
     if settings.get("dataset", dataset) != dataset:
         raise UsageError(

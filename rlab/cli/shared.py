@@ -8,21 +8,46 @@ from dataclasses import fields
 from typing import Any
 
 from rlab.agents import load_agent
-from rlab.cli.flags import given, parse
+from rlab.cli.flags import HELP, given, parse
 from rlab.cli.help import Page
 from rlab.cli.main import STOPPED
 from rlab.jobs.defaults import DEFAULT, UPDATE_PERIODS, Defaults, data_of
+from rlab.jobs.request import Request
 from rlab.jobs.unread import unread_by_kind
+from rlab.runs.config import SourceConfig
 
 
 def read_settings(
-    argv: Sequence[str], schemas: Sequence[Any], *, prog: str, agent: str, page: Page | None
+    argv: Sequence[str],
+    own: Sequence[Any],
+    start: Defaults,
+    *,
+    prog: str,
+    agent: str,
+    sources: SourceConfig | None = None,
+    usage: str = "[settings]",
+    command: str = "",
 ) -> tuple[Any, dict[str, Any]]:
-    """The verb's own options, filled, and the settings of all other dataclasses that the words name, with their values.
+    """The verb's own options, filled, and the settings that the words name, with their values.
+
+    `--help` prints the page of the agent: what it is, what it leaves unread, where defaults come from.
 
     Args:
-        schemas: the verb's own first; see `rlab.cli.flags.parse`.
+        own: the verb's options, and dataclasses of settings that runs of all agents do not have.
+        start: where the defaults come from.
+        sources: the defaults of what is learned from besides the env; what they state is not on the page.
+        usage, command: of the page.
     """
+    schemas = (*own, start.run, sources or SourceConfig(), start.settings)
+    page = None
+    if HELP & set(argv):
+        found = load_agent(agent)
+        origins = start.origins(())
+        if data_of(agent) == "dataset":
+            origins |= {name: "agents that learn from a dataset" for name in UPDATE_PERIODS if origins[name] == DEFAULT}
+        hidden = frozenset({*unread_by_kind(agent, found), *([] if sources is None else ["dataset"])})
+        what = (found.__doc__ or "").strip().partition("\n")[0]
+        page = Page(f"{prog} {usage}", what, origins=origins, hidden=hidden, agent=agent, command=command)
     options, *parts = parse(argv, schemas, prog=prog, subject=agent, page=page)
     named = given(argv, schemas)
     return options, {f.name: getattr(part, f.name) for part in parts for f in fields(part) if f.name in named}
@@ -32,6 +57,13 @@ def keywords(options: Any, *without: str) -> dict[str, Any]:
     """Options as keywords of the job that they are for; `json` is the command line's own."""
     names = [field.name for field in fields(options) if field.name not in ("json", *without)]
     return {"wrappers" if name == "wrapper" else name: getattr(options, name) for name in names}
+
+
+def train(request: Request, options: Any) -> int:
+    """Train what was asked for, and report; the exit code."""
+    from rlab.jobs.running import start  # torch takes its time: after every check of the words
+
+    return carry_out(lambda: start(request, options.out, True, options.trust), options.json)
 
 
 def carry_out(job: Callable[[], Any], as_json: bool) -> int:
@@ -53,17 +85,6 @@ def run_as_json(run: Any) -> dict[str, Any]:
     if run.evaluation is None:
         return {**facts, "policy": run.name, "agent": agent, "env_id": env_id, "evaluation": None}
     return {**facts, **run.evaluation.to_json(run.name, agent, env_id)}
-
-
-def agent_page(usage: str, agent: str, defaults: Defaults, command: str = "") -> Page:
-    """The help page of a verb once its agent is known: what it is, what it leaves unread, where defaults come from."""
-    found = load_agent(agent)
-    description = (found.__doc__ or "").strip().partition("\n")[0]
-    origins = defaults.origins(())
-    if data_of(agent) == "dataset":
-        origins |= {name: "agents that learn from a dataset" for name in UPDATE_PERIODS if origins[name] == DEFAULT}
-    hidden = frozenset(unread_by_kind(agent, found))
-    return Page(usage, description, origins=origins, hidden=hidden, agent=agent, command=command)
 
 
 def value_of(argv: Sequence[str], wanted: str) -> str | None:

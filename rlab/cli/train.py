@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from rlab.agents import AGENTS
 from rlab.cli.flags import HELP, command_words, parse
 from rlab.cli.help import Page
-from rlab.cli.shared import agent_page, carry_out, read_settings, value_of
+from rlab.cli.shared import read_settings, train, value_of
 from rlab.envs import EnvSpec
 from rlab.errors import UsageError
 from rlab.jobs.aliases import check_not_a_policy, check_words
@@ -47,10 +47,7 @@ PAGE = Page(
 def run(argv: list[str]) -> int:
     """Parse, train, report."""
     agent, env_id, words = _agent_and_env(argv)
-    request, options = read_request(agent, env_id, words)
-    from rlab.jobs.running import start  # torch takes its time: after every check of the words
-
-    return carry_out(lambda: start(request, options.out, True, options.trust), options.json)
+    return train(*read_request(agent, env_id, words))
 
 
 def read_request(agent: str, env_id: str, argv: list[str]) -> tuple[Request, TrainOptions]:
@@ -62,9 +59,7 @@ def read_request(agent: str, env_id: str, argv: list[str]) -> tuple[Request, Tra
         chosen = "none"  # tuned settings are for the env without changes; --experiment NAME still asks for them
     start = defaults_for(agent, env_id, chosen)
     in_force = TrainOptions(experiment="none" if start.experiment is None else start.experiment.name)
-    schemas = (in_force, start.run, SourceConfig(), start.settings)
-    page = agent_page(f"{prog} [settings]", agent, start) if HELP & set(argv) else None
-    options, settings = read_settings(argv, schemas, prog=prog, agent=agent, page=page)
+    options, settings = read_settings(argv, (in_force,), start, prog=prog, agent=agent)
     env = EnvSpec(env_id)
     request = train_request(agent, env, options.env_kwargs, options.wrapper, chosen, settings, command_words())
     return request, options
@@ -78,8 +73,7 @@ def _agent_and_env(argv: list[str]) -> tuple[str, str, list[str]]:
             parse(argv, SCHEMAS, prog="rlab train", page=PAGE)
         agent, prog = argv[0], f"rlab train {argv[0]}"
         start = defaults_for(agent, "", "none")
-        page = agent_page(f"{prog} ENV [settings]", agent, start, command=prog)
-        parse(argv[1:], (TrainOptions(), start.run, SourceConfig(), start.settings), prog=prog, page=page)
+        read_settings(argv[1:], (TrainOptions(),), start, prog=prog, agent=agent, usage="ENV [settings]", command=prog)
     check_words(*named) if len(named) == 2 else check_not_a_policy(*named)
     if len(named) < 2:
         raise UsageError(f"train needs an agent and an env first: {USAGE}; for example: {EXAMPLE}")
