@@ -137,7 +137,8 @@ def at(obs: Any, actions: Mapping[Any, float]) -> list[ProbeValue]:
 
 def registered(rows: Sequence[tuple[type[World], Callable[[float], list[ProbeValue]], float, str]]) -> dict[str, Probe]:
     """The probe worlds of rows `(class, values, episode_return, what)` by their ids, known to Gymnasium."""
-    probes = {f"rlab/{world.__name__}-v0": Probe(f"rlab/{world.__name__}-v0", *rest) for world, *rest in rows}
+    ids = [f"rlab/{world.__name__}-v0" for world, _, _, _ in rows]
+    probes = {env_id: Probe(env_id, *row[1:]) for env_id, row in zip(ids, rows, strict=True)}
     for env_id, (world, *_) in zip(probes, rows, strict=True):
         if env_id not in gym.registry:
             gym.register(env_id, entry_point=f"{world.__module__}:{world.__name__}")
