@@ -57,16 +57,16 @@ class FinalObservations:
         if hidden.any():
             successors[hidden] = self.table[place[hidden]]
 
-    def listed(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The hidden successors `[S, K, *obs]` of the rows with the flat index `at [S, R]`, and which of the R rows
-        `[S, K]` they follow. K is the largest number of a member; where one has fewer, the rest is R, which is not a
+    def listed(self, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The hidden successors `[S, K, *obs]` of rows with the places `[S, ...]`, R of each member, and which of the R
+        they follow `[S, K]`. K is the largest number of a member; where one has fewer, the rest is R, which is not a
         row."""
-        place = self._flat_place.take(at)
-        rows = [np.flatnonzero(member != NONE) for member in place]
+        flat = place.reshape(len(place), -1)  # [S, R]
+        rows = [np.flatnonzero(member != NONE) for member in flat]
         most = max(map(len, rows))
-        row = np.full((len(rows), most), at.shape[1], np.int64)
+        row = np.full((len(rows), most), flat.shape[1], np.int64)
         obs = np.zeros((len(rows), most, *self.table.shape[1:]), self.table.dtype)
         for member, found in enumerate(rows):
             row[member, : len(found)] = found
-            obs[member, : len(found)] = self.table[place[member, found]]
+            obs[member, : len(found)] = self.table[flat[member, found]]
         return obs, row

@@ -68,11 +68,12 @@ def read_rollout(storage: Storage, steps: int) -> Batch:
         raise RlabError(f"the storage has {storage.rows} of the {steps} rows of a rollout; collect before reading.")
     num_envs = storage.num_envs
     time = np.arange(storage.rows_written - steps, storage.rows_written + 1)
-    row = np.broadcast_to(time * num_envs + np.arange(num_envs)[:, None], (storage.members, num_envs, steps + 1))
-    inside = row[:, :, :-1]
-    batch = storage.read(row, "obs") | storage.read(inside, *(f.name for f in storage.fields if f.name != "obs"))
-    batch["row"] = inside.copy()
-    batch["final_obs"], batch["final_row"] = storage.hidden_successors(inside.reshape(storage.members, -1))
+    inside = time[:-1]
+    batch = storage.read_lanes(time, "obs")
+    batch |= storage.read_lanes(inside, *(f.name for f in storage.fields if f.name != "obs"))
+    batch["row"] = np.empty(batch["reward"].shape, np.int64)
+    batch["row"][...] = inside * num_envs + np.arange(num_envs)[:, None]
+    batch["final_obs"], batch["final_row"] = storage.hidden_successors(inside)
     return {name: torch.from_numpy(value) for name, value in batch.items()}
 
 

@@ -104,10 +104,15 @@ class Storage:
         self.finals.put_into(successors, lane + time % self._slots)
         return successors
 
-    def hidden_successors(self, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The successors `[S, K, *obs]` of those of the rows `row [S, R]` whose successor is not the lane's next row,
-        and which of the R rows `[S, K]` they follow; K and R as in `FinalObservations.listed`."""
-        return self.finals.listed(self._at(row))
+    def read_lanes(self, time: np.ndarray, *names: str) -> dict[str, np.ndarray]:
+        """The values `[S, N, T, *shape]` of these fields in all lanes at the times `[T]`; which rows, as for `read`."""
+        slots = self.slots_of(time)
+        return {name: self.data[name][:, :, slots] for name in names}
+
+    def hidden_successors(self, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The successors `[S, K, *obs]` of those rows of all lanes at the times `[T]` that are not the lane's next row,
+        and the rows `n * T + t` that they follow `[S, K]`; K as in `FinalObservations.listed`."""
+        return self.finals.listed(self.finals.place[:, :, self.slots_of(time)])
 
     def _at(self, row: np.ndarray) -> np.ndarray:
         """The flat index of rows `[S, ...]`."""
