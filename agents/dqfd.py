@@ -41,7 +41,7 @@ class FromDataset(DoubleDQN):
     def update(self, batch: Batch, clock: Clock) -> Updated:
         """One gradient step on prepared transitions `[S, B]`; the target network follows."""
         updated = super().update(batch, clock)
-        self._follow(clock.env_steps - 1, clock.env_steps)
+        self.follow_target(clock.env_steps - 1, clock.env_steps)
         return updated
 
     def metrics(self, clock: Clock) -> dict[str, float]:

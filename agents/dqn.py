@@ -25,6 +25,7 @@ from rlab.learning.targets import follow
 from rlab.learning.terms import LossTerms
 from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.distributions import only
+from rlab.networks.heads import build_head
 from rlab.networks.memory import State
 from rlab.networks.policy import Policy, PolicySpec
 from rlab.networks.preprocess import Preprocess
@@ -88,23 +89,25 @@ class DQN:
         self.preprocess = Preprocess.from_json(spec.preprocess, obs_space, len(seeds)).to(device)
         # trust: the layers of a given policy or network were checked where it was opened
         self.q_network = build(spec.network, seeds, "q_network", trust=True).to(device)
-        target = build(spec.network, seeds, "q_network", trust=True).requires_grad_(False)
+        target = build(spec.network, seeds, "target_network", trust=True).requires_grad_(False)
         self.target_network = target.to(device).eval()
+        copy_parameters(self.q_network, self.target_network)
         self._policy = Policy(spec, self.preprocess, self.q_network, seeds).eval()
         self.head: Any = self._policy.head
-        self._training_network = in_training(self.q_network)
+        self.training_network = in_training(self.q_network)  # as it answers in updates, with dropout on
         self.optimizer = StackedOptimizer(OptimizerSettings.of(config), self.q_network.parameters())
         self.terms = LossTerms(*DemonstrationTerm.of(config, self._policy))
         masked = isinstance(obs_space, Masked)
-        self._exploration = EpsilonGreedy(action_space.n, seeds, config.epsilon_duration, masked)
+        self.exploration = EpsilonGreedy(action_space.n, seeds, config.epsilon_duration, masked)
 
     @classmethod
     def policy_spec(cls, config: Any, obs_space: Space, action_space: Discrete) -> PolicySpec:
         """The policy that the settings ask for, as plain data."""
-        body = BodySettings.of(config, dropout=config.dropout)
-        network = q_network_spec(obs_space, action_space.n, body, config.dueling)
+        head = cls.head_json(config, action_space)
+        width = build_head(head, action_space, trust=True).width  # the agent that names it runs already
+        network = q_network_spec(obs_space, width, BodySettings.of(config, dropout=config.dropout), config.dueling)
         preprocess = Preprocess(obs_space, config.obs_scaling, config.obs_scale, members=None).to_json()
-        return PolicySpec(obs_space, action_space, preprocess, network, cls.head_json(config, action_space))
+        return PolicySpec(obs_space, action_space, preprocess, network, head)
 
     @staticmethod
     def head_json(config: QLearningConfig, action_space: Space) -> dict[str, Any]:
@@ -134,10 +137,11 @@ class DQN:
     def act(self, obs: np.ndarray, clock: Clock, state: State) -> Acted:
         with torch.inference_mode():
             tensor = torch.from_numpy(obs).to(self.device)
-            outputs, allowed = self._policy.outputs(tensor), self.preprocess.mask(tensor)
+            outputs, following = self._policy.step(tensor, state)
+            allowed = self.preprocess.mask(tensor)
             greedy = self.head.act(outputs, allowed).cpu().numpy()  # [S, N]
             mask = None if allowed is None else allowed.cpu().numpy()
-            return Acted(self._exploration.choose(greedy, self.epsilon(clock), mask))
+            return Acted(self.exploration.choose(greedy, self.epsilon(clock), mask), state=following)
 
     def epsilon(self, clock: Clock) -> float:
         """The share of random actions at this time."""
@@ -147,9 +151,9 @@ class DQN:
     def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None:
         """Fold new observations into the running statistics; update the target network when its time has come."""
         self.preprocess.observe(obs, step.valid)
-        self._follow(clock.env_steps - step.reward.shape[1], clock.env_steps)
+        self.follow_target(clock.env_steps - step.reward.shape[1], clock.env_steps)
 
-    def _follow(self, before: int, now: int) -> None:
+    def follow_target(self, before: int, now: int) -> None:
         """Let the target network follow where the clock went past a multiple of `target_every`."""
         if crossed(before, now, every := self.config.target_every):
             # A vector step may pass several multiples; the online weights stand still in between.
@@ -168,27 +172,39 @@ class DQN:
                 "reward": n_step_return(batch["reward"], gamma),
                 "discount": continuation(batch["terminated"], gamma, batch["steps"]),
                 "next_obs": next_obs,
-                "next_q": only(self.head.values(self.target_network(next_obs)), allowed),
+                "next_outputs": self.target_network(next_obs),
             }
+            if allowed is not None:
+                prepared["next_mask"] = allowed
             if "weight" in batch:  # of a sampler that does not draw uniformly
                 prepared["weight"] = batch["weight"]
             return prepared | self.terms.prepare(batch)
 
     def update(self, batch: Batch, clock: Clock) -> Updated:
         """One gradient step on prepared transitions `[S, B]`."""
-        loss, q, error = self.loss(batch)
-        metrics = {f"loss/td_{self.config.loss}": loss.detach(), "q/mean": q.detach().mean(dim=(1, 2))}
-        loss, more = self.terms.add_to(loss, q, batch, clock)
+        loss, outputs, error = self.loss(batch)
+        q = self.head.values(outputs.detach())
+        metrics = {f"loss/td_{self.config.loss}": loss.detach(), "q/mean": q.mean(dim=(1, 2))}
+        loss, more = self.terms.add_to(loss, outputs, batch, clock)
         norm = self.optimizer.step(loss, clock)
         return Updated({**metrics, **more, "grad/norm": norm}, feedback=error.detach())
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss per member `[S]`, averaged over its batch, the Q values `[S, B, A]` and the TD errors `[S, B]`."""
-        q = self._training_network(batch["obs"])
+        """The loss per member `[S]`, a mean over its batch, what `outputs` gives, and the TD errors `[S, B]`."""
+        outputs = self.outputs(batch)
         with torch.no_grad():
-            next_value = self.next_value(batch["next_q"], batch["next_obs"])
-        error = q_td_error(q, batch["action"], batch["reward"], batch["discount"], next_value)
-        return weighted_mean(LOSSES[self.config.loss](error), batch.get("weight")), q, error
+            next_value = self.next_value(self.next_q(batch), batch["next_obs"])
+        error = q_td_error(self.head.values(outputs), batch["action"], batch["reward"], batch["discount"], next_value)
+        return weighted_mean(LOSSES[self.config.loss](error), batch.get("weight")), outputs, error
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """What the network that learns says of a prepared batch, `[S, B, width]`, as the head reads it."""
+        outputs: Tensor = self.training_network(batch["obs"])
+        return outputs
+
+    def next_q(self, batch: Batch) -> Tensor:
+        """The target network's values of what can be done next `[S, B, A]`, -inf where forbidden."""
+        return only(self.head.values(batch["next_outputs"]), batch.get("next_mask"))
 
     def next_value(self, next_q: Tensor, next_obs: Tensor) -> Tensor:
         """What the successor is worth, `[S, B]`, given the target network's `next_q [S, B, A]`, -inf where forbidden.
@@ -209,13 +225,15 @@ class DQN:
             "policy": self._policy.state_dict(),
             "target_network": self.target_network.state_dict(),
             "optimizer": self.optimizer.state(),
-            "exploration": self._exploration.state(),
+            "exploration": self.exploration.state(),
             "dropout": generator_states(self.q_network),
+            "target_dropout": generator_states(self.target_network),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self._policy.load_state_dict(state["policy"])
         self.target_network.load_state_dict(state["target_network"])
         self.optimizer.load_state(state["optimizer"])
-        self._exploration.load_state(state["exploration"])
+        self.exploration.load_state(state["exploration"])
         load_generator_states(self.q_network, state["dropout"])
+        load_generator_states(self.target_network, state["target_dropout"])

@@ -20,6 +20,7 @@ from rlab.envs.make import EpisodePool as EpisodePool
 from rlab.envs.make import make_env as make_env
 from rlab.envs.make import make_episodes as make_episodes
 from rlab.envs.make import make_vec as make_vec
+from rlab.envs.probe import MEMORY_PROBES as MEMORY_PROBES
 from rlab.envs.probe import PROBES as PROBES
 from rlab.envs.probe import Probe as Probe
 from rlab.envs.probe import ProbeValue as ProbeValue

@@ -129,6 +129,23 @@ class ProbeCredit(World):
         return self.observe(), 0.0, False, False, {}
 
 
+class ProbeMemory(World):
+    """Three steps; at the last, action 1 is right where the first observation was 1 and action 0 where it was -1. The
+    later observations are 0. Fails if nothing is remembered, or something of another episode."""
+
+    cue = 0
+
+    def start(self) -> None:
+        self.toss()
+        self.cue = self.x
+
+    def step(self, action: np.int64) -> Outcome:
+        self.t, self.x = self.t + 1, 0
+        if self.t == 3:
+            return self.ended(1.0 if (action == 1) == (self.cue > 0) else -1.0)
+        return self.observe(), 0.0, False, False, {}
+
+
 def at(obs: Any, actions: Mapping[Any, float]) -> list[ProbeValue]:
     """V(obs), and Q of the actions stated, the best among them."""
     best = max(actions.values())
@@ -148,6 +165,16 @@ def registered(rows: Sequence[tuple[type[World], Callable[[float], list[ProbeVal
 def _endless(gamma: float) -> list[ProbeValue]:
     value = 1.0 / (1.0 - gamma)  # the sum of gamma**k
     return at((0.0,), {0: value, 1: value})
+
+
+def _remembered(gamma: float) -> list[ProbeValue]:
+    """Before the last step both actions are worth as much."""
+    rows: list[ProbeValue] = []
+    for cue in (-1.0, 1.0):
+        seen = ((cue,), (0.0,), (0.0,))
+        rows += at(seen[:1], {0: gamma**2, 1: gamma**2}) + at(seen[:2], {0: gamma, 1: gamma})
+        rows += at(seen, {0: -cue, 1: cue})
+    return rows
 
 
 def _both(low: float, high: float) -> list[ProbeValue]:
@@ -176,3 +203,5 @@ PROBES: Mapping[str, Probe] = registered(
         (ProbeCredit, lambda gamma: at((0.0,), {0: -gamma, 1: gamma}) + _both(-1.0, 1.0), 1.0, "credit over two steps"),
     ]
 )
+# Worlds that no policy without memory solves: `ProbeValue.obs` is all that was observed in the episode so far.
+MEMORY_PROBES: Mapping[str, Probe] = registered([(ProbeMemory, _remembered, 1.0, "memory")])

@@ -1,6 +1,7 @@
 """What tests of several rooms share."""
 
 import functools
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,14 @@ def few_visits() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rlab.jobs.compress.DistilSettings", functools.partial(DistilSettings, rows=200))
         patch.setattr("rlab.compression.steps.FEATURE_ROWS", 200)
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_disk() -> Iterator[None]:
+    """Nothing waits for the disk, which many small runs would do most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
         yield
 
 

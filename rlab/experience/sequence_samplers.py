@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from rlab.errors import RlabError
+from rlab.errors import RlabError, UsageError
 from rlab.experience.samplers import Batch, RandomSampler, Streams
 from rlab.experience.storage import Storage
 
@@ -90,12 +90,24 @@ class SequenceSampler(RandomSampler):
         storage: what the rows are drawn from.
         streams: one per member.
         length: L, rows in a window.
+
+    Raises:
+        UsageError: a lane of the storage is shorter than a window.
     """
 
     draws_ahead = False  # a window holds many rows already
 
     def __init__(self, storage: Storage, streams: Streams, length: int) -> None:
         super().__init__(storage, streams)
+        if length > storage.lane_rows:
+            if storage.demonstrated:
+                raise UsageError(
+                    f"the demonstrations have {storage.lane_rows} rows, fewer than a sequence of {length}."
+                )
+            raise UsageError(
+                f"the storage keeps {storage.lane_rows} rows of each of {storage.num_envs} envs, fewer than a sequence "
+                f"of {length}; raise --replay-capacity."
+            )
         self.length = length
 
     def sample(self, batch_size: int) -> Batch:

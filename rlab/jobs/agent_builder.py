@@ -14,7 +14,7 @@ from rlab.jobs.inputs import Inputs
 from rlab.jobs.request import Request, Start
 from rlab.jobs.saved import SavedPolicy
 from rlab.learning.common_config import StochasticPolicyConfig
-from rlab.learning.contract import LoadsCritic, heads_of
+from rlab.learning.contract import LearnsWithMemory, LoadsCritic, heads_of
 from rlab.learning.distillation import Teacher
 from rlab.learning.finetuning import Refit, members_of, parameter_groups, refit, trainable_share, transfer
 from rlab.learning.optimizers import regroup
@@ -54,6 +54,11 @@ def build_agent(
         built = BuiltAgent(agent_class(*arguments), [])
     else:
         built = _from_policy(agent_class, arguments, request.start, inputs.start, request.budget)
+    if built.agent.policy().has_memory and not isinstance(built.agent, LearnsWithMemory):
+        raise UsageError(
+            f"{request.agent} cannot learn with a network that has memory, such as a gru: it learns from single rows. "
+            "Take a network without memory, or an agent whose class has learns_with_memory = True."
+        )
     if inputs.teacher is not None:
         if not takes_terms(agent_class):
             raise UsageError(f"{request.agent} cannot learn from a teacher: its class has no loss terms.")

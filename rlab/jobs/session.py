@@ -19,7 +19,6 @@ from rlab.evaluation.evaluate import Evaluation
 from rlab.evaluation.stats import interval_over_members, iqm
 from rlab.experience.collector import Collector
 from rlab.experience.demonstrations import Demonstrations
-from rlab.experience.fields import storage_nbytes
 from rlab.jobs.agent_builder import build_agent
 from rlab.jobs.data_sources import data_source, make_sampler, make_storage
 from rlab.jobs.films import Films, check_can_film
@@ -58,7 +57,8 @@ class Session:
     """One run, built and ready; `train` does the work.
 
     Raises:
-        UsageError: the agent cannot learn in the env, or its storage does not fit into memory. Nothing is written yet.
+        UsageError: the agent cannot learn in the env, its storage does not fit into memory, or it cannot draw batches
+            from it. Nothing is written yet.
     """
 
     def __init__(self, request: Request, inputs: Inputs = NO_INPUTS) -> None:
@@ -85,7 +85,9 @@ class Session:
             self._check_time_limit()
             if run.film_every:
                 check_can_film(request.env)
-            self._storage_nbytes = storage_nbytes(run.seeds, envs[1], self._capacity, self.agent.fields())
+            self.storage = make_storage(self._source, self.agent, run, self.demonstrations)
+            share = request.sources.demonstration_share
+            self._sampler = make_sampler(self._source, self.agent, run, self.storage, self.demonstrations, share)
         except BaseException:
             self.env.close()
             raise
@@ -116,7 +118,7 @@ class Session:
         size = f"{run.num_envs} envs each, {steps:,} env steps each{asked}" if online else "no env to learn in"
         updates = source.updates(run, settings)
         learns = f"{updates:,} updates" if updates else f"warning: NO UPDATE, {source.too_late}"
-        mib = f"{self._storage_nbytes / 2**20:.1f} MiB in all"
+        mib = f"{self.storage.nbytes / 2**20:.1f} MiB in all"
         lines = [
             f"{self.request.agent} on {env.label}: {seeds}, {size}, {self.agent.device}",
             f"{source.name}: {self._capacity:,} transitions per seed, {mib}; {learns}",
@@ -152,7 +154,6 @@ class Session:
         with stop_on_signal() as stop:
             self._judge = Judge(self.request, stop.is_set)
             try:
-                self.storage = make_storage(self._source, self.agent, run, self.demonstrations)
                 state = self._restored(folder)
                 resume_at = 0 if state is None else state["loop"][self.request.unit]
                 due = state is not None and bool(state["loop"].get("judgement_due"))
@@ -273,17 +274,16 @@ class Session:
             listeners,
             should_stop,
         )
-        kind, share = self._source.loop, self.request.sources.demonstration_share
-        sampler = make_sampler(self._source, self.agent, run, self.storage, self.demonstrations, share)
+        kind = self._source.loop
         if issubclass(kind, EnvLoop):
-            place = Collector(self.env), self.storage, sampler, run.env_steps
+            place = Collector(self.env), self.storage, self._sampler, run.env_steps
             self.loop: Loop = kind(self.agent, *place, *rest, on_episodes)
         else:
             assert issubclass(kind, DatasetLoop)
             held_out = None if self._held_out is None else self._held_out.rows_in_order()
             validation = None if held_out is None else {**held_out, "weight": held_out.pop("valid").float()}
             self.loop = kind(
-                self.agent, run.training_seeds, sampler, run.updates, *rest, validation, self._early_stopping()
+                self.agent, run.training_seeds, self._sampler, run.updates, *rest, validation, self._early_stopping()
             )
         return self.loop
 

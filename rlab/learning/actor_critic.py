@@ -30,7 +30,7 @@ from rlab.networks.memory import State
 from rlab.networks.policy import Policy, PolicySpec
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
-from rlab.networks.spec import StackedNetwork, build, has_dropout, load_members
+from rlab.networks.spec import StackedNetwork, build, draws_in_training, load_members
 from rlab.ranges import check_counts, check_not_negative, check_positive, check_shares
 from rlab.types import Clock
 
@@ -122,7 +122,7 @@ class ActorCritic:
         self._obs_space, self._action_space = obs_space, action_space
         spec = start or actor_spec(config, obs_space, action_space)
         self.head, self.preprocess, self.actor, self._policy = policy_parts(spec, seeds, device)
-        if config.network is not None and start is None and has_dropout(self.actor):
+        if config.network is not None and start is None and draws_in_training(self.actor):
             raise UsageError(f"{type(self).__name__} learns without dropout; leave it out of the network.")
         top = 2 if spec.network.layers[-1].kind == "log_std" else 1  # layers above the body
         self._body, self._top = self.actor[:-top], self.actor[-top:]  # views of the actor, for a shared body

@@ -201,6 +201,14 @@ def heads_of(agent_class: type) -> tuple[str, ...]:
 
 
 @runtime_checkable
+class LearnsWithMemory(Protocol):
+    """It learns with policies that have memory: its `act` gives the state after each step, its updates unroll
+    sequences. Any other agent refuses such a policy before it begins."""
+
+    learns_with_memory: ClassVar[bool]  # true
+
+
+@runtime_checkable
 class LoadsCritic(Protocol):
     """It can begin with the critic of another agent."""
 

@@ -156,8 +156,12 @@ class GradualPruning:
 
     def __init__(self, share: float, network: nn.Module) -> None:
         _check_share(share)
-        if any(map(merges, network.modules())):
-            raise UsageError(f"sparsity {share}: merged adapters would fill the zeros; take another strategy.")
+        merging = [type(layer).__name__ for layer in network.modules() if merges(layer)]
+        if merging:
+            raise UsageError(
+                f"sparsity {share}: a {merging[0]} merges into an ordinary layer when training is over, which may fill "
+                "zeros; take another layer or strategy, or prune the trained policy with rlab compress."
+            )
         check_layers(network, "--sparsity cannot be done")
         prunable(network)
         self.share, self.network = share, network

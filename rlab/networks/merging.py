@@ -60,7 +60,7 @@ def named_layers(spec: NetworkSpec) -> list[tuple[str, LayerSpec]]:
 
 def changed(spec: NetworkSpec, change: Change) -> NetworkSpec:
     """The spec with `change(name, layer)` in the place of every layer that holds no others."""
-    return NetworkSpec(_changed(spec.layers, "network", change))
+    return replace(spec, layers=_changed(spec.layers, "network", change))
 
 
 def _changed(layers: Iterable[LayerSpec], prefix: str, change: Change) -> tuple[LayerSpec, ...]:

@@ -203,7 +203,8 @@ class OwnBody(nn.Module):
                 self.register_buffer(f"fixed-{own}", stacked)
             self._names |= dict.fromkeys((place for place, tensor in _places(plain) if tensor is value), own)
         self.drops = self._draws()
-        self.generators: list[torch.Generator] = []  # `build` fills it where there is dropout
+        if self.drops:
+            self.generators: list[torch.Generator] = []
         self.one_by_one = members == 1 or self._failure(one_by_one=False) is not None
         failure = self._failure(one_by_one=True) if self.one_by_one else None
         if failure is not None:

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from rlab.networks import branches, sequences  # noqa: F401  they register their layers
-from rlab.networks.layers import StackedDropout
-from rlab.networks.own import OWN, OwnBody, check_builder
+from rlab.networks.own import OWN, check_builder
 from rlab.networks.registry import layer_kind
 from rlab.networks.torch_defaults import with_usual_torch
 from rlab.randomness import torch_stream
@@ -67,6 +66,14 @@ def _from_json(value: Any) -> Any:
     if isinstance(value, dict):
         return LayerSpec.from_json(value) if "kind" in value else value
     return tuple(_from_json(v) for v in value) if isinstance(value, list) else value
+
+
+class DrawingLayer(Protocol):
+    """A layer, anyone's, that draws random numbers in training (`layer.training`), such as dropout."""
+
+    generators: list[
+        torch.Generator
+    ]  # empty at first; `build` fills it, one for each member, and checkpoints keep them
 
 
 class StackedNetwork(nn.Sequential):
@@ -149,14 +156,14 @@ def _generators(network: nn.Module) -> list[torch.Generator]:
     return [g for module in network.modules() if _draws(module) for g in module.generators]
 
 
-def _draws(module: nn.Module) -> TypeGuard[StackedDropout | OwnBody]:
+def _draws(module: nn.Module) -> TypeGuard[DrawingLayer]:
     """Whether a layer has random streams, which it draws from in training."""
-    return isinstance(module, StackedDropout) or (isinstance(module, OwnBody) and module.drops)
+    return isinstance(getattr(module, "generators", None), list)
 
 
 def in_training(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The network with its dropout on while it is called; everywhere else that is off."""
-    if not has_dropout(network):
+    """The network with its dropout or noise on while it is called; everywhere else that is off."""
+    if not draws_in_training(network):
         return network
 
     def call(x: Tensor) -> Tensor:
@@ -168,8 +175,8 @@ def in_training(network: nn.Module) -> Callable[[Tensor], Tensor]:
     return call
 
 
-def has_dropout(network: nn.Module) -> bool:
-    """Whether a network's outputs differ between training and evaluation."""
+def draws_in_training(network: nn.Module) -> bool:
+    """Whether a network's outputs differ between training and evaluation, as with dropout."""
     return any(map(_draws, network.modules()))
 
 

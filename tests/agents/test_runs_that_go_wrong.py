@@ -130,7 +130,7 @@ def poisoned(name: str, where: str, at: int) -> type:
 
 @pytest.mark.parametrize("name", FAMILY)
 @pytest.mark.parametrize(
-    ("where", "said"), [("weights", "metric 'loss/td_huber'"), ("target", "batch tensor 'next_q'")]
+    ("where", "said"), [("weights", "metric 'loss/td_huber'"), ("target", "batch tensor 'next_outputs'")]
 )
 def test_weights_that_break_stop_the_run_within_one_update_and_name_the_member(
     lab: SimpleNamespace, name: str, where: str, said: str

@@ -128,8 +128,9 @@ def streams():
 
 @pytest.fixture(scope="session")
 def prioritised():
-    """The module `prioritised.py` beside this file."""
-    spec = spec_from_file_location("prioritised", Path(__file__).with_name("prioritised.py"))
+    """The module `prioritised.py` of the agents from outside."""
+    path = Path(__file__).parents[1] / "agents" / "outside" / "prioritised.py"
+    spec = spec_from_file_location("prioritised", path)
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

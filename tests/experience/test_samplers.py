@@ -95,7 +95,7 @@ def test_rows_are_drawn_in_proportion_to_their_priority_and_weighted_for_it(make
     world = make_world(1, 2, "same", 0.0)
     storage = world.storage(8, (SERIAL,))
     play(world, storage, 4)
-    sampler = prioritised.PrioritisedSampler(storage, streams(1), alpha=1.0, beta=1.0, floor=0.0)
+    sampler = prioritised.PrioritisedSampler(storage, streams(1), alpha=1.0, floor=0.0)
     sampler.sample(1)
     sampler.feedback(np.arange(8)[None], np.array([[0.0, 1, 2, 3, 4, 5, 6, 7]]))
     batch = sampler.sample(28_000)

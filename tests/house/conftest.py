@@ -1,8 +1,7 @@
 """What the tests from demonstrations to fine-tuning share: tiny experts, a dataset, and runs with listeners."""
 
-import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -123,14 +122,6 @@ def copied(policy: Policy) -> dict[str, torch.Tensor]:
 def rows(path: Path, log: str = "metrics") -> list[dict[str, Any]]:
     """The rows of a log of a run."""
     return read_json_lines(path / f"{log}.jsonl")[1]
-
-
-@pytest.fixture(scope="module")
-def quick_disk() -> Iterator[None]:
-    """Nothing waits for the disk, which these many small runs would do most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda handle: None)
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -225,7 +225,7 @@ def test_members_that_stand_still_lose_weights_like_the_others_and_nothing_else(
         (lambda: MaskedTraining(build(SPEC, [3]), -0.1), r"in \[0, 1\), not -0.1"),
         (lambda: GradualPruning(float("nan"), build(SPEC, [3])), r"in \[0, 1\), not nan"),
         (lambda: GradualPruning(0.5, nn.ReLU()), "no weights in float"),
-        (lambda: GradualPruning(0.5, build(with_lora(SPEC, 2, 4.0), [3])), "take another strategy"),
+        (lambda: GradualPruning(0.5, build(with_lora(SPEC, 2, 4.0), [3])), "take another layer or strategy"),
     ],
 )
 def test_wrong_requests_are_refused_in_one_line(call: Callable[[], object], message: str) -> None:

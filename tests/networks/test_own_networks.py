@@ -14,7 +14,7 @@ from rlab.networks.describe import spec_of
 from rlab.networks.own import OwnBody, remembered, standing_in
 from rlab.networks.own_bodies import Own
 from rlab.networks.spaces import Box
-from rlab.networks.spec import LayerSpec, NetworkSpec, build, has_dropout
+from rlab.networks.spec import LayerSpec, NetworkSpec, build, draws_in_training
 from rlab.networks.stacking import unstack
 
 VECTOR = Box((4,), "float32", float("-inf"), float("inf"))
@@ -133,7 +133,7 @@ def test_dropout_of_other_modules_draws_from_streams_of_each_member():
     x = torch.ones(2, 3, 4)
     before = torch.random.get_rng_state()
     together, alone = build(spec, [3, 4]).train()[:1], build(spec, [4]).train()[:1]
-    assert has_dropout(together)
+    assert draws_in_training(together)
     noisy = together(x)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(alone(x[1:])[0], noisy[1])
@@ -309,7 +309,7 @@ def test_layers_that_draw_their_sizes_late_become_stacked_layers_as_others_do():
 def test_dropout_as_a_function_draws_from_streams_of_each_member_too():
     spec = own(lambda s: Of(lambda m, x: nn.functional.dropout(m.a(x), 0.5, m.training), a=nn.Linear(4, 64)))
     together, alone = build(spec, [3, 4]).train()[:1], build(spec, [4]).train()[:1]
-    assert has_dropout(together)
+    assert draws_in_training(together)
     before = torch.random.get_rng_state()
     noisy = together(torch.ones(2, 3, 4))
     assert torch.equal(torch.random.get_rng_state(), before)

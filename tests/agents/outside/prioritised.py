@@ -1,17 +1,23 @@
-"""Prioritised replay in one file of one's own: proportional prioritisation (Schaul et al. 2016, section 3.3).
+"""DQN with prioritised replay (Schaul et al. 2016): proportional prioritisation, section 3.3.
 
 A row is drawn with probability p^alpha / sum(p^alpha), where p is the absolute TD error that the agent's `update` gave
 as feedback when the row was last learned from; a new row has the largest p so far. `weight [S, B]` in the batch
-corrects the bias that this brings: (rows * probability)^-beta, divided by the largest of the member's batch.
+corrects the bias that this brings: 1 / (rows * probability), relative to the largest of the member's batch.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from rlab.experience.samplers import Batch, RandomSampler, Streams, read_windows
+from rlab.agents.dqn import DQN, DQNConfig
+from rlab.experience.samplers import Batch, RandomSampler, Sampler, Streams, read_windows
 from rlab.experience.storage import Storage
+from rlab.learning.contract import Updated
+from rlab.learning.exploration import linear
+from rlab.ranges import check_shares
+from rlab.types import Clock
 
 
 class PrioritisedSampler(RandomSampler):
@@ -20,23 +26,16 @@ class PrioritisedSampler(RandomSampler):
     Args:
         storage, streams, n_step: as of `UniformSampler`.
         alpha: 0 draws uniformly; 0.6 in the paper.
-        beta: 1 corrects the bias in full; from 0.4 to 1 in the paper.
         floor: added to every error, so that no row is lost for ever.
     """
 
     draws_ahead = False  # the next batch depends on the feedback to this one
 
     def __init__(
-        self,
-        storage: Storage,
-        streams: Streams,
-        n_step: int = 1,
-        alpha: float = 0.6,
-        beta: float = 0.4,
-        floor: float = 1e-3,
+        self, storage: Storage, streams: Streams, n_step: int = 1, alpha: float = 0.6, floor: float = 1e-3
     ) -> None:
         super().__init__(storage, streams)
-        self.n_step, self.alpha, self.beta, self.floor = n_step, alpha, beta, floor
+        self.n_step, self.alpha, self.floor = n_step, alpha, floor
         self.size = storage.lane_rows * storage.num_envs  # rows of a member; row r has the place r % size
         self.priority = np.zeros((storage.members, self.size))  # p^alpha; 0 for a row that is not valid
         self.largest = np.ones((storage.members, 1))  # p^alpha, so far
@@ -50,9 +49,9 @@ class PrioritisedSampler(RandomSampler):
         target = share * sums[:, -1:]
         place = np.stack([np.searchsorted(one, t, side="right") for one, t in zip(sums, target, strict=True)])
         probability = np.take_along_axis(self.priority, place, axis=1) / sums[:, -1:]
-        weight = (probability * np.count_nonzero(self.priority, axis=1)[:, None]) ** -self.beta
-        weight = torch.from_numpy((weight / weight.max(axis=1, keepdims=True)).astype(np.float32))
-        return {**read_windows(self.storage, self._row_at(place), self.n_step), "weight": weight}
+        weight = probability.min(axis=1, keepdims=True) / probability
+        batch = read_windows(self.storage, self._row_at(place), self.n_step)
+        return {**batch, "weight": torch.from_numpy(weight.astype(np.float32))}
 
     def feedback(self, row: np.ndarray, value: np.ndarray) -> None:
         """The TD errors `[S, B]` of the rows `[S, B]` of the last batch."""
@@ -79,3 +78,26 @@ class PrioritisedSampler(RandomSampler):
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
         self.priority, self.largest, self.seen = state["priority"], state["largest"], int(state["seen"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrioritisedDQNConfig(DQNConfig):
+    alpha: float = 0.6  # exponent of priorities
+    beta: float = 0.4  # exponent of importance weights at the start; 1 at the end of the budget
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_shares(self, "alpha", "beta")
+
+
+class PrioritisedDQN(DQN):
+    """DQN that learns more often from what surprises it."""
+
+    Config: ClassVar[type] = PrioritisedDQNConfig
+
+    def sampler(self, storage: Storage, streams: Streams) -> Sampler:
+        return PrioritisedSampler(storage, streams, self.config.n_step, self.config.alpha)
+
+    def update(self, batch: Batch, clock: Clock) -> Updated:
+        beta = linear(self.config.beta, 1.0, 1.0, clock.progress)
+        return super().update({**batch, "weight": batch["weight"] ** beta}, clock)
