@@ -87,7 +87,7 @@ class Encoder(Cloner):
         super().__init__(config, obs_space, action_space, seeds, device, start)
         layers = self._policy.spec.network.layers
         top = 2 if layers[-1].kind == "log_std" else 1  # layers above the body
-        self.body, self._top = self.actor[:-top], self.actor[-top:]  # views of the actor
+        self.body = self.actor[:-top]  # a view of the actor
         if not list(self.body.parameters()):
             raise UsageError(f"hidden {config.hidden} leaves no body to train; give it a layer, such as --hidden 64.")
         self.target_body = self._fresh(NetworkSpec(layers[:-top]), "actor").requires_grad_(False)
@@ -173,7 +173,7 @@ class Encoder(Cloner):
         how far from that the features of the observation itself are, `[S, B]` each.
 
         Both are directions: squared distances of vectors of length 1. So little as the copy moves, and with directions
-        alone, features that are all alike are no way out (Grill et al. 2020, equation 2; Schwarzer et al. 2021).
+        alone, features that are all alike do not minimise it (Grill et al. 2020, equation 2; Schwarzer et al. 2021).
         Differs from Pathak et al. (2017), equation 5, whose inverse model alone keeps the features apart.
         """
         predicted = self.models["forward"](torch.cat([features, batch["action_features"]], dim=-1))

@@ -27,7 +27,7 @@ class PPOConfig(ActorCriticConfig):
 
     rollout_steps: int = 128  # vector steps; Schulman et al. 2017, table 5 (Atari)
     epochs: int = 10  # passes over each rollout; Schulman et al. 2017, table 3
-    minibatches: int = 4  # how many parts each pass is cut into; a count, no size
+    minibatches: int = 4  # how many parts each pass is cut into; a count, not a size
     clip: float = 0.2  # how far an action's probability ratio may move and still pay; table 3
     clip_final: float = 1.0  # factor of clip at the end of the budget, reached linearly
     clip_value: float | None = None  # how far a value may move in a rollout; Huang et al. 2022, detail 9. None: any

@@ -45,9 +45,9 @@ class Reinforce(A2C):
     config: ReinforceConfig
 
     @property
-    def needs_endings(self) -> bool:
+    def needs_endings(self) -> str | None:
         """Without a baseline nothing says what a cut episode would have returned: time limits are refused."""
-        return not self.config.baseline
+        return None if self.config.baseline else "That is for --no-baseline; leave the baseline on."
 
     @property
     def value_weight(self) -> float:

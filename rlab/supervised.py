@@ -15,7 +15,7 @@ from rlab.errors import UsageError
 from rlab.evaluation.stats import interval_over_members, iqm
 from rlab.experience.examples import Examples as Examples
 from rlab.jobs.progress import ProgressListener
-from rlab.learning.contract import Listener
+from rlab.learning.contract import LoopListener
 from rlab.learning.cross_validation import CrossValidation as CrossValidation
 from rlab.learning.cross_validation import cross_validate as cross_validate
 from rlab.learning.runtime import torch_settings as torch_settings
@@ -103,7 +103,7 @@ def text_network(
 
 
 @contextmanager
-def recorded(folder: Path | str, seeds: Sequence[int], updates: int) -> Iterator[tuple[Listener, ...]]:
+def recorded(folder: Path | str, seeds: Sequence[int], updates: int) -> Iterator[tuple[LoopListener, ...]]:
     """Listeners for `fit`: curves in `folder`, as `metrics.jsonl` and for TensorBoard, and a progress bar.
 
     Args:

@@ -169,7 +169,7 @@ class _Lessons:
             raise UsageError(f"{len(student.seeds)} students do not fit {len(teacher.seeds)} teachers.")
         self.student, self.teacher, self.make_envs, self.settings = student, teacher, make_envs, settings
         self._kinds = distilled_kinds(student.head, teacher.head)
-        # A copy, since a guide freezes its teacher.
+        # A copy, since `Teacher` freezes the policy that it is given.
         self._teacher = Teacher(copy.deepcopy(teacher), student.head, 1.0, 1.0, settings.temperature)
         self._nvec = choices(teacher.spec.action_space)
         self.device = next(student.network.parameters()).device

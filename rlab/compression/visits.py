@@ -12,7 +12,7 @@ from itertools import count, product
 import numpy as np
 
 from rlab.errors import UsageError
-from rlab.evaluation.episode_driver import Act, EpisodeEnvs, PolicyActor, member_streams, play
+from rlab.evaluation.episode_driver import Act, EpisodeEnvs, LimitsEnvs, PolicyActor, member_streams, play
 from rlab.networks.policy import Policy
 from rlab.randomness import stream
 
@@ -35,8 +35,8 @@ def visited(
     `first_seed + k`, the same for every member; there are at most `seeds_needed(rows)` of them.
 
     Args:
-        make_envs: makes n envs that do not reset themselves; they are closed at the end. Where it states in `most` how
-            many may live at once, the episodes are played one part after the other.
+        make_envs: makes n envs that do not reset themselves; they are closed at the end. Where it limits how many live
+            at once (`LimitsEnvs.most`), the episodes are played one part after the other.
         rows: states per member.
         sampled: share of the episodes, rounded to a whole number of `WIDTH`, in which actions are sampled as in
             training; in the others they are greedy. Q values sample with the epsilon that their head records.
@@ -48,7 +48,7 @@ def visited(
     _check(rows, first_seed, sampled)
     members = len(policy.seeds)
     samples = [_Sample(rows, stream(seed, f"visits from {first_seed}")) for seed in policy.seeds]
-    most = getattr(make_envs, "most", None)
+    most = make_envs.most if isinstance(make_envs, LimitsEnvs) else None
     if most is not None and most < 1:
         raise UsageError(f"visits need one env or more, not {most}.")
     together = members if most is None else min(members, most)  # members that play at once

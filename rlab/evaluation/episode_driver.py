@@ -52,6 +52,25 @@ class RecurrentStack(Protocol):
         ...
 
 
+@runtime_checkable
+class LimitsEnvs(Protocol):
+    """What a function that makes `EpisodeEnvs` may have besides: how many envs should live at once."""
+
+    most: int | None  # that can, in all; None: as many as are asked for
+
+    def most_at_once(self, members: int) -> int:
+        """How many envs to have at once for a stack of so many members."""
+        ...
+
+
+@runtime_checkable
+class HasSpec(Protocol):
+    """A policy that states which spaces it is for."""
+
+    @property
+    def spec(self) -> PolicySpec: ...
+
+
 class EpisodeStep(NamedTuple):
     """One step of a block. Where `active` is false, nothing was played and the other values mean nothing."""
 
@@ -192,7 +211,7 @@ def member_streams(policy: torch.nn.Module, training_seeds: Sequence[int], use: 
 
 def check_spaces(policy: Any, envs: Any) -> None:
     """Refuse a policy in envs of other spaces; bounds of Boxes may differ. Policies without a spec are not checked."""
-    if hasattr(policy, "spec"):
+    if isinstance(policy, HasSpec):
         check_suits(policy.spec, envs.obs_space, envs.action_space)
 
 
@@ -212,9 +231,8 @@ def check_suits(spec: PolicySpec, obs_space: Space, action_space: Space) -> None
 
 
 def envs_at_once(make_envs: Callable[[int], EpisodeEnvs], members: int) -> int:
-    """How many envs to have at once: what `make_envs.most_at_once(members)` says, where it has that, else 512."""
-    advice = getattr(make_envs, "most_at_once", None)
-    return MOST_ENVS if advice is None else int(advice(members))
+    """How many envs to have at once: as many as `make_envs` recommends where it limits them, else `MOST_ENVS`."""
+    return make_envs.most_at_once(members) if isinstance(make_envs, LimitsEnvs) else MOST_ENVS
 
 
 def most_steps(envs: EpisodeEnvs) -> int:

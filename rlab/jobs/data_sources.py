@@ -7,6 +7,7 @@ from typing import Any
 
 from rlab.errors import UsageError, unknown
 from rlab.experience.demonstrations import Demonstrations
+from rlab.experience.fields import stored_fields
 from rlab.experience.mixture_sampler import MixtureSampler
 from rlab.experience.samplers import Sampler
 from rlab.experience.storage import Storage
@@ -40,20 +41,26 @@ def data_source(agent: str, data: str) -> DataSource:
     return DATA_SOURCES[data]
 
 
-def make_storage(source: DataSource, agent: Agent, run: RunConfig, demonstrations: Demonstrations | None) -> Storage:
-    """Empty storage for what the envs show; the demonstrations themselves for an agent that learns from a dataset.
+def check_demonstrations(name: str, agent: Agent, demonstrations: Demonstrations) -> None:
+    """Refuse demonstrations to an agent that stores more of every row than they have: obs and action.
 
     Raises:
-        UsageError: the demonstrations lack a field that the agent stores.
+        UsageError: naming the fields that are missing.
     """
+    lacking = [f.name for f in stored_fields(agent.fields()) if f not in demonstrations.fields]
+    if lacking:
+        raise UsageError(
+            f"{name} cannot learn from a dataset: it stores {', '.join(lacking)} of every row, which recorded episodes "
+            "do not have."
+        )
+
+
+def make_storage(source: DataSource, agent: Agent, run: RunConfig, demonstrations: Demonstrations | None) -> Storage:
+    """Empty storage for what the envs show; the demonstrations themselves for an agent that learns from a dataset."""
     if source.loop is DatasetLoop:
         return _given(demonstrations)
     capacity = source.capacity(run, agent.config, demonstrations)
-    storage = Storage(run.seeds, run.num_envs, capacity, agent.fields())
-    if demonstrations is not None and demonstrations.fields != storage.fields:
-        lacking = ", ".join(f.name for f in storage.fields if f not in demonstrations.fields)
-        raise UsageError(f"demonstrations do not have the field {lacking} of the agent; leave out --dataset.")
-    return storage
+    return Storage(run.seeds, run.num_envs, capacity, agent.fields())
 
 
 def make_sampler(

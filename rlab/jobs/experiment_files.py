@@ -138,7 +138,7 @@ def read_experiment(path: Path) -> Experiment:
     try:
         data = tomllib.loads(path.read_text())
     except FileNotFoundError as error:
-        raise UsageError(f"there is not an experiment file {path}.") from error
+        raise UsageError(f"there is no experiment file {path}.") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path} is not a readable TOML file: {error}") from error
     if data.get("format") != 1:

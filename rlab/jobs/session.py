@@ -20,7 +20,7 @@ from rlab.evaluation.stats import interval_over_members, iqm
 from rlab.experience.collector import Collector
 from rlab.experience.demonstrations import Demonstrations
 from rlab.jobs.agent_builder import build_agent
-from rlab.jobs.data_sources import data_source, make_sampler, make_storage
+from rlab.jobs.data_sources import check_demonstrations, data_source, make_sampler, make_storage
 from rlab.jobs.films import Films, check_can_film
 from rlab.jobs.foreign_code import resume_command
 from rlab.jobs.inputs import NO_INPUTS, Inputs, demonstrations_for
@@ -32,7 +32,7 @@ from rlab.jobs.unread import as_started, unread_settings
 from rlab.learning.base_loop import JudgementError, Periods
 from rlab.learning.best import BestPolicy
 from rlab.learning.common_config import own_network, patience_of
-from rlab.learning.contract import FitsStatistics, Listener, NeedsEndings
+from rlab.learning.contract import FitsStatistics, LoopListener, NeedsEndings
 from rlab.learning.dataset_loop import DatasetLoop
 from rlab.learning.early_stopping import EarlyStopping
 from rlab.learning.episodes import Hear
@@ -78,6 +78,8 @@ class Session:
             self._capacity = self._source.capacity(run, request.settings, self.demonstrations)
             built = build_agent(agent_class, request, spaces, choose_device(run.device), inputs)
             self.agent, self._notes, self.trainable = built.agent, built.notes, built.trainable
+            if self.demonstrations is not None:
+                check_demonstrations(request.agent, self.agent, self.demonstrations)
             if built.start is not None:
                 in_force = as_started(request.settings, self.agent.policy().spec.preprocess)
                 request = replace(request, start=built.start, settings=in_force)
@@ -101,10 +103,10 @@ class Session:
     def _check_time_limit(self) -> None:
         """Refuse an env that cuts its episodes to an agent that cannot learn from cut ones."""
         limit = self.env.time_limit
-        if limit is not None and isinstance(self.agent, NeedsEndings) and self.agent.needs_endings:
+        if limit is not None and isinstance(self.agent, NeedsEndings) and (advice := self.agent.needs_endings):
             raise UsageError(
-                f"{self.request.agent} with --no-baseline needs episodes that end by themselves; "
-                f"{self.request.env.env_id} cuts them after {limit} env steps. Leave the baseline on."
+                f"{self.request.agent} needs episodes that end by themselves with these settings; "
+                f"{self.request.env.env_id} cuts them after {limit} env steps. {advice}"
             )
 
     def describe(self) -> str:
@@ -138,7 +140,7 @@ class Session:
         return "\n".join([*lines, *self._notes, self.request.tuned()])
 
     def train(
-        self, folder: RunFolder, listeners: Sequence[Listener] = (), audience: Audience | None = None
+        self, folder: RunFolder, listeners: Sequence[LoopListener] = (), audience: Audience | None = None
     ) -> "Outcome":
         """Train from the folder's checkpoint, or from the start, to the budget's end; then judge the final weights.
 
@@ -162,7 +164,7 @@ class Session:
                     asked_for = [EpisodeLog(folder.path, resume_at)] if run.log_episodes else []
                     rest = [logs.enter_context(closing(each)) for each in asked_for]
                     films = self._films(folder, resume_at, log)
-                    hearing: list[Listener] = [self.best, log, *rest, *films, _Saver(self, folder), *listeners]
+                    hearing: list[LoopListener] = [self.best, log, *rest, *films, _Saver(self, folder), *listeners]
                     hearing.append(audience)
                     on_episodes: list[Hear] = [each.on_episodes for each in rest]
                     on_episodes += [audience.on_episodes] if audience.hears("on_episode") else []
@@ -265,7 +267,7 @@ class Session:
         return [Films(folder.path, env, first, every, TRAINING_EPISODE_SEED, resume_at, show)]
 
     def _loop(
-        self, should_stop: Callable[[], bool], listeners: Sequence[Listener], on_episodes: Sequence[Hear]
+        self, should_stop: Callable[[], bool], listeners: Sequence[LoopListener], on_episodes: Sequence[Hear]
     ) -> Loop:
         run = self.request.run
         rest = (

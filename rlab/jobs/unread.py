@@ -25,13 +25,11 @@ def unread_by_kind(agent: str, agent_class: Any) -> dict[str, str]:
     from rlab.learning.terms import takes_terms  # torch takes its time; the class of the agent has it already
 
     data = agent_class.data
+    found = {} if takes_terms(agent_class) else dict.fromkeys(OF_TEACHERS, f"{agent} takes no teacher")
     if data == "dataset":
-        found = dict.fromkeys(OF_ENV_LOOPS, f"{agent} learns from a dataset and steps no env")
-        found["demonstration_share"] = f"every row that {agent} learns from is of the dataset"
-        if not takes_terms(agent_class):
-            found |= dict.fromkeys(OF_TEACHERS, f"{agent} takes no teacher")
-        return found
-    found = {"updates": f"the budget of {agent} is env_steps"}
+        found |= dict.fromkeys(OF_ENV_LOOPS, f"{agent} learns from a dataset and steps no env")
+        return found | {"demonstration_share": f"every row that {agent} learns from is of the dataset"}
+    found["updates"] = f"the budget of {agent} is env_steps"
     if data == "rollout":
         found |= dict.fromkeys(OF_DATASETS, f"{agent} learns from its own rollouts")
     return found

@@ -128,7 +128,7 @@ class ActorCritic:
         self._body, self._top = self.actor[:-top], self.actor[-top:]  # views of the actor, for a shared body
         critic = (critic_head_spec if config.shared_body else critic_like)(spec.network, config.critic_gain)
         self.critic = build(critic, seeds, "critic", trust=True).to(device)
-        self.critic.eval()  # what it was made like may have dropout
+        self.critic.eval()  # the actor that it is like may have dropout
         parameters = [*self.actor.parameters(), *self.critic.parameters()]
         self.optimizer = StackedOptimizer(OptimizerSettings.of(config), parameters)
         self.terms = LossTerms()
@@ -207,15 +207,15 @@ class ActorCritic:
         The networks and the observations' statistics stand still while a rollout is collected and learned from, so
         that values and probabilities found here are the ones that the actions were chosen with.
         """
-        lanes = batch["valid"].shape  # [S, N, T]
+        _, num_envs, steps = batch["valid"].shape  # [S, N, T]
         reward, terminated, truncated = batch["reward"], batch["terminated"], batch["truncated"]
         if self._rewards is not None:
             reward = self._rewards.scale(reward, terminated | truncated, batch["valid"])
         with torch.no_grad():
             features = self.preprocess(batch["obs"].flatten(1, 2))  # [S, N * (T + 1), ...]
-            value, next_value = self._values(self._value_of(features).unflatten(1, (lanes[1], -1)), batch)
+            value, next_value = self._values(self._value_of(features).unflatten(1, (num_envs, -1)), batch)
             advantage, target = self.advantage(reward, value, next_value, terminated, truncated)
-        rows = {"obs": _rows(features, lanes[1]), "action": batch["action"].flatten(1, 2)}
+        rows = {"obs": _rows(features, num_envs), "action": batch["action"].flatten(1, 2)}
         rows |= {"weight": self.weight(batch).to(reward.dtype).flatten(1)}
         rows |= {"advantage": advantage.flatten(1), "target": target.flatten(1), "value": value.flatten(1)}
         obs = batch["obs"][:, :, :-1].flatten(1, 2)
@@ -223,7 +223,7 @@ class ActorCritic:
         rows |= {} if mask is None else {"mask": mask}
         rows |= self.terms.prepare({"obs": obs})
         self._rollout = _Rollout(
-            lanes[1] * lanes[2],
+            num_envs * steps,
             explained_variance(rows["value"], rows["target"], rows["weight"]),
             self.config.epochs * self.config.minibatches,
             batch,

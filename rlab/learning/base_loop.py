@@ -10,7 +10,7 @@ import numpy as np
 
 from rlab.errors import RlabError
 from rlab.experience.samplers import Sampler
-from rlab.learning.contract import Agent, Listener
+from rlab.learning.contract import Agent, LoopListener
 from rlab.learning.finite import check_weights
 from rlab.learning.means import Means
 from rlab.types import Clock, crossed
@@ -52,7 +52,7 @@ class BaseLoop:
         budget: int,
         periods: Periods,
         evaluate: Callable[[], Judgement | None] | None,
-        listeners: Sequence[Listener] = (),
+        listeners: Sequence[LoopListener] = (),
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """`evaluate` gives None where it was stopped before its end."""

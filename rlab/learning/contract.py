@@ -124,7 +124,8 @@ class Agent(Protocol):
         """Exploring actions `[S, N]` for observations `[S, N, *obs]`.
 
         Args:
-            state: what the last call gave, begun anew in rows where an episode begins; empty without memory.
+            state: what the last call returned; in rows where an episode begins, `policy().initial_state`, whose names
+                it has. Empty without memory.
         """
         ...
 
@@ -225,8 +226,8 @@ class NeedsEndings(Protocol):
     """It may be unable to learn from episodes that a time limit cuts."""
 
     @property
-    def needs_endings(self) -> bool:
-        """Whether it is, with these settings."""
+    def needs_endings(self) -> str | None:
+        """Which setting makes it so, and what to change, for people; None where it can learn from them."""
         ...
 
 
@@ -250,7 +251,7 @@ class Validates(Protocol):
         ...
 
 
-class Listener(Protocol):
+class LoopListener(Protocol):
     """Hears what a loop has to say. It must not change anything that training reads."""
 
     def on_metrics(self, env_steps: int, metrics: Mapping[str, np.ndarray]) -> None:

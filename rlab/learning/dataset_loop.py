@@ -10,7 +10,7 @@ from torch import Tensor
 from rlab.errors import UsageError
 from rlab.experience.samplers import Sampler
 from rlab.learning.base_loop import Judgement, Periods
-from rlab.learning.contract import Agent, Batch, Listener, LoadsWeights, Validates
+from rlab.learning.contract import Agent, Batch, LoadsWeights, LoopListener, Validates
 from rlab.learning.early_stopping import EarlyStopping
 from rlab.learning.loop import Loop
 from rlab.types import crossed
@@ -49,7 +49,7 @@ class DatasetLoop(Loop):
         updates: int,
         periods: Periods,
         evaluate: Callable[[], Judgement | None] | None = None,
-        listeners: Sequence[Listener] = (),
+        listeners: Sequence[LoopListener] = (),
         should_stop: Callable[[], bool] = lambda: False,
         validation: Batch | None = None,
         early_stopping: EarlyStopping | None = None,

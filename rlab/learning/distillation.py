@@ -1,4 +1,4 @@
-"""Learning from a teacher: how far a student's actions are from a teacher's, and a teacher that guides an agent."""
+"""Learning from a teacher: how far a student's actions are from a teacher's, and the loss term of a teacher."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ from torch import Tensor
 from rlab.errors import UsageError, unknown
 from rlab.learning.contract import Batch
 from rlab.learning.exploration import linear
+from rlab.learning.policy_gradient import mean
 from rlab.networks.continuous_heads import LOG_STD
 from rlab.networks.distributions import normal_log_density, only
 from rlab.networks.heads import Head
@@ -193,7 +194,7 @@ class Teacher:
         temperature: by which the teacher's outputs are divided; None: 1 for logits, `Q_TEMPERATURE` for Q values.
 
     Raises:
-        UsageError: a number out of range, a teacher with memory, or one whose policy head is no teacher to such a
+        UsageError: a number out of range, a teacher with memory, or one whose policy head cannot teach such a
             student.
     """
 
@@ -234,11 +235,12 @@ class Teacher:
         return {"teacher": self.outputs(batch["obs"])}
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """How far the student, by its network's outputs, is from the teacher, a mean over the batch `[S]`."""
+        """How far the student, by its network's outputs, is from the teacher, a mean over the batch `[S]`, in which
+        rows count by their `weight [S, B]` where they have one."""
         student, teacher = self._kinds
         outputs = self._student.to_distil(outputs)
         error = distillation_loss(outputs, student, batch["teacher"], teacher, self._temperature, nvec=self._nvec)
-        return error.mean(dim=-1)
+        return error.mean(dim=-1) if "weight" not in batch else mean(error, batch["weight"])
 
     def weight(self, clock: Clock) -> float:
         """The weight of the loss at this time: exactly 0 from `fraction` of the budget on."""

@@ -61,10 +61,10 @@ def refit_policy(
     """
     spec = replace(source, network=merged_spec(source.network))
     walk = _Walk(_changed_features(spec.obs_space, obs_space))
-    reason = _new_output(spec, action_space, head, heads)
+    kept_head = {**spec.head, **head} if spec.head["kind"] == head["kind"] else spec.head
+    reason = _new_output(spec, action_space, head, kept_head, heads)
     if reason is None:
-        layers = walk.through(spec.network.layers)
-        head = {**spec.head, **head} if spec.head["kind"] == head["kind"] else spec.head
+        layers, head = walk.through(spec.network.layers), kept_head
     else:
         width = build_head(head, action_space, trust=True).width  # the agent that names it runs already
         output = _Output(width, reason, output_gain)
@@ -194,17 +194,22 @@ def _changed_features(old: Space, new: Space) -> tuple[int, ...] | None:
     return None if before == now else now
 
 
-def _new_output(source: PolicySpec, action_space: Space, head: Json, heads: Sequence[str]) -> str | None:
-    """Why the output layer cannot stay; None where it can.
+def _new_output(
+    source: PolicySpec, action_space: Space, head: Json, kept_head: Json, heads: Sequence[str]
+) -> str | None:
+    """Why the output layer cannot stay; None where it can, with the policy head `kept_head`.
 
     It stays where each output keeps its meaning: bounds of a Box may differ, since outputs are in units in which [-1,
-    1] is the Box, and so may the first integer of discrete actions.
+    1] is the Box, and so may the first integer of discrete actions. The settings of a head may ask for another number
+    of outputs, such as more quantiles of each return.
     """
     if source.head["kind"] not in heads:
         return f"head {head['kind']} instead of {source.head['kind']}"
     old = source.action_space
     if type(old) is type(action_space) and old.shape == action_space.shape and choices(old) == choices(action_space):
-        return None
+        # trust: the policy was opened already, and its head with it
+        before, now = (build_head(each, action_space, trust=True).width for each in (source.head, kept_head))
+        return None if before == now else f"{now} outputs of the policy head instead of {before}"
     if isinstance(old, Discrete) and isinstance(action_space, Discrete):
         return f"{action_space.n} actions instead of {old.n}"
     return f"actions {action_space} instead of {old}"

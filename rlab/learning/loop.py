@@ -13,7 +13,7 @@ from rlab.experience.collector import Collector
 from rlab.experience.samplers import Sampler
 from rlab.experience.storage import Storage
 from rlab.learning.base_loop import BaseLoop, Judgement, Periods
-from rlab.learning.contract import Agent, Batch, Listener, ReplayConfig
+from rlab.learning.contract import Agent, Batch, LoopListener, ReplayConfig
 from rlab.learning.episodes import EpisodeBook, Hear
 from rlab.learning.finite import check_update
 from rlab.types import Clock
@@ -91,7 +91,7 @@ class EnvLoop(Loop):
         env_steps: int,
         periods: Periods,
         evaluate: Callable[[], Judgement | None] | None,
-        listeners: Sequence[Listener] = (),
+        listeners: Sequence[LoopListener] = (),
         should_stop: Callable[[], bool] = lambda: False,
         on_episodes: Sequence[Hear] = (),
     ) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rlab.errors import UsageError, unknown
 from rlab.learning.contract import Agent
+from rlab.learning.optimizers import stepped_by
 from rlab.networks.layers import WeightLayer, is_float_layer, is_stacked
 from rlab.networks.merging import merges
 from rlab.networks.own import check_layers
@@ -171,18 +172,20 @@ class GradualPruning:
 
     @classmethod
     def of_policy(cls, share: float, agent: Agent) -> "GradualPruning":
-        """Hooked into the optimizer that trains the network of an agent's policy.
+        """Hooked into each optimizer that trains some of the network of an agent's policy: a step of any of them could
+        fill zeros.
 
         Raises:
             UsageError: none does, or as the constructor.
         """
         network = agent.policy().network
         pruning, own = cls(share, network), {id(parameter) for parameter in network.parameters()}
-        for optimizer in agent.optimizers.values():
-            if any(id(parameter) in own for group in optimizer.groups for parameter in group.parameters):
-                optimizer.hooks.append(pruning)
-                return pruning
-        raise UsageError(f"sparsity {share}: no optimizer of {type(agent).__name__} trains its policy's network.")
+        training = [each for each in agent.optimizers.values() if stepped_by(each) & own]
+        if not training:
+            raise UsageError(f"sparsity {share}: no optimizer of {type(agent).__name__} trains its policy's network.")
+        for optimizer in training:
+            optimizer.hooks.append(pruning)
+        return pruning
 
     def before(self) -> None:
         """Remember what is 0."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rlab.errors import UsageError
 from rlab.experience.examples import EpochSampler, Examples
 from rlab.learning.base_loop import Periods
-from rlab.learning.contract import Listener
+from rlab.learning.contract import LoopListener
 from rlab.learning.dataset_loop import VALIDATED_ROWS, DatasetLoop, validation_metrics
 from rlab.learning.early_stopping import EarlyStopping
 from rlab.learning.runtime import own_surroundings
@@ -84,7 +84,7 @@ def fit(
     targets: np.ndarray,
     settings: SupervisedSettings | None = None,
     seeds: Sequence[int] = (0,),
-    listeners: Sequence[Listener] = (),
+    listeners: Sequence[LoopListener] = (),
     validation: tuple[np.ndarray, np.ndarray] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     device: torch.device | str = "cpu",
@@ -114,7 +114,7 @@ def fit_examples(
     network: NetworkSpec | nn.Module,
     examples: Examples,
     settings: SupervisedSettings | None = None,
-    listeners: Sequence[Listener] = (),
+    listeners: Sequence[LoopListener] = (),
     validation: Examples | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     device: torch.device | str = "cpu",
@@ -128,7 +128,7 @@ def _fitted(
     network: NetworkSpec | nn.Module,
     examples: Examples,
     settings: SupervisedSettings | None,
-    listeners: Sequence[Listener],
+    listeners: Sequence[LoopListener],
     validation: Examples | None,
     should_stop: Callable[[], bool],
     device: torch.device | str,
@@ -163,7 +163,7 @@ def make_loop(
     network: NetworkSpec | nn.Module,
     examples: Examples,
     settings: SupervisedSettings | None = None,
-    listeners: Sequence[Listener] = (),
+    listeners: Sequence[LoopListener] = (),
     validation: Examples | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     device: torch.device | str = "cpu",

@@ -180,13 +180,13 @@ class DeterministicHead(BoxHead):
     def __init__(self, head: Json, action_space: Space) -> None:
         super().__init__(head, action_space)
         self._require_bounds(action_space)
-        self.width, self.noise = self.size, float(head.get("noise", 0.0))
-        if not 0.0 <= self.noise < float("inf"):
-            raise UsageError(f"the noise {self.noise} of the policy head 'deterministic' must be 0 or more.")
+        self.width, self.deviation = self.size, float(head.get("noise", 0.0))
+        if not 0.0 <= self.deviation < float("inf"):
+            raise UsageError(f"the noise {self.deviation} of the policy head 'deterministic' must be 0 or more.")
 
     @property
-    def explores(self) -> bool:  # type: ignore[override]
-        return self.noise > 0.0
+    def explores(self) -> bool:
+        return self.deviation > 0.0
 
     def act(self, outputs: Tensor, mask: Tensor | None = None) -> Tensor:
         refuse_mask(mask)
@@ -195,4 +195,4 @@ class DeterministicHead(BoxHead):
     def sample(self, outputs: Tensor, generators: Sequence[torch.Generator], mask: Tensor | None = None) -> Tensor:
         refuse_mask(mask)
         noise = standard_noise("normal", outputs.shape[:-1], self.size, generators)
-        return self.denormalised(outputs.tanh() + self.noise * noise.to(outputs.device))
+        return self.denormalised(outputs.tanh() + self.deviation * noise.to(outputs.device))

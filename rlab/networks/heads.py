@@ -50,7 +50,6 @@ class Head(nn.Module):
     mask_width: int | None
     # The kind of head whose outputs `to_distil` gives: what teachers and students compare.
     distils_as: str | None = None
-    explores = True  # whether `sample` gives anything but the greedy action
 
     def __init__(self, head: Json, action_space: Space) -> None:
         super().__init__()
@@ -92,6 +91,11 @@ class Head(nn.Module):
     def to_distil(self, outputs: Tensor) -> Tensor:
         """The outputs `[..., width]` as a head of the kind `distils_as` has them; the gradient passes."""
         return outputs
+
+    @property
+    def explores(self) -> bool:
+        """Whether `sample` gives anything but the greedy action."""
+        return True
 
     @property
     def half_range(self) -> Tensor | None:

@@ -8,8 +8,9 @@ A layer has memory where its class has the three methods of `RecurrentLayer`. An
 is applied to all rows and times at once.
 """
 
+import functools
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from rlab.errors import RlabError
 State = dict[str, Tensor]
 
 
+@runtime_checkable
 class RecurrentLayer(Protocol):
     """A layer with memory, stacked (rows `[S, B]`) or plain (rows `[B]`); its state has names of its own."""
 
@@ -38,7 +40,12 @@ class RecurrentLayer(Protocol):
 
 def is_recurrent(layer: nn.Module) -> bool:
     """Whether a layer has memory."""
-    return hasattr(type(layer), "unroll")
+    return _has_methods(type(layer))
+
+
+@functools.cache  # asked for each layer at each step
+def _has_methods(kind: type) -> bool:
+    return issubclass(kind, RecurrentLayer)
 
 
 def has_memory(network: nn.Module) -> bool:

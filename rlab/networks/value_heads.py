@@ -30,7 +30,7 @@ class QHead(Head):
         self.start, self.epsilon = space.start, float(head.get("epsilon", 0.0))
 
     @property
-    def explores(self) -> bool:  # type: ignore[override]
+    def explores(self) -> bool:
         return self.epsilon > 0.0
 
     def sampling(self, epsilon: float | None, own_streams: bool) -> Self:

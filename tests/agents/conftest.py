@@ -13,7 +13,7 @@ from rlab.envs import EnvSpec, make_vec
 from rlab.experience.collector import Collector
 from rlab.jobs.data_sources import data_source, make_storage
 from rlab.learning.base_loop import Periods
-from rlab.learning.contract import Listener
+from rlab.learning.contract import LoopListener
 from rlab.learning.runtime import torch_settings
 from rlab.learning.sparsity import GradualPruning
 from rlab.networks.spaces import Box, Discrete
@@ -73,7 +73,7 @@ def train_members(
     seeds: Sequence[int],
     env_steps: int,
     num_envs: int = 4,
-    listeners: Sequence[Listener] = (),
+    listeners: Sequence[LoopListener] = (),
     log_every: int = NEVER,
     sparsity: float = 0.0,
     **settings: Any,

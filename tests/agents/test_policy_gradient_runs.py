@@ -128,7 +128,7 @@ IMPOSSIBLE = [
     (["ppo", "CartPole-v1", "--rollout-steps", "2", "--minibatches", "17"], "minibatches 17 is more than the 16 rows"),
     (["ppo", "CartPole-v1", "--target-kl", "0"], "target_kl 0.0 must be above 0."),
     (["reinforce", "CartPole-v1", "--gae-lambda", "0.9"], "a2c takes n-step ones"),
-    (["reinforce", "Taxi-v4", "--no-baseline"], "Taxi-v4 cuts them after 200 env steps"),
+    (["reinforce", "Taxi-v4", "--no-baseline"], "Taxi-v4 cuts them after 200 env steps. That is for --no-baseline"),
     (["ppo", "CartPole-v1", "--rollout-steps", "1000000000"], "--rollout-steps"),
 ]
 

@@ -102,7 +102,7 @@ def test_fewer_rows_are_a_sample_without_repetition_of_the_same_episodes():
 @pytest.mark.parametrize(("most", "made"), [(1, 1), (2, 2), (3, 3), (7, 6), (30, 30), (99, 30)])
 def test_the_states_are_the_same_with_few_envs_at_once(most, made):
     makes = Makes()
-    makes.most = most
+    makes.most, makes.most_at_once = most, lambda members: WIDTH * members
     found = visited(constant_policy(0, 1, 0), makes, rows=10)
     assert [envs.num_envs for envs in makes.made] == [made]  # whole columns: 7 envs serve 3 members with 2 each
     # member 1 ends each of its ten episodes at once; the others sample 10 of the 30 states of theirs
@@ -118,7 +118,7 @@ def test_the_states_are_the_same_with_few_envs_at_once(most, made):
 @pytest.mark.parametrize("most", [1, 3, None])
 def test_with_few_envs_the_same_episodes_are_sampled_ones(most):
     makes = Makes(length=lambda seeds: np.full(len(seeds), 9))
-    makes.most = most
+    makes.most, makes.most_at_once = most, lambda members: WIDTH * members
     # greedy actions end an episode at once, so that only the second half of each ten, which sample, can go on
     found = visited(constant_policy(1, epsilon=1.0), makes, rows=40, sampled=0.5)[0]
     long = {int(seed - FIRST_VISIT_SEED) % WIDTH for seed, step, _ in found if step > 0}
@@ -128,7 +128,7 @@ def test_with_few_envs_the_same_episodes_are_sampled_ones(most):
 
 def test_no_env_at_all_is_one_line():
     makes = Makes()
-    makes.most = 0
+    makes.most, makes.most_at_once = 0, lambda members: WIDTH * members
     with pytest.raises(UsageError, match=r"^visits need one env or more, not 0\.$"):
         visited(constant_policy(0), makes, rows=3)
 

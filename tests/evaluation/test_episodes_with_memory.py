@@ -183,7 +183,7 @@ def test_visited_states_are_those_of_policies_with_memory(most, sampled):
             return EndsOnOne(n)
 
     makes = Makes()
-    makes.most = most
+    makes.most, makes.most_at_once = most, lambda members: WIDTH * members
     # Episode k shows k at every step, so that a member ends it after at / k steps, or the world after 1 + k % 5.
     limits = (8, 20, 13)
     shown = [{(k, t) for k in range(WIDTH) for t in range(1 + k % 5) if k * t < at} for at in limits]

@@ -240,7 +240,7 @@ def test_an_episode_may_be_as_long_as_the_envs_own_time_limit(monkeypatch):
 
 def test_the_maker_of_envs_says_how_many_to_have_at_once():
     makes = Makes()
-    makes.most_at_once = lambda members: 2 * members
+    makes.most, makes.most_at_once = None, lambda members: 2 * members
     result = evaluate(ConstantPolicy(0, 1), makes, episodes=7, first_seed=10)
     assert [envs.num_envs for envs in makes.made] == [4]
     assert result.returns[1].tolist() == [return_of(10 + k, 1) for k in range(7)]

@@ -272,6 +272,33 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+STORES_MORE = """
+from rlab.agents.cql import CQL
+from rlab.agents.dqn import DQN
+from rlab.experience.fields import Field
+
+class Online(DQN):
+    def fields(self):
+        return *super().fields(), Field("log_prob", (), "float32")
+
+class Offline(CQL):
+    def fields(self):
+        return *super().fields(), Field("log_prob", (), "float32")
+"""
+
+
+@pytest.mark.parametrize("words", ["Online CartPole-v1 --demonstration-share 0.5", "Offline CartPole-v1"])
+def test_an_agent_that_stores_more_than_a_dataset_has_is_one_line_and_leaves_nothing(
+    tmp_path: Path, dataset: Path, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stores_more.py").write_text(STORES_MORE)
+    monkeypatch.syspath_prepend(tmp_path)
+    out = tmp_path / "run"
+    assert main(["train", *f"stores_more:{words}".split(), "--dataset", str(dataset), "--out", str(out)]) == 2
+    assert "cannot learn from a dataset: it stores log_prob of every row, which recorded" in one_line(capsys)
+    assert not out.exists()
+
+
 def test_an_edited_dataset_is_listed_as_broken(
     tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

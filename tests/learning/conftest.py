@@ -17,7 +17,7 @@ from rlab.experience.samplers import Sampler, Streams, UniformSampler
 from rlab.experience.sequence_samplers import RolloutSampler
 from rlab.experience.storage import Storage
 from rlab.learning.base_loop import Periods
-from rlab.learning.contract import Batch, Listener, Updated
+from rlab.learning.contract import Batch, LoopListener, Updated
 from rlab.learning.loop import EnvLoop, ReplayLoop
 from rlab.learning.rollout_loop import RolloutLoop
 from rlab.networks.memory import State
@@ -177,7 +177,7 @@ def make_loop(
     periods: tuple[int, int, int] = (10**9, 10**9, 10**9),
     should_stop: Callable[[], bool] = lambda: False,
     agent: type[NotingAgent] = NotingAgent,
-    listeners: Sequence[Listener] = (),
+    listeners: Sequence[LoopListener] = (),
     length: int = 5,
     **config: int,
 ) -> EnvLoop:

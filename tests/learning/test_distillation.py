@@ -220,7 +220,7 @@ def test_the_weight_falls_linearly_and_is_exactly_0_from_its_share_of_the_budget
     assert (weight == 0.0) == (progress >= 0.4)
 
 
-def test_a_guide_says_what_its_teacher_says_without_a_gradient_and_its_loss_is_the_mean_over_the_batch() -> None:
+def test_the_term_has_the_teacher_s_outputs_without_a_gradient_and_its_loss_is_the_mean_over_the_batch() -> None:
     teacher = policy(VECTOR, Discrete(3), 3, "q")
     term = Teacher(teacher, teacher.head, weight=1.0, fraction=1.0, temperature=0.5)
     obs = torch.rand(2, 7, 2)
@@ -232,9 +232,13 @@ def test_a_guide_says_what_its_teacher_says_without_a_gradient_and_its_loss_is_t
     loss = term.loss(student, {"teacher": said})
     torch.testing.assert_close(loss, distillation_loss(student, "q", said, "q", 0.5).mean(dim=1))
     assert loss.shape == (2,)
+    rows = torch.tensor([[1.0, 0, 1, 1, 0, 1, 1], [0.0] * 7])  # such as reset rows; of member 1 none counts
+    loss = term.loss(student, {"teacher": said, "weight": rows})
+    each = distillation_loss(student, "q", said, "q", 0.5)
+    torch.testing.assert_close(loss, torch.stack([each[0, [0, 2, 3, 5, 6]].mean(), torch.zeros(())]))
 
 
-def test_a_guide_leaves_out_what_an_observation_forbids() -> None:
+def test_the_term_leaves_out_what_an_observation_forbids() -> None:
     space = Masked(VECTOR, 3)
     term = Teacher(policy(space, Discrete(3), 3, "categorical"), head("q"), weight=1.0, fraction=1.0)
     obs = torch.tensor([[[0.5, 0.5, 1, 0, 1], [0.5, 0.5, 0, 0, 0]]]).expand(2, 2, 5)

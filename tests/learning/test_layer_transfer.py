@@ -88,6 +88,16 @@ def test_another_head_replaces_the_last_layer():
     assert back.spec.head == Q
 
 
+def test_another_number_of_quantiles_replaces_the_last_layer():
+    network = q_network_spec(VECTOR, 2 * 5, HIDDEN)
+    source = PolicySpec(VECTOR, Discrete(2), NONE, network, {"kind": "quantile", "quantiles": 5})
+    for quantiles, why in ((5, ()), (3, ("network.6 (6 outputs of the policy head instead of 10)",))):
+        head = {"kind": "quantile", "quantiles": quantiles, "epsilon": 0.1}
+        found = refit(source, VECTOR, Discrete(2), head, ("quantile",), FULL)
+        assert (found.replaced, found.spec.head) == (why, head)
+        assert found.spec.network.layers[6].args["out_features"] == 2 * quantiles
+
+
 def test_a_network_of_one_layer_says_both_reasons():
     found = to_q(q_policy(body=BodySettings(hidden=())), space=WIDER, actions=3)
     assert found.replaced == ("network.0 (5 inputs instead of 4 and 3 actions instead of 2)",)

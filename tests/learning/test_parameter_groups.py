@@ -1,4 +1,4 @@
-"""A stepper with groups: what does not learn keeps every bit, what begins late begins on time, and rates differ."""
+"""An optimizer with groups: what does not learn keeps every bit, what begins late begins on time, and rates differ."""
 
 import copy
 import json
@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from rlab.learning.optimizer_settings import OPTIMIZERS, OptimizerSettings
-from rlab.learning.optimizers import StackedOptimizer
+from rlab.learning.optimizers import StackedOptimizer, regroup
 from rlab.learning.parameter_groups import ParameterGroup
 from rlab.runs.encoding import decode, encode
+from rlab.types import Clock
 
 MEMBERS = 3
 EVERY_OPTIMIZER = pytest.mark.parametrize("name", sorted(OPTIMIZERS))
@@ -278,3 +279,18 @@ def test_groups_that_make_no_sense_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=said):
             StackedOptimizer(OptimizerSettings(), groups)
+
+
+def test_what_no_group_holds_stays_in_the_groups_that_its_optimizer_has() -> None:
+    body, head, temperature = weights()
+    both, alone = (StackedOptimizer(harsh("adam"), parameters) for parameters in ([body, temperature], [head]))
+    regroup(
+        {"both": both, "alone": alone},
+        [ParameterGroup("body", (body,), begins_at=None), ParameterGroup("head", (head,))],
+    )
+    assert [(group.name, group.parameters) for group in both.groups] == [("body", (body,)), ("all", (temperature,))]
+    assert [group.name for group in alone.groups] == ["head"]
+    before, moved = body.detach().clone(), temperature.detach().clone()
+    both.step(loss_of([body, temperature]), Clock(1, 10))
+    assert torch.equal(body, before)
+    assert not torch.equal(temperature, moved)

@@ -1,6 +1,8 @@
 """Weights set to zero while a network learns: which, how many, when, and that they stay zero while the others learn."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -171,6 +173,21 @@ def test_the_weights_that_are_left_learn() -> None:
             last[name] = weight.clone()
 
     learn(network, 0.8, check)
+
+
+def test_zeros_stay_where_several_optimizers_train_parts_of_the_network() -> None:
+    network = build(SPEC, [3, 4])
+    parts = [list(layer.parameters()) for layer in network if list(layer.parameters())]
+    optimizers = {str(i): StackedOptimizer(OptimizerSettings("adam", 1e-2), part) for i, part in enumerate(parts)}
+    optimizers["other"] = StackedOptimizer(OptimizerSettings(), build(SPEC, [3, 4]).parameters())
+    agent: Any = SimpleNamespace(policy=lambda: SimpleNamespace(network=network), optimizers=optimizers)
+    GradualPruning.of_policy(0.8, agent)
+    assert [len(optimizer.hooks) for optimizer in optimizers.values()] == [1] * len(parts) + [0]
+    generator = torch.Generator().manual_seed(0)
+    for time in range(50, BUDGET + 1, 50):
+        for name in map(str, range(len(parts))):
+            optimizers[name].step(loss_of(network, generator), Clock(time, BUDGET))
+    assert [int(found[1].sum()) for found in zeros(network).values()] == [48, 77, 19]
 
 
 def test_a_clock_that_jumps_over_the_end_prunes_all_at_once() -> None:
