@@ -16,7 +16,6 @@ DEFINED_IN = ("rlab", "agents", "envs")
 FOR_OTHERS = {
     "rlab.experience.sequence_samplers.SequenceSampler",
     "rlab.networks.bodies.recurrent_network_spec",
-    "rlab.networks.memory.RecurrentLayer",
 }
 
 
