@@ -215,7 +215,7 @@ def outside_agents() -> str:
         what = (ast.get_docstring(ast.parse(source)) or "").partition("\n\n")[0].replace("\n", " ")
         rows.append([f"`{path.name}`", what, sum(map(bool, source.splitlines()))])
         folded.append(f'??? example "{path.name}"\n' + textwrap.indent(f"```python\n{source}```", "    "))
-    return "\n\n".join([table(["file", "what it is", "lines that are not blank"], rows), *folded])
+    return "\n\n".join([table(["file", "what it is", "lines, without blank ones"], rows), *folded])
 
 
 def rooms() -> dict[str, dict[str, Any]]:
