@@ -52,10 +52,7 @@ ADVICE: Mapping[str, tuple[Severity, str]] = {
     "reward": ("error", "return one number, such as float(reward)"),
     "terminated": ("error", "return bool(terminated)"),
     "truncated": ("error", "return bool(truncated)"),
-    "not-finite": (
-        "error",
-        "look for a division by zero or an overflow; np.nan_to_num hides it, and the cause stays",
-    ),
+    "not-finite": ("error", "look for a division by zero or an overflow; np.nan_to_num hides it, and the cause stays"),
     # An env that could not be made or played.
     "normalizes": ("error", "agents and policies carry such scalings themselves"),
     "space": ("error", "change it, or use a wrapper that does"),

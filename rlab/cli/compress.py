@@ -41,10 +41,7 @@ SCHEMAS = (CompressOptions,)
 PAGE = Page(
     "rlab compress RUN --steps STEPS [settings]",
     "Make a trained policy smaller and faster, and report what that costs in return.",
-    (
-        "rlab compress runs/my-run --steps distil:64x64,int8",
-        "rlab compress runs/my-run --search --max-bytes 4096",
-    ),
+    ("rlab compress runs/my-run --steps distil:64x64,int8", "rlab compress runs/my-run --search --max-bytes 4096"),
 )
 
 

@@ -50,7 +50,7 @@ def parse(
         print(page_text(schemas, page or Page(f"{prog} [settings]"), everything=HELP_ALL in argv))
         raise SystemExit(0)
     _check(_values(argv, settings, prog, subject), settings)
-    parts = dataclasses.make_dataclass("Settings", list(map(_part, _titles(schemas), schemas)), kw_only=True)
+    parts = dataclasses.make_dataclass("Settings", list(map(_part, itertools.count(), schemas)), kw_only=True)
     panel = io.StringIO()
     try:
         with contextlib.redirect_stderr(panel):
@@ -65,21 +65,11 @@ def given(argv: Sequence[str], schemas: Sequence[Any]) -> frozenset[str]:
     return frozenset(_values(argv, settings_of(schemas), "rlab", ""))
 
 
-def _titles(schemas: Sequence[Any]) -> list[str]:
-    """How each schema is called in the help, no two alike: RunConfig is `run`."""
-    titles: list[str] = []
-    for schema in schemas:
-        kind = schema if isinstance(schema, type) else type(schema)
-        title = kind.__name__.removesuffix("Config").removesuffix("Options").lower() or "agent"
-        titles.append(f"{title}_{len(titles)}" if title in titles else title)
-    return titles
-
-
-def _part(title: str, schema: Any) -> Any:
-    """One schema as a field of the dataclass that tyro sees."""
+def _part(number: int, schema: Any) -> Any:
+    """One schema as a field of the dataclass that tyro sees; no name of it is shown."""
     if isinstance(schema, type):
-        return title, schema
-    return title, type(schema), dataclasses.field(default=schema)
+        return f"part_{number}", schema
+    return f"part_{number}", type(schema), dataclasses.field(default=schema)
 
 
 def _values(argv: Sequence[str], settings: Mapping[str, Setting], prog: str, subject: str) -> dict[str, list[str]]:

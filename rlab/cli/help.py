@@ -29,17 +29,13 @@ class Page:
     agent: str = ""  # whose own settings are on the page
     command: str = ""  # that --help-all can be added to; "": the usage without what may be left out
 
-    def shows(self, setting: Setting) -> bool:
-        """Whether the setting is on the page at all."""
-        return setting.name not in self.hidden
-
 
 Groups = list[tuple[str, list[Setting]]]
 
 
 def grouped(schemas: Sequence[Any], page: Page, one_heading: bool = True) -> Groups:
     """The settings under their headings; a verb with few has one heading for all, where `one_heading` allows it."""
-    settings = [setting for setting in settings_of(schemas).values() if page.shows(setting)]
+    settings = [setting for setting in settings_of(schemas).values() if setting.name not in page.hidden]
     if one_heading and len(settings) <= SHORT_PAGE and len(schemas) == 1:
         words = [setting for setting in settings if setting.positional]
         rest = [setting for setting in settings if not setting.positional]

@@ -32,10 +32,7 @@ SCHEMAS = (ListOptions,)
 PAGE = Page(
     "rlab list {agents, envs, experiments, runs, datasets, metrics} [settings]",
     "List agents, envs, experiments, runs, datasets or metrics.",
-    (
-        "rlab list agents",
-        "rlab list runs --status failed",
-    ),
+    ("rlab list agents", "rlab list runs --status failed"),
 )
 
 

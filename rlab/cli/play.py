@@ -29,10 +29,7 @@ SCHEMAS = (PlayOptions,)
 PAGE = Page(
     "rlab play RUN [settings]",
     "Watch a policy, in a window where there is a screen, as a film where there is none.",
-    (
-        "rlab play runs/my-run --episodes 3",
-        "rlab play runs/my-run --video film.mp4",
-    ),
+    ("rlab play runs/my-run --episodes 3", "rlab play runs/my-run --video film.mp4"),
 )
 
 

@@ -5,7 +5,6 @@ Jacob et al. 2018, section 3). `prepare_qat` puts such layers into a network, pl
 `convert` makes the quantized network, whose outputs are those of the trained one in evaluation mode.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from rlab.compression.quantized_layers import (
     CompressedLayer,
     Conv2dLayer,
     LinearLayer,
+    Place,
     QuantizedConv2d,
     QuantizedLayer,
     QuantizedLinear,
@@ -108,16 +108,9 @@ class FakeLayer(CompressedLayer):
     input_range: Tensor
 
     def __init__(
-        self,
-        weight_shape: Sequence[int],
-        stride: int,
-        members: int | None,
-        bits: int = 8,
-        activations: str = "none",
-        learned_scales: bool = True,
-        **fresh: Any,
+        self, place: Place, bits: int = 8, activations: str = "none", learned_scales: bool = True, **fresh: Any
     ) -> None:
-        super().__init__(weight_shape, stride, members, **fresh)
+        super().__init__(place, **fresh)
         self.bits, self.activations, self.learned_scales = bits, activations, learned_scales
         self.weight = nn.Parameter(torch.zeros(*self.lead, *self.weight_shape))
         if learned_scales:

@@ -8,7 +8,7 @@ layers save bytes, not time: the time is saved by what they are exported to.
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -25,6 +25,14 @@ ACTIVATION_KINDS = ("none", "dynamic", "static")
 HALF_TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
+class Place(NamedTuple):
+    """What a layer stands for: a linear layer `[out, in]` or a convolution `[out, in, k, k]`, of a stack or alone."""
+
+    weight_shape: tuple[int, ...]
+    stride: int
+    members: int | None  # of the stack; None for a plain layer
+
+
 class CompressedLayer(WeightLayer):
     """What all these layers share: geometry, forward, and the ways into a stack and out of it.
 
@@ -32,14 +40,12 @@ class CompressedLayer(WeightLayer):
     the weights as floats (`dense`), how to load them (`load_dense`), and the arguments that rebuild it (`settings`).
     """
 
-    def __init__(
-        self, weight_shape: Sequence[int], stride: int, members: int | None, init: str = "pytorch", gain: float = 1.0
-    ) -> None:
+    def __init__(self, place: Place, init: str = "pytorch", gain: float = 1.0) -> None:
         super().__init__()
-        self.weight_shape, self.stride, self.members = tuple(weight_shape), stride, members
+        self.weight_shape, self.stride, self.members = place
         self.init, self.gain = init, gain
-        self.lead = () if members is None else (members,)
-        self.bias = nn.Parameter(torch.zeros(*self.lead, weight_shape[0]))
+        self.lead = () if self.members is None else (self.members,)
+        self.bias = nn.Parameter(torch.zeros(*self.lead, self.weight_shape[0]))
 
     def dense(self) -> Tensor:
         """The weights that the layer computes with, as floats `[..., *weight_shape]`."""
@@ -137,7 +143,7 @@ class LinearLayer(CompressedLayer):
     """A linear layer; the class beside it says how weights are stored, with the keywords `options`."""
 
     def __init__(self, members: int | None, in_features: int, out_features: int, **options: Any) -> None:
-        super().__init__((out_features, in_features), 1, members, **options)
+        super().__init__(Place((out_features, in_features), 1, members), **options)
 
 
 class Conv2dLayer(CompressedLayer):
@@ -152,7 +158,7 @@ class Conv2dLayer(CompressedLayer):
         stride: int = 1,
         **options: Any,
     ) -> None:
-        super().__init__((out_channels, in_channels, kernel_size, kernel_size), stride, members, **options)
+        super().__init__(Place((out_channels, in_channels, kernel_size, kernel_size), stride, members), **options)
 
 
 class QuantizedLayer(CompressedLayer):
@@ -160,7 +166,6 @@ class QuantizedLayer(CompressedLayer):
     `[..., out]`. Static activations add `input_scale` float32 and `input_zero_point` uint8, both `[...]`.
 
     Args:
-        members: of the stack; None for a plain layer.
         bits: of a weight: 8, 4 or 2.
         activations: `none` (weights only), `dynamic` or `static`: how the input is rounded to u8.
         fresh: `init` and `gain` of the float weights that `build` draws and rounds.
@@ -174,16 +179,8 @@ class QuantizedLayer(CompressedLayer):
     input_scale: Tensor
     input_zero_point: Tensor
 
-    def __init__(
-        self,
-        weight_shape: Sequence[int],
-        stride: int,
-        members: int | None,
-        bits: int = 8,
-        activations: str = "none",
-        **fresh: Any,
-    ) -> None:
-        super().__init__(weight_shape, stride, members, **fresh)
+    def __init__(self, place: Place, bits: int = 8, activations: str = "none", **fresh: Any) -> None:
+        super().__init__(place, **fresh)
         if bits not in rounding.BITS:
             raise UsageError(f"weights of {bits} bits are not known; 8, 4 and 2 are.")
         if activations not in ACTIVATION_KINDS:
@@ -262,10 +259,8 @@ class HalfLayer(CompressedLayer):
 
     weight: Tensor
 
-    def __init__(
-        self, weight_shape: Sequence[int], stride: int, members: int | None, dtype: str = "float16", **fresh: Any
-    ) -> None:
-        super().__init__(weight_shape, stride, members, **fresh)
+    def __init__(self, place: Place, dtype: str = "float16", **fresh: Any) -> None:
+        super().__init__(place, **fresh)
         if dtype not in HALF_TYPES:
             raise unknown("type of half precision", dtype, HALF_TYPES)
         self.dtype = dtype

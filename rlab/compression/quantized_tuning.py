@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rlab.compression import rounding
-from rlab.compression.quantized_layers import CompressedLayer, QuantizedLayer, replaced
+from rlab.compression.quantized_layers import CompressedLayer, Place, QuantizedLayer, replaced
 from rlab.errors import UsageError
 
 
@@ -45,7 +45,7 @@ class _Tuned(CompressedLayer):
     integers: Tensor
 
     def __init__(self, layer: QuantizedLayer) -> None:
-        super().__init__(layer.weight_shape, layer.stride, layer.members, layer.init, layer.gain)
+        super().__init__(Place(layer.weight_shape, layer.stride, layer.members), layer.init, layer.gain)
         self.layer = copy.deepcopy(layer)
         self.bias = self.layer.bias  # shared with the layer
         self.log_gain = nn.Parameter(torch.zeros_like(layer.scale))

@@ -29,6 +29,7 @@ STATES = 2_000  # per member
 BATCH_SIZES = (1, 64)
 REPEATS = 512  # calls that are timed, of each policy and batch size
 ONNXRUNTIME = "onnxruntime"
+Timed = tuple[tuple[Latency, ...], str, tuple[Latency, ...]]  # in torch; the runtime to use it in, and there
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,7 @@ class Report:
 
 
 def compare(
-    parent: Policy,
-    child: Policy,
-    make_envs: MakeEnvs,
-    episodes: int = 100,
-    first_seed: int = 100_000,
+    parent: Policy, child: Policy, make_envs: MakeEnvs, episodes: int = 100, first_seed: int = 100_000
 ) -> Report:
     """Play both policies on the same episodes and compare both on the same states, which the parent visits.
 
@@ -157,8 +154,8 @@ def compare(
         seeds=parent.seeds,
         first_seed=first_seed,
         episodes=episodes,
-        parent=_side(parent, before.per_seed_mean, obs, *timed["parent"]),
-        child=_side(child, after.per_seed_mean, obs, *timed["child"]),
+        parent=_side(parent, before.per_seed_mean, obs, timed["parent"]),
+        child=_side(child, after.per_seed_mean, obs, timed["child"]),
         difference=paired_difference(after.returns, before.returns),
         ratio=_relative(after.returns, before.returns),
         measure=measure,
@@ -196,10 +193,8 @@ def _agreement(parent: Policy, child: Policy, obs: Tensor) -> tuple[tuple[float,
     return tuple(found.value.tolist()), tuple(found.worst_output_error.tolist()), found.measure
 
 
-def _timed(
-    members: Mapping[str, MemberPolicy], obs: np.ndarray
-) -> dict[str, tuple[tuple[Latency, ...], str, tuple[Latency, ...]]]:
-    """Of each member: latency in torch, the runtime that it would be used in, latency there; all timed in turn."""
+def _timed(members: Mapping[str, MemberPolicy], obs: np.ndarray) -> dict[str, Timed]:
+    """Each member's, all timed in turn."""
     runtimes, files = {}, {}
     for name, member in members.items():
         runner, runtimes[name] = in_its_runtime(member)
@@ -208,14 +203,8 @@ def _timed(
     things: dict[str, Callable[[np.ndarray], Any]] = {f"torch {name}": member for name, member in members.items()}
     things |= {f"file {name}": runner for name, runner in files.items()}
     found = latency(things, obs, batch_sizes=BATCH_SIZES, repeats=REPEATS)
-    return {
-        name: (
-            tuple(found[f"torch {name}"]),
-            runtimes[name],
-            tuple(found[f"{'file' if name in files else 'torch'} {name}"]),
-        )
-        for name in members
-    }
+    there = {name: found[f"{'file' if name in files else 'torch'} {name}"] for name in members}
+    return {name: (tuple(found[f"torch {name}"]), runtimes[name], tuple(there[name])) for name in members}
 
 
 def in_its_runtime(member: MemberPolicy) -> tuple[Runner | None, str]:
@@ -231,30 +220,15 @@ def in_its_runtime(member: MemberPolicy) -> tuple[Runner | None, str]:
         return None, "torch (this onnxruntime cannot run the file)"
 
 
-def _side(
-    policy: Policy,
-    returns: np.ndarray,
-    obs: np.ndarray,
-    torch_latency: tuple[Latency, ...],
-    runtime: str,
-    runtime_latency: tuple[Latency, ...],
-) -> Side:
+def _side(policy: Policy, returns: np.ndarray, obs: np.ndarray, timed: Timed) -> Side:
     member = policy.member()
     whole = merged(full_precision(member.network))
     parameters = list(merged(full_precision(policy.network)).parameters())
     nonzero = sum(int(p.count_nonzero()) for p in parameters) / max(1, sum(p.numel() for p in parameters))
     with torch.no_grad():
         multiply_adds = count_multiply_adds(whole, member.preprocess(torch.from_numpy(obs[0, :1])))
-    return Side(
-        tuple(returns.tolist()),
-        weight_bytes(member),
-        sum(parameter.numel() for parameter in whole.parameters()),
-        nonzero,
-        multiply_adds,
-        torch_latency,
-        runtime,
-        runtime_latency,
-    )
+    count = sum(parameter.numel() for parameter in whole.parameters())
+    return Side(tuple(returns.tolist()), weight_bytes(member), count, nonzero, multiply_adds, *timed)
 
 
 def weight_bytes(member: MemberPolicy) -> int:

@@ -18,7 +18,7 @@ from rlab.networks.limits import same_form, space_words
 from rlab.networks.memory import State, take
 from rlab.networks.policy import PolicySpec
 from rlab.networks.spaces import Space
-from rlab.randomness import torch_stream
+from rlab.randomness import FIRST_TRAINING_ENV_SEED, torch_stream
 
 MOST_ENVS = 512  # at once, where nothing is known of what they cost
 MOST_STEPS = 50_000  # of one episode of an env without a time limit; the longest of the field, Atari's, has 27 000
@@ -207,6 +207,21 @@ def member_streams(policy: torch.nn.Module, training_seeds: Sequence[int], use: 
     streams = np.empty(len(training_seeds), dtype=object)
     streams[:] = [torch_stream(seed, use, device) for seed in training_seeds]
     return streams
+
+
+def check_episodes(what: str, episodes: int, first_seed: int) -> None:
+    """Refuse to play no episodes, or those of seeds that training envs may have used.
+
+    Raises:
+        UsageError: the message begins with `what`.
+    """
+    if episodes < 1:
+        raise UsageError(f"{what} needs one episode or more, not {episodes}")
+    if first_seed < 0 or first_seed + episodes > FIRST_TRAINING_ENV_SEED:
+        raise UsageError(
+            f"episode seeds must lie between 0 and {FIRST_TRAINING_ENV_SEED - 1}, since training envs use those from "
+            f"{FIRST_TRAINING_ENV_SEED} up; {episodes} episodes from seed {first_seed} do not"
+        )
 
 
 def check_spaces(policy: Any, envs: Any) -> None:

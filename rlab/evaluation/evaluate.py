@@ -15,10 +15,17 @@ from typing import Any
 import numpy as np
 
 from rlab.errors import RlabError, UsageError
-from rlab.evaluation.episode_driver import PolicyActor, PolicyStack, check_spaces, envs_at_once, episode_streams, play
+from rlab.evaluation.episode_driver import (
+    PolicyActor,
+    PolicyStack,
+    check_episodes,
+    check_spaces,
+    envs_at_once,
+    episode_streams,
+    play,
+)
 from rlab.evaluation.stats import COVERAGE, Interval, iqm, mean_interval, shown_digits, stratified_bootstrap
 from rlab.experience.env_contract import EpisodeEnvs
-from rlab.randomness import FIRST_TRAINING_ENV_SEED
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +164,7 @@ def evaluate(
             envs may have used.
         RlabError: a return is not finite, or an episode does not end; the message names member and episode.
     """
-    _check_seeds(episodes, first_seed)
+    check_episodes("an evaluation", episodes, first_seed)
     members = len(policy.seeds)
     max_envs = envs_at_once(make_envs, members) if max_envs is None else max_envs
     if max_envs < 1:
@@ -208,16 +215,6 @@ def _play_block(
         lengths += step.active
     for whole, part in zip(found, (returns, lengths), strict=True):
         whole[:] = part[: whole.shape[0], : whole.shape[1]]
-
-
-def _check_seeds(episodes: int, first_seed: int) -> None:
-    if episodes < 1:
-        raise UsageError(f"an evaluation needs one episode or more, not {episodes}")
-    if first_seed < 0 or first_seed + episodes > FIRST_TRAINING_ENV_SEED:
-        raise UsageError(
-            f"episode seeds must lie between 0 and {FIRST_TRAINING_ENV_SEED - 1}, since training envs use those from "
-            f"{FIRST_TRAINING_ENV_SEED} up; {episodes} episodes from seed {first_seed} do not"
-        )
 
 
 def _check_finite(returns: np.ndarray, seeds: tuple[int, ...], first_seed: int) -> None:

@@ -14,6 +14,7 @@ from rlab.evaluation.episode_driver import (
     Act,
     EpisodeStep,
     PolicyActor,
+    check_episodes,
     check_spaces,
     envs_at_once,
     member_streams,
@@ -24,7 +25,7 @@ from rlab.experience.env_contract import EpisodeEnvs
 from rlab.networks.bounds import inwards, is_bound
 from rlab.networks.policy import Policy
 from rlab.networks.spaces import Box, Discrete, Masked, MultiBinary, MultiDiscrete, Space, choices
-from rlab.randomness import FIRST_TRAINING_ENV_SEED, stream
+from rlab.randomness import stream
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 RandomAction = Callable[[np.random.Generator, np.ndarray], np.ndarray]  # of an observation [*obs], as `env.step` takes
@@ -91,13 +92,7 @@ def record(
 
 def check_request(episodes: int, first_seed: int, noise: float) -> None:
     """Raise UsageError for what `record` would refuse, before anything is made."""
-    if episodes < 1:
-        raise UsageError(f"a recording needs one episode or more, not {episodes}.")
-    if first_seed < 0 or first_seed + episodes > FIRST_TRAINING_ENV_SEED:
-        raise UsageError(
-            f"episode seeds must lie between 0 and {FIRST_TRAINING_ENV_SEED - 1}; {episodes} episodes from seed "
-            f"{first_seed} do not."
-        )
+    check_episodes("a recording", episodes, first_seed)
     if not 0.0 <= noise <= 1.0:
         raise UsageError(f"noise is the probability of a random action, so in [0, 1], not {noise}.")
 

@@ -174,13 +174,8 @@ def _teacher(agent: Any, request: Request, spaces: tuple[Space, Space], saved: S
         )
     chosen = members_of(saved.policy.seeds, seeds, sources.teacher_member)
     teacher = _picked(saved.policy, chosen, seeds).to(agent.device)
-    return Teacher(
-        teacher,
-        agent.policy().head,
-        sources.teacher_weight,
-        sources.teacher_fraction,
-        sources.teacher_temperature,
-    )
+    settings = sources.teacher_weight, sources.teacher_fraction, sources.teacher_temperature
+    return Teacher(teacher, agent.policy().head, *settings)
 
 
 def _listed(seeds: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""Names that settings have in Stable-Baselines3 and CleanRL: a user who writes one of them is told the name in rlab.
+"""Names that settings have in Stable-Baselines3 and CleanRL: a user who writes one of them is shown the name in rlab.
 
 None of them is accepted silently: where a name differs, the unit often does too.
 """

@@ -64,13 +64,9 @@ def _held(claim: Claim, report: dict[str, Any]) -> dict[str, Any]:
 def _found(claim: Claim, report: dict[str, Any]) -> float:
     """What a claim is about, measured."""
     means = [member["return_mean"] for member in report["per_seed"]]
-    if claim.measure == "iqm":
-        return float(report["iqm"])
-    if claim.measure == "median":
-        return float(statistics.median(means))
-    if claim.measure == "lowest_seed":
-        return min(means)
-    assert claim.threshold is not None
+    plain = {"iqm": float(report["iqm"]), "median": float(statistics.median(means)), "lowest_seed": min(means)}
+    if claim.threshold is None:
+        return float(plain[claim.measure])
     if claim.measure == "seeds_at_or_above":
         return sum(mean >= claim.threshold for mean in means)
     returns = [value for member in report["per_seed"] for value in member["returns"]]

@@ -48,19 +48,18 @@ def check(
         return found
     actions = found.packing.action_space
     why = nothing_to_choose(actions)
-    if why is not None:
-        fix = "leave an element that never changes out of the actions, or widen its bounds"
-        return replace(found, agents=(), findings=(Finding("no-agent", "error", why, fix), *found.findings))
-    able = agents_for(actions, spec.env_id)
+    able = agents_for(actions, spec.env_id) if why is None else ()
     if any(data_of(agent) != "dataset" for agent in able):
         return replace(found, agents=able)
-    what = f"no agent can choose actions {actions}"
     fix = "change the action space, or use a wrapper that does: --wrapper DiscretizeAction"
-    return replace(found, agents=able, findings=(Finding("no-agent", "error", what, fix), *found.findings))
+    if why is not None:
+        fix = "leave an element that never changes out of the actions, or widen its bounds"
+    none = Finding("no-agent", "error", why or f"no agent can choose actions {actions}", fix)
+    return replace(found, agents=able, findings=(none, *found.findings))
 
 
 def nothing_to_choose(space: Leaf) -> str | None:
-    """Why a policy cannot choose such actions though agents have a use for their kind; None: it can."""
+    """Why a policy cannot choose such actions though agents can use their kind; None: it can."""
     if not isinstance(space, Box) or np.dtype(space.dtype).kind != "f":
         return None
     try:

@@ -162,13 +162,7 @@ def _recorded(
     warn_if_for_judging(seed, episodes)
     with own_surroundings(threads=1):
         played = record(
-            policy,
-            EpisodeMaker(env, envs),
-            spaces,
-            episodes,
-            seed,
-            greedy=how["greedy"],
-            noise=how["noise"],
+            policy, EpisodeMaker(env, envs), spaces, episodes, seed, greedy=how["greedy"], noise=how["noise"]
         )
     dataset = Dataset(Path(out).name, *spaces, played, env.to_json())
     kept = dataset if min_return is None else _good_ones(dataset, min_return)

@@ -49,15 +49,12 @@ class Compressed:
 
     def to_json(self) -> dict[str, Any]:
         """The one object that `rlab compress --json` prints."""
-        return {
-            "format": 1,
-            "policy": str(self.path),
-            "steps": list(self.steps),
-            "updates": self.updates,
-            "min_return_ratio": self.min_return_ratio,
-            "success": self.success,
-            **self.report.to_json(),
-        }
+        return {"format": 1, "policy": str(self.path), **self.request(), **self.report.to_json()}
+
+    def request(self) -> dict[str, Any]:
+        """What was asked for, and whether it came out."""
+        steps, ratio = list(self.steps), self.min_return_ratio
+        return {"steps": steps, "updates": self.updates, "min_return_ratio": ratio, "success": self.success}
 
     def summary(self) -> str:
         """The result for people."""
@@ -199,10 +196,7 @@ def _facts(saved: SavedPolicy, done: Compressed) -> dict[str, Any]:
         "agent": saved.agent,
         "env": saved.env.to_json(),
         "parent": {"folder": name_of(saved), "weights_sha256": weights_sha256(saved)},
-        "steps": list(done.steps),
-        "updates": done.updates,
-        "min_return_ratio": done.min_return_ratio,
-        "success": done.success,
+        **done.request(),
         "report": done.report.to_json(),
     }
 

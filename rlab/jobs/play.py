@@ -18,7 +18,7 @@ from rlab.errors import RlabError, UsageError, extra
 from rlab.evaluation.episode_driver import check_spaces, play_one
 from rlab.jobs.aliases import answering
 from rlab.jobs.judging import FINAL_EPISODE_SEED
-from rlab.jobs.notebooks import in_notebook
+from rlab.jobs.progress import in_notebook
 from rlab.jobs.saved import check_can_sample, open_policy
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.policy import Policy

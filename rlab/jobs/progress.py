@@ -1,19 +1,47 @@
 """How far a job is, for people: a bar in a terminal or a notebook, else one plain line every few seconds. On standard
 error, except in a notebook, where that is a red box. No other module of `rlab.jobs` writes to a terminal."""
 
+import html
+import importlib
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rlab.jobs.notebooks import Bar, in_notebook, show
-
 PLAIN_EVERY = 5.0  # seconds between lines where there is no terminal
 REDRAW_EVERY = 0.5  # seconds between two drawings of a notebook's bar
+
+
+@dataclass(frozen=True)
+class Bar:
+    """How far something is, as a notebook shows it: no widgets are needed, and a front end without HTML shows text."""
+
+    done: float  # share in [0, 1]
+    words: str
+
+    def __repr__(self) -> str:
+        return f"{self.done:4.0%}  {self.words}"
+
+    def _repr_html_(self) -> str:
+        bar = f'<progress value="{self.done:.4f}" max="1" style="width: 20em"></progress>'
+        return f"{bar} {self.done:.0%} &nbsp;{html.escape(self.words)}"
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    shell = sys.modules.get("IPython")
+    return "ipykernel" in sys.modules and shell is not None and shell.get_ipython() is not None
+
+
+def show(bar: Bar) -> Callable[[Bar], None]:
+    """Show a bar in the cell that runs; what comes back draws another one in its place."""
+    handle: Any = importlib.import_module("IPython.display").display(bar, display_id=True)
+    return lambda newer: handle.update(newer)
 
 
 class ProgressListener:

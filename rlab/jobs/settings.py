@@ -74,15 +74,17 @@ def settings_of(schemas: Sequence[Any]) -> dict[str, Setting]:
                 )
             hint, *marks = _parts(hints[field.name])
             wanted(hint)  # refuses a type that settings cannot have
-            usual = _own_default(field)
+            usual = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            required = isinstance(schema, type) and usual is dataclasses.MISSING
+            usual = None if usual is dataclasses.MISSING else usual
             found[field.name] = Setting(
                 name=field.name,
                 hint=hint,
                 owner=kind.__qualname__,
-                required=isinstance(schema, type) and usual is dataclasses.MISSING,
+                required=required,
                 positional=bool(marks),  # the one mark that a setting can carry is tyro's Positional
-                default=_or_none(usual if isinstance(schema, type) else getattr(schema, field.name)),
-                usual=_or_none(usual),
+                default=usual if isinstance(schema, type) else getattr(schema, field.name),
+                usual=usual,
                 help=texts.get(field.name, ""),
                 choices=tuple(field.metadata.get("choices", choices_of(hint))),
                 group=field.metadata.get("group"),
@@ -154,14 +156,6 @@ def _fitted(value: Any, hint: Any) -> Any:
 def _parts(hint: Any) -> tuple[Any, ...]:
     """A type, followed by the marks that `Annotated` put on it."""
     return typing.get_args(hint) if typing.get_origin(hint) is typing.Annotated else (hint,)
-
-
-def _own_default(field: "dataclasses.Field[Any]") -> Any:
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-
-
-def _or_none(value: Any) -> Any:
-    return None if value is dataclasses.MISSING else value
 
 
 def wanted(hint: Any) -> str:

@@ -121,41 +121,29 @@ def fit_examples(
 ) -> Fitted:
     """As `fit`, with examples that may differ between members."""
     with own_surroundings(None, int(examples.seeds[0])):
-        return _fitted(network, examples, settings, listeners, validation, should_stop, device)
-
-
-def _fitted(
-    network: NetworkSpec | nn.Module,
-    examples: Examples,
-    settings: SupervisedSettings | None,
-    listeners: Sequence[LoopListener],
-    validation: Examples | None,
-    should_stop: Callable[[], bool],
-    device: torch.device | str,
-) -> Fitted:
-    history = History()
-    loop = make_loop(network, examples, settings, [history, *listeners], validation, should_stop, device)
-    finished = loop.run()
-    learner: Any = loop.agent
-    stopping = loop.early_stopping
-    with torch.no_grad():
-        for parameter in learner.network.parameters():
-            parameter.data = parameter.data.clone()  # no longer a view of the optimizer's: safetensors refuses those
-    own = learner.network
-    return Fitted(
-        network=own.module if isinstance(own, StackOfOne) else own,
-        seeds=examples.seeds,
-        updates=loop.updates,
-        finished=finished,
-        best_update=(
-            stopping.best.reached_at.copy()
-            if stopping is not None and finished
-            else np.full(len(examples.seeds), loop.updates)
-        ),
-        history=tuple(history.rows),
-        validation={} if loop.validation is None else loop.validate(),
-        learner=learner,
-    )
+        history = History()
+        loop = make_loop(network, examples, settings, [history, *listeners], validation, should_stop, device)
+        finished = loop.run()
+        learner: Any = loop.agent
+        stopping = loop.early_stopping
+        with torch.no_grad():
+            for parameter in learner.network.parameters():
+                parameter.data = parameter.data.clone()  # no view of the optimizer's: safetensors refuses those
+        own = learner.network
+        return Fitted(
+            network=own.module if isinstance(own, StackOfOne) else own,
+            seeds=examples.seeds,
+            updates=loop.updates,
+            finished=finished,
+            best_update=(
+                stopping.best.reached_at.copy()
+                if stopping is not None and finished
+                else np.full(len(examples.seeds), loop.updates)
+            ),
+            history=tuple(history.rows),
+            validation={} if loop.validation is None else loop.validate(),
+            learner=learner,
+        )
 
 
 @with_usual_torch

@@ -87,16 +87,10 @@ class Discrete(_Kind):
     """The integers `start .. start + n - 1`."""
 
     kind = "discrete"
+    shape: ClassVar[tuple[int, ...]] = ()
+    dtype: ClassVar[str] = "int64"
     n: int
     start: int = 0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return ()
-
-    @property
-    def dtype(self) -> str:
-        return "int64"
 
 
 @dataclass(frozen=True)
@@ -104,13 +98,10 @@ class MultiDiscrete(_Kind):
     """Several integers at once: element i is in `start[i] .. start[i] + nvec[i] - 1`, row-major where 2-D or more."""
 
     kind = "multi_discrete"
+    dtype: ClassVar[str] = "int64"
     nvec: tuple[int, ...]
     start: tuple[int, ...]
     shape: tuple[int, ...]
-
-    @property
-    def dtype(self) -> str:
-        return "int64"
 
 
 @dataclass(frozen=True)
@@ -118,11 +109,8 @@ class MultiBinary(_Kind):
     """Arrays of zeros and ones."""
 
     kind = "multi_binary"
+    dtype: ClassVar[str] = "int8"
     shape: tuple[int, ...]
-
-    @property
-    def dtype(self) -> str:
-        return "int8"
 
 
 class _Packed(_Kind):

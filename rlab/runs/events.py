@@ -52,7 +52,7 @@ class EventLog:
         """
         from torch.utils.tensorboard.summary import custom_scalars, hparams
 
-        self._run.text("settings", settings_table(settings, origins))
+        self._run.writer.add_text("settings", settings_table(settings, origins), 0)
         _, session_start, _ = hparams(_hparams(compared), {})
         # In a separate folder: TensorBoard compares runs by every scalar that lies beside the settings.
         self._comparison = _Curves(self._folder / "hparams", self._resume_at)
@@ -68,12 +68,7 @@ class EventLog:
         self._run.add(env_steps, {t: self._over_members(v) if v.ndim else v for t, v in metrics.items()})
 
     def evaluation(
-        self,
-        env_steps: int,
-        returns: np.ndarray,
-        lengths: np.ndarray,
-        summary: tuple[float, float, float],
-        final: bool,
+        self, env_steps: int, returns: np.ndarray, lengths: np.ndarray, summary: tuple[float, float, float], final: bool
     ) -> None:
         """Returns and lengths `[S, E]`, and the IQM of the members' mean returns with its interval."""
         kind = "final" if final else "eval"
@@ -100,11 +95,11 @@ class EventLog:
 
     def flush(self) -> None:
         for curves in self._all:
-            curves.flush()
+            curves.writer.flush()
 
     def close(self) -> None:
         for curves in self._all:
-            curves.close()
+            curves.writer.close()
 
     @property
     def _all(self) -> "list[_Curves]":
@@ -122,7 +117,7 @@ class _Curves:
         from torch.utils.tensorboard.writer import SummaryWriter  # here, since listing runs should not wait for torch
 
         self._described: set[str] = set()
-        self._writer = SummaryWriter(
+        self.writer = SummaryWriter(
             str(folder),
             purge_step=None if resume_at is None else resume_at + 1,
             max_queue=QUEUED_EVENTS,
@@ -148,19 +143,10 @@ class _Curves:
         described = create_summary_metadata(tag, GLOSSARY[tag].description)
         return Summary.Value(tag=tag, simple_value=value, metadata=described)
 
-    def text(self, tag: str, text: str) -> None:
-        self._writer.add_text(tag, text, 0)
-
     def summary(self, summary: Any, env_steps: int) -> None:
         """A ready-made summary goes to the file writer inside; SummaryWriter itself has no method for one."""
-        writer: Any = self._writer
+        writer: Any = self.writer
         writer.file_writer.add_summary(summary, env_steps)
-
-    def flush(self) -> None:
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 def settings_table(settings: Mapping[str, Any], origins: Mapping[str, str]) -> str:

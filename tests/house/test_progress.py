@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from rlab.jobs import progress
-from rlab.jobs.notebooks import Bar
-from rlab.jobs.progress import ProgressListener
+from rlab.jobs.progress import Bar, ProgressListener
 
 
 def row(returns: float, rate: float = 1_000.0) -> dict[str, Any]:
