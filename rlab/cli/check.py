@@ -1,13 +1,12 @@
 """`rlab check ENV`: play an env with random actions and report what training would stumble over, with the fix."""
 
-import json
 from dataclasses import dataclass
 
 import tyro
 
 from rlab.cli.flags import parse
 from rlab.cli.help import Page
-from rlab.cli.shared import keywords
+from rlab.cli.shared import keywords, show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,5 +37,4 @@ def run(argv: list[str]) -> int:
     from rlab.jobs.check import check
 
     found = check(**keywords(options))
-    print(json.dumps(found.to_json()) if options.json else found.report())
-    return 0 if found.ok else 1
+    return show(options.json, found.to_json, found.report, found.ok)

@@ -1,13 +1,12 @@
 """`rlab collect RUN --out DIR`: record episodes as a Minari dataset."""
 
-import json
 from dataclasses import dataclass
 
 import tyro
 
 from rlab.cli.flags import given, parse
 from rlab.cli.help import Page
-from rlab.cli.shared import keywords
+from rlab.cli.shared import keywords, show
 from rlab.errors import UsageError
 
 RANDOM = "random"
@@ -65,8 +64,7 @@ def run(argv: list[str]) -> int:
         done = collect_random(env, **keywords(options, "run", "merge", *OF_ENV, *OF_POLICY))
     else:
         done = collect(**keywords(options, "merge", *OF_ENV))
-    print(json.dumps(done.to_json()) if options.json else done.report())
-    return 0
+    return show(options.json, done.to_json, done.report)
 
 
 def _check_words(options: CollectOptions, named: frozenset[str]) -> None:

@@ -1,6 +1,5 @@
 """`rlab compress RUN --steps STEPS`, or `--search` within a bound: a smaller, faster policy, and what it cost."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +7,7 @@ import tyro
 
 from rlab.cli.flags import given, parse
 from rlab.cli.help import Page
-from rlab.cli.shared import keywords
+from rlab.cli.shared import keywords, show
 from rlab.errors import UsageError
 
 OF_SEARCH = frozenset({"max_bytes", "max_latency_us", "candidates"})
@@ -57,8 +56,7 @@ def run(argv: list[str]) -> int:
         from rlab.jobs.compress import compress
 
         done = compress(**keywords(options, "search", *OF_SEARCH), progress=True)
-    print(json.dumps(done.to_json()) if options.json else done.summary())
-    return 0 if done.success else 1
+    return show(options.json, done.to_json, done.summary, done.success)
 
 
 def _check(options: CompressOptions, named: frozenset[str]) -> None:

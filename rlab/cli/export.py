@@ -1,6 +1,5 @@
 """`rlab export RUN --format FORMAT`: one member as one file that runs without rlab."""
 
-import json
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,7 +7,7 @@ import tyro
 
 from rlab.cli.flags import parse
 from rlab.cli.help import Page
-from rlab.cli.shared import keywords
+from rlab.cli.shared import keywords, show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,5 +38,4 @@ def run(argv: list[str]) -> int:
     from rlab.jobs.export import export
 
     done = export(**keywords(options))
-    print(json.dumps(done.to_json()) if options.json else done.summary())
-    return 0
+    return show(options.json, done.to_json, done.summary)

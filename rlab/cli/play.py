@@ -1,6 +1,5 @@
 """`rlab play RUN`: watch a policy, in a window where there is a screen, as a film where there is none."""
 
-import json
 import sys
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ import tyro
 
 from rlab.cli.flags import parse
 from rlab.cli.help import Page
-from rlab.cli.shared import keywords
+from rlab.cli.shared import keywords, show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,5 +40,4 @@ def run(argv: list[str]) -> int:
     done = play(**keywords(options))
     if options.video is None and done.video is not None:
         print(f"there is no screen, so this became a film: {done.video}", file=sys.stderr)
-    print(json.dumps(done.to_json()) if options.json else done.report())
-    return 0
+    return show(options.json, done.to_json, done.report)

@@ -59,6 +59,12 @@ def keywords(options: Any, *without: str) -> dict[str, Any]:
     return {"wrappers" if name == "wrapper" else name: getattr(options, name) for name in names}
 
 
+def show(as_json: bool, facts: Callable[[], Any], text: Callable[[], str], success: bool = True) -> int:
+    """Print a result as one JSON object or for people; the exit code."""
+    print(json.dumps(facts()) if as_json else text())
+    return 0 if success else 1
+
+
 def train(request: Request, options: Any) -> int:
     """Train what was asked for, and report; the exit code."""
     from rlab.jobs.running import start  # torch takes its time: after every check of the words

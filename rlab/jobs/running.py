@@ -154,7 +154,9 @@ def start(
         path = place if out is not None else fresh_run_path(request.agent, request.env.env_id, place)
         try:
             refuse_unread(session.request.unread, request.origins)
-            folder = RunFolder.create(path, _record(session), out or Path(ROOT) / path.name)
+            tuned = {} if session.request.start is None else {"trainable": session.trainable}
+            config = {**session.request.to_json(), **tuned}
+            folder = RunFolder.create(path, config, out or Path(ROOT) / path.name)
         except UsageError:
             session.env.close()
             raise
@@ -222,12 +224,6 @@ def carry_out(
     audience.leave()
     audience.check(f"The run is whole: {folder.name}")
     return ended
-
-
-def _record(session: Session) -> dict[str, Any]:
-    """What config.json holds of a new run."""
-    tuned = {} if session.request.start is None else {"trainable": session.trainable}
-    return {**session.request.to_json(), **tuned}
 
 
 def _reached(folder: RunFolder) -> int:
