@@ -21,7 +21,7 @@ from rlab.jobs.saved import SavedPolicy, open_policy
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.policy import Policy
 from rlab.runs import files
-from rlab.runs.folder import ROOT, check_free, fresh_folder, is_run
+from rlab.runs.folder import ROOT, check_free, claim_folder, fresh_folder, is_run
 from rlab.runs.policies import POLICY, save_policy
 from rlab.trust import Trust
 
@@ -163,7 +163,11 @@ def save_compressed(
     only = "" if request.member is None else f"-seed{request.member}"
     fresh = f"{name_of(request.saved)}{only}-{'-'.join(words)}"
     was_there = request.out is not None and Path(request.out).is_dir()
-    path = fresh_folder(re.sub(r"[^A-Za-z0-9._-]+", "", fresh)[:200]) if request.out is None else _claimed(request.out)
+    if request.out is None:
+        path = fresh_folder(re.sub(r"[^A-Za-z0-9._-]+", "", fresh)[:200])
+    else:
+        path = Path(request.out)
+        claim_folder(path)  # compression takes minutes, in which another process may have used the folder
     try:
         done = Compressed(path, words, request.settings.updates, request.min_return_ratio, report)
         if write_more is not None:
@@ -208,13 +212,3 @@ def _check_can_be_made(path: Path) -> None:
         raise UsageError(
             f"cannot write to {path}: {there} is not a folder that can be written. Name another folder with --out"
         )
-
-
-def _claimed(out: str | Path) -> Path:
-    path = Path(out)
-    check_free(path)  # again: compression takes minutes, and another process may have used the folder
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot make the folder {path}: {error.strerror}. Name another one with --out") from error
-    return path

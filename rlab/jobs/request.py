@@ -126,8 +126,7 @@ class Request:
 
     def tuned(self) -> str:
         """The settings that are not the defaults, grouped by where they came from, for people."""
-        values = {**asdict(self.run), **asdict(self.sources), **asdict(self.settings)}
-        values |= {} if self.start is None else asdict(self.start.config)
+        values = self._values()
         lines = []
         for origin in sorted(set(self.origins.values()) - {DEFAULT}):
             names = [name for name, from_ in self.origins.items() if from_ == origin and name not in self.unread]
@@ -141,9 +140,11 @@ class Request:
 
     def logged(self) -> dict[str, Any]:
         """Every setting in force by name, for TensorBoard."""
+        return {name: value for name, value in self._values().items() if name not in self.unread}
+
+    def _values(self) -> dict[str, Any]:
         start = {} if self.start is None else asdict(self.start.config)
-        values = {**asdict(self.run), **asdict(self.sources), **start, **asdict(self.settings)}
-        return {name: value for name, value in values.items() if name not in self.unread}
+        return {**asdict(self.run), **asdict(self.sources), **start, **asdict(self.settings)}
 
     def compared(self) -> dict[str, Any]:
         """What tells runs apart: agent, env, what was asked for in words, seeds, budget, and every setting that is not

@@ -87,7 +87,7 @@ class RunFolder:
             content = files.to_json(config, path / CONFIG)
         except ValueError as error:
             raise UsageError(str(error)) from error
-        _claim(path)
+        claim_folder(path)
         try:
             files.write_bytes(path / CONFIG, content)
             files.write_json(path / MANIFEST, {"files": {CONFIG: files.sha256(content)}})
@@ -264,10 +264,10 @@ def check_free(path: Path | str) -> None:
         raise UsageError(f"{path} is a file; a run needs a folder. Name a new one")
 
 
-def _claim(path: Path) -> None:
+def claim_folder(path: Path) -> None:
     """Make `path` an empty folder; raises UsageError where that cannot be done."""
     check_free(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot make the folder {path}: {error.strerror}. Name another one") from error
+        raise UsageError(f"cannot make the folder {path}: {error.strerror}. Name another one with --out") from error
