@@ -44,7 +44,8 @@ def _seen(preprocess: Preprocess) -> str:
 
 
 def _layers(network: nn.Module, members: int) -> str:
-    total = f"{_count(network, members)} parameters per member"
+    count = _count(network, members)
+    total = f"{count} parameter{'' if count == 1 else 's'} per member"
     if not isinstance(network, StackedNetwork):
         return f"{type(network).__name__}, {total}"
     return f"{_sequence(network, members)}; {total}"
