@@ -70,7 +70,7 @@ def run(argv: list[str]) -> int:
 def _check_words(options: CollectOptions, named: frozenset[str]) -> None:
     """Refuse settings that the chosen way of collecting would not read."""
     if bool(options.run) == bool(options.merge):
-        raise UsageError(rf"it is not clear what should play\. Write one of: {USAGE}.")
+        raise UsageError(f"it is not clear what should play. Write one of: {USAGE}.")
     if options.merge:
         what, unread = "--merge", named - {"merge", "out", "json"}
     elif options.run == RANDOM:

@@ -12,7 +12,7 @@ from itertools import count, product
 import numpy as np
 
 from rlab.errors import UsageError
-from rlab.evaluation.episode_driver import Act, EpisodeEnvs, LimitsEnvs, PolicyActor, member_streams, play
+from rlab.evaluation.episode_driver import Act, EpisodeEnvs, PolicyActor, limits_of, member_streams, play
 from rlab.networks.policy import Policy
 from rlab.randomness import stream
 
@@ -48,7 +48,8 @@ def visited(
     _check(rows, first_seed, sampled)
     members = len(policy.seeds)
     samples = [_Sample(rows, stream(seed, f"visits from {first_seed}")) for seed in policy.seeds]
-    most = make_envs.most if isinstance(make_envs, LimitsEnvs) else None
+    limits = limits_of(make_envs)
+    most = None if limits is None else limits.most
     if most is not None and most < 1:
         raise UsageError(f"visits need one env or more, not {most}.")
     together = members if most is None else min(members, most)  # members that play at once

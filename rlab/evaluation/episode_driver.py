@@ -247,7 +247,13 @@ def check_suits(spec: PolicySpec, obs_space: Space, action_space: Space) -> None
 
 def envs_at_once(make_envs: Callable[[int], EpisodeEnvs], members: int) -> int:
     """How many envs to have at once: as many as `make_envs` recommends where it limits them, else `MOST_ENVS`."""
-    return make_envs.most_at_once(members) if isinstance(make_envs, LimitsEnvs) else MOST_ENVS
+    limits = limits_of(make_envs)
+    return MOST_ENVS if limits is None else limits.most_at_once(members)
+
+
+def limits_of(make_envs: object) -> LimitsEnvs | None:
+    """How many envs should live at once, where a maker of envs knows."""
+    return make_envs if isinstance(make_envs, LimitsEnvs) else None
 
 
 def most_steps(envs: EpisodeEnvs) -> int:

@@ -10,6 +10,7 @@ from rlab.experience.demonstrations import Demonstrations
 from rlab.experience.fields import stored_fields
 from rlab.experience.mixture_sampler import MixtureSampler
 from rlab.experience.samplers import Sampler
+from rlab.experience.sequence_samplers import RolloutSampler
 from rlab.experience.storage import Storage
 from rlab.learning.contract import Agent, RolloutConfig
 from rlab.learning.dataset_loop import DatasetLoop
@@ -71,8 +72,17 @@ def make_sampler(
     demonstrations: Demonstrations | None = None,
     share: float = 0.0,
 ) -> Sampler:
-    """The agent's sampler, mixed with the share of demonstrations where there are any beside the storage."""
+    """The agent's sampler, mixed with the share of demonstrations where there are any beside the storage.
+
+    Raises:
+        UsageError: it cannot draw from the storage, or is not the kind that the loop needs.
+    """
     sampler = agent.sampler(storage, streams(run.training_seeds, source.loop.stream_use))
+    if source.loop is RolloutLoop and not isinstance(sampler, RolloutSampler):
+        raise UsageError(
+            f"{type(agent).__name__} learns from rollouts, so its sampler must be a RolloutSampler, not a "
+            f"{type(sampler).__name__}."
+        )
     if demonstrations is None or demonstrations is storage:
         return sampler
     shown = agent.sampler(demonstrations, streams(run.training_seeds, "demonstrations"))

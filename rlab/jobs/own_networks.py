@@ -14,7 +14,7 @@ def named_network(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings, in which a function that makes a network's body is replaced by the name that finds it again.
 
     Raises:
-        UsageError: a module was given, which is one member and cannot be made anew for each of them.
+        UsageError: a module was given, which is one member: rlab cannot make another one for each of the others.
     """
     given = settings.get("network")
     if isinstance(given, nn.Module):

@@ -80,7 +80,8 @@ def open_policy(run: Any, trust: Trust, env: EnvLike | None = None) -> SavedPoli
 
     Raises:
         UsageError: it is not a folder, or it is an exported file.
-        RlabError: the folder is broken, its parent no policy, or it names code from outside rlab and `trust` is false.
+        RlabError: the folder is broken, its parent is not a policy, or it names code from outside rlab and `trust` is
+            false.
     """
     path = path_of(run)
     if has_exported_name(path) and Path(path).is_file():

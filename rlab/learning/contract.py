@@ -22,7 +22,7 @@ from rlab.types import Clock
 #   row         [S, B] int64     the id of the window's first row in storage
 #   obs         [S, B, *obs]     the first observation of the window, in the dtype of storage, not yet preprocessed
 #   action      [S, B]           what was done there
-#   reward      [S, B, n]        rewards in the window, zero behind its end
+#   reward      [S, B, n]        rewards in the window, zero after its end
 #   steps       [S, B]           how many transitions the window holds, 1 .. n
 #   terminated  [S, B] bool      the world ended with the window's last transition: nothing follows
 #   truncated   [S, B] bool      a time limit cut the episode there: next_obs is still worth bootstrapping from
@@ -30,7 +30,7 @@ from rlab.types import Clock
 # `Agent.update` receives whatever `prepare` returned, cut along B.
 #
 # From `RolloutSampler`; S members, N envs, T vector steps:
-#   obs         [S, N, T + 1, *obs]   what was acted on, and behind it what the last row led to
+#   obs         [S, N, T + 1, *obs]   what was acted on, and after it what the last row led to
 #   action      [S, N, T, *action]    what was done there
 #   reward, terminated, truncated, valid   [S, N, T]; a row that is not valid is not a transition
 #   final_obs   [S, K, *obs]          successors that are not the next row of obs, and
@@ -117,7 +117,7 @@ class Agent(Protocol):
 
     def sampler(self, storage: Storage, streams: Streams) -> Sampler:
         """How batches are drawn from storage with these random streams, one per member. Called once for the online
-        storage, and once for demonstrations where they are mixed in."""
+        storage, and once for demonstrations where they are mixed in. With `data = "rollout"` a `RolloutSampler`."""
         ...
 
     def act(self, obs: np.ndarray, clock: Clock, state: State) -> Acted:

@@ -59,7 +59,7 @@ class StackedOptimizer:
         self.regroup(parameters)
 
     def regroup(self, parameters: Iterable[nn.Parameter] | Sequence[ParameterGroup]) -> None:
-        """Begin anew with these parameters or groups in place of those that it had."""
+        """Start over with these parameters or groups in place of those that it had: without moments, with its hooks."""
         self.groups = as_groups(list(parameters))
         self._rows = _rows([p for group in self.groups for p in group.parameters], self._members)
         self._flats = [nn.Parameter(_flatten(group.parameters, self._rows)) for group in self.groups]

@@ -93,7 +93,7 @@ def gradual_sparsity(update: int, begin: int, end: int, final: float, initial: f
 class MaskedTraining:
     """Keeps weights at 0 while a network learns: call `after_update` behind every step of the optimizer.
 
-    Without a share the weights that are 0 now stay 0. With one, more and more go, by `gradual_sparsity`, chosen anew by
+    Without a share the weights that are 0 now stay 0. With one, more and more go, by `gradual_sparsity`, chosen by
     their magnitude every `every` updates; what is 0 by then has the smallest magnitude, so it stays.
 
     Args:
@@ -125,7 +125,7 @@ class MaskedTraining:
         self.masks = nonzero(network)
 
     def after_update(self, update: int) -> None:
-        """Apply the masks, and choose them anew where it is time to; `update` counts from 1."""
+        """Apply the masks, and choose new ones when they are due; `update` counts from 1."""
         if self.share is not None and self._is_due(update):
             share = gradual_sparsity(update, self.begin, self.end, self.share, self.initial)
             self.masks = weight_masks(self.network, share, self.scope)
@@ -192,7 +192,7 @@ class GradualPruning:
         self._masks = nonzero(self.network)
 
     def after(self, clock: Clock) -> None:
-        """Leave at 0 what was, and choose weights anew in another percent of the budget."""
+        """Leave at 0 what was, and choose weights again once per percent of the budget."""
         apply_masks(self.network, self._masks)
         percent = min(max(100 * clock.env_steps // clock.total_env_steps, BEGIN), END)
         if percent != self._percent:  # in a run that goes on the first choice is the last one again, so nothing moves

@@ -17,7 +17,7 @@ def is_bound(bounds: float | Sequence[float] | np.ndarray, dtype: str) -> np.nda
     """Which of a Box's bounds limit anything: not infinite ones, and not the largest number of the dtype.
 
     Some spaces state that number where they mean "no bound". It is an honest bound of integers of 8 and 16 bits, such
-    as pixels. What float32 cannot hold is no bound either: networks compute in float32.
+    as pixels. What float32 cannot hold is not a bound either: networks compute in float32.
     """
     kind = np.dtype(dtype)
     size = np.abs(np.asarray(bounds, np.float64))
@@ -49,7 +49,7 @@ def largest_bounds(low: float | Sequence[float], high: float | Sequence[float], 
 
 def channels_of(shape: Sequence[int], dtype: str, low: float | Sequence[float], high: float | Sequence[float]) -> str:
     """Where the channels of an image are: `last` or `first`; `unclear` where the shape leaves both open, and "" where
-    a Box is no image.
+    a Box is not an image.
 
     An image has three axes, and is of uint8 or bool, or of other numbers with finite bounds and sides of `MIN_SIDE` or
     more. Two sides alike tell it, else the shortest axis does; where all three are alike they are last, as is usual in

@@ -22,7 +22,7 @@ class ImagePart:
 
 
 def image_parts(space: Space) -> tuple[ImagePart, ...]:
-    """The images among the parts of an observation that are large enough for convolutions; () where it is no vector.
+    """The images among the parts of an observation that are large enough for convolutions; () where it is not a vector.
 
     Raises:
         UsageError: the channels of one may be first or last.

@@ -66,3 +66,21 @@ def test_its_settings_are_flags_with_suggestions(tmp_path: Path, capsys: pytest.
 def test_an_env_that_does_not_suit_it_gets_its_own_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="ExpectedSarsa cannot choose the actions Box"):
         rlab.train(NAME, "Pendulum-v1", out=tmp_path / "run")
+
+
+def test_a_rollout_agent_with_a_sampler_of_another_kind_is_one_line_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [
+        "from rlab.agents.a2c import A2C",
+        "from rlab.experience.samplers import UniformSampler",
+        "class Wrong(A2C):",
+        "    def sampler(self, storage, streams):",
+        "        return UniformSampler(storage, streams)",
+    ]
+    (tmp_path / "draws_rows.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["train", "draws_rows:Wrong", "CartPole-v1", "--out", str(tmp_path / "run")]) == 2
+    said = "rlab: Wrong learns from rollouts, so its sampler must be a RolloutSampler, not a UniformSampler."
+    assert capsys.readouterr().err.splitlines() == [said]
+    assert not (tmp_path / "run").exists()

@@ -231,8 +231,11 @@ def test_episodes_that_return_too_little_are_dropped_and_counted(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--out {new}", "it is not clear what should play"),
-        ("{policy} --merge a b --out {new}", "it is not clear what should play"),
+        ("--out {new}", "it is not clear what should play. Write one of: rlab collect RUN --out DIR"),
+        (
+            "{policy} --merge a b --out {new}",
+            "it is not clear what should play. Write one of: rlab collect RUN --out DIR",
+        ),
         ("{policy}", "--out is missing"),
         ("{policy} --out {full}", "not empty"),
         ("{policy} --out {new} --episodes 0", "one episode or more, not 0"),

@@ -39,6 +39,12 @@ def test_finite_numbers_pass() -> None:
     check_weights(FakeAgent([1.0, 1.0]), (10, 11), 5)  # type: ignore[arg-type]
 
 
+def test_a_metric_that_is_not_one_number_for_each_member_is_named() -> None:
+    metrics = {**GOOD, "q/mean": torch.tensor(1.0)}
+    with pytest.raises(RlabError, match=r"FakeAgent reports 'q/mean' of shape \(\); a metric has .* member, \(2,\)\.$"):
+        check_update(metrics, BATCH, FakeAgent([1.0, 1.0]), (10, 11), 5)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", list(GOOD))
 def test_a_metric_that_is_not_finite_is_named_with_its_member(name: str, value: float) -> None:
