@@ -84,7 +84,7 @@ def documented(name: str) -> bool:
     return any(f"{name}.".startswith(f"{each}.") for each in shown)
 
 
-def test_what_is_defined_is_used_or_offered_to_others() -> None:
+def test_what_is_defined_is_used_by_rlab_or_by_agents_from_outside() -> None:
     verbs = {f"rlab.cli.{verb}.run" for verb in VERBS}  # found by the verb's name
     found = {name for name in unused(modules_of(DEFINED_IN), modules_of(USERS)) if not documented(name)}
     assert found == verbs
