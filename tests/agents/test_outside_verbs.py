@@ -19,6 +19,9 @@ AGENTS = {
     "munchausen": "Munchausen",
     "drqn": "DRQN",
 }
+# The policies of these are like those of DQN, of which other tests make sure.
+LIKE_DQN = ("prioritised", "munchausen")
+OWN_POLICIES = [pytest.param(name, marks=pytest.mark.prove if name in LIKE_DQN else ()) for name in sorted(AGENTS)]
 FORMATS = {"onnx": ".onnx", "torch-export": ".pt2", "numpy": ".npz", "c": ".h"}
 STEPS = ("int8", "prune:0.5", "distil:8")
 TINY = (
@@ -87,6 +90,7 @@ def test_it_is_judged_watched_recorded_and_gone_on_with(
     assert main(["resume", run, "--env-steps", "160", "--trust"]) == 0
 
 
+@pytest.mark.parametrize("name", OWN_POLICIES)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_it_is_fine_tuned_with_every_strategy(name: str, strategy: str, runs: dict[str, Path], tmp_path: Path) -> None:
     words = ["finetune", str(runs[name]), "--strategy", strategy, "--out", str(tmp_path / "run"), *TINY, "--trust"]
@@ -110,6 +114,7 @@ def test_it_goes_on_from_another_agent_and_another_from_it(
         assert main(words) == 0
 
 
+@pytest.mark.parametrize("name", OWN_POLICIES)
 @pytest.mark.parametrize("step", STEPS)
 def test_its_policy_is_compressed(
     name: str, step: str, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -123,6 +128,7 @@ def test_its_policy_is_compressed(
     assert rlab.load(out)([0.0, 0.1, 0.0, 0.1]) in (0, 1)  # its layers are rlab's
 
 
+@pytest.mark.parametrize("name", OWN_POLICIES)
 @pytest.mark.parametrize("format", FORMATS)
 def test_its_policy_is_exported(
     name: str, format: str, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
