@@ -24,16 +24,12 @@ def prepare_tuning(network: nn.Module) -> nn.Module:
     """
     if not any(isinstance(layer, CompressedLayer) for layer in network.modules()):
         raise UsageError("no layer of the network is rounded; round it first.")
-    return replaced(network, _with_gains)
+    return replaced(network, lambda layer: _Tuned(layer) if isinstance(layer, QuantizedLayer) else None)
 
 
 def tuned(network: nn.Module) -> nn.Module:
     """The rounded network again, with the learned scales and other parameters."""
     return replaced(network, lambda layer: layer.quantized() if isinstance(layer, _Tuned) else None)
-
-
-def _with_gains(layer: nn.Module) -> nn.Module | None:
-    return _Tuned(layer) if isinstance(layer, QuantizedLayer) else None
 
 
 class _Tuned(CompressedLayer):

@@ -212,18 +212,13 @@ def finalists(trials: Sequence[Trial], bounds: Bounds, most: int) -> list[Trial]
     sizes = [trial.size.weight_bytes for trial in ordered]
     by_return = front([(cost_of[t.candidate], t.mean_return) for t in ordered], sizes)
     by_both = front([(cost_of[t.candidate], t.mean_return, t.likeness) for t in ordered], sizes)
-    safe = [] if bounds.max_latency_us is None else smallest_students(trials, 1)[: most - 1]
+    students = [] if bounds.max_latency_us is None else [t for t in trials if t.candidate == t.candidate.student]
+    safe = sorted(students, key=lambda t: t.size.weight_bytes)[:1][: most - 1]
     best_for_cost = [trial for trial, on in zip(ordered, by_return, strict=True) if on and trial not in safe]
     first = [*safe, *spread(best_for_cost, most - len(safe))]
     others = [trial for trial, on in zip(ordered, by_both, strict=True) if on and trial not in first]
     taken = [*first, *spread(others, most - len(first))]
     return [trial for trial in ordered if trial in taken]
-
-
-def smallest_students(trials: Sequence[Trial], most: int) -> list[Trial]:
-    """At most so many of the students that kept all of their weights in float, those of fewest bytes."""
-    students = [trial for trial in trials if trial.candidate == trial.candidate.student]
-    return sorted(students, key=lambda trial: trial.size.weight_bytes)[:most]
 
 
 def _bits(trial: Trial) -> int:
