@@ -45,7 +45,7 @@ def load_agent(name: str) -> type:
     """The class of a registered agent, or of anyone's agent by `their.module:Class`.
 
     Raises:
-        UsageError: no agent has that name, or its module or class does not exist.
+        UsageError: no agent has that name, its module or class does not exist, or the class is not an agent.
         RlabError: its module fails when imported.
     """
     if ":" not in name and name not in AGENTS:
@@ -56,13 +56,9 @@ def load_agent(name: str) -> type:
     if not isinstance(found, type):
         classes = [key for key, value in vars(module).items() if isinstance(value, type) and not key.startswith("_")]
         raise unknown(f"class in {module_name}", class_name, classes)
-    from rlab.learning.contract import missing_parts  # torch takes its time; the agent's module has it already
+    from rlab.learning.contract_checks import check_class  # torch takes its time; the agent's module has it already
 
-    if missing := missing_parts(found):
-        raise UsageError(
-            f"{name} is not an agent: it lacks {', '.join(missing)}. rlab/learning/contract.py says what an agent has; "
-            "what __init__ sets counts where the class annotates it."
-        )
+    check_class(name, found)
     return found
 
 

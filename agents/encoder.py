@@ -87,6 +87,7 @@ class Encoder(Cloner):
         super().__init__(config, obs_space, action_space, seeds, device, start)
         layers = self._policy.spec.network.layers
         top = 2 if layers[-1].kind == "log_std" else 1  # layers above the body
+        self.actor[-top:].requires_grad_(False)  # the head, which nothing trains
         self.body = self.actor[:-top]  # a view of the actor
         if not list(self.body.parameters()):
             raise UsageError(f"hidden {config.hidden} leaves no body to train; give it a layer, such as --hidden 64.")

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlab.errors import RlabError
 from rlab.experience.env_contract import NO_STATE, Acted, Step, VectorEnv
 from rlab.networks.memory import State, reset
 
@@ -68,18 +67,9 @@ class Collector:
         return obs, acted, step, self._close(ended) if ended.any() else []
 
     def _following(self, state: State, step: Step) -> State:
-        """The state for the next step: an episode begins behind a row that ended one, and behind a reset row.
-
-        Raises:
-            RlabError: what the agent carries is not what its policy begins an episode with.
-        """
+        """The state for the next step: an episode begins behind a row that ended one, and behind a reset row."""
         if step.all_valid and step.none_ended:
             return state
-        if state.keys() != self._initial.keys():
-            raise RlabError(
-                f"the agent carries the state {', '.join(state)}; at the beginning of an episode its policy's "
-                f"initial_state gives {', '.join(self._initial) or 'none'}. Both must have the same names."
-            )
         begins = torch.from_numpy(~step.valid | step.terminated | step.truncated)
         return reset(state, self._initial, begins.to(next(iter(state.values())).device))
 

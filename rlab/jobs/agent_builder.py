@@ -15,6 +15,7 @@ from rlab.jobs.request import Request, Start
 from rlab.jobs.saved import SavedPolicy
 from rlab.learning.common_config import StochasticPolicyConfig
 from rlab.learning.contract import LearnsWithMemory, LoadsCritic, heads_of
+from rlab.learning.contract_checks import check_agent
 from rlab.learning.distillation import Teacher
 from rlab.learning.finetuning import Refit, members_of, parameter_groups, refit, trainable_share, transfer
 from rlab.learning.optimizers import regroup
@@ -25,6 +26,7 @@ from rlab.networks.describe import with_network
 from rlab.networks.policy import Policy, build_policy
 from rlab.networks.spaces import Space
 from rlab.runs.checkpoint import has_checkpoint, load_checkpoint
+from rlab.runs.encoding import encode
 from rlab.runs.folder import RunFolder, is_run
 
 MOST_WARMUP = 4_000  # env steps of a fresh critic by itself; what experiments/no_dip.py was measured with
@@ -46,7 +48,8 @@ def build_agent(
     """The agent that a request asks for.
 
     Raises:
-        UsageError: the agent cannot begin from a policy or take a teacher, or theirs do not suit it.
+        UsageError: the agent cannot begin from a policy or take a teacher, or theirs do not suit it, or as
+            `check_agent`.
     """
     seeds, settings = request.run.training_seeds, request.settings
     arguments = (settings, *spaces, seeds, device)
@@ -54,6 +57,11 @@ def build_agent(
         built = BuiltAgent(agent_class(*arguments), [])
     else:
         built = _from_policy(agent_class, arguments, request.start, inputs.start, request.budget)
+    check_agent(request.agent, built.agent)
+    try:
+        encode(built.agent.state())
+    except TypeError as error:
+        raise UsageError(f"{request.agent}.state(): {error}.") from None
     if built.agent.policy().has_memory and not isinstance(built.agent, LearnsWithMemory):
         raise UsageError(
             f"{request.agent} cannot learn with a network that has memory, such as a gru: it learns from single rows. "

@@ -10,9 +10,9 @@ from rlab.experience.demonstrations import Demonstrations
 from rlab.experience.fields import stored_fields
 from rlab.experience.mixture_sampler import MixtureSampler
 from rlab.experience.samplers import Sampler
-from rlab.experience.sequence_samplers import RolloutSampler
 from rlab.experience.storage import Storage
 from rlab.learning.contract import Agent, RolloutConfig
+from rlab.learning.contract_checks import check_sampler
 from rlab.learning.dataset_loop import DatasetLoop
 from rlab.learning.loop import Loop, ReplayLoop, updates_due
 from rlab.learning.rollout_loop import RolloutLoop
@@ -75,14 +75,10 @@ def make_sampler(
     """The agent's sampler, mixed with the share of demonstrations where there are any beside the storage.
 
     Raises:
-        UsageError: it cannot draw from the storage, or is not the kind that the loop needs.
+        UsageError: it cannot draw from the storage, or as `check_sampler`.
     """
     sampler = agent.sampler(storage, streams(run.training_seeds, source.loop.stream_use))
-    if source.loop is RolloutLoop and not isinstance(sampler, RolloutSampler):
-        raise UsageError(
-            f"{type(agent).__name__} learns from rollouts, so its sampler must be a RolloutSampler, not a "
-            f"{type(sampler).__name__}."
-        )
+    check_sampler(agent, sampler)
     if demonstrations is None or demonstrations is storage:
         return sampler
     shown = agent.sampler(demonstrations, streams(run.training_seeds, "demonstrations"))

@@ -64,9 +64,16 @@ def unit_of(agent: str) -> str:
 
 
 def agent_config(agent: str) -> Any:
-    """The plain defaults of an agent's settings."""
+    """The plain defaults of an agent's settings.
+
+    Raises:
+        UsageError: there is no such agent, or its own defaults are invalid.
+    """
     found: Any = load_agent(agent)
-    return found.Config()
+    try:
+        return found.Config()
+    except ValueError as error:
+        raise UsageError(f"the defaults of {agent}: {error}") from None
 
 
 def check_budget(agent: str, named: Iterable[str]) -> None:

@@ -73,9 +73,17 @@ def settings_of(schemas: Sequence[Any]) -> dict[str, Setting]:
                     "flags carry no prefix, so one of them needs another name"
                 )
             hint, *marks = _parts(hints[field.name])
-            wanted(hint)  # refuses a type that settings cannot have
             usual = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
             required = isinstance(schema, type) and usual is dataclasses.MISSING
+            try:
+                wanted(hint)  # refuses a type that settings cannot have
+                if usual is not dataclasses.MISSING:
+                    _fitted(usual, hint)
+            except RlabError as error:
+                raise RlabError(f"{kind.__qualname__}.{field.name}: {error}") from None
+            except TypeError:
+                place = f"{kind.__qualname__}.{field.name}"
+                raise RlabError(f"{place}: the default {usual!r} is not {wanted(hint)}.") from None
             usual = None if usual is dataclasses.MISSING else usual
             found[field.name] = Setting(
                 name=field.name,

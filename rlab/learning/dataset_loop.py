@@ -11,6 +11,7 @@ from rlab.errors import UsageError
 from rlab.experience.samplers import Sampler
 from rlab.learning.base_loop import Judgement, Periods
 from rlab.learning.contract import Agent, Batch, LoadsWeights, LoopListener, Validates
+from rlab.learning.contract_checks import check_batch
 from rlab.learning.early_stopping import EarlyStopping
 from rlab.learning.loop import Loop
 from rlab.types import crossed
@@ -83,7 +84,10 @@ class DatasetLoop(Loop):
 
     def _draw(self) -> None:
         self._before = self.sampler.state()
-        self._drawn = self.sampler.sample(self._together * self.agent.config.batch_size)
+        rows = self._together * self.agent.config.batch_size
+        self._drawn = self.sampler.sample(rows)
+        if not self.updates:
+            check_batch(self.agent, self._drawn, rows, len(self.seeds))
         self._left = self._together
 
     def _report(self, before: int) -> None:

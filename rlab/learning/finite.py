@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rlab.errors import RlabError
 from rlab.learning.contract import Agent, Batch
+from rlab.learning.contract_checks import check_metrics
 
 SQUARES_BELOW = 1e15  # in size: float32 holds the sum of a million squares of smaller numbers
 
@@ -18,15 +19,15 @@ def check_update(metrics: Mapping[str, Tensor], batch: Batch, agent: Agent, seed
     Nothing is checked where the update reports no metrics; its weights are before they are saved.
 
     Raises:
-        RlabError: naming the first tensor that is not finite, from the cause to the effect, and its member; or a metric
-            with another shape than `[S]`.
+        RlabError: naming the first tensor that is not finite, from the cause to the effect, and its member.
+        UsageError: as `check_metrics`.
     """
     if not metrics:
         return
     try:
         total = torch.stack(list(metrics.values())).sum().item()
-    except RuntimeError:
-        _check_shapes(metrics, len(seeds), agent)
+    except (RuntimeError, TypeError):
+        check_metrics(agent, metrics, len(seeds))
         raise
     if not math.isfinite(total):
         _name_the_broken(_suspects(metrics, batch, agent), seeds, updates, _too_large(batch))
@@ -39,15 +40,6 @@ def check_weights(agent: Agent, seeds: Sequence[int], updates: int) -> None:
         RlabError: naming the first such tensor of the policy, and its member.
     """
     _name_the_broken(_weights(agent), seeds, updates)
-
-
-def _check_shapes(metrics: Mapping[str, Tensor], members: int, agent: Agent) -> None:
-    for name, value in metrics.items():
-        if value.shape != (members,):
-            raise RlabError(
-                f"the update of {type(agent).__name__} reports {name!r} of shape {tuple(value.shape)}; a metric has "
-                f"one number for each member, ({members},)."
-            )
 
 
 def _too_large(batch: Batch) -> str:

@@ -10,12 +10,15 @@ from torch import Tensor
 
 from rlab.errors import RlabError
 from rlab.experience.collector import Collector
+from rlab.experience.env_contract import Acted
 from rlab.experience.samplers import Sampler
 from rlab.experience.storage import Storage
 from rlab.learning.base_loop import BaseLoop, Judgement, Periods
 from rlab.learning.contract import Agent, Batch, LoopListener, ReplayConfig
+from rlab.learning.contract_checks import check_acted, check_batch, check_updated
 from rlab.learning.episodes import EpisodeBook, Hear
 from rlab.learning.finite import check_update
+from rlab.networks.memory import State
 from rlab.types import Clock
 
 # One draw serves many updates, up to this many bytes of observations of one member. It must not depend on the number of
@@ -65,6 +68,8 @@ class Loop(BaseLoop):
     def _learn(self, before: int) -> None:
         for batch, row in self._batches_due(before):
             updated = self.agent.update(batch, self.clock)
+            if not self.updates:
+                check_updated(self.agent, updated, self.seeds, row, self.sampler)
             self.updates += 1
             check_update(updated.metrics, batch, self.agent, self.seeds, self.updates)
             self._learned.add(updated.metrics)
@@ -106,12 +111,18 @@ class EnvLoop(Loop):
 
     def _advance(self) -> None:
         clock = self.clock
-        obs, acted, step, episodes = self.collector.collect(lambda obs, state: self.agent.act(obs, clock, state))
+        act = self._act_checked if clock.env_steps == 0 else self.agent.act
+        obs, acted, step, episodes = self.collector.collect(lambda obs, state: act(obs, clock, state))
         self.storage.add(obs, acted.action, step, **acted.extras)
         self.clock = Clock(clock.env_steps + self.collector.env.num_envs, clock.total_env_steps)
         self.agent.observe(obs, step, self.clock)
         if episodes:
             self._episodes.add(episodes, self.clock.env_steps)
+
+    def _act_checked(self, obs: np.ndarray, clock: Clock, state: State) -> Acted:
+        acted = self.agent.act(obs, clock, state)
+        check_acted(self.agent, acted, obs, self.collector.env.action_space, self.storage.fields)
+        return acted
 
     def _metrics(self) -> dict[str, np.ndarray]:
         metrics = super()._metrics() | self._episodes.take()
@@ -141,6 +152,8 @@ class ReplayLoop(EnvLoop):
         for first in range(0, updates, together):
             rows = size * min(together, updates - first)
             drawn = self.sampler.sample(rows)
+            if not self.updates:
+                check_batch(self.agent, drawn, rows, self.storage.members)
             part = size * max(1, PREPARED_ROWS // (size * self.storage.members))
             for start in range(0, rows, part):
                 few = {name: value[:, start : start + part].to(self.agent.device) for name, value in drawn.items()}

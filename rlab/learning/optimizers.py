@@ -107,9 +107,18 @@ class StackedOptimizer:
             members: bool `[S]`, who takes the step; the others stand still, moments and all. None: everybody. The
                 count of steps, which corrects the bias of Adam's moments, is everybody's and goes on.
 
+        Raises:
+            UsageError: the loss is not `[S]`.
+
         Returns:
             the norm `[S]` of each member's gradient over all groups that learn, before clipping.
         """
+        if loss.shape != (self._rows,):
+            shape = tuple(loss.shape)
+            raise UsageError(
+                f"the loss has the shape {shape}; a step takes one loss for each member, [S], here [{self._rows}]: "
+                "average over the batch and never over members."
+            )
         if clock is not None:
             self.at(clock.env_steps, self.settings.schedule.factor(clock.progress if progress is None else progress))
         if not self._learning:

@@ -250,9 +250,11 @@ def build_head(head: Json, action_space: Space, trust: Trust = False) -> Head:
     """The head that `head["kind"]` names, for these actions.
 
     Raises:
-        UsageError: as `head_class`, or the kind does not suit the actions.
+        UsageError: as `head_class`, there is no kind, or it does not suit the actions.
         RlabError: it is code from outside rlab and `trust` is false.
     """
+    if "kind" not in head:
+        raise UsageError(f"the policy head {head} has no kind; known: {', '.join(sorted(HEADS))}, or module:Class.")
     return head_class(head["kind"], trust)(head, action_space)
 
 

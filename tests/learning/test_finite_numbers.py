@@ -41,7 +41,9 @@ def test_finite_numbers_pass() -> None:
 
 def test_a_metric_that_is_not_one_number_for_each_member_is_named() -> None:
     metrics = {**GOOD, "q/mean": torch.tensor(1.0)}
-    with pytest.raises(RlabError, match=r"FakeAgent reports 'q/mean' of shape \(\); a metric has .* member, \(2,\)\.$"):
+    with pytest.raises(
+        RlabError, match=r"FakeAgent.update: the metric 'q/mean' is a tensor of the shape \(\); each must"
+    ):
         check_update(metrics, BATCH, FakeAgent([1.0, 1.0]), (10, 11), 5)  # type: ignore[arg-type]
 
 
