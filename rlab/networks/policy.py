@@ -116,7 +116,7 @@ class _Acting(nn.Module):
         One member has no axis S. Without memory these are `outputs(obs)` and `{}`.
         """
         if not self.has_memory:
-            return self.outputs(obs), {}
+            return self.network(self.preprocess(obs)), {}
         return memory.step(self.network, self.preprocess(obs), state)
 
     @with_usual_torch
