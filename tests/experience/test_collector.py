@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from rlab.errors import RlabError
 from rlab.experience.collector import Collector, Episode
 from rlab.experience.env_contract import Acted
 
@@ -136,13 +135,6 @@ def test_the_state_is_carried_through_an_episode_and_begins_anew_with_the_next(m
             assert given[lane] == steps
             steps = 100 if row.terminated or row.truncated else steps + 1
     assert sum(row.terminated or row.truncated for rows in world.lanes.values() for row in rows) > 40
-
-
-def test_a_state_with_other_names_than_the_initial_one_is_refused_where_an_episode_begins(make_world):
-    collector = Collector(make_world(1, 1, "same", 1.0))
-    collector.start({"0.hidden": torch.zeros(1, 1, 1)})
-    with pytest.raises(RlabError, match=r"the state steps; .* initial_state gives 0\.hidden\. Both must have the same"):
-        collector.collect(lambda obs, state: Acted(np.zeros((1, 1), int), state={"steps": torch.zeros(1, 1, 1)}))
 
 
 def test_a_start_sets_the_state_of_every_row_to_the_initial_one(make_world):
