@@ -62,7 +62,8 @@ def build_agent(
         encode(built.agent.state())
     except TypeError as error:
         raise UsageError(f"{request.agent}.state(): {error}.") from None
-    if built.agent.policy().has_memory and not isinstance(built.agent, LearnsWithMemory):
+    learns_with_memory = isinstance(built.agent, LearnsWithMemory) and built.agent.learns_with_memory
+    if built.agent.policy().has_memory and not learns_with_memory:
         raise UsageError(
             f"{request.agent} cannot learn with a network that has memory, such as a gru: it learns from single rows. "
             "Take a network without memory, or an agent whose class has learns_with_memory = True."

@@ -125,8 +125,8 @@ def made(name: str, given: Mapping[str, Any], seed: int) -> Any:
     elif len(asked) in (1, len(TAKES)):
         arguments, keywords = (values["shape"],) if len(asked) == 1 else tuple(values.values()), {}
     else:
-        asks = f"the network's function {plain_name(name)!r} asks for {', '.join(asked)}"
-        raise UsageError(f"{asks}; it may for {', '.join(TAKES)}.")
+        asks = f"the network's function {plain_name(name)!r} has the arguments {', '.join(asked)}"
+        raise UsageError(f"{asks}; it can have {', '.join(TAKES)}.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -190,7 +190,9 @@ class OwnBody(nn.Module):
         self.members, self.builder, self.given = members, builder, dict(given)
         plain = made(builder, given, 0)
         if not isinstance(plain, nn.Module):
-            raise UsageError(f"the network's function {builder!r} gave a {type(plain).__name__} and no module.")
+            raise UsageError(
+                f"the network's function {builder!r} returned a {type(plain).__name__}, not a torch.nn.Module."
+            )
         self._plain = _Plain(plain, builder)
         self.weights = nn.ParameterDict()
         self._names: dict[str, str] = {}  # name in the plain module -> name here; two where layers share a tensor

@@ -73,8 +73,8 @@ def own_body(obs_space: Space, own: Own) -> Body:
         return _of_spec(found, own.name, shape)
     if not isinstance(found, nn.Module):
         raise UsageError(
-            f"the network's function {own.name!r} gave a {type(found).__name__}; it must give a torch.nn.Module for "
-            "one member, or a NetworkSpec."
+            f"the network's function {own.name!r} returned a {type(found).__name__}; it must return a torch.nn.Module "
+            "for one member, or a NetworkSpec."
         )
     width, is_vector = _tried(found, own.name, shape)
     flatten = () if is_vector else (LayerSpec("flatten"),)
@@ -117,7 +117,7 @@ def _tried(module: nn.Module, name: str, shape: tuple[int, ...]) -> tuple[int, b
     """How many numbers come out for one observation, and whether they are a vector.
 
     Raises:
-        UsageError: the module fails, gives something else, mixes rows, or has a parameter that does nothing.
+        UsageError: the module fails, keeps a state, mixes rows, or has a parameter that does nothing.
     """
     before = module.training
     module.eval()
@@ -133,13 +133,13 @@ def _tried(module: nn.Module, name: str, shape: tuple[int, ...]) -> tuple[int, b
         raise UsageError(f"{whose(name)} gave numbers of {y.dtype}; expected float32: end with .float().")
     if not torch.allclose(y, again, rtol=1e-3, atol=1e-4):
         raise UsageError(
-            f"{whose(name)} gives something else at every call: it keeps a state, or draws random numbers "
-            "outside training. What it gives must depend on the observation alone."
+            f"{whose(name)} gives other outputs at every call: it keeps a state, or draws random numbers outside "
+            "training. Its outputs must depend on the observation alone."
         )
     if not torch.allclose(y[:1], alone, rtol=1e-3, atol=1e-4):
         raise UsageError(
-            f"{whose(name)} gives something else for an observation when others are beside it; each row must "
-            "stand for itself."
+            f"{whose(name)} gives other outputs for an observation when others are in the batch; each row must be "
+            "computed by itself."
         )
     learned = {key: value for key, value in module.named_parameters() if value.requires_grad}
     if learned:

@@ -71,9 +71,8 @@ def _from_json(value: Any) -> Any:
 class DrawingLayer(Protocol):
     """A layer, anyone's, that draws random numbers in training (`layer.training`), such as dropout."""
 
-    generators: list[
-        torch.Generator
-    ]  # empty at first; `build` fills it, one for each member, and checkpoints keep them
+    # Empty at first; `build` fills it, one for each member, and checkpoints keep them.
+    generators: list[torch.Generator]
 
 
 class StackedNetwork(nn.Sequential):

@@ -1,9 +1,7 @@
-"""SAC and TD3 as somebody else's files: they use public names alone, learn, and live the life of registered agents."""
+"""SAC and TD3 as somebody else's files: they learn, and live the life of registered agents."""
 
-import ast
 import copy
 import json
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -24,7 +22,6 @@ from rlab.runs.policies import load_policy
 from rlab.types import Clock
 
 OUTSIDE = Path(__file__).parent / "outside"
-LINES = {"sac": 150, "td3": 60}  # that are not blank
 AGENTS = {"sac": "sac:SAC", "td3": "td3:TD3"}
 EACH = pytest.mark.parametrize("agent", AGENTS.values())
 PROBE = "rlab/ProbeContinuous-v0"
@@ -36,7 +33,7 @@ JUDGED = ("--eval-every", "0", "--final-eval-episodes", "1")
 def _in_their_folder() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(OUTSIDE)
-        for name in LINES:  # a clone in a folder of that name is a package to pytest
+        for name in AGENTS:  # a clone in a folder of that name is a package to pytest
             patch.delitem(sys.modules, name, raising=False)
         yield
 
@@ -49,20 +46,6 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     words += ["--updates-per-learn", "3", "--experiment", "none", "--sparsity", "0.25"]
     assert main(["train", request.param, "Pendulum-v1", *words, *JUDGED, "--out", str(out)]) == 0
     return out
-
-
-@pytest.mark.parametrize("name", LINES)
-def test_the_file_is_short_and_uses_public_names_alone(name: str) -> None:
-    source = (OUTSIDE / f"{name}.py").read_text()
-    assert sum(bool(line.strip()) for line in source.splitlines()) <= LINES[name]
-    tree = ast.parse(source)
-    imported = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    assert not [module for module in imported if module.startswith(("rlab.jobs", "rlab.cli", "rlab.agents"))]
-    names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    names |= {a.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom | ast.Import) for a in node.names}
-    assert not [name for name in names if name.startswith("_") and name not in ("_", "__init__")]
-    assert not re.findall(r"setattr|monkeypatch|__dict__", source)
 
 
 @EACH

@@ -1,4 +1,4 @@
-"""`--teacher`: every online agent takes one, its say ends when it shall, and the run keeps it."""
+"""`--teacher`: every online agent takes one, its weight falls to 0 on time, and the run keeps it."""
 
 import json
 import shutil

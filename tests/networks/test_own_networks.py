@@ -146,8 +146,8 @@ def test_dropout_of_other_modules_draws_from_streams_of_each_member():
     [
         (lambda shape: nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)), r"has a BatchNorm1d, .*Use nn\.LayerNorm"),
         (lambda shape: nn.Linear(5, 8), r"does not take features \(4,\): RuntimeError"),
-        (lambda shape: 7, r"gave a int; it must give a torch\.nn\.Module for one member, or a NetworkSpec"),
-        (lambda shape, width: None, r"asks for shape, width; it may for obs_space, shape, settings"),
+        (lambda shape: 7, r"returned a int; it must return a torch\.nn\.Module for one member, or a NetworkSpec"),
+        (lambda shape, width: None, r"has the arguments shape, width; it can have obs_space, shape, settings"),
         (lambda settings: settings.nothing, r"failed: AttributeError"),
     ],
 )
@@ -167,7 +167,7 @@ def test_rows_that_lean_on_each_other_and_idle_parameters_are_refused():
             super().__init__(4)
             self.spare = nn.Linear(2, 2)
 
-    with pytest.raises(UsageError, match="each row must stand for itself"):
+    with pytest.raises(UsageError, match="each row must be computed by itself"):
         own(lambda shape: Centred(4, 8))
     with pytest.raises(UsageError, match=r"parameters that its output does not depend on: spare\.weight"):
         own(lambda shape: Idle())
@@ -334,7 +334,7 @@ def test_modules_that_cannot_be_members_are_refused_before_training():
         ),
         (
             lambda settings: Of(keeps, a=nn.Linear(4, 4)),
-            "gives something else at every call: it keeps a state, or draws random numbers outside training",
+            "gives other outputs at every call: it keeps a state, or draws random numbers outside training",
         ),
         (
             lambda settings: Of(lambda m, x: m.a(x), a=torch.nn.utils.weight_norm(nn.Linear(4, 4))),
