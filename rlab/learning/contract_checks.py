@@ -206,8 +206,7 @@ def _check_config(name: str, agent_class: Any) -> None:
     known = {each.name for each in fields}
     if lacking := [each for each in read if each not in known and not hasattr(config, each)]:
         raise UsageError(
-            f"{name}.Config lacks {', '.join(lacking)}, which training reads where `data` is {agent_class.data!r}; it "
-            f"needs {', '.join(read)}."
+            f"{name}.Config lacks {', '.join(lacking)}, which training reads where `data` is {agent_class.data!r}."
         )
 
 

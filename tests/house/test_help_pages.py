@@ -149,14 +149,14 @@ def test_the_page_of_an_agent_of_ones_own_shows_its_own_settings(
 ) -> None:
     (tmp_path / "winged_agent.py").write_text(
         "from dataclasses import dataclass, field\n"
+        "from rlab.agents.dqn import DQN, DQNConfig\n"
         "@dataclass(frozen=True, kw_only=True)\n"
-        "class OwnConfig:\n"
+        "class OwnConfig(DQNConfig):\n"
         "    learning_rate: float = 0.1  # its step\n"
         "    wings: int = 2  # how many it has\n"
         "    feathers: str = field(default='down', metadata={'choices': ('down', 'flight'), 'group': 'network'})\n"
-        "class WingedAgent:\n"
+        "class WingedAgent(DQN):\n"
         "    'Flies.'\n"
-        "    data = 'replay'\n"
         "    Config = OwnConfig\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
