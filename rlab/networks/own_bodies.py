@@ -109,6 +109,11 @@ def _of_spec(spec: NetworkSpec, name: str, shape: tuple[int, ...]) -> Body:
         y, _ = memory.step(network, torch.zeros(1, ROWS, *shape), memory.initial_state(network, ROWS))
     except Exception as error:
         raise UsageError(f"{whose(name)} does not take features {shape}: {first_line(error)}") from error
+    if y.dim() < 3 or y.shape[:2] != (1, ROWS):
+        raise UsageError(
+            f"{whose(name)} gave {tuple(y.shape)} for {ROWS} observations of one member; expected "
+            f"[1, {ROWS}, features]."
+        )
     flatten = () if y.dim() == 3 else (LayerSpec("flatten"),)
     return Body((*spec.layers, *flatten), prod(y.shape[2:]))
 

@@ -184,6 +184,23 @@ def test_a_function_may_give_a_spec_and_ask_for_what_it_likes():
     assert kinds(actor_network_spec(VECTOR, 4, body, log_std=-0.5)) == ["linear", "relu", "linear", "log_std"]
 
 
+class Summed(nn.Module):
+    """A stacked layer that loses its features."""
+
+    def __init__(self, members):
+        super().__init__()
+
+    def forward(self, x):
+        return x.sum(-1)
+
+
+def test_a_spec_that_does_not_give_features_is_refused():
+    with pytest.raises(
+        UsageError, match=r"gave \(1, 3\) for 3 observations of one member; expected \[1, 3, features\]"
+    ):
+        own(lambda shape: NetworkSpec((LayerSpec(f"{__name__}:Summed"),)))
+
+
 def test_functions_that_differ_only_in_what_they_hold_have_different_names_and_each_keeps_its_own():
     class Scaled(nn.Module):
         def __init__(self, shape, scale):
