@@ -73,7 +73,8 @@ class Storage:
             UsageError: the value of a field is missing, or there is one without a field.
         """
         if self._may_be_fresh:
-            self._cut_episodes(obs)
+            waiting = self.data["obs"][:, :, self.rows_written % self._slots]
+            self.cut_episodes((waiting != obs).reshape(self.members, self.num_envs, -1).any(axis=-1))
         slot = self.rows_written % self._slots
         following = (slot + 1) % self._slots
         row = {"obs": obs, "action": action, "reward": step.reward, "terminated": step.terminated}
@@ -136,14 +137,15 @@ class Storage:
         waits, the newest row's episode is cut there, as by a time limit."""
         self._may_be_fresh = self.rows_written > 0
 
-    def _cut_episodes(self, obs: np.ndarray) -> None:
-        """Where `obs [S, N, *obs]` is not the successor of the newest row, that successor moves to the side table and
-        the row is truncated: to the episode it is a time limit."""
+    def cut_episodes(self, where: np.ndarray | bool = True) -> None:
+        """The envs are reset: where this is true, `[S, N]`, the newest row is truncated, as by a time limit, and its
+        successor moves to the side table."""
         self._may_be_fresh = False
+        if not self.rows_written:
+            return
         newest, waiting = (self.rows_written - 1) % self._slots, self.rows_written % self._slots
         successor = self.data["obs"][:, :, waiting]
-        differs = (successor != obs).reshape(self.members, self.num_envs, -1).any(axis=-1)
-        cut = differs & self.data["valid"][:, :, newest] & (self.finals.place[:, :, newest] == NONE)
+        cut = where & self.data["valid"][:, :, newest] & (self.finals.place[:, :, newest] == NONE)
         self.finals.keep(newest, cut, successor)
         self.data["truncated"][:, :, newest] |= cut & ~self.data["terminated"][:, :, newest]
 

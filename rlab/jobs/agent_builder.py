@@ -13,7 +13,7 @@ from rlab.errors import UsageError
 from rlab.jobs.inputs import Inputs
 from rlab.jobs.request import Request, Start
 from rlab.jobs.saved import SavedPolicy
-from rlab.learning.common_config import StochasticPolicyConfig
+from rlab.learning.common_config import StochasticPolicyConfig, patience_of
 from rlab.learning.contract import LearnsWithMemory, LoadsCritic, heads_of
 from rlab.learning.contract_checks import check_agent
 from rlab.learning.distillation import Teacher
@@ -74,6 +74,11 @@ def build_agent(
         built.agent.terms.append(_teacher(built.agent, request, spaces, inputs.teacher))
         built.notes.append(f"teacher: {request.sources.teacher}")
     if request.run.sparsity:
+        if patience_of(settings) is not None:
+            raise UsageError(
+                "--sparsity with --patience: the best weights, which early stopping puts back, may be from before they "
+                "were pruned. Leave one of the two out."
+            )
         GradualPruning.of_policy(request.run.sparsity, built.agent)
     return built
 

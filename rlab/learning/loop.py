@@ -106,7 +106,7 @@ class EnvLoop(Loop):
 
     def begin(self) -> None:
         """Reset every env; the episodes under way are cut in storage, as by a time limit."""
-        self.storage.expect_fresh_episodes()
+        self.storage.cut_episodes()
         self.collector.start(self.agent.policy().initial_state(self.collector.env.num_envs))
 
     def _advance(self) -> None:

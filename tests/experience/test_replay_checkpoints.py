@@ -8,6 +8,7 @@ import torch
 
 from rlab.errors import RlabError
 from rlab.experience import storage_chunks as chunks_module
+from rlab.experience.env_contract import Step
 from rlab.experience.fields import Field
 from rlab.experience.samplers import UniformSampler
 from rlab.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -170,3 +171,17 @@ def test_chunks_of_another_shape_or_with_rows_missing_are_refused_in_one_line(ma
         make_world(1, 2, "same", obs_dtype="uint8").storage(60).load(storage.state(), iter(chunks))
     with pytest.raises(RlabError, match="rows do not fit: no field 'mask'"):
         world.storage(60, (Field("mask", (), "bool"),)).load(storage.state(), iter(chunks))
+
+
+def test_episodes_that_are_cut_are_cut_also_where_the_next_ones_begin_with_the_same_observation(make_world):
+    world = make_world(1, 1, "same", 0.0)
+    storage = world.storage(10)
+    storage.cut_episodes()  # nothing to cut
+    world.play(3, storage)
+    obs = storage.data["obs"][:, :, 3].copy()  # what the newest row led to, and what the next episode begins with
+    storage.cut_episodes()
+    nothing = np.zeros((1, 1))
+    step = Step(obs, obs, nothing, nothing.astype(bool), nothing.astype(bool), np.ones((1, 1), bool))
+    storage.add(obs, nothing, step)
+    assert storage.read(np.array([[2, 3]]), "truncated")["truncated"].tolist() == [[True, False]]
+    assert storage.successors(np.array([[2]])).tolist() == obs[:, 0, None].tolist()

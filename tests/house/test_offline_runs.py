@@ -245,6 +245,11 @@ WRONG = [
     (2, f"train cql {ON} --dataset-episodes 13", "has 12 episodes; choose 1 to 12 of them, not 13"),
     (2, f"train cql {ON} --dataset-episodes 0", "dataset_episodes 0 must be 1 or more"),
     (2, f"train bc {ON} --dataset-episodes 1 --validation-fraction 0.5", "has one episode for a member"),
+    (
+        2,
+        f"train bc {ON} --validation-fraction 0.2 --patience 3 --sparsity 0.5",
+        "--sparsity with --patience: the best weights, which early stopping puts back",
+    ),
     (2, f"train bc {ON} --patience 3", "--patience 3 counts validations; hold some episodes out"),
     (2, "train iql Acrobot-v1 --dataset {whole}", "has observations Box((4,), float32); those of Acrobot-v1 are"),
     (2, "train iql Pendulum-v1 --dataset {whole}", "those of Pendulum-v1 are Box((3,), float32)"),
