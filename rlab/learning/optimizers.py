@@ -108,7 +108,7 @@ class StackedOptimizer:
                 count of steps, which corrects the bias of Adam's moments, is everybody's and goes on.
 
         Raises:
-            UsageError: the loss is not `[S]`.
+            UsageError: the loss is not `[S]`, or has no gradient.
 
         Returns:
             the norm `[S]` of each member's gradient over all groups that learn, before clipping.
@@ -123,6 +123,8 @@ class StackedOptimizer:
             self.at(clock.env_steps, self.settings.schedule.factor(clock.progress if progress is None else progress))
         if not self._learning:
             return torch.zeros_like(loss, requires_grad=False)
+        if not loss.requires_grad:
+            raise UsageError("the loss depends on no parameter: it was detached, or computed under torch.no_grad().")
         grads = self._gradients(loss)
         if self.settings.l1:
             for i, grad in zip(self._learning, grads, strict=True):

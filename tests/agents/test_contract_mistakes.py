@@ -179,3 +179,5 @@ def test_a_step_refuses_a_loss_that_is_not_one_number_for_each_member(shape: tup
     optimizer = StackedOptimizer(OptimizerSettings("adam", 1e-3), [weights])
     with pytest.raises(UsageError, match=r"takes one loss for each member, \[S\], here \[2\]: average over the batch"):
         optimizer.step(weights.sum() * torch.ones(shape))
+    with pytest.raises(UsageError, match="the loss depends on no parameter: it was detached"):
+        optimizer.step(weights.detach().sum(dim=1))
