@@ -208,20 +208,19 @@ def test_windows_that_cannot_be_drawn_are_refused_before_anything_is_written(
 
 
 # Nothing is tuned for these agents: they have the settings of DQN. A random policy has a return of 22.
-SCALE = {"obs_scaling": "fixed", "obs_scale": (2.4, 3.0, 0.2095, 3.0)}
-RECURRENT_CARTPOLE = {
+RECURRENT_CARTPOLE: dict[str, Any] = {
     "experiment": "none",
-    "env_steps": 30_000,
-    "gamma": 0.95,
+    "env_steps": 40_000,
     "stored_state": True,
     "memory": 64,
-    "batch_size": 32,
-    "learn_every": 16,
-    "updates_per_learn": 2,
-    "learning_rate": 2e-3,
-    "lr_schedule": "linear",
     "layer_norm": False,
-    **SCALE,
+    "obs_scaling": "fixed",
+    "obs_scale": (2.4, 3.0, 0.2095, 3.0),
+    "gamma": 0.98,
+    "lr_schedule": "linear",
+    "batch_size": 32,
+    "updates_per_learn": 2,
+    "target_every": 500,
 }
 CARTPOLE: list[tuple[str, dict[str, Any], float]] = [
     ("qr_dqn:QRDQN", {}, 475.0),  # five seeds had 500 each
@@ -229,7 +228,7 @@ CARTPOLE: list[tuple[str, dict[str, Any], float]] = [
     ("munchausen:Munchausen", {}, 475.0),  # 500 each
     ("noisy:NoisyDQN", {}, 100.0),  # 138 to 469
     ("noisy:NoisyDQN", {"epsilon_start": 0.0, "epsilon_end": 0.0}, 60.0),  # 88 to 99: noise alone explores too little
-    ("drqn:DRQN", RECURRENT_CARTPOLE, 40.0),  # 58 to 128, with a quarter of the updates
+    ("drqn:DRQN", RECURRENT_CARTPOLE, 50.0),  # 64 to 103: targets of one step learn slowly here
 ]
 
 
