@@ -70,7 +70,10 @@ def build_agent(
         )
     if inputs.teacher is not None:
         if not takes_terms(agent_class):
-            raise UsageError(f"{request.agent} cannot learn from a teacher: its class has no loss terms.")
+            raise UsageError(
+                f"{request.agent} cannot learn from a teacher: its class has no loss terms; those that have annotate "
+                "`terms: LossTerms` (rlab.learning.terms)."
+            )
         built.agent.terms.append(_teacher(built.agent, request, spaces, inputs.teacher))
         built.notes.append(f"teacher: {request.sources.teacher}")
     if request.run.sparsity:

@@ -231,7 +231,7 @@ def test_a_member_of_a_run_is_the_member_of_another_run_that_has_its_seed(
 
 def test_a_checkpoint_holds_every_stream_that_training_draws_from(tmp_path: Path) -> None:
     loop = training_state(run(tmp_path / "run"))
-    assert len(loop["streams"]) == len(loop["agent"]["exploration"]["streams"]) == 2
+    assert len(loop["sampler"]["streams"]) == len(loop["agent"]["exploration"]["streams"]) == 2
     dropout = loop["agent"]["dropout"]
     assert len(dropout) % 2 == 0
     assert len(dropout) > 0
@@ -244,7 +244,7 @@ def test_a_checkpoint_of_a_policy_gradient_agent_holds_streams_moments_and_stati
 ) -> None:
     loop = training_state(run(tmp_path / "run", agent, env_id))
     state = loop["agent"]
-    streams = [*loop["streams"], *state["noise"]["streams"]]  # of minibatches, of actions
+    streams = [*loop["sampler"]["streams"], *state["noise"]["streams"]]  # of minibatches, of actions
     assert len({stream["state"]["state"] for stream in streams}) == len(streams) == 4
     assert state["noise"]["num_envs"] == 4
     assert state["noise"]["used"] == 480 // 4  # of the first block
