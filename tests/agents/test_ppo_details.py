@@ -291,7 +291,7 @@ def test_a_setting_out_of_range_is_one_clear_line(settings: dict[str, Any], mess
 def test_reinforce_without_a_baseline_refuses_time_limits_before_anything_is_written(tmp_path: Any) -> None:
     import rlab
 
-    with pytest.raises(UsageError, match="needs episodes that end by themselves; CartPole-v1 cuts them after 500"):
+    with pytest.raises(UsageError, match="end by themselves with these settings; CartPole-v1 cuts them after 500"):
         rlab.train("reinforce", "CartPole-v1", out=tmp_path / "run", baseline=False)
     assert not (tmp_path / "run").exists()
 

@@ -26,6 +26,10 @@ class FewSettings:
     gamma: float = 0.9
     hidden: tuple[int, ...] = (8,)
     batch_size: int = 32
+    replay_capacity: int = 1000
+    learning_starts: int = 100
+    learn_every: int = 8
+    updates_per_learn: int = 4
 
 
 class Fewer(DQN):
