@@ -21,24 +21,29 @@ import tempfile, time, warnings
 warnings.simplefilter("ignore")
 import rlab
 out = tempfile.mkdtemp() + "/run"
-quiet = {"out": out, "eval_every": 0, "final_eval_episodes": 0, "log_every": 10**6, "checkpoint_every": 10**6}
+quiet = {"eval_every": 0, "final_eval_episodes": 0, "log_every": 10**6, "checkpoint_every": 10**6}
 def timed(call):
     began = time.process_time()
     call()
     print(time.process_time() - began)
 """
-TRAIN = "timed(lambda: rlab.train({agent!r}, {env!r}, {settings}, **quiet))"
+# A short run first: what is imported and compiled once does not count.
+TRAIN = """
+settings = {settings}
+rlab.train({agent!r}, {env!r}, **settings, **quiet, env_steps=2_000, out=out + "-first")
+timed(lambda: rlab.train({agent!r}, {env!r}, **settings, **quiet, env_steps={env_steps}, out=out))
+"""
 JUDGED = """
-rlab.train("dqn", "CartPole-v1", seeds=10, env_steps=4_000, **quiet)
+rlab.train("dqn", "CartPole-v1", seeds=10, env_steps=4_000, out=out, **quiet)
 timed(lambda: {call})
 """
 # what -> a script that prints the seconds of what is measured, without imports and preparation
 SCRIPTS = {
-    "dqn CartPole, 1 seed": TRAIN.format(agent="dqn", env="CartPole-v1", settings="env_steps=20_000"),
-    "dqn CartPole, 10 seeds": TRAIN.format(agent="dqn", env="CartPole-v1", settings="env_steps=10_000, seeds=10"),
-    "ppo CartPole, 1 seed": TRAIN.format(agent="ppo", env="CartPole-v1", settings="env_steps=40_000"),
-    "ppo Pendulum, 10 seeds": TRAIN.format(agent="ppo", env="Pendulum-v1", settings="env_steps=20_000, seeds=10"),
-    "a2c CartPole, 1 seed": TRAIN.format(agent="a2c", env="CartPole-v1", settings="env_steps=20_000"),
+    "dqn CartPole, 1 seed": TRAIN.format(agent="dqn", env="CartPole-v1", settings={}, env_steps=20_000),
+    "dqn CartPole, 10 seeds": TRAIN.format(agent="dqn", env="CartPole-v1", settings={"seeds": 10}, env_steps=20_000),
+    "ppo CartPole, 1 seed": TRAIN.format(agent="ppo", env="CartPole-v1", settings={}, env_steps=40_000),
+    "ppo Pendulum, 10 seeds": TRAIN.format(agent="ppo", env="Pendulum-v1", settings={"seeds": 10}, env_steps=20_000),
+    "a2c CartPole, 1 seed": TRAIN.format(agent="a2c", env="CartPole-v1", settings={}, env_steps=20_000),
     "evaluate, 10 members": JUDGED.format(call="rlab.evaluate(out, episodes=100)"),
     "collect, 40 episodes": JUDGED.format(call="rlab.collect(out, out + '-data', episodes=40)"),
 }

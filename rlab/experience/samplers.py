@@ -111,9 +111,11 @@ def read_windows(storage: Storage, row: np.ndarray, n_step: int = 1) -> Batch:
         window; `steps [S, B]`, the transitions in it; `terminated`, `truncated [S, B]` of its last row; `next_obs
         [S, B, *obs]`, what the last row led to; of demonstrations also `demonstration [S, B]`, which is true.
     """
-    batch = {"row": row, **storage.read(row, *(f.name for f in storage.fields if f.name != "valid"))}
-    last, steps, batch["reward"] = row, np.ones_like(row), batch["reward"][..., None]
-    if n_step > 1:
+    of_last = ("reward", "terminated", "truncated") if n_step > 1 else ()
+    batch = {"row": row, **storage.read(row, *(f.name for f in storage.fields if f.name not in ("valid", *of_last)))}
+    if n_step == 1:
+        last, steps, batch["reward"] = row, np.ones_like(row), batch["reward"][..., None]
+    else:
         steps, batch["reward"] = _walk(storage, row, n_step)
         last = row + (steps - 1) * storage.num_envs
         batch |= storage.read(last, "terminated", "truncated")
@@ -125,10 +127,9 @@ def read_windows(storage: Storage, row: np.ndarray, n_step: int = 1) -> Batch:
 
 def _walk(storage: Storage, row: np.ndarray, n_step: int) -> tuple[np.ndarray, np.ndarray]:
     """The transitions in each window `[S, B]`, and their rewards `[S, B, n_step]`."""
-    rows = row[..., None] + np.arange(n_step) * storage.num_envs  # [S, B, n]
-    values = storage.read(rows, "reward", "terminated", "truncated")
+    values = storage.read_windows(row, n_step, "reward", "terminated", "truncated")
     ended = values["terminated"] | values["truncated"]
     # inside[k]: the row exists, and the episode went on through the k rows before it
-    inside = rows < storage.rows_written * storage.num_envs
+    inside = row[..., None] + np.arange(n_step) * storage.num_envs < storage.rows_written * storage.num_envs
     inside[..., 1:] &= ~np.logical_or.accumulate(ended, axis=-1)[..., :-1]
     return inside.sum(axis=-1), np.where(inside, values["reward"], np.float32(0.0))

@@ -98,6 +98,12 @@ class Storage:
         at = self._at(row)
         return {name: self._flat[name].take(at, axis=0) for name in names}
 
+    def read_windows(self, row: np.ndarray, length: int, *names: str) -> dict[str, np.ndarray]:
+        """As `read`, `[S, ..., length, *shape]`: of each row and those that follow it in its lane, held or not."""
+        lane, time = self._lane_and_time(row)
+        at = lane[..., None] + (time[..., None] + np.arange(length)) % self._slots
+        return {name: self._flat[name].take(at, axis=0) for name in names}
+
     def successors(self, row: np.ndarray) -> np.ndarray:
         """The observations `[S, ..., *obs]` that the rows with the ids `row [S, ...]` led to."""
         lane, time = self._lane_and_time(row)
