@@ -148,10 +148,10 @@ class StackedOptimizer:
     def _gradients(self, loss: Tensor) -> list[Tensor]:
         """The gradient `[S, P]` of each group that learns, in the place from which the optimizer reads it."""
         parameters = [parameter for i in self._learning for parameter in self.groups[i].parameters]
-        found = iter(torch.autograd.grad(loss, parameters, torch.ones_like(loss), allow_unused=True))
+        ones = torch.ones_like(loss)
+        found = iter(torch.autograd.grad(loss, parameters, ones, allow_unused=True, materialize_grads=True))
         for i in self._learning:
-            pairs = [(next(found), parameter) for parameter in self.groups[i].parameters]
-            parts = [(torch.zeros_like(p) if g is None else g).reshape(self._rows, -1) for g, p in pairs]
+            parts = [next(found).reshape(self._rows, -1) for _ in self.groups[i].parameters]
             torch.cat(parts, dim=1, out=self._grads[i])
         return [self._grads[i] for i in self._learning]
 
