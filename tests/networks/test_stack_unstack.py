@@ -94,7 +94,8 @@ def test_an_activations_settings_are_kept():
     plain = nn.Sequential(nn.LeakyReLU(0.3), nn.GELU(approximate="tanh"))
     stacked = stack([plain, plain])
     x = torch.randn(2, 3, 4)
-    assert torch.equal(stacked(x)[0], plain(x[0]))
+    # a few roundings apart: where a tensor begins in memory decides what a CPU computes in vectors and what one by one
+    torch.testing.assert_close(stacked(x)[0], plain(x[0]), rtol=1e-6, atol=1e-6)
     assert torch.equal(unstack(stacked, 1)(x[0]), plain(x[0]))
 
 
