@@ -53,6 +53,14 @@ def global_seeds(seed: int, use: str) -> tuple[int, int, int]:
     return words[0], words[1], words[2]
 
 
+def counter_key(member_seed: int, use: str, env_index: int | None = None) -> tuple[int, int]:
+    """The two 32-bit words that key the counter-based numbers (`rlab.draws`) of a member, or of one of its sub-envs."""
+    # A zero, which no name contains, keeps an env's index from reading as one more letter.
+    further = [] if env_index is None else [0, env_index]
+    words = _sequence(member_seed, use, further).generate_state(2, np.uint32).tolist()
+    return words[0], words[1]
+
+
 @contextmanager
 def kept_generators() -> Iterator[None]:
     """A block that may draw from the global generators of NumPy, `random` and torch and restores them: training in an
@@ -68,8 +76,8 @@ def kept_generators() -> Iterator[None]:
         torch.set_rng_state(of_torch)
 
 
-def _sequence(member_seed: int, use: str) -> np.random.SeedSequence:
+def _sequence(member_seed: int, use: str, further: Sequence[int] = ()) -> np.random.SeedSequence:
     # Four bytes or more: SeedSequence pads with zeros, so a shorter name could equal an env's [seed, index, restart].
     if len(use) < 4:
         raise ValueError(f"a stream's name needs four letters or more, not {use!r}")
-    return np.random.SeedSequence([member_seed, *use.encode()])
+    return np.random.SeedSequence([member_seed, *use.encode(), *further])
