@@ -1,5 +1,8 @@
 """Environments: specs, vector envs, wrappers by name, and probe worlds with values known on paper."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 if __name__ != "rlab.envs":
     raise ImportError(f"import this package as rlab.envs, not as {__name__}: its name inside the wheel is rlab.envs")
 
@@ -27,4 +30,28 @@ from rlab.envs.probe import ProbeValue as ProbeValue
 from rlab.envs.probe_spaces import SPACE_PROBES as SPACE_PROBES
 from rlab.envs.specs import EnvSpec as EnvSpec
 from rlab.envs.sub_env import SubEnv as SubEnv
+from rlab.envs.tensor_registry import tensor_env_of as tensor_env_of
+from rlab.envs.tensor_registry import why_not_tensor as why_not_tensor
 from rlab.envs.wrappers import WRAPPERS as WRAPPERS
+
+# Found on demand: they import torch, which takes over a second.
+TENSOR_NAMES = {
+    "EnvState": "rlab.envs.tensor_env",
+    "TensorCheck": "rlab.envs.tensor_check",
+    "TensorEnv": "rlab.envs.tensor_env",
+    "TensorVectorEnv": "rlab.envs.tensor_vector",
+    "check_tensor_env": "rlab.envs.tensor_check",
+}
+
+if TYPE_CHECKING:
+    from rlab.envs.tensor_check import TensorCheck as TensorCheck
+    from rlab.envs.tensor_check import check_tensor_env as check_tensor_env
+    from rlab.envs.tensor_env import EnvState as EnvState
+    from rlab.envs.tensor_env import TensorEnv as TensorEnv
+    from rlab.envs.tensor_vector import TensorVectorEnv as TensorVectorEnv
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name not in TENSOR_NAMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(TENSOR_NAMES[name]), name)

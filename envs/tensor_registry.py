@@ -1,0 +1,79 @@
+"""Which envs have a tensor version. The table names classes as text: they import torch, which takes its time."""
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from gymnasium.envs.registration import EnvSpec as Registered
+
+from rlab.envs.drawing import creator
+from rlab.envs.specs import EnvSpec
+from rlab.errors import UsageError
+from rlab.places import message_of
+
+if TYPE_CHECKING:
+    from rlab.envs.tensor_env import TensorEnv
+
+# Entry point of a registered env -> its tensor version. A user's own env names its version itself, in the attribute
+# `tensor_env` of its class: a class, or "module:Class".
+TENSOR_ENVS: Mapping[str, str] = {
+    "gymnasium.envs.classic_control.cartpole:CartPoleEnv": "rlab.envs.tensor_classic:CartPole",
+}
+
+
+def tensor_env_of(spec: EnvSpec) -> "TensorEnv":
+    """The tensor version of an env, with the spec's keywords and its time limit.
+
+    Raises:
+        UsageError: it has none, or not for these keywords and wrappers, or it cannot be made.
+    """
+    why = why_not_tensor(spec)
+    if why is not None:
+        raise UsageError(f"--vector tensor: {why}; use --vector auto")
+    found = spec.check()
+    version, kwargs = _version_of(found), {**found.kwargs, **spec.kwargs}
+    assert version is not None
+    try:
+        env = version(**kwargs)
+    except Exception as error:  # Gymnasium's constructors raise anything about their arguments
+        raise UsageError(f"{spec.env_id} cannot be made: {message_of(error)}") from error
+    limits = [limit for limit in (env.time_limit, spec.max_episode_steps or found.max_episode_steps) if limit]
+    env.time_limit = min(limits, default=None)
+    return env
+
+
+def why_not_tensor(spec: EnvSpec) -> str | None:
+    """Why an env cannot be stepped as tensors; None where it can.
+
+    Raises:
+        UsageError: the env or a wrapper does not exist.
+    """
+    found = spec.check()
+    if spec.wrappers or found.additional_wrappers:
+        return "a tensor env takes no wrappers"
+    version = _version_of(found)
+    if version is None:
+        return f"{spec.env_id} has no tensor version"
+    kwargs = {**found.kwargs, **spec.kwargs}
+    parameters = inspect.signature(version).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        strange = sorted(kwargs.keys() - parameters.keys())
+        if strange:
+            return f"the tensor version of {spec.env_id} does not take {', '.join(strange)}"
+    return version.why_not(kwargs)
+
+
+def _version_of(found: Registered) -> "type[TensorEnv] | None":
+    """The class of the tensor version; None where there is none."""
+    named: Any = TENSOR_ENVS.get(found.entry_point) if isinstance(found.entry_point, str) else None
+    if named is None:
+        try:
+            made_by = creator(found)
+        except Exception:  # making the env says why its module cannot be imported
+            return None
+        named = vars(made_by).get("tensor_env") if hasattr(made_by, "__dict__") else None  # not that of a base class
+    if isinstance(named, str):
+        module, _, name = named.partition(":")
+        named = getattr(importlib.import_module(module), name)
+    return named
