@@ -25,6 +25,7 @@ from rlab.places import one_line
 EPISODE = 100  # steps of random play from one reset; episodes that end earlier begin anew
 RESETS = 100
 NOISE = "u"
+BELOW_1 = 1 - 2**-24  # the largest uniform number
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def check_tensor_env(
     Args:
         gym_env: an id, a class or function that makes the env, or an `EnvSpec`.
         states: where the transitions start, `[transitions, *field]` each; None: states that random play visits.
-        dtype: of the state. Where Gymnasium computes in float64, float64 compares the formulas to 16 digits.
+        dtype: of the state of steps. Where Gymnasium computes in float64, float64 compares the formulas to 16 digits.
         seed: of the states, actions and random numbers.
 
     Raises:
@@ -88,11 +89,12 @@ class _Pair:
 
     def check_spaces(self) -> None:
         packing, limit = self.sub_env.packing, time_limit_of(self.sub_env)
-        for what, here, there in (
+        compared: list[tuple[str, Any, Any]] = [
             ("observation space", self.env.obs_space, packing.obs_space),
             ("action space", self.env.action_space, packing.action_space),
             ("time limit", self.env.time_limit or limit, limit or self.env.time_limit),
-        ):
+        ]
+        for what, here, there in compared:
             if here != there:
                 raise RlabError(f"{self.name} differ in the {what}: {here!r} here, {there!r} in Gymnasium")
 
@@ -108,14 +110,15 @@ class _Pair:
                 raise RlabError(f"{name}.step changes the state {field!r} that it is given; it must make a new tensor")
         obs = env.obs(after)
         lead, space = (2,), env.obs_space
-        for what, value, shape, dtype in (
+        given: list[tuple[str, Tensor | None, tuple[int, ...], torch.dtype]] = [
             ("observation", obs, lead + space.shape, getattr(torch, space.dtype)),
             ("reward", reward, lead, torch.float32),
             ("terminated", terminated, lead, torch.bool),
             *((f"state {field!r}", after.get(field), value.shape, value.dtype) for field, value in state.items()),
-        ):
-            if value is None or value.shape != shape or value.dtype != dtype:
-                found = "nothing" if value is None else f"{value.dtype} {list(value.shape)}"
+        ]
+        for what, result, shape, dtype in given:
+            if result is None or result.shape != shape or result.dtype != dtype:
+                found = "nothing" if result is None else f"{result.dtype} {list(result.shape)}"
                 raise RlabError(f"{name}.step gives as {what} {found} for 2 envs; expected {dtype} {list(shape)}")
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         fake_state, fake_action, fake_u = tree_map(mode.from_tensor, (state, action, u))
@@ -131,10 +134,10 @@ class _Pair:
 
     def check_resets(self) -> dict[str, float]:
         """Resets from the same random numbers are equal."""
-        base, u = self.sub_env.unwrapped, self.noise(RESETS, self.env.reset_uniforms).to(self.dtype)
+        base, u = self.sub_env.unwrapped, self.noise(RESETS, self.env.reset_uniforms)
 
         def reset(inputs: Tensors) -> EnvState:
-            state = self.env.reset(inputs[NOISE].clamp(0, 1))
+            state = self.env.reset(inputs[NOISE].clamp(0, BELOW_1))
             return {**_state_fields(state), "obs": self.env.obs(state)}
 
         def in_gymnasium(row: int) -> dict[str, Any]:
@@ -156,7 +159,7 @@ class _Pair:
 
         def step(inputs: Tensors) -> EnvState:
             moved = {field: inputs[field] for field in state}
-            after, reward, terminated = env.step(moved, action, inputs[NOISE].clamp(0, 1))
+            after, reward, terminated = env.step(moved, action, inputs[NOISE].clamp(0, BELOW_1))
             truncated = torch.full_like(terminated, env.time_limit == 1) & ~terminated
             rest = {"obs": env.obs(after), "reward": reward, "terminated": terminated, "truncated": truncated}
             return {**_state_fields(after), **rest}

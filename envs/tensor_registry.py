@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from gymnasium.envs.registration import EnvSpec as Registered
 
 from rlab.envs.drawing import creator
+from rlab.envs.probe import MEMORY_PROBES, PROBES
+from rlab.envs.probe_spaces import SPACE_PROBES
 from rlab.envs.specs import EnvSpec
 from rlab.errors import UsageError
 from rlab.places import message_of
@@ -17,8 +19,21 @@ if TYPE_CHECKING:
 
 # Entry point of a registered env -> its tensor version. A user's own env names its version itself, in the attribute
 # `tensor_env` of its class: a class, or "module:Class".
+_CLASSIC, _TABLES = "gymnasium.envs.classic_control", "gymnasium.envs.toy_text"
 TENSOR_ENVS: Mapping[str, str] = {
-    "gymnasium.envs.classic_control.cartpole:CartPoleEnv": "rlab.envs.tensor_classic:CartPole",
+    f"{_CLASSIC}.acrobot:AcrobotEnv": "rlab.envs.tensor_acrobot:Acrobot",
+    f"{_CLASSIC}.cartpole:CartPoleEnv": "rlab.envs.tensor_classic:CartPole",
+    f"{_CLASSIC}.continuous_mountain_car:Continuous_MountainCarEnv": "rlab.envs.tensor_classic:ContinuousMountainCar",
+    f"{_CLASSIC}.mountain_car:MountainCarEnv": "rlab.envs.tensor_classic:MountainCar",
+    f"{_CLASSIC}.pendulum:PendulumEnv": "rlab.envs.tensor_classic:Pendulum",
+    f"{_TABLES}.cliffwalking:CliffWalkingEnv": "rlab.envs.tensor_tables:CliffWalking",
+    f"{_TABLES}.frozen_lake:FrozenLakeEnv": "rlab.envs.tensor_tables:FrozenLake",
+    f"{_TABLES}.taxi:TaxiEnv": "rlab.envs.tensor_tables:Taxi",
+    **{
+        f"rlab.envs.{module}:{name}": f"rlab.envs.tensor_probes:{name}"
+        for module, probes in (("probe", {**PROBES, **MEMORY_PROBES}), ("probe_spaces", SPACE_PROBES))
+        for name in (env_id.removeprefix("rlab/").removesuffix("-v0") for env_id in probes)
+    },
 }
 
 

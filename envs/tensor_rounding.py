@@ -44,8 +44,8 @@ def largest_differences(
         signs = {field: torch.randint(2, value.shape, generator=generator) * 2 - 1 for field, value in inputs.items()}
         for side in (-1, 1):
             moved = function({field: _moved(value, side * signs[field]) for field, value in inputs.items()})
-            for field, value in moved.items():
-                near[field] = np.fmax(near[field], np.abs(_numbers(value) - here[field]))
+            for field, result in moved.items():
+                near[field] = np.fmax(near[field], np.abs(_numbers(result) - here[field]))
     worst: dict[str, float] = {}
     for field, value in here.items():
         unit = max(_unit(results[field].dtype), _unit(coarse.get(field, torch.bool)))
@@ -79,5 +79,5 @@ def _moved(value: Tensor, signs: Tensor) -> Tensor:
     """Every element some units in the last place away."""
     if not value.is_floating_point():
         return value
-    scale = torch.from_numpy(_scale(_numbers(value))).to(value.dtype)
+    scale = torch.as_tensor(_scale(_numbers(value)), dtype=value.dtype)
     return value + ROUNDINGS * _unit(value.dtype) * scale * signs

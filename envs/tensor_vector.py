@@ -27,6 +27,9 @@ class TensorVectorEnv:
         num_envs: N, the envs of each member.
     """
 
+    has_reset_rows = False  # every row is a transition
+    on_host = False  # a step can be part of a program
+
     def __init__(self, env: TensorEnv, seeds: Sequence[int], num_envs: int, device: torch.device | str = "cpu") -> None:
         self.env = env.to(device)
         self.obs_space: Space = env.obs_space

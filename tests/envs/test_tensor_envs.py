@@ -1,24 +1,64 @@
 """Every tensor env against Gymnasium's own: spaces, resets and transitions, field by field."""
 
+import itertools
+import math
+
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
-from rlab.envs import EnvSpec, TensorVectorEnv, check_tensor_env, make_vec, tensor_env_of
+from rlab import RlabError
+from rlab.envs import (
+    MEMORY_PROBES,
+    PROBES,
+    SPACE_PROBES,
+    EnvSpec,
+    TensorVectorEnv,
+    check_tensor_env,
+    make_vec,
+    tensor_env_of,
+)
 
+# The newest versions that the installed Gymnasium has: they differ between its releases.
+VERSIONS = {
+    name: max(found.version for found in gym.registry.values() if (found.namespace, found.name) == (None, name))
+    for name in ("CliffWalking", "Taxi")
+}
 SPECS = [
     EnvSpec("CartPole-v1"),
     EnvSpec("CartPole-v0"),
     EnvSpec("CartPole-v1", {"sutton_barto_reward": True}),
+    EnvSpec("MountainCar-v0"),
+    EnvSpec("MountainCar-v0", {"goal_velocity": 0.02}),
+    EnvSpec("MountainCarContinuous-v0"),
+    EnvSpec("MountainCarContinuous-v0", {"goal_velocity": 0.02}),
+    EnvSpec("Pendulum-v1"),
+    EnvSpec("Pendulum-v1", {"g": 9.81}),
+    EnvSpec("Acrobot-v1"),
+    EnvSpec("FrozenLake-v1"),
+    EnvSpec("FrozenLake-v1", {"is_slippery": False}),
+    EnvSpec("FrozenLake-v1", {"desc": ["SFFS", "FHFF", "FFFG"]}),  # not square, with two starts
+    EnvSpec("FrozenLake8x8-v1"),
+    *(EnvSpec(f"{name}-v{version}") for name, version in VERSIONS.items()),
+    *(EnvSpec(env_id) for env_id in {**PROBES, **MEMORY_PROBES, **SPACE_PROBES}),
 ]
 LABELS = [spec.label for spec in SPECS]
 
 
 def broad_states(spec: EnvSpec, n: int) -> dict[str, torch.Tensor] | None:
     """States all over the space, many of them near an ending; None: those that random play visits will do."""
-    generator = torch.Generator().manual_seed(1)
-    if spec.env_id.startswith("CartPole"):
-        return {"cart": (torch.rand(n, 4, generator=generator) * 2 - 1) * torch.tensor([2.6, 3.0, 0.23, 3.0])}
+    bounds = {
+        "CartPole": ("cart", [2.6, 3.0, 0.23, 3.0]),  # over 2.4 and 0.2095, where it ends
+        "MountainCar": ("car", [0.9, 0.07]),
+        "Pendulum": ("pole", [math.pi, 8.0]),
+        "Acrobot": ("links", [math.pi, math.pi, 4 * math.pi, 9 * math.pi]),
+    }
+    for name, (field, most) in bounds.items():
+        if spec.env_id.startswith(name):
+            numbers = torch.rand(n, len(most), generator=torch.Generator().manual_seed(1)) * 2 - 1
+            states = numbers * torch.tensor(most)
+            return {field: states - torch.tensor([0.3, 0.0]) if name == "MountainCar" else states}  # in [-1.2, 0.6]
     return None
 
 
@@ -50,24 +90,32 @@ def test_spaces_dtypes_and_time_limit_are_those_of_make_vec(spec):
     on_host.close()
 
 
-@pytest.mark.parametrize("env_id", ["CartPole-v1"])
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "MountainCar-v0", "Acrobot-v1"])
 def test_in_float64_the_formulas_are_gymnasiums_to_rounding(env_id):
     # the same check with units of 2e-16: a constant that is wrong in its tenth digit is found
     spec = EnvSpec(env_id)
     check_tensor_env(tensor_env_of(spec), spec, 300, broad_states(spec, 300), torch.float64)
 
 
-def test_semi_implicit_cartpole_is_gymnasiums():
-    def semi_implicit():
-        import gymnasium as gym
-
-        env = gym.make("CartPole-v1")
-        env.unwrapped.kinematics_integrator = "semi-implicit euler"
+@pytest.mark.parametrize(
+    ("env_id", "attribute", "value"),
+    [
+        ("CartPole-v1", "kinematics_integrator", "semi-implicit euler"),
+        ("Acrobot-v1", "book_or_nips", "nips"),
+        ("Acrobot-v1", "dt", 0.05),
+    ],
+)
+def test_what_gymnasiums_env_takes_as_an_attribute_is_one_here(env_id, attribute, value):
+    def changed():
+        env = gym.make(env_id)
+        setattr(env.unwrapped, attribute, value)
         return env
 
-    env = tensor_env_of(EnvSpec("CartPole-v1"))
-    env.kinematics_integrator = "semi-implicit euler"
-    check_tensor_env(env, semi_implicit, 300, broad_states(EnvSpec("CartPole-v1"), 300), torch.float64)
+    env, states = tensor_env_of(EnvSpec(env_id)), broad_states(EnvSpec(env_id), 300)
+    with pytest.raises(RlabError, match="differ in a step"):
+        check_tensor_env(env, changed, 300, states)
+    setattr(env, attribute, value)
+    check_tensor_env(env, changed, 300, states, torch.float64)
 
 
 def test_cartpole_starts_within_005_around_0():
@@ -76,3 +124,58 @@ def test_cartpole_starts_within_005_around_0():
     # the mean of 10 000 numbers uniform in (-.05, .05) has a standard error of .05 / sqrt(3) / 100 = .00029
     np.testing.assert_allclose(obs.mean((0, 1)).numpy(), 0.0, atol=5 * 0.00029)
     assert len(obs.unique()) > 30_000  # of 40 000: none is used twice but by chance (24 bits)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "low", "high", "mean"),
+    [
+        ("MountainCar-v0", [-0.6, 0.0], [-0.4, 0.0], [-0.5, 0.0]),
+        ("MountainCarContinuous-v0", [-0.6, 0.0], [-0.4, 0.0], [-0.5, 0.0]),
+        ("Pendulum-v1", [-1.0, -1.0, -1.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]),  # cos, sin, speed
+        ("Acrobot-v1", [math.cos(0.1), -0.1] * 2 + [-0.1] * 2, [1.0, 0.1] * 2 + [0.1] * 2, None),
+        ("rlab/ProbeObservation-v0", [-1.0], [1.0], [0.0]),
+        ("rlab/ProbeDictObservation-v0", [-1.0, 0.0], [1.0, 1.0], [0.0, 0.5]),
+    ],
+)
+def test_resets_spread_over_the_whole_range(env_id, low, high, mean):
+    obs = TensorVectorEnv(tensor_env_of(EnvSpec(env_id)), (0,), 10_000).reset()[0].double()
+    low, high = torch.tensor(low).double(), torch.tensor(high).double()
+    slack = 0.01 * (high - low) + 1e-6  # 10 000 numbers leave a gap of 1 % at an end once in 10**43 times
+    assert ((obs >= low - 1e-6) & (obs <= high + 1e-6)).all()
+    assert (obs.amin(0) <= low + slack).all()
+    assert (obs.amax(0) >= high - slack).all()
+    if mean is not None:
+        # the standard deviation is half of the range at most, the standard error a hundredth of that
+        assert ((obs.mean(0) - torch.tensor(mean).double()).abs() <= 5 * (high - low) / 200 + 1e-6).all()
+
+
+def test_taxi_starts_in_each_of_its_300_states_and_observes_the_mask():
+    env = TensorVectorEnv(tensor_env_of(EnvSpec(f"Taxi-v{VERSIONS['Taxi']}")), (0,), 6000)
+    obs = env.reset()[0]
+    of_gymnasium = gym.make(f"Taxi-v{VERSIONS['Taxi']}").unwrapped
+    # 20 of each are expected; that one is missing has a chance of 300 exp(-20)
+    assert set(obs[:, 0].tolist()) == set(np.flatnonzero(of_gymnasium.initial_state_distrib).tolist())
+    for row in obs[:50].tolist():
+        assert row[1:] == of_gymnasium.action_mask(row[0]).tolist()
+
+
+@pytest.mark.parametrize("name", ["CliffWalking", "Taxi", "FrozenLake"])
+def test_every_cell_of_a_table_is_gymnasiums_also_for_actions_that_a_mask_forbids(name):
+    spec = EnvSpec(f"{name}-v{VERSIONS.get(name, 1)}")
+    env, table = tensor_env_of(spec), gym.make(spec.env_id).unwrapped.P
+    for place, action in itertools.product(table, range(env.action_space.n)):
+        passed = 0.0
+        for chance, after, reward, terminated in table[place][action]:
+            u = torch.tensor([passed + chance / 2])[: env.step_uniforms]  # in the middle of what leads there
+            passed += chance
+            state, *rest = env.step({"place": torch.tensor(place)}, torch.tensor(action), u)
+            assert (state["place"].item(), *(value.item() for value in rest)) == (after, reward, terminated)
+
+
+def test_actions_count_from_0_whatever_the_spaces_start():
+    env = TensorVectorEnv(tensor_env_of(EnvSpec("rlab/ProbeMultiDiscrete-v0")), (0,), 64)
+    x = env.reset()[..., 0]
+    best = torch.where(
+        x.unsqueeze(-1) < 0, torch.tensor([0, 2]), torch.tensor([1, 1])
+    )  # (5, 1) and (6, 0) in Gymnasium
+    assert env.step(best).reward.unique().tolist() == [1.5]
