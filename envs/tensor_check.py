@@ -168,7 +168,7 @@ class _Pair:
             env.set_state(base, {field: value[row] for field, value in lent.items()})
             env.give_noise(base, u[row].numpy())
             for limit in limits:
-                limit._elapsed_steps = 0  # Gymnasium has no public attribute for it
+                limit._elapsed_steps = 0  # type: ignore[assignment]  # Gymnasium has no public attribute for it
             obs, reward, terminated, truncated, _ = self.sub_env.step(taken[row])
             ended.append(terminated)
             rest = {"obs": obs, "reward": reward, "terminated": terminated, "truncated": truncated and not terminated}

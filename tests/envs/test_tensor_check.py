@@ -235,6 +235,16 @@ def test_what_cannot_be_stepped_as_tensors_says_why(spec, why):
         tensor_env_of(spec)
 
 
+def test_an_env_that_is_registered_with_wrappers_is_not_stepped_as_tensors():
+    flat = gym.make("CartPole-v1")
+    flat = gym.wrappers.FlattenObservation(flat).spec  # its record has the wrapper in it
+    gym.register("FlatCartPole-v0", flat.entry_point, additional_wrappers=flat.additional_wrappers)
+    try:
+        assert why_not_tensor(EnvSpec("FlatCartPole-v0")) == "a tensor env takes no wrappers"
+    finally:
+        del gym.registry["FlatCartPole-v0"]
+
+
 def test_a_map_that_does_not_exist_is_named():
     spec = EnvSpec("FrozenLake-v1", {"map_name": "5x5"})
     assert why_not_tensor(spec) is None

@@ -19,6 +19,7 @@ from rlab.envs import (
     make_vec,
     tensor_env_of,
 )
+from rlab.envs.tensor_noise import GivenUniforms
 
 # The newest versions that the installed Gymnasium has: they differ between its releases.
 VERSIONS = {
@@ -170,6 +171,30 @@ def test_every_cell_of_a_table_is_gymnasiums_also_for_actions_that_a_mask_forbid
             passed += chance
             state, *rest = env.step({"place": torch.tensor(place)}, torch.tensor(action), u)
             assert (state["place"].item(), *(value.item() for value in rest)) == (after, reward, terminated)
+
+
+def test_a_number_that_is_a_sum_of_chances_takes_the_next_outcome():
+    # two starts, 0 and 3: Gymnasium takes the first at which the sum passes the number, and 0.5 does not pass 0.5
+    spec = EnvSpec("FrozenLake-v1", {"desc": ["SFFS", "FHFF", "FFFG"]})
+    env = tensor_env_of(spec)
+    below = np.nextafter(np.float32(0.5), np.float32(0))
+    assert env.reset(torch.tensor([[below], [0.5]]))["place"].tolist() == [0, 3]
+    # from place 0 action 0 (left) slides up, left or down, a third each: 0, 0 and 4; two thirds are not a number of
+    # 24 bits, and the next one above it, which is in float32 what they round to, is past them: 11184811 / 2**24
+    state = {"place": torch.zeros(2, dtype=torch.int64)}
+    u = torch.tensor([[11184810 / 2**24], [11184811 / 2**24]])
+    assert sorted(outcome[1] for outcome in gym.make(spec.env_id, desc=["SF", "FG"]).unwrapped.P[0][0]) == [0, 0, 2]
+    places = env.step(state, torch.zeros(2, dtype=torch.int64), u)[0]["place"].tolist()
+    assert places == [of_gymnasium(spec, number) for number in u.flatten().tolist()]
+    assert len(set(places)) == 2
+
+
+def of_gymnasium(spec, u):
+    """Where Gymnasium's env goes from place 0 with action 0 and this random number."""
+    env = gym.make(spec.env_id, **spec.kwargs).unwrapped
+    env.reset(seed=0)
+    env.s, env.np_random = 0, GivenUniforms(np.array([u]))
+    return env.step(0)[0]
 
 
 def test_actions_count_from_0_whatever_the_spaces_start():
