@@ -54,14 +54,14 @@ class ProbeObservation(_Tossed):
     world = probe.ProbeObservation
 
     def step(self, state: EnvState, action: Tensor, u: Tensor) -> tuple[EnvState, Tensor, Tensor]:
-        return state, state["x"].clone(), _always(state)
+        return state, state["x"], _always(state)
 
 
 class ProbeDelayed(_World):
     world = probe.ProbeDelayed
 
     def step(self, state: EnvState, action: Tensor, u: Tensor) -> tuple[EnvState, Tensor, Tensor]:
-        return {"x": torch.ones_like(state["x"])}, state["x"].clone(), state["x"] == 1
+        return {"x": torch.ones_like(state["x"])}, state["x"], state["x"] == 1
 
 
 class ProbeAction(_World):
@@ -94,7 +94,7 @@ class ProbeCredit(_World):
 
     def step(self, state: EnvState, action: Tensor, u: Tensor) -> tuple[EnvState, Tensor, Tensor]:
         x, second = state["x"], state["x"] != 0
-        return {"x": torch.where(second, x, _side(action))}, x.clone(), second
+        return {"x": torch.where(second, x, _side(action))}, x, second
 
 
 class ProbeMemory(_World):

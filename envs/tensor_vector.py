@@ -54,7 +54,7 @@ class TensorVectorEnv:
         for name, value in self._state.items():
             value.copy_(fresh[name])
         self._steps.zero_()
-        return self.env.obs(fresh)
+        return self.obs()
 
     def step(self, action: Tensor) -> Step:
         """Apply actions `[S, N]` or `[S, N, *action]`: integers counted from 0, or in the env's own units.
@@ -62,9 +62,7 @@ class TensorVectorEnv:
         All tensors of the step are new ones, but for `valid` and, without a time limit, `truncated`.
         """
         noise, first = self._noise(), self.env.reset_uniforms
-        after, reward, terminated = self.env.step(self._state, action, noise[..., first:])
-        # A field that the step left as it was is the storage itself, which is overwritten below.
-        after = {name: value.clone() if value is self._state[name] else value for name, value in after.items()}
+        after, reward, terminated = self.env.step(self._copies(), action, noise[..., first:])
         next_obs = self.env.obs(after)
         over, truncated = terminated, self._never
         if self.time_limit is not None:
@@ -88,12 +86,11 @@ class TensorVectorEnv:
 
     def obs(self) -> Tensor:
         """What to act on next, `[S, N, *obs]`: what the last `reset` or `step` gave, also after `load_state`."""
-        return self.env.obs({name: value.clone() for name, value in self._state.items()})
+        return self.env.obs(self._copies())
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on in the middle of the episodes: tensors `[S, N, ...]` and numbers, all copies."""
-        fields = {name: value.clone() for name, value in self._state.items()}
-        return {"draws": self._draws.state(), "steps": self._steps.clone(), "fields": fields}
+        return {"draws": self._draws.state(), "steps": self._steps.clone(), "fields": self._copies()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was saved."""
@@ -104,6 +101,10 @@ class TensorVectorEnv:
 
     def close(self) -> None:
         """Nothing is open."""
+
+    def _copies(self) -> EnvState:
+        """The state in memory of its own: what is made of it may be a view of it."""
+        return {name: value.clone() for name, value in self._state.items()}
 
     def _noise(self) -> Tensor:
         """The uniform numbers of one reset and one step, `[S, N, reset_uniforms + step_uniforms]`."""

@@ -41,6 +41,9 @@ SPECS = [
     EnvSpec("FrozenLake-v1", {"is_slippery": False}),
     EnvSpec("FrozenLake-v1", {"desc": ["SFFS", "FHFF", "FFFG"]}),  # not square, with two starts
     EnvSpec("FrozenLake8x8-v1"),
+    EnvSpec("FrozenLake-v1", {"map_name": "8x8"}),
+    *(EnvSpec("CliffWalkingSlippery-v1") for _ in range("CliffWalkingSlippery-v1" in gym.registry)),
+    *(EnvSpec("Taxi-v4", {"is_rainy": True}) for _ in range("Taxi-v4" in gym.registry)),
     *(EnvSpec(f"{name}-v{version}") for name, version in VERSIONS.items()),
     *(EnvSpec(env_id) for env_id in {**PROBES, **MEMORY_PROBES, **SPACE_PROBES}),
 ]

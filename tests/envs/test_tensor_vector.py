@@ -33,13 +33,17 @@ class Count(TensorEnv):
         return torch.stack((state["count"], state["start"]), -1)
 
 
-class Kept(Count):
-    """Observes a field that no step changes."""
+class Views(Count):
+    """Observes, and pays, views of what it is given."""
 
-    obs_space = Box((), "float32", 0.0, 1.0)
+    obs_space = Box((1,), "float32", 0.0, 1.0)
+
+    def step(self, state, action, u):
+        after, _, terminated = super().step(state, action, u)
+        return after, state["count"], terminated
 
     def obs(self, state):
-        return state["start"]
+        return state["start"].unsqueeze(-1)
 
 
 def vector(env_class=Count, seeds=(0, 1), num_envs=3, time_limit=None):
@@ -109,10 +113,10 @@ def test_every_row_is_a_transition_in_the_dtypes_of_the_contract():
     assert {tuple(t.shape) for t in (step.reward, step.terminated, step.truncated, step.valid)} == {(2, 3)}
 
 
-@pytest.mark.parametrize("env_class", [Count, Kept])
+@pytest.mark.parametrize("env_class", [Count, Views])
 def test_what_a_step_gave_does_not_change_in_later_steps(env_class):
     env = vector(env_class)
-    kept = [env.reset()]
+    kept = [env.reset(), env.obs()]
     for _ in range(5):
         step = env.step(ones(env))
         kept += [step.obs, step.next_obs, step.reward, step.terminated]
