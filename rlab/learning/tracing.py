@@ -209,8 +209,9 @@ def _lift(module: fx.GraphModule, arguments: Sequence[Tensor]) -> tuple[Tensor, 
     storages: dict[tuple[Any, ...], dict[fx.Node, Tensor]] = {}
     for node, tensor in held.items():
         storages.setdefault(_storage_of(tensor) or (node,), {})[node] = tensor
-    _check_sharing(graph, storages, arguments)
-    _clone_shared_outputs(graph)
+    sources = _sources(graph)
+    _check_sharing(sources, storages, arguments)
+    _clone_shared_outputs(graph, sources)
     state = [_base(list(nodes.values())) for nodes in storages.values()]
     with graph.inserting_before(next(iter(graph.nodes))):
         placeholders = [graph.placeholder(f"state{number}") for number in range(len(state))]
@@ -244,7 +245,7 @@ def _constant(module: fx.GraphModule, place: fx.Node, tensor: Tensor) -> fx.Node
     graph = module.graph
     with graph.inserting_before(place):
         if tensor.numel() == 1:
-            options = {"dtype": tensor.dtype, "device": tensor.device}
+            options: dict[str, Any] = {"dtype": tensor.dtype, "device": tensor.device}
             return graph.call_function(_aten.full.default, (list(tensor.shape), tensor.item()), options)
         module.register_buffer(f"constant_{place.name}", tensor)
         return graph.call_function(_aten.clone.default, (graph.get_attr(f"constant_{place.name}"),))
@@ -284,14 +285,16 @@ def _view(graph: fx.Graph, place: fx.Node, base_node: fx.Node, base: Tensor, ten
 
 
 def _check_sharing(
-    graph: fx.Graph, storages: Mapping[tuple[Any, ...], Mapping[fx.Node, Tensor]], arguments: Sequence[Tensor]
+    sources: Mapping[fx.Node, set[fx.Node]],
+    storages: Mapping[tuple[Any, ...], Mapping[fx.Node, Tensor]],
+    arguments: Sequence[Tensor],
 ) -> None:
     """Raise NotTraceable where memory that is written to is known under two names: the compiler would take them for
     two."""
-    written = {source for node in graph.nodes for each in _written(node) for source in _sources(each)}
+    written = {source for node in sources for each in _written(node) for source in sources[each]}
     if any(len({t.dtype for t in tensors.values()}) > 1 and written & tensors.keys() for tensors in storages.values()):
         raise NotTraceable("it changes a storage that tensors of two dtypes share; give each a storage of its own")
-    placeholders = (node for node in graph.nodes if node.op == "placeholder")
+    placeholders = (node for node in sources if node.op == "placeholder")
     memory = {node: _storage_of(tensor) for node, tensor in zip(placeholders, arguments, strict=True)}
     memory |= {node: _storage_of(tensor) for tensors in storages.values() for node, tensor in tensors.items()}
     for node in written:
@@ -311,15 +314,12 @@ def _overlap(one: tuple[Any, ...] | None, other: tuple[Any, ...] | None) -> bool
     return bool(one[1] < other[1] + other[2] and other[1] < one[1] + one[2])
 
 
-def _clone_shared_outputs(graph: fx.Graph) -> None:
+def _clone_shared_outputs(graph: fx.Graph, sources: Mapping[fx.Node, set[fx.Node]]) -> None:
     """A result that is a view of an argument or of the state becomes a copy: the next run would change it."""
     output = next(node for node in graph.nodes if node.op == "output")
-    results = []
     with graph.inserting_before(output):
-        for node in output.args[0]:
-            shared = bool(_sources(node))
-            results.append(graph.call_function(_aten.clone.default, (node,)) if shared else node)
-    output.args = (tuple(results),)
+        copied = [graph.call_function(_aten.clone.default, (n,)) if sources[n] else n for n in output.args[0]]
+    output.args = (tuple(copied),)
 
 
 def _written(node: fx.Node) -> Iterator[fx.Node]:
@@ -329,14 +329,19 @@ def _written(node: fx.Node) -> Iterator[fx.Node]:
             yield from _nodes(value)
 
 
-def _sources(node: fx.Node) -> set[fx.Node]:
-    """The arguments and closed-over tensors that this one is a view of, or is."""
-    if node.op in ("placeholder", "get_attr"):
-        return {node}
-    if node.target is operator.getitem:
-        return _sources(node.args[0])
-    views = [each for argument, value in _schema(node) if argument.alias_info is not None for each in _nodes(value)]
-    return {source for view in views for source in _sources(view)}
+def _sources(graph: fx.Graph) -> dict[fx.Node, set[fx.Node]]:
+    """For every node the arguments and closed-over tensors that it is a view of, or is."""
+    found: dict[fx.Node, set[fx.Node]] = {}
+    for node in graph.nodes:
+        views: list[fx.Node] = []
+        if node.target is operator.getitem:
+            views = _nodes(node.args[0])
+        else:
+            views = [view for argument, value in _schema(node) if argument.alias_info for view in _nodes(value)]
+        found[node] = (
+            {node} if node.op in ("placeholder", "get_attr") else set().union(*(found[view] for view in views))
+        )
+    return found
 
 
 def _schema(node: fx.Node) -> list[tuple[Any, Any]]:
