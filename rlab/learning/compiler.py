@@ -5,7 +5,6 @@ that went through `torch.compile` takes 40 microseconds more in every call, and 
 it lets it find what an earlier process compiled.
 """
 
-import contextlib
 import importlib.util
 import os
 import shutil
@@ -13,6 +12,7 @@ import sys
 import sysconfig
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def choose_cache_folder() -> None:
     """Tell torch of the folder, by an environment variable. To be called before the first trace, which imports parts of
     torch that set it too."""
     folder = cache_folder()
-    with contextlib.suppress(OSError):  # a home that cannot be written to: torch takes the folder for temporary files
+    with suppress(OSError):  # a home that cannot be written to: torch takes the folder for temporary files
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.environ[CACHE] = str(folder)
 
@@ -84,14 +84,19 @@ def choose_cache_folder() -> None:
 def compiled(graph: fx.GraphModule, arguments: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
     """A graph as machine code. It takes tensors of the shapes, strides and dtypes of `arguments`, and checks none."""
     import torch._inductor.config
+    from torch._dynamo.utils import get_metrics_context
     from torch._guards import TracingContext, tracing
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     options: dict[str, Any] = {name: False for name in _UNCHECKED if hasattr(torch._inductor.config, name)}
     fakes = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
-    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad(), tracing(TracingContext(fakes)):
+    with ExitStack() as surroundings:
+        for each in (torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings()):
+            surroundings.enter_context(each)
         warnings.simplefilter("ignore")  # what torch has to say of its own code, and of other ways to compute
+        surroundings.enter_context(tracing(TracingContext(fakes)))
+        surroundings.enter_context(get_metrics_context())  # torch 2.6 counts what it finds in its cache there
         run: Callable[..., Sequence[Tensor]] = torch._inductor.compile(
             graph, [argument.detach() for argument in arguments], options
         )
