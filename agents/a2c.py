@@ -7,9 +7,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from rlab.learning.actor_critic import ActorCritic, ActorCriticConfig
-from rlab.learning.contract import Batch, Updated
+from rlab.learning.contract import Batch, Now, Updated
 from rlab.learning.policy_gradient import mean, normalised, value_loss
-from rlab.types import Clock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,15 +26,15 @@ class A2C(ActorCritic):
     Config: ClassVar[type] = A2CConfig
     config: A2CConfig
 
-    def update(self, batch: Batch, clock: Clock) -> Updated:
+    def update(self, batch: Batch, now: Now) -> Updated:
         """One gradient step on a rollout."""
-        loss, outputs, metrics = self.loss(batch, clock)
-        loss, more = self.terms.add_to(loss, outputs, batch, clock)
+        loss, outputs, metrics = self.loss(batch, now)
+        loss, more = self.terms.add_to(loss, outputs, batch, now)
         members, share = self.learning_members(batch["weight"])
-        norm = self.optimizer.step(loss, clock, progress=self.progress(clock), members=members)
-        return self.learned({**metrics, **more, **share, "grad/norm": norm}, clock)
+        norm = self.optimizer.step(loss, now, members=members)
+        return self.learned({**metrics, **more, **share, "grad/norm": norm})
 
-    def loss(self, batch: Batch, clock: Clock) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch, now: Now) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The policy gradient, the value's loss and the entropy bonus (section 4 of the paper), per member `[S]`; the
         policy's outputs `[S, B, width]`; metrics."""
         config, weight, mask = self.config, batch["weight"], batch.get("mask")
@@ -44,7 +43,7 @@ class A2C(ActorCritic):
         policy_loss = mean(-advantage * self.head.log_prob(outputs, batch["action"], mask), weight)
         of_value = mean(value_loss(value, batch["target"]), weight)
         entropy = mean(self.head.entropy(outputs, mask), weight)
-        loss = policy_loss + self.value_weight * of_value - self.entropy_weight(clock) * entropy
+        loss = policy_loss + self.value_weight * of_value - now["entropy weight"] * entropy
         return loss, outputs, {"loss/policy": policy_loss, "loss/value": of_value, "policy/entropy": entropy}
 
     def learning_members(self, weight: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rlab.draws import Draws
 from rlab.errors import UsageError, unknown
-from rlab.learning.augmentation import gaussian_noise
 from rlab.learning.choices import CloningLoss
 from rlab.learning.cloning import (
     Cloner,
@@ -20,7 +20,7 @@ from rlab.learning.cloning import (
     squared_distance,
 )
 from rlab.learning.common_config import HeldOutConfig, Unread
-from rlab.learning.contract import Batch, Updated
+from rlab.learning.contract import Batch, Now, Updated
 from rlab.learning.policy_gradient import mean, value_loss
 from rlab.learning.returns import continuation, n_step_return
 from rlab.networks.bodies import critic_like
@@ -28,9 +28,7 @@ from rlab.networks.continuous_heads import GaussianHead
 from rlab.networks.heads import CategoricalHead
 from rlab.networks.policy import PolicySpec
 from rlab.networks.spaces import Space
-from rlab.randomness import torch_stream
 from rlab.ranges import check_counts, check_not_negative, check_shares, check_shares_below_one
-from rlab.types import Clock
 
 LOSSES = ("likelihood", "squared")
 
@@ -90,7 +88,7 @@ class BC(Cloner):
         has_value = config.value_weight > 0.0
         self.critic = self._fresh(critic_like(self._policy.spec.network), "critic") if has_value else None
         self.optimizer = self._optimizer_of(self.networks.values())
-        self._noise = [torch_stream(seed, "observation noise") for seed in seeds]
+        self._noise = Draws(seeds, "observation noise", device, ahead=16)
         self._seen = torch.zeros(len(seeds), self.head.width, device=device)  # how often each action was learned from
 
     @property
@@ -111,11 +109,11 @@ class BC(Cloner):
                 rows["target"] = n_step_return(batch["reward"], self.config.gamma) + discount * next_value
         return rows
 
-    def update(self, batch: Batch, clock: Clock) -> Updated:
+    def update(self, batch: Batch, now: Now) -> Updated:
         """One gradient step on prepared rows `[S, B]`."""
         features = batch["obs"]
         if self.config.obs_noise:
-            features = gaussian_noise(features, self._noise, self.config.obs_noise)
+            features = features + self.config.obs_noise * self._noise.normal(*features.shape[1:])
         outputs = self._in_training(self.actor, features)
         if self.config.class_weights:
             self._seen += F.one_hot(batch["action"], self.head.width).sum(dim=1)
@@ -126,7 +124,7 @@ class BC(Cloner):
             of_value = value_loss(self.critic(batch["obs"]).squeeze(-1), batch["target"]).mean(dim=-1)
             loss = loss + self.config.value_weight * of_value
             metrics["loss/value"] = of_value.detach()
-        metrics["grad/norm"] = self.optimizer.step(loss, clock)
+        metrics["grad/norm"] = self.optimizer.step(loss, now)
         return Updated(metrics)
 
     def cloning_loss(self, outputs: Tensor, batch: Batch) -> Tensor:
@@ -157,12 +155,11 @@ class BC(Cloner):
         return {"validation/loss": loss, f"validation/{name}": mean(agreed, weight)}
 
     def state(self) -> dict[str, Any]:
-        return {**super().state(), "noise": [g.get_state() for g in self._noise], "seen": self._seen.clone()}
+        return {**super().state(), "noise": self._noise.state(), "seen": self._seen.clone()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
-        for generator, saved in zip(self._noise, state["noise"], strict=True):
-            generator.set_state(saved)
+        self._noise.load_state(state["noise"])
         self._seen.copy_(state["seen"])
 
     def _check(self) -> None:

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from rlab.agents.double_dqn import DoubleDQN
+from rlab.experience.env_contract import Acted
 from rlab.learning.choices import DemonstrationLoss
-from rlab.learning.contract import Batch, Updated
+from rlab.learning.contract import Batch, Now, Updated
 from rlab.learning.q_learning import QLearningConfig
+from rlab.learning.targets import follow
+from rlab.networks.memory import State
 from rlab.types import Clock
 
 
@@ -38,15 +41,23 @@ class FromDataset(DoubleDQN):
         """As DQN, every row a demonstration."""
         return super().prepare({**batch, "demonstration": torch.ones_like(batch["terminated"])})
 
-    def update(self, batch: Batch, clock: Clock) -> Updated:
+    def update(self, batch: Batch, now: Now) -> Updated:
         """One gradient step on prepared transitions `[S, B]`; the target network follows."""
-        updated = super().update(batch, clock)
-        self.follow_target(clock.env_steps - 1, clock.env_steps)
+        updated = super().update(batch, now)
+        follow(self.target_network, self.q_network, now["target share"])
         return updated
 
-    def metrics(self, clock: Clock) -> dict[str, float]:
-        """The learning rate; nothing is explored."""
-        return {"optimizer/learning_rate": super().metrics(clock)["optimizer/learning_rate"]}
+    def act(self, obs: Tensor, now: Now, state: State) -> Acted:
+        """Greedy actions `[S, N]`: nothing is explored."""
+        with torch.no_grad():
+            outputs, following = self._policy.step(obs, state)
+            return Acted(self.head.act(outputs, self.preprocess.mask(obs)), state=following)
+
+    def scheduled(self, clock: Clock) -> dict[str, float]:
+        """As DQN; nothing is explored."""
+        found = super().scheduled(clock)
+        del found["explore/epsilon"]
+        return found
 
 
 class DQfD(FromDataset):

@@ -5,23 +5,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from rlab.draws import Draws
 from rlab.errors import UsageError
 from rlab.experience.env_contract import Acted, Step
 from rlab.experience.fields import Field
-from rlab.experience.samplers import Sampler, Streams, UniformSampler
+from rlab.experience.samplers import Sampler, UniformSampler
 from rlab.experience.storage import Storage
-from rlab.learning.contract import Batch, Updated
+from rlab.learning.contract import Batch, Now, Updated
 from rlab.learning.demonstration_losses import DemonstrationTerm
 from rlab.learning.exploration import EpsilonGreedy, linear
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.learning.optimizers import StackedOptimizer
 from rlab.learning.q_learning import QLearningConfig
 from rlab.learning.returns import LOSSES, continuation, max_value, n_step_return, q_td_error, weighted_mean
-from rlab.learning.targets import follow
+from rlab.learning.targets import follow, share_due
 from rlab.learning.terms import LossTerms
 from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.distributions import only
@@ -29,17 +29,17 @@ from rlab.networks.heads import build_head
 from rlab.networks.memory import State
 from rlab.networks.policy import Policy, PolicySpec
 from rlab.networks.preprocess import Preprocess
-from rlab.networks.spaces import Discrete, Masked, Space
+from rlab.networks.spaces import Discrete, Space
 from rlab.networks.spec import (
     StackedNetwork,
     build,
     copy_parameters,
-    generator_states,
+    draw_states,
     in_training,
-    load_generator_states,
+    load_draw_states,
 )
 from rlab.ranges import check_counts, check_not_negative
-from rlab.types import Clock, crossed
+from rlab.types import Clock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +97,7 @@ class DQN:
         self.training_network = in_training(self.q_network)  # as it answers in updates, with dropout on
         self.optimizer = StackedOptimizer(OptimizerSettings.of(config), self.q_network.parameters())
         self.terms = LossTerms(*DemonstrationTerm.of(config, self._policy))
-        masked = isinstance(obs_space, Masked)
-        self.exploration = EpsilonGreedy(action_space.n, seeds, config.epsilon_duration, masked)
+        self.exploration = EpsilonGreedy(action_space.n, seeds, config.epsilon_duration, device)
 
     @classmethod
     def policy_spec(cls, config: Any, obs_space: Space, action_space: Discrete) -> PolicySpec:
@@ -131,34 +130,28 @@ class DQN:
     def fields(self) -> tuple[Field, ...]:
         return Field("obs", self._obs_space.shape, self._obs_space.dtype), Field("action", (), "int64")
 
-    def sampler(self, storage: Storage, streams: Streams) -> Sampler:
-        return UniformSampler(storage, streams, self.config.n_step)
+    def sampler(self, storage: Storage, draws: Draws) -> Sampler:
+        return UniformSampler(storage, draws, self.config.n_step)
 
-    def act(self, obs: np.ndarray, clock: Clock, state: State) -> Acted:
-        with torch.inference_mode():
-            tensor = torch.from_numpy(obs).to(self.device)
-            outputs, following = self._policy.step(tensor, state)
-            allowed = self.preprocess.mask(tensor)
-            greedy = self.head.act(outputs, allowed).cpu().numpy()  # [S, N]
-            mask = None if allowed is None else allowed.cpu().numpy()
-            return Acted(self.exploration.choose(greedy, self.epsilon(clock), mask), state=following)
-
-    def epsilon(self, clock: Clock) -> float:
-        """The share of random actions at this time."""
+    def scheduled(self, clock: Clock) -> dict[str, float]:
+        """How much is explored, the learning rate, how far the target network follows in this step of the clock."""
         config = self.config
-        return linear(config.epsilon_start, config.epsilon_end, config.epsilon_fraction, clock.progress)
+        epsilon = linear(config.epsilon_start, config.epsilon_end, config.epsilon_fraction, clock.progress)
+        share = share_due(clock, config.target_every, config.target_tau)
+        rates = {**self.optimizer.scheduled(clock), **self.terms.scheduled(clock)}
+        return {"explore/epsilon": epsilon, "target share": share, **rates}
 
-    def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None:
+    def act(self, obs: Tensor, now: Now, state: State) -> Acted:
+        with torch.no_grad():
+            outputs, following = self._policy.step(obs, state)
+            allowed = self.preprocess.mask(obs)
+            greedy = self.head.act(outputs, allowed)  # [S, N]
+            return Acted(self.exploration.choose(greedy, now["explore/epsilon"], allowed), state=following)
+
+    def observe(self, obs: Tensor, step: Step, now: Now) -> None:
         """Fold new observations into the running statistics; update the target network when its time has come."""
         self.preprocess.observe(obs, step.valid)
-        self.follow_target(clock.env_steps - step.reward.shape[1], clock.env_steps)
-
-    def follow_target(self, before: int, now: int) -> None:
-        """Let the target network follow where the clock went past a multiple of `target_every`."""
-        if crossed(before, now, every := self.config.target_every):
-            # A vector step may pass several multiples; the online weights stand still in between.
-            times = now // every - before // every
-            follow(self.target_network, self.q_network, 1.0 - (1.0 - self.config.target_tau) ** times)
+        follow(self.target_network, self.q_network, now["target share"])
 
     def prepare(self, batch: Batch) -> Batch:
         """All that stays the same until the next env step, for many batches at once: the target network is still."""
@@ -180,13 +173,13 @@ class DQN:
                 prepared["weight"] = batch["weight"]
             return prepared | self.terms.prepare(batch)
 
-    def update(self, batch: Batch, clock: Clock) -> Updated:
+    def update(self, batch: Batch, now: Now) -> Updated:
         """One gradient step on prepared transitions `[S, B]`."""
         loss, outputs, error = self.loss(batch)
         q = self.head.values(outputs.detach())
         metrics = {f"loss/td_{self.config.loss}": loss.detach(), "q/mean": q.mean(dim=(1, 2))}
-        loss, more = self.terms.add_to(loss, outputs, batch, clock)
-        norm = self.optimizer.step(loss, clock)
+        loss, more = self.terms.add_to(loss, outputs, batch, now)
+        norm = self.optimizer.step(loss, now)
         return Updated({**metrics, **more, "grad/norm": norm}, feedback=error.detach())
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -213,10 +206,6 @@ class DQN:
         """
         return max_value(next_q)
 
-    def metrics(self, clock: Clock) -> dict[str, float]:
-        rate = self.optimizer.settings.rate(clock.progress)
-        return {"explore/epsilon": self.epsilon(clock), "optimizer/learning_rate": rate}
-
     def policy(self) -> Policy:
         return self._policy
 
@@ -226,8 +215,8 @@ class DQN:
             "target_network": self.target_network.state_dict(),
             "optimizer": self.optimizer.state(),
             "exploration": self.exploration.state(),
-            "dropout": generator_states(self.q_network),
-            "target_dropout": generator_states(self.target_network),
+            "dropout": draw_states(self.q_network),
+            "target_dropout": draw_states(self.target_network),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -235,5 +224,5 @@ class DQN:
         self.target_network.load_state_dict(state["target_network"])
         self.optimizer.load_state(state["optimizer"])
         self.exploration.load_state(state["exploration"])
-        load_generator_states(self.q_network, state["dropout"])
-        load_generator_states(self.target_network, state["target_dropout"])
+        load_draw_states(self.q_network, state["dropout"])
+        load_draw_states(self.target_network, state["target_dropout"])

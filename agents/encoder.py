@@ -21,7 +21,7 @@ from rlab.learning.cloning import (
     squared_distance,
 )
 from rlab.learning.common_config import HeldOutConfig, Unread
-from rlab.learning.contract import Batch, Updated
+from rlab.learning.contract import Batch, Now, Updated
 from rlab.learning.policy_gradient import mean
 from rlab.learning.targets import follow
 from rlab.networks.bodies import BodySettings, mlp_spec
@@ -30,7 +30,6 @@ from rlab.networks.policy import PolicySpec
 from rlab.networks.spaces import Space
 from rlab.networks.spec import NetworkSpec, copy_parameters
 from rlab.ranges import check_positive_shares, check_shares
-from rlab.types import Clock
 
 # objective -> the models that it trains on top of the body
 OBJECTIVES: Mapping[str, tuple[str, ...]] = {
@@ -112,11 +111,11 @@ class Encoder(Cloner):
         rows["action_features"] = action_features(self.head, self._action_space, batch["action"])
         return rows
 
-    def update(self, batch: Batch, clock: Clock) -> Updated:
+    def update(self, batch: Batch, now: Now) -> Updated:
         """One gradient step of the body and the models on prepared rows `[S, B]`; the target body follows."""
         features = self._in_training(self.body, batch["obs"])
         losses, scores = self.losses(batch, features, training=True)
-        norm = self.optimizer.step(self._total({name: loss.mean(dim=-1) for name, loss in losses.items()}), clock)
+        norm = self.optimizer.step(self._total({name: loss.mean(dim=-1) for name, loss in losses.items()}), now)
         follow(self.target_body, self.body, self.config.target_tau)
         return Updated(
             {

@@ -17,7 +17,7 @@ from rlab.learning.cloning import (
     action_width,
     negative_log_likelihood,
 )
-from rlab.learning.contract import Batch, Updated
+from rlab.learning.contract import Batch, Now, Updated
 from rlab.learning.demonstration_losses import advantage_weight, expectile
 from rlab.learning.returns import continuation, n_step_return
 from rlab.learning.targets import follow
@@ -26,7 +26,6 @@ from rlab.networks.critics import Ensemble, action_value_like, build_ensemble
 from rlab.networks.policy import PolicySpec
 from rlab.networks.spaces import Box, Discrete, Space
 from rlab.ranges import check_not_negative, check_positive, check_positive_shares, check_shares
-from rlab.types import Clock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +93,7 @@ class IQL(Cloner):
             rows["q_action"] = action_features(self.head, self._action_space, batch["action"])
         return rows
 
-    def update(self, batch: Batch, clock: Clock) -> Updated:
+    def update(self, batch: Batch, now: Now) -> Updated:
         """One gradient step of all networks on prepared rows `[S, B]`; the targets of the Q networks follow.
 
         No two of them share a weight, so that one step down the sum of their losses is a step of each.
@@ -114,7 +113,7 @@ class IQL(Cloner):
             "loss/q": (goal.unsqueeze(1) - q).square().sum(dim=1).mean(dim=-1),
             "loss/policy": (weight * surprise).mean(dim=-1),  # equation 7
         }
-        norm = self.optimizer.step(torch.stack(list(losses.values())).sum(dim=0), clock)
+        norm = self.optimizer.step(torch.stack(list(losses.values())).sum(dim=0), now)
         follow(self.target_networks, self.q_networks, self.config.target_tau)
         return Updated(
             {

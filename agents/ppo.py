@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlab.errors import UsageError
 from rlab.learning.actor_critic import ActorCritic, ActorCriticConfig
-from rlab.learning.contract import Batch, Updated
+from rlab.learning.contract import Batch, Now, Updated
 from rlab.learning.policy_gradient import clipped_surrogate, kl_estimate, mean, normalised, value_loss
 from rlab.networks.policy import PolicySpec
 from rlab.networks.spaces import Space
@@ -63,32 +63,32 @@ class PPO(ActorCritic):
     def prepare(self, batch: Batch) -> Batch:
         """The rows of a rollout, with the probability that each action was chosen with."""
         rows = super().prepare(batch)
-        self._going = torch.ones_like(self._going)
+        self._going.fill_(True)
         with torch.no_grad():
             log_prob = self.head.log_prob(self.actor(rows["obs"]), rows["action"], rows.get("mask"))
         return {**rows, "log_prob": log_prob}
 
-    def update(self, batch: Batch, clock: Clock) -> Updated:
+    def update(self, batch: Batch, now: Now) -> Updated:
         """One gradient step on a minibatch `[S, B]` of the rollout."""
-        loss, outputs, metrics = self.loss(batch, clock)
-        loss, more = self.terms.add_to(loss, outputs, batch, clock)
+        loss, outputs, metrics = self.loss(batch, now)
+        loss, more = self.terms.add_to(loss, outputs, batch, now)
         members = self._still_going(metrics["policy/kl"])
-        norm = self.optimizer.step(loss, clock, progress=self.progress(clock), members=members)
-        return self.learned({**metrics, **more, "grad/norm": norm}, clock)
+        norm = self.optimizer.step(loss, now, members=members)
+        return self.learned({**metrics, **more, "grad/norm": norm})
 
-    def loss(self, batch: Batch, clock: Clock) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch, now: Now) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The clipped surrogate, the value's loss and the entropy bonus (equation 9), per member `[S]`; the policy's
         outputs `[S, B, width]`; metrics."""
         config, weight, mask = self.config, batch["weight"], batch.get("mask")
         outputs, value = self.forward(batch["obs"])
         log_ratio = self.head.log_prob(outputs, batch["action"], mask) - batch["log_prob"]
         advantage = normalised(batch["advantage"], weight) if config.normalize_advantage else batch["advantage"]
-        clip = self.clip(self.progress(clock))
+        clip = now["policy/clip_range"]
         ratio = log_ratio.exp()
         policy_loss = mean(clipped_surrogate(ratio, advantage, clip), weight)
         of_value = mean(value_loss(value, batch["target"], batch["value"], config.clip_value), weight)
         entropy = mean(self.head.entropy(outputs, mask), weight)
-        loss = policy_loss + config.value_weight * of_value - self.entropy_weight(clock) * entropy
+        loss = policy_loss + config.value_weight * of_value - now["entropy weight"] * entropy
         with torch.no_grad():
             kl = mean(kl_estimate(log_ratio), weight)
             clipped = mean(((ratio - 1.0).abs() > clip).to(weight.dtype), weight)
@@ -101,16 +101,15 @@ class PPO(ActorCritic):
         }
         return loss, outputs, metrics
 
-    def clip(self, progress: float) -> float:
-        """The clipping range at this share of the budget."""
-        return self.config.clip * (1.0 + (self.config.clip_final - 1.0) * progress)
-
-    def metrics(self, clock: Clock) -> dict[str, float]:
-        return {**super().metrics(clock), "policy/clip_range": self.clip(self._learned_at)}
+    def scheduled(self, clock: Clock) -> dict[str, float]:
+        """Also the clipping range."""
+        found = super().scheduled(clock)
+        clip = self.config.clip * (1.0 + (self.config.clip_final - 1.0) * found["rollout began"])
+        return {**found, "policy/clip_range": clip}
 
     def _still_going(self, kl: Tensor) -> Tensor | None:
         """Which members take this step: not those whose policy has moved too far since the rollout was collected."""
         if self.config.target_kl is None:
             return None
-        self._going = self._going & (kl <= KL_SLACK * self.config.target_kl)
+        self._going &= kl <= KL_SLACK * self.config.target_kl
         return self._going

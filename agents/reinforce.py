@@ -3,18 +3,15 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rlab.agents.a2c import A2C, A2CConfig
-from rlab.errors import RlabError, UsageError
-from rlab.experience.env_contract import Step
+from rlab.errors import UsageError
 from rlab.learning.common_config import Unread
 from rlab.learning.contract import Batch
 from rlab.learning.policy_gradient import completed, returns_to_go
 from rlab.networks.spaces import Space
-from rlab.types import Clock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +49,6 @@ class Reinforce(A2C):
     @property
     def value_weight(self) -> float:
         return self.config.value_weight if self.config.baseline else 0.0
-
-    def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None:
-        """Without a baseline an episode must not be cut; an env may do so though it states no time limit."""
-        if self.needs_endings and (step.truncated & step.valid).any():
-            raise RlabError("the env cut an episode, which reinforce can learn from with its baseline only.")
 
     def advantage(
         self, reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, truncated: Tensor

@@ -16,7 +16,7 @@ from rlab.envs.gym_spaces import array_space_from_gym, obs_hint
 from rlab.envs.obs_packing import close_or_warn
 from rlab.envs.sub_env import SubEnvError
 from rlab.errors import RlabError, UsageError
-from rlab.experience.env_contract import Step
+from rlab.experience.env_contract import HostStep
 from rlab.networks.spaces import Discrete, MultiDiscrete, Space
 from rlab.randomness import env_seed
 
@@ -56,6 +56,7 @@ class GymVectorEnv:
         self.action_space: Space = array_space_from_gym(env.single_action_space, f"the action space of {env_id}")
         self._env = env
         self._mode = autoreset_mode(env, env_id)
+        self.has_reset_rows = self._mode is AutoresetMode.NEXT_STEP
         self._first_action = _first_action(self.action_space)
         self._rows = (len(seeds), self.num_envs)  # [S, N]
         self._obs_shape = self._rows + tuple(env.single_observation_space.shape or ())  # [S, N, *obs]
@@ -78,7 +79,7 @@ class GymVectorEnv:
         except BaseException as error:  # an env may raise anything, such as sys.exit()
             self._fail(error)
 
-    def step(self, action: np.ndarray) -> Step:
+    def step(self, action: np.ndarray) -> HostStep:
         """Apply actions `[S, N]` or `[S, N, *action]`: integers counted from 0, or in the env's own units.
 
         Where no row was reset `next_obs` and `obs` are one array; `valid` is read-only. The env gets a copy of the
@@ -106,7 +107,7 @@ class GymVectorEnv:
             obs, next_obs = self._autoreset(obs, ended, info)
         else:
             self._resetting = None
-        return Step(
+        return HostStep(
             obs=obs.reshape(self._obs_shape),
             next_obs=next_obs.reshape(self._obs_shape),
             reward=reward.reshape(self._rows),

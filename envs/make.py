@@ -32,7 +32,7 @@ from rlab.randomness import env_seed
 
 VECTOR = ("auto", "native", "sync", "async", "envpool")
 # How many envs play episodes at once: rows of one native env cost next to nothing, other envs may cost a process each.
-MOST_NATIVE, MOST_SINGLE, MOST_PER_MEMBER = 512, 64, 10
+MOST_NATIVE, MOST_SINGLE, MOST_PER_MEMBER = 4096, 64, 10
 
 
 def make_vec(spec: EnvSpec, seeds: tuple[int, ...], num_envs: int, vector: str = "auto") -> GymVectorEnv:
@@ -92,7 +92,7 @@ class EpisodeMaker:
     """`make_episodes` for one spec, and how many of its envs should live at once.
 
     Args:
-        most: the limit in all; None: 512 rows where they are of one native vector env, else `per_member`, 64 in all.
+        most: the limit in all; None: 4096 rows where they are of one native vector env, else `per_member`, 64 in all.
     """
 
     def __init__(self, spec: EnvSpec, most: int | None = None, per_member: int = MOST_PER_MEMBER) -> None:

@@ -68,12 +68,16 @@ class World(gym.Env[Any, Any]):
 class ProbeConstant(World):
     """One step, reward 1 in any case: V = 1. Fails if values cannot learn a constant."""
 
+    tensor_env = "rlab.envs.tensor_probes:ProbeConstant"
+
     def step(self, action: np.int64) -> Outcome:
         return self.ended(1.0)
 
 
 class ProbeObservation(World):
     """One step, reward = observation, -1 or 1: V(s) = s. Fails if values do not see the observation."""
+
+    tensor_env = "rlab.envs.tensor_probes:ProbeObservation"
 
     def start(self) -> None:
         self.toss()
@@ -84,6 +88,8 @@ class ProbeObservation(World):
 
 class ProbeDelayed(World):
     """Two steps, reward 1 at the end: V(0) = gamma, V(1) = 1. Fails if discounting or bootstrapping is wrong."""
+
+    tensor_env = "rlab.envs.tensor_probes:ProbeDelayed"
 
     def step(self, action: np.int64) -> Outcome:
         self.t += 1
@@ -96,12 +102,16 @@ class ProbeDelayed(World):
 class ProbeAction(World):
     """One step, reward 1 for action 1 and -1 for action 0. Fails if actions do not reach the learning."""
 
+    tensor_env = "rlab.envs.tensor_probes:ProbeAction"
+
     def step(self, action: np.int64) -> Outcome:
         return self.ended(1.0 if action == 1 else -1.0)
 
 
 class ProbeActionObservation(World):
     """One step, reward 1 if the action agrees with the observation's sign, else -1. Fails if rows are mixed up."""
+
+    tensor_env = "rlab.envs.tensor_probes:ProbeActionObservation"
 
     def start(self) -> None:
         self.toss()
@@ -113,6 +123,8 @@ class ProbeActionObservation(World):
 class ProbeEndless(World):
     """+1 for ever, cut after 3 steps: V = 1 / (1 - gamma). Fails if a time limit is treated as an ending."""
 
+    tensor_env = "rlab.envs.tensor_probes:ProbeEndless"
+
     def step(self, action: np.int64) -> Outcome:
         self.t += 1
         return self.observe(), 1.0, False, self.t >= 3, {}
@@ -120,6 +132,8 @@ class ProbeEndless(World):
 
 class ProbeCredit(World):
     """Two steps; the first action decides the reward at the second. Fails if credit does not flow back to it."""
+
+    tensor_env = "rlab.envs.tensor_probes:ProbeCredit"
 
     def step(self, action: np.int64) -> Outcome:
         self.t += 1
@@ -132,6 +146,8 @@ class ProbeCredit(World):
 class ProbeMemory(World):
     """Three steps; at the last, action 1 is right where the first observation was 1 and action 0 where it was -1. The
     later observations are 0. Fails if nothing is remembered, or something of another episode."""
+
+    tensor_env = "rlab.envs.tensor_probes:ProbeMemory"
 
     cue = 0
 

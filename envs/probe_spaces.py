@@ -27,6 +27,8 @@ class ProbeMasked(_World):
     forbidden action pays 10, so values that ignore the mask are far off. No action is allowed at the end.
     """
 
+    tensor_env = "rlab.envs.tensor_probes:ProbeMasked"
+
     action_space = gym.spaces.Discrete(3)
     ALLOWED: Mapping[int, tuple[int, ...]] = {0: (1, 1, 0), -1: (1, 0, 0), 1: (0, 1, 1)}
     PAID: Mapping[int, tuple[float, ...]] = {0: (0.0, 0.0, 10.0), -1: (-1.0, 10.0, 10.0), 1: (10.0, 1.0, 0.5)}
@@ -51,6 +53,8 @@ class ProbeContinuous(_World):
     While an agent explores widely, its mean does best beyond x: clipping at the nearer bound tames half of the noise.
     """
 
+    tensor_env = "rlab.envs.tensor_probes:ProbeContinuous"
+
     action_space = gym.spaces.Box(-2.0, 2.0, (1,), np.float32)
 
     def step(self, action: np.ndarray) -> Outcome:
@@ -59,6 +63,8 @@ class ProbeContinuous(_World):
 
 class ProbeMultiDiscrete(_World):
     """One step, two choices: 1 where the first is right and 0.5 where the second is. Fails if choices are mixed up."""
+
+    tensor_env = "rlab.envs.tensor_probes:ProbeMultiDiscrete"
 
     action_space = gym.spaces.MultiDiscrete([2, 3], start=[5, -1])
     RIGHT: Mapping[int, tuple[int, int]] = {-1: (5, 1), 1: (6, 0)}
@@ -71,6 +77,8 @@ class ProbeMultiDiscrete(_World):
 class ProbeMultiBinary(_World):
     """One step, two bits: 1 for each that is right, -1 for each that is not. Fails if bits are not chosen apart."""
 
+    tensor_env = "rlab.envs.tensor_probes:ProbeMultiBinary"
+
     action_space = gym.spaces.MultiBinary(2)
     RIGHT: Mapping[int, tuple[int, int]] = {-1: (0, 1), 1: (1, 0)}
 
@@ -81,6 +89,8 @@ class ProbeMultiBinary(_World):
 
 class ProbeDiscreteObservation(_World):
     """One step in one of three states, which pay 1, -1 and 0.5. Fails if integers are not treated as categories."""
+
+    tensor_env = "rlab.envs.tensor_probes:ProbeDiscreteObservation"
 
     observation_space = gym.spaces.Discrete(3, start=-1)
     PAID: Mapping[int, float] = {-1: 1.0, 0: -1.0, 1: 0.5}
@@ -98,6 +108,8 @@ class ProbeDiscreteObservation(_World):
 class ProbeDictObservation(_World):
     """One step; two parts of the observation together decide which action pays 1 and which -1. Fails if a part is
     lost."""
+
+    tensor_env = "rlab.envs.tensor_probes:ProbeDictObservation"
 
     observation_space = gym.spaces.Dict({"number": NUMBER, "switch": gym.spaces.Discrete(2)})
 

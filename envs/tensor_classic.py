@@ -36,7 +36,8 @@ class CartPole(TensorEnv):
         self.push = env.force_mag / env.total_mass
         self.pole_share = env.polemass_length / env.total_mass
         self.inertia = env.length * 4.0 / 3.0, env.length * env.masspole / env.total_mass
-        self.bounds = torch.tensor([env.x_threshold, math.inf, env.theta_threshold_radians, math.inf])
+        bounds = [env.x_threshold, math.inf, env.theta_threshold_radians, math.inf]
+        self.bounds = torch.tensor(bounds, dtype=torch.float64)
 
     def reset(self, u: Tensor) -> EnvState:
         return {"cart": u * 0.1 - 0.05}
@@ -54,7 +55,7 @@ class CartPole(TensorEnv):
         if self.kinematics_integrator != "euler":
             x_dot, theta_dot = x_dot + self.tau * x_acc, theta_dot + self.tau * theta_acc
         after = torch.add(cart, torch.stack((x_dot, x_acc, theta_dot, theta_acc), -1), alpha=self.tau)
-        terminated = (after.abs() > self.bounds).any(-1)
+        terminated = (after.abs() > self.bounds.to(after.dtype)).any(-1)
         reward = terminated * -1.0 if self.sutton_barto_reward else torch.ones_like(terminated, dtype=torch.float32)
         return {"cart": after}, reward, terminated
 
@@ -87,7 +88,7 @@ class _OnAHill(TensorEnv):
     def moved(self, car: Tensor, push: Tensor, gravity: float) -> tuple[Tensor, Tensor]:
         """The car after one step `[..., 2]`, and whether it reached the goal."""
         position, velocity = car.unbind(-1)
-        velocity = torch.add(velocity + push, (3 * position).cos(), alpha=-gravity)
+        velocity = velocity + torch.add(push, (3 * position).cos(), alpha=-gravity)
         velocity = velocity.clamp(-self.max_speed, self.max_speed)
         position = position + velocity
         at_wall = position <= self.min_position
@@ -132,7 +133,8 @@ class ContinuousMountainCar(_OnAHill):
         force = action[..., 0]
         after, reached = self.moved(state["car"], force.clamp(*self.bounds) * self.power, 0.0025)
         # the cost is that of the action as it came, outside its bounds too
-        return {"car": after}, torch.addcmul(100.0 * reached, force, force, value=-0.1), reached
+        reward = torch.addcmul(reached.to(after.dtype) * 100.0, force, force, value=-0.1)
+        return {"car": after.float().to(after.dtype)}, reward, reached  # Gymnasium's state is float32
 
 
 class Pendulum(TensorEnv):
@@ -159,7 +161,7 @@ class Pendulum(TensorEnv):
         angle = within_a_turn(angle)
         torque = action[..., 0].clamp(-self.max_torque, self.max_torque)
         cost = torch.addcmul(torch.addcmul(angle * angle, speed, speed, value=0.1), torque, torque, value=0.001)
-        turned = torch.add(self.gravity * angle.sin(), torque, alpha=self.torque)
+        turned = torch.add(self.torque * torque, angle.sin(), alpha=self.gravity)
         speed = torch.add(speed, turned, alpha=self.dt).clamp(-self.max_speed, self.max_speed)
         after = torch.stack((torch.add(angle, speed, alpha=self.dt), speed), -1)
         return {"pole": after}, -cost, torch.zeros_like(cost, dtype=torch.bool)

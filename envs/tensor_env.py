@@ -25,7 +25,8 @@ class TensorEnv:
 
     Tensors that are attributes, such as tables, are moved by `to`. Numbers that are attributes are constants.
 
-    `state_of` and `set_state` are for `rlab.envs.check_tensor_env`, which compares the env with a Gymnasium env.
+    `state_of` and `set_state` are for `rlab.envs.check_tensor_env`, which compares the env with a Gymnasium env. All is
+    computed in the dtype of the state's floats: float32 in training, float64 where policies are judged.
 
     Args:
         gym_env: the Gymnasium env whose spaces these are; without it a subclass sets `obs_space` and `action_space`.
@@ -53,7 +54,7 @@ class TensorEnv:
         raise NotImplementedError
 
     def step(self, state: EnvState, action: Tensor, u: Tensor) -> tuple[EnvState, Tensor, Tensor]:
-        """The next state, the reward (float32 `[...]`) and whether the episode terminated (bool `[...]`).
+        """The next state, the reward (float32 `[...]`, or as the state) and whether the episode terminated (bool).
 
         Args:
             state: it stays as it is.
@@ -77,6 +78,12 @@ class TensorEnv:
     def give_noise(self, gym_env: Any, u: np.ndarray) -> None:
         """Let the next reset or step of a Gymnasium env draw what the numbers `u` stand for, in the order of `u`."""
         gym_env.np_random = GivenUniforms(u)
+
+    def noise_of(self, gym_env: Any, steps: int) -> np.ndarray:
+        """The numbers `u` `[steps, step_uniforms]` of a Gymnasium env's next steps, taken from its generator."""
+        if self.step_uniforms:
+            raise NotImplementedError(f"{type(self).__name__} has no noise_of, which judging needs")
+        return np.empty((steps, 0))
 
     def to(self, device: torch.device | str) -> "TensorEnv":
         """The same env with its tensors on a device."""

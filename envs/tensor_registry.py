@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 from gymnasium.envs.registration import EnvSpec as Registered
 
 from rlab.envs.drawing import creator
-from rlab.envs.probe import MEMORY_PROBES, PROBES
-from rlab.envs.probe_spaces import SPACE_PROBES
 from rlab.envs.specs import EnvSpec
 from rlab.errors import UsageError
 from rlab.places import message_of
@@ -17,7 +15,7 @@ from rlab.places import message_of
 if TYPE_CHECKING:
     from rlab.envs.tensor_env import TensorEnv
 
-# Entry point of a registered env -> its tensor version. A user's own env names its version itself, in the attribute
+# Entry point of an env of Gymnasium's -> its tensor version. Another env names its version itself, in the attribute
 # `tensor_env` of its class: a class, or "module:Class".
 _CLASSIC, _TABLES = "gymnasium.envs.classic_control", "gymnasium.envs.toy_text"
 TENSOR_ENVS: Mapping[str, str] = {
@@ -29,11 +27,6 @@ TENSOR_ENVS: Mapping[str, str] = {
     f"{_TABLES}.cliffwalking:CliffWalkingEnv": "rlab.envs.tensor_tables:CliffWalking",
     f"{_TABLES}.frozen_lake:FrozenLakeEnv": "rlab.envs.tensor_tables:FrozenLake",
     f"{_TABLES}.taxi:TaxiEnv": "rlab.envs.tensor_tables:Taxi",
-    **{
-        f"rlab.envs.{module}:{name}": f"rlab.envs.tensor_probes:{name}"
-        for module, probes in (("probe", {**PROBES, **MEMORY_PROBES}), ("probe_spaces", SPACE_PROBES))
-        for name in (env_id.removeprefix("rlab/").removesuffix("-v0") for env_id in probes)
-    },
 }
 
 
@@ -77,6 +70,15 @@ def why_not_tensor(spec: EnvSpec) -> str | None:
         if strange:
             return f"the tensor version of {spec.env_id} does not take {', '.join(strange)}"
     return version.why_not(kwargs)
+
+
+def is_shipped(spec: EnvSpec) -> bool:
+    """Whether rlab itself pairs an env with its tensor version; that these are equal is tested."""
+    found = spec.check()
+    return found.entry_point in TENSOR_ENVS or creator(found).__module__ in (
+        "rlab.envs.probe",
+        "rlab.envs.probe_spaces",
+    )
 
 
 def _version_of(found: Registered) -> "type[TensorEnv] | None":

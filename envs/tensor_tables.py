@@ -67,6 +67,10 @@ class Table(TensorEnv):
     def set_state(self, gym_env: Any, state: Mapping[str, np.ndarray]) -> None:
         gym_env.s = int(state["place"])
 
+    def noise_of(self, gym_env: Any, steps: int) -> np.ndarray:
+        drawn: np.ndarray = gym_env.np_random.random((steps, self.step_uniforms))
+        return drawn
+
     def give_noise(self, gym_env: Any, u: np.ndarray) -> None:
         gym_env.np_random = GivenUniforms(np.append(u, 0.0))  # Gymnasium draws where there is one outcome too
 

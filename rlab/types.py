@@ -5,7 +5,7 @@ Tensors lead with S, also when S is 1: observations `[S, N, *obs]`, batches `[S,
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Json = Mapping[str, Any]
@@ -18,6 +18,11 @@ class Clock:
 
     env_steps: int
     total_env_steps: int
+    per_step: int = 1  # N: by how many the clock goes on in one vector step
+
+    def after(self, steps: int = 1) -> "Clock":
+        """The time so many vector steps later."""
+        return replace(self, env_steps=self.env_steps + steps * self.per_step)
 
     @property
     def progress(self) -> float:

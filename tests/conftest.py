@@ -1,10 +1,19 @@
 """What tests of several rooms share."""
 
 import functools
+import importlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from rlab.compression.distil import DistilSettings
 
@@ -32,3 +41,181 @@ def no_terminal() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("COLUMNS", raising=False)
         yield
+
+
+class StandInGpu:
+    """A GPU's place is taken by the CPU: tensors lie in its memory, and each is known to be on the one or on the other.
+
+    In a `with` block `torch.device("cuda")` is there. Whatever is made or moved there says so (`tensor.device`), what
+    follows from it is there too, and an operator that mixes the two devices fails, as on a GPU. In `program()` it is an
+    error that something crosses between them, or is read: a captured program cannot do that.
+    """
+
+    device = torch.device("cuda", 0)
+
+    def __init__(self) -> None:
+        self.in_program = False
+        self.makes_there = False  # whether what an operator makes of nothing is for its tensors there
+        self._patch = pytest.MonkeyPatch()
+        self._modes: list[Any] = []
+
+    def __enter__(self) -> "StandInGpu":
+        importlib.import_module("torch._dynamo")  # which looks at what is patched here
+        alike = torch._has_compatible_shallow_copy_type
+        self._patch.setattr(torch.cuda, "is_available", lambda: True)
+        self._patch.setattr(torch.cuda, "device_count", lambda: 1)
+        self._patch.setattr(torch.cuda, "mem_get_info", lambda device: (2**40, 2**40))
+        self._patch.setattr(torch.cuda, "Event", MagicMock)
+        self._patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+        # so that `Module.to` makes new parameters, as it does on a GPU
+        self._patch.setattr(
+            torch, "_has_compatible_shallow_copy_type", lambda a, b: on_gpu(a) == on_gpu(b) and alike(a, b)
+        )
+        self._modes = [_Calls(self), _Operators(self)]
+        for mode in self._modes:
+            mode.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for mode in reversed(self._modes):
+            mode.__exit__(*error)
+        self._patch.undo()
+
+    @contextmanager
+    def program(self) -> Iterator[None]:
+        """A block in which nothing crosses."""
+        self.in_program = True
+        try:
+            yield
+        finally:
+            self.in_program = False
+
+    def crosses(self, what: str) -> None:
+        """Something is read or goes from one device to the other."""
+        if self.in_program:
+            raise RuntimeError(f"{what}: it crosses between the devices, which a program cannot do")
+
+
+def on_gpu(tensor: Tensor) -> bool:
+    """Whether a tensor is on the stand-in for a GPU: its storage says so."""
+    return hasattr(tensor.untyped_storage(), "on_gpu")
+
+
+class _Calls(TorchFunctionMode):
+    """Looks at calls from Python, which name devices."""
+
+    READS = ("tolist", "numpy", "__array__")
+    OF_DATA = ("tensor", "as_tensor", "asarray")  # which copy from the host
+
+    def __init__(self, gpu: StandInGpu) -> None:
+        super().__init__()
+        self._gpu = gpu
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
+        first = args[0] if args and isinstance(args[0], Tensor) else None
+        if first is not None and name == "__get__":
+            return self._attribute(func, first)
+        if first is not None and name in self.READS and on_gpu(first):
+            if name != "tolist":
+                raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first.")
+            self._gpu.crosses(name)
+        if first is not None and name in ("cpu", "cuda"):
+            return self._moved(first, name == "cuda")
+        if name == "to" and first is not None:
+            named = [
+                there for there in map(self._names_gpu, (*args[1:], kwargs.pop("device", None))) if there is not None
+            ]
+            rest = [torch.device("cpu") if isinstance(value, str | torch.device) else value for value in args[1:]]
+            return func(self._moved(first, named[0]) if named else first, *(rest or ["cpu"]), **kwargs)
+        if name in ("grad", "backward", "one_hot"):
+            return self._from_within(func, args, kwargs, looks=name == "one_hot")
+        kwargs.pop("pin_memory", None)
+        there = self._names_gpu(kwargs.pop("device", None))
+        found = func(*args, **kwargs)
+        if there and first is None and name in self.OF_DATA:
+            self._gpu.crosses(f"torch.{name}")
+        if there or (first is not None and on_gpu(first) and name in ("__deepcopy__", "new_tensor")):
+            return self._moved(found, True) if name in self.OF_DATA else _put(found)
+        return found
+
+    def _from_within(self, func: Any, args: Any, kwargs: Any, looks: bool) -> Any:
+        """What makes tensors that Python does not see; `looks`: at values, which it does not do on a GPU."""
+        self._gpu.makes_there = any(map(self._names_gpu, tree_leaves(args[0])))
+        before, self._gpu.in_program = self._gpu.in_program, self._gpu.in_program and not looks
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self._gpu.makes_there, self._gpu.in_program = False, before
+
+    def _attribute(self, func: Any, tensor: Tensor) -> Any:
+        if func == Tensor.device.__get__:  # type: ignore[attr-defined]
+            return self._gpu.device if on_gpu(tensor) else torch.device("cpu")
+        if func == Tensor.is_cuda.__get__:  # type: ignore[attr-defined]
+            return on_gpu(tensor)
+        return func(tensor)
+
+    @staticmethod
+    def _names_gpu(value: Any) -> bool | None:
+        """Whether an argument names the GPU; None where it names no device."""
+        if isinstance(value, Tensor):
+            return on_gpu(value)
+        if isinstance(value, str | torch.device) and str(value).partition(":")[0] in ("cpu", "cuda"):
+            return str(value) != "cpu"
+        return None
+
+    def _moved(self, tensor: Tensor, there: bool) -> Tensor:
+        if on_gpu(tensor) == there:
+            return tensor
+        self._gpu.crosses("a tensor is moved")
+        copied = tensor.clone()
+        vars(copied.untyped_storage()).pop("on_gpu", None)
+        return _put(copied) if there else copied
+
+
+class _Operators(TorchDispatchMode):
+    """Looks at operators, those of gradients among them: what they make is where their tensors are."""
+
+    def __init__(self, gpu: StandInGpu) -> None:
+        super().__init__()
+        self._gpu = gpu
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        there = [on_gpu(tensor) for tensor in given]
+        if not any(there):
+            made = func(*args, **kwargs)
+            return _put(made) if self._gpu.makes_there and not given else made
+        name = func.overloadpacket.__name__
+        if torch.Tag.data_dependent_output in func.tags or self._has_shape_of_data(func, args):
+            self._gpu.crosses(name)
+        apart = [tensor for gpu, tensor in zip(there, given, strict=True) if not gpu and tensor.dim()]
+        if apart:
+            moves = args[1] if name in ("index", "index_put", "index_put_") else given if name == "copy_" else []
+            if not all(any(tensor is each for each in moves) for tensor in apart):
+                raise RuntimeError(f"Expected all tensors to be on the same device, in {func}")
+            self._gpu.crosses(name)
+        found = func(*args, **kwargs)
+        return found if name == "copy_" else _put(found)
+
+    @staticmethod
+    def _has_shape_of_data(func: Any, args: Any) -> bool:
+        if torch.Tag.dynamic_output_shape not in func.tags:
+            return False
+        if not func.overloadpacket.__name__.startswith("index"):
+            return True
+        return any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+
+
+def _put(values: Any) -> Any:
+    for value in tree_leaves(values):
+        if isinstance(value, Tensor):
+            value.untyped_storage().on_gpu = True  # type: ignore[attr-defined]
+    return values
+
+
+@pytest.fixture
+def gpu() -> StandInGpu:
+    """A stand-in for a GPU, on which everything happens that a `with` block puts there."""
+    return StandInGpu()

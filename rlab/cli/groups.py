@@ -3,8 +3,9 @@
 # Heading -> names, in the order in which a page shows them. A setting in none of them is the agent's own.
 GROUPS: dict[str, tuple[str, ...]] = {
     "run": (
-        *("run", "env_steps", "updates", "seeds", "seed", "member", "agent", "device", "threads", "experiment", "out"),
-        *("trust", "json"),
+        *("run", "env_steps", "updates", "seeds", "seed", "member", "agent", "device", "devices"),
+        *("compile", "threads"),
+        *("experiment", "out", "trust", "json"),
     ),
     "environment": ("env", "env_kwargs", "wrapper", "num_envs", "vector", "max_episode_steps"),
     "fine-tuning": ("strategy", "layer_decay", "unfreeze_every", "lora_rank", "lora_alpha", "critic_warmup"),
@@ -34,7 +35,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("dataset", "dataset_episodes", "demonstration_share", "teacher", "teacher_member", "teacher_weight"),
         *("teacher_fraction", "teacher_temperature"),
     ),
-    "evaluation": ("eval_every", "eval_episodes", "final_eval_episodes", "eval_envs", "eval_alone"),
+    "evaluation": ("eval_every", "eval_episodes", "final_eval_episodes", "eval_envs", "eval_alone", "judge"),
     "saving and logging": ("checkpoint_every", "log_every", "log", "log_episodes", "film_every"),
 }
 GROUP_OF = {name: heading for heading, names in GROUPS.items() for name in names}

@@ -24,6 +24,8 @@ class ResumeOptions:
     final_eval_episodes: int | None = None  # greedy episodes per member with the final weights; 0: none
     eval_envs: int | None = None  # envs that judge at once, in all
     eval_alone: bool = False  # close the training envs while judging; --no-eval-alone: do not
+    # auto: evaluations during training are played as tensors where training is; gymnasium: in Gymnasium's env
+    judge: Literal["auto", "gymnasium"] | None = None
     max_episode_steps: int | None = None  # time limit of an env that has none, so that it can be judged
     checkpoint_every: int | None = None  # env steps between checkpoints
     log_every: int | None = None  # env steps between rows of metrics

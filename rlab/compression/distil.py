@@ -150,7 +150,7 @@ def retrain(
         _train_mode(student.network)
         for update, (obs, labels) in enumerate(lessons.batches(round_, last - first), first):
             loss = lessons.loss(student.outputs(obs), labels).mean(dim=-1)
-            optimizer.step(loss, Clock(update, settings.updates))
+            optimizer.step(loss, optimizer.scheduled(Clock(update, settings.updates)))
             if after_update is not None:
                 after_update(update + 1)
         student.eval()

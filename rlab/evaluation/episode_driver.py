@@ -71,6 +71,13 @@ class HasSpec(Protocol):
     def spec(self) -> PolicySpec: ...
 
 
+class HasTimeLimit(Protocol):
+    """Envs that know after how many env steps they truncate every episode; None: no limit is known."""
+
+    @property
+    def time_limit(self) -> int | None: ...
+
+
 class EpisodeStep(NamedTuple):
     """One step of a block. Where `active` is false, nothing was played and the other values mean nothing."""
 
@@ -132,7 +139,7 @@ def play(
         if steps >= most:
             row, column = np.argwhere(active)[0]
             whose = "" if training_seeds is None else f" of training seed {training_seeds[row]}"
-            raise _endless(f"{seeds[row, column]}{whose}", envs)
+            raise endless(f"{seeds[row, column]}{whose}", envs)
 
 
 def play_one(envs: EpisodeEnvs, policy: PolicyStack, seed: int, greedy: bool = True) -> Iterator[EpisodeStep]:
@@ -166,16 +173,19 @@ class PolicyActor:
 
     def __call__(self, obs: np.ndarray, active: np.ndarray) -> np.ndarray:
         """Actions `[P, B, *action]` for observations `[P, B, *obs]`."""
-        live = np.any(active, axis=0)  # [B]
-        asked, playing = obs[:, live], self._playing
-        if len(playing) < self._members:  # a stack answers for all its members: those that wait get others' rows
-            asked = asked[np.arange(self._members) % len(playing)]
-            asked[playing[::-1]] = obs[::-1, live]  # backwards: of a member listed twice the first row plays
+        live: np.ndarray = np.any(active, axis=0)  # [B]
+        all_live = bool(live.all())
+        playing, some_wait = self._playing, len(self._playing) < self._members
+        asked = obs if all_live else obs[:, live]
+        if some_wait:  # a stack answers for all its members: those that wait get others' rows
+            rows = asked
+            asked = rows[np.arange(self._members) % len(playing)]
+            asked[playing[::-1]] = rows[::-1]  # backwards: of a member listed twice the first row plays
         chosen = np.asarray(self._chosen(asked, live))
         if chosen.shape[:2] != asked.shape[:2]:
             raise ValueError(f"the policy answered actions {chosen.shape} to observations {asked.shape}")
-        spread = chosen[:, np.maximum(live.cumsum() - 1, 0)]
-        return spread if len(playing) == self._members else spread[playing]
+        spread = chosen if all_live else chosen[:, np.maximum(live.cumsum() - 1, 0)]
+        return spread[playing] if some_wait else spread
 
     def _chosen(self, asked: np.ndarray, live: np.ndarray) -> Any:
         how: dict[str, Any] = {}
@@ -256,12 +266,13 @@ def limits_of(make_envs: object) -> LimitsEnvs | None:
     return make_envs if isinstance(make_envs, LimitsEnvs) else None
 
 
-def most_steps(envs: EpisodeEnvs) -> int:
+def most_steps(envs: HasTimeLimit) -> int:
     """After how many env steps an episode counts as endless: the envs' own time limit where it is known."""
     return envs.time_limit or MOST_STEPS
 
 
-def _endless(seed: str, envs: EpisodeEnvs) -> RlabError:
+def endless(seed: str, envs: HasTimeLimit) -> RlabError:
+    """The error for an episode that has not ended after `most_steps(envs)`."""
     hint = "Give the env a time limit: --max-episode-steps N, or max_episode_steps=N from Python."
     if envs.time_limit is not None:
         hint = "That is the env's own time limit: does one of its wrappers hide the truncation?"

@@ -32,9 +32,11 @@ def choose_episodes(dataset: Dataset, seeds: Sequence[int], episodes: int | None
     return [np.sort(stream(seed, "dataset episodes").choice(known, episodes, replace=False)) for seed in seeds]
 
 
-def demonstrations_of(dataset: Dataset, seeds: Sequence[int], episodes: int | None = None) -> "Demonstrations":
+def demonstrations_of(
+    dataset: Dataset, seeds: Sequence[int], episodes: int | None = None, device: torch.device | str = "cpu"
+) -> "Demonstrations":
     """The demonstrations of each member, with the episodes that `choose_episodes` gives it."""
-    return Demonstrations(dataset, choose_episodes(dataset, seeds, episodes))
+    return Demonstrations(dataset, choose_episodes(dataset, seeds, episodes), device)
 
 
 class Demonstrations(Storage):
@@ -47,6 +49,7 @@ class Demonstrations(Storage):
     Args:
         dataset: the recorded episodes.
         chosen: for each member the indices of its episodes.
+        device: where the rows are.
 
     Raises:
         UsageError: they do not fit into memory.
@@ -54,33 +57,33 @@ class Demonstrations(Storage):
 
     demonstrated: ClassVar[bool] = True
 
-    def __init__(self, dataset: Dataset, chosen: Sequence[np.ndarray]) -> None:
+    def __init__(self, dataset: Dataset, chosen: Sequence[np.ndarray], device: torch.device | str = "cpu") -> None:
         self.dataset, self.chosen = dataset, tuple(chosen)
         rows = [int((dataset.lengths[indices] + 1).sum()) for indices in chosen]
         obs = Field("obs", dataset.obs_space.shape, dataset.obs_space.dtype)
-        super().__init__(len(rows), 1, max(rows), (obs, action_field(dataset.action_space)))
+        super().__init__(len(rows), 1, max(rows), (obs, action_field(dataset.action_space)), device)
+        self.own_rows: list[np.ndarray] = []  # the ids of each member's valid rows
         for member, indices in enumerate(chosen):
-            first = 0
+            lane, first = {f.name: np.zeros((rows[member], *f.shape), f.dtype) for f in self.fields}, 0
             for index in indices:
-                first = self._write(member, first, dataset.episodes[index])
-        self.rows_written = max(rows)
-        self.own_rows: Sequence[np.ndarray] = [np.flatnonzero(member) for member in self.data["valid"][:, 0]]
+                first = _write(lane, first, dataset.episodes[index])
+            for name, column in self.columns.items():
+                column.bits[member, : rows[member], 0] = column.bits_of(torch.from_numpy(lane[name]))
+            self.own_rows.append(np.flatnonzero(lane["valid"]))
+        self.last_rows = torch.tensor([[int(own[-1])] for own in self.own_rows], device=self.device)
+        self.wrote(max(rows))
+        self.time.fill_(self.rows_written)
+        self.list_valid_rows()
 
-    def _write(self, member: int, first: int, episode: Episode) -> int:
-        """Put an episode into rows `first ..` of a member's lane; returns the row behind it."""
-        last = first + episode.length
-        lane = {name: data[member, 0] for name, data in self.data.items()}
-        lane["obs"][first : last + 1] = episode.obs
-        lane["action"][first:last] = episode.action
-        lane["reward"][first:last] = episode.reward
-        lane["valid"][first:last] = True
-        lane["terminated"][last - 1] = episode.terminated
-        lane["truncated"][last - 1] = not episode.terminated
-        return last + 1
+    @property
+    def transitions(self) -> np.ndarray:
+        """Per member `[S]`."""
+        return np.array([len(own) for own in self.own_rows])
 
-    def observations(self) -> tuple[np.ndarray, np.ndarray]:
+    def observations(self) -> tuple[torch.Tensor, torch.Tensor]:
         """All rows, for running statistics: `obs [S, R, *obs]` and `valid [S, R]`, false where nothing was done."""
-        return self.data["obs"][:, 0, : self.rows], self.data["valid"][:, 0, : self.rows]
+        read = self.read_lanes(0, self.rows, "obs", "valid")
+        return read["obs"][:, 0], read["valid"][:, 0]
 
     def rows_in_order(self, limit: int | None = None) -> dict[str, torch.Tensor]:
         """Every transition of each member in order, as windows of one (see `read_windows`), with `valid [S, R]`.
@@ -88,10 +91,11 @@ class Demonstrations(Storage):
         R is the largest number of a member, at most `limit`; where one has fewer, the rest repeats its last one and is
         not valid.
         """
-        counts = np.array([len(rows) for rows in self.own_rows])
+        counts = self.transitions
         order = np.arange(min(counts.max(), limit or counts.max()))  # [R]
         row = np.stack([rows[np.minimum(order, len(rows) - 1)] for rows in self.own_rows])  # [S, R]
-        return {**read_windows(self, row), "valid": torch.from_numpy(order < counts[:, None])}
+        valid = torch.from_numpy(order < counts[:, None]).to(self.device)
+        return {**read_windows(self, torch.from_numpy(row).to(self.device)), "valid": valid}
 
     def split(self, fraction: float, seeds: Sequence[int]) -> tuple["Demonstrations", "Demonstrations | None"]:
         """Each member's episodes in two parts of whole episodes: those to learn from, and a share that is held out.
@@ -119,14 +123,15 @@ class Demonstrations(Storage):
             order = stream(seed, "validation").permutation(len(indices))
             held_out.append(indices[np.sort(order[:count])])
             kept.append(indices[np.sort(order[count:])])
-        return Demonstrations(self.dataset, kept), Demonstrations(self.dataset, held_out)
+        return Demonstrations(self.dataset, kept, self.device), Demonstrations(self.dataset, held_out, self.device)
 
     @cached_property
     def _fingerprint(self) -> str:
         """SHA-256 of all rows."""
         digest = hashlib.sha256()
-        for name in sorted(self.data):
-            digest.update(np.ascontiguousarray(self.data[name][:, :, : self.rows]).data)
+        read = self.read_lanes(0, self.rows, *(f.name for f in self.fields))
+        for name in sorted(read):
+            digest.update(np.ascontiguousarray(read[name].cpu().numpy()).data)
         return digest.hexdigest()
 
     def chunks(self) -> Iterator[Chunk]:
@@ -148,3 +153,15 @@ class Demonstrations(Storage):
                 f"the dataset {self.dataset.name} is not the one that this run began with, {state['dataset']}; "
                 "a run can only be resumed with the same episodes."
             )
+
+
+def _write(lane: dict[str, np.ndarray], first: int, episode: Episode) -> int:
+    """Put an episode into rows `first ..` of a member's lane; returns the row behind it."""
+    last = first + episode.length
+    lane["obs"][first : last + 1] = episode.obs
+    lane["action"][first:last] = episode.action
+    lane["reward"][first:last] = episode.reward
+    lane["valid"][first:last] = True
+    lane["terminated"][last - 1] = episode.terminated
+    lane["truncated"][last - 1] = not episode.terminated
+    return last + 1

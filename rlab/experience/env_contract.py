@@ -1,32 +1,57 @@
-"""What the rest of rlab may expect of environments. `envs/` fulfils these contracts; nothing here knows Gymnasium."""
+"""What the rest of rlab may expect of environments. `envs/` fulfils these contracts; nothing here knows Gymnasium.
+
+Envs live on the host and give NumPy arrays (`VectorEnv`), or on the agent's device and give tensors (`DeviceEnv`).
+`rlab.experience.border` makes a `DeviceEnv` of a `VectorEnv`, so that the collector and the agents see tensors alone.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from rlab.networks.spaces import Space
 
-if TYPE_CHECKING:
-    from rlab.networks.memory import State  # torch takes its time, and rlab.envs is imported by every command
+if TYPE_CHECKING:  # torch takes its time, and rlab.envs is imported by every command
+    import torch
+    from torch import Tensor
 
-NOTHING: Mapping[str, Any] = MappingProxyType({})
+    from rlab.networks.memory import State
+
+NOTHING: Mapping[str, Any] = {}  # never changed
 NO_STATE: "State" = {}  # of an agent without memory; never changed
 
 
 class Acted(NamedTuple):
     """What an agent gives for one vector step."""
 
-    action: np.ndarray  # [S, N] or [S, N, *action], as `VectorEnv.step` takes it
-    extras: Mapping[str, np.ndarray] = NOTHING  # [S, N, ...], the value of every field beside obs and action
+    action: "Tensor"  # [S, N] or [S, N, *action], as `DeviceEnv.step` takes it
+    extras: Mapping[str, "Tensor"] = NOTHING  # [S, N, ...], the value of every field beside obs and action
     state: "State" = NO_STATE  # [S, N, ...], what the next step is given; empty without memory
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one vector step led to, for every member and env.
+    """What one vector step led to, for every member and env, on the agent's device.
+
+    `next_obs` is the true successor of the action. `obs` is what to act on next: it differs from `next_obs` only in
+    rows that were reset at once. `truncated` is false where `terminated` is true: an ending outranks a time limit.
+    """
+
+    obs: "Tensor"  # [S, N, *obs]
+    next_obs: "Tensor"  # [S, N, *obs]
+    reward: "Tensor"  # [S, N] float32 or float64
+    terminated: "Tensor"  # [S, N] bool
+    truncated: "Tensor"  # [S, N] bool
+    valid: "Tensor"  # [S, N] bool; false for a reset row: it costs a step but is not a transition
+    # What the host knows of most steps, stated once; with the defaults, readers look at the tensors.
+    all_valid: bool = False  # true: every row is a transition
+    none_ended: bool = False  # true: no row terminated or truncated
+
+
+@dataclass(frozen=True, slots=True)
+class HostStep:
+    """What one vector step of envs on the host led to: `Step` in NumPy arrays.
 
     `next_obs` is the true successor of the action. `obs` is what to act on next: it differs from `next_obs` only in
     rows that were reset at once. `truncated` is false where `terminated` is true: an ending outranks a time limit.
@@ -51,12 +76,13 @@ class VectorEnv(Protocol):
     seeds: tuple[int, ...]  # one training seed per member
     num_envs: int  # N, per member
     time_limit: int | None  # env steps after which an episode is truncated; None: none is known
+    has_reset_rows: bool  # whether the step behind an end is the reset; else the ending step resets at once
 
     def reset(self) -> np.ndarray:
         """Start every env; observations `[S, N, *obs]`."""
         ...
 
-    def step(self, action: np.ndarray) -> Step:
+    def step(self, action: np.ndarray) -> HostStep:
         """Apply actions `[S, N]` (discrete) or `[S, N, *action]`.
 
         Integers count from 0, whatever the action space's start; continuous actions are in the env's own units.
@@ -66,6 +92,33 @@ class VectorEnv(Protocol):
     def state(self) -> dict[str, Any]:
         """Whatever a checkpoint should keep: nested dicts of arrays and plain JSON values."""
         ...
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class DeviceEnv(Protocol):
+    """S x N training envs that reset themselves, seen from the agent's device."""
+
+    obs_space: Space
+    action_space: Space
+    seeds: tuple[int, ...]
+    num_envs: int
+    time_limit: int | None
+    has_reset_rows: bool
+    device: "torch.device"
+    on_host: bool  # whether a step crosses to the host, so that it cannot be part of a program
+
+    def reset(self) -> "Tensor":
+        """Start every env; observations `[S, N, *obs]`."""
+        ...
+
+    def step(self, action: "Tensor") -> Step:
+        """Apply actions `[S, N]` (discrete, from 0) or `[S, N, *action]` (in the env's own units)."""
+        ...
+
+    def state(self) -> dict[str, Any]: ...
 
     def load_state(self, state: dict[str, Any]) -> None: ...
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlab.draws import Draws
 from rlab.errors import UsageError
 from rlab.randomness import stream
 
@@ -131,59 +132,58 @@ class EpochSampler:
 
     Args:
         examples: what the rows are drawn from.
-        streams: one per member.
+        use: the name of the random numbers, which every member has of its own.
+        device: where batches go.
     """
 
     draws_ahead = True
 
-    def __init__(self, examples: Examples, streams: Sequence[np.random.Generator]) -> None:
-        self.examples, self.streams = examples, tuple(streams)
-        self._orders: list[np.ndarray] = [np.empty(0, np.int64)] * len(self.streams)
-        self._taken = [0] * len(self.streams)  # rows of the present order that have been drawn
-        self._drawn_from: list[dict[str, Any] | None] = [None] * len(self.streams)  # the stream before that order
+    def __init__(self, examples: Examples, use: str, device: torch.device | str = "cpu") -> None:
+        self.examples, self._device = examples, device
+        # One for each member: those with few rows begin another epoch, which is another draw, before the others.
+        self._draws = [Draws([seed], use, "cpu") for seed in examples.seeds]
+        self._orders: list[np.ndarray] = [np.empty(0, np.int64)] * len(self._draws)
+        self._taken = [0] * len(self._draws)  # rows of the present order that have been drawn
 
     def sample(self, batch_size: int) -> dict[str, Tensor]:
         """The next rows: `input` and `target [S, batch_size, ...]`, and their numbers `row [S, batch_size]`."""
-        row = np.stack([self._next(i, s, batch_size) for i, s in enumerate(self.streams)])
-        return {**self.examples.read(row), "row": torch.from_numpy(row)}
+        row = np.stack([self._next(member, batch_size) for member in range(len(self._draws))])
+        batch = {**self.examples.read(row), "row": torch.from_numpy(row)}
+        return {name: value.to(self._device) for name, value in batch.items()}
 
-    def _next(self, member: int, generator: np.random.Generator, count: int) -> np.ndarray:
+    def _next(self, member: int, count: int) -> np.ndarray:
         """The next `count` row numbers of one member."""
         parts = []
         while count:
-            order = self._orders[member]
-            if self._taken[member] == len(order):
-                self._drawn_from[member] = dict(generator.bit_generator.state)
-                order = self._orders[member] = generator.permutation(self.examples.member_rows[member])
-                self._taken[member] = 0
-            part = order[self._taken[member] : self._taken[member] + count]
+            if self._taken[member] == len(self._orders[member]):
+                self._begin_epoch(member)
+            part = self._orders[member][self._taken[member] : self._taken[member] + count]
             self._taken[member] += len(part)
             count -= len(part)
             parts.append(part)
         return np.concatenate(parts)
 
-    def feedback(self, row: np.ndarray, value: np.ndarray) -> None:
+    def _begin_epoch(self, member: int) -> None:
+        rows = self.examples.member_rows[member]
+        self._orders[member], self._taken[member] = rows[self._draws[member].permutation(len(rows))[0].numpy()], 0
+
+    def feedback(self, row: Tensor, value: Tensor) -> None:
         """Nothing changes: every row comes once in every epoch."""
 
+    def check(self) -> None:
+        """Every member has a row, as `Examples` says."""
+
     def state(self) -> dict[str, Any]:
-        """Where every member is in its epoch: the stream that its order was drawn from, the rows drawn since, and where
-        the streams stand."""
-        return {
-            "drawn_from": list(self._drawn_from),
-            "taken": list(self._taken),
-            "streams": [dict(s.bit_generator.state) for s in self.streams],
-        }
+        """Where every member is: the epochs that it has begun, and the rows drawn in the present one."""
+        return {"epochs": [draws.state()["draw"] for draws in self._draws], "taken": list(self._taken)}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self._drawn_from, self._taken = list(state["drawn_from"]), list(state["taken"])
-        for i, before in enumerate(self._drawn_from):
-            self._orders[i] = np.empty(0, np.int64)
-            if before is not None:
-                generator = np.random.default_rng()
-                generator.bit_generator.state = before
-                self._orders[i] = generator.permutation(self.examples.member_rows[i])
-        for s, saved in zip(self.streams, state["streams"], strict=True):
-            s.bit_generator.state = saved
+        for member, (draws, epochs) in enumerate(zip(self._draws, state["epochs"], strict=True)):
+            draws.load_state({"draw": max(epochs - 1, 0)})
+            self._orders[member] = np.empty(0, np.int64)
+            if epochs:
+                self._begin_epoch(member)
+        self._taken = list(state["taken"])
 
 
 def stratified_order(targets: np.ndarray, generator: np.random.Generator) -> np.ndarray:

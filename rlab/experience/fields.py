@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+import torch
 
 from rlab.errors import UsageError
+
+SMALL = 1024  # bytes of an observation up to which there is a place for every row's hidden successor
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,28 @@ class Field:
     def nbytes(self) -> int:
         """Bytes of one value."""
         return prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+# torch has few operations on unsigned integers: their bits lie in memory as those of signed ones.
+_SIGNED = {"uint16": torch.int16, "uint32": torch.int32, "uint64": torch.int64}
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The dtype of torch that NumPy calls so."""
+    found: torch.dtype = getattr(torch, name)
+    return found
+
+
+def memory_dtype(name: str) -> torch.dtype:
+    """As what values of this dtype lie in memory: `value.view(memory_dtype(name))` and back."""
+    return _SIGNED.get(name, torch_dtype(name))
+
+
+def zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros whose memory, on the CPU, is taken page by page when it is first written to."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(shape, str(dtype).removeprefix("torch.")))
 
 
 # What every row has, beside the fields that the agent asks for.
@@ -51,29 +76,42 @@ def stored_fields(fields: Sequence[Field]) -> tuple[Field, ...]:
     return every
 
 
-def storage_nbytes(members: int, num_envs: int, capacity: int, fields: Sequence[Field]) -> int:
+def storage_nbytes(
+    members: int,
+    num_envs: int,
+    capacity: int,
+    fields: Sequence[Field],
+    device: torch.device,
+    has_reset_rows: bool,
+    growing: bool,
+) -> int:
     """Bytes of the storage of all members, before anything is allocated.
 
-    The hidden final observations are not included: one per finished episode that is still held.
+    Of large observations in growing storage the hidden final ones are not included: one per finished episode that is
+    still held.
 
     Args:
         fields: the agent's, `obs` and `action` first; the fixed fields are added here.
+        members, num_envs, capacity, device, has_reset_rows, growing: as of `Storage`.
 
     Raises:
-        UsageError: the capacity is below one row per env, or needs more memory than the machine has free; or as
+        UsageError: the capacity is below one row per env, or needs more memory than the device has free; or as
             `stored_fields`.
     """
     if capacity < num_envs:
         raise UsageError(f"replay_capacity {capacity} must be at least num_envs, {num_envs}: one row per env.")
+    obs = fields[0].nbytes
     row_nbytes = sum(f.nbytes for f in stored_fields(fields)) + np.dtype(np.int32).itemsize  # see `FinalObservations`
+    row_nbytes += obs if obs <= SMALL or not growing else 0
+    row_nbytes += np.dtype(np.int64).itemsize if has_reset_rows else 0  # see `ValidRows`
     nbytes = members * num_envs * (capacity // num_envs + 1) * row_nbytes
-    check_memory(f"storage for {capacity} transitions per member", nbytes)
+    check_memory(f"storage for {capacity} transitions per member", nbytes, device)
     return nbytes
 
 
-def check_memory(what: str, nbytes: int) -> None:
-    """Raise UsageError where the machine does not have so many bytes free."""
-    free = _free_memory()
+def check_memory(what: str, nbytes: int, device: torch.device) -> None:
+    """Raise UsageError where the device does not have so many bytes free."""
+    free = _free_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
     if free is not None and nbytes > free:
         raise UsageError(
             f"{what} needs {nbytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "

@@ -3,8 +3,8 @@
 from fractions import Fraction
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from rlab.errors import RlabError, UsageError
 from rlab.experience.samplers import Batch, Sampler
@@ -39,32 +39,42 @@ class MixtureSampler:
         Raises:
             RlabError: the two samplers give batches with different fields, or one of them cannot draw.
         """
-        demonstrated = self._demonstrated(batch_size)
-        count = int(demonstrated.sum())
+        count = self._shown(batch_size)
         if count == batch_size:
             return self.demonstrations.sample(batch_size)
         batch = self.online.sample(batch_size - count)
-        batch["demonstration"] = torch.zeros(batch["row"].shape, dtype=torch.bool)
+        batch["demonstration"] = torch.zeros_like(batch["row"], dtype=torch.bool)
         if not count:
             return batch
         shown = self.demonstrations.sample(count)
         if shown.keys() != batch.keys():
             raise RlabError(f"batches with {', '.join(batch)} cannot be mixed with {', '.join(shown)}.")
-        place = torch.from_numpy(np.argsort(np.argsort(demonstrated, kind="stable"), kind="stable"))
-        return {name: torch.cat([batch[name], shown[name]], dim=1)[:, place] for name in batch}
+        place = self._in_order(batch_size, batch["row"].device).argsort()
+        return {name: torch.cat([batch[name], shown[name]], dim=1).index_select(1, place) for name in batch}
 
-    def feedback(self, row: np.ndarray, value: np.ndarray) -> None:
+    def check(self) -> None:
+        """As both samplers, where something is drawn from them."""
+        if self._share < 1:
+            self.online.check()
+        if self._share > 0:
+            self.demonstrations.check()
+
+    def feedback(self, row: Tensor, value: Tensor) -> None:
         """Hand each value to the sampler that its row came from."""
-        demonstrated = self._demonstrated(row.shape[1])
-        for part, columns in ((self.online, ~demonstrated), (self.demonstrations, demonstrated)):
-            if columns.any():
-                part.feedback(row[:, columns], value[:, columns])
+        first = row.shape[1] - self._shown(row.shape[1])
+        order = self._in_order(row.shape[1], row.device)
+        for part, chosen in ((self.online, order[:first]), (self.demonstrations, order[first:])):
+            if len(chosen):
+                part.feedback(row[:, chosen], value[:, chosen])
 
-    def _demonstrated(self, batch_size: int) -> np.ndarray:
-        """Which rows of a batch are demonstrations, bool `[B]`."""
-        passed = np.arange(batch_size + 1) * self._share.numerator // self._share.denominator
-        demonstrated: np.ndarray = np.diff(passed) > 0
-        return demonstrated
+    def _shown(self, rows: int) -> int:
+        """How many of the first rows of a batch are demonstrations."""
+        return rows * self._share.numerator // self._share.denominator
+
+    def _in_order(self, batch_size: int, device: torch.device) -> Tensor:
+        """The rows `[B]` of a batch: those from the env, then the demonstrations."""
+        passed = torch.arange(batch_size + 1, device=device) * self._share.numerator // self._share.denominator
+        return passed.diff().argsort(stable=True)
 
     def state(self) -> dict[str, Any]:
         return {"online": self.online.state(), "demonstrations": self.demonstrations.state()}

@@ -1,21 +1,20 @@
 """Samplers choose rows of a storage and read them as batches. Here rows are drawn uniformly; rollouts and sequences are
 in `sequence_samplers`, batches with a share of demonstrations in `mixture_sampler`.
 
-A sampler is given its random streams, one per member, so that a member's draws do not depend on the other members.
+A sampler is given its random numbers, each member's from a stream of its own, so that a member's draws do not depend on
+the other members. It computes with tensors on the storage's device, so that it can be part of a program.
 """
 
-from collections.abc import Sequence
-from itertools import count
 from typing import Any, Protocol
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from rlab.errors import RlabError
+from rlab.draws import Draws
+from rlab.errors import RlabError, UsageError
 from rlab.experience.storage import Storage
 
-Batch = dict[str, torch.Tensor]
-Streams = Sequence[np.random.Generator]
+Batch = dict[str, Tensor]
 
 
 class Sampler(Protocol):
@@ -27,8 +26,12 @@ class Sampler(Protocol):
         """A batch `[S, batch_size, ...]` with `row [S, batch_size]`, the id of each (first) row in its storage."""
         ...
 
-    def feedback(self, row: np.ndarray, value: np.ndarray) -> None:
+    def feedback(self, row: Tensor, value: Tensor) -> None:
         """What the update said of the rows `[S, B]` of the last batch, one value `[S, B]` each, in their order."""
+        ...
+
+    def check(self) -> None:
+        """Called before `sample`, never in a program: raise RlabError where there is nothing to draw."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -39,23 +42,25 @@ class Sampler(Protocol):
 
 
 class RandomSampler:
-    """A storage and the random streams, one per member, that rows are drawn from it with. Subclasses give `sample`."""
+    """A storage and the random numbers that rows are drawn from it with. Subclasses give `sample`."""
 
     draws_ahead = True
 
-    def __init__(self, storage: Storage, streams: Streams) -> None:
-        self.storage, self.streams = storage, tuple(streams)
+    def __init__(self, storage: Storage, draws: Draws) -> None:
+        self.storage, self.draws = storage, draws
 
-    def feedback(self, row: np.ndarray, value: np.ndarray) -> None:
+    def feedback(self, row: Tensor, value: Tensor) -> None:
         """Nothing changes: no row becomes more likely than another."""
 
+    def check(self) -> None:
+        """Nothing is known of what is needed."""
+
     def state(self) -> dict[str, Any]:
-        """Where the streams stand."""
-        return {"streams": [dict(s.bit_generator.state) for s in self.streams]}
+        """Where the random numbers stand."""
+        return {"draws": self.draws.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        for s, saved in zip(self.streams, state["streams"], strict=True):
-            s.bit_generator.state = saved
+        self.draws.load_state(state["draws"])
 
 
 class UniformSampler(RandomSampler):
@@ -65,45 +70,41 @@ class UniformSampler(RandomSampler):
 
     Args:
         storage: what the rows are drawn from.
-        streams: one per member.
+        draws: one stream per member.
         n_step: transitions in a window.
+
+    Raises:
+        UsageError: the storage may hold reset rows alone.
     """
 
-    def __init__(self, storage: Storage, streams: Streams, n_step: int = 1) -> None:
-        super().__init__(storage, streams)
+    def __init__(self, storage: Storage, draws: Draws, n_step: int = 1) -> None:
+        super().__init__(storage, draws)
+        if storage.valid_rows is not None and storage.lane_rows == 1:  # the row behind a reset row is a transition
+            raise UsageError(
+                f"the storage keeps one row of each of {storage.num_envs} envs, which may be a reset row; "
+                "raise --replay-capacity."
+            )
         self.n_step = n_step
 
-    def sample(self, batch_size: int) -> Batch:
-        """A batch as `read_windows` gives it.
+    def check(self) -> None:
+        """Raise RlabError where there is no row yet."""
+        if not self.storage.rows:
+            raise RlabError("the storage is empty; collect before sampling.")
 
-        Raises:
-            RlabError: a member holds no transition.
-        """
+    def sample(self, batch_size: int) -> Batch:
+        """A batch as `read_windows` gives it."""
         return read_windows(self.storage, self._draw(batch_size), self.n_step)
 
-    def _draw(self, batch_size: int) -> np.ndarray:
-        """The ids of valid rows, `[S, batch_size]`; a reset row that was drawn is drawn again."""
-        storage, rows, num_envs = self.storage, self.storage.rows, self.storage.num_envs
-        if storage.own_rows is not None:  # the members' numbers of rows differ, and must not matter to each other
-            pairs = zip(storage.own_rows, self.streams, strict=True)
-            return np.stack([own[s.integers(len(own), size=batch_size)] for own, s in pairs])
-        if not rows:
-            raise RlabError("the storage is empty; collect before sampling.")
-        drawn = np.stack([s.integers(num_envs * rows, size=batch_size) for s in self.streams])
-        for attempt in count(1):
-            env, age = np.divmod(drawn, rows)
-            row = (storage.rows_written - 1 - age) * num_envs + env
-            wrong = ~storage.read(row, "valid")["valid"]
-            if not wrong.any():
-                break
-            if attempt % 100 == 0 and not storage.transitions.all():  # or the draw would never end
-                raise RlabError("the storage of a member holds only reset rows; raise --replay-capacity.")
-            for i in np.flatnonzero(wrong.any(axis=1)).tolist():
-                drawn[i, wrong[i]] = self.streams[i].integers(num_envs * rows, size=int(wrong[i].sum()))
-        return row
+    def _draw(self, batch_size: int) -> Tensor:
+        """The ids of valid rows, `[S, batch_size]`."""
+        storage = self.storage
+        if storage.valid_rows is not None:
+            return storage.valid_rows.ids(self.draws.integers(storage.valid_rows.counts, batch_size))
+        rows = storage.held() * storage.num_envs
+        return storage.clock() * storage.num_envs - 1 - self.draws.integers(rows, batch_size)
 
 
-def read_windows(storage: Storage, row: np.ndarray, n_step: int = 1) -> Batch:
+def read_windows(storage: Storage, row: Tensor, n_step: int = 1) -> Batch:
     """Windows of up to `n_step` transitions that begin at the rows with the ids `row [S, B]`.
 
     Returns:
@@ -111,25 +112,25 @@ def read_windows(storage: Storage, row: np.ndarray, n_step: int = 1) -> Batch:
         window; `steps [S, B]`, the transitions in it; `terminated`, `truncated [S, B]` of its last row; `next_obs
         [S, B, *obs]`, what the last row led to; of demonstrations also `demonstration [S, B]`, which is true.
     """
-    of_last = ("reward", "terminated", "truncated") if n_step > 1 else ()
-    batch = {"row": row, **storage.read(row, *(f.name for f in storage.fields if f.name not in ("valid", *of_last)))}
+    of_first = (f.name for f in storage.fields if f.name != "valid")
+    of_last = ("terminated", "truncated", "next_obs")
     if n_step == 1:
-        last, steps, batch["reward"] = row, np.ones_like(row), batch["reward"][..., None]
+        batch = {"row": row, **storage.read(row, *of_first, "next_obs"), "steps": torch.ones_like(row)}
+        batch["reward"] = batch["reward"].unsqueeze(-1)
     else:
-        steps, batch["reward"] = _walk(storage, row, n_step)
-        last = row + (steps - 1) * storage.num_envs
-        batch |= storage.read(last, "terminated", "truncated")
-    batch |= {"steps": steps, "next_obs": storage.successors(last)}
+        batch = {"row": row, **storage.read(row, *(name for name in of_first if name not in ("reward", *of_last)))}
+        batch["steps"], batch["reward"] = _walk(storage, row, n_step)
+        batch |= storage.read(row + (batch["steps"] - 1) * storage.num_envs, *of_last)
     if storage.demonstrated:
-        batch["demonstration"] = np.ones(row.shape, bool)
-    return {name: torch.from_numpy(value) for name, value in batch.items()}
+        batch["demonstration"] = torch.ones_like(row, dtype=torch.bool)
+    return batch
 
 
-def _walk(storage: Storage, row: np.ndarray, n_step: int) -> tuple[np.ndarray, np.ndarray]:
+def _walk(storage: Storage, row: Tensor, n_step: int) -> tuple[Tensor, Tensor]:
     """The transitions in each window `[S, B]`, and their rewards `[S, B, n_step]`."""
-    values = storage.read_windows(row, n_step, "reward", "terminated", "truncated")
-    ended = values["terminated"] | values["truncated"]
+    behind = row.unsqueeze(-1) + torch.arange(n_step, device=row.device) * storage.num_envs  # held or not
+    values = storage.read(behind, "reward", "terminated", "truncated")
+    ended = (values["terminated"] | values["truncated"]).long()
     # inside[k]: the row exists, and the episode went on through the k rows before it
-    inside = row[..., None] + np.arange(n_step) * storage.num_envs < storage.rows_written * storage.num_envs
-    inside[..., 1:] &= ~np.logical_or.accumulate(ended, axis=-1)[..., :-1]
-    return inside.sum(axis=-1), np.where(inside, values["reward"], np.float32(0.0))
+    inside = (behind < storage.clock() * storage.num_envs) & (ended.cumsum(dim=-1) == ended)
+    return inside.sum(dim=-1), values["reward"].masked_fill(~inside, 0.0)

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
+from torch import Tensor
 
+from rlab.draws import Draws
 from rlab.errors import RlabError, UsageError
-from rlab.experience.samplers import Batch, RandomSampler, Streams
+from rlab.experience.samplers import Batch, RandomSampler
 from rlab.experience.storage import Storage
 
 
@@ -15,7 +16,7 @@ class RolloutSampler(RandomSampler):
 
     Args:
         storage: of T rows in each lane or more.
-        streams: one per member, for the orders.
+        draws: one stream per member, for the orders.
         steps: T, vector steps of a rollout.
         epochs: passes over each rollout.
         minibatches: parts of each pass, as equal as the number of rows allows; 1 keeps the time order.
@@ -23,8 +24,8 @@ class RolloutSampler(RandomSampler):
 
     draws_ahead = False
 
-    def __init__(self, storage: Storage, streams: Streams, steps: int, epochs: int = 1, minibatches: int = 1) -> None:
-        super().__init__(storage, streams)
+    def __init__(self, storage: Storage, draws: Draws, steps: int, epochs: int = 1, minibatches: int = 1) -> None:
+        super().__init__(storage, draws)
         self.steps, self.epochs, self.minibatches = steps, epochs, minibatches
 
     @property
@@ -40,13 +41,13 @@ class RolloutSampler(RandomSampler):
         """The batches of all epochs from a rollout's rows `[S, R, ...]`, on their device."""
         size = next(iter(rows.values())).shape[1]
         # Each member's rows behind those of the members before: one flat index gathers faster than two.
-        first = np.arange(self.storage.members)[:, None] * size
+        first = torch.arange(self.storage.members, device=self.storage.device).unsqueeze(1) * size
         for _ in range(self.epochs):
             if self.minibatches == 1:  # an order would change nothing
                 yield rows
                 continue
-            order = torch.from_numpy(np.stack([s.permutation(size) for s in self.streams]) + first)
-            shuffled = {name: take_rows(value, order.to(value.device)) for name, value in rows.items()}
+            order = self.draws.permutation(size) + first
+            shuffled = {name: take_rows(value, order) for name, value in rows.items()}
             parts = {name: value.tensor_split(self.minibatches, dim=1) for name, value in shuffled.items()}
             for i in range(self.minibatches):
                 yield {name: part[i] for name, part in parts.items()}
@@ -66,15 +67,14 @@ def read_rollout(storage: Storage, steps: int) -> Batch:
     """
     if storage.rows < steps:
         raise RlabError(f"the storage has {storage.rows} of the {steps} rows of a rollout; collect before reading.")
-    num_envs = storage.num_envs
-    time = np.arange(storage.rows_written - steps, storage.rows_written + 1)
-    inside = time[:-1]
-    batch = storage.read_lanes(time, "obs")
-    batch |= storage.read_lanes(inside, *(f.name for f in storage.fields if f.name != "obs"))
-    batch["row"] = np.empty(batch["reward"].shape, np.int64)
-    batch["row"][...] = inside * num_envs + np.arange(num_envs)[:, None]
-    batch["final_obs"], batch["final_row"] = storage.hidden_successors(inside)
-    return {name: torch.from_numpy(value) for name, value in batch.items()}
+    num_envs, first = storage.num_envs, storage.clock() - steps
+    batch = storage.read_lanes(first, steps + 1, "obs")
+    batch |= storage.read_lanes(first, steps, *(f.name for f in storage.fields if f.name != "obs"))
+    time = first + torch.arange(steps, device=storage.device)
+    env = torch.arange(num_envs, device=storage.device).unsqueeze(1)
+    batch["row"] = (time * num_envs + env).expand(batch["reward"].shape)
+    batch["final_obs"], batch["final_row"] = storage.hidden_successors(first, steps)
+    return batch
 
 
 def take_rows(value: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -88,7 +88,7 @@ class SequenceSampler(RandomSampler):
 
     Args:
         storage: what the rows are drawn from.
-        streams: one per member.
+        draws: one stream per member.
         length: L, rows in a window.
 
     Raises:
@@ -97,8 +97,8 @@ class SequenceSampler(RandomSampler):
 
     draws_ahead = False  # a window holds many rows already
 
-    def __init__(self, storage: Storage, streams: Streams, length: int) -> None:
-        super().__init__(storage, streams)
+    def __init__(self, storage: Storage, draws: Draws, length: int) -> None:
+        super().__init__(storage, draws)
         if length > storage.lane_rows:
             if storage.demonstrated:
                 raise UsageError(
@@ -110,31 +110,28 @@ class SequenceSampler(RandomSampler):
             )
         self.length = length
 
-    def sample(self, batch_size: int) -> Batch:
-        """A batch as `read_sequences` gives it.
+    def check(self) -> None:
+        """Raise RlabError where a lane holds fewer rows than a window."""
+        if self.storage.rows < self.length:
+            raise RlabError(
+                f"the storage has {self.storage.rows} of the {self.length} rows of a sequence; raise --learning-starts."
+            )
 
-        Raises:
-            RlabError: a lane holds fewer rows than a window.
-        """
+    def sample(self, batch_size: int) -> Batch:
+        """A batch as `read_sequences` gives it."""
         return read_sequences(self.storage, self._draw(batch_size), self.length)
 
-    def _draw(self, batch_size: int) -> np.ndarray:
+    def _draw(self, batch_size: int) -> Tensor:
         """The ids of first rows `[S, batch_size]` behind which a whole window is held."""
-        storage = self.storage
-        starts = storage.rows - self.length + 1  # in each lane
-        if starts < 1:
-            raise RlabError(
-                f"the storage has {storage.rows} of the {self.length} rows of a sequence; raise --learning-starts."
-            )
-        if storage.own_rows is not None:  # the members' numbers of rows differ, and must not matter to each other
-            ends = [np.maximum(own[-1] + 2 - self.length, 1) for own in storage.own_rows]  # behind the last start
-            pairs = zip(ends, self.streams, strict=True)
-            return np.stack([s.integers(end, size=batch_size) for end, s in pairs])
-        first = (storage.rows_written - storage.rows) * storage.num_envs
-        return first + np.stack([s.integers(starts * storage.num_envs, size=batch_size) for s in self.streams])
+        storage, held = self.storage, self.storage.held()
+        if storage.last_rows is not None:  # the members' numbers of rows differ, and must not matter to each other
+            starts = (storage.last_rows + 2 - self.length).clamp(min=1)  # behind the last start, [S, 1]
+            return self.draws.integers(starts, batch_size)
+        in_lanes = (held - self.length + 1) * storage.num_envs  # in all lanes of a member
+        return (storage.clock() - held) * storage.num_envs + self.draws.integers(in_lanes, batch_size)
 
 
-def read_sequences(storage: Storage, row: np.ndarray, length: int) -> Batch:
+def read_sequences(storage: Storage, row: Tensor, length: int) -> Batch:
     """Windows of `length` rows that begin at the rows with the ids `row [S, B]`; they must be held.
 
     Returns:
@@ -144,15 +141,16 @@ def read_sequences(storage: Storage, row: np.ndarray, length: int) -> Batch:
         is not known, and counts as false. Of demonstrations also `demonstration [S, B]`, which is true.
     """
     num_envs = storage.num_envs
-    rows = row[..., None] + np.arange(length) * num_envs  # [S, B, L]
-    batch = storage.read(rows, *(f.name for f in storage.fields))
-    oldest = (storage.rows_written - storage.rows) * num_envs
-    before = storage.read(np.maximum(row - num_envs, oldest), "terminated", "truncated", "valid")
-    after = {name: np.concatenate([before[name][..., None], batch[name][..., :-1]], axis=-1) for name in before}
-    begins = after["terminated"] | after["truncated"] | ~after["valid"]
-    begins[..., 0] &= row - num_envs >= oldest
+    rows = row.unsqueeze(-1) + torch.arange(length, device=row.device) * num_envs  # [S, B, L]
+    batch = storage.read(rows, *(f.name for f in storage.fields), "next_obs")
+    # The row before; where that is not held, the row itself stands in.
+    known = row - num_envs >= (storage.clock() - storage.held()) * num_envs
+    earlier = torch.where(known, row - num_envs, row)
+    before = storage.read(earlier, "terminated", "truncated", "valid")
+    over, over_before = (r["terminated"] | r["truncated"] | ~r["valid"] for r in (batch, before))
+    begins = torch.cat([(over_before & known).unsqueeze(-1), over[..., :-1]], dim=-1)
     batch["begins"] = begins | (rows < num_envs)
-    batch |= {"row": row, "next_obs": storage.successors(rows)}
+    batch["row"] = row
     if storage.demonstrated:
-        batch["demonstration"] = np.ones(row.shape, bool)
-    return {name: torch.from_numpy(value) for name, value in batch.items()}
+        batch["demonstration"] = torch.ones_like(row, dtype=torch.bool)
+    return batch

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from torch import Tensor
 
 from rlab.errors import RlabError
 from rlab.experience.fields import Field
-from rlab.experience.final_observations import NONE, FinalObservations
+from rlab.experience.final_observations import FinalObservations
 
 CHUNK_ROWS = 4096  # rows of time in one chunk
 
@@ -21,13 +22,14 @@ class Rows(Protocol):
     lane_rows: int  # the most rows of time that are held
     rows_written: int
     fields: tuple[Field, ...]
-    data: dict[str, np.ndarray]  # [S, N, slots, ...] by the name of the field
     finals: FinalObservations
 
     @property
     def rows(self) -> int: ...
 
-    def slots_of(self, time: np.ndarray) -> np.ndarray: ...
+    def read_lanes(self, first: int, steps: int, *names: str) -> dict[str, Tensor]: ...
+
+    def put_rows(self, name: str, first: int, values: np.ndarray) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,11 @@ def read_chunk(storage: Rows, index: int) -> dict[str, np.ndarray]:
     `final_obs [k, *obs]` holds the hidden final observations, `final_at [k, 3]` their member, env and row.
     """
     first = max(index * CHUNK_ROWS, storage.rows_written - storage.rows)
-    slots = storage.slots_of(np.arange(first, min((index + 1) * CHUNK_ROWS, storage.rows_written)))
-    arrays = {name: values[:, :, slots] for name, values in storage.data.items()}
-    place = storage.finals.place[:, :, slots]
-    arrays["final_at"] = np.argwhere(place != NONE)
-    arrays["final_obs"] = storage.finals.table[place[place != NONE]]
-    arrays["first_row"] = np.array(first)
-    return arrays
+    steps = min((index + 1) * CHUNK_ROWS, storage.rows_written) - first
+    read = storage.read_lanes(first, steps, *(f.name for f in storage.fields))
+    arrays = {name: values.contiguous().cpu().numpy() for name, values in read.items()}
+    arrays["final_at"], arrays["final_obs"] = storage.finals.of_rows(first, steps)
+    return arrays | {"first_row": np.array(first)}
 
 
 def load_chunks(storage: Rows, chunks: Iterable[dict[str, np.ndarray]]) -> None:
@@ -77,14 +77,11 @@ def load_chunks(storage: Rows, chunks: Iterable[dict[str, np.ndarray]]) -> None:
         _check(storage, arrays)
         first = int(arrays["first_row"])
         skip = max(0, storage.rows_written - storage.lane_rows - first)  # rows that have been overwritten since
-        time = np.arange(first + skip, first + arrays["valid"].shape[2])
-        slots = storage.slots_of(time)
-        for name, values in storage.data.items():
-            values[:, :, slots] = arrays[name][:, :, skip:]
-        for (member, env, row), obs in zip(arrays["final_at"], arrays["final_obs"], strict=True):
-            if row >= skip:
-                storage.finals.keep_one(member, env, slots[row - skip], obs)
-        loaded += len(time)
+        for f in storage.fields:
+            storage.put_rows(f.name, first + skip, arrays[f.name][:, :, skip:])
+        kept = arrays["final_at"][:, 2] >= skip
+        storage.finals.put_rows(first, arrays["final_at"][kept], arrays["final_obs"][kept])
+        loaded += arrays["valid"][:, :, skip:].shape[2]
     if loaded != storage.rows:
         raise RlabError(f"the checkpoint has {loaded} of the {storage.rows} rows it should have.")
 

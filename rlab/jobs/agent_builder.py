@@ -18,8 +18,8 @@ from rlab.learning.contract import LearnsWithMemory, LoadsCritic, heads_of
 from rlab.learning.contract_checks import check_agent
 from rlab.learning.distillation import Teacher
 from rlab.learning.finetuning import Refit, members_of, parameter_groups, refit, trainable_share, transfer
-from rlab.learning.optimizers import regroup
 from rlab.learning.parameter_groups import ParameterGroup
+from rlab.learning.regrouping import regroup
 from rlab.learning.sparsity import GradualPruning
 from rlab.learning.terms import takes_terms
 from rlab.networks.describe import with_network

@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rlab.draws import Draws
 from rlab.errors import UsageError, unknown
 from rlab.experience.demonstrations import Demonstrations
+from rlab.experience.env_contract import DeviceEnv
 from rlab.experience.fields import stored_fields
 from rlab.experience.mixture_sampler import MixtureSampler
 from rlab.experience.samplers import Sampler
@@ -16,8 +18,9 @@ from rlab.learning.contract_checks import check_sampler
 from rlab.learning.dataset_loop import DatasetLoop
 from rlab.learning.loop import Loop, ReplayLoop, updates_due
 from rlab.learning.rollout_loop import RolloutLoop
-from rlab.randomness import streams
 from rlab.runs.config import RunConfig
+
+AHEAD = 16  # draws of a sampler that are worked out at once
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class DataSource:
     loop: type[Loop]
     capacity: Callable[[RunConfig, Any, Demonstrations | None], int]  # transitions per member
     updates: Callable[[RunConfig, Any], int]  # in the whole budget
+    rows: Callable[[RunConfig, Any], int]  # of one member in one update
     too_late: str  # why there may be no update at all
 
 
@@ -56,12 +60,16 @@ def check_demonstrations(name: str, agent: Agent, demonstrations: Demonstrations
         )
 
 
-def make_storage(source: DataSource, agent: Agent, run: RunConfig, demonstrations: Demonstrations | None) -> Storage:
+def make_storage(
+    source: DataSource, agent: Agent, run: RunConfig, demonstrations: Demonstrations | None, env: DeviceEnv
+) -> Storage:
     """Empty storage for what the envs show; the demonstrations themselves for an agent that learns from a dataset."""
     if source.loop is DatasetLoop:
         return _given(demonstrations)
     capacity = source.capacity(run, agent.config, demonstrations)
-    return Storage(run.seeds, run.num_envs, capacity, agent.fields())
+    return Storage(
+        run.seeds, run.num_envs, capacity, agent.fields(), agent.device, env.has_reset_rows, growing=env.on_host
+    )
 
 
 def make_sampler(
@@ -77,11 +85,11 @@ def make_sampler(
     Raises:
         UsageError: it cannot draw from the storage, or as `check_sampler`.
     """
-    sampler = agent.sampler(storage, streams(run.training_seeds, source.loop.stream_use))
+    sampler = agent.sampler(storage, Draws(run.training_seeds, source.loop.stream_use, agent.device, AHEAD))
     check_sampler(agent, sampler)
     if demonstrations is None or demonstrations is storage:
         return sampler
-    shown = agent.sampler(demonstrations, streams(run.training_seeds, "demonstrations"))
+    shown = agent.sampler(demonstrations, Draws(run.training_seeds, "demonstrations", agent.device, AHEAD))
     return MixtureSampler(sampler, shown, share)
 
 
@@ -108,16 +116,23 @@ DATA_SOURCES: Mapping[str, DataSource] = {
         ReplayLoop,
         lambda run, settings, demonstrations: int(settings.replay_capacity),
         lambda run, settings: updates_due(settings, 0, run.env_steps),
+        lambda run, settings: int(settings.batch_size),
         "learning_starts is beyond the budget",
     ),
     "rollout": DataSource(
-        "rollout", RolloutLoop, _rollout_capacity, _rollout_updates, "the budget is shorter than one rollout"
+        "rollout",
+        RolloutLoop,
+        _rollout_capacity,
+        _rollout_updates,
+        lambda run, settings: settings.rollout_steps * run.num_envs // settings.minibatches,
+        "the budget is shorter than one rollout",
     ),
     "dataset": DataSource(
         "dataset",
         DatasetLoop,
         lambda run, settings, demonstrations: int(_given(demonstrations).transitions.max()),
         lambda run, settings: run.updates,
+        lambda run, settings: int(settings.batch_size),
         "there are no updates in the budget",
     ),
 }

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from rlab.errors import UsageError
 from rlab.experience.dataset import Dataset
 from rlab.experience.demonstrations import Demonstrations, demonstrations_of
@@ -52,9 +54,10 @@ def open_inputs(request: Request, folder: RunFolder | None = None, trust: Trust 
 
 
 def demonstrations_for(
-    inputs: Inputs, request: Request, obs_space: Space, action_space: Space
+    inputs: Inputs, request: Request, obs_space: Space, action_space: Space, device: torch.device
 ) -> tuple[Demonstrations | None, Demonstrations | None]:
-    """Each member's demonstrations, and those that are held out to judge it by; None where there are none.
+    """Each member's demonstrations, on the device, and those that are held out to judge it by; None where there are
+    none.
 
     Raises:
         UsageError: the dataset's spaces are not the env's, it has fewer episodes than were asked for, or a run is to
@@ -70,7 +73,7 @@ def demonstrations_for(
         )
     inputs.dataset.check_fits(obs_space, action_space, request.env.env_id)
     seeds = request.run.training_seeds
-    demonstrations = demonstrations_of(inputs.dataset, seeds, request.sources.dataset_episodes)
+    demonstrations = demonstrations_of(inputs.dataset, seeds, request.sources.dataset_episodes, device)
     return demonstrations.split(fraction or 0.0, seeds)
 
 

@@ -23,7 +23,15 @@ CALL, OF_ENV = ("out", "progress", "trust", "listeners", "experiment"), ("env_kw
 # Settings that say how a run is watched and where it runs, and change nothing of what is learned.
 BOOKKEEPING = frozenset(
     {"log", "log_every", "log_episodes", "eval_every", "eval_episodes", "final_eval_episodes", "checkpoint_every"}
-    | {"eval_envs", "eval_alone", "film_every", "device", "threads", "vector", "seed"}
+    | {"eval_envs", "eval_alone", "judge", "film_every", "device", "devices", "compile", "threads", "vector", "seed"}
+)
+# What may change when a run goes on: the budget, what does not touch what is learned, and a time limit for an env that
+# has none, without which a policy that never ends an episode could never be judged.
+BUDGETS = ("env_steps", "updates")
+CHANGEABLE = (
+    *BUDGETS,
+    *("eval_every", "eval_episodes", "final_eval_episodes", "eval_envs", "eval_alone", "judge"),
+    *("checkpoint_every", "log_every", "log", "log_episodes", "film_every", "max_episode_steps"),
 )
 A_DATASET = "a folder of demonstrations, or what rlab.collect returned"
 
@@ -59,6 +67,7 @@ class Request:
     start: Start | None = None  # None: fresh weights
     for_agent: str | None = None  # whose network is pretrained; None: nobody's but the agent's own
     unread: Mapping[str, str] = field(default_factory=dict)  # settings that are not in force, and why
+    engine: Mapping[str, Any] | None = None  # what it computes with, once that is chosen; see `jobs.engine`
 
     @property
     def unit(self) -> str:
@@ -93,6 +102,7 @@ class Request:
             "for_agent": self.for_agent,
             "origins": self.origins,
             "not_in_force": dict(self.unread),
+            "engine": self.engine,
             "versions": versions(),
             "command": self.command,
         }
@@ -122,6 +132,7 @@ class Request:
             Start.from_json(stated(data, "start"), where) if data.get("start") else None,
             data.get("for_agent"),
             dict(data.get("not_in_force", {})),
+            data.get("engine"),
         )
 
     def tuned(self) -> str:

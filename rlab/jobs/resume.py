@@ -16,29 +16,22 @@ from rlab.jobs.foreign_code import resume_command
 from rlab.jobs.inputs import open_inputs
 from rlab.jobs.listeners import Audience
 from rlab.jobs.progress import ProgressListener
-from rlab.jobs.request import Request
+from rlab.jobs.request import CHANGEABLE, Request
 from rlab.jobs.running import Run, carry_out, unless_interrupted
-from rlab.jobs.session import Session
 from rlab.jobs.settings import merge
+from rlab.jobs.shared_out import session_for
 from rlab.learning.common_config import own_network, patience_of
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.own import Builder, find_builder, standing_in
+from rlab.places import warn
 from rlab.runs.checkpoint import has_checkpoint, load_checkpoint
-from rlab.runs.folder import CONFIG, RESULT, RunFolder, path_of
+from rlab.runs.folder import CONFIG, PARTS, RESULT, RunFolder, path_of
 from rlab.runs.listing import saved_time
 from rlab.runs.logs import last_row
 from rlab.runs.status import FINISHED, read_status
 from rlab.trust import Trust
 from rlab.types import LOCAL
 
-# What may change when a run goes on: the budget, what does not touch what is learned, and a time limit for an env that
-# has none, without which a policy that never ends an episode could never be judged.
-BUDGETS = ("env_steps", "updates")
-CHANGEABLE = (
-    *BUDGETS,
-    *("eval_every", "eval_episodes", "final_eval_episodes", "eval_envs", "eval_alone", "checkpoint_every", "log_every"),
-    *("log", "log_episodes", "film_every", "max_episode_steps"),
-)
 ORIGIN = "resume"  # of a setting that was changed
 
 
@@ -66,9 +59,9 @@ def resume(
         listeners: as for `train`; those that it had before are not kept.
         trust: allow an agent, env or wrapper from outside rlab that the folder names; it runs their code.
         settings: what changes: the budget, `env_steps` or `updates`; and what does not touch learning: `eval_every`,
-            `eval_episodes`, `final_eval_episodes`, `eval_envs`, `eval_alone`, `checkpoint_every`, `log_every`, `log`,
-            `log_episodes`, `film_every`; and `max_episode_steps`, where the env has no time limit, so that episodes
-            without an end can be judged.
+            `eval_episodes`, `final_eval_episodes`, `eval_envs`, `eval_alone`, `judge`, `checkpoint_every`, `log_every`,
+            `log`, `log_episodes`, `film_every`; and `max_episode_steps`, where the env has no time limit, so that
+            episodes without an end can be judged.
 
     Raises:
         RlabError: the folder is broken, has lost its checkpoint, or names code from outside rlab and `trust` is false.
@@ -98,7 +91,10 @@ def continue_run(
         return Run.open(folder.name)
     with own_surroundings(request.run.threads, request.run.seed):
         inputs = open_inputs(request, folder, trust)
-        return carry_out(Session(request, inputs), folder, bar, audience, continued.write_changes)
+        session = session_for(request, inputs, audience)
+        for note in session.engine.notes:
+            warn(note)
+        return carry_out(session, folder, bar, audience, continued.write_changes)
 
 
 @dataclass(frozen=True)
@@ -163,7 +159,8 @@ def continuation(
         finished = False  # it was not to be judged, and now it is
     if finished:
         return Continuation(folder, request, done, True)
-    if done and not has_checkpoint(folder):
+    kept = has_checkpoint(folder) if request.run.devices is None else (folder.path / PARTS).is_dir()
+    if done and not kept:
         raise RlabError(f"{path} has lost its checkpoint, so it cannot go on; rlab eval {path} judges what it has.")
     _check_at_hand(folder, request)
     config = _changed_config(folder, request, changed, done) if changed else None

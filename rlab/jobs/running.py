@@ -19,6 +19,7 @@ from rlab.jobs.outcome import BY_LISTENER, INTERRUPTED, recorded_status
 from rlab.jobs.progress import ProgressListener
 from rlab.jobs.request import Request
 from rlab.jobs.session import Session, only_here
+from rlab.jobs.shared_out import SharedOut, session_for
 from rlab.jobs.unread import refuse_unread
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.policy import MemberPolicy
@@ -150,7 +151,7 @@ def start(
     place = Path(ROOT if out is None else out).absolute()  # before an env is made, which may change the working folder
     with own_surroundings(request.run.threads, request.run.seed):  # before the first torch operation
         inputs = open_inputs(request, None, trust)
-        session = Session(request, inputs)
+        session = session_for(request, inputs, audience)
         path = place if out is not None else fresh_run_path(request.agent, request.env.env_id, place)
         try:
             refuse_unread(session.request.unread, request.origins)
@@ -158,7 +159,7 @@ def start(
             config = {**session.request.to_json(), **tuned}
             folder = RunFolder.create(path, config, out or Path(ROOT) / path.name)
         except UsageError:
-            session.env.close()
+            session.close()
             raise
         bar = ProgressListener(request.budget, request.unit) if progress else None
         if bar is not None:
@@ -179,7 +180,7 @@ def unless_interrupted(run: Run) -> Run:
 
 
 def carry_out(
-    session: Session,
+    session: Session | SharedOut,
     folder: RunFolder,
     bar: ProgressListener | None,
     audience: Audience,
@@ -208,7 +209,7 @@ def carry_out(
         audience.on_end(replace(begun, time=_reached(folder)))
         raise
     finally:
-        session.env.close()
+        session.close()
     if session.unlearned is not None:
         warn(session.unlearned)
     ended = replace(

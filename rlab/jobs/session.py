@@ -1,50 +1,50 @@
 """Wires one run together: envs, agent, storage, sampler, loop, logs, checkpoints. Nothing else does."""
 
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from rlab.agents import check_action_space, load_agent
-from rlab.envs import make_vec
+from rlab.envs import GymVectorEnv, TensorVectorEnv, make_vec, tensor_env_of
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.episode_driver import MOST_STEPS
 from rlab.evaluation.evaluate import Evaluation
-from rlab.evaluation.stats import interval_over_members, iqm
+from rlab.experience.border import HostEnv
 from rlab.experience.collector import Collector
 from rlab.experience.demonstrations import Demonstrations
+from rlab.experience.env_contract import DeviceEnv
 from rlab.jobs.agent_builder import build_agent
 from rlab.jobs.data_sources import check_demonstrations, data_source, make_sampler, make_storage
+from rlab.jobs.engine import CPU, Engine, can_step_tensors, choose
 from rlab.jobs.films import Films, check_can_film
 from rlab.jobs.foreign_code import resume_command
 from rlab.jobs.inputs import NO_INPUTS, Inputs, demonstrations_for
-from rlab.jobs.judging import FINAL_EPISODE_SEED, TRAINING_EPISODE_SEED, Judge, judging_failed
+from rlab.jobs.judging import TRAINING_EPISODE_SEED, Judge, judging_failed, judging_notes
 from rlab.jobs.listeners import Audience
 from rlab.jobs.outcome import Outcome
+from rlab.jobs.recording import judged_at_last, open_log
 from rlab.jobs.request import Request
+from rlab.jobs.signals import stop_on_signal
 from rlab.jobs.unread import as_started, unread_settings
 from rlab.learning.base_loop import JudgementError, Periods
 from rlab.learning.best import BestPolicy
 from rlab.learning.common_config import own_network, patience_of
-from rlab.learning.contract import FitsStatistics, LoopListener, NeedsEndings
+from rlab.learning.contract import Agent, FitsStatistics, LoopListener, NeedsEndings
 from rlab.learning.dataset_loop import DatasetLoop
 from rlab.learning.early_stopping import EarlyStopping
 from rlab.learning.episodes import Hear
 from rlab.learning.loop import EnvLoop, Loop
-from rlab.learning.runtime import choose_device
 from rlab.networks.images import image_notes
 from rlab.networks.own_bodies import network_notes
+from rlab.networks.spaces import Space
 from rlab.networks.summary import shapes
 from rlab.places import warn
-from rlab.runs import files
 from rlab.runs.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
-from rlab.runs.folder import RESULT, RunFolder
+from rlab.runs.folder import RunFolder
 from rlab.runs.listing import whole_steps
 from rlab.runs.logs import MetricsLog
 from rlab.runs.policies import save_policy
@@ -68,37 +68,63 @@ class Session:
         self._source = data_source(request.agent, agent_class.data)
         if run.log_episodes and not issubclass(self._source.loop, EnvLoop):
             raise UsageError(f"--log-episodes: {request.agent} learns from a dataset and plays none; leave it out.")
-        # An agent that learns from a dataset needs one env for its spaces, and others to be judged in.
-        envs = (run.training_seeds, run.num_envs) if issubclass(self._source.loop, EnvLoop) else ((run.seed,), 1)
-        self.env = make_vec(request.env, *envs, run.vector)
-        try:
-            spaces = self.env.obs_space, self.env.action_space
+        self._online = issubclass(self._source.loop, EnvLoop)
+        with ExitStack() as undo:
+            spaces, host = self._look_at_env(undo)
             check_action_space(request.agent, agent_class, spaces[1], request.env.env_id)
-            self.demonstrations, self._held_out = demonstrations_for(inputs, request, *spaces)
+            built = build_agent(agent_class, request, spaces, CPU, inputs)
+            self.engine = self._choose(built.agent)
+            device = self.engine.device
+            if device != CPU:
+                built = build_agent(agent_class, request, spaces, device, inputs)
+            self.env = self._make_env() if host is None else HostEnv(host, device)
+            undo.callback(self.env.close)
+            self.demonstrations, self._held_out = demonstrations_for(inputs, request, *spaces, device)
             self._capacity = self._source.capacity(run, request.settings, self.demonstrations)
-            built = build_agent(agent_class, request, spaces, choose_device(run.device), inputs)
             self.agent, self._notes, self.trainable = built.agent, built.notes, built.trainable
             if self.demonstrations is not None:
                 check_demonstrations(request.agent, self.agent, self.demonstrations)
             if built.start is not None:
                 in_force = as_started(request.settings, self.agent.policy().spec.preprocess)
                 request = replace(request, start=built.start, settings=in_force)
-            self.request = replace(request, unread=unread_settings(request, agent_class, spaces[1]))
+            unread = unread_settings(request, agent_class, spaces[1])
+            self.request = replace(request, unread=unread, engine=self.engine.to_json())
             self._check_time_limit()
             if run.film_every:
                 check_can_film(request.env)
-            self.storage = make_storage(self._source, self.agent, run, self.demonstrations)
+            self.storage = make_storage(self._source, self.agent, run, self.demonstrations, self.env)
             share = request.sources.demonstration_share
             self._sampler = make_sampler(self._source, self.agent, run, self.storage, self.demonstrations, share)
-        except BaseException:
-            self.env.close()
-            raise
-        if not issubclass(self._source.loop, EnvLoop):
-            self.env.close()  # its spaces are known, and judging may need the only instance that can exist
+            if self._online:
+                undo.pop_all()  # else its spaces are known, and judging may need the only instance that can exist
         self.best = BestPolicy(self.agent)
         self.unlearned: str | None = None  # a warning, where the whole budget has passed without an update
         self._warned_of_no_ending = False
         self.resumed_at: list[int] = []  # times at which the run was taken up again
+
+    def _look_at_env(self, undo: ExitStack) -> tuple[tuple[Space, Space], GymVectorEnv | None]:
+        """The spaces of observations and actions, and the envs on the host that had to be made to know them."""
+        run, spec = self.request.run, self.request.env
+        if self._online and can_step_tensors(self.request):
+            env = tensor_env_of(spec)
+            return (env.obs_space, env.action_space), None
+        # An agent that learns from a dataset needs one env for its spaces, and others to be judged in.
+        place = (run.training_seeds, run.num_envs, run.vector) if self._online else ((run.seed,), 1)
+        host = make_vec(spec, *place)
+        undo.callback(host.close)
+        return (host.obs_space, host.action_space), host
+
+    def _choose(self, agent: Agent) -> Engine:
+        run, settings = self.request.run, self.request.settings
+        steps = whole_steps(run.env_steps, run.num_envs) // run.num_envs if self._online else 0
+        return choose(self.request, agent, steps, self._source.updates(run, settings), self._source.rows(run, settings))
+
+    def _make_env(self) -> DeviceEnv:
+        """The training envs, as the engine has them."""
+        run, spec = self.request.run, self.request.env
+        if self.engine.tensor:
+            return TensorVectorEnv(tensor_env_of(spec), run.training_seeds, run.num_envs, self.engine.device)
+        return HostEnv(make_vec(spec, run.training_seeds, run.num_envs, run.vector), self.engine.device)
 
     def _check_time_limit(self) -> None:
         """Refuse an env that cuts its episodes to an agent that cannot learn from cut ones."""
@@ -109,12 +135,16 @@ class Session:
                 f"{self.request.env.env_id} cuts them after {limit} env steps. {advice}"
             )
 
+    def close(self) -> None:
+        """Close the training envs."""
+        self.env.close()
+
     def describe(self) -> str:
         """What is about to happen, for people."""
         run, env = self.request.run, self.request.env
         seeds = f"seed {run.seed}" if run.seeds == 1 else f"seeds {run.seed} to {run.seed + run.seeds - 1}"
         source, settings = self._source, self.request.settings
-        online = issubclass(source.loop, EnvLoop)
+        online = self._online
         steps = whole_steps(run.env_steps, run.num_envs)
         asked = "" if steps == run.env_steps else f" ({run.env_steps:,} in whole steps of {run.num_envs} envs)"
         size = f"{run.num_envs} envs each, {steps:,} env steps each{asked}" if online else "no env to learn in"
@@ -122,7 +152,7 @@ class Session:
         learns = f"{updates:,} updates" if updates else f"warning: NO UPDATE, {source.too_late}"
         mib = f"{self.storage.nbytes / 2**20:.1f} MiB in all"
         lines = [
-            f"{self.request.agent} on {env.label}: {seeds}, {size}, {self.agent.device}",
+            f"{self.request.agent} on {env.label}: {seeds}, {size}, {self.engine}",
             f"{source.name}: {self._capacity:,} transitions per seed, {mib}; {learns}",
         ]
         policy = self.agent.policy()
@@ -132,12 +162,13 @@ class Session:
             lines.append(f"demonstrations: {self.demonstrations.transitions.min()} transitions per seed, {share}")
         if env.local:
             lines.append(only_here(env.env_id))
+        lines += judging_notes(self.request, self.engine)
         if not self.env.time_limit:
             lines.append("warning: no time limit is known; --max-episode-steps sets one")
         lines += image_notes(self.env.obs_space)
         policy, start = self.agent.policy(), self.request.start
         lines += network_notes(policy, own_network(settings) if start is None else None)
-        return "\n".join([*lines, *self._notes, self.request.tuned()])
+        return "\n".join([*lines, *self._notes, *self.engine.notes, self.request.tuned()])
 
     def train(
         self, folder: RunFolder, listeners: Sequence[LoopListener] = (), audience: Audience | None = None
@@ -154,13 +185,13 @@ class Session:
         run = self.request.run
         audience = audience or Audience()
         with stop_on_signal() as stop:
-            self._judge = Judge(self.request, stop.is_set)
+            self._judge = Judge(self.request, self.engine, stop.is_set)
             try:
                 state = self._restored(folder)
                 resume_at = 0 if state is None else state["loop"][self.request.unit]
                 due = state is not None and bool(state["loop"].get("judgement_due"))
                 with ExitStack() as logs:
-                    log = logs.enter_context(closing(self._log(folder, resume_at, due)))
+                    log = logs.enter_context(closing(open_log(self.request, folder, resume_at, due)))
                     asked_for = [EpisodeLog(folder.path, resume_at)] if run.log_episodes else []
                     rest = [logs.enter_context(closing(each)) for each in asked_for]
                     films = self._films(folder, resume_at, log)
@@ -183,21 +214,27 @@ class Session:
                     if finished and not loop.updates:
                         self.unlearned = f"nothing was learned, not one update was made: {self._source.too_late}"
                     wanted = finished and run.final_eval_episodes and not (stop.is_set() or audience.leaves)
-                    judged = self._judged_at_last(folder, log) if wanted else None
+                    judged = None
+                    if wanted:
+                        time, verdict = loop.clock.env_steps, partial(self.evaluate, verdict=True)
+                        judged = judged_at_last(verdict, self.request, folder, log, time, self.resumed_at)
                 stopped_by = None if finished else audience.stopped_by
                 return Outcome(finished, loop.clock.env_steps, judged, stopped_by, stop.is_set())
             finally:
                 self._judge.close()
                 self.env.close()
 
-    def evaluate(self, episodes: int, first_seed: int) -> Evaluation | None:
-        """Judge the current weights in separate envs and on separate seeds; None where the run should stop."""
+    def evaluate(self, verdict: bool = False) -> Evaluation | None:
+        """Judge the current weights in separate envs and on separate seeds; None where the run should stop.
+
+        `verdict` asks for the run's result, not for one of the evaluations during training.
+        """
         learns_in_env, last = isinstance(self.loop, EnvLoop), self.loop.finished
         alone = self.request.run.eval_alone and learns_in_env
         if last or alone:
             self.env.close()
         self._warn_of_no_ending()
-        found = self._judge(self.agent.policy(), episodes, first_seed)
+        found = self._judge(self.agent.policy(), verdict)
         if alone and not last:
             self._judge.close()
             self._open_envs_again()
@@ -217,8 +254,8 @@ class Session:
 
     def _open_envs_again(self) -> None:
         """New training envs in place of those that were closed, at the start of fresh episodes."""
-        run, closed = self.request.run, self.env
-        self.env = make_vec(self.request.env, run.training_seeds, run.num_envs, run.vector)
+        closed = self.env
+        self.env = self._make_env()
         self.env.load_state(closed.state())
         assert isinstance(self.loop, EnvLoop)
         self.loop.collector.env = self.env
@@ -227,7 +264,7 @@ class Session:
     def _fit_statistics(self) -> None:
         """Show an agent that learns from a dataset all observations, before its first update."""
         if isinstance(self.storage, Demonstrations) and isinstance(self.agent, FitsStatistics):
-            self.agent.fit_statistics(*map(torch.from_numpy, self.storage.observations()))
+            self.agent.fit_statistics(*self.storage.observations())
 
     def _restored(self, folder: RunFolder) -> dict[str, Any] | None:
         """The state of the last checkpoint, its rows already in the storage; None where nothing was saved."""
@@ -244,21 +281,6 @@ class Session:
             self.demonstrations.load(state["demonstrations"], iter(()))
         return state
 
-    def _log(self, folder: RunFolder, resume_at: int, judgement_due: bool) -> MetricsLog:
-        request = self.request
-        log = MetricsLog(
-            folder.path,
-            request.run.training_seeds,
-            iqm=iqm,
-            summarise=interval_over_members,
-            resume_at=resume_at,
-            judgement_due=judgement_due,
-            unit=request.unit,
-            tables=request.run.log == "csv",
-        )
-        log.on_start(request.logged(), request.origins, request.compared())
-        return log
-
     def _films(self, folder: RunFolder, resume_at: int, log: MetricsLog) -> list[Films]:
         every, env = self.request.run.film_every, self.request.env
         if not every:
@@ -272,39 +294,27 @@ class Session:
         run = self.request.run
         rest = (
             Periods(run.log_every, run.eval_every, run.checkpoint_every),
-            lambda: self.evaluate(run.eval_episodes, TRAINING_EPISODE_SEED),
+            self.evaluate,
             listeners,
             should_stop,
         )
-        kind = self._source.loop
+        kind, programs = self._source.loop, self.engine.programs()
         if issubclass(kind, EnvLoop):
-            place = Collector(self.env), self.storage, self._sampler, run.env_steps
-            self.loop: Loop = kind(self.agent, *place, *rest, on_episodes)
+            place = Collector(self.env, programs.most_steps), self.storage, self._sampler, run.env_steps
+            self.loop: Loop = kind(self.agent, *place, *rest, on_episodes, programs)
         else:
             assert issubclass(kind, DatasetLoop)
             held_out = None if self._held_out is None else self._held_out.rows_in_order()
+            stopping = self._early_stopping()
             validation = None if held_out is None else {**held_out, "weight": held_out.pop("valid").float()}
             self.loop = kind(
-                self.agent, run.training_seeds, self._sampler, run.updates, *rest, validation, self._early_stopping()
+                self.agent, run.training_seeds, self._sampler, run.updates, *rest, validation, stopping, programs
             )
         return self.loop
 
     def _early_stopping(self) -> EarlyStopping | None:
         patience = patience_of(self.request.settings)
         return None if patience is None else EarlyStopping(self.request.run.seeds, patience)
-
-    def _judged_at_last(self, folder: RunFolder, log: MetricsLog) -> Evaluation | None:
-        try:
-            result = self.evaluate(self.request.run.final_eval_episodes, FINAL_EPISODE_SEED)
-        except RlabError as error:
-            raise judging_failed(error, partial(resume_command, folder.name, folder.config), True, "") from error
-        if result is None:
-            return None
-        log.on_final_evaluation(self.loop.clock.env_steps, result.returns, result.lengths)
-        report = result.to_json("policy", self.request.agent, self.request.env.env_id)
-        # A resumed run begins fresh episodes, so it is not the run that it would have been: that belongs to the result.
-        files.write_json(folder.path / RESULT, {**report, "resumed_at": self.resumed_at})
-        return result
 
     def _run(self, loop: Loop, folder: RunFolder) -> bool:
         try:
@@ -357,23 +367,3 @@ def only_here(env_id: str) -> str:
         f"note: only this process can play {env_id}, which no module names; later: rlab.evaluate(run, env=...), "
         "or move it into a module"
     )
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[threading.Event]:
-    """The first Ctrl+C or SIGTERM asks the loop to save and stop; a second Ctrl+C ends the process as always."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals can only be caught in the main thread
-        return
-
-    def ask(number: int, frame: Any) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

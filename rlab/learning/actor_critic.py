@@ -5,19 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from rlab.draws import Draws
 from rlab.errors import UsageError
 from rlab.experience.env_contract import Acted, Step
 from rlab.experience.fields import Field
-from rlab.experience.samplers import Streams
 from rlab.experience.sequence_samplers import RolloutSampler
 from rlab.experience.storage import Storage
 from rlab.learning.choices import Activation, Init, LrSchedule, RewardScaling
 from rlab.learning.common_config import StochasticPolicyConfig, Unread
-from rlab.learning.contract import Batch, Updated
+from rlab.learning.contract import Batch, Now, Updated
 from rlab.learning.exploration import ActionNoise
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.learning.optimizers import StackedOptimizer
@@ -132,10 +131,9 @@ class ActorCritic:
         parameters = [*self.actor.parameters(), *self.critic.parameters()]
         self.optimizer = StackedOptimizer(OptimizerSettings.of(config), parameters)
         self.terms = LossTerms()
-        self._noise = ActionNoise(self.head.noise, self.head.noise_width, seeds)
+        self._noise = ActionNoise(self.head.noise, self.head.noise_width, seeds, device)
         self._rewards = RewardScaler(len(seeds), config.gamma, device) if config.reward_scaling == "running" else None
-        self._rollout = _Rollout(0, torch.zeros(len(seeds), device=device), 0, None)
-        self._learned_at = 0.0  # share of the budget that was used when the last rollout learned from began
+        self._explained = torch.zeros(len(seeds), device=device)  # variance of the present rollout's returns
 
     @staticmethod
     def head_json(config: Any, action_space: Space) -> dict[str, Any]:
@@ -171,19 +169,26 @@ class ActorCritic:
         obs, action = self._obs_space, self._action_space
         return Field("obs", obs.shape, obs.dtype), Field("action", action.shape, action.dtype)
 
-    def sampler(self, storage: Storage, streams: Streams) -> RolloutSampler:
+    def sampler(self, storage: Storage, draws: Draws) -> RolloutSampler:
         config = self.config
-        return RolloutSampler(storage, streams, config.rollout_steps, config.epochs, config.minibatches)
+        return RolloutSampler(storage, draws, config.rollout_steps, config.epochs, config.minibatches)
 
-    def act(self, obs: np.ndarray, clock: Clock, state: State) -> Acted:
+    def scheduled(self, clock: Clock) -> dict[str, float]:
+        """The learning rate and the weight of the entropy bonus, by when the rollout that ends now began: the last one
+        still learns something."""
+        config = self.config
+        progress = max(0.0, clock.env_steps - clock.per_step * config.rollout_steps) / clock.total_env_steps
+        entropy = config.entropy_weight * (1.0 + (config.entropy_final - 1.0) * progress)
+        rates = {**self.optimizer.scheduled(clock, progress), **self.terms.scheduled(clock)}
+        return {"entropy weight": entropy, "rollout began": progress, **rates}
+
+    def act(self, obs: Tensor, now: Now, state: State) -> Acted:
         """Sampled actions `[S, N, *action]` for observations `[S, N, *obs]`."""
-        with torch.inference_mode():
-            tensor = torch.from_numpy(obs).to(self.device)
-            noise = self._noise.next(obs.shape[1]).to(self.device)
-            action = self.head.act(self._policy.outputs(tensor), self.preprocess.mask(tensor), noise)
-            return Acted(action.cpu().numpy())
+        with torch.no_grad():
+            noise = self._noise.next(obs.shape[1])
+            return Acted(self.head.act(self._policy.outputs(obs), self.preprocess.mask(obs), noise))
 
-    def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None:
+    def observe(self, obs: Tensor, step: Step, now: Now) -> None:
         """Nothing to follow: statistics stand still until a rollout has been learned from."""
 
     def value(self, obs: Tensor) -> Tensor:
@@ -207,7 +212,7 @@ class ActorCritic:
         The networks and the observations' statistics stand still while a rollout is collected and learned from, so
         that values and probabilities found here are the ones that the actions were chosen with.
         """
-        _, num_envs, steps = batch["valid"].shape  # [S, N, T]
+        num_envs = batch["valid"].shape[1]  # of [S, N, T]
         reward, terminated, truncated = batch["reward"], batch["terminated"], batch["truncated"]
         if self._rewards is not None:
             reward = self._rewards.scale(reward, terminated | truncated, batch["valid"])
@@ -222,12 +227,7 @@ class ActorCritic:
         mask = self.preprocess.mask(obs)
         rows |= {} if mask is None else {"mask": mask}
         rows |= self.terms.prepare({"obs": obs})
-        self._rollout = _Rollout(
-            num_envs * steps,
-            explained_variance(rows["value"], rows["target"], rows["weight"]),
-            self.config.epochs * self.config.minibatches,
-            batch,
-        )
+        self._explained.copy_(explained_variance(rows["value"], rows["target"], rows["weight"]))
         return rows
 
     def advantage(
@@ -242,29 +242,18 @@ class ActorCritic:
         """Which rows `[S, N, T]` of a rollout are learned from."""
         return batch["valid"]
 
-    def update(self, batch: Batch, clock: Clock) -> Updated:
+    def update(self, batch: Batch, now: Now) -> Updated:
         """One gradient step on rows `[S, B]` of the rollout under way; it ends with `learned`."""
         raise NotImplementedError
 
-    def learned(self, metrics: dict[str, Tensor], clock: Clock) -> Updated:
-        """What an update reports; behind the last one of a rollout the running statistics follow."""
-        self._learned_at = self.progress(clock)
-        self._count_update()
+    def learned(self, metrics: dict[str, Tensor]) -> Updated:
+        """What an update reports."""
         found = {name: value.detach() for name, value in metrics.items()}
-        return Updated({**found, "value/explained_variance": self._rollout.explained_variance})
+        return Updated({**found, "value/explained_variance": self._explained.clone()})
 
-    def progress(self, clock: Clock) -> float:
-        """Share of the budget that was used when the rollout under way began: the last one still learns something."""
-        return max(0.0, (clock.env_steps - self._rollout.env_steps) / clock.total_env_steps)
-
-    def entropy_weight(self, clock: Clock) -> float:
-        """The weight of the entropy bonus at this time."""
-        config = self.config
-        return config.entropy_weight * (1.0 + (config.entropy_final - 1.0) * self.progress(clock))
-
-    def metrics(self, clock: Clock) -> dict[str, float]:
-        """What the last updates were made with."""
-        return {"optimizer/learning_rate": self.optimizer.settings.rate(self._learned_at)}
+    def rollout_learned(self, batch: Batch) -> None:
+        """Fold the observations of a rollout into the running statistics."""
+        self.preprocess.observe(batch["obs"][:, :, :-1].flatten(1, 2), batch["valid"].flatten(1))
 
     def policy(self) -> Policy:
         return self._policy
@@ -276,7 +265,6 @@ class ActorCritic:
             "critic": self.critic.state_dict(),
             "optimizer": self.optimizer.state(),
             "noise": self._noise.state(),
-            "learned_at": self._learned_at,
             "rewards": None if self._rewards is None else self._rewards.state(),
         }
 
@@ -285,7 +273,6 @@ class ActorCritic:
         self.critic.load_state_dict(state["critic"])
         self.optimizer.load_state(state["optimizer"])
         self._noise.load_state(state["noise"])
-        self._learned_at = state["learned_at"]
         if self._rewards is not None:
             self._rewards.load_state(state["rewards"])
 
@@ -298,25 +285,6 @@ class ActorCritic:
             flat = torch.cat([next_value.flatten(1), next_value.new_zeros(len(next_value), 1)], dim=1)
             next_value = flat.scatter(1, batch["final_row"], hidden)[:, :-1].reshape(value.shape)
         return value, next_value
-
-    def _count_update(self) -> None:
-        """After the last update of a rollout, fold its observations into the running statistics."""
-        rollout = self._rollout
-        rollout.updates_left -= 1
-        if rollout.updates_left == 0 and rollout.batch is not None:
-            obs = rollout.batch["obs"][:, :, :-1].flatten(1, 2)
-            self.preprocess.observe(obs, rollout.batch["valid"].flatten(1))
-            rollout.batch = None
-
-
-@dataclass
-class _Rollout:
-    """The rollout that is being learned from."""
-
-    env_steps: int  # that it took
-    explained_variance: Tensor  # [S], of its returns by the values that were there when it began
-    updates_left: int
-    batch: Batch | None
 
 
 def _rows(values: Tensor, num_envs: int) -> Tensor:

@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -27,6 +27,19 @@ class Judgement(Protocol):
 
 class JudgementError(RlabError):
     """The policy could not be judged. What it had learned was saved before this was raised."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostSide:
+    """Whom a loop talks to.
+
+    In slots, which no program looks into: what is behind them belongs to the host, where threads, such as those that
+    write logs, may change it at any time, also while a function of the loop is traced.
+    """
+
+    evaluate: Callable[[], Judgement | None] | None
+    listeners: Sequence[LoopListener]
+    should_stop: Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -54,11 +67,12 @@ class BaseLoop:
         evaluate: Callable[[], Judgement | None] | None,
         listeners: Sequence[LoopListener] = (),
         should_stop: Callable[[], bool] = lambda: False,
+        per_step: int = 1,
     ) -> None:
-        """`evaluate` gives None where it was stopped before its end."""
+        """`evaluate` gives None where it was stopped before its end; `per_step` is by how much the clock moves."""
         self.agent, self.seeds, self.sampler = agent, tuple(seeds), sampler
-        self.periods, self.evaluate, self.listeners, self.should_stop = periods, evaluate, listeners, should_stop
-        self.clock = Clock(0, budget)
+        self.periods, self.host = periods, HostSide(evaluate, listeners, should_stop)
+        self.clock = Clock(0, budget, per_step)
         self.updates = 0
         self.judgement_due = False  # whether the present policy is still to be judged; `run` begins with that
         self._saved_at: int | None = None
@@ -74,15 +88,22 @@ class BaseLoop:
         now, end = self.clock.env_steps, self.finished
         if crossed(before, now, self.periods.log_every) or end:
             metrics = self._metrics()
-            for listener in self.listeners:
+            for listener in self.host.listeners:
                 listener.on_metrics(now, metrics)
         every = self.periods.eval_every
-        self.judgement_due = bool(every and self.evaluate) and (end or crossed(before, now, every))
+        self.judgement_due = bool(every and self.host.evaluate) and (end or crossed(before, now, every))
         # Saved before it is judged: whatever judging does to the process, nothing that was learned is lost.
         if crossed(before, now, self.periods.checkpoint_every) or (end and self.judgement_due):
             self.save()
         if self.judgement_due:
             self.judge()
+
+    def _env_steps_to_report(self) -> int:
+        """How far the clock may go on until the budget ends or something is reported."""
+        now, periods = self.clock.env_steps, self.periods
+        ends = [(now // every + 1) * every for every in (periods.log_every, periods.checkpoint_every) if every]
+        ends += [(now // periods.eval_every + 1) * periods.eval_every] if periods.eval_every else []
+        return min(self.clock.total_env_steps, *ends) - now
 
     def judge(self) -> bool:
         """Have the listeners hear how good the present policy is, where there is a way to tell; false where judging was
@@ -91,23 +112,23 @@ class BaseLoop:
         Raises:
             JudgementError: it failed, after a save.
         """
-        if self.evaluate is not None:
+        if self.host.evaluate is not None:
             try:
-                judged = self.evaluate()
+                judged = self.host.evaluate()
             except RlabError as error:
                 self._save_once()
                 raise JudgementError(str(error)) from error
             if judged is None:
                 return False
             self.judgement_due = False
-            for listener in self.listeners:
+            for listener in self.host.listeners:
                 listener.on_evaluation(self.clock.env_steps, judged.returns, judged.lengths)
         return True
 
     def save(self) -> None:
         """Have the listeners write everything down; never over a good save with weights that an update broke."""
         check_weights(self.agent, self.seeds, self.updates)
-        for listener in self.listeners:
+        for listener in self.host.listeners:
             listener.on_save(self.clock.env_steps)
         self._saved_at = self.clock.env_steps
 
@@ -116,7 +137,8 @@ class BaseLoop:
             self.save()
 
     def _metrics(self) -> dict[str, np.ndarray]:
-        metrics = {name: np.array(value) for name, value in self.agent.metrics(self.clock).items()}
+        scheduled = self.agent.scheduled(self.clock)
+        metrics = {name: np.array(value) for name, value in scheduled.items() if "/" in name}
         metrics |= self._learned.take()
         for hook in itertools.chain(*(optimizer.hooks for optimizer in self.agent.optimizers.values())):
             metrics |= {name: value.cpu().numpy() for name, value in hook.metrics().items()}
@@ -139,9 +161,9 @@ class BaseLoop:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from `state()`; the storage is loaded by itself."""
-        self.clock = Clock(state[self.unit], self.clock.total_env_steps)
+        self.clock = replace(self.clock, env_steps=state[self.unit])
         self.updates = state["updates"]
-        self.judgement_due = bool(state["judgement_due"] and self.periods.eval_every and self.evaluate)
+        self.judgement_due = bool(state["judgement_due"] and self.periods.eval_every and self.host.evaluate)
         self._saved_at = self.clock.env_steps
         self._learned.load_state(state["means"], self.agent.device)
         self.agent.load_state(state["agent"])

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rlab.draws import Draws
 from rlab.experience.env_contract import Acted, Step
 from rlab.experience.fields import Field
-from rlab.experience.samplers import Sampler, Streams, UniformSampler
+from rlab.experience.samplers import Sampler, UniformSampler
 from rlab.experience.storage import Storage
 from rlab.learning.actor_critic import actor_spec, policy_parts
 from rlab.learning.choices import ObsScaling
 from rlab.learning.common_config import StochasticPolicyConfig
-from rlab.learning.contract import Batch
+from rlab.learning.contract import Batch, Now
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.learning.optimizers import StackedOptimizer
 from rlab.networks.continuous_heads import GaussianHead, SquashedGaussianHead
@@ -33,9 +33,9 @@ from rlab.networks.spec import (
     NetworkSpec,
     StackedNetwork,
     build,
-    generator_states,
+    draw_states,
     in_training,
-    load_generator_states,
+    load_draw_states,
 )
 from rlab.ranges import check_counts, check_shares_below_one
 from rlab.types import Clock
@@ -115,24 +115,23 @@ class Cloner:
         obs, action = self._obs_space, self._action_space
         return Field("obs", obs.shape, obs.dtype), Field("action", action.shape, action.dtype)
 
-    def sampler(self, storage: Storage, streams: Streams) -> Sampler:
-        return UniformSampler(storage, streams)
+    def sampler(self, storage: Storage, draws: Draws) -> Sampler:
+        return UniformSampler(storage, draws)
 
-    def act(self, obs: np.ndarray, clock: Clock, state: State) -> Acted:
+    def scheduled(self, clock: Clock) -> dict[str, float]:
+        return self.optimizer.scheduled(clock)
+
+    def act(self, obs: Tensor, now: Now, state: State) -> Acted:
         """Greedy actions `[S, N, *action]` for observations `[S, N, *obs]`: nothing is explored."""
-        with torch.inference_mode():
-            tensor = torch.from_numpy(obs).to(self.device)
-            return Acted(self.head.act(self._policy.outputs(tensor), self.preprocess.mask(tensor)).cpu().numpy())
+        with torch.no_grad():
+            return Acted(self.head.act(self._policy.outputs(obs), self.preprocess.mask(obs)))
 
-    def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None:
+    def observe(self, obs: Tensor, step: Step, now: Now) -> None:
         """Nothing to follow: no env is stepped."""
 
     def fit_statistics(self, obs: Tensor, valid: Tensor) -> None:
         """Fold all observations of the data `[S, R, *obs]` into the running statistics, where `valid [S, R]`."""
         self.preprocess.observe(obs, valid)
-
-    def metrics(self, clock: Clock) -> dict[str, float]:
-        return {"optimizer/learning_rate": self.optimizer.settings.rate(clock.progress)}
 
     def policy(self) -> Policy:
         return self._policy
@@ -144,7 +143,7 @@ class Cloner:
             **others,
             "policy": self._policy.state_dict(),
             "optimizer": self.optimizer.state(),
-            "dropout": generator_states(self.actor),
+            "dropout": draw_states(self.actor),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -152,7 +151,7 @@ class Cloner:
             network.load_state_dict(state[name])
         self._policy.load_state_dict(state["policy"])
         self.optimizer.load_state(state["optimizer"])
-        load_generator_states(self.actor, state["dropout"])
+        load_draw_states(self.actor, state["dropout"])
 
     def _features(self, batch: Batch) -> Batch:
         """The part of `prepare` that all share: what networks see of `obs`, the action, the mask where there is one."""

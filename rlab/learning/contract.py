@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlab.draws import Draws
 from rlab.experience.env_contract import Acted, Step
 from rlab.experience.fields import Field
-from rlab.experience.samplers import Sampler, Streams
+from rlab.experience.samplers import Sampler
 from rlab.experience.storage import Storage
 from rlab.learning.optimizers import StackedOptimizer
 from rlab.networks.memory import State
@@ -43,6 +44,11 @@ from rlab.types import Clock
 #   demonstration   [S, B] bool
 # The clock of an agent that learns from a dataset counts updates instead of env steps.
 Batch = dict[str, Tensor]
+
+# What `Agent.scheduled` gave for the present time: numbers where a function is called as it is, tensors `[]` where it
+# is part of a program, which goes on to use their present values. Arithmetic takes both.
+Scalar = float | Tensor
+Now = Mapping[str, Scalar]
 
 
 class Updated(NamedTuple):
@@ -83,11 +89,17 @@ class RolloutConfig(Protocol):
 
 
 class Agent(Protocol):
-    """What every agent has. Arrays come in, actions and metrics go out: it never sees an env, a writer, a path or the
+    """What every agent has. Tensors come in, actions and metrics go out: it never sees an env, a writer, a path or the
     loop.
 
     One vector step calls `act`, then `observe`. Where something is due to be learned, `prepare` is called once for
     several updates, then `update` for each of them.
+
+    `act`, `observe`, `prepare` and `update` are functions of tensors on the agent's device, which a loop may turn into
+    a program (`rlab.learning.program`): their Python then runs once, and what it did with tensors is repeated. So they
+    read no tensor on the host (`.item()`, `if tensor`), take what follows the clock from `now`, draw from
+    `rlab.draws.Draws`, and change the tensors that they keep in place (`copy_`, `add_`) instead of replacing them. An
+    agent that cannot do so says why in `needs_host`, and is called as it is.
     """
 
     Config: ClassVar[type]  # a frozen dataclass: every field is a setting, its comment the line of help
@@ -115,13 +127,21 @@ class Agent(Protocol):
         """What storage keeps of every row besides rewards and endings: `obs`, `action`, then those that `act` adds."""
         ...
 
-    def sampler(self, storage: Storage, streams: Streams) -> Sampler:
-        """How batches are drawn from storage with these random streams, one per member. Called once for the online
-        storage, and once for demonstrations where they are mixed in. With `data = "rollout"` a `RolloutSampler`."""
+    def sampler(self, storage: Storage, draws: Draws) -> Sampler:
+        """How batches are drawn from storage with these random numbers, one stream per member. Called once for the
+        online storage, and once for demonstrations where they are mixed in. With `data = "rollout"` a `RolloutSampler`.
+        """
         ...
 
-    def act(self, obs: np.ndarray, clock: Clock, state: State) -> Acted:
-        """Exploring actions `[S, N]` for observations `[S, N, *obs]`.
+    def scheduled(self, clock: Clock) -> Mapping[str, float]:
+        """The numbers that follow the clock, by name: what `now` has. Called on the host, once for every vector step.
+
+        Those whose name has a slash, such as `explore/epsilon`, are logged.
+        """
+        ...
+
+    def act(self, obs: Tensor, now: Now, state: State) -> Acted:
+        """Exploring actions `[S, N]` for observations `[S, N, *obs]`, in the dtype that storage has.
 
         Args:
             state: what the last call returned; in rows where an episode begins, `policy().initial_state`, whose names
@@ -129,8 +149,8 @@ class Agent(Protocol):
         """
         ...
 
-    def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None:
-        """A vector step happened: `clock` is the time after it. Running statistics and target networks live on this."""
+    def observe(self, obs: Tensor, step: Step, now: Now) -> None:
+        """A vector step happened: `now` is the time after it. Running statistics and target networks live on this."""
         ...
 
     def prepare(self, batch: Batch) -> Batch:
@@ -140,12 +160,8 @@ class Agent(Protocol):
         """
         ...
 
-    def update(self, batch: Batch, clock: Clock) -> Updated:
+    def update(self, batch: Batch, now: Now) -> Updated:
         """One gradient step."""
-        ...
-
-    def metrics(self, clock: Clock) -> Mapping[str, float]:
-        """What is the same for every member and changes with the clock, such as the exploration rate."""
         ...
 
     def policy(self) -> Policy:
@@ -161,7 +177,7 @@ class Agent(Protocol):
 
 PARTS = (
     *("Config", "data", "action_spaces", "networks", "optimizers", "fields", "sampler", "act", "observe", "prepare"),
-    *("update", "metrics", "policy", "state", "load_state"),
+    *("update", "scheduled", "policy", "state", "load_state"),
 )
 
 
@@ -207,6 +223,22 @@ class LearnsWithMemory(Protocol):
     sequences. Any other agent refuses such a policy before it begins."""
 
     learns_with_memory: ClassVar[bool]  # true
+
+
+@runtime_checkable
+class NeedsHost(Protocol):
+    """Its functions cannot be part of a program."""
+
+    needs_host: ClassVar[str | None]  # why, for people: "it draws with NumPy"; None: they can
+
+
+@runtime_checkable
+class FollowsRollouts(Protocol):
+    """It does something behind the last update of a rollout, such as folding it into running statistics."""
+
+    def rollout_learned(self, batch: Batch) -> None:
+        """The rollout, as the sampler gave it, was learned from."""
+        ...
 
 
 @runtime_checkable

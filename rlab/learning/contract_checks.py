@@ -8,11 +8,12 @@ from types import FunctionType
 from typing import Any, get_args
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from rlab.errors import UsageError
 from rlab.experience.env_contract import Acted
-from rlab.experience.fields import Field
+from rlab.experience.fields import Field, torch_dtype
 from rlab.experience.samplers import Sampler
 from rlab.experience.sequence_samplers import RolloutSampler
 from rlab.learning.contract import PARTS, Agent, Batch, ReplayConfig, RolloutConfig, Updated, missing_parts
@@ -20,11 +21,12 @@ from rlab.learning.optimizers import StackedOptimizer
 from rlab.networks.memory import State
 from rlab.networks.policy import Policy
 from rlab.networks.spaces import Discrete, Space
+from rlab.types import Clock
 
 SPACES = get_args(Space)
 READ_BY_LOOPS: Mapping[str, Any] = {"replay": ReplayConfig, "rollout": RolloutConfig}
 CALLED = {"__init__", *PARTS}
-SAMPLER_PARTS = ("draws_ahead", "sample", "feedback", "state", "load_state")
+SAMPLER_PARTS = ("draws_ahead", "sample", "feedback", "check", "state", "load_state")
 
 
 def check_class(name: str, agent_class: Any) -> None:
@@ -66,6 +68,13 @@ def check_agent(name: str, agent: Agent) -> None:
                     f"no optimizer of {name} has the parameter {parameter} of its network {network!r}, which would "
                     "never learn; give it to one of `optimizers`, or freeze it with requires_grad_(False)."
                 )
+    names = [optimizer.name for optimizer in agent.optimizers.values()]
+    if len(set(names)) < len(names):
+        raise UsageError(
+            f"the optimizers of {name} are called {', '.join(names)}, and `scheduled` gives each its learning rate by "
+            "its name; give them different ones: StackedOptimizer(..., name=...)."
+        )
+    _check_scheduled(name, agent.scheduled(Clock(0, 1)))
     if not isinstance(agent.policy(), Policy):
         raise UsageError(f"{name}.policy() gives {_kind(agent.policy())}; it must be a rlab.networks.policy.Policy.")
     for field in agent.fields():
@@ -95,7 +104,7 @@ def check_sampler(agent: Agent, sampler: Sampler) -> None:
         )
 
 
-def check_acted(agent: Agent, acted: Acted, obs: np.ndarray, action_space: Space, fields: Sequence[Field]) -> None:
+def check_acted(agent: Agent, acted: Acted, obs: Tensor, action_space: Space, fields: Sequence[Field]) -> None:
     """Refuse what `act` gave for `obs [S, N, *obs]`, before an env or a storage sees it.
 
     Args:
@@ -108,18 +117,20 @@ def check_acted(agent: Agent, acted: Acted, obs: np.ndarray, action_space: Space
     if not isinstance(acted, Acted):
         raise UsageError(f"{call} gives {_kind(acted)}; it must be Acted(action), of rlab.experience.env_contract.")
     stored, lead = {field.name: field for field in fields}, (obs.shape[0], obs.shape[1])
-    if obs.shape[2:] != stored["obs"].shape:
-        raise UsageError(f"the field 'obs' has the shape {stored['obs'].shape}; observations have {obs.shape[2:]}.")
-    _check_array(f"{call}: the action", acted.action, lead, stored["action"])
+    if tuple(obs.shape[2:]) != stored["obs"].shape:
+        raise UsageError(
+            f"the field 'obs' has the shape {stored['obs'].shape}; observations have {tuple(obs.shape[2:])}."
+        )
+    _check_tensor(f"{call}: the action", acted.action, lead, stored["action"], obs.device)
     if isinstance(action_space, Discrete) and not 0 <= acted.action.min() <= acted.action.max() < action_space.n:
         raise UsageError(
             f"{call} gives actions from {acted.action.min()} to {acted.action.max()}; they count from 0, whatever the "
             f"start of the env's, and are below {action_space.n}."
         )
     if not isinstance(acted.extras, Mapping):
-        raise UsageError(f"{call} gives {_kind(acted.extras)} as extras; it must be a dict of arrays by field name.")
+        raise UsageError(f"{call} gives {_kind(acted.extras)} as extras; it must be a dict of tensors by field name.")
     for name in stored.keys() & acted.extras.keys():  # storage names those that are missing
-        _check_array(f"{call}: the value of the field {name!r}", acted.extras[name], lead, stored[name])
+        _check_tensor(f"{call}: the value of the field {name!r}", acted.extras[name], lead, stored[name], obs.device)
     _check_state(call, acted.state, agent.policy().initial_state(lead[1]))
 
 
@@ -210,6 +221,14 @@ def _check_config(name: str, agent_class: Any) -> None:
         )
 
 
+def _check_scheduled(name: str, scheduled: Any) -> None:
+    if not isinstance(scheduled, Mapping):
+        raise UsageError(f"{name}.scheduled gives {_kind(scheduled)}; it must be a dict of numbers by name.")
+    for number, value in scheduled.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UsageError(f"{name}.scheduled gives {number!r} as {_kind(value)}; it must be a Python number.")
+
+
 def _check_mapping(name: str, part: str, found: Any, kind: type, words: str) -> None:
     if callable(found):
         raise UsageError(f"{name}.{part} is a method; write @property above it.")
@@ -219,14 +238,17 @@ def _check_mapping(name: str, part: str, found: Any, kind: type, words: str) -> 
         )
 
 
-def _check_array(what: str, value: Any, lead: tuple[int, ...], field: Field) -> None:
+def _check_tensor(what: str, value: Any, lead: tuple[int, ...], field: Field, device: torch.device) -> None:
     shape = (*lead, *field.shape)
-    if not isinstance(value, np.ndarray):
-        raise UsageError(f"{what} is {_kind(value)}; it must be a NumPy array of the shape {shape}.")
+    if not isinstance(value, Tensor):
+        raise UsageError(f"{what} is {_kind(value)}; it must be a tensor of the shape {shape}.")
     if value.shape != shape:
-        raise UsageError(f"{what} has the shape {value.shape}; it must be [S, N, ...], here {shape}.")
-    if not np.can_cast(value.dtype, field.dtype, "same_kind"):
-        raise UsageError(f"{what} has the dtype {value.dtype}; `fields` stores it as {field.dtype}.")
+        raise UsageError(f"{what} has the shape {tuple(value.shape)}; it must be [S, N, ...], here {shape}.")
+    if not torch.can_cast(value.dtype, torch_dtype(field.dtype)):
+        dtype = str(value.dtype).removeprefix("torch.")
+        raise UsageError(f"{what} has the dtype {dtype}; `fields` stores it as {field.dtype}.")
+    if value.device != device:
+        raise UsageError(f"{what} is on {value.device}; it must be where observations are, on {device}.")
 
 
 def _check_state(call: str, state: State, initial: State) -> None:

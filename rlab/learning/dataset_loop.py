@@ -11,9 +11,9 @@ from rlab.errors import UsageError
 from rlab.experience.samplers import Sampler
 from rlab.learning.base_loop import Judgement, Periods
 from rlab.learning.contract import Agent, Batch, LoadsWeights, LoopListener, Validates
-from rlab.learning.contract_checks import check_batch
 from rlab.learning.early_stopping import EarlyStopping
 from rlab.learning.loop import Loop
+from rlab.learning.programs import AS_IT_IS, Programs
 from rlab.types import crossed
 
 DRAWN_UPDATES = 32  # one draw serves so many updates: a gather of many rows costs little more than one of a few
@@ -54,8 +54,10 @@ class DatasetLoop(Loop):
         should_stop: Callable[[], bool] = lambda: False,
         validation: Batch | None = None,
         early_stopping: EarlyStopping | None = None,
+        programs: Programs = AS_IT_IS,
     ) -> None:
         super().__init__(agent, seeds, sampler, updates, periods, evaluate, listeners, should_stop)
+        self.programs = programs
         self.validation = None if validation is None else _with_weight(validation, self.seeds)
         self.early_stopping = early_stopping
         _check_able(agent, validation, early_stopping)
@@ -70,8 +72,10 @@ class DatasetLoop(Loop):
         """Whether the budget is used or every member has stopped."""
         return super().finished or (self.early_stopping is not None and bool(self.early_stopping.stopped.all()))
 
-    def _advance(self) -> None:
-        self.clock = type(self.clock)(self.clock.env_steps + 1, self.clock.total_env_steps)
+    def _cycle(self) -> None:
+        before, self.clock = self.clock.env_steps, self.clock.after()
+        self._tell_time(self.clock)
+        self._learn(before, *self.programs.scalars([self.agent.scheduled(self.clock)]))
 
     def _batches_due(self, before: int) -> Iterator[tuple[Batch, Tensor]]:
         if not self._left:
@@ -79,15 +83,12 @@ class DatasetLoop(Loop):
         size = self.agent.config.batch_size
         start = (self._together - self._left) * size
         self._left -= 1
-        batch = {name: value[:, start : start + size].to(self.agent.device) for name, value in self._drawn.items()}
-        yield self.agent.prepare(batch), self._drawn["row"]
+        batch = {name: value[:, start : start + size] for name, value in self._drawn.items()}
+        yield self._run("prepare", self.agent.prepare, batch), self._drawn["row"]
 
     def _draw(self) -> None:
         self._before = self.sampler.state()
-        rows = self._together * self.agent.config.batch_size
-        self._drawn = self.sampler.sample(rows)
-        if not self.updates:
-            check_batch(self.agent, self._drawn, rows, len(self.seeds))
+        self._drawn = self._sample(self._together * self.agent.config.batch_size)
         self._left = self._together
 
     def _report(self, before: int) -> None:
@@ -147,8 +148,8 @@ def validation_metrics(agent: Any, rows: Batch) -> dict[str, np.ndarray]:
             # a member without rows in this part has no mean there
             added = torch.where(share > 0, mean.double() * share, torch.zeros_like(share))
             totals[name] = totals[name] + added if name in totals else added
-    whole = rows["weight"].sum(dim=1).double()
-    return {name: (total.cpu() / whole).numpy() for name, total in totals.items()}
+    whole = rows["weight"].sum(dim=1).double().to(agent.device)
+    return {name: (total / whole).cpu().numpy() for name, total in totals.items()}
 
 
 def _with_weight(validation: Batch, seeds: Sequence[int]) -> Batch:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlab.experience.collector import Episode
+from rlab.experience.episode_counts import Episode
+from rlab.types import Clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +20,14 @@ class FinishedEpisode:
     env_steps: int  # the run's clock when it ended
 
 
-Hear = Callable[[Sequence[FinishedEpisode]], None]  # of one vector step
+Hear = Callable[[Sequence[FinishedEpisode]], None]  # of one vector step, or of those of one captured cycle
 
 
 class EpisodeBook:
-    """Mean return and length per member since the last row of metrics; passes the episodes to `hearers`."""
+    """Mean return and length per member since the last row of metrics; passes the episodes to `hearers`, who are in
+    slots as a loop's `HostSide` is."""
+
+    __slots__ = ("_counts", "_hearers", "_lengths", "_returns", "_seeds")
 
     def __init__(self, seeds: Sequence[int], hearers: Sequence[Hear] = ()) -> None:
         self._seeds, self._hearers = tuple(seeds), tuple(hearers)
@@ -32,15 +36,18 @@ class EpisodeBook:
     def _begin(self) -> None:
         self._returns, self._lengths, self._counts = np.zeros((3, len(self._seeds)))
 
-    def add(self, episodes: Sequence[Episode], env_steps: int) -> None:
-        """These ended in the vector step that brought the clock to `env_steps`."""
+    def add(self, episodes: Sequence[Episode], clock: Clock) -> None:
+        """These ended, `steps_ago` vector steps before this time."""
         for e in episodes:
             self._returns[e.member] += e.episode_return
             self._lengths[e.member] += e.length
             self._counts[e.member] += 1
         if self._hearers:
             seeds = self._seeds
-            ended = [FinishedEpisode(seeds[e.member], e.env, e.episode_return, e.length, env_steps) for e in episodes]
+            ended = [
+                FinishedEpisode(seeds[e.member], e.env, e.episode_return, e.length, clock.after(-e.steps_ago).env_steps)
+                for e in episodes
+            ]
             for hear in self._hearers:
                 hear(ended)
 

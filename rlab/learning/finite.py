@@ -9,6 +9,7 @@ from torch import Tensor
 from rlab.errors import RlabError
 from rlab.learning.contract import Agent, Batch
 from rlab.learning.contract_checks import check_metrics
+from rlab.learning.means import Means
 
 SQUARES_BELOW = 1e15  # in size: float32 holds the sum of a million squares of smaller numbers
 
@@ -31,6 +32,17 @@ def check_update(metrics: Mapping[str, Tensor], batch: Batch, agent: Agent, seed
         raise
     if not math.isfinite(total):
         _name_the_broken(_suspects(metrics, batch, agent), seeds, updates, _too_large(batch))
+
+
+def check_sums(sums: Means, agent: Agent, seeds: Sequence[int], updates: int) -> None:
+    """Raise where something that updates of a program reported was not finite.
+
+    Raises:
+        RlabError: naming the first tensor that is not finite, and its member.
+    """
+    if not sums.finite():
+        found = {name: total for name, (total, _) in sums.sums().items()}
+        _name_the_broken(_suspects(found, {}, agent), seeds, updates)
 
 
 def check_weights(agent: Agent, seeds: Sequence[int], updates: int) -> None:

@@ -1,7 +1,7 @@
 """What a config says about an optimizer: its name, its learning rate over the budget, and what it adds to gradients."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,27 @@ from torch import Tensor
 from rlab.errors import UsageError, unknown
 from rlab.learning.schedules import CONSTANT, Schedule
 
+
+class Adagrad(torch.optim.Adagrad):
+    """torch's reads its count of steps on the host, which only a decay of the rate would need."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Duchi et al. (2011): each number by its gradient over the root of the sum of its squared gradients."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if (grad := parameter.grad) is not None:
+                    grad = grad.add(parameter, alpha=group["weight_decay"]) if group["weight_decay"] else grad
+                    total = self.state[parameter]["sum"].addcmul_(grad, grad)
+                    parameter.addcdiv_(grad, total.sqrt().add_(group["eps"]), value=-group["lr"])
+
+
 # name -> maker(parameters, lr, weight_decay, eps). AdamW decouples the decay from the gradient (Loshchilov and Hutter
 # 2019); the others add it to the gradient.
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
     "momentum": lambda parameters, **kwargs: torch.optim.SGD(parameters, momentum=0.9, **kwargs),
-    "adagrad": torch.optim.Adagrad,
+    "adagrad": Adagrad,
     "adadelta": torch.optim.Adadelta,
     "rmsprop": torch.optim.RMSprop,
     "adam": lambda parameters, **kwargs: torch.optim.Adam(parameters, fused=True, **kwargs),
@@ -24,6 +39,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "radam": torch.optim.RAdam,
 }
 _WITHOUT_EPS = ("sgd", "momentum")
+_CAPTURABLE = ("adadelta", "rmsprop", "adam", "adamw", "radam")  # those that count steps, on the CPU unless told
 
 
 @dataclass(frozen=True)
@@ -58,11 +74,14 @@ class OptimizerSettings:
             Schedule(config.lr_schedule, config.lr_final, config.lr_warmup_fraction, config.lr_steps),
         )
 
-    def make(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-        """The optimizer of `torch.optim`, each of the parameters in a group of its own."""
+    def make(self, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+        """The optimizer of `torch.optim`, each of the parameters in a group of its own; on a GPU it can be part of a
+        graph."""
         kwargs: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
         if self.eps is not None and self.name not in _WITHOUT_EPS:
             kwargs["eps"] = self.eps
+        if self.name in _CAPTURABLE and parameters[0].is_cuda:
+            kwargs["capturable"] = True
         return OPTIMIZERS[self.name]([{"params": [parameter]} for parameter in parameters], **kwargs)
 
     def rate(self, progress: float) -> float:

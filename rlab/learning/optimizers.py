@@ -1,32 +1,17 @@
 """Optimizers by name, for all kinds of learning alike; `torch.optim` does the stepping."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rlab.errors import UsageError
 from rlab.learning.optimizer_settings import OptimizerSettings
-from rlab.learning.parameter_groups import ParameterGroup, as_groups
+from rlab.learning.parameter_groups import ParameterGroup, as_groups, flattened, leading_members
+from rlab.learning.step_hooks import StepHook
+from rlab.learning.traceable_steps import traceable
 from rlab.types import Clock
-
-
-class StepHook(Protocol):
-    """Looks after parameters while an optimizer steps them, such as weights that are to stay at 0."""
-
-    def before(self) -> None:
-        """The gradient is known and the step comes next."""
-        ...
-
-    def after(self, clock: Clock) -> None:
-        """The step was made, at this time."""
-        ...
-
-    def metrics(self) -> Mapping[str, Tensor]:
-        """What the last step led to, `[S]` each; asked for when the run logs."""
-        ...
 
 
 class StackedOptimizer:
@@ -43,6 +28,7 @@ class StackedOptimizer:
     Args:
         parameters: of one group, or the groups.
         members: S. None: the first axis of every parameter; 1 takes plain modules, whose parameters have no such axis.
+        name: what `scheduled` calls its learning rate by; two optimizers of one agent have different ones.
 
     Raises:
         ValueError: a group is empty, two have a name or a parameter in common, or members differ in number.
@@ -53,38 +39,87 @@ class StackedOptimizer:
         settings: OptimizerSettings,
         parameters: Iterable[nn.Parameter] | Sequence[ParameterGroup],
         members: int | None = None,
+        name: str = "optimizer",
     ) -> None:
-        self.settings, self.hooks = settings, list[StepHook]()
+        self.settings, self.hooks, self.name = settings, list[StepHook](), name
         self._members = members
         self.regroup(parameters)
 
     def regroup(self, parameters: Iterable[nn.Parameter] | Sequence[ParameterGroup]) -> None:
         """Start over with these parameters or groups in place of those that it had: without moments, with its hooks."""
         self.groups = as_groups(list(parameters))
-        self._rows = _rows([p for group in self.groups for p in group.parameters], self._members)
-        self._flats = [nn.Parameter(_flatten(group.parameters, self._rows)) for group in self.groups]
+        self._rows = leading_members([p for group in self.groups for p in group.parameters], self._members)
+        self._flats = [nn.Parameter(flattened(group.parameters, self._rows)) for group in self.groups]
         self._grads = [torch.zeros_like(flat) for flat in self._flats]
         self.torch_optimizer = self.settings.make(self._flats)
-        self.at(0, factor=1.0)
+        self._set_rates([self.settings.rate(0.0) * group.factor for group in self.groups])
+        self._learning: list[int] = []  # the groups that learn now
+        self._set_time(0)
 
-    def at(self, env_steps: int, factor: float) -> None:
-        """The time, which decides which groups learn, and the schedule's factor of every learning rate."""
-        self._set_time(env_steps)
-        for group, settings in zip(self.groups, self.torch_optimizer.param_groups, strict=True):
-            settings["lr"] = self.settings.learning_rate * group.factor * factor
+    def scheduled(self, clock: Clock, progress: float | None = None) -> dict[str, float]:
+        """The learning rate at this time: part of what the agent's `scheduled` gives.
+
+        Args:
+            progress: the share of the budget that the schedule goes by; None: the clock's.
+        """
+        rate = self.settings.rate(clock.progress if progress is None else progress)
+        return {f"{self.name}/learning_rate": rate}
+
+    def at(self, clock: Clock) -> bool:
+        """The time, which decides which groups learn and what hooks do; on the host, before the steps of that time.
+
+        Returns:
+            whether other groups learn than before, so that programs with steps of this optimizer are out of date.
+        """
+        before = self._learning
+        self._set_time(clock.env_steps)
+        for hook in self.hooks:
+            hook.at(clock)
+        return self._learning != before
+
+    def next_event(self, clock: Clock) -> int | None:
+        """The first time behind this one, in env steps, at which `at` does something; None: never again."""
+        begins = [group.begins_at for group in self.groups]
+        later = [time for time in begins if time is not None and time > clock.env_steps]
+        later += [hook.next_event(clock) for hook in self.hooks]
+        return min(later, default=None)
+
+    def _set_rates(self, rates: Sequence[float]) -> None:
+        for rate, settings in zip(rates, self.torch_optimizer.param_groups, strict=True):
+            settings["lr"] = rate
 
     def _set_time(self, env_steps: int) -> None:
         self.env_steps = env_steps
-        self._learning = [i for i, group in enumerate(self.groups) if group.learns(env_steps)]
+        learning = [i for i, group in enumerate(self.groups) if group.learns(env_steps)]
+        if learning == self._learning:
+            return
+        self._learning = learning
+        for i in learning:
+            if not self.torch_optimizer.state.get(self._flats[i]):
+                self._make_moments(i)
         for i, flat in enumerate(self._flats):
-            flat.grad = self._grads[i] if i in self._learning else None  # torch.optim skips what has no gradient
+            flat.grad = self._grads[i] if i in learning else None  # torch.optim skips what has no gradient
+
+    @torch.no_grad()
+    def _make_moments(self, i: int) -> None:
+        """Have torch make what it remembers of a group, which it does in a first step, and set that to 0: a program
+        cannot keep tensors that are made in it."""
+        for flat in self._flats:
+            flat.grad = None
+        flat = self._flats[i]
+        before = flat.clone()
+        flat.grad = torch.zeros_like(flat)
+        self.torch_optimizer.step()
+        flat.copy_(before)
+        for value in self.torch_optimizer.state[flat].values():
+            value.zero_()
 
     def learning(self) -> tuple[str, ...]:
         """The names of the groups that learn now."""
         return tuple(self.groups[i].name for i in self._learning)
 
     def rates(self) -> dict[str, float]:
-        """The learning rate of every group, learning or not, as the optimizer has it."""
+        """The learning rate of every group, learning or not, in the last step whose rate the host knew."""
         rates = [settings["lr"] for settings in self.torch_optimizer.param_groups]
         return {group.name: rate for group, rate in zip(self.groups, rates, strict=True)}
 
@@ -95,20 +130,19 @@ class StackedOptimizer:
         return only
 
     def step(
-        self, loss: Tensor, clock: Clock | None = None, *, progress: float | None = None, members: Tensor | None = None
+        self, loss: Tensor, now: Mapping[str, float | Tensor] | None = None, *, members: Tensor | None = None
     ) -> Tensor:
         """One step down the gradient of `loss [S]`, summed over S so that members never mix.
 
         Parameters that the loss does not depend on have a gradient of 0.
 
         Args:
-            clock: the time, for the schedule, the groups and the hooks; None: as `at` set them.
-            progress: the share of the budget that the schedule goes by; None: the clock's.
+            now: holds the learning rate that `scheduled` gave; None: the rate of the last step.
             members: bool `[S]`, who takes the step; the others stand still, moments and all. None: everybody. The
                 count of steps, which corrects the bias of Adam's moments, is everybody's and goes on.
 
         Raises:
-            UsageError: the loss is not `[S]`, or has no gradient.
+            UsageError: the loss is not `[S]`, or has no gradient, or `now` lacks the learning rate.
 
         Returns:
             the norm `[S]` of each member's gradient over all groups that learn, before clipping.
@@ -119,8 +153,6 @@ class StackedOptimizer:
                 f"the loss has the shape {shape}; a step takes one loss for each member, [S], here [{self._rows}]: "
                 "average over the batch and never over members."
             )
-        if clock is not None:
-            self.at(clock.env_steps, self.settings.schedule.factor(clock.progress if progress is None else progress))
         if not self._learning:
             return torch.zeros_like(loss, requires_grad=False)
         if not loss.requires_grad:
@@ -134,16 +166,17 @@ class StackedOptimizer:
         if self.settings.max_grad_norm is not None:
             for grad in grads:
                 clip_members(grad, norm, self.settings.max_grad_norm)
-        for hook in self.hooks:
-            hook.before()
-        if members is None:
-            self.torch_optimizer.step()
-        else:
-            self._step_only(members.unsqueeze(1))
-        if clock is not None:
-            for hook in self.hooks:
-                hook.after(clock)
+        found = [hook.before() for hook in self.hooks]
+        self._move(None if now is None else self._rate_of(now), members)
+        for hook, before in zip(self.hooks, found, strict=True):
+            hook.after(before)
         return norm
+
+    def _rate_of(self, now: Mapping[str, float | Tensor]) -> float | Tensor:
+        name = f"{self.name}/learning_rate"
+        if name not in now:
+            raise UsageError(f"the agent's `scheduled` lacks {name!r}: hand on what optimizer.scheduled(clock) gives.")
+        return now[name]
 
     def _gradients(self, loss: Tensor) -> list[Tensor]:
         """The gradient `[S, P]` of each group that learns, in the place from which the optimizer reads it."""
@@ -156,18 +189,32 @@ class StackedOptimizer:
         return [self._grads[i] for i in self._learning]
 
     @torch.no_grad()
-    def _step_only(self, members: Tensor) -> None:
-        """Under Adam even a zero gradient moves, so those who stand still are put back."""
+    def _move(self, rate: float | Tensor | None, members: Tensor | None) -> None:
+        """The step itself.
+
+        Args:
+            rate: None: as it is. A tensor: the host does not know it. Every optimizer here moves a number by the rate
+                times something that does not depend on the rate, so that the step is made at 1 and cut down to it.
+            members: bool `[S]`; under Adam even a zero gradient moves, so that those who stand still are put back.
+        """
         flats = [self._flats[i] for i in self._learning]
-        before = [[tensor.clone() for tensor in (flat, *self._moments(flat))] for flat in flats]
-        self.torch_optimizer.step()
-        for flat, old in zip(flats, before, strict=True):
-            # An optimizer makes its moments in its first step. Before it they were zeros, or as good as zeros:
-            # momentum's begins as the gradient, which is where a step from zero leads.
-            moments = self._moments(flat)
-            old += [torch.zeros_like(flat)] * (1 + len(moments) - len(old))
-            for tensor, value in zip((flat, *moments), old, strict=True):
-                tensor.copy_(torch.where(members, tensor, value))
+        weights = [flat.clone() for flat in flats] if isinstance(rate, Tensor) or members is not None else []
+        moments = [[m.clone() for m in self._moments(flat)] for flat in flats] if members is not None else []
+        if isinstance(rate, Tensor):
+            known = [settings["lr"] for settings in self.torch_optimizer.param_groups]
+            self._set_rates([1.0] * len(known))
+        elif rate is not None:
+            self._set_rates([rate * group.factor for group in self.groups])
+        with traceable(self.torch_optimizer):
+            self.torch_optimizer.step()
+        if isinstance(rate, Tensor):
+            self._set_rates(known)
+            for i, flat, old in zip(self._learning, flats, weights, strict=True):
+                flat.sub_(old).mul_(rate * self.groups[i].factor).add_(old)
+        if members is not None:
+            for flat, old, remembered in zip(flats, weights, moments, strict=True):
+                for tensor, value in zip((flat, *self._moments(flat)), (old, *remembered), strict=True):
+                    tensor.copy_(torch.where(members.unsqueeze(1), tensor, value))
 
     def _moments(self, flat: nn.Parameter) -> list[Tensor]:
         """What the optimizer remembers of each number."""
@@ -177,37 +224,12 @@ class StackedOptimizer:
         return {**self.torch_optimizer.state_dict(), "env_steps": self.env_steps}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.torch_optimizer.load_state_dict({key: state[key] for key in ("state", "param_groups")})
+        """Go on from `state()`, on whatever device that was."""
+        present = self.torch_optimizer.state_dict()["param_groups"]  # how torch steps depends on the device
+        groups = [{**own, "lr": saved["lr"]} for own, saved in zip(present, state["param_groups"], strict=True)]
+        self.torch_optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+        self._learning = []
         self._set_time(state["env_steps"])
-
-
-def regroup(optimizers: Mapping[str, StackedOptimizer], groups: Sequence[ParameterGroup]) -> None:
-    """Give each optimizer `groups` as far as it steps their parameters. What else it steps stays in the groups that it
-    has.
-
-    Raises:
-        UsageError: no group ever learns.
-    """
-    if all(group.begins_at is None for group in groups):
-        raise UsageError(f"nothing would ever learn: {', '.join(group.name for group in groups)} are frozen.")
-    for optimizer in optimizers.values():
-        if own := _shares(groups, stepped_by(optimizer)):
-            optimizer.regroup([*own, *_shares(optimizer.groups, stepped_by(optimizer) - _ids(own))])
-
-
-def stepped_by(optimizer: StackedOptimizer) -> set[int]:
-    """The `id` of every parameter that an optimizer steps."""
-    return _ids(optimizer.groups)
-
-
-def _ids(groups: Iterable[ParameterGroup]) -> set[int]:
-    return {id(parameter) for group in groups for parameter in group.parameters}
-
-
-def _shares(groups: Iterable[ParameterGroup], ids: set[int]) -> list[ParameterGroup]:
-    """The groups with those of their parameters that have one of these ids; without groups that have none."""
-    shares = [(group, tuple(p for p in group.parameters if id(p) in ids)) for group in groups]
-    return [replace(group, parameters=share) for group, share in shares if share]
 
 
 def clip_members(grad: Tensor, norm: Tensor, max_norm: float) -> None:
@@ -216,19 +238,3 @@ def clip_members(grad: Tensor, norm: Tensor, max_norm: float) -> None:
     Pascanu et al. (2013), algorithm 1, for every member by itself.
     """
     grad.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0).unsqueeze(1))
-
-
-def _rows(parameters: Sequence[nn.Parameter], members: int | None) -> int:
-    """S, which every parameter leads with, unless `members` is 1."""
-    rows = parameters[0].shape[0] if members is None else members
-    if members != 1 and any(p.shape[:1] != (rows,) for p in parameters):
-        raise ValueError(f"{rows} members lead every parameter; found shapes {[tuple(p.shape) for p in parameters]}")
-    return rows
-
-
-def _flatten(parameters: Sequence[nn.Parameter], rows: int) -> Tensor:
-    """One tensor `[S, P]` of which the parameters, their values kept, become views."""
-    flat = torch.cat([p.detach().reshape(rows, -1) for p in parameters], dim=1)
-    for parameter, view in zip(parameters, flat.split([p.numel() // rows for p in parameters], dim=1), strict=True):
-        parameter.data = view.view(parameter.shape)
-    return flat

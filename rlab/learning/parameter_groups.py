@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -34,3 +35,19 @@ def as_groups(given: Sequence[nn.Parameter | ParameterGroup]) -> tuple[Parameter
     if len(set(found)) < len(found):
         raise ValueError(f"a parameter is in two groups or twice in one; there are {names}")
     return groups
+
+
+def leading_members(parameters: Sequence[nn.Parameter], members: int | None) -> int:
+    """S, which every parameter leads with, unless `members` is 1."""
+    rows = parameters[0].shape[0] if members is None else members
+    if members != 1 and any(p.shape[:1] != (rows,) for p in parameters):
+        raise ValueError(f"{rows} members lead every parameter; found shapes {[tuple(p.shape) for p in parameters]}")
+    return rows
+
+
+def flattened(parameters: Sequence[nn.Parameter], rows: int) -> Tensor:
+    """One tensor `[S, P]` of which the parameters, their values kept, become views."""
+    flat = torch.cat([p.detach().reshape(rows, -1) for p in parameters], dim=1)
+    for parameter, view in zip(parameters, flat.split([p.numel() // rows for p in parameters], dim=1), strict=True):
+        parameter.data = view.view(parameter.shape)
+    return flat

@@ -6,6 +6,7 @@ flows back across an end: whatever it holds reaches no other row, as long as it 
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 EPSILON = 1e-8  # added to a standard deviation before dividing by it, as in openai/baselines
@@ -37,7 +38,7 @@ def gae(
     _check_shapes(reward=reward, value=value, next_value=next_value, terminated=terminated, truncated=truncated)
     delta = reward + gamma * next_value * ~terminated - value
     carry = gamma * gae_lambda * (~(terminated | truncated)).to(delta.dtype)
-    return _accumulate(delta, carry, delta.new_zeros(delta.shape[:-1]))
+    return accumulate(delta, carry, delta.new_zeros(delta.shape[:-1]))
 
 
 def returns_to_go(reward: Tensor, next_value: Tensor, terminated: Tensor, truncated: Tensor, gamma: float) -> Tensor:
@@ -53,23 +54,24 @@ def returns_to_go(reward: Tensor, next_value: Tensor, terminated: Tensor, trunca
     cut = truncated & ~terminated
     worth = reward + gamma * next_value * cut
     carry = gamma * (~(terminated | truncated)).to(reward.dtype)
-    return _accumulate(worth, carry, next_value[..., -1])
+    return accumulate(worth, carry, next_value[..., -1])
 
 
 def completed(terminated: Tensor, truncated: Tensor) -> Tensor:
     """True for the rows `[..., T]` whose episode terminates within the rollout: nothing of its return is missing."""
     ends = terminated.float()
-    return _accumulate(ends, (~(terminated | truncated)).float(), torch.zeros_like(ends[..., 0])) > 0
+    return accumulate(ends, (~(terminated | truncated)).float(), torch.zeros_like(ends[..., 0])) > 0
 
 
-def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float | Tensor) -> Tensor:
     """PPO's loss of each row (Schulman et al. 2017, equation 7), to be minimised: `[..., B]`.
 
     Raises:
         ValueError: the shapes differ.
     """
     _check_shapes(ratio=ratio, advantage=advantage)
-    return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1.0 - clip, 1.0 + clip))
+    held = ratio.clamp(1.0 - clip, 1.0 + clip)  # type: ignore[arg-type]  # two numbers, or two tensors
+    return torch.maximum(-advantage * ratio, -advantage * held)
 
 
 def value_loss(value: Tensor, target: Tensor, old_value: Tensor | None = None, clip: float | None = None) -> Tensor:
@@ -126,13 +128,22 @@ def explained_variance(value: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     return torch.where(varies, explained, 0.0).to(value.dtype)
 
 
-def _accumulate(worth: Tensor, carry: Tensor, behind: Tensor) -> Tensor:
-    """x_t = worth_t + carry_t * x_{t+1}, backwards from `behind [...]`, over the last axis."""
-    sums = []
-    for worth_t, carry_t in zip(reversed(worth.unbind(-1)), reversed(carry.unbind(-1)), strict=True):
-        behind = torch.addcmul(worth_t, carry_t, behind)
-        sums.append(behind)
-    return torch.stack(sums[::-1], dim=-1)
+def accumulate(worth: Tensor, carry: Tensor, behind: Tensor) -> Tensor:
+    """x_t = worth_t + carry_t * x_{t+1}, backwards from `behind [...]`, over the last axis of `[..., T]`.
+
+    By doubling (Hillis and Steele 1986): after k rounds x_t holds the terms of 2^k rows, so that log2(T) rounds over
+    all rows at once do, instead of T steps.
+    """
+    rows = worth.shape[-1]
+    # What the last row carries is added first, and nothing is behind it then.
+    x = worth + F.pad((carry[..., -1] * behind).unsqueeze(-1), (rows - 1, 0))
+    carry = F.pad(carry[..., :-1], (0, 1))
+    reach = 1
+    while reach < rows:
+        here, there = carry[..., :-reach], slice(reach, None)
+        x, carry = x + F.pad(here * x[..., there], (0, reach)), F.pad(here * carry[..., there], (0, reach))
+        reach *= 2
+    return x
 
 
 def _centred(value: Tensor, weight: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import functools
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from rlab.learning.tracing import NotTraceable, compiling_now, trace
 from rlab.learning.trees import flatten, rebuilder
 from rlab.places import one_line
 
+MOST_LETTERS = 200  # of why something was not compiled
 MOST_VERSIONS = 8  # structures of arguments; more are a number that should be a tensor
 
 
@@ -112,7 +114,8 @@ def _version(fn: Callable[..., Any], arguments: Any, tensors: list[Tensor]) -> _
     try:
         run = compiled(traced.graph, [*traced.state, *tensors])
     except Exception as error:
-        raise NotTraceable(f"it was traced, and not compiled: {one_line(error)}") from error
+        reason = shorten(one_line(error), MOST_LETTERS)  # a C++ compiler's is megabytes long
+        raise NotTraceable(f"it was traced, and not compiled: {reason}") from error
     version = _Version(run, traced.state, builds[-1])
     version.watch(traced.watched)
     return version

@@ -3,7 +3,10 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from rlab.learning.policy_gradient import accumulate
 
 EPSILON = 1e-8  # added to the variance, as in Stable-Baselines3's VecNormalize
 CLIP = 10.0  # scaled rewards are kept in +-10; "reward clipping" in Huang et al. 2022, continuous detail 9
@@ -31,24 +34,25 @@ class RewardScaler:
         Returns:
             the scaled rewards `[S, N, T]`; those of rows that are not transitions are meaningless.
         """
-        running = self._returns if self._returns is not None else reward.new_zeros(reward.shape[:2])
-        sums = []
-        for reward_t, ended_t, valid_t in zip(reward.unbind(-1), ended.unbind(-1), valid.unbind(-1), strict=True):
-            running = torch.where(valid_t, self._gamma * running + reward_t, running)
-            sums.append(running)
-            running = torch.where(ended_t, 0.0, running)
-        self._returns = running
-        self._fold(torch.stack(sums, dim=-1).flatten(1).double(), valid.flatten(1).double())
+        if self._returns is None or self._returns.shape != reward.shape[:2]:
+            self._returns = reward.new_zeros(reward.shape[:2])
+        goes_on = F.pad((~ended[..., :-1]).to(reward.dtype), (1, 0), value=1.0)  # in the row before
+        carry = torch.where(valid, self._gamma, 1.0) * goes_on  # a reset row leaves the sum as it is
+        sums = accumulate(torch.where(valid, reward, 0.0).flip(-1), carry.flip(-1), self._returns).flip(-1)
+        self._returns.copy_(torch.where(ended[..., -1], 0.0, sums[..., -1]))
+        self._fold(sums.flatten(1).double(), valid.flatten(1).double())
         deviation = (self._variance + EPSILON).sqrt().to(reward.dtype)
         return (reward / deviation.reshape(-1, 1, 1)).clamp(-CLIP, CLIP)
 
     def state(self) -> dict[str, Any]:
-        """The statistics; the sums of episodes under way are not kept, a resumed run begins fresh ones."""
-        return {"count": self._count.clone(), "mean": self._mean.clone(), "variance": self._variance.clone()}
+        """The statistics; the sums of episodes under way are zeros there, since a resumed run begins fresh ones."""
+        statistics = {"count": self._count.clone(), "mean": self._mean.clone(), "variance": self._variance.clone()}
+        return statistics if self._returns is None else {**statistics, "returns": torch.zeros_like(self._returns)}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from `state()`."""
-        self._returns = None
+        returns = state.get("returns")
+        self._returns = None if returns is None else returns.clone().to(self._mean.device)
         for name in ("count", "mean", "variance"):
             getattr(self, f"_{name}").copy_(state[name])
 
@@ -61,5 +65,5 @@ class RewardScaler:
         delta = mean - self._mean
         squares = squares + self._variance * self._count + delta.square() * self._count * count / total
         self._mean += delta * count / total
-        self._variance = torch.where(count > 0, squares / total, self._variance)
+        self._variance.copy_(torch.where(count > 0, squares / total, self._variance))
         self._count += count

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from rlab.experience.sequence_samplers import RolloutSampler
-from rlab.learning.contract import Batch
+from rlab.learning.contract import Batch, FollowsRollouts
 from rlab.learning.loop import EnvLoop
+from rlab.types import Clock
 
 
 class RolloutLoop(EnvLoop):
@@ -18,10 +19,17 @@ class RolloutLoop(EnvLoop):
     stream_use = "minibatches"
     sampler: RolloutSampler
 
+    def _due(self, time: Clock) -> int:
+        # Storage counts on where a run is resumed, as the clock does.
+        full = time.env_steps // time.per_step % self.sampler.steps == 0
+        return self.sampler.epochs * self.sampler.minibatches if full else 0
+
     def _batches_due(self, before: int) -> Iterator[tuple[Batch, Tensor]]:
         if not self.sampler.full:
             return
-        rollout = self.sampler.sample()
-        rows = self.agent.prepare({name: value.to(self.agent.device) for name, value in rollout.items()})
+        rollout = self._run("sample", self.sampler.sample)
+        rows = self._run("prepare", self.agent.prepare, rollout)
         for batch in self.sampler.batches(rows):
             yield batch, rollout["row"]
+        if isinstance(self.agent, FollowsRollouts):
+            self._run("follow", self.agent.rollout_learned, rollout)

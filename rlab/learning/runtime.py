@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlab.errors import UsageError, unknown
+from rlab.errors import UsageError
 from rlab.networks.torch_defaults import usual_torch
 from rlab.randomness import global_seeds
 
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda")  # and one GPU of several, such as cuda:1
 
 
 @contextmanager
@@ -90,17 +90,24 @@ _SETTERS: dict[str, Callable[[Any], object]] = {
 }
 
 
-def choose_device(name: str) -> torch.device:
-    """The device for `auto`, `cpu` or `cuda`.
+def choose_devices(name: str) -> tuple[torch.device, ...]:
+    """The devices that `auto`, `cpu`, `cuda` or `cuda:1` leave to choose from, the CPU first.
 
     Raises:
-        UsageError: the name is unknown, or it is `cuda` and torch finds no GPU.
+        UsageError: the name is unknown, or torch finds no such GPU.
     """
-    if name not in DEVICES:
-        raise unknown("device", name, DEVICES)
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: this torch sees no CUDA device; use --device cpu or a CUDA build.")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in DEVICES or (number and (kind != "cuda" or not number.isdecimal())):
+        raise UsageError(
+            f"unknown device {name!r}; known: {', '.join(DEVICES)}, or one GPU of several, such as cuda:1."
+        )
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cuda" and not there:
+        raise UsageError(f"--device {name}: this torch sees no CUDA device; use --device cpu or a CUDA build.")
+    if number and int(number) >= there:
+        raise UsageError(f"--device {name}: torch sees {there} CUDA devices, cuda:0 to cuda:{there - 1}.")
+    gpu = (torch.device("cuda", int(number or 0)),) if there else ()
+    return {"auto": (torch.device("cpu"), *gpu), "cpu": (torch.device("cpu"),), "cuda": gpu}[kind]
 
 
 class _Shared:

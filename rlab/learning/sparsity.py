@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rlab.errors import UsageError, unknown
 from rlab.learning.contract import Agent
-from rlab.learning.optimizers import stepped_by
+from rlab.learning.regrouping import stepped_by
 from rlab.networks.layers import WeightLayer, is_float_layer, is_stacked
 from rlab.networks.merging import merges
 from rlab.networks.own import check_layers
@@ -140,8 +140,7 @@ class GradualPruning:
 
     Gradual magnitude pruning (Zhu and Gupta 2017) as Graesser et al. (2022) train agents: between `BEGIN` and `END`
     percent of the budget more and more weights go by `gradual_sparsity`, those of the smallest magnitude. Every layer
-    of every member ends with the share; the paper's best runs leave more to small layers. An agent that learns for the
-    last time before `END` ends with fewer.
+    of every member ends with the share; the paper's best runs leave more to small layers.
 
     Every weight that is 0 stays 0, so that the zeros are the masks: nothing has to be saved, a run that goes on does
     so with the same bits, and the zeros of a sparse policy that a run begins from are kept. Layers that do not learn
@@ -168,7 +167,6 @@ class GradualPruning:
         self.share, self.network = share, network
         self._percent: int | None = None  # of the budget, when weights were last chosen by this object
         self._zeros: Tensor | None = None  # [S], the share of weights that were 0 then
-        self._masks: dict[str, Tensor] = {}
 
     @classmethod
     def of_policy(cls, share: float, agent: Agent) -> "GradualPruning":
@@ -187,21 +185,29 @@ class GradualPruning:
             optimizer.hooks.append(pruning)
         return pruning
 
-    def before(self) -> None:
-        """Remember what is 0."""
-        self._masks = nonzero(self.network)
-
-    def after(self, clock: Clock) -> None:
-        """Leave at 0 what was, and choose weights again once per percent of the budget."""
-        apply_masks(self.network, self._masks)
+    def at(self, clock: Clock) -> None:
+        """Choose weights again once per percent of the budget."""
         percent = min(max(100 * clock.env_steps // clock.total_env_steps, BEGIN), END)
         if percent != self._percent:  # in a run that goes on the first choice is the last one again, so nothing moves
             self._percent = percent
             apply_masks(self.network, weight_masks(self.network, gradual_sparsity(percent, BEGIN, END, self.share)))
             self._zeros = sparsity(self.network)
 
+    def next_event(self, clock: Clock) -> int:
+        """When the next percent of the budget begins."""
+        percent = 100 * clock.env_steps // clock.total_env_steps + 1
+        return -(-percent * clock.total_env_steps // 100)
+
+    def before(self) -> dict[str, Tensor]:
+        """What is not 0."""
+        return nonzero(self.network)
+
+    def after(self, before: dict[str, Tensor]) -> None:
+        """Leave at 0 what was."""
+        apply_masks(self.network, before)
+
     def metrics(self) -> dict[str, Tensor]:
-        """What part of the weights is 0; nothing before the first step."""
+        """What part of the weights is 0; nothing before the first `at`."""
         return {} if self._zeros is None else {"sparsity/zeros": self._zeros}
 
 

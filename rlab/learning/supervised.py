@@ -10,15 +10,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from rlab.draws import Draws
 from rlab.errors import UsageError, unknown
 from rlab.learning.augmentation import augmentation
 from rlab.learning.common_config import OptimizerConfig
-from rlab.learning.contract import Batch, Updated
+from rlab.learning.contract import Batch, Now, Updated
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.learning.optimizers import StackedOptimizer
 from rlab.learning.supervised_losses import LOSSES, correct, cross_entropy
 from rlab.networks.layers import StackedDropout
-from rlab.networks.spec import StackedNetwork, generator_states, load_generator_states
+from rlab.networks.own import seeded_torch
+from rlab.networks.spec import StackedNetwork, draw_states, draws_of_layer, load_draw_states
 from rlab.randomness import torch_stream
 from rlab.ranges import check_counts, check_shares_below_one
 from rlab.types import Clock
@@ -51,19 +53,17 @@ class StackOfOne(nn.Module):
     """A plain module as a stack with one member: `[1, B, ...]` in and out, and tensors `[1, ...]` by name.
 
     A plain module draws its noise, such as dropout's, from torch's global stream. In training that stream is seeded
-    from the member's own for the time of the call, and then restored.
+    from the member's own numbers for the time of the call, and then restored.
     """
 
-    def __init__(self, module: nn.Module, generator: torch.Generator) -> None:
+    def __init__(self, module: nn.Module, draws: Draws) -> None:
         super().__init__()
-        self.module, self.generator = module, generator
+        self.module, self.draws = module, draws
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return self._apply_to(x)
-        word = int(torch.randint(2**62, (), generator=self.generator))
-        with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
-            torch.manual_seed(word)
+        with seeded_torch(self.draws.words(2)[0].tolist(), x.device):
             return self._apply_to(x)
 
     def _apply_to(self, x: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ class Supervised:
         target = target.long() if self.config.loss == "cross_entropy" else target.float()
         return {"input": as_input(batch["input"]), "target": target}
 
-    def update(self, batch: Batch, clock: Clock) -> Updated:
+    def update(self, batch: Batch, now: Now) -> Updated:
         """One gradient step on prepared rows `[S, B, ...]`."""
         inputs = batch["input"] if self._augment is None else self._augment(batch["input"], self._augmenting)
         self.network.train()
@@ -130,7 +130,7 @@ class Supervised:
         loss = self._losses(outputs, batch["target"]).mean(dim=1)
         name, score = self._score(outputs.detach(), batch["target"])
         metrics = {f"loss/{self.config.loss}": loss.detach(), f"train/{name}": score.mean(dim=1)}
-        metrics["grad/norm"] = self.optimizer.step(loss, clock)
+        metrics["grad/norm"] = self.optimizer.step(loss, now)
         return Updated(metrics)
 
     @torch.no_grad()
@@ -156,9 +156,9 @@ class Supervised:
             return "accuracy", _per_row(correct(outputs, target))
         return "absolute_error", _per_row((outputs - like_outputs(target, outputs)).abs())
 
-    def metrics(self, clock: Clock) -> dict[str, float]:
-        rate = self.optimizer.settings.rate(clock.progress)
-        return {"optimizer/learning_rate": rate, "train/epoch": clock.progress * self.config.epochs}
+    def scheduled(self, clock: Clock) -> dict[str, float]:
+        """The learning rate and, to be logged, the epoch."""
+        return {**self.optimizer.scheduled(clock), "train/epoch": clock.progress * self.config.epochs}
 
     def policy(self) -> nn.Module:
         """The network that learns; its tensors are `[S, ...]`."""
@@ -172,24 +172,16 @@ class Supervised:
         return {
             "network": dict(self.network.state_dict()),
             "optimizer": self.optimizer.state(),
-            "dropout": self._noise_states(),
+            "dropout": draw_states(self.network),
             "augmentation": [generator.get_state() for generator in self._augmenting],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state(state["optimizer"])
-        if isinstance(self.network, StackOfOne):
-            self.network.generator.set_state(state["dropout"][0])
-        else:
-            load_generator_states(self.network, state["dropout"])
+        load_draw_states(self.network, state["dropout"])
         for generator, saved in zip(self._augmenting, state["augmentation"], strict=True):
             generator.set_state(saved)
-
-    def _noise_states(self) -> list[Tensor]:
-        if isinstance(self.network, StackOfOne):
-            return [self.network.generator.get_state()]
-        return generator_states(self.network)
 
 
 def as_input(values: Tensor) -> Tensor:
@@ -215,13 +207,13 @@ def _as_stack(network: nn.Module, seeds: Sequence[int]) -> nn.Module:
                 f"a plain module is one member and there are {len(seeds)} seeds. Give a NetworkSpec, or call it once "
                 "for each seed."
             )
-        return StackOfOne(network, torch_stream(seeds[0], "dropout/plain"))
+        return StackOfOne(network, Draws(seeds, "dropout/plain", "cpu", ahead=16))
     members = next(network.parameters()).shape[0]
     if members != len(seeds):
         raise UsageError(f"a stack of {members} networks does not fit {len(seeds)} seeds.")
     for index, module in enumerate(network.modules()):
-        if isinstance(module, StackedDropout) and not module.generators:  # as it comes from plain modules
-            module.generators = [torch_stream(seed, f"dropout/supervised/{index}") for seed in seeds]
+        if isinstance(module, StackedDropout) and module.draws is None:  # as it comes from plain modules
+            module.draws = draws_of_layer(seeds, "supervised", index)
     return network
 
 

@@ -20,7 +20,6 @@ from rlab.learning.supervised import StackOfOne, Supervised, SupervisedSettings,
 from rlab.learning.supervised_losses import balanced_weights, check_class_weights, check_labels
 from rlab.networks.spec import NetworkSpec, build
 from rlab.networks.torch_defaults import with_usual_torch
-from rlab.randomness import streams
 
 NEVER = 2**62  # updates; longer than any run
 
@@ -175,7 +174,7 @@ def make_loop(
     return DatasetLoop(
         agent,
         seeds,
-        EpochSampler(examples, streams(seeds, DatasetLoop.stream_use)),
+        EpochSampler(examples, DatasetLoop.stream_use, learner.device),
         updates,
         Periods(math.ceil(rows / settings.batch_size), NEVER, NEVER),
         listeners=listeners,

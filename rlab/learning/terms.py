@@ -1,7 +1,7 @@
 """Loss terms that an agent gets from outside, beside the loss of its own paper: a teacher's, the demonstrations'.
 
-An agent that takes them annotates `terms: LossTerms` in its class, calls `terms.prepare` where it prepares rows and
-`terms.add_to` behind its own loss. Without any both cost nothing.
+An agent that takes them annotates `terms: LossTerms` in its class, hands on `terms.scheduled`, calls `terms.prepare`
+where it prepares rows and `terms.add_to` behind its own loss. Without any all three cost nothing.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from rlab.learning.contract import Batch
+from rlab.errors import UsageError
+from rlab.learning.contract import Batch, Now
 from rlab.types import Clock
 
 
@@ -56,12 +57,25 @@ class LossTerms:
             rows |= term.prepare(batch)
         return rows
 
-    def add_to(self, loss: Tensor, outputs: Tensor, batch: Batch, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
-        """The agent's loss `[S]` with all terms added to it, and each term's own loss as a metric."""
+    def scheduled(self, clock: Clock) -> dict[str, float]:
+        """What each term counts at this time: part of what the agent's `scheduled` gives."""
+        return {f"weight of {term.name}": term.weight(clock) for term in self._terms}
+
+    def add_to(self, loss: Tensor, outputs: Tensor, batch: Batch, now: Now) -> tuple[Tensor, dict[str, Tensor]]:
+        """The agent's loss `[S]` with all terms added to it, and each term's own loss as a metric.
+
+        Raises:
+            UsageError: `now` lacks the weight of a term.
+        """
         metrics: dict[str, Tensor] = {}
         for term in self._terms:
             found = term.loss(outputs, batch)
             if found is not None:
-                loss = loss + term.weight(clock) * found
+                weight = f"weight of {term.name}"
+                if weight not in now:
+                    raise UsageError(
+                        f"the agent's `scheduled` lacks {weight!r}: hand on what terms.scheduled(clock) gives."
+                    )
+                loss = loss + now[weight] * found
                 metrics[f"loss/{term.name}"] = found.detach()
         return loss, metrics

@@ -141,7 +141,7 @@ class _Operators(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         for tag, why in _REFUSED.items():
-            if tag in func.tags and not _without_dropout(func, args, kwargs):
+            if tag in func.tags and not _without_dropout(func, args, kwargs) and not _by_numbers(func, args):
                 name = "item" if func is _aten._local_scalar_dense.default else func.overloadpacket.__name__
                 raise NotTraceable(f"{name} {why}")
         if func is not _aten.lift_fresh.default:
@@ -176,6 +176,12 @@ def _of_numpy(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return any(map(_of_numpy, value)) or any(isinstance(each, np.generic) for each in value)
     return isinstance(value, np.ndarray)
+
+
+def _by_numbers(func: Any, args: Any) -> bool:
+    """Whether it indexes by numbers alone; by a mask its result would have a shape that depends on data."""
+    indexes = func.overloadpacket in (_aten.index, _aten.index_put, _aten.index_put_)
+    return indexes and not any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in args[1])
 
 
 def _without_dropout(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

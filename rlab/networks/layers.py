@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rlab.draws import Draws
 from rlab.errors import RlabError
 from rlab.networks.initialization import initialise
 from rlab.networks.registry import LayerKind, register, register_shared
@@ -154,32 +155,28 @@ class StackedLayerNorm(StackedLayer):
 
 
 class StackedDropout(StackedLayer):
-    """Dropout whose mask is drawn from one generator per member, so that members never share noise.
+    """Dropout whose mask is drawn for every member by itself, so that members never share noise.
 
-    `build` fills `generators`; a stack of plain modules has none and can only be evaluated until it gets some.
+    `build` fills `draws`; a stack of plain modules has none and can only be evaluated until it gets some.
     """
 
     def __init__(self, members: int, p: float) -> None:
         super().__init__()
         self.members, self.p = members, p
-        self.generators: list[torch.Generator] = []
+        self.draws: Draws | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """`[S, B, ...]` with a share p of each member's values set to zero in training; else unchanged.
 
         Raises:
-            RlabError: it is in training and has no random streams.
+            RlabError: it is in training and has no random numbers.
         """
         if not self.training or self.p == 0.0:
             return x
-        if len(self.generators) != self.members:
-            raise RlabError(
-                f"dropout in training needs {self.members} random streams, one per member, and has "
-                f"{len(self.generators)}; fill its `generators` or call eval()."
-            )
-        empty = [torch.empty(x.shape[1:], dtype=torch.float32, device="cpu") for _ in self.generators]
-        keep = torch.stack([e.bernoulli_(1 - self.p, generator=g) for e, g in zip(empty, self.generators, strict=True)])
-        return x * keep.to(x.device) / (1 - self.p)
+        if self.draws is None:
+            raise RlabError("dropout in training needs random numbers: set its `draws`, or call eval().")
+        keep = self.draws.to(x.device).bernoulli(1 - self.p, *x.shape[1:])
+        return x * keep / (1 - self.p)
 
     def _plain(self) -> nn.Dropout:
         return nn.Dropout(self.p)

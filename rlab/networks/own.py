@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from rlab.draws import Draws
 from rlab.errors import RlabError, UsageError
 from rlab.networks.registry import LayerKind, register
 from rlab.networks.spaces import space_from_json
@@ -178,6 +179,15 @@ def _find_sizes(module: nn.Module, name: str, shape: tuple[int, ...]) -> None:
     module.train(before)
 
 
+@contextmanager
+def seeded_torch(words: Sequence[int], device: torch.device) -> Iterator[None]:
+    """A block in which torch's global stream, from which plain layers draw, begins with these two words of `Draws`;
+    behind it the stream is as it was."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(words[0] << 32 | words[1])
+        yield
+
+
 class OwnBody(nn.Module):
     """S copies of a plain module that a function makes, `[S, B, *shape]` in and `[S, B, ...]` out.
 
@@ -206,7 +216,7 @@ class OwnBody(nn.Module):
             self._names |= dict.fromkeys((place for place, tensor in _places(plain) if tensor is value), own)
         self.drops = self._draws()
         if self.drops:
-            self.generators: list[torch.Generator] = []
+            self.draws: Draws | None = None
         self.one_by_one = members == 1 or self._failure(one_by_one=False) is not None
         failure = self._failure(one_by_one=True) if self.one_by_one else None
         if failure is not None:
@@ -214,7 +224,10 @@ class OwnBody(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and self.drops:
-            return torch.stack([self._with_noise(i, x[i]) for i in range(self.members)])
+            if self.draws is None:
+                raise RlabError("dropout in training needs random numbers: set its `draws`, or call eval().")
+            words = self.draws.words(2).tolist()
+            return torch.stack([self._with_noise(i, x[i], words[i]) for i in range(self.members)])
         return self._run(x, self.one_by_one)
 
     def train(self, mode: bool = True) -> "OwnBody":
@@ -247,12 +260,8 @@ class OwnBody(nn.Module):
         """The class of the modules."""
         return type(self._plain.pristine).__name__
 
-    def _with_noise(self, member: int, rows: Tensor) -> Tensor:
-        if len(self.generators) != self.members:
-            raise RlabError(f"dropout in training needs {self.members} random streams, one per member.")
-        word = int(torch.randint(2**62, (), generator=self.generators[member]))
-        with torch.random.fork_rng(devices=[rows.device] if rows.device.type == "cuda" else []):
-            torch.manual_seed(word)
+    def _with_noise(self, member: int, rows: Tensor, words: Sequence[int]) -> Tensor:
+        with seeded_torch(words, rows.device):
             y: Tensor = functional_call(self._plain.pristine, self._of(member), (rows,))
         return y
 

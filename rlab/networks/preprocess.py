@@ -66,6 +66,7 @@ class Preprocess(nn.Module):
     parts: nn.ModuleList  # else: `Numbers` and `OneHot`, whose outputs one behind the other are the vector of features
     wide: bool  # whether the vector is in float64 until its mean has been subtracted
 
+    left_alone: Tensor  # the features that are not scaled
     factor: Tensor  # fixed: one over the divisor, [S, 1, F] or [F]
     count: Tensor  # running: [S] or [], observations seen
     mean: Tensor  # running: [S, 1, F] or [F]
@@ -92,7 +93,8 @@ class Preprocess(nn.Module):
                 f"obs_scaling {scaling!r} is for vectors; images are scaled to [0, 1] in any case, and observations "
                 f"{inner} hold no other numbers."
             )
-        self._left_alone = (~scaled).nonzero().squeeze(-1)
+        # It follows from the space, so it is not saved.
+        self.register_buffer("left_alone", (~scaled).nonzero().squeeze(-1), persistent=False)
         lead = () if members is None else (members, 1)
         shape = (*lead, len(scaled))
         if scaling == "fixed":
@@ -154,14 +156,15 @@ class Preprocess(nn.Module):
         self.mean.add_(delta * count / total)
         self.variance.copy_(torch.where(count > 0, squares / total, self.variance))
         self.count.add_(count.reshape(self.count.shape))
-        if len(self._left_alone):
-            self.mean[..., self._left_alone], self.variance[..., self._left_alone] = 0.0, 1.0
+        if len(self.left_alone):
+            self.mean.index_fill_(-1, self.left_alone, 0.0)
+            self.variance.index_fill_(-1, self.left_alone, 1.0)
 
     @torch.no_grad()
     def unstack(self, member: int) -> Self:
         """The plain preprocessing of one member, for `[*obs]` or `[B, *obs]`."""
         plain = type(self)(self.obs_space, self.scaling, self.scale, None)
-        for name, buffer in self.named_buffers(recurse=False):
+        for name, buffer in self.state_dict().items():
             value = buffer[member] if name == "count" else buffer[member, 0]
             plain.get_buffer(name).copy_(value)
         return plain.to(next(self.buffers(), torch.empty(0)).device)

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from rlab.draws import Draws
 from rlab.networks import branches, sequences  # noqa: F401  they register their layers
 from rlab.networks.own import OWN, check_builder
 from rlab.networks.registry import layer_kind
@@ -14,6 +15,8 @@ from rlab.networks.torch_defaults import with_usual_torch
 from rlab.randomness import torch_stream
 from rlab.trust import Trust
 from rlab.types import Json
+
+NOISE_AHEAD = 16  # successive calls of a small layer that are drawn at once
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,9 @@ def _from_json(value: Any) -> Any:
 class DrawingLayer(Protocol):
     """A layer, anyone's, that draws random numbers in training (`layer.training`), such as dropout."""
 
-    # Empty at first; `build` fills it, one for each member, and checkpoints keep them.
-    generators: list[torch.Generator]
+    # None at first; `build` gives it numbers `[S, ...]`, each member's own, and checkpoints keep where they stand. They
+    # begin on the CPU: draw from `self.draws.to(x.device)`.
+    draws: Draws | None
 
 
 class StackedNetwork(nn.Sequential):
@@ -114,7 +118,7 @@ def build(spec: NetworkSpec, seeds: Sequence[int], use: str = "network", trust: 
     for index, module in enumerate(network.modules()):
         initialise = getattr(module, "initialise", None)
         if _draws(module):
-            module.generators = [torch_stream(seed, f"dropout/{use}/{index}") for seed in seeds]
+            module.draws = draws_of_layer(seeds, use, index)
         if initialise is not None:
             initialise(generators)
     if spec.drawn is not None:
@@ -140,24 +144,29 @@ def _argument(members: int, value: Any, trust: Trust) -> Any:
     return [_sequence(members, stream, trust) for stream in value] if are_streams(value) else value
 
 
-def generator_states(network: nn.Module) -> list[Tensor]:
-    """The states of every random stream inside a network, in a fixed order, for a checkpoint."""
-    return [g.get_state() for g in _generators(network)]
+def draws_of_layer(seeds: Sequence[int], use: str, index: int) -> Draws:
+    """The random numbers of the layer with this place among a network's modules."""
+    return Draws(seeds, f"dropout/{use}/{index}", "cpu", NOISE_AHEAD)
 
 
-def load_generator_states(network: nn.Module, states: Sequence[Tensor]) -> None:
-    """Put back what `generator_states` gave."""
-    for generator, state in zip(_generators(network), states, strict=True):
-        generator.set_state(state)
+def draw_states(network: nn.Module) -> list[dict[str, int]]:
+    """Where the random numbers of every layer stand, in a fixed order, for a checkpoint."""
+    return [draws.state() for draws in _draws_of(network)]
 
 
-def _generators(network: nn.Module) -> list[torch.Generator]:
-    return [g for module in network.modules() if _draws(module) for g in module.generators]
+def load_draw_states(network: nn.Module, states: Sequence[dict[str, int]]) -> None:
+    """Put back what `draw_states` gave."""
+    for draws, state in zip(_draws_of(network), states, strict=True):
+        draws.load_state(state)
+
+
+def _draws_of(network: nn.Module) -> list[Draws]:
+    return [module.draws for module in network.modules() if _draws(module) and module.draws is not None]
 
 
 def _draws(module: nn.Module) -> TypeGuard[DrawingLayer]:
-    """Whether a layer has random streams, which it draws from in training."""
-    return isinstance(getattr(module, "generators", None), list)
+    """Whether a layer draws random numbers in training."""
+    return hasattr(module, "draws")
 
 
 def in_training(network: nn.Module) -> Callable[[Tensor], Tensor]:

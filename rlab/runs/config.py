@@ -21,7 +21,8 @@ class RunConfig:
     seed: int = 0  # first training seed
     seeds: int = 1  # members; training seeds are seed .. seed + seeds - 1
     num_envs: int = 8  # envs per member
-    vector: Literal["auto", "native", "sync", "async", "envpool"] = "auto"  # auto: the env's own, else sync
+    # auto: tensor where the run is compiled or on a GPU and the env has a tensor version, else the env's own, else sync
+    vector: Literal["auto", "tensor", "native", "sync", "async", "envpool"] = "auto"
     max_episode_steps: int | None = None  # None: the env's own time limit
     sparsity: float = 0.0  # share of each layer's weights of the policy that are 0 in the end; Graesser et al. 2022
     eval_every: int = 10_000  # env steps between evaluations during training; 0: none
@@ -29,12 +30,16 @@ class RunConfig:
     final_eval_episodes: int = 100  # greedy episodes per member with the final weights; 0: none
     eval_envs: int | None = None  # envs that judge at once, in all; None: as many as train, 10 per member, 64 in all
     eval_alone: bool = False  # close the training envs while judging, then continue with fresh episodes in new ones
+    # auto: evaluations during training are played as tensors where training is; the last one in Gymnasium's env always
+    judge: Literal["auto", "gymnasium"] = "auto"
     checkpoint_every: int = 10_000  # env steps between checkpoints
     log_every: int = 1_000  # env steps between rows of metrics
     log: Literal["csv"] | None = None  # csv: metrics.csv and eval.csv, too, for spreadsheets
     film_every: int = 0  # env steps between films of a greedy episode of the first seed; 0: none
     log_episodes: bool = False  # one line of episodes.csv for every episode that training finished
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
+    device: str = "auto"  # cpu, cuda, or one GPU of several such as cuda:1; auto: what is faster for this run
+    devices: str | None = None  # several, such as cuda:0,cuda:1, or all: members are shared out, a process for each
+    compile: Literal["auto", "on", "off"] = "auto"  # auto: where the run is long enough to win its compile time back
     threads: int = 1  # of torch; more pays only for wide networks or many seeds
 
     def __post_init__(self) -> None:

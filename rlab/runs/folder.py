@@ -8,6 +8,7 @@ policy/         the final policy and nothing else: what people share
 best/           the same, best in evaluation
 start/          the policy that fine-tuning began with; teacher/ the one that was imitated
 checkpoint/     full training state
+parts/          instead, where members are shared out over devices: a run folder for each
 events.out.*    TensorBoard's curves; seed-3/ those of one of several seeds, hparams/ what runs are compared by
 metrics.jsonl, eval.jsonl (nothing that depends on the clock), timing.jsonl (what does)
 """
@@ -35,6 +36,7 @@ except ImportError:  # Windows has no such locks
 CONFIG = "config.json"
 MANIFEST = "manifest.json"
 ROOT = "runs"  # where runs are stored by default
+PARTS = "parts"  # of a run whose members are shared out over devices: a run folder for each
 RESULT = "result.json"  # the final evaluation; a run that has it is finished
 LOCK_ATTEMPTS, LOCK_PAUSE = 5, 0.02  # seconds
 NO_LOCKS = "nothing keeps a second process from writing the same run"

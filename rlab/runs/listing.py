@@ -6,7 +6,7 @@ from typing import Any
 
 from rlab.errors import RlabError
 from rlab.runs import files
-from rlab.runs.folder import CONFIG, MANIFEST, RunFolder, check_against_manifest
+from rlab.runs.folder import CONFIG, MANIFEST, PARTS, RunFolder, check_against_manifest, is_run
 from rlab.runs.logs import last_row, read_json_lines
 from rlab.runs.status import BROKEN, RUNNING, read_status
 
@@ -83,10 +83,12 @@ def clock_unit(run: RunFolder) -> str:
 
 
 def saved_time(run: RunFolder) -> int:
-    """How far the saved policy was trained, in the run's unit; 0 where there is none yet."""
+    """How far the saved policy was trained, in the run's unit; 0 where there is none yet. Until the parts of a run are
+    put together: the one that is least far."""
     path = run.policy / "policy.json"
     if not path.exists():
-        return 0
+        parts = filter(is_run, (run.path / PARTS).glob("*"))
+        return min((saved_time(RunFolder.open(part)) for part in parts), default=0)
     content = files.read_bytes(path)
     check_against_manifest(run.path, f"policy/{path.name}", content)
     return int(files.parse_json(content, path).get("extra", {}).get(clock_unit(run), 0))

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from rlab.agents import load_agent
+from rlab.draws import Draws
 from rlab.envs import EnvSpec, make_vec
+from rlab.experience.border import HostEnv
 from rlab.experience.collector import Collector
 from rlab.jobs.data_sources import data_source, make_storage
 from rlab.learning.base_loop import Periods
@@ -17,7 +19,6 @@ from rlab.learning.contract import LoopListener
 from rlab.learning.runtime import torch_settings
 from rlab.learning.sparsity import GradualPruning
 from rlab.networks.spaces import Box, Discrete
-from rlab.randomness import streams
 from rlab.runs.config import RunConfig
 
 NEVER = 10**9
@@ -81,17 +82,18 @@ def train_members(
     """Train these members in one stack, in the real loop, without evaluation or files; returns the agent."""
     agent_class: Any = load_agent(agent) if isinstance(agent, str) else agent
     with torch_settings(threads=torch.get_num_threads()):
-        env = make_vec(EnvSpec.parse(env_id), tuple(seeds), num_envs)
+        device = torch.device("cpu")
+        env = HostEnv(make_vec(EnvSpec.parse(env_id), tuple(seeds), num_envs), device)
         config = agent_class.Config(**settings)
-        learner = agent_class(config, env.obs_space, env.action_space, seeds, torch.device("cpu"))
+        learner = agent_class(config, env.obs_space, env.action_space, seeds, device)
         if sparsity:
             GradualPruning.of_policy(sparsity, learner)
         source = data_source(agent_class.__name__, agent_class.data)
         run = RunConfig(seed=seeds[0], seeds=len(seeds), num_envs=num_envs, env_steps=env_steps)
-        storage = make_storage(source, learner, run, None)
+        storage = make_storage(source, learner, run, None, env)
         judged = SimpleNamespace(returns=np.zeros((len(seeds), 1)), lengths=np.ones((len(seeds), 1)))
         periods = Periods(log_every, NEVER, NEVER)
-        sampler = learner.sampler(storage, streams(seeds, source.loop.stream_use))
+        sampler = learner.sampler(storage, Draws(seeds, source.loop.stream_use, device))
         source.loop(learner, Collector(env), storage, sampler, env_steps, periods, lambda: judged, listeners).run()
         env.close()
     return learner

@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from rlab.draws import Draws
 from rlab.errors import UsageError
 from rlab.experience.env_contract import Acted, Step
 from rlab.experience.fields import Field
-from rlab.experience.samplers import Sampler, Streams, UniformSampler
+from rlab.experience.samplers import Sampler, UniformSampler
 from rlab.experience.storage import Storage
-from rlab.learning.contract import Batch, Updated
+from rlab.learning.contract import Batch, Now, Updated
 from rlab.learning.exploration import EpsilonGreedy
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.learning.optimizers import StackedOptimizer
@@ -81,7 +81,7 @@ class ExpectedSarsa:
         spec = PolicySpec(obs_space, action_space, preprocess.to_json(), network, head)
         self._policy = Policy(spec, preprocess, self.q_network, seeds).eval()
         self.optimizer = StackedOptimizer(OptimizerSettings("adam", config.learning_rate), self.q_network.parameters())
-        self._exploration = EpsilonGreedy(action_space.n, seeds)
+        self._exploration = EpsilonGreedy(action_space.n, seeds, device=device)
 
     @property
     def networks(self) -> dict[str, StackedNetwork]:
@@ -97,17 +97,21 @@ class ExpectedSarsa:
         """How replay stores an observation and an action."""
         return Field("obs", self._obs_space.shape, self._obs_space.dtype), Field("action", (), "int64")
 
-    def sampler(self, storage: Storage, streams: Streams) -> Sampler:
+    def sampler(self, storage: Storage, draws: Draws) -> Sampler:
         """How batches are drawn from what is stored: uniformly."""
-        return UniformSampler(storage, streams, self.config.n_step)
+        return UniformSampler(storage, draws, self.config.n_step)
 
-    def act(self, obs: np.ndarray, clock: Clock, state: State) -> Acted:
+    def scheduled(self, clock: Clock) -> dict[str, float]:
+        """The numbers that follow the clock: `now` has them. Those with a slash in their name are logged."""
+        return {"explore/epsilon": self.config.epsilon, **self.optimizer.scheduled(clock)}
+
+    def act(self, obs: Tensor, now: Now, state: State) -> Acted:
         """Actions `[S, N]`, counted from 0, for observations `[S, N, *obs]`."""
         with torch.no_grad():
-            q = self._policy.outputs(torch.from_numpy(obs).to(self.device))
-        return Acted(self._exploration.choose(q.argmax(dim=-1).cpu().numpy(), self.config.epsilon))
+            q = self._policy.outputs(obs)
+        return Acted(self._exploration.choose(q.argmax(dim=-1), now["explore/epsilon"]))
 
-    def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None:
+    def observe(self, obs: Tensor, step: Step, now: Now) -> None:
         """Nothing to follow: there is no target network and no running statistic."""
 
     def prepare(self, batch: Batch) -> Batch:
@@ -115,24 +119,20 @@ class ExpectedSarsa:
         discount = continuation(batch["terminated"], self.config.gamma, batch["steps"])
         return {**batch, "reward": n_step_return(batch["reward"], self.config.gamma), "discount": discount}
 
-    def update(self, batch: Batch, clock: Clock) -> Updated:
+    def update(self, batch: Batch, now: Now) -> Updated:
         """One gradient step on `[S, B]` transitions; metrics are `[S]`."""
         q = self._policy.outputs(batch["obs"])
         with torch.no_grad():
             next_value = self.next_value(self._policy.outputs(batch["next_obs"]))
         error = q_td_error(q, batch["action"], batch["reward"], batch["discount"], next_value)
         loss = squared(error).mean(dim=-1)  # over B, never over S
-        norm = self.optimizer.step(loss, clock)
+        norm = self.optimizer.step(loss, now)
         return Updated({"loss/td_squared": loss.detach(), "q/mean": q.detach().mean(dim=(1, 2)), "grad/norm": norm})
 
     def next_value(self, next_q: Tensor) -> Tensor:
         """The mean value of an epsilon-greedy choice: `[S, B, A] -> [S, B]`."""
         epsilon = self.config.epsilon
         return (1.0 - epsilon) * next_q.amax(dim=-1) + epsilon * next_q.mean(dim=-1)
-
-    def metrics(self, clock: Clock) -> dict[str, float]:
-        """What is the same for every member and changes with the clock."""
-        return {"explore/epsilon": self.config.epsilon}
 
     def policy(self) -> Policy:
         """The greedy policy of all members; it is what gets judged, saved and served."""

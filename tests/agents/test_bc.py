@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from rlab.agents.bc import BC, BCConfig
 from rlab.agents.ppo import PPO, PPOConfig
+from rlab.draws import Draws
 from rlab.errors import UsageError
 from rlab.experience.dataset import Dataset, Episode
 from rlab.experience.demonstrations import Demonstrations, demonstrations_of
@@ -18,7 +20,6 @@ from rlab.experience.samplers import Sampler
 from rlab.learning.base_loop import Periods
 from rlab.learning.dataset_loop import DatasetLoop
 from rlab.networks.spaces import Box, Discrete, Masked, MultiBinary, MultiDiscrete, Space
-from rlab.randomness import streams
 from rlab.types import Clock
 
 NEVER = 10**9
@@ -46,13 +47,12 @@ def make(dataset: Dataset, seeds: Sequence[int] = (0, 1), **settings: Any) -> tu
     chosen = {"hidden": (16,), "learning_rate": 1e-2, "value_weight": 0.0, "batch_size": 128, **settings}
     agent = BC(BCConfig(**chosen), dataset.obs_space, dataset.action_space, seeds, CPU)
     storage = demonstrations_of(dataset, seeds)
-    obs, valid = storage.observations()
-    agent.fit_statistics(torch.from_numpy(obs), torch.from_numpy(valid))
+    agent.fit_statistics(*storage.observations())
     return agent, storage
 
 
 def sampler_of(agent: Any, storage: Demonstrations) -> Sampler:
-    return agent.sampler(storage, streams(agent.seeds, "dataset"))  # type: ignore[no-any-return]
+    return agent.sampler(storage, Draws(agent.seeds, "dataset", CPU))  # type: ignore[no-any-return]
 
 
 def learn(agent: BC, storage: Demonstrations, updates: int, **more: Any) -> DatasetLoop:
@@ -220,9 +220,9 @@ def test_noise_and_dropout_are_for_updates_alone() -> None:
     batch = {**agent.prepare(storage.rows_in_order()), "weight": torch.ones(2, 120)}
     losses = [agent.validate(batch)["validation/loss"] for _ in range(2)]
     assert torch.equal(*losses)
-    noise = [generator.get_state() for generator in agent._noise]
-    agent.update(batch, Clock(1, 10))
-    assert not any(torch.equal(a.get_state(), b) for a, b in zip(agent._noise, noise, strict=True))
+    noise = agent.state()["noise"]
+    agent.update(batch, agent.scheduled(Clock(1, 10)))
+    assert agent.state()["noise"] != noise
     torch.testing.assert_close(agent.policy().outputs(obs), agent.policy().outputs(obs))
     assert not any(module.training for module in agent.actor.modules())
 
@@ -248,7 +248,7 @@ def test_a_run_that_stops_and_goes_on_is_the_run_that_never_stopped() -> None:
     agent, storage = make(THREE_OF_FOUR, **EVERYTHING)
     periods = Periods(NEVER, NEVER, NEVER)
     broken = DatasetLoop(agent, agent.seeds, sampler_of(agent, storage), 45, periods)
-    broken.should_stop = lambda: broken.updates == 17
+    broken.host = replace(broken.host, should_stop=lambda: broken.updates == 17)
     assert not broken.run()
     state = copy.deepcopy(broken.state())
     agent, storage = make(THREE_OF_FOUR, **EVERYTHING)

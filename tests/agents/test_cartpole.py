@@ -203,7 +203,7 @@ def test_ppo_that_was_stopped_in_mid_rollout_goes_on_with_it(tmp_path: Path) -> 
     after, loop = rlab.load(out, 1).state_dict(), load_checkpoint(folder)[0]["loop"]
     assert all(not torch.equal(before[name], after[name]) for name in before)
     assert loop["collector"]["env"]["restart"] == 1
-    assert loop["agent"]["noise"]["used"] == 300 - 256  # vector steps, of which the first block of noise served 256
+    assert loop["agent"]["noise"]["draw"] == 300  # vector steps
     # every transition of both parts counts once
     assert loop["agent"]["rewards"]["count"].tolist() == loop["collector"]["transitions"].tolist()
     assert loop["agent"]["policy"]["preprocess.count"].tolist() == loop["collector"]["transitions"].tolist()
@@ -218,13 +218,13 @@ def test_an_agent_from_a_checkpoint_goes_on_with_the_same_bits(tmp_path: Path, n
     kept, again = session.agent, fresh.agent
     kept.load_state(kept.state())  # what a checkpoint does not hold, the sums of rewards under way, is let go
     again.load_state(load_checkpoint(folder)[0]["loop"]["agent"])
-    rng, clock = np.random.default_rng(0), Clock(1200, 2400)
-    for obs in rng.normal(size=(300, 2, 8, 4)).astype(np.float32):  # more than one block of noise
-        assert np.array_equal(kept.act(obs, clock, {}).action, again.act(obs, clock, {}).action)
+    rng, now = np.random.default_rng(0), kept.scheduled(Clock(1200, 2400))
+    for obs in torch.from_numpy(rng.normal(size=(300, 2, 8, 4)).astype(np.float32)):  # more than one block of noise
+        assert torch.equal(kept.act(obs, now, {}).action, again.act(obs, now, {}).action)
     for agent in (kept, again):
         rows = agent.prepare(session.loop.sampler.sample(0))
         for _ in range(agent.config.epochs * agent.config.minibatches):
-            agent.update(rows, clock)
+            agent.update(rows, now)
     assert torch.equal(kept.optimizer.flat, again.optimizer.flat)
     one, other = kept.optimizer.state()["state"][0], again.optimizer.state()["state"][0]
     assert all(torch.equal(one[moment], other[moment]) for moment in ("step", "exp_avg", "exp_avg_sq"))

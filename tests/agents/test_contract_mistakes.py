@@ -16,8 +16,11 @@ from rlab.experience.env_contract import Acted
 from rlab.experience.fields import Field
 from rlab.experience.samplers import RandomSampler, UniformSampler
 from rlab.learning.contract import Updated
+from rlab.learning.contract_checks import check_acted
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.learning.optimizers import StackedOptimizer
+from rlab.learning.terms import LossTerms
+from rlab.networks.spaces import Box, Discrete
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +72,10 @@ def one_weight_alone(self: Any, *args: Any) -> None:
     self.optimizer = StackedOptimizer(OptimizerSettings("adam", 1e-3), [first])
 
 
+def named_alike(self: Any) -> dict[str, StackedOptimizer]:
+    return {"q_network": self.optimizer, "other": self.optimizer}
+
+
 OBS, ACTION = Field("obs", (4,), "float32"), Field("action", (), "int64")
 BEFORE: dict[str, tuple[dict[str, Any], str]] = {
     "plain": ({"Config": Plain}, "Mistaken.Config is not a dataclass; write @dataclass(frozen=True)"),
@@ -84,11 +91,20 @@ BEFORE: dict[str, tuple[dict[str, Any], str]] = {
         "it must be a tuple of classes of rlab.networks.spaces: Box, Discrete",
     ),
     "arguments": (
-        {"act": lambda self, obs, clock: None},
-        "Mistaken.act(self, obs, clock) is called as act(obs, clock, state): too many positional arguments.",
+        {"act": lambda self, obs, now: None},
+        "Mistaken.act(self, obs, now) is called as act(obs, now, state): too many positional arguments.",
     ),
     "device": ({"__init__": short_of("device")}, "Mistaken has no attribute device once it is built"),
     "method": ({"networks": lambda self: {}}, "Mistaken.networks is a method; write @property above it."),
+    "names": ({"optimizers": property(named_alike)}, "Mistaken are called optimizer, optimizer, and `scheduled` gives"),
+    "scheduled": (
+        {"scheduled": lambda self, clock: None},
+        "Mistaken.scheduled gives a value of type NoneType; it must",
+    ),
+    "number": (
+        {"scheduled": lambda self, clock: {"x": torch.ones(())}},
+        "gives 'x' as a value of type Tensor; it must",
+    ),
     "none": ({"optimizers": {}}, "Mistaken.optimizers is {}; it must be a dict with one entry or more"),
     "untrained": ({"__init__": one_weight_alone}, "has the parameter 0.bias of its network 'q_network', which would"),
     "policy": ({"policy": lambda self: self.q_network}, "policy() gives a value of type StackedNetwork; it must be"),
@@ -109,12 +125,12 @@ def test_a_mistake_that_shows_in_the_agent_is_named_before_anything_is_written(
 
 def acts(**parts: Any) -> dict[str, Any]:
     """An `act` with actions [S, N] of 0, and these parts in their place."""
-    given = {"action": np.zeros((2, 3), np.int64), **parts}
-    return {"act": lambda self, obs, clock, state: Acted(**given)}
+    given = {"action": torch.zeros(2, 3, dtype=torch.int64), **parts}
+    return {"act": lambda self, obs, now, state: Acted(**given)}
 
 
 def updates(metrics: Any, **parts: Any) -> dict[str, Any]:
-    return {"update": lambda self, batch, clock: Updated(metrics, **parts)}
+    return {"update": lambda self, batch, now: Updated(metrics, **parts)}
 
 
 class FewRows(UniformSampler):
@@ -137,26 +153,56 @@ def stored(value: Any) -> dict[str, Any]:
     return {"fields": lambda self: (OBS, ACTION, Field("p", (), "float32")), **acts(extras={"p": value})}
 
 
+class Weighty:
+    name = "weighty"
+
+    def prepare(self, batch: Any) -> Any:
+        return {}
+
+    def loss(self, outputs: torch.Tensor, batch: Any) -> torch.Tensor:
+        return outputs.mean(dim=(1, 2))
+
+    def weight(self, clock: Any) -> float:
+        return 1.0
+
+
+def forgets_the_term(self: Any, batch: Any, now: Any) -> Any:
+    q = self._policy.outputs(batch["obs"])
+    loss, _ = LossTerms(Weighty()).add_to(q.mean(dim=(1, 2)), q, batch, now)
+    return Updated({"loss": loss.detach()})
+
+
 AT_FIRST: dict[str, tuple[dict[str, Any], str]] = {
-    "array": ({"act": lambda self, obs, clock, state: np.zeros((2, 3))}, "act gives a value of type ndarray; it must"),
-    "flat": (acts(action=np.zeros(6, np.int64)), "the action has the shape (6,); it must be [S, N, ...], here (2, 3)."),
-    "tensor": (acts(action=torch.zeros(2, 3)), "the action is a value of type Tensor; it must be a NumPy array"),
-    "float": (acts(action=np.zeros((2, 3))), "the action has the dtype float64; `fields` stores it as int64."),
-    "range": (acts(action=np.full((2, 3), 2)), "act gives actions from 2 to 2; they count from 0"),
-    "broadcast": (stored(np.zeros(3)), "the value of the field 'p' has the shape (3,); it must be [S, N, ...]"),
-    "extras": (acts(extras=np.zeros(3)), "act gives a value of type ndarray as extras; it must be a dict"),
+    "array": ({"act": lambda self, obs, now, state: torch.zeros(2, 3)}, "act gives a value of type Tensor; it must"),
+    "flat": (
+        acts(action=torch.zeros(6, dtype=torch.int64)),
+        "the action has the shape (6,); it must be [S, N, ...], here (2, 3).",
+    ),
+    "ndarray": (acts(action=np.zeros((2, 3))), "the action is a value of type ndarray; it must be a tensor"),
+    "float": (
+        acts(action=torch.zeros(2, 3).double()),
+        "the action has the dtype float64; `fields` stores it as int64.",
+    ),
+    "range": (acts(action=torch.full((2, 3), 2)), "act gives actions from 2 to 2; they count from 0"),
+    "broadcast": (stored(torch.zeros(3)), "the value of the field 'p' has the shape (3,); it must be [S, N, ...]"),
+    "extras": (acts(extras=torch.zeros(3)), "act gives a value of type Tensor as extras; it must be a dict"),
     "memory": (acts(state={"h": torch.zeros(2, 3, 4)}), "a state with the shapes {'h': (2, 3, 4)}; it must be like"),
     "sampler": ({"sampler": lambda self, *a: None}, "gives a value of type NoneType, which lacks draws_ahead, sample"),
     "few": ({"sampler": lambda self, *a: FewRows(*a)}, "'row' with the shape (2, 63); sample(64) must give [2, 64"),
     "rowless": ({"sampler": lambda self, *a: Rowless(*a)}, 'gives no batch with "row", the ids [S, B] of the rows'),
     "dict": (
-        {"update": lambda self, batch, clock: {}},
+        {"update": lambda self, batch, now: {}},
         "update gives a value of type dict; it must be Updated(metrics)",
     ),
     "mean": (
         updates({"x": torch.zeros(())}),
         "the metric 'x' is a tensor of the shape (); each must be a tensor [S], ",
     ),
+    "rate": (
+        {"scheduled": lambda self, clock: {"explore/epsilon": 0.1}},
+        "`scheduled` lacks 'optimizer/learning_rate': hand on what optimizer.scheduled(clock) gives.",
+    ),
+    "term": ({"update": forgets_the_term}, "lacks 'weight of weighty': hand on what terms.scheduled(clock) gives."),
     "number": (updates({"x": 1.0}), "the metric 'x' is a value of type float; each must be a tensor [S], here [2]"),
     "feedback": (
         {"sampler": lambda self, *a: Ordered(*a), **updates({}, feedback=torch.zeros(2, 1))},
@@ -171,6 +217,18 @@ def test_a_mistake_that_shows_at_work_is_named_the_first_time(
 ) -> None:
     parts, line = AT_FIRST[mistake]
     assert line in the_line(monkeypatch, parts, tmp_path / "run")
+
+
+def test_what_act_gives_on_another_device_is_refused(gpu: Any) -> None:
+    import own_agent
+
+    spaces = Box((4,), "float32", -1.0, 1.0), Discrete(2)
+    agent = own_agent.ExpectedSarsa(own_agent.ExpectedSarsaConfig(), *spaces, (0, 1), torch.device("cpu"))
+    with gpu:
+        obs = torch.zeros(2, 3, 4, device=gpu.device)
+        acted = Acted(torch.zeros(2, 3, dtype=torch.int64))
+        with pytest.raises(UsageError, match="the action is on cpu; it must be where observations are, on cuda:0"):
+            check_acted(agent, acted, obs, spaces[1], agent.fields())
 
 
 @pytest.mark.parametrize("shape", [(), (2, 64)])

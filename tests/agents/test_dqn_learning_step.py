@@ -14,6 +14,7 @@ from rlab.agents import AGENTS, check_action_space, load_agent
 from rlab.agents.dqn import DQNConfig
 from rlab.errors import UsageError
 from rlab.experience.env_contract import Step
+from rlab.learning.contract import Now
 from rlab.networks.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 from rlab.types import Clock
 
@@ -24,8 +25,8 @@ TARGET = [[0.0, 0.0], [4.0, 6.0], [8.0, 3.0]]  # in state 1 it prefers action 1
 
 def step_of(num_envs: int, valid: bool = True) -> Step:
     """A vector step of one member in which nothing happens."""
-    obs, no = np.zeros((1, num_envs, 3), np.float32), np.zeros((1, num_envs), bool)
-    return Step(obs, obs, np.zeros((1, num_envs)), no, no, np.full((1, num_envs), valid))
+    obs, no = torch.zeros(1, num_envs, 3), torch.zeros(1, num_envs, dtype=torch.bool)
+    return Step(obs, obs, torch.zeros(1, num_envs), no, no, torch.full((1, num_envs), valid))
 
 
 def prepared(lab: SimpleNamespace, agent: Any, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
@@ -90,7 +91,7 @@ def test_huber_s_step_is_limited_where_the_squared_one_is_not(lab: SimpleNamespa
         settings = {"loss": loss, "optimizer": "sgd", "learning_rate": 0.1, "max_grad_norm": None}
         agent = lab.table_agent("dqn", **settings)
         lab.set_table(agent.q_network, [[0.0, 0.0]] * 3)
-        agent.update(prepared(lab, agent, [0], [0], [[5.0]], [0], [True]), Clock(1, 10))
+        agent.update(prepared(lab, agent, [0], [0], [[5.0]], [0], [True]), agent.scheduled(Clock(1, 10)))
         return agent.q_network.state_dict()["0.weight"][0, 0, 0].item()
 
     assert moved("huber") == pytest.approx(0.1)  # gradient 1
@@ -102,7 +103,9 @@ def test_no_gradient_reaches_the_target_network_and_an_update_leaves_it_alone(la
     agent = lab.table_agent(name, hidden=(8,))
     before = {k: v.clone() for k, v in agent.target_network.state_dict().items()}
     for _ in range(3):
-        agent.update(prepared(lab, agent, [0, 1], [0, 1], [[1.0], [2.0]], [1, 2], [False, False]), Clock(1, 10))
+        agent.update(
+            prepared(lab, agent, [0, 1], [0, 1], [[1.0], [2.0]], [1, 2], [False, False]), agent.scheduled(Clock(1, 10))
+        )
     assert not any(p.requires_grad for p in agent.target_network.parameters())
     assert all(p.grad is None for p in agent.target_network.parameters())
     assert all(torch.equal(before[k], v) for k, v in agent.target_network.state_dict().items())
@@ -121,9 +124,9 @@ def test_a_hard_update_copies_and_a_soft_one_takes_its_share(lab: SimpleNamespac
         agent = lab.table_agent("dqn", target_tau=tau, target_every=10)
         lab.set_table(agent.q_network, ONLINE)
         lab.set_table(agent.target_network, TARGET)
-        agent.observe(np.zeros((1, 1, 3)), step_of(1), Clock(9, 100))
+        agent.observe(torch.zeros(1, 1, 3), step_of(1), agent.scheduled(Clock(9, 100)))
         assert agent.target_network.state_dict()["0.weight"][0, 1, 0].item() == 4.0
-        agent.observe(np.zeros((1, 1, 3)), step_of(1), Clock(10, 100))
+        agent.observe(torch.zeros(1, 1, 3), step_of(1), agent.scheduled(Clock(10, 100)))
         assert agent.target_network.state_dict()["0.weight"][0, 1, 0].item() == pytest.approx(expected)
 
 
@@ -133,7 +136,7 @@ def test_a_soft_update_at_tau_one_is_a_hard_copy(lab: SimpleNamespace) -> None:
     for agent in (soft, hard):
         lab.set_table(agent.q_network, ONLINE)
         lab.set_table(agent.target_network, TARGET)
-        agent.observe(np.zeros((1, 1, 3)), step_of(1), Clock(1, 100))
+        agent.observe(torch.zeros(1, 1, 3), step_of(1), agent.scheduled(Clock(1, 100)))
     for a, b in zip(soft.target_network.parameters(), hard.target_network.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
@@ -146,7 +149,8 @@ def test_soft_updates_move_the_target_by_env_steps_whatever_the_number_of_envs(
     lab.set_table(agent.q_network, [[1.0, 1.0]] * 3)
     lab.set_table(agent.target_network, [[0.0, 0.0]] * 3)
     for now in range(num_envs, 49, num_envs):  # 48 is a multiple of them all
-        agent.observe(np.zeros((1, num_envs, 3)), step_of(num_envs), Clock(now, 48))
+        clock = Clock(now, 48, per_step=num_envs)
+        agent.observe(torch.zeros(1, num_envs, 3), step_of(num_envs), agent.scheduled(clock))
     # 24 times a tenth of what is left
     assert agent.target_network.state_dict()["0.weight"][0, 0, 0].item() == pytest.approx(1.0 - 0.9**24, rel=1e-5)
 
@@ -157,50 +161,48 @@ def test_the_target_network_is_copied_exactly_when_its_period_is_crossed(
     lab: SimpleNamespace, name: str, num_envs: int
 ) -> None:
     every, budget = 20, 192
-    weights: dict[int, torch.Tensor] = {}
+    weights: list[torch.Tensor] = []
 
     class Watched(load_agent(name)):  # type: ignore[misc]
         """Notes the target's weights after every vector step."""
 
-        def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None:
-            super().observe(obs, step, clock)
-            weights[clock.env_steps] = next(self.target_network.parameters()).detach().clone()
+        def observe(self, obs: torch.Tensor, step: Step, now: Now) -> None:
+            super().observe(obs, step, now)
+            weights.append(next(self.target_network.parameters()).detach().clone())
 
     settings = {"learning_starts": 0, "learn_every": 1, "updates_per_learn": 1, "batch_size": 4, "hidden": (4,)}
     lab.train_members(Watched, "CartPole-v1", [0], budget, num_envs, target_every=every, **settings)
     steps = list(range(num_envs, budget + 1, num_envs))
-    assert list(weights) == steps
-    changed = [now for before, now in pairwise(steps) if not torch.equal(weights[before], weights[now])]
+    after = dict(zip(steps, weights, strict=True))
+    changed = [now for before, now in pairwise(steps) if not torch.equal(after[before], after[now])]
     assert changed == [t for t in steps if t // every > (t - num_envs) // every]
 
 
 def test_epsilon_is_exact_over_a_run_and_reported(lab: SimpleNamespace) -> None:
     agent = lab.table_agent("dqn", epsilon_start=1.0, epsilon_end=0.1, epsilon_fraction=0.5)
     for env_steps, expected in ((0, 1.0), (250, 0.55), (500, 0.1), (1000, 0.1), (1008, 0.1)):
-        clock = Clock(env_steps, 1000)
-        assert agent.epsilon(clock) == pytest.approx(expected)
-        assert agent.metrics(clock)["explore/epsilon"] == agent.epsilon(clock)
+        assert agent.scheduled(Clock(env_steps, 1000))["explore/epsilon"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_training_explores_and_the_policy_is_greedy(lab: SimpleNamespace, name: str) -> None:
     agent = lab.table_agent(name, epsilon_start=1.0, epsilon_end=0.0, epsilon_fraction=0.5)
     lab.set_table(agent.q_network, ONLINE)
-    obs = lab.one_hot([1] * 400).numpy()
-    explored = agent.act(obs, Clock(0, 100), {}).action
+    obs = lab.one_hot([1] * 400)
+    explored = agent.act(obs, agent.scheduled(Clock(0, 100)), {}).action
     assert explored.shape == (1, 400)
     assert 140 < explored.sum() < 260  # half of them are action 1
-    assert (agent.act(obs, Clock(50, 100), {}).action == 0).all()
-    assert (agent.policy()(obs) == 0).all()
+    assert (agent.act(obs, agent.scheduled(Clock(50, 100)), {}).action == 0).all()
+    assert (agent.policy()(obs.numpy()) == 0).all()
 
 
 def test_the_learning_rate_schedule_arrives_in_the_optimizer(lab: SimpleNamespace) -> None:
     agent = lab.table_agent("dqn", learning_rate=0.1, lr_schedule="linear", lr_final=0.0, lr_warmup_fraction=0.5)
     batch = prepared(lab, agent, [0], [0], [[1.0]], [1], [False])
     for env_steps, expected in ((25, 0.05), (50, 0.1), (75, 0.05), (100, 0.0)):
-        agent.update(batch, Clock(env_steps, 100))
+        agent.update(batch, agent.scheduled(Clock(env_steps, 100)))
         assert agent.optimizer.torch_optimizer.param_groups[0]["lr"] == pytest.approx(expected)
-        assert agent.metrics(Clock(env_steps, 100))["optimizer/learning_rate"] == pytest.approx(expected)
+        assert agent.scheduled(Clock(env_steps, 100))["optimizer/learning_rate"] == pytest.approx(expected)
 
 
 def test_the_default_optimizer_is_adam_with_the_eps_of_the_config(lab: SimpleNamespace) -> None:
@@ -213,7 +215,7 @@ def test_the_default_optimizer_is_adam_with_the_eps_of_the_config(lab: SimpleNam
 def test_metrics_are_one_number_per_member(lab: SimpleNamespace) -> None:
     agent = lab.table_agent("dqn", seeds=(0, 1, 2))
     batch = {k: v.expand(3, *v.shape[1:]) for k, v in lab.windows([0], [0], [[1.0]], [1], [False]).items()}
-    metrics = agent.update(agent.prepare(batch), Clock(1, 10)).metrics
+    metrics = agent.update(agent.prepare(batch), agent.scheduled(Clock(1, 10))).metrics
     assert set(metrics) == {"loss/td_huber", "q/mean", "grad/norm"}
     assert all(value.shape == (3,) and not value.requires_grad for value in metrics.values())
 
@@ -234,14 +236,15 @@ def test_an_agent_goes_on_from_its_state_to_the_same_bits(lab: SimpleNamespace, 
     first, second = (lab.table_agent(name, seeds=(4,), target_every=2, **settings) for _ in range(2))
     rng = np.random.default_rng(0)
 
-    def live(agent: Any, obs: np.ndarray, env_steps: int) -> np.ndarray:
-        agent.observe(obs, step_of(4), Clock(env_steps, 100))
+    def live(agent: Any, obs: torch.Tensor, env_steps: int) -> torch.Tensor:
+        now = agent.scheduled(Clock(env_steps, 100))
+        agent.observe(obs, step_of(4), now)
         batch = agent.prepare(lab.windows([0, 1], [0, 1], [[1.0], [2.0]], [1, 2], [False, False]))
-        agent.update(batch, Clock(env_steps, 100))
-        action: np.ndarray = agent.act(obs, Clock(env_steps, 100), {}).action
+        agent.update(batch, now)
+        action: torch.Tensor = agent.act(obs, now, {}).action
         return action
 
-    seen = rng.normal(size=(10, 1, 4, 3)).astype(np.float32)
+    seen = torch.from_numpy(rng.normal(size=(10, 1, 4, 3)).astype(np.float32))
     for t in range(5):
         live(first, seen[t], 4 * t)
     second.load_state(copy.deepcopy(first.state()))
@@ -253,14 +256,14 @@ def test_an_agent_goes_on_from_its_state_to_the_same_bits(lab: SimpleNamespace, 
 
 def test_running_statistics_take_in_transitions_alone_and_stand_still_in_evaluation(lab: SimpleNamespace) -> None:
     agent = lab.table_agent("dqn", obs_scaling="running")
-    obs = np.array([[[1.0, 10.0, -1.0], [3.0, 30.0, -1.0]]], np.float32)
-    agent.observe(obs, step_of(2), Clock(2, 100))
-    agent.observe(obs * 1000.0, step_of(2, valid=False), Clock(4, 100))  # reset rows
+    obs, now = torch.tensor([[[1.0, 10.0, -1.0], [3.0, 30.0, -1.0]]]), agent.scheduled(Clock(2, 100))
+    agent.observe(obs, step_of(2), now)
+    agent.observe(obs * 1000.0, step_of(2, valid=False), now)  # reset rows
     before = {k: v.clone() for k, v in agent.policy().state_dict().items() if k.startswith("preprocess")}
     assert before["preprocess.mean"].flatten().tolist() == [2.0, 20.0, -1.0]
     assert before["preprocess.variance"].flatten().tolist() == [1.0, 100.0, 0.0]
-    agent.policy()(obs * 77.0)
-    agent.act(obs * 77.0, Clock(6, 100), {})
+    agent.policy()((obs * 77.0).numpy())
+    agent.act(obs * 77.0, now, {})
     after = agent.policy().state_dict()
     assert all(torch.equal(after[k], v) for k, v in before.items())
 

@@ -15,6 +15,7 @@ from rlab.agents import load_agent
 from rlab.cli.main import main
 from rlab.envs import SPACE_PROBES, EnvSpec, make_env, make_vec
 from rlab.experience.env_contract import Step
+from rlab.learning.contract import Now
 from rlab.learning.exploration import EpsilonGreedy
 from rlab.learning.returns import double_value, max_value
 from rlab.networks.spaces import Discrete, Masked, pack
@@ -64,19 +65,18 @@ def test_acting_never_takes_what_is_forbidden(lab: SimpleNamespace, name: str, d
     for now in range(50):  # 50 x 2 members x 100 envs, from all exploration to half of it
         allowed = rng.random((2, 100, 4)) < 0.5
         allowed[..., 0] |= ~allowed.any(axis=-1)
-        obs = pack(ROOM, rng.integers(3, size=(2, 100)), allowed)
-        action = agent.act(obs, Clock(now, 50), {}).action
-        assert np.take_along_axis(allowed, action[..., None], axis=-1).all()
+        obs = torch.from_numpy(pack(ROOM, rng.integers(3, size=(2, 100)), allowed))
+        action = agent.act(obs, agent.scheduled(Clock(now, 50)), {}).action
+        assert torch.from_numpy(allowed).gather(-1, action.unsqueeze(-1)).all()
 
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_greedy_is_the_best_of_what_is_allowed_in_training_and_in_the_policy(lab: SimpleNamespace, name: str) -> None:
     agent = masked_agent(name, lab, epsilon_start=0.0, epsilon_end=0.0)
-    obs = observed([0, 1, 2, 0], [[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 1], [0, 0, 0, 0]]).numpy()
-    assert agent.act(obs, Clock(0, 1), {}).action.tolist() == [
-        [2, 0, 3, 3]
-    ]  # where nothing is allowed, nothing is chosen
-    assert agent.policy()(obs).tolist() == [[2, 0, 3, 3]]
+    obs = observed([0, 1, 2, 0], [[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 1], [0, 0, 0, 0]])
+    # where nothing is allowed, nothing is chosen
+    assert agent.act(obs, agent.scheduled(Clock(0, 1)), {}).action.tolist() == [[2, 0, 3, 3]]
+    assert agent.policy()(obs.numpy()).tolist() == [[2, 0, 3, 3]]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_where_the_world_ended_a_mask_of_nothing_leaves_finite_numbers(lab: Simp
     assert batch["discount"].item() == 0.0
     assert agent.next_q(batch).isfinite().all()
     assert agent.loss(batch)[0].item() == 0.0  # Q(0, 0) is 1 already, as is the reward
-    metrics = agent.update(batch, Clock(1, 10)).metrics
+    metrics = agent.update(batch, agent.scheduled(Clock(1, 10))).metrics
     assert all(value.isfinite().all() for value in metrics.values())
 
 
@@ -124,30 +124,30 @@ def test_a_masked_agent_goes_on_from_its_state_to_the_same_bits(lab: SimpleNames
     first, second = (masked_agent(name, lab, epsilon_duration=2.0, epsilon_end=0.7) for _ in range(2))
     masks = np.random.default_rng(0).random((20, 1, 30, 4)) < 0.7
     masks[..., 1] = True
-    obs = [pack(ROOM, np.full((1, 30), 1), mask) for mask in masks]
+    obs = [torch.from_numpy(pack(ROOM, np.full((1, 30), 1), mask)) for mask in masks]
+    now = first.scheduled(Clock(1, 2))
     for before in obs[:10]:
-        first.act(before, Clock(1, 2), {})
+        first.act(before, now, {})
     second.load_state(first.state())
     for after in obs[10:]:
-        assert (first.act(after, Clock(1, 2), {}).action == second.act(after, Clock(1, 2), {}).action).all()
+        assert torch.equal(first.act(after, now, {}).action, second.act(after, now, {}).action)
 
 
-def test_without_a_mask_exploration_is_told_of_none(lab: SimpleNamespace) -> None:
-    # what was drawn before masks existed is drawn still: recorded results depend on it
+def test_without_a_mask_exploration_is_that_of_a_mask_that_allows_everything(lab: SimpleNamespace) -> None:
     agent = lab.table_agent("dqn", epsilon_start=1.0)
-    drawn = agent.act(np.zeros((1, 50, 3), np.float32), Clock(0, 100), {}).action
-    assert (drawn == EpsilonGreedy(2, (0,)).choose(np.zeros((1, 50), np.int64), 1.0)).all()
-    stream = np.random.default_rng(np.random.SeedSequence([0, *b"exploration"]))
-    stream.random((256, 50))
-    assert (drawn[0] == stream.integers(2, size=(256, 50))[0]).all()
+    drawn = agent.act(torch.zeros(1, 50, 3), agent.scheduled(Clock(0, 100)), {}).action
+    greedy, allowed = torch.zeros(1, 50, dtype=torch.int64), torch.ones(1, 50, 2, dtype=torch.bool)
+    for mask in (None, allowed):
+        assert torch.equal(drawn, EpsilonGreedy(2, (0,)).choose(greedy, 1.0, mask))
+    assert 0 < drawn.sum() < 50
 
 
 class Forbidden(load_agent("dqn")):  # type: ignore[misc]
     """Notes the bits of whatever it did and saw in training."""
 
-    def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None:
-        super().observe(obs, step, clock)
-        self.seen_rewards = [*getattr(self, "seen_rewards", []), step.reward.max()]
+    def observe(self, obs: torch.Tensor, step: Step, now: Now) -> None:
+        super().observe(obs, step, now)
+        self.seen_rewards = [*getattr(self, "seen_rewards", []), step.reward.max().item()]
 
 
 def test_in_training_the_forbidden_reward_is_never_earned(lab: SimpleNamespace) -> None:
@@ -229,8 +229,9 @@ def test_taxi_is_never_driven_into_a_wall(tmp_path: Path) -> None:
     env = make_vec(EnvSpec("Taxi-v4"), (0,), 4)
     agent: Any = load_agent("dqn")(load_agent("dqn").Config(), env.obs_space, env.action_space, (0,), "cpu")  # type: ignore[attr-defined]
     obs = env.reset()
-    for now in range(200):
-        step = env.step(agent.act(obs, Clock(now, 200), {}).action)
+    for time in range(200):
+        acted = agent.act(torch.from_numpy(obs), agent.scheduled(Clock(time, 200)), {})
+        step = env.step(acted.action.numpy())
         assert (step.next_obs[..., 0] != obs[..., 0]).all()
         obs = step.obs
 

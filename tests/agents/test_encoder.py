@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from rlab.agents.encoder import Encoder, EncoderConfig
 from rlab.agents.ppo import PPO, PPOConfig
+from rlab.draws import Draws
 from rlab.errors import UsageError
 from rlab.experience.dataset import Dataset, Episode
 from rlab.experience.demonstrations import Demonstrations, demonstrations_of
@@ -18,7 +20,6 @@ from rlab.experience.samplers import Sampler
 from rlab.learning.base_loop import Periods
 from rlab.learning.dataset_loop import DatasetLoop
 from rlab.networks.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
-from rlab.randomness import streams
 from rlab.types import Clock
 
 NEVER, CPU = 10**9, torch.device("cpu")
@@ -63,13 +64,12 @@ def make(dataset: Dataset, seeds: Sequence[int] = (0, 1), **settings: Any) -> tu
     chosen = {"hidden": (32,), "model_hidden": (64,), "learning_rate": 3e-3, "batch_size": 128, **settings}
     agent = Encoder(EncoderConfig(**chosen), dataset.obs_space, dataset.action_space, seeds, CPU)
     storage = demonstrations_of(dataset, seeds)
-    obs, valid = storage.observations()
-    agent.fit_statistics(torch.from_numpy(obs), torch.from_numpy(valid))
+    agent.fit_statistics(*storage.observations())
     return agent, storage
 
 
 def sampler_of(agent: Any, storage: Demonstrations) -> Sampler:
-    return agent.sampler(storage, streams(agent.seeds, "dataset"))  # type: ignore[no-any-return]
+    return agent.sampler(storage, Draws(agent.seeds, "dataset", CPU))  # type: ignore[no-any-return]
 
 
 def learned(dataset: Dataset, updates: int, **settings: Any) -> tuple[Encoder, dict[str, torch.Tensor]]:
@@ -145,7 +145,7 @@ def test_several_choices_and_bits_are_taken(action_space: Space, objective: str)
     first = judged(agent, storage)["validation/loss"]
     rows = agent.prepare(storage.rows_in_order())
     for update in range(150):
-        agent.update(rows, Clock(update + 1, 150))
+        agent.update(rows, agent.scheduled(Clock(update + 1, 150)))
     assert (judged(agent, storage)["validation/loss"] < 0.5 * first).all()
 
 
@@ -191,7 +191,7 @@ def test_the_target_follows_by_its_share_and_gets_no_gradient() -> None:
     agent, storage = make(walks(episodes=4), objective="forward", target_tau=0.25)
     before = weights(agent.target_body)
     assert all(equal(before, weights(agent.body)))
-    agent.update(agent.prepare(storage.rows_in_order()), Clock(1, 10))
+    agent.update(agent.prepare(storage.rows_in_order()), agent.scheduled(Clock(1, 10)))
     for old, online, target in zip(before, weights(agent.body), weights(agent.target_body), strict=True):
         torch.testing.assert_close(target, 0.75 * old + 0.25 * online)
     assert not any(p.requires_grad for p in agent.target_body.parameters())
@@ -234,7 +234,7 @@ def test_a_run_that_stops_and_goes_on_is_the_run_that_never_stopped() -> None:
     loops = [DatasetLoop(a, a.seeds, sampler_of(a, storage), 45, Periods(NEVER, NEVER, NEVER)) for a, storage in agents]
     whole, broken, resumed = loops
     whole.run()
-    broken.should_stop = lambda: broken.updates == 17
+    broken.host = replace(broken.host, should_stop=lambda: broken.updates == 17)
     assert not broken.run()
     resumed.load_state(copy.deepcopy(broken.state()))
     assert resumed.run()

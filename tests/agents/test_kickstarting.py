@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from rlab.agents import load_agent
+from rlab.draws import Draws
 from rlab.envs import EnvSpec, make_episodes, make_vec
 from rlab.evaluation.evaluate import evaluate
+from rlab.experience.border import HostEnv
 from rlab.experience.collector import Collector
 from rlab.experience.storage import Storage
 from rlab.learning.base_loop import Periods
@@ -22,16 +24,16 @@ from rlab.networks.heads import build_head
 from rlab.networks.policy import Policy, PolicySpec, build_policy
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Box, Discrete
-from rlab.randomness import streams
 from rlab.types import Clock
 
 NEVER, CPU, SEEDS, NUM_ENVS = 10**9, torch.device("cpu"), (0, 1, 2), 4
 WORLD = "rlab/ProbeActionObservation-v0"  # 1 where the action agrees with the observation's sign, else -1
 NUMBER, TWO = Box((1,), "float32", -1.0, 1.0), Discrete(2)
 # Plain gradients, small steps: in the budget little is learned without a teacher. Adam's steps would be of one size.
-ON_POLICY = {"optimizer": "sgd", "max_grad_norm": None, "lr_schedule": "constant", "actor_gain": 0.1}
+PLAIN = {"optimizer": "sgd", "max_grad_norm": None, "lr_schedule": "constant"}
+ON_POLICY = {**PLAIN, "actor_gain": 0.1}
 SLOW: dict[str, dict[str, Any]] = {
-    "dqn": {"learning_rate": 1e-3, "learning_starts": 20, "batch_size": 32, "epsilon_end": 1.0},
+    "dqn": {**PLAIN, "learning_rate": 3e-3, "learning_starts": 20, "batch_size": 32, "epsilon_end": 1.0},
     "ppo": {**ON_POLICY, "learning_rate": 3e-3, "rollout_steps": 20, "epochs": 4},
     "a2c": {**ON_POLICY, "learning_rate": 3e-2, "rollout_steps": 8},
     "reinforce": {**ON_POLICY, "learning_rate": 3e-2, "rollout_steps": 8},
@@ -65,11 +67,11 @@ def teacher_for(name: str, weight: float = 1.0, fraction: float = 1.0) -> Teache
 
 def trained(name: str, env_steps: int, term: Teacher | None) -> Any:
     agent = make(name, term)
-    env = make_vec(EnvSpec.parse(WORLD), SEEDS, NUM_ENVS)
+    env = HostEnv(make_vec(EnvSpec.parse(WORLD), SEEDS, NUM_ENVS), CPU)
     storage = Storage(len(SEEDS), NUM_ENVS, 1000, agent.fields())
     loop: Any = RolloutLoop if agent.data == "rollout" else ReplayLoop
-    sampler = agent.sampler(storage, streams(SEEDS, loop.stream_use))
-    judged = SimpleNamespace(returns=np.zeros((3, 1)), lengths=np.ones((3, 1)))
+    sampler = agent.sampler(storage, Draws(SEEDS, loop.stream_use, CPU))
+    judged = SimpleNamespace(returns=np.zeros((len(SEEDS), 1)), lengths=np.ones((len(SEEDS), 1)))
     loop(agent, Collector(env), storage, sampler, env_steps, Periods(NEVER, NEVER, NEVER), lambda: judged).run()
     env.close()
     return agent
@@ -119,7 +121,7 @@ def batch_for(agent: Any) -> dict[str, torch.Tensor]:
 def after_one_update(name: str, term: Teacher | None, clock: Clock) -> dict[str, torch.Tensor]:
     """The policy's weights."""
     agent = make(name, term)
-    agent.update(batch_for(agent), clock)
+    agent.update(batch_for(agent), agent.scheduled(clock))
     return copy.deepcopy(dict(agent.policy().state_dict()))
 
 
@@ -143,7 +145,7 @@ def test_the_loss_has_the_teacher_s_share_by_the_weight_of_the_moment(name: str)
     losses = []
     for each in (agent, alone):
         each.optimizer.step = lambda loss, *rest, **more: losses.append(loss) or loss.detach()
-        metrics = each.update(batch_for(each), clock).metrics
+        metrics = each.update(batch_for(each), each.scheduled(clock)).metrics
         if each is agent:
             torch.testing.assert_close(metrics["loss/teacher"], expected)
         else:
@@ -156,6 +158,6 @@ def test_members_of_a_student_learn_from_their_own_teachers() -> None:
     next(policy.network.parameters()).data[1] *= -1.0  # member 1 is taught the opposite
     agent = make("a2c", Teacher(policy, policy.head, weight=10.0, fraction=1.0), learning_rate=3e-2)
     for _ in range(60):
-        agent.update(batch_for(agent), Clock(32, NEVER))
+        agent.update(batch_for(agent), agent.scheduled(Clock(32, NEVER)))
     obs = np.array([[[-1.0], [1.0]]] * 3, np.float32)
     assert agent.policy()(obs).tolist() == [[0, 1], [1, 0], [0, 1]]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rlab.agents import AGENTS, load_agent
+from rlab.learning.contract import Now
 from rlab.networks.spaces import Discrete, Masked, MultiDiscrete, pack
 from rlab.types import Clock
 
@@ -76,10 +77,9 @@ def test_nothing_forbidden_is_done_in_a_million_steps(lab: SimpleNamespace, name
 
 def test_a_strict_world_notices(lab: SimpleNamespace, strict_world: str) -> None:
     class Blind(load_agent("ppo")):  # type: ignore[misc]
-        def act(self, obs: np.ndarray, clock: Clock, state: Any) -> Any:
-            seen = obs.copy()
-            seen[..., -self.head.mask_width :] = 1
-            return super().act(seen, clock, state)
+        def act(self, obs: torch.Tensor, now: Now, state: Any) -> Any:
+            obs[..., -self.head.mask_width :] = 1
+            return super().act(obs, now, state)
 
     with pytest.raises(Exception, match="is forbidden by"):
         lab.train_members(Blind, strict_world, (0, 1), 1_000, **QUICK["ppo"])
@@ -96,9 +96,9 @@ def masked_rows(name: str, actions: Any, rng: np.random.Generator) -> tuple[Any,
     agent = agent_class(config, Masked(Discrete(3), bits), actions, (0, 1), torch.device("cpu"))
     masks = rng.random((2, 30, bits)) < 0.5
     masks[..., [0, 3]] = True  # something is allowed, in each choice
-    obs = pack(Masked(Discrete(3), bits), rng.integers(3, size=(2, 30)), masks)
-    action, tensor = torch.from_numpy(agent.act(obs, Clock(0, 10), {}).action), torch.from_numpy(obs)
-    rows = {"obs": agent.preprocess(tensor), "action": action, "mask": agent.preprocess.mask(tensor)}
+    obs = torch.from_numpy(pack(Masked(Discrete(3), bits), rng.integers(3, size=(2, 30)), masks))
+    action = agent.act(obs, agent.scheduled(Clock(0, 10)), {}).action
+    rows = {"obs": agent.preprocess(obs), "action": action, "mask": agent.preprocess.mask(obs)}
     numbers = torch.from_numpy(rng.normal(size=(3, 2, 30)).astype(np.float32))
     rows |= {"advantage": numbers[0], "target": numbers[1], "value": numbers[2], "weight": torch.ones(2, 30)}
     with torch.no_grad():
@@ -121,7 +121,7 @@ def test_what_is_forbidden_neither_gets_a_gradient_nor_changes_another_s(name: s
         """The loss `[S]`, its metrics, and its gradient by the outputs."""
         outputs.requires_grad_()
         agent.forward = lambda features: (outputs, torch.zeros(2, 30))
-        loss, _, metrics = agent.loss(rows, Clock(1, 10))
+        loss, _, metrics = agent.loss(rows, agent.scheduled(Clock(1, 10)))
         return loss.detach(), metrics, torch.autograd.grad(loss.sum(), outputs)[0]
 
     loss, metrics, grad = learned_from(outputs.clone())

@@ -13,6 +13,7 @@ import torch
 
 import rlab.envs  # noqa: F401  # the probe worlds
 from rlab.agents import load_agent
+from rlab.draws import Draws
 from rlab.errors import UsageError
 from rlab.experience.dataset import Dataset, Episode
 from rlab.experience.demonstrations import Demonstrations, demonstrations_of
@@ -21,7 +22,6 @@ from rlab.learning.base_loop import Periods
 from rlab.learning.dataset_loop import DatasetLoop
 from rlab.learning.sparsity import GradualPruning
 from rlab.networks.spaces import Box, Discrete, Masked, Space, pack
-from rlab.randomness import streams
 from rlab.types import Clock
 
 NEVER, CPU = 10**9, torch.device("cpu")
@@ -61,13 +61,12 @@ def make(name: str, dataset: Dataset, seeds: Sequence[int] = (0, 1), **settings:
     config = agent_class.Config(**{"gamma": GAMMA, "hidden": (32,), "learning_rate": 1e-2, **settings})
     agent = agent_class(config, dataset.obs_space, dataset.action_space, seeds, CPU)
     storage = demonstrations_of(dataset, seeds)
-    obs, valid = storage.observations()
-    agent.fit_statistics(torch.from_numpy(obs), torch.from_numpy(valid))
+    agent.fit_statistics(*storage.observations())
     return agent, storage
 
 
 def sampler_of(agent: Any, storage: Demonstrations) -> Sampler:
-    return agent.sampler(storage, streams(agent.seeds, "dataset"))  # type: ignore[no-any-return]
+    return agent.sampler(storage, Draws(agent.seeds, "dataset", CPU))  # type: ignore[no-any-return]
 
 
 def learned(name: str, dataset: Dataset, updates: int, **settings: Any) -> Any:
@@ -197,7 +196,7 @@ def test_what_a_mask_forbids_is_never_chosen_and_takes_no_part(name: str) -> Non
     rows = [pack(space, np.array([x], np.float32), np.array(mask)) for x, mask in masks.items()]
     actions = agent.policy()(np.stack([rows] * 2))
     assert actions.tolist() == [[1, 0, 1]] * 2
-    assert agent.act(np.stack([rows] * 2), Clock(0, 10), {}).action.tolist() == [[1, 0, 1]] * 2
+    assert agent.act(torch.from_numpy(np.stack([rows] * 2)), {}, {}).action.tolist() == [[1, 0, 1]] * 2
 
 
 @pytest.mark.parametrize("name", ["cql", "dqfd"])
@@ -206,7 +205,7 @@ def test_the_target_follows_when_so_many_updates_are_over(name: str) -> None:
     batch = agent.prepare(storage.rows_in_order())
     equal = []
     for update in range(1, 8):
-        agent.update(batch, Clock(update, 100))
+        agent.update(batch, agent.scheduled(Clock(update, 100)))
         pairs = zip(agent.q_network.parameters(), agent.target_network.parameters(), strict=True)
         equal.append(all(torch.equal(a, b) for a, b in pairs))
     assert equal == [False, False, True, False, False, True, False]
@@ -216,7 +215,7 @@ def test_iql_s_targets_take_over_their_share() -> None:
     agent, storage = make("iql", recorded("rlab/ProbeAction-v0", 20, alternate), target_tau=0.25)
     before = [p.detach().clone() for p in agent.target_networks.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, agent.q_networks.parameters(), strict=True))
-    agent.update(agent.prepare(storage.rows_in_order()), Clock(1, 100))
+    agent.update(agent.prepare(storage.rows_in_order()), agent.scheduled(Clock(1, 100)))
     for old, online, target in zip(
         before, agent.q_networks.parameters(), agent.target_networks.parameters(), strict=True
     ):
@@ -235,7 +234,7 @@ def test_iql_s_losses_on_numbers_worked_by_hand() -> None:
     rows = {"obs": torch.zeros(2, 2, 1), "next_obs": torch.zeros(2, 2, 1), "action": torch.tensor([[0, 1]] * 2)}
     rows |= {"reward": torch.tensor([[1.0, 1.0]] * 2), "discount": torch.tensor([[0.5, 0.0]] * 2)}
     rows["mask"] = torch.tensor([[[True, True], [False, True]]] * 2)  # the second row leaves no choice
-    metrics = agent.update(rows, Clock(1, 10)).metrics
+    metrics = agent.update(rows, agent.scheduled(Clock(1, 10))).metrics
     # the smaller Q is 1 for action 0 and 0 for action 1; V is 0.5: 0.7 * 0.5^2 and 0.3 * 0.5^2
     assert metrics["loss/value"].tolist() == pytest.approx([0.5 * 0.25] * 2)
     # goals 1.25 and 1: (1 - 1.25)^2 + (3 - 1.25)^2 and (2 - 1)^2 + (0 - 1)^2
@@ -287,7 +286,7 @@ def test_a_run_that_stops_and_goes_on_is_the_run_that_never_stopped(name: str, s
         DatasetLoop(agent, agent.seeds, sampler_of(agent, storage), 45, periods) for agent, storage in agents
     )
     whole.run()
-    broken.should_stop = lambda: broken.updates == 17
+    broken.host = dataclasses.replace(broken.host, should_stop=lambda: broken.updates == 17)
     assert not broken.run()
     resumed.load_state(copy.deepcopy(broken.state()))
     assert resumed.run()
@@ -310,7 +309,8 @@ def test_an_agent_without_an_env_has_no_settings_of_acting_in_one_and_reports_no
     fields = {field.name for field in dataclasses.fields(agent.config)}
     assert not fields & {"replay_capacity", "learning_starts", "learn_every", "updates_per_learn", "rollout_steps"}
     assert not [name for name in fields if name.startswith(("epsilon", "entropy"))]
-    assert agent.metrics(Clock(0, 10)) == {"optimizer/learning_rate": 0.01}
+    logged = {tag: value for tag, value in agent.scheduled(Clock(0, 10)).items() if "/" in tag}
+    assert logged == {"optimizer/learning_rate": 0.01}
     assert agent.policy().spec.head.get("epsilon", 0.0) == 0.0
     assert agent.data == "dataset"
 
@@ -325,7 +325,7 @@ def test_it_begins_from_a_policy_that_there_is(name: str) -> None:
     np.testing.assert_array_equal(q_of(agent, (0.5,)), q_of(first, (0.5,)))
     if name != "iql":
         assert all(map(torch.equal, agent.q_network.parameters(), agent.target_network.parameters()))
-    agent.update(agent.prepare(storage.rows_in_order()), Clock(1, 10))
+    agent.update(agent.prepare(storage.rows_in_order()), agent.scheduled(Clock(1, 10)))
 
 
 @pytest.mark.parametrize(

@@ -124,10 +124,10 @@ def test_its_state_is_all_that_training_needs_to_go_on(agent: str) -> None:
             batch = {"obs": obs, "next_obs": next_obs, "action": torch.rand(2, 8, 2, generator=draws)}
             batch |= {"reward": torch.rand(2, 8, 1, generator=draws), "steps": torch.ones(2, 8, dtype=torch.long)}
             batch |= {"terminated": torch.zeros(2, 8, dtype=torch.bool)}
-            clock = Clock(update, 100)
+            now = each.scheduled(Clock(update, 100))
             each.preprocess.observe(obs, torch.ones(2, 8, dtype=torch.bool))
-            seen += [value.numpy() for value in each.update(each.prepare(batch), clock).metrics.values()]
-            seen.append(each.act(obs[:, :4].numpy(), clock, {}).action)
+            seen += [value.numpy() for value in each.update(each.prepare(batch), now).metrics.values()]
+            seen.append(each.act(obs[:, :4], now, {}).action.numpy())
         return seen
 
     learn(one, 3, first=0)  # an odd number: TD3 is between two steps of its actor

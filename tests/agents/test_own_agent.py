@@ -75,8 +75,8 @@ def test_a_rollout_agent_with_a_sampler_of_another_kind_is_one_line_and_leaves_n
         "from rlab.agents.a2c import A2C",
         "from rlab.experience.samplers import UniformSampler",
         "class Wrong(A2C):",
-        "    def sampler(self, storage, streams):",
-        "        return UniformSampler(storage, streams)",
+        "    def sampler(self, storage, draws):",
+        "        return UniformSampler(storage, draws)",
     ]
     (tmp_path / "draws_rows.py").write_text("\n".join(lines))
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,20 +1,21 @@
 """The details of PPO, one by one: each has a switch, and those with arithmetic have numbers."""
 
 import math
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
 from rlab.agents import load_agent
 from rlab.agents.ppo import PPO, PPOConfig
-from rlab.errors import UsageError
+from rlab.errors import RlabError, UsageError
 from rlab.experience.env_contract import Step
 from rlab.experience.sequence_samplers import read_rollout
 from rlab.experience.storage import Storage
+from rlab.learning.contract import Now
 from rlab.networks.spaces import Box, Discrete
 from rlab.types import Clock
 
@@ -29,20 +30,22 @@ def made(name: str = "ppo", seeds: tuple[int, ...] = (0, 1), actions: Any = None
     return agent(config, OBS, actions or Discrete(3), seeds, torch.device("cpu"))
 
 
+def uniform(rng: np.random.Generator, lanes: tuple[int, int]) -> torch.Tensor:
+    return torch.from_numpy(rng.uniform(-1, 1, (*lanes, 3)).astype(np.float32))
+
+
 def collected(agent: Any, num_envs: int = 2, steps: int = 8, seed: int = 0) -> dict[str, torch.Tensor]:
     """A rollout of random observations, the agent's own actions, random rewards and endings."""
     rng, members = np.random.default_rng(seed), len(agent.seeds)
     storage = Storage(members, num_envs, steps * num_envs, agent.fields())
-    obs = rng.uniform(-1, 1, (members, num_envs, 3)).astype(np.float32)
+    lanes = (members, num_envs)
+    obs = uniform(rng, lanes)
     for _ in range(steps):
-        action = agent.act(obs, CLOCK, {}).action
-        after = rng.uniform(-1, 1, obs.shape).astype(np.float32)
-        lanes = (members, num_envs)
-        terminated = rng.random(lanes) < 0.1
-        truncated = (rng.random(lanes) < 0.1) & ~terminated
-        storage.add(
-            obs, action, Step(after, after, rng.normal(size=lanes), terminated, truncated, np.ones(lanes, bool))
-        )
+        action, after = agent.act(obs, agent.scheduled(CLOCK), {}).action, uniform(rng, lanes)
+        terminated = torch.from_numpy(rng.random(lanes) < 0.1)
+        truncated = torch.from_numpy(rng.random(lanes) < 0.1) & ~terminated
+        reward = torch.from_numpy(rng.normal(size=lanes))
+        storage.add(obs, action, Step(after, after, reward, terminated, truncated, torch.ones_like(terminated)))
         obs = after
     return read_rollout(storage, steps)
 
@@ -55,7 +58,7 @@ def test_the_first_minibatch_has_ratio_one_and_neither_clips_nor_moves() -> None
         ratio = (agent.head.log_prob(outputs, rows["action"]) - rows["log_prob"]).exp()
         torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0.0, atol=1e-6)
         part = {name: value[:, :5] for name, value in rows.items()}
-        metrics = agent.update(part, CLOCK).metrics
+        metrics = agent.update(part, agent.scheduled(CLOCK)).metrics
         assert metrics["policy/clip_fraction"].tolist() == [0.0, 0.0]
         torch.testing.assert_close(metrics["policy/kl"], torch.zeros(2), rtol=0.0, atol=1e-6)
 
@@ -75,7 +78,7 @@ def test_gradients_equal_finite_differences(name: str) -> None:
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
 
     def loss() -> torch.Tensor:
-        total: torch.Tensor = agent.loss(rows, CLOCK)[0].sum()
+        total: torch.Tensor = agent.loss(rows, agent.scheduled(CLOCK))[0].sum()
         return total
 
     grads = torch.autograd.grad(loss(), parameters)
@@ -114,8 +117,8 @@ def test_the_learning_rate_ends_at_one_part_of_the_number_of_rollouts(lab: Simpl
     seen: list[float] = []
 
     class Watched(PPO):
-        def update(self, batch: Any, clock: Clock) -> Any:
-            updated = super().update(batch, clock)
+        def update(self, batch: Any, now: Now) -> Any:
+            updated = super().update(batch, now)
             seen.append(self.optimizer.torch_optimizer.param_groups[0]["lr"])
             return updated
 
@@ -140,7 +143,7 @@ def test_policy_and_value_have_bodies_of_their_own_unless_shared() -> None:
 def test_advantages_are_normalised_within_each_minibatch_where_asked(on: bool) -> None:
     agent = made(normalize_advantage=on)
     rows = {name: value[:, :6] for name, value in agent.prepare(collected(agent)).items()}
-    loss = agent.loss(rows, CLOCK)[2]["loss/policy"]
+    loss = agent.loss(rows, agent.scheduled(CLOCK))[2]["loss/policy"]
     advantage = rows["advantage"]
     if on:
         advantage = (advantage - advantage.mean(1, keepdim=True)) / advantage.std(1, keepdim=True, correction=0)
@@ -150,7 +153,7 @@ def test_advantages_are_normalised_within_each_minibatch_where_asked(on: bool) -
 def test_a_minibatch_of_one_row_is_no_nan() -> None:
     agent = made()
     rows = {name: value[:, :1] for name, value in agent.prepare(collected(agent)).items()}
-    assert all(value.isfinite().all() for value in agent.update(rows, CLOCK).metrics.values())
+    assert all(value.isfinite().all() for value in agent.update(rows, agent.scheduled(CLOCK)).metrics.values())
 
 
 def test_value_clipping_is_off_by_default_and_holds_values_where_asked() -> None:
@@ -160,7 +163,7 @@ def test_value_clipping_is_off_by_default_and_holds_values_where_asked() -> None
         rows = agent.prepare(collected(agent))
         rows["value"] = rows["value"] + 1.0  # the old value is one above the present one
         rows["target"] = rows["value"].clone()
-        losses[clip] = agent.loss(rows, CLOCK)[2]["loss/value"]
+        losses[clip] = agent.loss(rows, agent.scheduled(CLOCK))[2]["loss/value"]
     torch.testing.assert_close(losses[None], torch.full((2,), 0.5))  # half of 1 squared
     torch.testing.assert_close(losses[0.1], torch.full((2,), 0.5))  # held at 0.1 below: 0.005, and the larger counts
 
@@ -168,19 +171,20 @@ def test_value_clipping_is_off_by_default_and_holds_values_where_asked() -> None
 def test_the_entropy_bonus_has_its_weight_and_may_fade() -> None:
     agent = made(entropy_weight=0.5, entropy_final=0.0)
     rows = agent.prepare(collected(agent))
-    plain = made(entropy_weight=0.0).loss
-    with_bonus, _, metrics = agent.loss(rows, Clock(16, 10**9))
-    without = plain(rows, Clock(16, 10**9))[0]
+    plain, clock = made(entropy_weight=0.0), Clock(16, 10**9, per_step=2)
+    with_bonus, _, metrics = agent.loss(rows, agent.scheduled(clock))
+    without = plain.loss(rows, plain.scheduled(clock))[0]
     torch.testing.assert_close(without - with_bonus, 0.5 * metrics["policy/entropy"])
     assert metrics["policy/entropy"].tolist() == pytest.approx([math.log(3)] * 2, abs=1e-3)  # near uniform at first
-    assert agent.entropy_weight(Clock(5_016, 10_000)) == pytest.approx(0.25)
+    half_way = agent.scheduled(Clock(5_016, 10_000, per_step=2))  # its rollout of 16 env steps began at 5 000
+    assert half_way["entropy weight"] == pytest.approx(0.25)
 
 
 def test_the_whole_gradient_of_a_member_is_clipped_at_once() -> None:
     agent = made(max_grad_norm=1e-3, optimizer="sgd", learning_rate=1.0, lr_schedule="constant")
     rows = agent.prepare(collected(agent))
     before = agent.optimizer.flat.detach().clone()
-    metrics = agent.update(rows, CLOCK).metrics
+    metrics = agent.update(rows, agent.scheduled(CLOCK)).metrics
     assert (metrics["grad/norm"] > 1e-3).all()
     moved = (agent.optimizer.flat.detach() - before).norm(dim=1)
     torch.testing.assert_close(moved, torch.full((2,), 1e-3), rtol=1e-2, atol=0.0)
@@ -188,8 +192,9 @@ def test_the_whole_gradient_of_a_member_is_clipped_at_once() -> None:
 
 def test_the_clip_range_fades_where_asked() -> None:
     agent = made(clip=0.4, clip_final=0.5)
-    assert agent.clip(0.0) == pytest.approx(0.4)
-    assert agent.clip(0.5) == pytest.approx(0.3)
+    for env_steps, expected in ((16, 0.4), (5_016, 0.3)):  # the end of a rollout of 16 env steps
+        now = agent.scheduled(Clock(env_steps, 10_000, per_step=2))
+        assert now["policy/clip_range"] == pytest.approx(expected)
 
 
 def test_a_member_that_moved_too_far_stands_still_for_the_rest_of_its_rollout() -> None:
@@ -198,11 +203,11 @@ def test_a_member_that_moved_too_far_stands_still_for_the_rest_of_its_rollout() 
     with torch.no_grad():  # member 1 has gone far away already
         agent.actor[-1].bias[1] += torch.tensor([3.0, -3.0, 0.0])
     before = agent.optimizer.flat.detach().clone()
-    metrics = agent.update(rows, CLOCK).metrics
+    metrics = agent.update(rows, agent.scheduled(CLOCK)).metrics
     assert metrics["policy/kl"][1] > 0.015 > metrics["policy/kl"][0]
     assert not torch.equal(agent.optimizer.flat[0], before[0])
     assert torch.equal(agent.optimizer.flat[1], before[1])
-    agent.update(rows, CLOCK)
+    agent.update(rows, agent.scheduled(CLOCK))
     assert torch.equal(agent.optimizer.flat[1], before[1])
     agent.prepare(collected(agent, seed=1))  # the next rollout starts with everybody
     assert agent._going.all()
@@ -212,7 +217,7 @@ def test_kl_and_clip_fraction_on_numbers_worked_by_hand() -> None:
     agent = made(seeds=(0,), normalize_advantage=False)
     rows = agent.prepare(collected(agent))
     rows["log_prob"] = rows["log_prob"] - math.log(1.5)  # so the ratio is 1.5 everywhere
-    metrics = agent.loss(rows, CLOCK)[2]
+    metrics = agent.loss(rows, agent.scheduled(CLOCK))[2]
     assert metrics["policy/kl"].item() == pytest.approx(0.5 - math.log(1.5), abs=1e-5)
     assert metrics["policy/clip_fraction"].item() == 1.0
     advantage = rows["advantage"]
@@ -225,9 +230,10 @@ def test_observations_are_scaled_by_what_was_seen_before_the_rollout_and_clipped
     batch = collected(agent)
     rows = agent.prepare(batch)
     torch.testing.assert_close(rows["obs"], batch["obs"][:, :, :-1].flatten(1, 2))  # nothing was seen before
-    agent.update(rows, CLOCK)
+    agent.update(rows, agent.scheduled(CLOCK))
+    agent.update(rows, agent.scheduled(CLOCK))
     assert agent.preprocess.count.tolist() == [0, 0]  # a rollout is learned from with one scale
-    agent.update(rows, CLOCK)
+    agent.rollout_learned(batch)
     assert agent.preprocess.count.tolist() == [16, 16]
     seen = batch["obs"][:, :, :-1].flatten(1, 2).double()
     torch.testing.assert_close(agent.preprocess.mean[:, 0], seen.mean(1))
@@ -246,28 +252,26 @@ def test_rewards_are_scaled_where_asked() -> None:
 def test_the_value_of_a_cut_episode_is_that_of_what_followed() -> None:
     agent = made(seeds=(0,), gae_lambda=0.0, gamma=0.5)
     storage = Storage(1, 1, 2, agent.fields())
-    a, b, c = (np.full((1, 1, 3), x, np.float32) for x in (0.1, 0.5, 0.9))
-    no, yes, valid = np.zeros((1, 1), bool), np.ones((1, 1), bool), np.ones((1, 1), bool)
-    action = np.zeros((1, 1), np.int64)
-    storage.add(a, action, Step(c, b, np.ones((1, 1)), no, yes, valid))  # cut: b followed, c is the reset
-    storage.add(c, action, Step(a, a, np.ones((1, 1)), no, no, valid))
+    a, b, c = (torch.full((1, 1, 3), x) for x in (0.1, 0.5, 0.9))
+    one, action = torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.int64)
+    no, yes = one < 0, one > 0
+    storage.add(a, action, Step(c, b, one, no, yes, yes))  # cut: b followed, c is the reset
+    storage.add(c, action, Step(a, a, one, no, no, yes))
     rows = agent.prepare(read_rollout(storage, 2))
-    value: Callable[[np.ndarray], float] = lambda x: agent.value(torch.from_numpy(x)).item()  # noqa: E731
-    expected = [1 + 0.5 * value(b), 1 + 0.5 * value(a)]
+    expected = [1 + 0.5 * agent.value(b).item(), 1 + 0.5 * agent.value(a).item()]
     assert rows["target"][0].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_stored_actions_are_the_acted_ones_and_within_bounds() -> None:
     for squash in (False, True):
         agent = made(actions=Box((2,), "float32", (-1.0, 0.0), (3.0, 0.5)), squash=squash, log_std_init=1.0)
-        obs = np.zeros((2, 500, 3), np.float32)
-        action = agent.act(obs, CLOCK, {}).action
-        assert (action >= np.array([-1.0, 0.0], np.float32)).all()
-        assert (action <= np.array([3.0, 0.5], np.float32)).all()
-        log_prob = agent.head.log_prob(agent.policy().outputs(torch.from_numpy(obs)), torch.from_numpy(action))
-        assert log_prob.isfinite().all()
-        greedy = agent.policy()(obs)  # judged by the mode, not by samples
-        np.testing.assert_array_equal(greedy, agent.policy()(obs))
+        obs = torch.zeros(2, 500, 3)
+        action = agent.act(obs, agent.scheduled(CLOCK), {}).action
+        assert (action >= torch.tensor([-1.0, 0.0])).all()
+        assert (action <= torch.tensor([3.0, 0.5])).all()
+        assert agent.head.log_prob(agent.policy().outputs(obs), action).isfinite().all()
+        greedy = agent.policy()(obs.numpy())  # judged by the mode, not by samples
+        np.testing.assert_array_equal(greedy, agent.policy()(obs.numpy()))
         assert (greedy.std(axis=1) == 0).all()
 
 
@@ -296,13 +300,37 @@ def test_reinforce_without_a_baseline_refuses_time_limits_before_anything_is_wri
     assert not (tmp_path / "run").exists()
 
 
+class CutWithoutNotice(gym.Env[np.ndarray, np.int64]):
+    """Its third step is cut, though it states no time limit."""
+
+    observation_space, action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32), gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        return np.zeros(1, np.float32), 1.0, False, self.t == 3, {}
+
+
+def test_reinforce_without_a_baseline_refuses_an_episode_that_is_cut_without_notice(lab: SimpleNamespace) -> None:
+    if "rlab-test/CutWithoutNotice-v0" not in gym.registry:
+        gym.register("rlab-test/CutWithoutNotice-v0", entry_point=CutWithoutNotice)
+    with pytest.raises(RlabError) as caught:
+        lab.train_members("reinforce", "rlab-test/CutWithoutNotice-v0", [0], 64, baseline=False)
+    said = "the env cut an episode, which Reinforce cannot learn from with these settings. "
+    assert str(caught.value) == f"{said}That is for --no-baseline; leave the baseline on."
+
+
 def test_reinforce_without_a_baseline_learns_from_whole_episodes_alone() -> None:
     agent = made("reinforce", seeds=(0,), baseline=False, gamma=0.5, normalize_advantage=False)
     storage = Storage(1, 1, 4, agent.fields())
-    obs, action = np.zeros((1, 1, 3), np.float32), np.zeros((1, 1), np.int64)
-    no, valid = np.zeros((1, 1), bool), np.ones((1, 1), bool)
+    obs, action = torch.zeros(1, 1, 3), torch.zeros(1, 1, dtype=torch.int64)
+    no, valid = torch.tensor([[False]]), torch.tensor([[True]])
     for t, ended in enumerate((False, True, False, False)):
-        storage.add(obs, action, Step(obs, obs, np.full((1, 1), t + 1.0), no | ended, no, valid))
+        storage.add(obs, action, Step(obs, obs, torch.full((1, 1), t + 1.0), no | ended, no, valid))
     rows = agent.prepare(read_rollout(storage, 4))
     assert rows["weight"].tolist() == [[1.0, 1.0, 0.0, 0.0]]
     assert rows["advantage"][0, :2].tolist() == [2.0, 2.0]  # 1 + .5*2 ; 2

@@ -18,9 +18,9 @@ from rlab.agents import load_agent
 from rlab.cli.main import main
 from rlab.errors import RlabError, UsageError
 from rlab.experience.env_contract import Step
+from rlab.learning.contract import Now
 from rlab.runs.checkpoint import load_checkpoint
 from rlab.runs.folder import RunFolder
-from rlab.types import Clock
 
 FAMILY = ("dqn", "double_dqn")
 
@@ -114,16 +114,19 @@ def poisoned(name: str, where: str, at: int) -> type:
     """The agent, with NaN put into member 1 after `at` env steps."""
 
     class Poisoned(load_agent(name)):  # type: ignore[misc]
-        def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None:
-            super().observe(obs, step, clock)
-            if clock.env_steps == at:
+        env_steps = 0
+
+        def observe(self, obs: torch.Tensor, step: Step, now: Now) -> None:
+            super().observe(obs, step, now)
+            self.env_steps += obs.shape[1]
+            if self.env_steps == at:
                 network = self.q_network if where == "weights" else self.target_network
                 with torch.no_grad():
                     next(network.parameters())[1].fill_(math.nan)
 
-        def update(self, batch: dict[str, torch.Tensor], clock: Clock) -> Any:
-            assert clock.env_steps <= at, "the run went on after it"
-            return super().update(batch, clock)
+        def update(self, batch: dict[str, torch.Tensor], now: Now) -> Any:
+            assert self.env_steps <= at, "the run went on after it"
+            return super().update(batch, now)
 
     return Poisoned
 

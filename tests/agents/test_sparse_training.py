@@ -120,8 +120,12 @@ def test_a_run_that_goes_on_from_a_checkpoint_prunes_the_same_weights_and_learns
     rows = session.loop.sampler.sample(64)
     batches = [agent.prepare(rows) for agent in (kept, again)]
     for time in (880, 887, 888, 900, 1200, 1280, 1600):  # in the same percent, in later ones, and at the end
+        clock = Clock(time, 1600)
+        kept.optimizer.at(clock)
+        again.optimizer.at(clock)
         told = [
-            agent.update(batch, Clock(time, 1600)).metrics for agent, batch in zip((kept, again), batches, strict=True)
+            agent.update(batch, agent.scheduled(clock)).metrics
+            for agent, batch in zip((kept, again), batches, strict=True)
         ]
         assert all(torch.equal(value, told[1][tag]) for tag, value in told[0].items())
         for one, other in zip(kept.policy().parameters(), again.policy().parameters(), strict=True):

@@ -11,13 +11,14 @@ from types import ModuleType
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 from rlab.envs import EnvSpec, GymVectorEnv, make_env, make_episodes, make_vec, obs_packing
 from rlab.errors import RlabError, RlabWarning, UsageError
 from rlab.evaluation.evaluate import evaluate
 from rlab.evaluation.record import record
+from rlab.experience.border import HostEnv
 from rlab.experience.collector import Collector
-from rlab.experience.env_contract import Acted
 from rlab.experience.fields import Field
 from rlab.experience.sequence_samplers import read_rollout
 from rlab.experience.storage import Storage
@@ -68,20 +69,20 @@ def rewards_of(action):
 @pytest.mark.parametrize("vector", VECTORS)
 def test_what_is_stored_is_what_was_chosen_though_the_env_changes_its_actions(register, vector):
     env = make_vec(EnvSpec(register(lambda: Scribbling(Target()))), (0, 1), 2, vector)
-    collector = Collector(env)
+    collector = Collector(HostEnv(env, torch.device("cpu")))
     storage = Storage(2, 2, 16, (Field("obs", (1,), "float32"), Field("action", (1,), "float32")))
     collector.start()
     rng, chosen = np.random.default_rng(0), []
     for _ in range(8):
-        action = rng.uniform(-1, 1, (2, 2, 1)).astype(np.float32)
-        chosen.append(action.copy())
-        obs, acted, step, _ = collector.collect(lambda obs, state, action=action: Acted(action))
-        assert np.array_equal(acted.action, chosen[-1])
-        assert np.allclose(step.reward, rewards_of(chosen[-1]), rtol=0, atol=1e-6)
-        storage.add(obs, acted.action, step)
+        action = torch.from_numpy(rng.uniform(-1, 1, (2, 2, 1)).astype(np.float32))
+        chosen.append(action.clone())
+        step = collector.env.step(action)
+        assert torch.equal(action, chosen[-1])
+        assert np.allclose(step.reward, rewards_of(chosen[-1].numpy()), rtol=0, atol=1e-6)
+        storage.add(collector.obs, action, step)
+        collector.take(step, {})
     env.close()
-    stored = read_rollout(storage, 8)["action"].numpy()
-    assert np.array_equal(np.sort(stored.ravel()), np.sort(np.concatenate(chosen).ravel()))
+    assert torch.equal(read_rollout(storage, 8)["action"], torch.stack(chosen, dim=2))
 
 
 def test_recordings_hold_the_actions_that_were_chosen_and_judging_sees_their_rewards(register):

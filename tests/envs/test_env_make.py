@@ -335,7 +335,7 @@ def test_where_not_all_envs_can_be_made_the_others_are_closed_and_the_error_says
 @pytest.mark.parametrize(("members", "most", "expected"), [(1, None, 10), (10, None, 64), (99, None, 99), (5, 2, 2)])
 def test_few_envs_live_at_once_however_many_episodes_are_asked_for(lives, members, most, expected):
     assert EpisodeMaker(lives, most).most_at_once(members) == expected
-    assert EpisodeMaker(CARTPOLE, most).most_at_once(members) == (most or 512)  # rows of one native env
+    assert EpisodeMaker(CARTPOLE, most).most_at_once(members) == (most or 4096)  # rows of one native env
 
 
 def test_episodes_know_the_time_limit_that_ends_them(lives):

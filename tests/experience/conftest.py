@@ -6,11 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from rlab.experience.env_contract import Step
+from rlab.draws import Draws, programs_ran
+from rlab.experience.border import HostEnv
+from rlab.experience.env_contract import HostStep
 from rlab.experience.fields import Field
 from rlab.experience.sequence_samplers import RolloutSampler
 from rlab.experience.storage import Storage
+from rlab.learning.tracing import trace
 from rlab.networks.spaces import Box, Discrete
 
 
@@ -47,6 +51,7 @@ class World:
         self.rng = np.random.default_rng(self.seed)
         self.seeds = tuple(range(self.members))
         self.shape = (self.members, self.num_envs)
+        self.time_limit, self.has_reset_rows = None, self.style == "next"
         self.obs_space, self.action_space = Box((2,), self.obs_dtype, 0.0, 1e6), Discrete(10)
         self.seen = 0
         self.ids = self._fresh(np.ones(self.shape, bool), np.zeros(self.shape, np.int64))
@@ -85,7 +90,7 @@ class World:
             self.lanes[s, n].append(Row(*(value[s, n].item() for value in values)))
         obs = self.observed(self.ids)
         shared = self.style == "next" or (self.style == "same" and not ended.any())
-        return Step(obs, obs if shared else self.observed(next_ids), reward, terminated, truncated, valid)
+        return HostStep(obs, obs if shared else self.observed(next_ids), reward, terminated, truncated, valid)
 
     def state(self):
         return {"seen": self.seen}
@@ -96,23 +101,34 @@ class World:
     def close(self):
         pass
 
-    def storage(self, capacity, further=()):
+    def storage(self, capacity, further=(), growing=True):
         """Empty storage that fits this world."""
         fields = Field("obs", (2,), self.obs_dtype), Field("action", (), "int64"), *further
-        return Storage(self.members, self.num_envs, capacity, fields)
+        has_reset_rows = self.has_reset_rows
+        return Storage(self.members, self.num_envs, capacity, fields, "cpu", has_reset_rows, growing)
+
+    @property
+    def least_rows(self):
+        """Rows of a lane among which there is a transition."""
+        return 1 + self.has_reset_rows
 
     def rollout(self, steps, further=()):
         """A sampler of rollouts from empty storage that fits this world."""
-        return RolloutSampler(self.storage(steps * self.num_envs, further), (), steps)
+        draws = Draws(self.seeds, "minibatches", "cpu")
+        return RolloutSampler(self.storage(steps * self.num_envs, further), draws, steps)
+
+    def played(self, act=None):
+        """One vector step as tensors: what was acted on, the actions, and the `Step` that they led to."""
+        obs = torch.from_numpy(self.observed(self.ids))
+        action = torch.from_numpy(self.rng.integers(10, size=self.shape)) if act is None else act(obs)
+        return obs, action, HostEnv(self, torch.device("cpu")).step(action)
 
     def play(self, steps, *storages):
         """Take random actions and write what happens into storages."""
         for _ in range(steps):
-            obs = self.observed(self.ids)
-            action = self.rng.integers(10, size=self.shape)
-            step = self.step(action)
+            row = self.played()
             for storage in storages:
-                storage.add(obs, action, step)
+                storage.add(*row)
 
 
 @pytest.fixture(scope="session")
@@ -121,9 +137,35 @@ def make_world():
 
 
 @pytest.fixture(scope="session")
-def streams():
-    """`streams(S, seed)`: one random stream per member."""
-    return lambda members, seed=0: [np.random.default_rng([seed, i]) for i in range(members)]
+def draws():
+    """`draws(S, seed)`: random numbers of S members."""
+    return lambda members, seed=0: Draws([10 * seed + i for i in range(members)], "replay", "cpu")
+
+
+@pytest.fixture(scope="session")
+def as_graph():
+    """`as_graph(fn, *arguments)`: the function as a graph, run operator by operator: what a program does, without the
+    compiler's time. It returns the tensors of the dict that `fn` returns."""
+
+    def make(fn, *arguments):
+        names = []
+
+        def flat(*arguments):
+            found = fn(*arguments) or {}
+            names[:] = found
+            return list(found.values())
+
+        traced = trace(flat, arguments, fn)
+
+        def run(*arguments):
+            with torch.no_grad():
+                results = dict(zip(names, traced.graph(*traced.state, *arguments), strict=True))
+            programs_ran()
+            return results
+
+        return run
+
+    return make
 
 
 @pytest.fixture(scope="session")

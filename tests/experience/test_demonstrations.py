@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlab.draws import Draws
 from rlab.errors import RlabError, UsageError
 from rlab.experience.dataset import Dataset, Episode
 from rlab.experience.demonstrations import Demonstrations, choose_episodes, demonstrations_of
@@ -13,7 +14,6 @@ from rlab.experience.fields import Field
 from rlab.experience.mixture_sampler import MixtureSampler
 from rlab.experience.samplers import UniformSampler
 from rlab.networks.spaces import Box, Discrete
-from rlab.randomness import streams as streams_of
 from rlab.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlab.runs.encoding import decode, encode
 from rlab.runs.folder import RunFolder
@@ -21,8 +21,8 @@ from rlab.runs.folder import RunFolder
 ENDINGS = ((True, False), (False, True), (False, False))  # terminated, truncated, cut by the recording
 
 
-def sample(storage, streams, batch_size, n_step=1):
-    return UniformSampler(storage, streams, n_step).sample(batch_size)
+def sample(storage, draws, batch_size, n_step=1):
+    return UniformSampler(storage, draws, n_step).sample(batch_size)
 
 
 def make(*lengths, first=0):
@@ -59,10 +59,10 @@ def check_rows(batch, lengths, n_step):
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(1, 5), st.integers(1, 3), st.data())
-def test_every_window_is_one_that_was_recorded(lengths, n_step, members, data):
+def test_every_window_is_one_that_was_recorded(draws, lengths, n_step, members, data):
     some = data.draw(st.one_of(st.none(), st.integers(1, len(lengths))))
     storage = demonstrations_of(make(*lengths), range(members), some)
-    batch = sample(storage, [np.random.default_rng(i) for i in range(members)], 64, n_step)
+    batch = sample(storage, draws(members), 64, n_step)
     check_rows(batch, lengths, n_step)
     for member, chosen in enumerate(choose_episodes(make(*lengths), range(members), some)):
         assert set(ids_of(batch)[member] // 100) <= set(chosen)
@@ -71,20 +71,20 @@ def test_every_window_is_one_that_was_recorded(lengths, n_step, members, data):
     assert batch["demonstration"].shape == (members, 64)
 
 
-def test_every_transition_is_drawn_about_equally_often():
+def test_every_transition_is_drawn_about_equally_often(draws):
     storage = demonstrations_of(make(1, 9), [0])
-    drawn = ids_of(sample(storage, [np.random.default_rng(0)], 20_000))
+    drawn = ids_of(sample(storage, draws(1), 20_000))
     _, counts = np.unique(drawn, return_counts=True)
     assert len(counts) == 10
     assert np.square(counts - 2000).sum() / 2000 < 27.9  # chi-squared, 9 degrees of freedom, p = 0.001
 
 
-def test_a_member_draws_the_same_beside_others_with_longer_episodes():
+def test_a_member_draws_the_same_beside_others_with_longer_episodes(draws):
     data = make(2, 3, 90)
     beside = Demonstrations(data, [np.array([0, 1]), np.array([1, 2])])
     alone = Demonstrations(data, [np.array([0, 1])])
-    both = sample(beside, [np.random.default_rng(0), np.random.default_rng(1)], 50, 3)
-    one = sample(alone, [np.random.default_rng(0)], 50, 3)
+    both = sample(beside, draws(2), 50, 3)
+    one = sample(alone, draws(1), 50, 3)
     assert all(torch.equal(both[name][:1], one[name]) for name in one)
 
 
@@ -112,13 +112,13 @@ def test_observations_for_statistics_are_those_acted_on():
 
 
 @pytest.mark.parametrize(("limit", "size"), [(None, 4), (3, 3), (9, 4)])
-def test_rows_come_in_order_and_say_which_are_filled_up(limit, size):
+def test_rows_come_in_order_and_say_which_are_filled_up(draws, limit, size):
     storage = Demonstrations(make(3, 1), [np.array([0, 1]), np.array([1])])
     batch = storage.rows_in_order(limit)
     check_rows(batch, [3, 1], n_step=1)
     assert ids_of(batch).tolist() == [[0, 1, 2, 100][:size], [100] * size]
     assert batch["valid"].tolist() == [[True] * size, [True] + [False] * (size - 1)]
-    assert batch.keys() == {*sample(storage, [np.random.default_rng(0)] * 2, 2), "valid"}
+    assert batch.keys() == {*sample(storage, draws(2), 2), "valid"}
 
 
 @given(st.integers(2, 12), st.floats(0.01, 0.99), st.integers(0, 9))
@@ -163,16 +163,16 @@ SHOWN = make(5, 6, 7, first=1000)
 
 
 def mixed(storage, share, online, n_step=1):
-    shown = UniformSampler(demonstrations_of(SHOWN, (7, 8)), streams_of((7, 8), "demonstrations"), n_step)
+    shown = UniformSampler(demonstrations_of(SHOWN, (7, 8)), Draws((7, 8), "demonstrations", "cpu"), n_step)
     return MixtureSampler(UniformSampler(storage, online, n_step), shown, share)
 
 
 @pytest.mark.parametrize(("share", "size", "count"), [(0.25, 32, 8), (0.29, 100, 29), (1 / 3, 30, 10), (0.7, 10, 7)])
-def test_every_stretch_of_a_batch_has_its_share(make_world, streams, share, size, count):
+def test_every_stretch_of_a_batch_has_its_share(make_world, draws, share, size, count):
     world = make_world(2, 3, "same")
     storage = world.storage(60)
     world.play(30, storage)
-    batch = mixed(storage, share, streams(2)).sample(4 * size)
+    batch = mixed(storage, share, draws(2)).sample(4 * size)
     flags = batch["demonstration"]
     assert torch.equal(flags[0], flags[1])
     assert flags[0].reshape(4, size).sum(dim=1).tolist() == [count] * 4
@@ -183,13 +183,13 @@ def test_every_stretch_of_a_batch_has_its_share(make_world, streams, share, size
 
 @pytest.mark.parametrize("style", ["same", "next"])
 def test_online_rows_are_those_of_the_online_sampler_and_demonstrations_have_their_own_streams(
-    make_world, streams, style
+    make_world, draws, style
 ):
     world, n_step = make_world(2, 3, style), 3
     storage = world.storage(60)
     world.play(30, storage)
-    batch, online = mixed(storage, 0.25, streams(2), n_step).sample(40), sample(storage, streams(2), 30, n_step)
-    shown = sample(demonstrations_of(SHOWN, (7, 8)), streams_of((7, 8), "demonstrations"), 10, n_step)
+    batch, online = mixed(storage, 0.25, draws(2), n_step).sample(40), sample(storage, draws(2), 30, n_step)
+    shown = sample(demonstrations_of(SHOWN, (7, 8)), Draws((7, 8), "demonstrations", "cpu"), 10, n_step)
     flags = batch["demonstration"][0]
     for name in online:
         assert torch.equal(batch[name][:, ~flags], online[name]), name
@@ -197,21 +197,21 @@ def test_online_rows_are_those_of_the_online_sampler_and_demonstrations_have_the
         assert batch[name].dtype == online[name].dtype
 
 
-def test_without_a_share_all_rows_are_online_and_with_all_of_it_no_online_row_is_needed(make_world, streams):
+def test_without_a_share_all_rows_are_online_and_with_all_of_it_no_online_row_is_needed(make_world, draws):
     world = make_world(2, 3, "same")
     storage, empty = world.storage(60), world.storage(60)
     world.play(30, storage)
-    batch, online = mixed(storage, 0.0, streams(2)).sample(40), sample(storage, streams(2), 40)
+    batch, online = mixed(storage, 0.0, draws(2)).sample(40), sample(storage, draws(2), 40)
     assert all(torch.equal(batch[name], online[name]) for name in online)
     assert not batch["demonstration"].any()
-    assert (ids_of(mixed(empty, 1.0, streams(2)).sample(40)) >= 100_000).all()
+    assert (ids_of(mixed(empty, 1.0, draws(2)).sample(40)) >= 100_000).all()
 
 
-def test_a_saved_mixture_goes_on_with_the_very_next_draw(make_world, streams):
+def test_a_saved_mixture_goes_on_with_the_very_next_draw(make_world, draws):
     world = make_world(2, 3, "same")
     storage = world.storage(60)
     world.play(30, storage)
-    sampler, again = mixed(storage, 0.5, streams(2), 2), mixed(storage, 0.5, streams(2, 9), 2)
+    sampler, again = (mixed(storage, 0.5, draws(2), 2) for _ in range(2))
     sampler.sample(40)
     value, tensors = encode(sampler.state())
     again.load_state(decode(value, tensors))
@@ -220,16 +220,14 @@ def test_a_saved_mixture_goes_on_with_the_very_next_draw(make_world, streams):
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
-def test_a_share_is_a_share(make_world, streams, share):
+def test_a_share_is_a_share(make_world, draws, share):
     with pytest.raises(UsageError, match="share of demonstrations"):
-        mixed(make_world(2, 3, "same").storage(60), share, streams(2))
+        mixed(make_world(2, 3, "same").storage(60), share, draws(2))
 
 
-def test_batches_with_different_fields_are_not_mixed(make_world, streams):
+def test_batches_with_different_fields_are_not_mixed(make_world, draws):
     world = make_world(2, 3, "same")
     storage = world.storage(60, (Field("weight", (), "float32"),))
-    obs = world.observed(world.ids)
-    action = np.zeros((2, 3), int)
-    storage.add(obs, action, world.step(action), weight=np.ones((2, 3)))
+    storage.add(*world.played(), weight=torch.ones(2, 3))
     with pytest.raises(RlabError, match=r"batches with .*weight.* cannot be mixed with"):
-        mixed(storage, 0.5, streams(2)).sample(10)
+        mixed(storage, 0.5, draws(2)).sample(10)

@@ -237,6 +237,14 @@ def test_a_permutation_holds_every_number_once_and_every_place_is_equally_likely
         assert ((counts - rounds / 5) ** 2 / (rounds / 5)).sum() < 18.5  # 4 degrees of freedom, once in a thousand
 
 
+def test_draws_that_move_to_another_device_draw_there_and_go_on_with_their_next_draw():
+    draws, elsewhere = Draws((3, 4), "some use", "cpu", ahead=4), torch.device("meta")  # a device without memory
+    draws.uniform(2)
+    assert draws.to(torch.device("cpu")) is draws.to(elsewhere) is draws
+    assert draws.uniform(2).device == draws.counter.device == elsewhere
+    assert draws.state() == {"draw": 2}
+
+
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="ahead must be at least 1, not 0"):
         Draws([1], "actions", "cpu", ahead=0)

@@ -18,13 +18,9 @@ def numbered(count, seeds=(3, 4), **options):
     return Examples(seeds, number[:, None].astype(np.float32), number * 10, **options)
 
 
-def streams(seeds=(3, 4)):
-    return [stream(seed, "dataset") for seed in seeds]
-
-
 @given(st.integers(1, 12), st.lists(st.integers(1, 15), min_size=1, max_size=8))
 def test_every_row_comes_exactly_once_in_every_epoch_however_it_is_drawn(rows, sizes):
-    sampler = EpochSampler(numbered(rows), streams())
+    sampler = EpochSampler(numbered(rows), "dataset")
     drawn = np.concatenate([sampler.sample(size)["target"].numpy() for size in sizes], axis=1) // 10
     for member in drawn:
         for start in range(0, len(member), rows):
@@ -33,7 +29,7 @@ def test_every_row_comes_exactly_once_in_every_epoch_however_it_is_drawn(rows, s
 
 
 def test_inputs_and_targets_stay_together_and_members_and_epochs_have_orders_of_their_own():
-    drawn = EpochSampler(numbered(50), streams()).sample(100)
+    drawn = EpochSampler(numbered(50), "dataset").sample(100)
     assert (drawn["input"][..., 0] * 10 == drawn["target"]).all()
     assert (drawn["input"][..., 0] == drawn["row"]).all()
     orders = drawn["target"].numpy().reshape(4, 50)
@@ -42,17 +38,17 @@ def test_inputs_and_targets_stay_together_and_members_and_epochs_have_orders_of_
 
 
 def test_an_order_does_not_depend_on_the_other_members():
-    alone = EpochSampler(numbered(9, seeds=(4,)), streams((4,))).sample(30)["target"][0]
-    assert (EpochSampler(numbered(9), streams()).sample(30)["target"][1] == alone).all()
+    alone = EpochSampler(numbered(9, seeds=(4,)), "dataset").sample(30)["target"][0]
+    assert (EpochSampler(numbered(9), "dataset").sample(30)["target"][1] == alone).all()
 
 
 def test_each_member_draws_from_rows_of_its_own():
     inputs = np.arange(2 * 5).reshape(2, 5).astype(np.float32)
     own = Examples((3, 4), inputs, inputs.astype(int), per_member=True)
-    drawn = EpochSampler(own, streams()).sample(5)["target"]
+    drawn = EpochSampler(own, "dataset").sample(5)["target"]
     assert [sorted(member) for member in drawn.tolist()] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
     some = numbered(9, rows=[np.array([1, 3]), np.array([0, 5, 8])])
-    drawn = EpochSampler(some, streams()).sample(6)["target"]
+    drawn = EpochSampler(some, "dataset").sample(6)["target"]
     assert [set(member) for member in drawn.tolist()] == [
         {10, 30},
         {0, 50, 80},
@@ -61,7 +57,7 @@ def test_each_member_draws_from_rows_of_its_own():
 
 @pytest.mark.parametrize("before", [0, 4, 10, 13])
 def test_draws_go_on_from_a_state_to_the_row(before):
-    whole, first, second = (EpochSampler(numbered(10), streams()) for _ in range(3))
+    whole, first, second = (EpochSampler(numbered(10), "dataset") for _ in range(3))
     if before:
         whole.sample(before)
         first.sample(before)

@@ -6,22 +6,31 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlab.draws import Draws
 from rlab.errors import RlabError, UsageError
+from rlab.experience import columns, final_observations
 from rlab.experience import fields as fields_module
-from rlab.experience.fields import Field
+from rlab.experience.fields import Field, check_memory
+from rlab.experience.final_observations import NONE
 from rlab.experience.samplers import UniformSampler
 from rlab.experience.storage import Storage
 
 STYLES = ("same", "next", "disabled")
 
 
-def sample(storage, streams, batch_size, n_step=1):
-    return UniformSampler(storage, streams, n_step).sample(batch_size)
+def sample(storage, draws, batch_size, n_step=1):
+    return UniformSampler(storage, draws, n_step).sample(batch_size)
 
 
 def where_from(world):
     """Observation -> (lane, time): every observation is acted on once."""
     return {row.obs: (lane, t) for lane, rows in world.lanes.items() for t, row in enumerate(rows)}
+
+
+def held_ids(world, storage, member):
+    """The ids of a member's transitions that are held, oldest first."""
+    held, num_envs = range(storage.rows_written - storage.rows, storage.rows_written), world.num_envs
+    return [t * num_envs + n for t in held for n in range(num_envs) if world.lanes[member, n][t].valid]
 
 
 def check_rows(world, storage, batch):
@@ -47,68 +56,69 @@ def check_rows(world, storage, batch):
 
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("seed", range(12))
-def test_rows_never_mix_and_only_the_newest_are_drawn(make_world, streams, seed, style):
+def test_rows_never_mix_and_only_the_newest_are_drawn(make_world, draws, seed, style):
     rng = np.random.default_rng(seed)
     members, num_envs = int(rng.integers(1, 4)), int(rng.integers(1, 5))
     world = make_world(members, num_envs, style, rng.uniform(0, 0.4), seed)
     lane_rows = int(rng.integers(2, 25))
     storage = world.storage(lane_rows * num_envs + int(rng.integers(num_envs)))  # a remainder holds no row
-    draws = streams(members, seed)
+    members_draws = draws(members, seed)
     for chunk in rng.integers(1, 12, size=12):  # 12 to 132 rows: several times round
         world.play(int(chunk), storage)
         assert storage.rows == min(storage.rows_written, lane_rows)
-        valid = [[row.valid for row in world.lanes[lane][-storage.rows :]] for lane in np.ndindex(members, num_envs)]
-        assert storage.transitions.tolist() == np.reshape(valid, (members, -1)).sum(axis=1).tolist()
-        if storage.transitions.all():
-            check_rows(world, storage, sample(storage, draws, 20))
+        if storage.valid_rows is not None:
+            assert storage.valid_rows.counts[:, 0].tolist() == [
+                len(held_ids(world, storage, s)) for s in range(members)
+            ]
+        check_rows(world, storage, sample(storage, members_draws, 20))
 
 
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 9), st.lists(st.integers(0, 20), max_size=4), st.data())
-def test_any_sizes_any_number_of_adds(make_world, streams, members, num_envs, lane_rows, chunks, data):
+def test_any_sizes_any_number_of_adds(make_world, draws, members, num_envs, lane_rows, chunks, data):
     world = make_world(members, num_envs, data.draw(st.sampled_from(STYLES)), 0.3, data.draw(st.integers(0, 9)))
-    storage = world.storage(lane_rows * num_envs)
+    storage = world.storage(max(lane_rows, world.least_rows) * num_envs)
     for chunk in chunks:
         world.play(chunk, storage)
-    if storage.rows and storage.transitions.all():
-        check_rows(world, storage, sample(storage, streams(members), 8))
+    if storage.rows:
+        check_rows(world, storage, sample(storage, draws(members), 8))
 
 
-def test_every_held_transition_is_drawn_equally_often(make_world, streams):
+def test_every_held_transition_is_drawn_equally_often(make_world, draws):
     world = make_world(2, 3, "next", 0.2)
     storage = world.storage(3 * 20)
     world.play(50, storage)
-    draws = 60_000
-    drawn = sample(storage, streams(2), draws)["obs"][..., 0]
+    size = 60_000
+    drawn = sample(storage, draws(2), size)["obs"][..., 0]
     for s in range(2):
         held = {row.obs for n in range(3) for row in world.lanes[s, n][-20:] if row.valid}
         seen, counts = drawn[s].unique(return_counts=True)
         assert set(seen.tolist()) == held  # no reset row, nothing overwritten, nothing left out
-        expected = draws / len(held)
+        expected = size / len(held)
         chi_square = ((counts - expected) ** 2 / expected).sum().item()
         freedom = len(held) - 1  # mean of chi-square; its standard deviation is sqrt(2 * freedom)
         assert abs(chi_square - freedom) < 4 * (2 * freedom) ** 0.5
 
 
-def test_a_members_draws_do_not_depend_on_the_others(make_world, streams):
-    world = make_world(3, 2, "next", 0.3)
-    together, alone = world.storage(40), make_world(1, 2, "next").storage(40)
+@pytest.mark.parametrize("style", STYLES)
+def test_a_members_draws_do_not_depend_on_the_others(make_world, style):
+    world = make_world(3, 2, style, 0.3)
+    together, alone = world.storage(40), make_world(1, 2, style).storage(40)
     for _ in range(60):
-        obs, action = world.observed(world.ids), world.rng.integers(10, size=world.shape)
-        step = world.step(action)
+        obs, action, step = world.played()
         together.add(obs, action, step)
         parts = (step.obs, step.next_obs, step.reward, step.terminated, step.truncated, step.valid)
         alone.add(obs[1:2], action[1:2], type(step)(*(part[1:2] for part in parts)))
-    beside = sample(together, streams(3), 500, n_step=3)
-    by_itself = sample(alone, streams(3)[1:2], 500, n_step=3)
+    beside = sample(together, Draws((4, 5, 6), "replay", "cpu"), 500, n_step=3)
+    by_itself = sample(alone, Draws((5,), "replay", "cpu"), 500, n_step=3)
     for name, value in by_itself.items():
         assert torch.equal(beside[name][1:2], value), name
 
 
-def test_dtypes_are_kept_and_images_stay_uint8(make_world, streams):
+def test_dtypes_are_kept_and_images_stay_uint8(make_world, draws):
     world = make_world(2, 2, "same", obs_dtype="uint8")
     storage = world.storage(30)
     world.play(70, storage)
-    batch = sample(storage, streams(2), 64, n_step=2)
+    batch = sample(storage, draws(2), 64, n_step=2)
     dtypes = {name: value.dtype for name, value in batch.items()}
     assert dtypes == {
         "row": torch.int64,
@@ -124,15 +134,14 @@ def test_dtypes_are_kept_and_images_stay_uint8(make_world, streams):
     assert ((obs[..., 0] + obs[..., 1]) % 256 == 0).all()  # [id, -id] modulo 256
 
 
-def test_extra_fields_travel_with_their_row(make_world, streams):
+def test_extra_fields_travel_with_their_row(make_world, draws):
     world = make_world(2, 3, "same", 0.3)
     storage = world.storage(3 * 7, further=(Field("mask", (4,), "bool"), Field("serial", (), "int32")))
     for t in range(40):
-        obs, action = world.observed(world.ids), world.rng.integers(10, size=world.shape)
-        serial = t * 6 + np.arange(6).reshape(2, 3)
-        mask = (serial[..., None] >> np.arange(4)) & 1 == 1
-        storage.add(obs, action, world.step(action), mask=mask, serial=serial)
-    batch = sample(storage, streams(2), 200, n_step=2)
+        serial = t * 6 + torch.arange(6).reshape(2, 3)
+        mask = (serial[..., None] >> torch.arange(4)) & 1 == 1
+        storage.add(*world.played(), mask=mask, serial=serial)
+    batch = sample(storage, draws(2), 200, n_step=2)
     index = where_from(world)
     for s, b in np.ndindex(2, 200):
         (member, env), t = index[batch["obs"][s, b, 0].item()]
@@ -161,46 +170,92 @@ def test_a_field_cannot_take_a_name_that_is_taken(make_world, name):
         make_world(1, 1, "same").storage(5, further=(Field(name, (), "int32"),))
 
 
-def test_the_side_table_grows_as_needed_and_freed_places_are_used_again(make_world):
+def places_in_use(storage):
+    """Places of the side table that rows which are held have."""
+    place = storage.finals.place.lanes(
+        torch.arange(storage.rows_written - storage.rows, storage.rows_written) % storage.slots
+    )
+    used = place[place != NONE].tolist()
+    assert len(used) == len(set(used))
+    return len(used)
+
+
+@pytest.fixture
+def large_observations(monkeypatch):
+    """Every observation counts as a large one."""
+    monkeypatch.setattr(final_observations, "SMALL", 0)
+
+
+def test_a_growing_side_table_doubles_as_needed_and_loses_nothing(make_world, draws, large_observations):
     world = make_world(2, 4, "same", 0.4)
-    storage = world.storage(4 * 30)  # up to 240 final observations are held at once
+    storage = world.storage(4 * 100)  # up to 400 final observations of a member are held at once
     sizes = []
-    for _ in range(8):
-        world.play(100, storage)
-        held = sum(row.terminated or row.truncated for rows in world.lanes.values() for row in rows[-30:])
-        assert len(storage.finals.table) - len(storage.finals.free) == held  # those in use, and no others
-        sizes.append(len(storage.finals.table))
-    assert sizes[0] == sizes[-1] == 256  # 64, doubled twice, and never again
+    for _ in range(30):
+        world.play(13, storage)
+        held = sum(row.terminated or row.truncated for rows in world.lanes.values() for row in rows[-storage.rows :])
+        assert places_in_use(storage) == held
+        check_rows(world, storage, sample(storage, draws(2), 100))
+        sizes.append(storage.finals.places)
+    assert sizes[0] == 64
+    assert sizes[-1] == sizes[-20] == 404  # 64, 128, 256, and no more than all rows of a member have
+    assert len(storage.finals.table) == 1 + 2 * 404
+
+
+def test_places_of_overwritten_rows_are_used_again(make_world, large_observations):
+    world = make_world(1, 2, "same", 0.1)
+    storage = world.storage(2 * 40)
+    world.play(1000, storage)  # 380 ends, 15 of them held
+    assert storage.finals.places == 64
+
+
+def test_observations_that_are_small_or_a_program_reads_have_a_place_for_each_row(make_world):
+    assert make_world(2, 4, "same").storage(4 * 30).finals.places == 31 * 4
+    image = Field("obs", (1025,), "uint8"), Field("action", (), "int64")
+    assert Storage(2, 4, 4 * 30, image, growing=False).finals.places == 31 * 4
+    assert Storage(2, 4, 4 * 30, image, growing=True).finals.places == 64
+    assert Storage(2, 4, 4 * 3, image, growing=True).finals.places == 4 * 4
 
 
 def test_no_final_observation_is_kept_where_the_next_row_has_it(make_world):
     world = make_world(1, 2, "next", 0.4)
     storage = world.storage(40)
     world.play(100, storage)
-    assert len(storage.finals.free) == len(storage.finals.table)
+    assert places_in_use(storage) == 0
 
 
-def test_a_replay_of_reset_rows_alone_says_so_instead_of_searching_for_ever(make_world, streams):
-    world = make_world(1, 1, "next", 1.0)  # one step, one reset, and so on
-    storage = world.storage(1)
-    world.play(1, storage)
-    check_rows(world, storage, sample(storage, streams(1), 5))
-    world.play(1, storage)
-    assert storage.transitions.tolist() == [0]
-    with pytest.raises(RlabError, match=r"the storage of a member holds only reset rows; raise --replay-capacity\."):
-        sample(storage, streams(1), 5)
+def test_a_storage_of_one_row_is_refused_where_that_may_be_a_reset_row(make_world, draws):
+    storage = make_world(1, 3, "next").storage(5)
+    with pytest.raises(
+        UsageError,
+        match=r"the storage keeps one row of each of 3 envs, which may be a reset row; raise --replay-capacity\.",
+    ):
+        UniformSampler(storage, draws(1))
 
 
-def test_an_empty_replay_says_so(make_world, streams):
+def test_an_empty_replay_says_so(make_world, draws):
+    sampler = UniformSampler(make_world(1, 1, "same").storage(3), draws(1))
     with pytest.raises(RlabError, match="the storage is empty; collect before sampling"):
-        sample(make_world(1, 1, "same").storage(3), streams(1), 1)
+        sampler.check()
 
 
-def test_the_memory_estimate_is_what_the_lanes_take(make_world):
-    storage = Storage(3, 4, 4 * 10 + 3, (Field("obs", (5, 2), "uint8"), Field("action", (2,), "float32")))
-    # 10 bytes obs, 8 action, 4 reward, 3 flags, 4 place of the final observation; one slot more than rows
-    assert storage.nbytes == 3 * 4 * 11 * (10 + 8 + 4 + 3 + 4)
-    assert storage.nbytes == sum(data.nbytes for data in storage.data.values()) + storage.finals.place.nbytes
+@pytest.mark.parametrize("has_reset_rows", [False, True])
+@pytest.mark.parametrize("growing", [False, True])
+@pytest.mark.parametrize("side", [5, 40])
+def test_the_memory_estimate_is_what_the_lanes_take(has_reset_rows, growing, side):
+    fields = (Field("obs", (side, side), "uint8"), Field("action", (2,), "float32"))
+    storage = Storage(3, 4, 4 * 10 + 3, fields, "cpu", has_reset_rows, growing)
+    obs, listed = side * side, 8 * has_reset_rows
+    final = obs if obs == 25 or not growing else 0
+    # 8 bytes action, 4 reward, 3 flags, 4 place of the final observation; one slot more than rows
+    assert storage.nbytes == 3 * 4 * 11 * (obs + 8 + 4 + 3 + 4 + final + listed)
+    taken = sum(column.nbytes for column in (*storage.columns.values(), storage.finals.place))
+    table = storage.finals.table.nbytes - obs  # one place for what is not kept
+    ids = 0 if storage.valid_rows is None else storage.valid_rows._ids[1:].nbytes  # and one there
+    if final:
+        assert storage.nbytes == taken + table + ids
+    else:
+        assert storage.nbytes == taken + ids
+        assert table == 3 * 44 * obs  # all rows of a member, fewer than 64
 
 
 def test_what_cannot_fit_is_refused_before_it_is_allocated(monkeypatch):
@@ -209,10 +264,10 @@ def test_what_cannot_fit_is_refused_before_it_is_allocated(monkeypatch):
     def allocate(*args):
         raise AssertionError("allocated")
 
-    monkeypatch.setattr(np, "zeros", allocate)
+    monkeypatch.setattr(columns, "zeros", allocate)
     image = Field("obs", (84, 84, 4), "uint8")
-    message = (  # 10 members * (1 000 000 + 8 slots) * (28 224 + 8 + 4 + 3 + 4) bytes
-        "storage for 1000000 transitions per member needs 263.0 GiB and 8.0 GiB are free; "
+    message = (  # 10 members * (1 000 000 + 8 slots) * (28 224 + 8 + 4 + 3 + 4 + 8) bytes
+        "storage for 1000000 transitions per member needs 263.1 GiB and 8.0 GiB are free; "
         "lower --seeds, or --replay-capacity or --rollout-steps."
     )
     with pytest.raises(UsageError) as caught:
@@ -229,12 +284,20 @@ def test_exactly_the_free_memory_is_enough_and_one_byte_less_is_not(monkeypatch,
         make_world(1, 2, "same").storage(20)
 
 
-def test_a_growing_side_table_is_checked_too(monkeypatch, make_world):
+def test_a_growing_side_table_is_checked_too(monkeypatch, make_world, large_observations):
     world = make_world(1, 4, "same", 0.5)
     storage = world.storage(400)
     monkeypatch.setattr(fields_module, "_free_memory", lambda: 0)
     with pytest.raises(UsageError, match="storage for 128 final observations needs"):
         world.play(100, storage)
+
+
+def test_a_gpu_s_own_memory_is_what_counts_there(monkeypatch):
+    monkeypatch.setattr(fields_module, "_free_memory", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**40))
+    check_memory("storage", 2**30, torch.device("cuda"))
+    with pytest.raises(UsageError, match=r"storage needs 2\.0 GiB and 1\.0 GiB are free"):
+        check_memory("storage", 2**31, torch.device("cuda"))
 
 
 def test_where_the_system_does_not_tell_its_free_memory_nothing_is_refused(monkeypatch, make_world):

@@ -1,6 +1,5 @@
 """Rollouts: every row comes back in time order with its true successor, rollout after rollout, also after a resume."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -131,9 +130,8 @@ def test_extra_fields_travel_with_their_row(make_world):
     world = make_world(2, 3, "same", 0.3)
     rollout = world.rollout(4, further=(Field("serial", (2,), "int32"),))
     for t in range(12):
-        obs, action = world.observed(world.ids), world.rng.integers(10, size=world.shape)
-        serial = t * 6 + np.arange(6).reshape(2, 3)
-        rollout.storage.add(obs, action, world.step(action), serial=np.stack([serial, -serial], axis=-1))
+        serial = t * 6 + torch.arange(6).reshape(2, 3)
+        rollout.storage.add(*world.played(), serial=torch.stack([serial, -serial], dim=-1))
     serial = torch.arange(8, 12) * 6 + torch.arange(6).reshape(2, 3, 1)
     assert torch.equal(rollout.sample()["serial"], torch.stack([serial, -serial], dim=-1).int())
 
@@ -172,13 +170,16 @@ def test_saved_at_any_moment_a_rollout_goes_on_with_the_same_episodes(make_world
 
 
 @given(st.data(), st.integers(1, 9), st.integers(1, 30))
-def test_fresh_episodes_after_a_load_cut_those_under_way_as_a_time_limit_does(make_world, data, steps, moment):
+def test_fresh_episodes_after_a_load_and_a_cut_follow_those_under_way_as_behind_a_time_limit(
+    make_world, data, steps, moment
+):
     world = data.draw(worlds(make_world))
     rollout = world.rollout(steps)
     world.play(moment, rollout.storage)
     again = saved_and_loaded(rollout, world.rollout(steps))
     cut = [(lane, moment - 1) for lane in world.lanes]
     world.reset()
+    again.storage.cut_episodes()
     for _ in range(2):
         world.play(1, again.storage)
         while not again.full:

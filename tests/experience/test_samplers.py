@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlab.draws import Draws
 from rlab.errors import RlabError
 from rlab.experience.dataset import Dataset, Episode
 from rlab.experience.demonstrations import demonstrations_of
@@ -16,7 +17,6 @@ from rlab.experience.mixture_sampler import MixtureSampler
 from rlab.experience.samplers import UniformSampler
 from rlab.experience.sequence_samplers import SequenceSampler, read_sequences
 from rlab.networks.spaces import Box, Discrete
-from rlab.randomness import streams as streams_of
 from rlab.runs.encoding import decode, encode
 
 STYLES = ("same", "next", "disabled")
@@ -28,8 +28,8 @@ def play(world, storage, steps):
     """As `World.play`, with the number of each observation as the action and in the further fields."""
     further = [f.name for f in storage.fields[6:]]
     for _ in range(steps):
-        ids = world.ids.copy()
-        storage.add(world.observed(ids), ids, world.step(ids), **dict.fromkeys(further, ids))
+        ids = torch.from_numpy(world.ids.copy())
+        storage.add(*world.played(lambda obs, ids=ids: ids), **dict.fromkeys(further, ids))
 
 
 def lessons(lengths):
@@ -65,39 +65,37 @@ def check_rows(world, batch, oldest):
 
 @given(st.data())
 def test_composed_samplers_keep_every_row_s_id_and_give_feedback_to_the_row_that_it_is_about(
-    make_world, streams, prioritised, data
+    make_world, draws, prioritised, data
 ):
     members, num_envs = data.draw(st.integers(1, 2)), data.draw(st.integers(1, 3))
     world = make_world(members, num_envs, data.draw(st.sampled_from(STYLES)), 0.3, data.draw(st.integers(0, 99)))
     storage = world.storage(num_envs * data.draw(st.integers(3, 12)))
     demonstrations = demonstrations_of(lessons(data.draw(st.lists(st.integers(1, 6), min_size=1))), range(members))
     kind = data.draw(st.sampled_from([UniformSampler, prioritised.PrioritisedSampler]))
-    online, shown = (kind(rows, streams(members, i)) for i, rows in enumerate((storage, demonstrations)))
+    online, shown = (kind(rows, draws(members, i)) for i, rows in enumerate((storage, demonstrations)))
     share = data.draw(st.sampled_from([0.0, 0.25, 0.5, 0.7, 1.0]))
     sampler = MixtureSampler(online, shown, share)
     assert sampler.draws_ahead is (kind is UniformSampler)
     for _ in range(4):
         play(world, storage, data.draw(st.integers(1, 9)))
-        if not storage.transitions.all():
-            continue
         batch = sampler.sample(20)
         check_rows(world, batch, storage.rows_written - storage.rows)
-        sampler.feedback(batch["row"].numpy(), batch["action"].numpy().astype(float))
+        sampler.feedback(batch["row"], batch["action"])
         if kind is not UniformSampler:
-            flags = batch["demonstration"].numpy()
+            flags = batch["demonstration"]
             for part, chosen in ((online, ~flags), (shown, flags)):
-                priority = np.take_along_axis(part.priority, batch["row"].numpy() % part.size, axis=1)
-                expected = (batch["action"].numpy() + part.floor) ** part.alpha
-                assert (priority == expected)[chosen].all()
+                priority = part.priority.gather(1, batch["row"] % part.size)
+                expected = (batch["action"].double() + part.floor) ** part.alpha
+                assert torch.allclose(priority[chosen], expected[chosen], rtol=1e-12)  # two powers in float64
 
 
-def test_rows_are_drawn_in_proportion_to_their_priority_and_weighted_for_it(make_world, streams, prioritised):
+def test_rows_are_drawn_in_proportion_to_their_priority_and_weighted_for_it(make_world, draws, prioritised):
     world = make_world(1, 2, "same", 0.0)
     storage = world.storage(8, (SERIAL,))
     play(world, storage, 4)
-    sampler = prioritised.PrioritisedSampler(storage, streams(1), alpha=1.0, floor=0.0)
+    sampler = prioritised.PrioritisedSampler(storage, draws(1), alpha=1.0, floor=0.0)
     sampler.sample(1)
-    sampler.feedback(np.arange(8)[None], np.array([[0.0, 1, 2, 3, 4, 5, 6, 7]]))
+    sampler.feedback(torch.arange(8)[None], torch.arange(8.0)[None])
     batch = sampler.sample(28_000)
     count = np.bincount(batch["row"][0], minlength=8)
     assert count[0] == 0
@@ -108,31 +106,31 @@ def test_rows_are_drawn_in_proportion_to_their_priority_and_weighted_for_it(make
     assert torch.equal(batch["serial"], batch["action"])
 
 
-def test_new_rows_have_the_largest_priority_and_overwritten_ones_none(make_world, streams, prioritised):
+def test_new_rows_have_the_largest_priority_and_overwritten_ones_none(make_world, draws, prioritised):
     world = make_world(1, 1, "same", 0.0)
     storage = world.storage(4)
-    sampler = prioritised.PrioritisedSampler(storage, streams(1), alpha=1.0, floor=0.0)
+    sampler = prioritised.PrioritisedSampler(storage, draws(1), alpha=1.0, floor=0.0)
     world.play(4, storage)
     sampler.sample(1)
-    sampler.feedback(np.array([[0, 1, 2, 3]]), np.array([[7.0, 0.0, 5.0, 0.0]]))
+    sampler.feedback(torch.tensor([[0, 1, 2, 3]]), torch.tensor([[7.0, 0.0, 5.0, 0.0]]))
     world.play(1, storage)  # row 4 takes the place of row 0
     assert set(sampler.sample(100)["row"][0].tolist()) == {2, 4}
     assert sampler.priority.tolist() == [[7.0, 0.0, 5.0, 0.0]]
 
 
-def test_a_saved_prioritised_mixture_goes_on_with_the_very_next_draw(make_world, streams, prioritised):
+def test_a_saved_prioritised_mixture_goes_on_with_the_very_next_draw(make_world, draws, prioritised):
     world = make_world(2, 2, "next")
     storage = world.storage(20)
     world.play(15, storage)
     shown = demonstrations_of(lessons([3, 4]), (0, 1))
 
-    def mixture(seed):
-        parts = (prioritised.PrioritisedSampler(rows, streams(2, seed)) for rows in (storage, shown))
+    def mixture():
+        parts = (prioritised.PrioritisedSampler(rows, draws(2)) for rows in (storage, shown))
         return MixtureSampler(*parts, 0.5)
 
-    sampler, again = mixture(0), mixture(1)
+    sampler, again = mixture(), mixture()
     batch = sampler.sample(10)
-    sampler.feedback(batch["row"].numpy(), np.arange(20.0).reshape(2, 10))
+    sampler.feedback(batch["row"], torch.arange(20.0).reshape(2, 10))
     again.load_state(decode(*encode(copy.deepcopy(sampler.state()))))
     world.play(2, storage)
     one, other = sampler.sample(30), again.sample(30)
@@ -148,12 +146,12 @@ def begins_by_hand(rows, t, oldest):
 
 
 @given(st.data())
-def test_every_sequence_is_the_rows_of_one_lane_in_time_order(make_world, streams, data):
+def test_every_sequence_is_the_rows_of_one_lane_in_time_order(make_world, draws, data):
     members, num_envs, length = (data.draw(st.integers(1, top)) for top in (2, 3, 6))
     world = make_world(members, num_envs, data.draw(st.sampled_from(STYLES)), 0.3, data.draw(st.integers(0, 99)))
     storage = world.storage(num_envs * data.draw(st.integers(length, 12)), (SERIAL,))
     play(world, storage, data.draw(st.integers(length, 30)))
-    batch = SequenceSampler(storage, streams(members), length).sample(12)
+    batch = SequenceSampler(storage, draws(members), length).sample(12)
     oldest = storage.rows_written - storage.rows
     assert batch["obs"].shape == (members, 12, length, 2)
     for s, b in np.ndindex(members, 12):
@@ -171,31 +169,32 @@ def test_every_sequence_is_the_rows_of_one_lane_in_time_order(make_world, stream
             assert batch["begins"][at].item() is begins_by_hand(rows, time + k, oldest)
 
 
-def test_every_window_that_is_held_is_drawn_equally_often(make_world, streams):
+def test_every_window_that_is_held_is_drawn_equally_often(make_world, draws):
     world = make_world(1, 2, "same", 0.3)
     storage = world.storage(20)
     world.play(33, storage)
-    row = SequenceSampler(storage, streams(1), 4).sample(14_000)["row"][0]
+    row = SequenceSampler(storage, draws(1), 4).sample(14_000)["row"][0]
     assert row.unique().tolist() == list(range(23 * 2, 30 * 2))  # times 23 to 29 of two lanes; rows 23 to 32 are held
     count = np.bincount(row - 46)
     assert (np.square(count - 1000) / 1000).sum() < 34.5  # chi-squared, 13 degrees of freedom, p = 0.001
 
 
-def test_a_sequence_longer_than_what_is_held_cannot_be_drawn(make_world, streams):
+def test_a_sequence_longer_than_what_is_held_cannot_be_drawn(make_world, draws):
     world = make_world(1, 1, "same")
     storage = world.storage(10)
     world.play(3, storage)
+    sampler = SequenceSampler(storage, draws(1), 4)
     with pytest.raises(RlabError, match=r"the storage has 3 of the 4 rows of a sequence; raise --learning-starts\."):
-        SequenceSampler(storage, streams(1), 4).sample(1)
+        sampler.check()
 
 
 def test_sequences_of_demonstrations_stay_within_a_member_s_own_rows_and_do_not_depend_on_the_other_members():
     data = lessons([2, 3, 40])
-    draws = [demonstrations_of(data, seeds, 1) for seeds in ((0,), (0, 1))]
-    lengths = [len(own) for own in draws[1].own_rows]
+    parts = [demonstrations_of(data, seeds, 1) for seeds in ((0,), (0, 1))]
+    lengths = [len(own) for own in parts[1].own_rows]
     assert lengths[0] != lengths[1]
     alone, beside = (
-        SequenceSampler(shown, streams_of(range(shown.members), "demonstrations"), 2).sample(50) for shown in draws
+        SequenceSampler(shown, Draws(range(shown.members), "demonstrations", "cpu"), 2).sample(50) for shown in parts
     )
     assert all(torch.equal(alone[name], beside[name][:1]) for name in alone)
     assert beside["valid"].all()
@@ -204,6 +203,6 @@ def test_sequences_of_demonstrations_stay_within_a_member_s_own_rows_and_do_not_
 
 def test_a_window_begins_an_episode_where_the_one_before_was_recorded_last():
     shown = demonstrations_of(lessons([2, 3]), (0,))
-    begins = read_sequences(shown, np.array([[0]]), 6)
+    begins = read_sequences(shown, torch.tensor([[0]]), 6)
     assert begins["valid"].tolist() == [[[True, True, False, True, True, True]]]
     assert begins["begins"].tolist() == [[[True, False, True, True, False, False]]]

@@ -104,7 +104,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 def check_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
     """Every tensor is there on both sides, with the same bits."""
     assert one.keys() == other.keys()
-    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert all(torch.equal(value.cpu(), other[name].cpu()) for name, value in one.items())
 
 
 def outputs(path: Path, obs: torch.Tensor) -> torch.Tensor:
@@ -115,8 +115,8 @@ def outputs(path: Path, obs: torch.Tensor) -> torch.Tensor:
 
 
 def copied(policy: Policy) -> dict[str, torch.Tensor]:
-    """The tensors of a policy as they are now."""
-    return {name: value.clone() for name, value in policy.state_dict().items()}
+    """The tensors of a policy as they are now, on the CPU."""
+    return {name: value.cpu().clone() for name, value in policy.state_dict().items()}
 
 
 def rows(path: Path, log: str = "metrics") -> list[dict[str, Any]]:

@@ -104,7 +104,8 @@ def test_an_adopted_critic_has_the_bits_and_the_reward_scale_of_the_old_one(
 
     def save(session: Any, time: int) -> None:
         state = session.agent.state()
-        found.append([state["critic"]["0.weight"].clone(), {k: v.clone() for k, v in state["rewards"].items()}])
+        rewards = {name: value.cpu().clone() for name, value in state["rewards"].items()}
+        found.append([state["critic"]["0.weight"].cpu().clone(), rewards])
 
     request = road.asked("finetune", str(source), **settings, **road.JUDGED)
     road.begin(request, tmp_path / "run", [road.Hearing(on_save=save)])

@@ -29,7 +29,7 @@ DQN |= {"batch_size": 8, "num_envs": 4, "log_every": 4, "experiment": "none"}
 def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     """The tensors that are not bit for bit what they were, in any member; a name that one side lacks counts too."""
     names = before.keys() | after.keys()
-    return {n for n in names if n not in before or n not in after or not torch.equal(before[n], after[n])}
+    return {n for n in names if n not in before or n not in after or not torch.equal(before[n].cpu(), after[n].cpu())}
 
 
 def of(*layers: str) -> set[str]:

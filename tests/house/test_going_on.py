@@ -50,7 +50,7 @@ def test_a_checkpoint_of_an_older_version_ends_in_one_line(extended: SimpleNames
     shutil.copytree(extended.out, out := tmp_path / "run")
     folder = RunFolder.open(out)
     state, chunks = load_checkpoint(folder)
-    state["loop"] |= {"store": state.pop("storage"), "streams": state["loop"].pop("sampler")["streams"]}
+    state["loop"] |= {"store": state.pop("storage"), "streams": state["loop"].pop("sampler")}
     save_checkpoint(folder, state, chunks)
     with pytest.raises(RlabError, match=r"run was written by an older version of rlab") as caught:
         rlab.resume(out, env_steps=1024)

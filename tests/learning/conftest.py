@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rlab.draws import Draws
 from rlab.experience.collector import Collector
 from rlab.experience.env_contract import Acted, Step
 from rlab.experience.fields import Field
-from rlab.experience.samplers import Sampler, Streams, UniformSampler
+from rlab.experience.samplers import Sampler, UniformSampler
 from rlab.experience.sequence_samplers import RolloutSampler
 from rlab.experience.storage import Storage
 from rlab.learning.base_loop import Periods
-from rlab.learning.contract import Batch, LoopListener, Updated
+from rlab.learning.contract import Batch, LoopListener, Now, Updated
 from rlab.learning.loop import EnvLoop, ReplayLoop
 from rlab.learning.rollout_loop import RolloutLoop
 from rlab.networks.memory import State
 from rlab.networks.spaces import Box, Discrete
-from rlab.randomness import streams
 from rlab.types import Clock
 
 
@@ -30,22 +30,22 @@ class CountingEnv:
     """Observes the vector step; reward 1; every episode ends after `length` steps."""
 
     obs_space, action_space = Box((1,), "float32", 0.0, 1e6), Discrete(2)
+    device, on_host, has_reset_rows, time_limit = torch.device("cpu"), True, False, None
 
     def __init__(self, seeds: Sequence[int], num_envs: int, length: int = 5) -> None:
         self.seeds, self.num_envs, self.length, self.t = tuple(seeds), num_envs, length, 0
 
-    def _obs(self) -> np.ndarray:
-        return np.full((len(self.seeds), self.num_envs, 1), self.t, np.float32)
+    def _obs(self) -> Tensor:
+        return torch.full((len(self.seeds), self.num_envs, 1), float(self.t))
 
-    def reset(self) -> np.ndarray:
+    def reset(self) -> Tensor:
         return self._obs()
 
-    def step(self, action: np.ndarray) -> Step:
+    def step(self, action: Tensor) -> Step:
         self.t += 1
-        lanes = (len(self.seeds), self.num_envs)
-        ended = np.full(lanes, self.t % self.length == 0)
-        obs = self._obs()
-        return Step(obs, obs, np.ones(lanes), ended, np.zeros(lanes, bool), np.ones(lanes, bool))
+        lanes, obs = (len(self.seeds), self.num_envs), self._obs()
+        ended, never = torch.full(lanes, self.t % self.length == 0), torch.zeros(lanes, dtype=torch.bool)
+        return Step(obs, obs, torch.ones(lanes), ended, never, ~never)
 
     def state(self) -> dict[str, Any]:
         return {"t": self.t}
@@ -97,25 +97,25 @@ class NotingAgent:
         self.drawn: list[Tensor] = []
         self.prepared: list[int] = []
 
-    def sampler(self, storage: Storage, streams: Streams) -> Sampler:
-        return UniformSampler(storage, streams, self.config.n_step)
+    def sampler(self, storage: Storage, draws: Draws) -> Sampler:
+        return UniformSampler(storage, draws, self.config.n_step)
 
-    def act(self, obs: np.ndarray, clock: Clock, state: State) -> Acted:
-        return Acted(np.zeros(obs.shape[:2], np.int64))
+    def scheduled(self, clock: Clock) -> dict[str, float]:
+        return {"explore/progress": clock.progress, "env steps": clock.env_steps}
 
-    def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None: ...
+    def act(self, obs: Tensor, now: Now, state: State) -> Acted:
+        return Acted(torch.zeros(obs.shape[:2], dtype=torch.int64))
+
+    def observe(self, obs: Tensor, step: Step, now: Now) -> None: ...
 
     def prepare(self, batch: Batch) -> Batch:
         self.prepared.append(batch["reward"].shape[1])
         return batch
 
-    def update(self, batch: Batch, clock: Clock) -> Updated:
-        self.updated_at.append(clock.env_steps)
+    def update(self, batch: Batch, now: Now) -> Updated:
+        self.updated_at.append(int(now["env steps"]))
         self.drawn.append(batch["obs"][:, :, 0])
         return Updated({"loss": torch.full((len(self.seeds),), float(len(self.updated_at)))})
-
-    def metrics(self, clock: Clock) -> dict[str, float]:
-        return {"explore/progress": clock.progress}
 
     def policy(self) -> Any:
         return Weights()
@@ -137,9 +137,9 @@ class RollingAgent(NotingAgent):
         self.rollouts: list[Batch] = []
         self.batches: list[Batch] = []
 
-    def sampler(self, storage: Storage, streams: Streams) -> Sampler:
+    def sampler(self, storage: Storage, draws: Draws) -> Sampler:
         config = self.config
-        return RolloutSampler(storage, streams, config.rollout_steps, config.epochs, config.minibatches)
+        return RolloutSampler(storage, draws, config.rollout_steps, config.epochs, config.minibatches)
 
     def prepare(self, batch: Batch) -> Batch:
         self.rollouts.append(batch)
@@ -147,9 +147,9 @@ class RollingAgent(NotingAgent):
         seed = torch.tensor(self.seeds).unsqueeze(1).expand_as(number)
         return {"row": number, "seed": seed, "obs": batch["obs"][:, :, :-1].flatten(1, 2)}
 
-    def update(self, batch: Batch, clock: Clock) -> Updated:
+    def update(self, batch: Batch, now: Now) -> Updated:
         self.batches.append(batch)
-        return super().update(batch, clock)
+        return super().update(batch, now)
 
 
 class Diary:
@@ -187,7 +187,7 @@ def make_loop(
     loop: type[EnvLoop] = RolloutLoop if agent.data == "rollout" else ReplayLoop
     rows = learner.config.rollout_steps * num_envs if agent.data == "rollout" else learner.config.replay_capacity
     storage = Storage(len(seeds), num_envs, rows, fields)
-    sampler = learner.sampler(storage, streams(seeds, loop.stream_use))
+    sampler = learner.sampler(storage, Draws(seeds, loop.stream_use, "cpu"))
     judged = SimpleNamespace(returns=np.zeros((len(seeds), 1)), lengths=np.ones((len(seeds), 1)))
     collector = Collector(CountingEnv(seeds, num_envs, length))
     place = learner, collector, storage, sampler, env_steps

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from rlab.learning.exploration import BLOCK, NOISE, ActionNoise
+from rlab.learning.exploration import AHEAD, NOISE, ActionNoise
 from rlab.networks.heads import STOCHASTIC_HEADS, head_class
 
 EULER = 0.5772156649
@@ -47,15 +47,15 @@ def test_noise_comes_as_float32_for_every_member_env_and_output(kind: str) -> No
 
 
 def test_a_member_draws_the_same_again_and_beside_any_others() -> None:
-    steps = BLOCK + 5
+    steps = AHEAD + 5
     beside, alone = draws(ActionNoise("normal", 2, (1, 7, 9)), steps), draws(ActionNoise("normal", 2, (7,)), steps)
     assert torch.equal(beside[:, 1:2], alone)
     assert torch.equal(draws(ActionNoise("normal", 2, (7,)), steps), alone)
     assert not (beside[:, 0] == beside[:, 1]).any()
-    assert alone.unique().numel() == alone.numel()  # nor does a block come twice
+    assert alone.unique().numel() == alone.numel()  # nor do the steps drawn at once come twice
 
 
-@pytest.mark.parametrize("steps", [0, 1, BLOCK - 1, BLOCK, BLOCK + 7])
+@pytest.mark.parametrize("steps", [0, 1, AHEAD - 1, AHEAD, AHEAD + 7])
 @pytest.mark.parametrize("kind", sorted(NOISE))
 def test_noise_goes_on_from_its_state_with_the_very_next_draw(kind: str, steps: int) -> None:
     one, other = ActionNoise(kind, 2, (3, 4)), ActionNoise(kind, 2, (3, 4))
@@ -63,17 +63,19 @@ def test_noise_goes_on_from_its_state_with_the_very_next_draw(kind: str, steps: 
         one.next(3)
     draws(other, 11)  # whatever it has drawn before
     other.load_state(copy.deepcopy(one.state()))
-    assert torch.equal(draws(one, BLOCK + 3), draws(other, BLOCK + 3))
+    assert torch.equal(draws(one, AHEAD + 3), draws(other, AHEAD + 3))
 
 
 def test_a_state_taken_twice_is_the_same_and_taking_it_draws_nothing() -> None:
     watched, plain = ActionNoise("gumbel", 2, (3,)), ActionNoise("gumbel", 2, (3,))
-    for _ in range(BLOCK + 2):
+    for _ in range(AHEAD + 2):
         assert watched.state() == watched.state()
         assert torch.equal(watched.next(1), plain.next(1))
 
 
 def test_noise_of_another_use_draws_other_numbers() -> None:
-    first, again, other = (ActionNoise("normal", 2, (0, 1), use).next(3) for use in ("actions", "actions", "targets"))
+    first, again, other = (
+        ActionNoise("normal", 2, (0, 1), use=use).next(3) for use in ("actions", "actions", "targets")
+    )
     assert torch.equal(first, again)
     assert not (first == other).any()

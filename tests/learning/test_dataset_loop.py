@@ -18,7 +18,6 @@ from rlab.learning.early_stopping import EarlyStopping
 from rlab.learning.supervised import SupervisedSettings
 from rlab.learning.supervised_fit import History, make_loop
 from rlab.networks.spec import LayerSpec, NetworkSpec
-from rlab.randomness import streams
 from rlab.runs.encoding import decode, encode
 
 FAR = 10**9
@@ -40,14 +39,14 @@ class Scripted:
     def prepare(self, batch):
         return dict(batch)
 
-    def update(self, batch, clock):
+    def update(self, batch, now):
         self.network.weight += 1
         return Updated({"loss/nothing": torch.zeros(len(self.network.weight))})
 
     def validate(self, batch):
         return {"validation/loss": torch.tensor(self.losses[int(self.network.weight[0])])}
 
-    def metrics(self, clock):
+    def scheduled(self, clock):
         return {}
 
     def policy(self):
@@ -66,7 +65,7 @@ def numbers(rows, seeds=(3, 4)):
 
 
 def shuffled(rows):
-    return EpochSampler(numbers(rows), streams((3, 4), "dataset"))
+    return EpochSampler(numbers(rows), "dataset")
 
 
 def scripted_loop(losses, updates, patience=None, log_every=1, **options):

@@ -23,6 +23,7 @@ from rlab.networks.merging import merge_policy
 from rlab.networks.policy import PolicySpec, build_policy
 from rlab.networks.spaces import Box, Discrete
 from rlab.networks.spec import LayerSpec, NetworkSpec, build
+from rlab.types import Clock
 
 VECTOR, WIDER = (Box((n,), "float32", -2.0, 2.0) for n in (4, 5))
 IMAGE = Box((10, 10, 2), "bool", 0.0, 1.0)
@@ -228,7 +229,7 @@ def test_a_trained_policy_is_fine_tuned_from_end_to_end(strategy):
     moved_at = {}
     before = {name: value.clone() for name, value in networks["q"].state_dict().items()}
     for env_steps in range(120):
-        stepper.at(env_steps, factor=1.0)
+        stepper.at(Clock(env_steps, 120))
         stepper.step(regression(policy, obs, task))
         for name, value in networks["q"].state_dict().items():
             if name not in moved_at and not torch.equal(value, before[name]):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from rlab.errors import RlabError
-from rlab.learning.finite import check_update, check_weights
+from rlab.learning.finite import check_sums, check_update, check_weights
+from rlab.learning.means import Means
 
 
 class FakeAgent:
@@ -74,3 +75,13 @@ def test_large_finite_metrics_whose_sum_overflows_pass() -> None:
 def test_weights_that_are_not_finite_are_named_before_anything_is_saved_from_them(value: float) -> None:
     with pytest.raises(RlabError, match=r"parameter 'network\.0\.weight' of the member with seed 11 .* at update 5"):
         check_weights(FakeAgent([1.0, value]), (10, 11), 5)  # type: ignore[arg-type]
+
+
+def test_a_metric_of_a_program_that_was_not_finite_is_named_by_its_sum() -> None:
+    sums, agent = Means(), FakeAgent([1.0, math.nan])  # after the step its weights are broken, too
+    sums.add(GOOD)
+    check_sums(sums, agent, (10, 11), 4)  # type: ignore[arg-type]
+    sums.add(with_bad(GOOD, "loss/td_huber", math.nan))
+    sums.add(GOOD)
+    with pytest.raises(RlabError, match="metric 'loss/td_huber' of the member with seed 11 is not finite at update 6"):
+        check_sums(sums, agent, (10, 11), 6)  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 import torch
 
-from rlab.learning.means import KEPT, Means
+from rlab.learning.means import Means
 
 
 def rows(values, name="loss/a"):
@@ -29,7 +29,7 @@ def test_a_metric_that_still_has_its_gradient_is_reported_without_it():
 
 
 def test_a_mean_is_the_same_to_the_bit_wherever_its_stretch_was_saved():
-    values = [1.0 + 0.1 * i for i in range(3 * KEPT + 5)]
+    values = [1.0 + 0.1 * i for i in range(400)]
     whole, saved = Means(), Means()
     for i, row in enumerate(rows(values)):
         whole.add(row)
@@ -41,11 +41,32 @@ def test_a_mean_is_the_same_to_the_bit_wherever_its_stretch_was_saved():
     assert whole.take()["loss/a"].tolist() == saved.take()["loss/a"].tolist()
 
 
-def test_what_is_kept_and_saved_does_not_grow_with_the_updates():
+def test_what_is_saved_does_not_grow_with_the_updates():
     means = Means()
     for row in rows(float(i) for i in range(10_000)):
         means.add(row)
-        assert sum(map(len, means._kept.values())) < KEPT
-    (entry,) = means.state().values()
-    assert entry["count"] == 10_000
-    assert entry["sum"].tolist() == [49_995_000.0, -49_995_000.0]  # 9 999 x 10 000 / 2
+    (entry,) = means.state()
+    assert (entry["names"], entry["count"].tolist()) == (["loss/a"], [10_000])
+    assert entry["sum"].tolist() == [[49_995_000.0, -49_995_000.0]]  # 9 999 x 10 000 / 2
+
+
+def test_the_sums_stay_in_the_same_memory_so_that_a_program_can_add_to_them():
+    means = Means()
+    means.add(rows([1.0])[0])
+    places = [(total.data_ptr(), count.data_ptr()) for total, count in means._sums.values()]
+    means.take()
+    means.add(rows([3.0])[0])
+    assert [(total.data_ptr(), count.data_ptr()) for total, count in means._sums.values()] == places
+    assert means.take()["loss/a"].tolist() == [3.0, -3.0]
+
+
+def test_whether_everything_was_finite_is_known_from_the_sums():
+    means = Means()
+    assert means.finite()
+    for value in (1.0, float("nan"), 2.0):
+        means.add(rows([value])[0])
+    assert not means.finite()
+    means.take()
+    means.add(rows([3e38])[0])
+    means.add(rows([3e38])[0])  # whose sum float32 does not hold
+    assert means.finite()

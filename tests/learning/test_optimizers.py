@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from rlab.errors import UsageError
 from rlab.learning.optimizer_settings import OPTIMIZERS, OptimizerSettings
-from rlab.learning.optimizers import StackedOptimizer, regroup
+from rlab.learning.optimizers import StackedOptimizer
 from rlab.learning.parameter_groups import ParameterGroup
+from rlab.learning.regrouping import regroup
 from rlab.learning.schedules import Schedule
 from rlab.types import Clock
 
@@ -101,14 +102,27 @@ def test_parameters_that_the_loss_does_not_depend_on_have_a_gradient_of_zero() -
     assert unused.tolist() == [[3.0], [3.0]]
 
 
-def test_a_step_at_a_time_follows_the_schedule_of_the_settings() -> None:
+@pytest.mark.parametrize("kind", [float, torch.tensor])
+def test_a_step_at_a_time_follows_the_schedule_of_the_settings(kind: Callable[[float], float | Tensor]) -> None:
     weight = nn.Parameter(torch.zeros(1, 1))
     optimizer = StackedOptimizer(OptimizerSettings("sgd", 1.0, schedule=Schedule("linear", 0.5)), [weight])
-    optimizer.step(weight.sum(dim=1), Clock(50, 100))
-    assert weight.item() == -0.75  # half way from 1 to 0.5
-    optimizer.step(weight.sum(dim=1), Clock(50, 100), progress=1.0)
-    assert weight.item() == -1.25
+    middle, end = optimizer.scheduled(Clock(50, 100)), optimizer.scheduled(Clock(50, 100), progress=1.0)
+    assert (middle, end) == ({"optimizer/learning_rate": 0.75}, {"optimizer/learning_rate": 0.5})
+    for now, expected in ((middle, -0.75), (end, -1.25)):
+        optimizer.step(weight.sum(dim=1), {name: kind(number) for name, number in now.items()})
+        assert weight.item() == expected
     assert optimizer.settings.rate(0.0) == 1.0
+
+
+def test_two_optimizers_of_one_agent_find_their_own_rates_by_name() -> None:
+    actor, critic = (nn.Parameter(torch.zeros(1, 1)) for _ in range(2))
+    first = StackedOptimizer(OptimizerSettings("sgd", 1.0), [actor], name="actor")
+    second = StackedOptimizer(OptimizerSettings("sgd", 2.0), [critic], name="critic")
+    now = first.scheduled(Clock(0, 100)) | second.scheduled(Clock(0, 100))
+    assert now == {"actor/learning_rate": 1.0, "critic/learning_rate": 2.0}
+    first.step(actor.sum(dim=1), now)
+    second.step(critic.sum(dim=1), now)
+    assert (actor.item(), critic.item()) == (-1.0, -2.0)
 
 
 def test_optimizers_are_regrouped_each_with_its_own_parameters() -> None:
@@ -136,7 +150,8 @@ def test_a_group_is_divided_among_the_optimizers_that_step_its_parameters() -> N
     regroup(optimizers, [ParameterGroup("critics", (first, second), begins_at=10)])  # and none holds the temperature
     assert [optimizer.groups[0].name for optimizer in optimizers.values()] == ["critics", "critics", "all"]
     for optimizer, parameter in zip(optimizers.values(), (first, second, temperature), strict=True):
-        optimizer.step(parameter.sum(dim=1), Clock(5, 100))
+        optimizer.at(Clock(5, 100))
+        optimizer.step(parameter.sum(dim=1))
     assert (first.item(), second.item(), temperature.item()) == (1.0, 1.0, 0.0)
 
 
@@ -193,15 +208,14 @@ def test_a_member_with_huge_gradients_does_not_move_the_others(name: str) -> Non
     assert torch.equal(calm[2], wild[2])
 
 
-def test_the_learning_rate_follows_the_factor() -> None:
+def test_a_step_without_a_time_goes_on_at_the_rate_of_the_last_one() -> None:
     weight = nn.Parameter(torch.ones(1, 1))
     stepper = StackedOptimizer(OptimizerSettings("sgd", learning_rate=0.5), [weight])
-    stepper.at(0, 0.5)
+    stepper.step(weight.sum(dim=1), {"optimizer/learning_rate": 0.25})
+    stepper.step(weight.sum(dim=1), {"optimizer/learning_rate": torch.tensor(0.125)})  # which the host does not know
     stepper.step(weight.sum(dim=1))
     assert stepper.torch_optimizer.param_groups[0]["lr"] == 0.25
-    assert weight.item() == 0.75
-    stepper.at(0, 0.5)  # of the base rate, not of the last one
-    assert stepper.torch_optimizer.param_groups[0]["lr"] == 0.25
+    assert weight.item() == 0.375  # 1 - 0.25 - 0.125 - 0.25
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))

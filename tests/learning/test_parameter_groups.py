@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from rlab.learning.optimizer_settings import OPTIMIZERS, OptimizerSettings
-from rlab.learning.optimizers import StackedOptimizer, regroup
+from rlab.learning.optimizers import StackedOptimizer
 from rlab.learning.parameter_groups import ParameterGroup
+from rlab.learning.regrouping import regroup
 from rlab.runs.encoding import decode, encode
 from rlab.types import Clock
 
@@ -57,8 +58,7 @@ def test_one_group_is_to_the_bit_what_torch_does_with_one_flat_parameter(name: s
     flat = nn.Parameter(torch.cat([p.detach().flatten(1) for p in reference], dim=1))
     optimizer = OPTIMIZERS[name]([flat], lr=0.01, weight_decay=0.1)
     for step in range(6):
-        stepper.at(step, factor=1.0 - 0.1 * step)
-        norm = stepper.step(loss_of(mine))
+        norm = stepper.step(loss_of(mine), {"optimizer/learning_rate": 0.01 * (1.0 - 0.1 * step)})
         parts = [
             nn.Parameter(part.view(p.shape))
             for part, p in zip(
@@ -82,7 +82,7 @@ def test_what_never_learns_keeps_every_bit_and_remembers_nothing(name: str) -> N
     frozen = ParameterGroup("body", (body,), begins_at=None)
     stepper = StackedOptimizer(harsh(name), [frozen, ParameterGroup("head", (head, bias))])
     for step in range(5):
-        stepper.at(step * 1_000_000, factor=1.0)
+        stepper.at(Clock(step * 1_000_000, 10**7))
         stepper.step(loss_of([body, head, bias]))
     assert torch.equal(body, before[0])
     assert all((value == 0.0).all() for value in moments(stepper, 0).values())  # Adagrad's zeros are there from birth
@@ -95,11 +95,11 @@ def test_what_has_learned_and_stands_still_keeps_its_moments_to_the_bit(name: st
     body, head, bias = weights()
     groups = [ParameterGroup("late", (body,), begins_at=100), ParameterGroup("head", (head, bias))]
     stepper = StackedOptimizer(harsh(name), groups)
-    stepper.at(100, factor=1.0)
+    stepper.at(Clock(100, 10**7))
     for _ in range(3):
         stepper.step(loss_of([body, head, bias]))
     before, remembered = values([body]), moments(stepper, 0)
-    stepper.at(50, factor=1.0)  # back in time, as after loading an earlier state
+    stepper.at(Clock(50, 10**7))  # back in time, as after loading an earlier state
     for _ in range(3):
         stepper.step(loss_of([body, head, bias]))
     assert equal(before, values([body]))
@@ -114,11 +114,11 @@ def test_a_group_begins_at_its_very_env_step() -> None:
     stepper = StackedOptimizer(OptimizerSettings("adam", 0.01), [late, ParameterGroup("head", (head, bias))])
     before = values([body])
     for env_steps in (0, 98, 99):
-        stepper.at(env_steps, factor=1.0)
+        stepper.at(Clock(env_steps, 10**7))
         assert stepper.learning() == ("head",)
         stepper.step(loss_of([body, head, bias]))
     assert equal(before, values([body]))
-    stepper.at(100, factor=1.0)
+    stepper.at(Clock(100, 10**7))
     assert stepper.learning() == ("body", "head")
     stepper.step(loss_of([body, head, bias]))
     # Adam's first step is one whole rate in each direction: the count of steps begins with the group
@@ -130,14 +130,14 @@ def test_each_group_has_its_own_share_of_the_rate_times_the_schedule_s_factor() 
     groups = [ParameterGroup("body", (body,), factor=0.25), ParameterGroup("head", (head, bias))]
     stepper = StackedOptimizer(OptimizerSettings("sgd", 0.1), groups)
     assert stepper.rates() == {"body": 0.025, "head": 0.1}
-    stepper.at(0, factor=0.5)
-    assert stepper.rates() == {"body": 0.0125, "head": 0.05}
-    assert [group["lr"] for group in stepper.torch_optimizer.param_groups] == [0.0125, 0.05]
-    before = values([body, head])
-    stepper.step(sum(p.flatten(1).sum(dim=1) for p in (body, head, bias)))  # type: ignore[arg-type]
-    torch.testing.assert_close(before[0] - body, torch.full_like(body, 0.0125))  # the gradient is 1 everywhere
-    torch.testing.assert_close(before[1] - head, torch.full_like(head, 0.05))
-    stepper.at(0, factor=0.1)  # of the base rate, not of the last one
+    for rate in (0.05, torch.tensor(0.05)):
+        before = values([body, head])
+        loss = sum(p.flatten(1).sum(dim=1) for p in (body, head, bias))
+        stepper.step(loss, {"optimizer/learning_rate": rate})  # type: ignore[arg-type]
+        assert stepper.rates() == {"body": 0.0125, "head": 0.05}
+        torch.testing.assert_close(before[0] - body, torch.full_like(body, 0.0125))  # the gradient is 1 everywhere
+        torch.testing.assert_close(before[1] - head, torch.full_like(head, 0.05))
+    stepper.step(loss_of([body, head, bias]), {"optimizer/learning_rate": 0.01})  # itself, not a share of the last one
     assert stepper.rates()["head"] == pytest.approx(0.01)
 
 
@@ -204,7 +204,7 @@ def test_no_gradient_is_computed_for_what_does_not_learn() -> None:
     stepper = StackedOptimizer(OptimizerSettings("sgd"), groups)
     stepper.step(loss_of([body, head, bias]))
     assert sorted(computed) == ["bias", "head"]
-    stepper.at(9, factor=1.0)
+    stepper.at(Clock(9, 10**7))
     stepper.step(loss_of([body, head, bias]))
     assert sorted(computed) == ["bias", "bias", "body", "head", "head"]
 
@@ -219,8 +219,8 @@ def test_a_saved_stepper_goes_on_with_the_same_steps_in_every_group(name: str) -
     one = weights()
     first = StackedOptimizer(harsh(name), groups(one))
     for env_steps in (0, 10, 20):
-        first.at(env_steps, factor=0.5)
-        first.step(loss_of(one))
+        first.at(Clock(env_steps, 100))
+        first.step(loss_of(one), {"optimizer/learning_rate": 0.005})
     other = copy.deepcopy(one)
     second = StackedOptimizer(harsh(name), groups(other))
     value, tensors = encode(copy.deepcopy(first.state()))  # as a checkpoint keeps it, sharing no memory
@@ -259,7 +259,7 @@ def test_exactly_the_groups_whose_time_has_come_move(begins: list[int | None], e
     parameters = [nn.Parameter(torch.ones(2, 2)) for _ in begins]
     groups = [ParameterGroup(str(i), (p,), 1.0, b) for i, (p, b) in enumerate(zip(parameters, begins, strict=True))]
     stepper = StackedOptimizer(OptimizerSettings("adamw", weight_decay=0.1), groups)
-    stepper.at(env_steps, factor=1.0)
+    stepper.at(Clock(env_steps, 10**7))
     expected = [b is not None and b <= env_steps for b in begins]
     loss = sum(p.square().sum(dim=1) for p in parameters)
     norm = stepper.step(loss)  # type: ignore[arg-type]
@@ -291,6 +291,7 @@ def test_what_no_group_holds_stays_in_the_groups_that_its_optimizer_has() -> Non
     assert [(group.name, group.parameters) for group in both.groups] == [("body", (body,)), ("all", (temperature,))]
     assert [group.name for group in alone.groups] == ["head"]
     before, moved = body.detach().clone(), temperature.detach().clone()
-    both.step(loss_of([body, temperature]), Clock(1, 10))
+    both.at(Clock(1, 10))
+    both.step(loss_of([body, temperature]))
     assert torch.equal(body, before)
     assert not torch.equal(temperature, moved)

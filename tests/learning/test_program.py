@@ -347,3 +347,13 @@ def test_a_program_may_change_one_tensor_any_number_of_times() -> None:
         return state[0]
 
     assert [traces(fn).item(), state[1].item()] == [1100.0, 1100.0]
+
+
+def test_why_something_was_not_compiled_is_one_short_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("error: no such vector\n" + "note: of many\n" * 10**5)
+
+    monkeypatch.setattr(importlib.import_module("rlab.learning.program"), "compiled", fail)
+    with pytest.raises(NotTraceable, match=r"^fn: it was traced, and not compiled: RuntimeError: error: no") as caught:
+        traces(lambda x: x + 1, torch.ones(2))
+    assert len(str(caught.value)) < 300

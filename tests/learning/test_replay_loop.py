@@ -1,6 +1,8 @@
 """The loop of agents that learn from replay: how often it learns, reports, judges and saves, for any number of envs."""
 
 import csv
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,14 +12,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
+from rlab.draws import Draws
 from rlab.errors import RlabError
-from rlab.experience.samplers import Streams, read_windows
+from rlab.experience.samplers import read_windows
 from rlab.experience.storage import Storage
 from rlab.learning import loop as loop_module
 from rlab.learning.base_loop import JudgementError, Periods
-from rlab.learning.contract import Batch, Updated
+from rlab.learning.contract import Batch, Now, Updated
 from rlab.learning.loop import updates_due
+from rlab.learning.optimizer_settings import OptimizerSettings
+from rlab.learning.optimizers import StackedOptimizer
+from rlab.learning.parameter_groups import ParameterGroup
+from rlab.learning.programs import Captured, Programs
 from rlab.runs.logs import MetricsLog, read_json_lines
 from rlab.types import Clock
 
@@ -102,8 +110,8 @@ def test_an_update_may_report_any_metrics_and_a_mean_is_over_those_that_reported
     class Delayed(small.NotingAgent):  # type: ignore[misc, name-defined]
         """Reports nothing at first, and `loss/actor` at every third update."""
 
-        def update(self, batch: Batch, clock: Clock) -> Updated:
-            loss, number = super().update(batch, clock).metrics["loss"], len(self.updated_at)
+        def update(self, batch: Batch, now: Now) -> Updated:
+            loss, number = super().update(batch, now).metrics["loss"], len(self.updated_at)
             metrics = {"loss/critic": loss} if number > 1 else {}
             return Updated(metrics | ({"loss/actor": loss} if number % 3 == 0 else {}))
 
@@ -138,12 +146,14 @@ class Queue:
         self.heard: list[tuple[list[Any], list[Any]]] = []
 
     def sample(self, batch_size: int) -> Batch:
-        row = np.tile(np.arange(self.next, self.next + batch_size), (self.storage.members, 1))
+        row = torch.arange(self.next, self.next + batch_size).repeat(self.storage.members, 1)
         self.next += batch_size
         return read_windows(self.storage, row)
 
-    def feedback(self, row: np.ndarray, value: np.ndarray) -> None:
+    def feedback(self, row: Tensor, value: Tensor) -> None:
         self.heard.append((row.tolist(), value.tolist()))
+
+    def check(self) -> None: ...
 
     def state(self) -> dict[str, Any]:
         return {"next": self.next}
@@ -154,11 +164,11 @@ class Queue:
 
 def test_an_agent_brings_its_own_sampler_which_hears_of_every_row_what_the_update_gives(small: SimpleNamespace) -> None:
     class Answering(small.NotingAgent):  # type: ignore[misc, name-defined]
-        def sampler(self, storage: Storage, streams: Streams) -> Queue:
+        def sampler(self, storage: Storage, draws: Draws) -> Queue:
             return Queue(storage)
 
-        def update(self, batch: Batch, clock: Clock) -> Updated:
-            return Updated(super().update(batch, clock).metrics, feedback=batch["obs"][..., 0] * 10)
+        def update(self, batch: Batch, now: Now) -> Updated:
+            return Updated(super().update(batch, now).metrics, feedback=batch["obs"][..., 0] * 10)
 
     settings = {"batch_size": 2, "learning_starts": 6, "learn_every": 4, "updates_per_learn": 2, "agent": Answering}
     loop = small.loop(12, num_envs=2, **settings)
@@ -185,25 +195,24 @@ def test_should_stop_ends_the_run_with_a_save(small: SimpleNamespace) -> None:
     assert diary.evaluated == []
 
 
-@pytest.mark.parametrize(
-    ("limit", "value", "prepared"),
-    [
-        ("DRAWN_BYTES", 10**6, [24, 24, 24]),  # 6 batches of 4, at steps 20, 40 and 60
-        ("DRAWN_BYTES", 1, [4] * 18),
-        ("PREPARED_ROWS", 1, [4] * 18),
-        ("PREPARED_ROWS", 33, [16, 8] * 3),  # two members with 16 rows each
-    ],
-)
-def test_batches_drawn_and_prepared_together_are_the_ones_made_one_by_one(
-    small: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, limit: str, value: int, prepared: list[int]
+@pytest.mark.parametrize(("rows", "prepared"), [(8192, [24] * 3), (33, [16, 8] * 3), (1, [4] * 18)])
+def test_batches_prepared_together_are_the_ones_made_one_by_one(
+    small: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, rows: int, prepared: list[int]
 ) -> None:
-    settings = {"learning_starts": 20, "learn_every": 20, "updates_per_learn": 6}
+    settings = {"learning_starts": 20, "learn_every": 20, "updates_per_learn": 6}  # batches of 4 for each of 2 members
     plain, limited = small.loop(60, **settings), small.loop(60, **settings)
     plain.run()
-    monkeypatch.setattr(loop_module, limit, value)
+    monkeypatch.setattr(loop_module, "PREPARED_ROWS", rows)
     limited.run()
     assert limited.agent.prepared == prepared
     assert torch.equal(torch.stack(plain.agent.drawn), torch.stack(limited.agent.drawn))
+
+
+def test_one_draw_takes_no_more_bytes_than_allowed(small: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "DRAWN_BYTES", 2 * 4 * 8)  # two batches of 4, obs and next_obs of 4 bytes each
+    loop = small.loop(20, learning_starts=20, learn_every=20, updates_per_learn=5)
+    loop.run()
+    assert loop.agent.prepared == [8, 8, 4]
 
 
 def test_a_member_draws_the_same_batches_beside_any_others(small: SimpleNamespace) -> None:
@@ -230,7 +239,8 @@ def test_a_loop_goes_on_from_its_state(small: SimpleNamespace) -> None:
 def test_an_evaluation_that_is_interrupted_is_made_up_for_when_the_run_goes_on(small: SimpleNamespace) -> None:
     diary, stop = small.Diary(), []
     loop = small.loop(100, periods=(1000, 40, 1000), listeners=[diary], should_stop=lambda: bool(stop))
-    loop.evaluate = lambda: stop.append(True)  # Ctrl+C in the middle of it: there is no result
+    # Ctrl+C in the middle of it: there is no result
+    loop.host = replace(loop.host, evaluate=lambda: stop.append(True))
     assert not loop.run()
     assert (diary.saved, diary.evaluated) == ([40], [])
 
@@ -248,7 +258,8 @@ def test_an_evaluation_that_fails_comes_after_a_save(small: SimpleNamespace) -> 
         assert diary.saved == saved
         raise RlabError("port in use")
 
-    loop.evaluate, saved = fail, []  # in the middle of training it is saved as soon as judging has failed
+    # in the middle of training it is saved as soon as judging has failed
+    loop.host, saved = replace(loop.host, evaluate=fail), []
     with pytest.raises(JudgementError, match="port in use"):
         loop.run()
     assert (diary.saved, loop.state()["judgement_due"]) == ([40], True)
@@ -258,3 +269,59 @@ def test_an_evaluation_that_fails_comes_after_a_save(small: SimpleNamespace) -> 
     with pytest.raises(JudgementError, match="port in use"):
         loop.run()
     assert diary.saved == [40, 100]
+
+
+class Watched(Programs):
+    """Cycles of up to 4 vector steps; notes how often they go out of date, and whether one is under way."""
+
+    most_steps = 4
+
+    def __init__(self) -> None:
+        self.under_way, self.forgotten = False, 0
+        self.cycles: list[int] = []
+
+    def capture(self, key: Any, function: Callable[[], Any]) -> Captured:
+        if key[0] == "learn":
+            return super().capture(key, function)
+        self.under_way = True
+        self.cycles.append(key[0])
+        captured = super().capture(key, function)
+        self.under_way = False
+        return captured
+
+    def forget(self) -> None:
+        self.forgotten += 1
+
+
+class Told(StackedOptimizer):
+    """Notes the times that it is told: what is captured would tell them but once."""
+
+    def __init__(self, programs: Watched, begins_at: int) -> None:
+        weights = [nn.Parameter(torch.ones(2, 1)) for _ in range(2)]
+        late = ParameterGroup("late", (weights[0],), begins_at=begins_at)
+        super().__init__(OptimizerSettings(), [late, ParameterGroup("other", (weights[1],))])
+        self._programs, self.times, self.forgotten_at = programs, list[int](), list[int]()
+
+    def at(self, clock: Clock) -> bool:
+        assert not self._programs.under_way
+        self.times.append(clock.env_steps)
+        changed = super().at(clock)
+        self.forgotten_at += [clock.env_steps] if changed else []
+        return changed
+
+
+@pytest.mark.parametrize("begins_at", [20, 21, 22, 23, 24, 25])
+def test_a_group_begins_at_its_step_outside_of_what_is_captured_which_is_out_of_date_then(
+    small: SimpleNamespace, begins_at: int
+) -> None:
+    loop = small.loop(60, learning_starts=4)
+    loop.programs, loop.collector.env.on_host = Watched(), False
+    optimizer = Told(loop.programs, begins_at)
+    loop.agent.optimizers = {"all": optimizer}
+    loop.run()
+    assert optimizer.forgotten_at == [begins_at]
+    assert loop.programs.forgotten == 1
+    assert begins_at in optimizer.times
+    assert loop.programs.cycles.count(4) >= 11  # of 56 steps
+    assert sum(loop.programs.cycles) == 60 - 4  # until the first update nothing is captured
+    assert loop.updates == 57

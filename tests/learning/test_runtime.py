@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlab.errors import UsageError
-from rlab.learning.runtime import choose_device, own_surroundings, torch_settings
+from rlab.learning.runtime import choose_devices, own_surroundings, torch_settings
 
 
 def flushes() -> bool:
@@ -40,17 +40,47 @@ def test_a_program_under_autocast_computes_with_float32_inside_the_block() -> No
         assert (ones @ ones).dtype is torch.bfloat16  # as the program has it
 
 
-def test_the_device_is_the_one_that_was_asked_for() -> None:
-    assert choose_device("cpu") == torch.device("cpu")
-    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+def pretend(monkeypatch: pytest.MonkeyPatch, gpus: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
 
 
-def test_cuda_without_a_gpu_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UsageError, match="--device cuda: this torch sees no CUDA device"):
-        choose_device("cuda")
+CPU, FIRST, SECOND = (torch.device(name) for name in ("cpu", "cuda:0", "cuda:1"))
 
 
-def test_an_unknown_device_gets_one_line() -> None:
-    with pytest.raises(UsageError, match="unknown device 'cdua'"):
-        choose_device("cdua")
+@pytest.mark.parametrize(
+    ("name", "gpus", "devices"),
+    [
+        ("cpu", 2, (CPU,)),
+        ("auto", 0, (CPU,)),
+        ("auto", 2, (CPU, FIRST)),
+        ("cuda", 1, (FIRST,)),
+        ("cuda:1", 2, (SECOND,)),
+    ],
+)
+def test_the_devices_are_those_that_were_asked_for(
+    monkeypatch: pytest.MonkeyPatch, name: str, gpus: int, devices: tuple[torch.device, ...]
+) -> None:
+    pretend(monkeypatch, gpus)
+    assert choose_devices(name) == devices
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "message"),
+    [
+        ("cuda", 0, "--device cuda: this torch sees no CUDA device"),
+        ("cuda:0", 0, "--device cuda:0: this torch sees no CUDA device"),
+        ("cuda:2", 2, "--device cuda:2: torch sees 2 CUDA devices, cuda:0 to cuda:1."),
+        ("cdua", 1, "unknown device 'cdua'; known: auto, cpu, cuda, or one GPU of several, such as cuda:1."),
+        ("cuda:one", 1, "unknown device 'cuda:one'"),
+        ("cpu:1", 1, "unknown device 'cpu:1'"),
+    ],
+)
+def test_a_device_that_is_not_there_gets_one_line(
+    monkeypatch: pytest.MonkeyPatch, name: str, gpus: int, message: str
+) -> None:
+    pretend(monkeypatch, gpus)
+    with pytest.raises(UsageError) as caught:
+        choose_devices(name)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)

@@ -137,7 +137,8 @@ def learn(
     for time in clocks:
         if time == fresh_at:
             optimizer.hooks[:] = [GradualPruning(share, network)]
-        norm = optimizer.step(loss_of(network, generator), Clock(time, BUDGET))
+        optimizer.at(Clock(time, BUDGET))
+        norm = optimizer.step(loss_of(network, generator))
         after_update(time, {"grad/norm": norm, **optimizer.hooks[0].metrics()})
 
 
@@ -186,7 +187,8 @@ def test_zeros_stay_where_several_optimizers_train_parts_of_the_network() -> Non
     generator = torch.Generator().manual_seed(0)
     for time in range(50, BUDGET + 1, 50):
         for name in map(str, range(len(parts))):
-            optimizers[name].step(loss_of(network, generator), Clock(time, BUDGET))
+            optimizers[name].at(Clock(time, BUDGET))
+            optimizers[name].step(loss_of(network, generator))
     assert [int(found[1].sum()) for found in zeros(network).values()] == [48, 77, 19]
 
 
@@ -225,8 +227,8 @@ def test_members_that_stand_still_lose_weights_like_the_others_and_nothing_else(
     optimizer = StackedOptimizer(OptimizerSettings("adam", 1e-2), network.parameters())
     optimizer.hooks.append(GradualPruning(0.8, network))
     only_first = torch.tensor([True, False])
-    loss = loss_of(network, torch.Generator().manual_seed(0))
-    optimizer.step(loss, Clock(BUDGET, BUDGET), members=only_first)
+    optimizer.at(Clock(BUDGET, BUDGET))
+    optimizer.step(loss_of(network, torch.Generator().manual_seed(0)), members=only_first)
     for parameter, old in zip(network.parameters(), before, strict=True):
         left = parameter[1] != 0
         assert torch.equal(parameter[1][left], old[1][left])

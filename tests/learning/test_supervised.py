@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from rlab.draws import Draws
 from rlab.errors import RlabError
 from rlab.experience.examples import Examples
 from rlab.learning.supervised import StackOfOne, Supervised, SupervisedSettings
@@ -14,7 +15,6 @@ from rlab.learning.supervised_fit import fit, fit_examples, make_loop
 from rlab.networks.sequences import LastGRU
 from rlab.networks.spec import LayerSpec, NetworkSpec, build
 from rlab.networks.stacking import stack, unstack
-from rlab.randomness import torch_stream
 from rlab.types import Clock
 
 
@@ -181,7 +181,9 @@ def test_smoothing_reaches_the_loss_of_updates_and_of_held_out_rows():
     smoothed = -0.9 * np.log(0.75) - 0.1 * np.log(0.25)
     judged = learner.validate({**batch, "weight": torch.ones(1, 1)})
     assert judged["validation/loss"].tolist() == pytest.approx([smoothed])
-    assert learner.update(batch, Clock(1, 2)).metrics["loss/cross_entropy"].tolist() == pytest.approx([smoothed])
+    assert learner.update(batch, learner.scheduled(Clock(1, 2))).metrics[
+        "loss/cross_entropy"
+    ].tolist() == pytest.approx([smoothed])
 
 
 def test_labels_of_every_token_are_learned_with_one_loss_a_row():
@@ -201,7 +203,7 @@ def test_a_schedule_and_the_clipping_reach_the_optimizer():
     learner = Supervised(build(mlp(), (0,)), settings, (0,))
     before = [parameter.detach().clone() for parameter in learner.network.parameters()]
     batch = {"input": torch.ones(1, 4, 2), "target": torch.zeros(1, 4, dtype=torch.int64)}
-    learner.update(batch, Clock(50, 100))
+    learner.update(batch, learner.scheduled(Clock(50, 100)))
     assert learner.optimizer.rates() == {"all": pytest.approx(0.075)}
     moved = sum((a - b).square().sum() for a, b in zip(learner.network.parameters(), before, strict=True)) ** 0.5
     assert moved.item() == pytest.approx(0.075 * 1e-3, rel=1e-2)
@@ -223,7 +225,7 @@ def test_frozen_parameters_stay_as_they_are():
 
 def test_a_stack_of_one_gives_its_tensors_with_the_seed_axis_and_takes_them_back():
     module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
-    wrapped = StackOfOne(module, torch_stream(0, "some use"))
+    wrapped = StackOfOne(module, Draws((0,), "some use", "cpu"))
     tensors = {name: tensor.clone() for name, tensor in wrapped.state_dict().items()}
     assert tensors["0.weight"].shape == (1, 3, 2)
     assert tensors["1.num_batches_tracked"].shape == (1,)

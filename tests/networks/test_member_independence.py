@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rlab.networks.preprocess import Preprocess
-from rlab.networks.spec import build, generator_states, load_generator_states
+from rlab.networks.spec import build, draw_states, load_draw_states
 from rlab.networks.stacking import unstack
 
 SEEDS = (3, 4, 5)
@@ -85,11 +85,11 @@ def test_training_goes_on_to_the_bit_after_the_random_streams_are_put_back(body,
     space, spec = body
     data = list(batches(space, random_obs, 4))
     network = train(built(spec, SEEDS), data[:2], lambda p: torch.optim.SGD(p, 0.05))
-    weights, streams = {k: v.clone() for k, v in network.state_dict().items()}, generator_states(network)
+    weights, streams = {k: v.clone() for k, v in network.state_dict().items()}, draw_states(network)
     train(network, data[2:], lambda p: torch.optim.SGD(p, 0.05))
     again = built(spec, SEEDS)
     again.load_state_dict(weights)
-    load_generator_states(again, streams)
+    load_draw_states(again, streams)
     train(again, data[2:], lambda p: torch.optim.SGD(p, 0.05))
     for name, tensor in network.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name

@@ -20,8 +20,8 @@ from rlab.networks.spec import (
     NetworkSpec,
     build,
     copy_parameters,
-    generator_states,
-    load_generator_states,
+    draw_states,
+    load_draw_states,
 )
 from rlab.networks.stacking import unstack
 
@@ -137,13 +137,13 @@ def test_dropout_streams_belong_to_seed_use_and_place():
     assert not torch.equal(dropout_network([4], "critic")[0](x[:1])[0], first[1])
 
 
-def test_generator_states_put_dropout_back_to_the_bit():
+def test_draw_states_put_dropout_back_to_the_bit():
     network, x = dropout_network([3, 4]), torch.ones(2, 5, 20)
     network(x)
-    states = generator_states(network)
+    states = draw_states(network)
     expected = [network(x) for _ in range(3)]
     again = dropout_network([3, 4])
-    load_generator_states(again, states)
+    load_draw_states(again, states)
     assert all(torch.equal(again(x), y) for y in expected)
 
 

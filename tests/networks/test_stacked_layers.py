@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from rlab.draws import Draws
 from rlab.errors import RlabError
 from rlab.networks.branches import Dueling
 from rlab.networks.layers import (
@@ -70,31 +71,31 @@ def test_convolutions_behind_each_other_keep_members_and_rows_apart():
 
 def test_dropout_keeps_its_share_scales_the_rest_and_draws_per_member():
     dropout = StackedDropout(2, 0.25)
-    dropout.generators = [torch.Generator().manual_seed(i) for i in (1, 2)]
+    dropout.draws = Draws((1, 2), "dropout", "cpu")
     y = dropout(torch.ones(2, 100, 100))
     assert y.unique().tolist() == pytest.approx([0.0, 4 / 3])
     for member in y:  # 10 000 coins: standard deviation 0.0043
         assert (member == 0).double().mean().item() == pytest.approx(0.25, abs=0.02)
     assert not torch.equal(y[0], y[1])
     alone = StackedDropout(1, 0.25)
-    alone.generators = [torch.Generator().manual_seed(2)]
+    alone.draws = Draws((2,), "dropout", "cpu")
     assert torch.equal(alone(torch.ones(1, 100, 100))[0], y[1])  # member 1 draws the same beside nobody
 
 
 def test_dropouts_gradient_is_zero_where_its_value_was():
     dropout = StackedDropout(1, 0.5)
-    dropout.generators = [torch.Generator().manual_seed(0)]
+    dropout.draws = Draws((0,), "dropout", "cpu")
     x = torch.ones(1, 4, 50, requires_grad=True)
     y = dropout(x)
     y.sum().backward()
     assert torch.equal(x.grad, y.detach())  # x is one, so the factor is both
 
 
-def test_dropout_without_random_streams_says_so_in_training():
+def test_dropout_without_random_numbers_says_so_in_training():
     dropout = StackedDropout.stack([nn.Dropout(0.5), nn.Dropout(0.5)])
     x = torch.ones(2, 1, 3)
     assert torch.equal(dropout.eval()(x), x)
-    with pytest.raises(RlabError, match="dropout in training needs 2 random streams, one per member, and has 0"):
+    with pytest.raises(RlabError, match="dropout in training needs random numbers: set its `draws`, or"):
         dropout.train()(x)
 
 

@@ -8,18 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rlab.agents.dqn import DQN, DQNConfig
+from rlab.draws import Draws
 from rlab.errors import UsageError
 from rlab.experience.env_contract import Acted
 from rlab.experience.fields import Field
-from rlab.experience.samplers import Sampler, Streams
+from rlab.experience.samplers import Sampler
 from rlab.experience.sequence_samplers import SequenceSampler
 from rlab.experience.storage import Storage
-from rlab.learning.contract import Batch, Updated
+from rlab.learning.contract import Batch, Now, Updated
 from rlab.networks.bodies import BodySettings, recurrent_network_spec
 from rlab.networks.heads import build_head
 from rlab.networks.memory import State, reset, step
@@ -27,7 +27,6 @@ from rlab.networks.policy import PolicySpec
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Discrete, Space
 from rlab.ranges import check_counts, check_not_negative
-from rlab.types import Clock
 
 LACKING = {"n_step": "its returns are of one step", "dueling": "its head is one layer", "dropout": "it has none"}
 
@@ -69,17 +68,15 @@ class DRQN(DQN):
         state = self.policy().initial_state(1) if self.config.stored_state else {}
         return *super().fields(), *(Field(name, tuple(t.shape[2:]), "float32") for name, t in state.items())
 
-    def sampler(self, storage: Storage, streams: Streams) -> Sampler:
+    def sampler(self, storage: Storage, draws: Draws) -> Sampler:
         rows = self.config.burn_in + self.config.length
         if self.config.learning_starts < rows * storage.num_envs:
             least = f"{rows * storage.num_envs}: windows of {rows} rows from each of {storage.num_envs} envs"
             raise UsageError(f"learning_starts {self.config.learning_starts} must be at least {least}.")
-        return SequenceSampler(storage, streams, rows)
+        return SequenceSampler(storage, draws, rows)
 
-    def act(self, obs: np.ndarray, clock: Clock, state: State) -> Acted:
-        acted = super().act(obs, clock, state)
-        stored = {name: t.cpu().numpy() for name, t in state.items()} if self.config.stored_state else {}
-        return acted._replace(extras=stored)
+    def act(self, obs: Tensor, now: Now, state: State) -> Acted:
+        return super().act(obs, now, state)._replace(extras=state if self.config.stored_state else {})
 
     def prepare(self, batch: Batch) -> Batch:
         """Windows `[S, B, T, ...]`, with the target network's outputs behind every row; T is burn-in and length."""
@@ -92,8 +89,8 @@ class DRQN(DQN):
             seen = zip(
                 *(x.unflatten(1, shape).unbind(2) for x in (obs, next_obs)), batch["begins"].unbind(2), strict=True
             )
-            for now, following, begins in seen:
-                _, carried = step(self.target_network, now, reset(carried, initial, begins))
+            for present, following, begins in seen:
+                _, carried = step(self.target_network, present, reset(carried, initial, begins))
                 outputs.append(step(self.target_network, following, carried)[0])  # also behind a time limit
         rows = {name: batch[name].flatten(1, 2) for name in ("obs", "action")}
         if "demonstration" in batch:
@@ -110,12 +107,12 @@ class DRQN(DQN):
             "weight": batch["valid"].float(),  # a reset row is not learned from
         }
 
-    def update(self, batch: Batch, clock: Clock) -> Updated:
+    def update(self, batch: Batch, now: Now) -> Updated:
         """One gradient step on windows `[S, B, T, ...]`: as DQN's on `[S, B * length]` rows, of which `outputs` knows
         how they hang together."""
         windows = {name: batch[name] for name in batch if name in ("obs", "begins") or name.startswith("state/")}
         rows = {name: batch[name][:, :, self.config.burn_in :].flatten(1, 2) for name in batch.keys() - windows.keys()}
-        updated = super().update({**rows, **windows}, clock)
+        updated = super().update({**rows, **windows}, now)
         assert updated.feedback is not None
         return updated._replace(feedback=updated.feedback.unflatten(1, (-1, self.config.length)).abs().mean(dim=-1))
 

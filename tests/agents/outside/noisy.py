@@ -7,7 +7,7 @@ import torch
 
 from rlab.agents.dqn import DQN, DQNConfig
 from rlab.experience.env_contract import Acted
-from rlab.learning.contract import Batch
+from rlab.learning.contract import Batch, Now
 from rlab.networks.layers import StackedLinear, linear_settings
 from rlab.networks.merging import changed
 from rlab.networks.policy import PolicySpec
@@ -15,20 +15,19 @@ from rlab.networks.policy import PolicySpec
 
 class NoisyLinear(StackedLinear):
     """Noise of `noise * f(e_in) f(e_out)` on each weight and `bias_noise * f(e_out)` on each bias in training, drawn
-    anew at every call, by each member from its own stream; in evaluation a linear layer. Equations 10 and 11."""
+    anew at every call, for each member by itself; in evaluation a linear layer. Equations 10 and 11."""
 
     def __init__(self, members: int, in_features: int, out_features: int, **settings: Any) -> None:
         super().__init__(members, in_features, out_features, **settings)
-        self.generators: list[torch.Generator] = []  # `build` fills it
+        self.draws: Any = None  # `build` gives it some `rlab.draws.Draws`
         self.noise = torch.nn.Parameter(torch.full_like(self.weight, 0.5 / in_features**0.5))  # the paper's sigma
         self.bias_noise = torch.nn.Parameter(torch.full_like(self.bias, 0.5 / in_features**0.5))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return super().forward(x)
-        _, inputs, outputs = self.weight.shape
-        drawn = torch.stack([torch.randn(inputs + outputs, generator=g) for g in self.generators]).to(x.device)
-        before, after = (drawn.sign() * drawn.abs().sqrt()).unsqueeze(1).split([inputs, outputs], dim=-1)  # [S, 1, in]
+        drawn = self.draws.to(x.device).normal(sum(self.weight.shape[1:])).unsqueeze(1)  # [S, 1, in + out]
+        before, after = (drawn.sign() * drawn.abs().sqrt()).split(self.weight.shape[1:], dim=-1)
         weight = self.weight + self.noise * before.transpose(1, 2) * after
         return torch.baddbmm(self.bias + self.bias_noise * after, x, weight)
 
@@ -61,9 +60,9 @@ class NoisyDQN(DQN):
     def __init__(self, *given: Any, start: PolicySpec | None = None) -> None:
         super().__init__(*given, start=noisy(start or self.policy_spec(*given[:3])))
 
-    def act(self, obs: Any, clock: Any, state: Any) -> Acted:
+    def act(self, obs: Any, now: Now, state: Any) -> Acted:
         self.q_network.train()
-        acted = super().act(obs, clock, state)
+        acted = super().act(obs, now, state)
         self.q_network.eval()
         return acted
 
@@ -76,6 +75,5 @@ class NoisyDQN(DQN):
 
 def noisy(spec: PolicySpec) -> PolicySpec:
     """The policy with noisy layers in the place of its linear ones."""
-    kinds = {"linear": f"{__name__}:NoisyLinear"}
-    network = changed(spec.network, lambda name, layer: replace(layer, kind=kinds.get(layer.kind, layer.kind)))
-    return replace(spec, network=network)
+    kind = f"{__name__}:NoisyLinear"
+    return replace(spec, network=changed(spec.network, lambda _, x: replace(x, kind=kind) if x.kind == "linear" else x))

@@ -8,23 +8,24 @@ corrects the bias that this brings: 1 / (rows * probability), relative to the la
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from rlab.agents.dqn import DQN, DQNConfig
-from rlab.experience.samplers import Batch, RandomSampler, Sampler, Streams, read_windows
+from rlab.draws import Draws
+from rlab.experience.samplers import Batch, Sampler, UniformSampler, read_windows
 from rlab.experience.storage import Storage
-from rlab.learning.contract import Updated
+from rlab.learning.contract import Now, Updated
 from rlab.learning.exploration import linear
 from rlab.ranges import check_shares
 from rlab.types import Clock
 
 
-class PrioritisedSampler(RandomSampler):
+class PrioritisedSampler(UniformSampler):
     """Windows of up to `n_step` transitions whose first row is drawn in proportion to its priority.
 
     Args:
-        storage, streams, n_step: as of `UniformSampler`.
+        storage, draws, n_step: as of `UniformSampler`.
         alpha: 0 draws uniformly; 0.6 in the paper.
         floor: added to every error, so that no row is lost for ever.
     """
@@ -32,52 +33,49 @@ class PrioritisedSampler(RandomSampler):
     draws_ahead = False  # the next batch depends on the feedback to this one
 
     def __init__(
-        self, storage: Storage, streams: Streams, n_step: int = 1, alpha: float = 0.6, floor: float = 1e-3
+        self, storage: Storage, draws: Draws, n_step: int = 1, alpha: float = 0.6, floor: float = 1e-3
     ) -> None:
-        super().__init__(storage, streams)
-        self.n_step, self.alpha, self.floor = n_step, alpha, floor
+        super().__init__(storage, draws, n_step)
+        self.alpha, self.floor = alpha, floor
         self.size = storage.lane_rows * storage.num_envs  # rows of a member; row r has the place r % size
-        self.priority = np.zeros((storage.members, self.size))  # p^alpha; 0 for a row that is not valid
-        self.largest = np.ones((storage.members, 1))  # p^alpha, so far
-        self.seen = 0  # rows of time that have a priority
+        shape, device = (storage.members, self.size), storage.device
+        self.priority = torch.zeros(shape, dtype=torch.float64, device=device)  # p^alpha; 0: a row that is not valid
+        self.largest = torch.ones(storage.members, 1, dtype=torch.float64, device=device)  # p^alpha, so far
+        self.seen = torch.zeros(1, dtype=torch.int64, device=device)  # rows of time that have a priority
 
     def sample(self, batch_size: int) -> Batch:
         """A batch as `read_windows` gives it, with `weight [S, B]`."""
-        self._take_in_new_rows()
-        sums = self.priority.cumsum(axis=1)
-        share = np.stack([s.random(batch_size) for s in self.streams])
-        target = share * sums[:, -1:]
-        place = np.stack([np.searchsorted(one, t, side="right") for one, t in zip(sums, target, strict=True)])
-        probability = np.take_along_axis(self.priority, place, axis=1) / sums[:, -1:]
-        weight = probability.min(axis=1, keepdims=True) / probability
-        batch = read_windows(self.storage, self._row_at(place), self.n_step)
-        return {**batch, "weight": torch.from_numpy(weight.astype(np.float32))}
+        row = self._take_in_new_rows()
+        sums = self.priority.cumsum(dim=1)
+        target = self.draws.uniform(batch_size) * sums[:, -1:]
+        place = torch.searchsorted(sums, target, right=True)
+        probability = self.priority.gather(1, place) / sums[:, -1:]
+        weight = probability.amin(dim=1, keepdim=True) / probability
+        return {**read_windows(self.storage, row[place], self.n_step), "weight": weight.float()}
 
-    def feedback(self, row: np.ndarray, value: np.ndarray) -> None:
+    def feedback(self, row: Tensor, value: Tensor) -> None:
         """The TD errors `[S, B]` of the rows `[S, B]` of the last batch."""
-        priority = (np.abs(value) + self.floor) ** self.alpha
-        np.put_along_axis(self.priority, row % self.size, priority, axis=1)
-        self.largest = np.maximum(self.largest, priority.max(axis=1, keepdims=True))
+        priority = (value.abs().double() + self.floor) ** self.alpha
+        self.priority.scatter_(1, row % self.size, priority)
+        self.largest.copy_(torch.maximum(self.largest, priority.amax(dim=1, keepdim=True)))
 
-    def _take_in_new_rows(self) -> None:
-        first = max(self.seen, self.storage.rows_written - self.storage.rows)
-        self.seen = self.storage.rows_written
-        new = np.arange(first * self.storage.num_envs, self.seen * self.storage.num_envs)
-        valid = self.storage.read(np.tile(new, (self.storage.members, 1)), "valid")["valid"]
-        self.priority[:, new % self.size] = np.where(valid, self.largest, 0.0)
-
-    def _row_at(self, place: np.ndarray) -> np.ndarray:
-        """The ids of the rows at these places: the newest that each can hold."""
-        newest = self.seen * self.storage.num_envs - 1
-        return newest - (newest - place) % self.size
+    def _take_in_new_rows(self) -> Tensor:
+        """The id of the row that has each place, `[size]`, after giving new rows the largest priority."""
+        newest, num_envs = self.storage.clock() * self.storage.num_envs - 1, self.storage.num_envs
+        row = newest - (newest - torch.arange(self.size, device=self.storage.device)) % self.size
+        valid = self.storage.read(row.clamp(min=0).expand(self.priority.shape), "valid")["valid"]
+        new = row >= self.seen * num_envs
+        self.priority.copy_(torch.where(new, self.largest * valid, self.priority))
+        self.seen += self.storage.clock() - self.seen
+        return row
 
     def state(self) -> dict[str, Any]:
-        own = {"priority": self.priority.copy(), "largest": self.largest.copy(), "seen": self.seen}
-        return {**super().state(), **own}
+        return {**super().state(), "priority": self.priority, "largest": self.largest, "seen": self.seen}
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
-        self.priority, self.largest, self.seen = state["priority"], state["largest"], int(state["seen"])
+        for name, tensor in (("priority", self.priority), ("largest", self.largest), ("seen", self.seen)):
+            tensor.copy_(state[name])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +93,11 @@ class PrioritisedDQN(DQN):
 
     Config: ClassVar[type] = PrioritisedDQNConfig
 
-    def sampler(self, storage: Storage, streams: Streams) -> Sampler:
-        return PrioritisedSampler(storage, streams, self.config.n_step, self.config.alpha)
+    def sampler(self, storage: Storage, draws: Draws) -> Sampler:
+        return PrioritisedSampler(storage, draws, self.config.n_step, self.config.alpha)
 
-    def update(self, batch: Batch, clock: Clock) -> Updated:
-        beta = linear(self.config.beta, 1.0, 1.0, clock.progress)
-        return super().update({**batch, "weight": batch["weight"] ** beta}, clock)
+    def scheduled(self, clock: Clock) -> dict[str, float]:
+        return {**super().scheduled(clock), "replay/beta": linear(self.config.beta, 1.0, 1.0, clock.progress)}
+
+    def update(self, batch: Batch, now: Now) -> Updated:
+        return super().update({**batch, "weight": batch["weight"] ** now["replay/beta"]}, now)

@@ -3,21 +3,22 @@
 rlab train sac:SAC Pendulum-v1 --env-steps 20000 --seeds 5
 """
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlab.draws import Draws
 from rlab.experience.env_contract import Acted, Step
 from rlab.experience.fields import Field
-from rlab.experience.samplers import Sampler, Streams, UniformSampler
+from rlab.experience.samplers import Sampler, UniformSampler
 from rlab.experience.storage import Storage
 from rlab.learning.choices import Activation
 from rlab.learning.common_config import NetworkConfig
-from rlab.learning.contract import Batch, Updated
+from rlab.learning.contract import Batch, Now, Updated
 from rlab.learning.exploration import ActionNoise
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.learning.optimizers import StackedOptimizer
@@ -70,8 +71,10 @@ class TwinCritics:
         self.networks = {"actor": self.actor, "critics": critics}
         self.targets: dict[str, nn.Module] = {"critics": targets.requires_grad_(False)}
         settings = OptimizerSettings.of(config)
-        self.optimizers = {name: StackedOptimizer(settings, each.parameters()) for name, each in self.networks.items()}
-        self.noise = {use: ActionNoise("normal", self.head.size, seeds, use) for use in ("actions", "target", "update")}
+        parts = [(name, network.parameters()) for name, network in self.networks.items()]
+        self.optimizers = {name: StackedOptimizer(settings, part, name=name) for name, part in parts}
+        kind = ("normal", self.head.size, seeds, device)
+        self.noise = {use: ActionNoise(*kind, use) for use in ("actions", "target", "update")}
 
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         self.acting.load_state_dict(tensors, strict=False)
@@ -82,19 +85,15 @@ class TwinCritics:
         obs, action = self.acting.spec.obs_space, self.acting.spec.action_space
         return Field("obs", obs.shape, obs.dtype), Field("action", action.shape, action.dtype)
 
-    def sampler(self, storage: Storage, streams: Streams) -> Sampler:
-        return UniformSampler(storage, streams)
+    def sampler(self, storage: Storage, draws: Draws) -> Sampler:
+        return UniformSampler(storage, draws)
 
-    def act(self, obs: np.ndarray, clock: Clock, state: State) -> Acted:
-        with torch.inference_mode():
-            outputs = self.acting.outputs(torch.from_numpy(obs).to(self.device))
-            return Acted(self.explore(outputs, self.draw("actions", outputs), clock).cpu().numpy())
+    def act(self, obs: Tensor, now: Now, state: State) -> Acted:
+        with torch.no_grad():
+            outputs = self.acting.outputs(obs)
+            return Acted(self.explore(outputs, self.noise["actions"].next(obs.shape[1]), now))
 
-    def draw(self, use: str, outputs: Tensor) -> Tensor:
-        """Standard normal numbers `[S, B, d]` from each member's own stream."""
-        return self.noise[use].next(outputs.shape[1]).to(self.device)
-
-    def observe(self, obs: np.ndarray, step: Step, clock: Clock) -> None:
+    def observe(self, obs: Tensor, step: Step, now: Now) -> None:
         self.preprocess.observe(obs, step.valid)
 
     def prepare(self, batch: Batch) -> Batch:
@@ -104,25 +103,25 @@ class TwinCritics:
         rows["discount"] = continuation(batch["terminated"], self.config.gamma, batch["steps"])
         return rows | self.terms.prepare(batch)
 
-    def learn_critics(self, batch: Batch, next_action: Tensor, bonus: Any, clock: Clock) -> dict[str, Tensor]:
+    def learn_critics(self, batch: Batch, next_action: Tensor, bonus: Any, now: Now) -> dict[str, Tensor]:
         """A step of both critics towards the smaller of their targets' values of `next_action [S, B, d]`."""
         next_value = self.targets["critics"](batch["next_obs"], next_action).squeeze(-1).amin(dim=1) + bonus
         goal = batch["reward"] + batch["discount"] * next_value  # [S, B], without gradients
         q = self.networks["critics"](batch["obs"], batch["action"]).squeeze(-1)  # [S, 2, B]
         loss = squared(goal.unsqueeze(1) - q).sum(dim=1).mean(dim=-1)
-        self.optimizers["critics"].step(loss, clock)
+        self.optimizers["critics"].step(loss, now)
         return {"loss/critics": loss.detach(), "q/mean": q.detach().mean(dim=(1, 2))}
 
-    def learn_actor(self, loss: Tensor, outputs: Tensor, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+    def learn_actor(self, loss: Tensor, outputs: Tensor, batch: Batch, now: Now) -> dict[str, Tensor]:
         """A step of the actor down `loss [S]` and the terms that rlab has added; the targets follow."""
-        whole, metrics = self.terms.add_to(loss, outputs, batch, clock)
-        self.optimizers["actor"].step(whole, clock)
+        whole, metrics = self.terms.add_to(loss, outputs, batch, now)
+        self.optimizers["actor"].step(whole, now)
         for name, target in self.targets.items():
             follow(target, self.networks[name], self.config.target_tau)
         return {"loss/actor": loss.detach(), **metrics}
 
-    def metrics(self, clock: Clock) -> dict[str, float]:
-        return {"optimizer/learning_rate": self.optimizers["actor"].settings.rate(clock.progress)}
+    def scheduled(self, clock: Clock) -> dict[str, float]:
+        return dict(ChainMap(*(part.scheduled(clock) for part in (self.terms, *self.optimizers.values()))))
 
     def policy(self) -> Policy:
         return self.acting
@@ -154,30 +153,30 @@ class SAC(TwinCritics):
     def __init__(self, *arguments: Any, **start: Any) -> None:
         super().__init__(*arguments, **start)
         log = self.networks["temperature"] = nn.ParameterList([torch.zeros(len(self.acting.seeds), 1)]).to(self.device)
-        self.optimizers["temperature"] = StackedOptimizer(OptimizerSettings.of(self.config), log)
+        self.optimizers["temperature"] = StackedOptimizer(OptimizerSettings.of(self.config), log, name="temperature")
 
     @staticmethod
     def head_json(config: Any, action_space: Space) -> dict[str, Any]:
         return {"kind": "squashed_gaussian"}
 
-    def explore(self, outputs: Tensor, noise: Tensor, clock: Clock) -> Tensor:
+    def explore(self, outputs: Tensor, noise: Tensor, now: Now) -> Tensor:
         return self.head.act(outputs, noise=noise)
 
     def sample(self, outputs: Tensor, use: str) -> tuple[Tensor, Tensor]:
         """Actions `[S, B, d]` in units in which [-1, 1] is the Box, and their log densities, with gradients."""
-        action = self.head.act(outputs, noise=self.draw(use, outputs))
+        action = self.head.act(outputs, noise=self.noise[use].next(outputs.shape[1]))
         return self.head.normalised(action), self.head.log_prob(outputs, action)
 
-    def update(self, batch: Batch, clock: Clock) -> Updated:
+    def update(self, batch: Batch, now: Now) -> Updated:
         log_alpha = self.networks["temperature"][0]  # [S, 1]
         alpha = log_alpha.detach().exp()
         with torch.no_grad():
             next_action, log_prob = self.sample(self.actor(batch["next_obs"]), "target")
-        metrics = self.learn_critics(batch, next_action, -alpha * log_prob, clock)
+        metrics = self.learn_critics(batch, next_action, -alpha * log_prob, now)
         outputs = self.actor(batch["obs"])
         action, log_prob = self.sample(outputs, "update")
         q = self.networks["critics"](batch["obs"], action).squeeze(-1).amin(dim=1)
-        metrics |= self.learn_actor((alpha * log_prob - q).mean(dim=-1), outputs, batch, clock)
+        metrics |= self.learn_actor((alpha * log_prob - q).mean(dim=-1), outputs, batch, now)
         entropy = -log_prob.detach().mean(dim=-1)  # [S]; the one to keep is -d
-        self.optimizers["temperature"].step(log_alpha[:, 0] * (entropy + action.shape[-1]), clock)
+        self.optimizers["temperature"].step(log_alpha[:, 0] * (entropy + action.shape[-1]), now)
         return Updated({**metrics, "policy/temperature": alpha[:, 0], "policy/entropy": entropy})

@@ -10,7 +10,7 @@ import torch
 from sac import TwinCritics, TwinCriticsConfig
 from torch import Tensor
 
-from rlab.learning.contract import Batch, Updated
+from rlab.learning.contract import Batch, Now, Updated
 from rlab.networks.policy import build_policy
 from rlab.networks.spaces import Space
 from rlab.types import Clock
@@ -29,6 +29,7 @@ class TD3(TwinCritics):
 
     Config: ClassVar[type] = TD3Config
     heads: ClassVar[tuple[str, ...]] = ("deterministic",)
+    needs_host: ClassVar[str] = "it counts updates on the host, to move its actor in every other one"
 
     def __init__(self, *arguments: Any, **start: Any) -> None:
         super().__init__(*arguments, **start)
@@ -40,23 +41,27 @@ class TD3(TwinCritics):
     def head_json(config: Any, action_space: Space) -> dict[str, Any]:
         return {"kind": "deterministic", "noise": config.exploration_noise}
 
-    def explore(self, outputs: Tensor, noise: Tensor, clock: Clock) -> Tensor:
-        if clock.env_steps < self.config.learning_starts and not self.continues:
+    def scheduled(self, clock: Clock) -> dict[str, float]:
+        uniform = clock.env_steps < self.config.learning_starts and not self.continues
+        return {**super().scheduled(clock), "explore/uniform": float(uniform)}
+
+    def explore(self, outputs: Tensor, noise: Tensor, now: Now) -> Tensor:
+        if now["explore/uniform"]:
             return self.head.denormalised(torch.erf(noise / 2**0.5))  # uniform
         return self.head.denormalised(outputs.tanh() + self.config.exploration_noise * noise)
 
-    def update(self, batch: Batch, clock: Clock) -> Updated:
+    def update(self, batch: Batch, now: Now) -> Updated:
         config = self.config
         with torch.no_grad():
             next_action = self.targets["actor"](batch["next_obs"]).tanh()
-            noise = config.target_noise * self.draw("target", next_action)
+            noise = config.target_noise * self.noise["target"].next(next_action.shape[1])
             smoothed = (next_action + noise.clamp(-config.noise_clip, config.noise_clip)).clamp(-1.0, 1.0)
-        metrics = self.learn_critics(batch, smoothed, 0.0, clock)
+        metrics = self.learn_critics(batch, smoothed, 0.0, now)
         self.updates += 1
         if self.updates % config.policy_delay == 0:
             outputs = self.actor(batch["obs"])
             q = self.networks["critics"][0](batch["obs"], outputs.tanh())
-            metrics |= self.learn_actor(-q.mean(dim=(1, 2)), outputs, batch, clock)
+            metrics |= self.learn_actor(-q.mean(dim=(1, 2)), outputs, batch, now)
         return Updated(metrics)
 
     def state(self) -> dict[str, Any]:

@@ -1,0 +1,141 @@
+"""What a storage is made of: the memory of its lanes, its clock, reading whole lanes, and what a checkpoint keeps."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlab.draws import in_program
+from rlab.experience.columns import Column
+from rlab.experience.fields import Field, storage_nbytes, stored_fields
+from rlab.experience.final_observations import NONE, FinalObservations
+from rlab.experience.storage_chunks import Chunk, chunks_of, load_chunks
+from rlab.experience.valid_rows import ValidRows
+
+
+class Lanes:
+    """The lanes of S x N envs in memory that is never replaced. `Storage` says what is written, and reads rows by their
+    ids.
+
+    Args:
+        members, num_envs: S and N.
+        capacity: transitions per member; a lane keeps `capacity // N` of them.
+        fields: what `Agent.fields()` gives, `obs` and `action` first.
+        device: where the rows are.
+        has_reset_rows: whether rows may be added that are not transitions.
+        growing: as of `FinalObservations`.
+
+    Raises:
+        UsageError: the capacity is below one row per env, or needs more memory than the device has free, or a field has
+            a name that is taken.
+    """
+
+    demonstrated: ClassVar[bool] = False  # whether every row is a demonstration, which every batch of them then says
+    last_rows: Tensor | None = None  # [S, 1], the id of each member's last valid row, where members have different ones
+
+    def __init__(
+        self,
+        members: int,
+        num_envs: int,
+        capacity: int,
+        fields: Sequence[Field],
+        device: torch.device | str = "cpu",
+        has_reset_rows: bool = True,
+        growing: bool = True,
+    ) -> None:
+        self.fields, self.device = stored_fields(fields), torch.device(device)
+        self.nbytes = storage_nbytes(members, num_envs, capacity, fields, self.device, has_reset_rows, growing)
+        self.members, self.num_envs, self.lane_rows = members, num_envs, capacity // num_envs
+        # One slot more than there are rows: the newest row's successor waits in the slot that is written next.
+        self.slots = self.lane_rows + 1
+        lanes = (members, self.slots, num_envs)
+        # Where each member's ring of places begins among those of all.
+        self.first_places = torch.arange(members, device=self.device) * (self.slots * num_envs)
+        self.columns = {f.name: Column(lanes, f, self.device) for f in self.fields}
+        self.finals = FinalObservations(lanes, self.fields[0], self.device, growing)
+        self.valid_rows = ValidRows(members, num_envs, self.slots * num_envs, self.device) if has_reset_rows else None
+        self.rows_written = 0  # rows of time, the same for every lane
+        self.time = torch.zeros(1, dtype=torch.int64, device=self.device)  # the same, for programs
+
+    @property
+    def rows(self) -> int:
+        """Rows of time that each lane holds now; their times are `rows_written - rows .. rows_written - 1`."""
+        return min(self.rows_written, self.lane_rows)
+
+    def clock(self) -> int | Tensor:
+        """`rows_written`, in a program as a tensor `[1]`."""
+        return self.time if in_program(self.device) else self.rows_written
+
+    def held(self) -> int | Tensor:
+        """`rows`, in a program as a tensor `[1]`."""
+        return self.time.clamp(max=self.lane_rows) if in_program(self.device) else self.rows
+
+    def wrote(self, rows: int) -> None:
+        """So many rows of time were written: move the host's clock."""
+        self.rows_written += rows
+
+    def read_lanes(self, first: int | Tensor, steps: int, *names: str) -> dict[str, Tensor]:
+        """The values `[S, N, steps, *shape]` of these fields in all lanes at the times `first ..`.
+
+        The rows must be held; `obs` may also be read one row behind the newest, where its successor waits.
+        """
+        slots = self._slots_of(first, steps)
+        return {name: self.columns[name].lanes(slots) for name in names}
+
+    def hidden_successors(self, first: int | Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        """The successors `[S, K, *obs]` of those rows of all lanes at the times `first .. first + steps - 1` that are
+        not the lane's next row, and the rows `n * steps + t` that they follow `[S, K]`; as `FinalObservations.listed`.
+        """
+        place = self.finals.place.lanes(self._slots_of(first, steps))  # [S, N, steps]
+        obs, row = self.finals.listed(place.flatten(1))
+        return self.columns["obs"].values(obs), row
+
+    def put_rows(self, name: str, first: int, values: np.ndarray) -> None:
+        """Overwrite a field with `values [S, N, T, *shape]` at the times `first ..`."""
+        there = torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
+        self.columns[name].put_lanes(self._slots_of(first, values.shape[2]), there)
+
+    def _slots_of(self, first: int | Tensor, steps: int) -> Tensor:
+        return (first + torch.arange(steps, device=self.device)) % self.slots
+
+    def cut_episodes(self) -> None:
+        """The envs are reset: the newest row is truncated, as by a time limit, where its episode goes on. Its successor
+        moves to the side table."""
+        if not self.rows_written:
+            return
+        newest = (self.rows_written - 1) % self.slots
+        ended = {name: self.columns[name].at(newest) for name in ("terminated", "truncated", "valid")}
+        cut = ended["valid"] & (self.finals.place.at(newest) == NONE)
+        self.finals.keep(newest, cut, self.columns["obs"].at(self.rows_written % self.slots))
+        self.columns["truncated"].put(newest, ended["truncated"] | (cut & ~ended["terminated"]))
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The chunks that hold the present rows, oldest first."""
+        return chunks_of(self)
+
+    def state(self) -> dict[str, Any]:
+        """What the chunks leave out: the clock of the lanes and the observation that waits behind the newest row."""
+        waiting = self.read_lanes(self.rows_written, 1, "obs")["obs"][:, :, 0]
+        return {"rows_written": self.rows_written, "waiting_obs": waiting.contiguous().cpu().numpy()}
+
+    def load(self, state: dict[str, Any], chunks: Iterable[dict[str, np.ndarray]]) -> None:
+        """Fill empty storage from `state()` and the chunks of a checkpoint. What is written next are rows of the same
+        episodes, unless `cut_episodes` is called.
+
+        Raises:
+            RlabError: the chunks have other fields or shapes, or rows are missing.
+        """
+        self.rows_written = int(state["rows_written"])
+        self.time.fill_(self.rows_written)
+        load_chunks(self, chunks)
+        self.list_valid_rows()
+        self.put_rows("obs", self.rows_written, np.asarray(state["waiting_obs"])[:, :, None])
+
+    def list_valid_rows(self) -> None:
+        """List the valid ones of the rows that are held, in storage that lists none yet."""
+        if self.valid_rows is not None and self.rows:
+            first = self.rows_written - self.rows
+            valid = self.read_lanes(first, self.rows, "valid")["valid"]
+            self.valid_rows.begin(valid.transpose(1, 2).flatten(1), first * self.num_envs)

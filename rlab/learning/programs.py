@@ -1,0 +1,120 @@
+"""How a loop calls the functions of a cycle: as they are, as compiled programs, or captured on a GPU."""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+from rlab.learning.capture import CapturedCycle
+from rlab.learning.contract import Now
+from rlab.learning.program import NotTraceable, Program
+
+Found = TypeVar("Found")
+CAPTURED_STEPS = 8  # vector steps of a captured cycle: launching it costs little beside them
+MOST_CAPTURED = 16  # kinds of cycles; what comes beyond is launched piece by piece
+
+
+class Captured(NamedTuple):
+    """What became of a function that may have been captured."""
+
+    ran: bool  # whether its Python ran; else what it did on the device was repeated
+    result: Any  # in memory that the next repetition overwrites
+
+
+class Programs:
+    """Calls functions as they are."""
+
+    compiles = False
+    most_steps = 1  # vector steps of a captured cycle
+
+    def run(self, name: str, function: Callable[..., Found], *args: Any) -> Found:
+        """Call a function; of one name it is always the same one, whose attributes keep their tensors."""
+        return function(*args)
+
+    def scalars(self, values: Sequence[Mapping[str, float]]) -> Sequence[Now]:
+        """What follows the clock at successive times, as functions take it."""
+        return values
+
+    def capture(self, key: Hashable, function: Callable[[], Any]) -> Captured:
+        """Do what the function does: of one key always the same, with what is new in tensors that it finds in the same
+        places."""
+        return Captured(True, function())
+
+    def forget(self) -> None:
+        """What is no tensor has changed, such as which parameters learn: compile and capture everything again."""
+
+
+AS_IT_IS = Programs()
+
+
+class CompiledPrograms(Programs):
+    """Calls functions as compiled programs, and captures cycles where they run on a GPU.
+
+    A function that cannot be a program is called as it is.
+
+    Args:
+        device: where the tensors are.
+        note: hears, in one line, which function is called as it is, and why.
+    """
+
+    compiles = True
+
+    def __init__(self, device: torch.device, note: Callable[[str], None]) -> None:
+        self._device, self._note = device, note
+        self._captures = device.type == "cuda"
+        self.most_steps = CAPTURED_STEPS if self._captures else 1
+        self._programs: dict[str, Program] = {}
+        self._as_it_is: set[str] = set()
+        self._tables: dict[int, tuple[torch.Tensor, Sequence[Now]]] = {}  # by the number of times
+        self._cycles: dict[Hashable, CapturedCycle] = {}
+        self._called: Callable[[], Any] | None = None  # what is being captured, or repeated
+
+    def run(self, name: str, function: Callable[..., Found], *args: Any) -> Found:
+        if name in self._as_it_is:
+            return function(*args)
+        if name not in self._programs:
+            self._programs[name] = Program(function, name)
+        try:
+            found: Found = self._programs[name](*args)
+        except NotTraceable as error:
+            self._as_it_is.add(name)
+            self._captures, self.most_steps = False, 1
+            self._note(f"not compiled, which is slower: {error}")
+            return function(*args)
+        return found
+
+    def scalars(self, values: Sequence[Mapping[str, float]]) -> Sequence[Now]:
+        numbers = torch.tensor([list(each.values()) for each in values], dtype=torch.float32)
+        if len(values) not in self._tables:
+            table = torch.empty_like(numbers, device=self._device)
+            rows: Sequence[Now] = [dict(zip(values[0], row.unbind(), strict=True)) for row in table.unbind()]
+            self._tables[len(values)] = table, rows
+        table, rows = self._tables[len(values)]
+        table.copy_(numbers, non_blocking=True)
+        return rows
+
+    def capture(self, key: Hashable, function: Callable[[], Any]) -> Captured:
+        within = self._called is not None  # a part of what is being captured
+        if not self._captures or within or (key not in self._cycles and len(self._cycles) == MOST_CAPTURED):
+            return Captured(True, function())
+        if key not in self._cycles:
+            self._cycles[key] = CapturedCycle(self._call, self._device)
+        self._called, self._ran = function, False
+        try:
+            result = self._cycles[key]()
+            return Captured(self._ran, result)
+        except NotTraceable as error:
+            self._captures, self.most_steps = False, 1
+            self._note(f"not captured, which is slower: {error}")
+            return Captured(True, function())
+        finally:
+            self._called = None
+
+    def forget(self) -> None:
+        self._programs.clear()
+        self._cycles.clear()
+
+    def _call(self) -> Any:
+        assert self._called is not None
+        self._ran = True
+        return self._called()
