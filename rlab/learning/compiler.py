@@ -66,10 +66,16 @@ def compile_seconds(programs: int, updates: int) -> float:
 
 
 def cache_folder() -> Path:
-    """Where compiled code is kept for later processes: the user's cache folder, unless torch was told of another."""
-    if told := os.environ.get(CACHE):
+    """Where compiled code is kept for later processes: the user's cache folder, unless torch was told of another.
+
+    Processors of different kinds have folders of their own, since a home may be shared between machines: torch takes
+    what it finds for its own, and code for other vector instructions does not run.
+    """
+    told = os.environ.get(CACHE)
+    if told and not Path(told).name.startswith("torchinductor_"):  # as torch calls the folder that it chooses itself
         return Path(told)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlab" / "compiled"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "rlab" / "compiled" / torch.backends.cpu.get_cpu_capability().lower()
 
 
 def choose_cache_folder() -> None:
