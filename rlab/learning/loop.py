@@ -158,10 +158,11 @@ class EnvLoop(Loop):
         scheduled = [self._scheduled or self.agent.scheduled(times[0]), *map(self.agent.scheduled, times[1:])]
         self._scheduled = scheduled[-1]
         now = self.programs.scalars(scheduled)
-        due = tuple(self._due(time) for time in times[1:])
         if self.collector.env.on_host or not self.updates:
             self._steps(now)
-        elif not self.programs.capture((steps, due), lambda: self._steps(now)).ran:
+            return
+        due = tuple(self._due(time) for time in times[1:])
+        if not self.programs.capture((steps, due), lambda: self._steps(now)).ran:
             self.clock = times[-1]  # the host's part of what was repeated
             self.updates += sum(due)
             self.storage.wrote(steps)

@@ -301,8 +301,18 @@ def check_alike(one: Tensor, other: Tensor, name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_an_agent_in_programs_does_and_learns_what_it_does_and_learns_by_itself(name: str) -> None:
+    check_programs(name, ROUNDS)
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("name", CASES)
+def test_an_agent_in_programs_goes_on_doing_so_for_200_vector_steps(name: str) -> None:
+    check_programs(name, 200 // STEPS)
+
+
+def check_programs(name: str, rounds: int) -> None:
     eager, traced, programs = Life(CASES[name], torch.device("cpu")), Life(CASES[name], torch.device("cpu")), Graphs()
-    for number in range(ROUNDS + 1):
+    for number in range(rounds + 1):
         # All is called as it is once: behind that there is all that programs change in place.
         found = eager.round(Plain()), traced.round(programs if number else Plain())
         one, other = leaves(found[0]), leaves(found[1])
