@@ -54,17 +54,6 @@ def _why_no_headers() -> str | None:
     return f"{header} was not found; install the headers of Python (python3-dev)"
 
 
-def compile_seconds(programs: int, updates: int) -> float:
-    """What it costs to compile so many programs, which together trace so many gradient steps, where nothing is cached.
-
-    Not a clock: it is the same on every machine, so that what is chosen by it is the same on every machine too. The
-    numbers were measured on two cores of a server with g++ 12 and torch 2.13, for networks of two hidden layers and
-    Adam: 6 s go to starting the compiler, 2.5 s to every program, 0.7 s to every update in it. What is cached takes a
-    fifth of the first and a tenth of the rest.
-    """
-    return 6.0 + 2.5 * programs + 0.7 * updates
-
-
 def cache_folder() -> Path:
     """Where compiled code is kept for later processes: the user's cache folder, unless torch was told of another.
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rlab.learning import compiler
-from rlab.learning.compiler import cache_folder, choose_cache_folder, compile_seconds, why_not_compile
+from rlab.learning.compiler import cache_folder, choose_cache_folder, why_not_compile
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -76,10 +76,6 @@ def test_the_folder_of_compiled_code_is_the_users(monkeypatch: pytest.MonkeyPatc
     assert cache_folder() == tmp_path / "rlab" / "compiled" / kind
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "mine"))
     assert cache_folder() == tmp_path / "mine"
-
-
-def test_every_program_and_every_update_in_it_costs_time_to_compile() -> None:
-    assert compile_seconds(2, 1) == pytest.approx(6.0 + 5.0 + 0.7)
 
 
 def test_torch_is_told_of_the_folder_unless_it_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
