@@ -6,8 +6,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from rlab.agents import check_action_space, load_agent
 from rlab.envs import GymVectorEnv, TensorVectorEnv, make_vec, tensor_env_of
 from rlab.errors import RlabError, UsageError
@@ -28,6 +26,7 @@ from rlab.jobs.listeners import Audience
 from rlab.jobs.outcome import Outcome
 from rlab.jobs.recording import judged_at_last, open_log
 from rlab.jobs.request import Request
+from rlab.jobs.saving import Saver
 from rlab.jobs.signals import stop_on_signal
 from rlab.jobs.unread import as_started, unread_settings
 from rlab.learning.base_loop import JudgementError, Periods
@@ -43,11 +42,10 @@ from rlab.networks.own_bodies import network_notes
 from rlab.networks.spaces import Space
 from rlab.networks.summary import shapes
 from rlab.places import warn
-from rlab.runs.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from rlab.runs.checkpoint import has_checkpoint, load_checkpoint
 from rlab.runs.folder import RunFolder
 from rlab.runs.listing import whole_steps
 from rlab.runs.logs import MetricsLog
-from rlab.runs.policies import save_policy
 from rlab.runs.tables import EpisodeLog
 
 LONG = 1_000  # env steps of one env, after which an episode that has not ended may never end
@@ -195,7 +193,7 @@ class Session:
                     asked_for = [EpisodeLog(folder.path, resume_at)] if run.log_episodes else []
                     rest = [logs.enter_context(closing(each)) for each in asked_for]
                     films = self._films(folder, resume_at, log)
-                    hearing: list[LoopListener] = [self.best, log, *rest, *films, _Saver(self, folder), *listeners]
+                    hearing: list[LoopListener] = [self.best, log, *rest, *films, Saver(self, folder), *listeners]
                     hearing.append(audience)
                     on_episodes: list[Hear] = [each.on_episodes for each in rest]
                     on_episodes += [audience.on_episodes] if audience.hears("on_episode") else []
@@ -329,36 +327,6 @@ class Session:
                 again = resume_command(folder.name, folder.config)
                 kept = f"The run is kept up to its last save; once that is fixed: {again}"
             raise type(error)(f"{str(error).rstrip('.')}. {kept}") from error
-
-
-class _Saver:
-    """Writes a checkpoint and the policies whenever the loop says so."""
-
-    def __init__(self, session: Session, folder: RunFolder) -> None:
-        self._session, self._folder = session, folder
-
-    def on_metrics(self, env_steps: int, metrics: Any) -> None:
-        """Nothing to save."""
-
-    def on_evaluation(self, env_steps: int, returns: np.ndarray, lengths: np.ndarray) -> None:
-        """Nothing to save: the best weights travel in the checkpoint until it is written."""
-
-    def on_save(self, env_steps: int) -> None:
-        """The checkpoint first: it is what a resumed run starts from."""
-        session = self._session
-        state: dict[str, Any] = {
-            "loop": session.loop.state(),
-            "best": session.best.kept.state(),
-            "resumed_at": session.resumed_at,
-        }
-        state["storage"] = session.storage.state()
-        state["demonstrations"] = None if session.demonstrations is None else session.demonstrations.state()
-        save_checkpoint(self._folder, state, session.storage.chunks())
-        facts = {"agent": session.request.agent, "env": session.request.env.to_json()}
-        save_policy(self._folder.policy, session.agent.policy(), {**facts, session.request.unit: env_steps})
-        best = session.best.policy()
-        if best is not None:
-            save_policy(self._folder.best, best, {**facts, "best_at": session.best.kept.reached_at.tolist()})
 
 
 def only_here(env_id: str) -> str:
