@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode
 
 from rlab.envs.batch_checks import BatchCheck
 from rlab.envs.checks import EnvError, raised
+from rlab.envs.env_states import load_envs, saved_envs
 from rlab.envs.gym_spaces import array_space_from_gym, obs_hint
 from rlab.envs.obs_packing import close_or_warn
 from rlab.envs.sub_env import SubEnvError
@@ -64,11 +65,14 @@ class GymVectorEnv:
         self._all_valid = np.ones(self._rows, dtype=bool)
         self._all_valid.flags.writeable = False  # one array serves every step
         self._restart = 0
+        self._loaded = False  # whether the next reset starts episodes of a run that goes on
         self._vector_steps = 0
         self._resetting: np.ndarray | None = None  # [S*N], NEXT_STEP: rows whose next step is a reset
 
     def reset(self) -> np.ndarray:
         """Start every env on its own stream; observations `[S, N, *obs]`."""
+        self._restart += self._loaded  # a run that goes on does not meet its first episodes again
+        self._loaded = False
         seeds = [env_seed(seed, n, self._restart) for seed in self.seeds for n in range(self.num_envs)]
         self._env.action_space.seed(seeds[0])
         self._vector_steps = 0
@@ -119,12 +123,25 @@ class GymVectorEnv:
         )
 
     def state(self) -> dict[str, Any]:
-        """How often the run was resumed: all that is needed to continue with fresh episodes."""
-        return {"restart": self._restart}
+        """All that decides the future of the envs and of the episodes under way, as data; see `VectorEnv`."""
+        return {
+            "restart": self._restart,
+            "vector_steps": self._vector_steps,
+            "resetting": None if self._resetting is None else self._resetting.copy(),
+            "envs": saved_envs(self._env),
+        }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue a saved run: the next `reset` starts fresh episodes on seeds that were not used before."""
-        self._restart = int(state["restart"]) + 1
+    def load_state(self, state: Mapping[str, Any]) -> str | None:
+        """Go on where `state` was saved, or say in one clause why that is impossible.
+
+        In any case the next `reset` starts fresh episodes, on seeds that were not used before.
+        """
+        self._restart, self._loaded = int(state["restart"]), True
+        obstacle = load_envs(self._env, state["envs"])
+        if obstacle is None:
+            self._vector_steps = int(state["vector_steps"])
+            self._resetting = None if state["resetting"] is None else state["resetting"].copy()
+        return obstacle
 
     def close(self) -> None:
         """Close all envs; a failure there is a warning."""

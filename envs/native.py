@@ -30,6 +30,22 @@ class SeededCartPole(CartPoleVectorEnv):
             self._np_random = _Streams(self, seed)  # type: ignore[assignment]
         return super().reset(options=options)
 
+    def get_state(self) -> dict[str, Any]:
+        """All that decides its future, as data; `reset` comes first."""
+        streams: Any = self._np_random
+        arrays = {name: getattr(self, name).copy() for name in ("state", "steps", "prev_done")}
+        return {**arrays, "streams": streams.state()}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on where `get_state` was called, on an env of as many sub-envs."""
+        if len(state["streams"]) != self.num_envs:
+            raise ValueError(f"{len(state['streams'])} random streams for {self.num_envs} sub-envs")
+        for name in ("state", "steps", "prev_done"):
+            setattr(self, name, state[name].copy())
+        streams = _Streams(self, [0] * self.num_envs)
+        streams.load_state(state["streams"])
+        self._np_random = streams  # type: ignore[assignment]
+
 
 class _Trusted(gym.spaces.MultiDiscrete):
     """A batch of actions that is not checked in every step: an agent makes valid ones only."""
@@ -44,6 +60,13 @@ class _Streams:
     def __init__(self, env: SeededCartPole, seeds: Sequence[int]) -> None:
         self._env = env
         self._streams = [seeding.np_random(int(seed))[0] for seed in seeds]
+
+    def state(self) -> list[Any]:
+        return [stream.bit_generator.state for stream in self._streams]
+
+    def load_state(self, states: Sequence[Any]) -> None:
+        for stream, state in zip(self._streams, states, strict=True):
+            stream.bit_generator.state = state
 
     def uniform(self, low: float, high: float, size: tuple[int, int]) -> np.ndarray:
         """`size` is (4, count): count sub-envs reset now, all of them or else those that ended one step ago."""

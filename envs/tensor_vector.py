@@ -93,7 +93,7 @@ class TensorVectorEnv:
         return {"draws": self._draws.state(), "steps": self._steps.clone(), "fields": self._copies()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was saved."""
+        """Go on where `state` was saved, which is always possible: the answer is None (see `DeviceEnv`)."""
         self._draws.load_state(state["draws"])
         self._steps.copy_(state["steps"])
         for name, value in self._state.items():

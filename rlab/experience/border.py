@@ -1,6 +1,6 @@
 """The border between envs on the host and an agent's device: arrays cross it once each way per vector step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,8 +53,8 @@ class HostEnv:
     def state(self) -> dict[str, Any]:
         return self.env.state()
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.env.load_state(state)
+    def load_state(self, state: Mapping[str, Any]) -> str | None:
+        return self.env.load_state(state)
 
     def close(self) -> None:
         self.env.close()

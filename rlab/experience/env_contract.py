@@ -90,10 +90,18 @@ class VectorEnv(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """Whatever a checkpoint should keep: nested dicts of arrays and plain JSON values."""
+        """All that decides the future of the envs and of the episodes under way: nested dicts of arrays and plain JSON
+        values, as `rlab.runs.encoding` takes them."""
         ...
 
-    def load_state(self, state: dict[str, Any]) -> None: ...
+    def load_state(self, state: Mapping[str, Any]) -> str | None:
+        """Go on where `state` was saved; a run calls this instead of `reset`, or before it.
+
+        None: the episodes under way go on exactly where they were, so that the next call is `step`. Else one clause
+        that says why they cannot, for all sub-envs; the next call is `reset`. Any `reset` after it starts fresh
+        episodes on seeds that were not used before.
+        """
+        ...
 
     def close(self) -> None: ...
 
@@ -118,9 +126,13 @@ class DeviceEnv(Protocol):
         """Apply actions `[S, N]` (discrete, from 0) or `[S, N, *action]` (in the env's own units)."""
         ...
 
-    def state(self) -> dict[str, Any]: ...
+    def state(self) -> dict[str, Any]:
+        """All that decides the future of the envs and of the episodes under way: see `VectorEnv`; tensors too."""
+        ...
 
-    def load_state(self, state: dict[str, Any]) -> None: ...
+    def load_state(self, state: Mapping[str, Any]) -> str | None:
+        """Go on where `state` was saved, or say why that is impossible: see `VectorEnv`."""
+        ...
 
     def close(self) -> None: ...
 
