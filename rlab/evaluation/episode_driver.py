@@ -11,9 +11,11 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from torch import nn
 
 from rlab.errors import RlabError, UsageError
 from rlab.experience.env_contract import EpisodeEnvs
+from rlab.networks.finite import check_finite
 from rlab.networks.limits import same_form, space_words
 from rlab.networks.memory import State, take
 from rlab.networks.policy import PolicySpec
@@ -22,6 +24,7 @@ from rlab.randomness import FIRST_TRAINING_ENV_SEED, torch_stream
 
 MOST_ENVS = 512  # at once, where nothing is known of what they cost
 MOST_STEPS = 50_000  # of one episode of an env without a time limit; the longest of the field, Atari's, has 27 000
+CANNOT_PLAY = "the policy cannot play"
 Act = Callable[[np.ndarray, np.ndarray], np.ndarray]  # obs [P, B, *obs], active [P, B] -> actions [P, B, *action]
 
 
@@ -161,11 +164,16 @@ class PolicyActor:
         playing: the members that play, `[P]`; where one is listed twice, its first row is the one that counts.
         columns: B.
         generators: None: greedy actions; else what sampled ones are drawn from, `[S]` or, one per row, `[S, B]`.
+
+    Raises:
+        RlabError: a weight of the policy is NaN or infinite.
     """
 
     def __init__(
         self, policy: PolicyStack, playing: np.ndarray, columns: int, generators: np.ndarray | None = None
     ) -> None:
+        if isinstance(policy, nn.Module):
+            check_finite(policy, policy.seeds, CANNOT_PLAY)
         self._policy: Any = policy  # sampling and memory are more than the protocol demands
         self._playing, self._members, self._generators = playing, len(policy.seeds), generators
         self._state: State = policy.initial_state(columns) if isinstance(policy, RecurrentStack) else {}

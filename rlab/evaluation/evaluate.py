@@ -182,7 +182,7 @@ def evaluate(
             rows, block = slice(first, first + together), slice(start, min(start + width, episodes))
             found = returns[rows, block], lengths[rows, block]
             _play_block(policy, envs, playing, first_seed, block, found, greedy, should_stop)
-            check_finite(found[0], policy.seeds[rows], first_seed + start)
+            check_returns(found[0], policy.seeds[rows], first_seed + start)
     finally:
         envs.close()
     return Evaluation(tuple(policy.seeds), first_seed, returns, lengths, greedy)
@@ -217,7 +217,7 @@ def _play_block(
         whole[:] = part[: whole.shape[0], : whole.shape[1]]
 
 
-def check_finite(returns: np.ndarray, seeds: tuple[int, ...], first_seed: int) -> None:
+def check_returns(returns: np.ndarray, seeds: tuple[int, ...], first_seed: int) -> None:
     """Refuse returns `[P, B]` of members with these training seeds that are not finite.
 
     Raises:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from rlab.evaluation.episode_driver import (
+    CANNOT_PLAY,
     HasTimeLimit,
     StoppedError,
     check_episodes,
@@ -14,7 +15,8 @@ from rlab.evaluation.episode_driver import (
     endless,
     most_steps,
 )
-from rlab.evaluation.evaluate import Evaluation, check_finite
+from rlab.evaluation.evaluate import Evaluation, check_returns
+from rlab.networks.finite import check_finite
 from rlab.networks.policy import Policy
 
 LOOK_EVERY = 16  # steps between two looks at whether an episode goes on; a look waits for the device
@@ -82,8 +84,9 @@ class TensorEvaluation:
         Raises:
             StoppedError: `should_stop` returned true.
             EndlessError: an episode does not end and its env has no time limit.
-            RlabError: a return is not finite.
+            RlabError: a weight or a return is not finite.
         """
+        check_finite(self.policy, self.policy.seeds, CANNOT_PLAY)
         self._begin()
         taken, most = 0, most_steps(self._envs)
         while self._active.any():
@@ -96,7 +99,7 @@ class TensorEvaluation:
             self._programs.capture("judged steps", self._several)
             taken += LOOK_EVERY
         returns, lengths = self._returns.cpu().numpy().copy(), self._lengths.cpu().numpy().copy()
-        check_finite(returns, self.policy.seeds, self.first_seed)
+        check_returns(returns, self.policy.seeds, self.first_seed)
         return Evaluation(self.policy.seeds, self.first_seed, returns, lengths)
 
     def _begin(self) -> None:

@@ -18,6 +18,7 @@ from rlab.learning.contract import LearnsWithMemory, LoadsCritic, heads_of
 from rlab.learning.contract_checks import check_agent
 from rlab.learning.distillation import Teacher
 from rlab.learning.finetuning import Refit, members_of, parameter_groups, refit, trainable_share, transfer
+from rlab.learning.finite import check_saved
 from rlab.learning.parameter_groups import ParameterGroup
 from rlab.learning.regrouping import regroup
 from rlab.learning.sparsity import GradualPruning
@@ -168,6 +169,7 @@ def _load_critic(agent: Any, saved: SavedPolicy, members: Sequence[int]) -> tupl
     run = saved.where.parent
     if is_run(run) and saved.folder.name == "policy" and has_checkpoint(folder := RunFolder.open(run)):
         state, _ = load_checkpoint(folder)
+        check_saved(state, saved.policy.seeds)
         reason = agent.load_critic(state["loop"]["agent"], members)
         if reason is None:
             return ["critic: from the run's checkpoint"], False

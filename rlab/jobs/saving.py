@@ -10,6 +10,7 @@ from rlab.experience.storage import Storage
 from rlab.jobs.request import Request
 from rlab.learning.best import BestPolicy
 from rlab.learning.contract import Agent
+from rlab.learning.finite import check_saved
 from rlab.learning.loop import Loop
 from rlab.runs.checkpoint import save_checkpoint
 from rlab.runs.folder import RunFolder
@@ -41,7 +42,11 @@ class Saver:
         """Nothing to save: the best weights travel in the checkpoint until it is written."""
 
     def on_save(self, env_steps: int) -> None:
-        """The checkpoint first: it is what a resumed run starts from."""
+        """The checkpoint first: it is what a resumed run starts from.
+
+        Raises:
+            RlabError: something is not finite, or the disk refuses. The last save stays.
+        """
         session = self._session
         state: dict[str, Any] = {
             "loop": session.loop.state(),
@@ -50,6 +55,7 @@ class Saver:
         }
         state["storage"] = session.storage.state()
         state["demonstrations"] = None if session.demonstrations is None else session.demonstrations.state()
+        check_saved(state, session.request.run.training_seeds)
         save_checkpoint(self._folder, state, session.storage.chunks())
         facts = {"agent": session.request.agent, "env": session.request.env.to_json()}
         save_policy(self._folder.policy, session.agent.policy(), {**facts, session.request.unit: env_steps})

@@ -36,6 +36,7 @@ from rlab.learning.contract import Agent, FitsStatistics, LoopListener, NeedsEnd
 from rlab.learning.dataset_loop import DatasetLoop
 from rlab.learning.early_stopping import EarlyStopping
 from rlab.learning.episodes import Hear
+from rlab.learning.finite import check_saved
 from rlab.learning.loop import EnvLoop, Loop
 from rlab.networks.images import image_notes
 from rlab.networks.own_bodies import network_notes
@@ -274,6 +275,7 @@ class Session:
                 f"the checkpoint of {folder.name} was written by an older version of rlab and cannot be continued; "
                 "its policy still plays, and rlab finetune begins from it."
             )
+        check_saved(state, self.request.run.training_seeds)
         self.storage.load(state["storage"], (chunk.arrays() for chunk in chunks))
         if self.demonstrations is not None:
             self.demonstrations.load(state["demonstrations"], iter(()))

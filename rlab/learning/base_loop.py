@@ -11,7 +11,7 @@ import numpy as np
 from rlab.errors import RlabError
 from rlab.experience.samplers import Sampler
 from rlab.learning.contract import Agent, LoopListener
-from rlab.learning.finite import check_weights
+from rlab.learning.finite import check_finite_agent
 from rlab.learning.means import Means
 from rlab.types import Clock, crossed
 
@@ -126,8 +126,8 @@ class BaseLoop:
         return True
 
     def save(self) -> None:
-        """Have the listeners write everything down; never over a good save with weights that an update broke."""
-        check_weights(self.agent, self.seeds, self.updates)
+        """Have the listeners write everything down; never over a good save with what an update broke."""
+        check_finite_agent(self.agent, self.seeds, self.updates)
         for listener in self.host.listeners:
             listener.on_save(self.clock.env_steps)
         self._saved_at = self.clock.env_steps

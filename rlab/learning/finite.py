@@ -1,8 +1,11 @@
-"""NaN or Inf anywhere stops a run within one update, and the error names the tensor and the member."""
+"""NaN or Inf anywhere stops a run within one update, and the error names the tensor and the member. Nothing that holds
+one is saved, and nothing that holds one is gone on from."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,7 +13,12 @@ from rlab.errors import RlabError
 from rlab.learning.contract import Agent, Batch
 from rlab.learning.contract_checks import check_metrics
 from rlab.learning.means import Means
+from rlab.networks.finite import first_not_finite, in_words
 
+# Minus infinity until a member was judged.
+SCORES = ("best/score", "loop/early_stopping/best/score")
+UNCHECKED = ("loop/collector/env", "loop/means")
+ADVICE = "A lower --learning-rate, --max-grad-norm or --obs-scaling running often helps."
 SQUARES_BELOW = 1e15  # in size: float32 holds the sum of a million squares of smaller numbers
 
 
@@ -31,10 +39,10 @@ def check_update(metrics: Mapping[str, Tensor], batch: Batch, agent: Agent, seed
         check_metrics(agent, metrics, len(seeds))
         raise
     if not math.isfinite(total):
-        _name_the_broken(_suspects(metrics, batch, agent), seeds, updates, _too_large(batch))
+        _name_the_broken(_suspects(metrics, batch), seeds, updates, _too_large(batch))
 
 
-def check_sums(sums: Means, agent: Agent, seeds: Sequence[int], updates: int) -> None:
+def check_sums(sums: Means, seeds: Sequence[int], updates: int) -> None:
     """Raise where something that updates of a program reported was not finite.
 
     Raises:
@@ -42,16 +50,72 @@ def check_sums(sums: Means, agent: Agent, seeds: Sequence[int], updates: int) ->
     """
     if not sums.finite():
         found = {name: total for name, (total, _) in sums.sums().items()}
-        _name_the_broken(_suspects(found, {}, agent), seeds, updates)
+        _name_the_broken(_suspects(found, {}), seeds, updates)
 
 
-def check_weights(agent: Agent, seeds: Sequence[int], updates: int) -> None:
-    """Raise where a weight is not finite. The last update may break a weight while its loss was still finite.
+def check_finite_agent(agent: Agent, seeds: Sequence[int], updates: int) -> None:
+    """Raise where anything of an agent is not finite: weights, targets, moments, statistics. The last update may break
+    a weight while its loss was still finite.
 
     Raises:
-        RlabError: naming the first such tensor of the policy, and its member.
+        RlabError: naming the first such tensor of the agent's `state()`, and its member.
     """
-    _name_the_broken(_weights(agent), seeds, updates)
+    what = _not_finite(agent.state(), seeds)
+    if what is not None:
+        raise RlabError(f"{what} is not finite at update {updates}; nothing was saved from it. {ADVICE}")
+
+
+def check_saved(state: Mapping[str, Any], seeds: Sequence[int]) -> None:
+    """Refuse a training state, as it is saved, in which a number is not finite that should be.
+
+    Infinite may be what `SCORES` names. The state of envs is theirs, and the means of metrics are checked as they come:
+    neither is looked at.
+
+    Args:
+        state: of a whole run.
+        seeds: one training seed per member.
+
+    Raises:
+        RlabError: naming the first tensor or number that is not, its member, and how many updates were made.
+    """
+    what = _not_finite(state, seeds)
+    if what is not None:
+        raise RlabError(f"{what} is not finite at update {state['loop']['updates']}: no run can go on from that.")
+
+
+def _not_finite(state: Mapping[str, Any], seeds: Sequence[int]) -> str | None:
+    """The first tensor or number of a state that is not finite and should be, in words."""
+    tensors: dict[str, Tensor] = {}
+    broken = [where for where, value in _numbers(state, "") if not _taken(where, value, tensors)]
+    found = first_not_finite(tensors)
+    if found is not None:
+        return in_words(found, seeds)
+    return repr(broken[0]) if broken else None
+
+
+def _numbers(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """The leaves of nested dicts, lists and tuples, each with the keys that lead to it."""
+    if place in UNCHECKED:
+        return
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _numbers(item, f"{place}/{key}" if place else str(key))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _numbers(item, f"{place}/{index}")
+    else:
+        yield place, value
+
+
+def _taken(place: str, value: Any, tensors: dict[str, Tensor]) -> bool:
+    """Put a leaf that has to be finite among the tensors that are looked at; false for a number that is not."""
+    if place in SCORES:
+        return True
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind == "f":
+        value = torch.from_numpy(np.array(value, np.float64))
+    if isinstance(value, Tensor):
+        tensors[place] = value
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _too_large(batch: Batch) -> str:
@@ -80,11 +144,11 @@ def _name_the_broken(
             seed = seeds[int(broken.nonzero()[0])]
             raise RlabError(
                 f"{name} of the member with seed {seed} is not finite at update {updates}; nothing was saved from it. "
-                + (cause or "A lower --learning-rate, --max-grad-norm or --obs-scaling running often helps.")
+                + (cause or ADVICE)
             )
 
 
-def _suspects(metrics: Mapping[str, Tensor], batch: Batch, agent: Agent) -> Iterator[tuple[str, Tensor]]:
+def _suspects(metrics: Mapping[str, Tensor], batch: Batch) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in batch.items():
         if tensor.is_floating_point():
             # -inf is the value of an action that a mask forbids
@@ -92,9 +156,3 @@ def _suspects(metrics: Mapping[str, Tensor], batch: Batch, agent: Agent) -> Iter
     # After the step every weight of a broken member is broken; the metrics show whether loss or gradient came first.
     for name, tensor in metrics.items():
         yield f"metric {name!r}", tensor
-    yield from _weights(agent)
-
-
-def _weights(agent: Agent) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in agent.policy().state_dict().items():
-        yield f"parameter {name!r}", tensor

@@ -78,7 +78,7 @@ class Loop(BaseLoop):
     def _look_in(self) -> None:
         """The host's part of a cycle that is over."""
         if self.programs.compiles:
-            check_sums(self._learned, self.agent, self.seeds, self.updates)
+            check_sums(self._learned, self.seeds, self.updates)
 
     def _learn(self, before: int, now: Now) -> None:
         """The updates that are due, the clock having been at `before` until it was last moved."""

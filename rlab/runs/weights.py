@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor, nn
 
 from rlab.errors import RlabError
+from rlab.networks.finite import check_finite
 from rlab.runs import files
 from rlab.runs.tensors import tensors_from_bytes, tensors_to_bytes
 
@@ -45,8 +46,9 @@ def save_module(
         replacing: gets the checksums of the new files by name; `path` is replaced within the context that it gives.
 
     Raises:
-        RlabError: the disk refuses.
+        RlabError: the disk refuses, or a weight is NaN or infinite.
     """
+    check_finite(module, seeds, f"{path.parent} was not written")
     folder = path.parent
     files.make_folder(folder)
     files.clean(folder)
@@ -90,6 +92,7 @@ def load_module(
     tensors = tensors_from_bytes(weights, where)
     _check_fit(module.state_dict(), tensors, where, path.name)
     module.load_state_dict(tensors)
+    check_finite(module, seeds, f"{path.parent} cannot be used")
     return LoadedModule(module, data["spec"], seeds, extra)
 
 

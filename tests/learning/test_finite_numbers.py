@@ -2,26 +2,27 @@
 
 import math
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from rlab.errors import RlabError
-from rlab.learning.finite import check_sums, check_update, check_weights
+from rlab.learning.finite import check_finite_agent, check_saved, check_sums, check_update
 from rlab.learning.means import Means
 
 
 class FakeAgent:
-    """Only weights, one number per member."""
+    """Only weights of a policy and a critic, one number per member."""
 
-    def __init__(self, weights: Sequence[float]) -> None:
+    def __init__(self, weights: Sequence[float], critic: Sequence[float] = (0.0, 0.0)) -> None:
+        self.critic = torch.tensor(critic).reshape(-1, 1)
         self.weights = torch.tensor(weights).reshape(-1, 1)
 
-    def policy(self) -> Any:
-        return SimpleNamespace(state_dict=lambda: {"network.0.weight": self.weights})
+    def state(self) -> dict[str, Any]:
+        return {"policy": {"network.0.weight": self.weights}, "critic": {"0.weight": self.critic}}
 
 
 GOOD = {"loss/td_huber": torch.tensor([1.0, 2.0]), "grad/norm": torch.tensor([1.0, 1.0])}
@@ -37,7 +38,7 @@ def with_bad(tensors: dict[str, Tensor], name: str, value: float) -> dict[str, T
 
 def test_finite_numbers_pass() -> None:
     check_update(GOOD, BATCH, FakeAgent([1.0, 1.0]), (10, 11), 5)  # type: ignore[arg-type]
-    check_weights(FakeAgent([1.0, 1.0]), (10, 11), 5)  # type: ignore[arg-type]
+    check_finite_agent(FakeAgent([1.0, 1.0]), (10, 11), 5)  # type: ignore[arg-type]
 
 
 def test_a_metric_that_is_not_one_number_for_each_member_is_named() -> None:
@@ -73,15 +74,75 @@ def test_large_finite_metrics_whose_sum_overflows_pass() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_not_finite_are_named_before_anything_is_saved_from_them(value: float) -> None:
-    with pytest.raises(RlabError, match=r"parameter 'network\.0\.weight' of the member with seed 11 .* at update 5"):
-        check_weights(FakeAgent([1.0, value]), (10, 11), 5)  # type: ignore[arg-type]
+    with pytest.raises(RlabError, match=r"^'policy/network\.0\.weight' of the member with seed 11 .* at update 5"):
+        check_finite_agent(FakeAgent([1.0, value]), (10, 11), 5)  # type: ignore[arg-type]
+
+
+def test_a_critic_that_is_not_finite_is_named_before_anything_is_saved_from_it() -> None:
+    with pytest.raises(
+        RlabError, match=r"^'critic/0\.weight' of the member with seed 10 is not finite at update 5; not"
+    ):
+        check_finite_agent(FakeAgent([1.0, 1.0], critic=[math.inf, 0.0]), (10, 11), 5)  # type: ignore[arg-type]
+
+
+def saved(**agent: Any) -> dict[str, Any]:
+    """A training state of two members, none of which was judged yet."""
+    optimizer = {
+        "state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.zeros(2, 5)}},
+        "param_groups": [{"lr": 1e-3}],
+    }
+    return {
+        "loop": {"updates": 7, "agent": {"optimizer": optimizer, **agent}, "collector": {"env": {"best": math.nan}}},
+        "best": {"score": np.full(2, -np.inf), "weights": {"0.weight": torch.ones(2, 3)}},
+    }
+
+
+def broken(value: float) -> Tensor:
+    """Member 1 has one bad number."""
+    return torch.tensor([[0.0, 0.0], [0.0, value]])
+
+
+def test_a_state_may_hold_the_scores_of_members_that_were_not_judged_and_what_is_an_env_s() -> None:
+    check_saved(saved(fine=torch.ones(2, 3), count=torch.ones(2, dtype=torch.int64)), (10, 11))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("agent", "named"),
+    [
+        (lambda bad: {"critic": {"0.weight": bad}}, "'loop/agent/critic/0.weight' of the member with seed 11"),
+        (lambda bad: {"optimizer": {"state": {0: {"exp_avg": bad}}}}, "'loop/agent/optimizer/state/0/exp_avg' of the"),
+        (
+            lambda bad: {"rewards": {"variance": bad.numpy()}},
+            "'loop/agent/rewards/variance' of the member with seed 11",
+        ),
+        (lambda bad: {"dropout": [bad[1, 1].item()]}, "'loop/agent/dropout/0' is"),
+        (lambda bad: {"scale": bad[1, 1]}, "'loop/agent/scale' is not finite at update 7: no run can go on from that."),
+    ],
+)
+def test_whatever_is_not_finite_in_a_saved_state_is_named(agent: Any, named: str, value: float) -> None:
+    with pytest.raises(RlabError, match=f"^{named}"):
+        check_saved(saved(**agent(broken(value))), (10, 11))
+
+
+def test_best_weights_that_are_not_finite_are_not_saved() -> None:
+    state = saved()
+    state["best"]["weights"]["0.weight"] = broken(math.nan)
+    with pytest.raises(RlabError, match=r"^'best/weights/0\.weight' of the member with seed 11"):
+        check_saved(state, (10, 11))
+
+
+def test_what_a_module_of_the_user_s_keeps_and_does_not_train_may_be_infinite_but_not_nan() -> None:
+    check_saved(saved(policy={"network.0.fixed-mask": broken(-math.inf)}), (10, 11))
+    with pytest.raises(RlabError, match="fixed-mask"):
+        check_saved(saved(policy={"network.0.fixed-mask": broken(math.nan)}), (10, 11))
 
 
 def test_a_metric_of_a_program_that_was_not_finite_is_named_by_its_sum() -> None:
-    sums, agent = Means(), FakeAgent([1.0, math.nan])  # after the step its weights are broken, too
+    sums = Means()
     sums.add(GOOD)
-    check_sums(sums, agent, (10, 11), 4)  # type: ignore[arg-type]
+    check_sums(sums, (10, 11), 4)
     sums.add(with_bad(GOOD, "loss/td_huber", math.nan))
     sums.add(GOOD)
     with pytest.raises(RlabError, match="metric 'loss/td_huber' of the member with seed 11 is not finite at update 6"):
-        check_sums(sums, agent, (10, 11), 6)  # type: ignore[arg-type]
+        check_sums(sums, (10, 11), 6)

@@ -22,6 +22,7 @@ from rlab.compression.export.torch_export import write_torch_export, write_torch
 from rlab.compression.export.tracing import quantized_kind, trace
 from rlab.disk import if_supported
 from rlab.errors import RlabError, UsageError, unknown
+from rlab.networks.finite import check_finite
 from rlab.networks.policy import MemberPolicy, Policy
 
 EXPORTERS = ("auto", "own", "torch")
@@ -75,7 +76,7 @@ def export(
     Raises:
         UsageError: the format, the name or the observations do not fit, a layer cannot be expressed in this format, or
             a package or compiler that the check needs is missing.
-        RlabError: the file does not give what the member gives, or cannot be written.
+        RlabError: a weight is NaN or infinite, the file does not give what the member gives, or cannot be written.
     """
     path = Path(path)
     _check_request(member, obs, format, path, exporter)
@@ -148,6 +149,7 @@ def _check_request(member: MemberPolicy, obs: np.ndarray, format: str, path: Pat
         )
     if member.training:
         raise UsageError("a member in training has no greedy policy to export; call eval() on it.")
+    check_finite(member, (member.seed,), "the policy cannot be exported")
 
 
 def _content(request: Request, format: str, exporter: str) -> tuple[bytes, str]:
