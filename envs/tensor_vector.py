@@ -99,6 +99,9 @@ class TensorVectorEnv:
         for name, value in self._state.items():
             value.copy_(state["fields"][name])
 
+    def suspend(self) -> None:
+        """Nothing is open."""
+
     def close(self) -> None:
         """Nothing is open."""
 

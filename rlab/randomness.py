@@ -1,9 +1,9 @@
 """One random stream per member and per use, keyed by name: a new draw in one place changes nothing elsewhere."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -74,6 +74,33 @@ def kept_generators() -> Iterator[None]:
         np.random.set_state(of_numpy)
         random.setstate(of_random)
         torch.set_rng_state(of_torch)
+
+
+def generator_states() -> dict[str, Any]:
+    """Where the global generators of NumPy, `random` and torch stand, which other people's agents and layers draw from:
+    nested dicts of arrays, tensors and plain values, for a checkpoint."""
+    import torch
+
+    version, words, gauss = random.getstate()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    return {
+        "numpy": np.random.get_state(legacy=False),
+        "random": {"version": version, "words": np.array(words, np.uint32), "gauss": gauss},
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+    }
+
+
+def load_generator_states(states: Mapping[str, Any]) -> None:
+    """Put the global generators back to where `generator_states` found them; GPUs where there are as many."""
+    import torch
+
+    np.random.set_state(states["numpy"])
+    of_random = states["random"]
+    random.setstate((of_random["version"], tuple(of_random["words"].tolist()), of_random["gauss"]))
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.is_available() and torch.cuda.device_count() == len(states["cuda"]):
+        torch.cuda.set_rng_state_all(states["cuda"])
 
 
 def _sequence(member_seed: int, use: str, further: Sequence[int] = ()) -> np.random.SeedSequence:

@@ -25,6 +25,7 @@ class HostEnv:
         self.seeds, self.num_envs, self.time_limit = env.seeds, env.num_envs, env.time_limit
         self.has_reset_rows = env.has_reset_rows
         self._crossing = Crossing(device)
+        self._suspended: dict[str, Any] | None = None  # the state of envs that are closed
         self._all_valid = torch.ones(len(env.seeds), env.num_envs, dtype=torch.bool, device=device)
 
     def reset(self) -> Tensor:
@@ -51,10 +52,16 @@ class HostEnv:
         )
 
     def state(self) -> dict[str, Any]:
-        return self.env.state()
+        return self.env.state() if self._suspended is None else self._suspended
 
     def load_state(self, state: Mapping[str, Any]) -> str | None:
         return self.env.load_state(state)
+
+    def suspend(self) -> None:
+        """Close the envs, and keep the state that they had."""
+        if self._suspended is None:
+            self._suspended = self.env.state()
+        self.env.close()
 
     def close(self) -> None:
         self.env.close()

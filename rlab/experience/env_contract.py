@@ -134,6 +134,10 @@ class DeviceEnv(Protocol):
         """Go on where `state` was saved, or say why that is impossible: see `VectorEnv`."""
         ...
 
+    def suspend(self) -> None:
+        """Close the envs, as `close` does, but for the state that they had: `state` still gives it."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -43,7 +43,7 @@ def judged_at_last(
     Args:
         evaluate: plays its episodes.
         time: the run's clock.
-        resumed_at: the times at which it was taken up again.
+        resumed_at: the times at which it was taken up again otherwise than exactly.
 
     Raises:
         NotJudgedError: it failed.
@@ -56,6 +56,6 @@ def judged_at_last(
         return None
     log.on_final_evaluation(time, result.returns, result.lengths)
     report = result.to_json("policy", request.agent, request.env.env_id)
-    # A resumed run begins fresh episodes, so it is not the run that it would have been: that belongs to the result.
+    # Where a run was not taken up exactly it is not the run that it would have been: that belongs to the result.
     files.write_json(folder.path / RESULT, {**report, "resumed_at": list(resumed_at)})
     return result

@@ -118,8 +118,7 @@ class Continuation:
             return f"{path}: trained already; judges it"
         if not self.time:
             return f"{path}: nothing was saved, so it starts from the beginning"
-        fresh = ", with fresh episodes" if self.request.unit == "env_steps" else ""
-        return f"{path}: goes on from its last save, at {reached}{fresh}"
+        return f"{path}: goes on from its last save, at {reached}"
 
     def write_changes(self) -> RunFolder:
         """Write down what changes; the caller holds the run."""

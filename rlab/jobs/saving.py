@@ -12,6 +12,7 @@ from rlab.learning.best import BestPolicy
 from rlab.learning.contract import Agent
 from rlab.learning.finite import check_saved
 from rlab.learning.loop import Loop
+from rlab.randomness import generator_states
 from rlab.runs.checkpoint import save_checkpoint
 from rlab.runs.folder import RunFolder
 from rlab.runs.policies import save_policy
@@ -52,6 +53,7 @@ class Saver:
             "loop": session.loop.state(),
             "best": session.best.kept.state(),
             "resumed_at": session.resumed_at,
+            "generators": generator_states(),
         }
         state["storage"] = session.storage.state()
         state["demonstrations"] = None if session.demonstrations is None else session.demonstrations.state()

@@ -43,6 +43,7 @@ from rlab.networks.own_bodies import network_notes
 from rlab.networks.spaces import Space
 from rlab.networks.summary import shapes
 from rlab.places import warn
+from rlab.randomness import load_generator_states
 from rlab.runs.checkpoint import has_checkpoint, load_checkpoint
 from rlab.runs.folder import RunFolder
 from rlab.runs.listing import whole_steps
@@ -99,7 +100,7 @@ class Session:
         self.best = BestPolicy(self.agent)
         self.unlearned: str | None = None  # a warning, where the whole budget has passed without an update
         self._warned_of_no_ending = False
-        self.resumed_at: list[int] = []  # times at which the run was taken up again
+        self.resumed_at: list[int] = []  # times at which the run was taken up again otherwise than exactly
 
     def _look_at_env(self, undo: ExitStack) -> tuple[tuple[Space, Space], GymVectorEnv | None]:
         """The spaces of observations and actions, and the envs on the host that had to be made to know them."""
@@ -202,9 +203,7 @@ class Session:
                     if state is None:
                         self._fit_statistics()
                     if state is not None:
-                        loop.load_state(state["loop"])
-                        self.best.kept.load_state(state["best"])
-                        self.resumed_at = state["resumed_at"] + ([] if loop.finished else [resume_at])
+                        self._go_on(state, folder)
                     elif self.inputs.start is not None:
                         loop.judgement_due = run.eval_every > 0  # so that the log shows what learning does to it
                         loop.save()  # what it begins with: the run that it came from may be gone when this one goes on
@@ -231,7 +230,7 @@ class Session:
         learns_in_env, last = isinstance(self.loop, EnvLoop), self.loop.finished
         alone = self.request.run.eval_alone and learns_in_env
         if last or alone:
-            self.env.close()
+            self.env.suspend()
         self._warn_of_no_ending()
         found = self._judge(self.agent.policy(), verdict)
         if alone and not last:
@@ -252,13 +251,11 @@ class Session:
             )
 
     def _open_envs_again(self) -> None:
-        """New training envs in place of those that were closed, at the start of fresh episodes."""
-        closed = self.env
-        self.env = self._make_env()
-        self.env.load_state(closed.state())
+        """New training envs in place of those that were closed, in the middle of their episodes where that can be."""
         assert isinstance(self.loop, EnvLoop)
-        self.loop.collector.env = self.env
-        self.loop.begin()
+        self.env = self._make_env()
+        if not self.loop.collector.move_to(self.env):
+            self.loop.begin()
 
     def _fit_statistics(self) -> None:
         """Show an agent that learns from a dataset all observations, before its first update."""
@@ -280,6 +277,16 @@ class Session:
         if self.demonstrations is not None:
             self.demonstrations.load(state["demonstrations"], iter(()))
         return state
+
+    def _go_on(self, state: dict[str, Any], folder: RunFolder) -> None:
+        """Everything but the storage as it was when this state was saved."""
+        why = self.loop.load_state(state["loop"])
+        self.best.kept.load_state(state["best"])
+        load_generator_states(state["generators"])
+        self.resumed_at = state["resumed_at"]
+        if why is not None and not self.loop.finished:
+            self.resumed_at = [*self.resumed_at, self.loop.clock.env_steps]
+            warn(f"{folder.name} goes on with fresh episodes: {why}")
 
     def _films(self, folder: RunFolder, resume_at: int, log: MetricsLog) -> list[Films]:
         every, env = self.request.run.film_every, self.request.env

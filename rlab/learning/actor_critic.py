@@ -255,6 +255,11 @@ class ActorCritic:
         """Fold the observations of a rollout into the running statistics."""
         self.preprocess.observe(batch["obs"][:, :, :-1].flatten(1, 2), batch["valid"].flatten(1))
 
+    def cut_episodes(self) -> None:
+        """No discounted sum of rewards goes on into the next rollout."""
+        if self._rewards is not None:
+            self._rewards.cut_episodes()
+
     def policy(self) -> Policy:
         return self._policy
 

@@ -159,8 +159,12 @@ class BaseLoop:
             "sampler": self.sampler.state(),
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from `state()`; the storage is loaded by itself."""
+    def load_state(self, state: dict[str, Any]) -> str | None:
+        """Continue from `state()`; the storage is loaded by itself.
+
+        Returns:
+            why the run does not go on exactly as it would have without the stop, as one clause; None where it does.
+        """
         self.clock = replace(self.clock, env_steps=state[self.unit])
         self.updates = state["updates"]
         self.judgement_due = bool(state["judgement_due"] and self.periods.eval_every and self.host.evaluate)
@@ -168,3 +172,4 @@ class BaseLoop:
         self._learned.load_state(state["means"], self.agent.device)
         self.agent.load_state(state["agent"])
         self.sampler.load_state(state["sampler"])
+        return None

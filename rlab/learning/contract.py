@@ -242,6 +242,15 @@ class FollowsRollouts(Protocol):
 
 
 @runtime_checkable
+class CarriesEpisodes(Protocol):
+    """It carries something out of a rollout into the next one, such as the discounted return of an episode."""
+
+    def cut_episodes(self) -> None:
+        """The next rollout begins fresh episodes."""
+        ...
+
+
+@runtime_checkable
 class LoadsCritic(Protocol):
     """It can begin with the critic of another agent."""
 

@@ -126,13 +126,14 @@ class DatasetLoop(Loop):
         stopping = None if self.early_stopping is None else self.early_stopping.state()
         return {**super().state(), **position, "left": self._left, "early_stopping": stopping}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
+    def load_state(self, state: dict[str, Any]) -> str | None:
+        why = super().load_state(state)
         if self.early_stopping is not None and state["early_stopping"] is not None:
             self.early_stopping.load_state(state["early_stopping"])
         if state["left"]:
             self._draw()
         self._left = state["left"]
+        return why
 
 
 @torch.no_grad()

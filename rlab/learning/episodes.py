@@ -1,7 +1,8 @@
 """Means over the episodes that training finished, and listeners to them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +51,16 @@ class EpisodeBook:
             ]
             for hear in self._hearers:
                 hear(ended)
+
+    def state(self) -> dict[str, Any]:
+        """The sums and counts since the last row of metrics."""
+        return {"returns": self._returns.copy(), "lengths": self._lengths.copy(), "counts": self._counts.copy()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state()`."""
+        self._returns, self._lengths, self._counts = (
+            np.array(state[name], np.float64) for name in ("returns", "lengths", "counts")
+        )
 
     def take(self) -> dict[str, np.ndarray]:
         """The means `[S]`, NaN where a member finished none; starts over."""

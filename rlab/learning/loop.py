@@ -146,10 +146,16 @@ class EnvLoop(Loop):
         self._refuses_cuts = agent.needs_endings if isinstance(agent, NeedsEndings) else None  # what to change
 
     def begin(self) -> None:
-        """Reset every env; the episodes under way are cut in storage, as by a time limit."""
+        """Go on with the episodes under way, where they were loaded; else reset every env."""
         self._scheduled = None
+        initial = self.agent.policy().initial_state(self.collector.env.num_envs)
+        if not self.collector.go_on(initial):
+            self._cut_episodes()
+            self.collector.start(initial)
+
+    def _cut_episodes(self) -> None:
+        """Fresh episodes begin: those under way are cut in storage, as by a time limit."""
         self.storage.cut_episodes()
-        self.collector.start(self.agent.policy().initial_state(self.collector.env.num_envs))
 
     def _cycle(self) -> None:
         steps = self._steps_together()
@@ -256,11 +262,12 @@ class EnvLoop(Loop):
         return metrics
 
     def state(self) -> dict[str, Any]:
-        return {**super().state(), "collector": self.collector.state()}
+        return {**super().state(), "collector": self.collector.state(), "finished episodes": self._episodes.state()}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: dict[str, Any]) -> str | None:
         super().load_state(state)
-        self.collector.load_state(state["collector"])
+        self._episodes.load_state(state["finished episodes"])
+        return self.collector.load_state(state["collector"])
 
 
 class ReplayLoop(EnvLoop):

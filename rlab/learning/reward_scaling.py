@@ -45,9 +45,9 @@ class RewardScaler:
         return (reward / deviation.reshape(-1, 1, 1)).clamp(-CLIP, CLIP)
 
     def state(self) -> dict[str, Any]:
-        """The statistics; the sums of episodes under way are zeros there, since a resumed run begins fresh ones."""
+        """The statistics, and the sums of the episodes under way."""
         statistics = {"count": self._count.clone(), "mean": self._mean.clone(), "variance": self._variance.clone()}
-        return statistics if self._returns is None else {**statistics, "returns": torch.zeros_like(self._returns)}
+        return statistics if self._returns is None else {**statistics, "returns": self._returns.clone()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from `state()`."""
@@ -55,6 +55,11 @@ class RewardScaler:
         self._returns = None if returns is None else returns.clone().to(self._mean.device)
         for name in ("count", "mean", "variance"):
             getattr(self, f"_{name}").copy_(state[name])
+
+    def cut_episodes(self) -> None:
+        """Fresh episodes begin behind the rewards that were scaled last."""
+        if self._returns is not None:
+            self._returns.zero_()
 
     def _fold(self, value: Tensor, weight: Tensor) -> None:
         """Chan, Golub and LeVeque (1983), equation 2.1, per member: `value`, `weight` `[S, rows]`."""

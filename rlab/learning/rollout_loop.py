@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from rlab.experience.sequence_samplers import RolloutSampler
-from rlab.learning.contract import Batch, FollowsRollouts
+from rlab.learning.contract import Batch, CarriesEpisodes, FollowsRollouts
 from rlab.learning.loop import EnvLoop
 from rlab.types import Clock
 
@@ -18,6 +18,11 @@ class RolloutLoop(EnvLoop):
 
     stream_use = "minibatches"
     sampler: RolloutSampler
+
+    def _cut_episodes(self) -> None:
+        super()._cut_episodes()
+        if isinstance(self.agent, CarriesEpisodes) and (self.sampler.full or not self.storage.rows_written):
+            self.agent.cut_episodes()  # within a rollout the cut rows say so
 
     def _due(self, time: Clock) -> int:
         # Storage counts on where a run is resumed, as the clock does.

@@ -29,7 +29,7 @@ class RunConfig:
     eval_episodes: int = 10  # greedy episodes per member in each of them
     final_eval_episodes: int = 100  # greedy episodes per member with the final weights; 0: none
     eval_envs: int | None = None  # envs that judge at once, in all; None: as many as train, 10 per member, 64 in all
-    eval_alone: bool = False  # close the training envs while judging, then continue with fresh episodes in new ones
+    eval_alone: bool = False  # close the training envs while judging; their episodes go on in new ones
     # auto: evaluations during training are played as tensors where training is; the last one in Gymnasium's env always
     judge: Literal["auto", "gymnasium"] = "auto"
     checkpoint_every: int = 10_000  # env steps between checkpoints

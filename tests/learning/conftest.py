@@ -50,8 +50,13 @@ class CountingEnv:
     def state(self) -> dict[str, Any]:
         return {"t": self.t}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    forgets = False  # whether it cannot take up episodes under way
+
+    def load_state(self, state: dict[str, Any]) -> str | None:
         self.t = state["t"]
+        return "it forgets" if self.forgets else None
+
+    def suspend(self) -> None: ...
 
     def close(self) -> None: ...
 

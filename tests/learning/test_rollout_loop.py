@@ -92,16 +92,36 @@ def test_rollouts_follow_each_other_without_a_gap(small: SimpleNamespace) -> Non
         assert rollout["terminated"][0, 0].nonzero().flatten().tolist() == [4, 9]
 
 
-@pytest.mark.parametrize("saved_at", [7, 25, 40, 53])  # within the first rollout, in mid-rollout, between two
-def test_a_loop_goes_on_from_its_state_with_the_rows_and_the_orders_that_come_next(
-    small: SimpleNamespace, saved_at: int
-) -> None:
+def stopped_loops(small: SimpleNamespace, saved_at: int) -> tuple[Any, Any, Any]:
+    """A loop that was not stopped, one that was, and one that has its rows."""
     settings = {"rollout_steps": 20, "epochs": 2, "minibatches": 3, "length": 1000}
     whole, first, second = (rolling(small, steps, **settings) for steps in (100, saved_at, 100))
     whole.run()
     first.run()
     second.storage.load(first.storage.state(), (chunk.arrays() for chunk in first.storage.chunks()))
-    second.load_state(first.state())
+    return whole, first, second
+
+
+@pytest.mark.parametrize("saved_at", [7, 25, 40, 53])  # within the first rollout, in mid-rollout, between two
+def test_a_loop_goes_on_in_the_middle_of_an_episode_as_if_it_had_not_been_stopped(
+    small: SimpleNamespace, saved_at: int
+) -> None:
+    whole, first, second = stopped_loops(small, saved_at)
+    assert second.load_state(first.state()) is None
+    assert second.run()
+    learned = saved_at // 20
+    for found, expected in zip(second.agent.rollouts, whole.agent.rollouts[learned:], strict=True):
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert torch.equal(orders(second), orders(whole)[learned * 2 :])
+
+
+@pytest.mark.parametrize("saved_at", [7, 25, 40, 53])
+def test_a_loop_whose_episodes_cannot_go_on_cuts_them_and_goes_on_with_the_rows_and_the_orders_that_come_next(
+    small: SimpleNamespace, saved_at: int
+) -> None:
+    whole, first, second = stopped_loops(small, saved_at)
+    second.collector.env.forgets = True
+    assert second.load_state(first.state()) == "it forgets"
     second.collector.env.t = 500  # fresh episodes look different
     learned = saved_at // 20
     assert (second.clock.env_steps, second.updates) == (saved_at, learned * 6)
