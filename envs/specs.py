@@ -86,7 +86,7 @@ class EnvSpec:
         Raises:
             UsageError: anything that does not exist or does not parse.
         """
-        spec = cls(env_id, env_keywords(env_kwargs), _parse_wrappers(wrappers), max_episode_steps)
+        spec = cls(env_id, env_keywords(env_kwargs), parse_wrappers(wrappers), max_episode_steps)
         spec.check()
         return spec
 
@@ -119,7 +119,7 @@ class EnvSpec:
             UsageError: a keyword that does not parse, or a wrapper that does not exist or does not parse.
         """
         spec = self if env_kwargs is None else replace(self, kwargs=env_keywords(env_kwargs))
-        spec = spec if wrappers is None else replace(spec, wrappers=_parse_wrappers(wrappers))
+        spec = spec if wrappers is None else replace(spec, wrappers=parse_wrappers(wrappers))
         spec = spec if max_episode_steps is None else replace(spec, max_episode_steps=max_episode_steps)
         spec.check()
         return spec
@@ -189,7 +189,9 @@ def _typed(value: Any, kind: type[T]) -> T:
     return value
 
 
-def _parse_wrappers(words: Sequence[str]) -> tuple[tuple[str, dict[str, Any]], ...]:
+def parse_wrappers(words: Sequence[str]) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """Names and arguments in words such as `NAME:key=value`; nothing is looked up. Raises UsageError where one does not
+    parse."""
     if isinstance(words, str) or not all(isinstance(word, str) for word in words):
         raise UsageError(f"wrappers are a list of names, such as ['FlattenObservation'], not {words!r:.80}")
     return tuple(_parse_wrapper(word) for word in words)

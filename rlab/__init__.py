@@ -1,5 +1,9 @@
 """rlab: train, watch and judge reinforcement-learning agents, ten seeds at once."""
 
+from rlab import import_path  # noqa: F401  first of all; it says why
+
+# isort: split
+
 import importlib
 import sys
 from importlib.machinery import ModuleSpec, PathFinder

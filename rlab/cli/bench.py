@@ -17,6 +17,7 @@ class BenchOptions:
 
     files: tyro.conf.Positional[tuple[str, ...]]  # experiment files, or names from `rlab list experiments`
     seeds: int | None = None  # a trial with fewer or more than the file says; its result is not recorded
+    trust: bool = False  # run agents, envs, wrappers and networks from outside rlab that the files name
     json: bool = False  # one JSON object on standard output
 
 
@@ -38,7 +39,8 @@ def run(argv: list[str]) -> int:
 
     results = []
     for experiment in experiments:
-        results.append(run_experiment(experiment, options.seeds or experiment.seeds, progress=not options.json))
+        seeds = options.seeds or experiment.seeds
+        results.append(run_experiment(experiment, seeds, progress=not options.json, trust=options.trust))
         if options.seeds is None:
             record(experiment, results[-1])
         if not options.json:

@@ -61,10 +61,12 @@ def read_request(argv: list[str]) -> tuple[Request, FinetuneOptions]:
     member, experiment = value_of(words, "--member"), value_of(words, "--experiment")
     env = saved.env if env_id is None else EnvSpec.parse(env_id)
     agent = value_of(words, "--agent") or next_agent(saved, "--trust" in words)
-    start = finetuning_defaults(saved, agent, env, experiment, None if member is None else 0)
+    first = None if member is None else 0
+    start = finetuning_defaults(saved, agent, env, experiment, first, "--trust" in words)
     own, prog = (FinetuneOptions(), FinetuneConfig()), f"rlab finetune {source}"
     options, settings = read_settings(words, own, start, prog=prog, agent=agent, usage="[ENV] [settings]")
     env = env.changed(options.env_kwargs or None, options.wrapper or None)
     words_typed = command_words()
-    request = finetune_request(source, saved, env, agent, options.member, experiment, settings, words_typed)
+    member = options.member
+    request = finetune_request(source, saved, env, agent, member, experiment, settings, words_typed, options.trust)
     return request, options

@@ -25,7 +25,7 @@ class TrainOptions:
     wrapper: tuple[str, ...] = ()  # NAME or NAME:key=value, innermost first
     out: str | None = None  # the run folder; None: a fresh one under runs/
     experiment: str | None = None  # NAME or FILE of tuned settings; none: the agent's plain defaults
-    trust: bool = False  # run layers, envs and wrappers from outside rlab that the teacher's folder names
+    trust: bool = False  # run code from outside rlab that the experiment file or the teacher's folder names
     json: bool = False  # how the run ended and its final evaluation as one JSON object on standard output
 
 
@@ -57,11 +57,12 @@ def read_request(agent: str, env_id: str, argv: list[str]) -> tuple[Request, Tra
     chosen = value_of(argv, "--experiment")
     if chosen is None and {"--wrapper", "--env-kwargs"} & {word.partition("=")[0] for word in argv}:
         chosen = "none"  # tuned settings are for the env without changes; --experiment NAME still asks for them
-    start = defaults_for(agent, env_id, chosen)
+    start = defaults_for(agent, env_id, chosen, "--trust" in argv)
     in_force = TrainOptions(experiment="none" if start.experiment is None else start.experiment.name)
     options, settings = read_settings(argv, (in_force,), start, prog=prog, agent=agent)
     env = EnvSpec(env_id)
-    request = train_request(agent, env, options.env_kwargs, options.wrapper, chosen, settings, command_words())
+    words, trust = command_words(), options.trust
+    request = train_request(agent, env, options.env_kwargs, options.wrapper, chosen, settings, words, trust)
     return request, options
 
 

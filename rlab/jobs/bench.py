@@ -8,19 +8,22 @@ from typing import Any
 from rlab.envs import EnvSpec
 from rlab.errors import UsageError
 from rlab.jobs.experiment_files import Claim, Experiment
+from rlab.jobs.foreign_code import check_trust
 from rlab.jobs.request import train_request
 from rlab.jobs.running import start
 from rlab.machine import hardware
 from rlab.runs import files
+from rlab.trust import Trust
 
 
-def run_experiment(experiment: Experiment, seeds: int, progress: bool = False) -> dict[str, Any]:
+def run_experiment(experiment: Experiment, seeds: int, progress: bool = False, trust: Trust = False) -> dict[str, Any]:
     """Train with the file's settings over `seeds` training seeds and judge the final weights; the result as JSON."""
+    check_trust(str(experiment.path), experiment.foreign_modules(), trust)
     settings = {"seed": experiment.seed, "seeds": seeds, "final_eval_episodes": experiment.episodes}
     env = EnvSpec.parse(experiment.env)
-    request = train_request(experiment.agent, env, (), (), str(experiment.path), settings)
+    request = train_request(experiment.agent, env, (), (), str(experiment.path), settings, trust=trust)
     began = time.perf_counter()
-    done = start(request, None, progress=progress)
+    done = start(request, None, progress=progress, trust=trust)
     seconds = time.perf_counter() - began
     if done.evaluation is None:
         raise UsageError(f"{experiment.path} was interrupted; nothing was recorded. Its run: {done.name}")

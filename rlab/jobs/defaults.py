@@ -10,6 +10,7 @@ from rlab.errors import UsageError
 from rlab.jobs.experiment_files import Experiment, find_experiment
 from rlab.jobs.settings import merge
 from rlab.runs.config import RunConfig
+from rlab.trust import Trust
 
 DEFAULT, COMMAND_LINE = "default", "command line"
 FROM_START = "start"  # the origin of what the policy that a run begins with decides
@@ -89,17 +90,18 @@ def check_budget(agent: str, named: Iterable[str]) -> None:
         raise UsageError(f"{next(flags)} is not the budget of {agent}; use {next(flags)}.")
 
 
-def defaults_for(agent: str, env_id: str, experiment: str | None) -> Defaults:
+def defaults_for(agent: str, env_id: str, experiment: str | None, trust: Trust = False) -> Defaults:
     """Agent defaults, then the experiment file's settings and budget where there is one.
 
     Raises:
         UsageError: the agent, the experiment or one of its settings does not exist.
+        RlabError: the experiment names code from outside rlab and `trust` is false.
     """
     settings = agent_config(agent)
     run = RunConfig()
     if data_of(agent) == "dataset":
         run = replace(run, **UPDATE_PERIODS)
-    found = find_experiment(agent, env_id, experiment)
+    found = find_experiment(agent, env_id, experiment, trust)
     if found is not None:
         for name in ("seed", "seeds"):
             if name in found.run:

@@ -1,17 +1,22 @@
 """Experiment files: tuned settings and budget for one agent in one env, with the claim they are held to."""
 
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import rlab.experiments
 from rlab.agents import AGENTS, load_agent
+from rlab.door import check_counts, read_toml
+from rlab.envs import EnvSpec
+from rlab.envs.specs import parse_wrappers
 from rlab.errors import RlabError, UsageError, unknown
+from rlab.jobs.foreign_code import check_trust, foreign_agent_module, foreign_network_module
+from rlab.trust import Trust
 
 _KEYS = {"format", "about", "agent", "env", "env_kwargs", "wrapper", "run", "settings", "bench", "claim"}
 _WITH_THRESHOLD = ("seeds_at_or_above", "share_of_episodes_at_or_above")
 _BENCH_KEYS = {"seed", "seeds", "episodes"}
+MOST_SEEDS = 1_000_000  # and episodes, and the number of a seed
 MEASURES = ("iqm", "median", "lowest_seed", *_WITH_THRESHOLD)
 
 
@@ -62,6 +67,11 @@ class Experiment:
     def name(self) -> str:
         return self.path.stem
 
+    def foreign_modules(self) -> list[str]:
+        """The modules from outside rlab that training what the file says imports."""
+        env = EnvSpec(self.env, wrappers=parse_wrappers(self.wrapper))
+        return [*foreign_agent_module(self.agent), *env.foreign_modules, *foreign_network_module(self.settings)]
+
     @property
     def result_path(self) -> Path:
         """Where the result is recorded: beside the file."""
@@ -78,13 +88,14 @@ def list_experiments() -> list[Experiment]:
     return [read_experiment(path) for path in sorted(shipped_folder().glob("*.toml"))]
 
 
-def find_experiment(agent: str, env: str, chosen: str | None) -> Experiment | None:
+def find_experiment(agent: str, env: str, chosen: str | None, trust: Trust = False) -> Experiment | None:
     """The experiment that tunes a run: the one chosen by name or file, else the one named `AGENT-ENV`, else None.
 
     `none` as the choice asks for the agent's plain defaults.
 
     Raises:
         UsageError: the chosen one does not exist, or is about another agent, of which this one is not a subclass.
+        RlabError: it names code from outside rlab that the call does not name itself, and `trust` is false.
     """
     if chosen == "none":
         return None
@@ -92,6 +103,9 @@ def find_experiment(agent: str, env: str, chosen: str | None) -> Experiment | No
         path = _shipped_path(agent, env)
         return read_experiment(path) if path.is_file() else None
     experiment = read_experiment(experiment_path(chosen))
+    named = {name.rpartition(":")[0] for name in (agent, env)}
+    unnamed = [module for module in experiment.foreign_modules() if module not in named]
+    check_trust(str(experiment.path), unnamed, trust)
     if experiment.agent != agent and not issubclass(load_agent(agent), load_agent(experiment.agent)):
         raise UsageError(f"experiment {experiment.name} tunes {experiment.agent}, and {agent} is not a subclass of it.")
     return experiment
@@ -129,22 +143,46 @@ def experiment_path(chosen: str) -> Path:
     return path
 
 
+def _check_kinds(path: Path, data: dict[str, Any]) -> None:
+    """Raise UsageError where a value of the file is of another kind than `Experiment` and `Claim` say."""
+    wanted: dict[str, type] = {"agent": str, "env": str, "about": str, "run": dict, "settings": dict, "bench": dict}
+    for key, kind in wanted.items():
+        if not isinstance(data.get(key, kind()), kind):
+            raise UsageError(f"{path}: {key} must be {'a text' if kind is str else 'a table'}, not {data[key]!r:.80}")
+    for key in ("env_kwargs", "wrapper"):
+        words = data.get(key, [])
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise UsageError(f"{path}: {key} must be a list of texts, not {words!r:.80}")
+    claims = data.get("claim", [])
+    if not isinstance(claims, list) or not all(isinstance(claim, dict) for claim in claims):
+        raise UsageError(f"{path}: each claim is a table of its own: [[claim]]")
+    for claim in claims:
+        for key in ("at_least", "threshold"):
+            if isinstance(claim.get(key, 0), bool) or not isinstance(claim.get(key, 0), int | float):
+                raise UsageError(f"{path}: {key} of a claim must be a number, not {claim[key]!r:.80}")
+    try:
+        check_counts(f"{path}: [bench]", MOST_SEEDS, **data.get("bench", {}))
+    except RlabError as error:
+        raise UsageError(str(error)) from error
+
+
 def read_experiment(path: Path) -> Experiment:
     """Read and check one file; settings are checked where they are merged.
 
     Raises:
         UsageError: it is missing, is not TOML, or has unknown keys.
     """
+    if not path.exists():
+        raise UsageError(f"there is no experiment file {path}.")
     try:
-        data = tomllib.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise UsageError(f"there is no experiment file {path}.") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path} is not a readable TOML file: {error}") from error
+        data = read_toml(path)
+    except RlabError as error:
+        raise UsageError(str(error)) from error
     if data.get("format") != 1:
         raise RlabError(f"{path} has format {data.get('format')!r}; this rlab reads format 1.")
     for key in data.keys() - _KEYS:
         raise unknown(f"key in {path}", key, _KEYS)
+    _check_kinds(path, data)
     bench = data.get("bench", {})
     for key in bench.keys() - _BENCH_KEYS:
         raise unknown(f"key in [bench] of {path}", key, _BENCH_KEYS)

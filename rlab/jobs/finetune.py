@@ -10,7 +10,7 @@ from rlab.agents import load_agent
 from rlab.envs import EnvLike, EnvSpec, env_spec
 from rlab.errors import UsageError
 from rlab.jobs.defaults import FROM_START, NETWORK_SETTINGS, Defaults, data_of, defaults_for
-from rlab.jobs.foreign_code import check_trust, foreign_agent_module
+from rlab.jobs.foreign_code import check_trust, foreign_agent_module, foreign_network_module
 from rlab.jobs.request import Request, Start, complete, stated
 from rlab.jobs.running import Run, start, unless_interrupted
 from rlab.jobs.saved import SavedPolicy, open_policy
@@ -63,7 +63,7 @@ def finetune(
         saved = open_policy(name, trust, spec)
         spec = (spec or saved.env).changed(env_kwargs or None, wrappers or None)
         agent = agent or next_agent(saved, trust)
-        request = finetune_request(name, saved, spec, agent, member, experiment, settings)
+        request = finetune_request(name, saved, spec, agent, member, experiment, settings, trust=trust)
         return unless_interrupted(start(request, out, progress, trust, listeners))
 
 
@@ -76,6 +76,7 @@ def finetune_request(
     experiment: str | None,
     settings: Mapping[str, Any],
     command: str | None = None,
+    trust: Trust = False,
 ) -> Request:
     """What `rlab.finetune` and `rlab finetune` ask for.
 
@@ -87,7 +88,7 @@ def finetune_request(
         UsageError: anything in the request that cannot be.
     """
     refuse_network_settings(frozenset(settings), name)
-    defaults = finetuning_defaults(saved, agent, spec, experiment, member)
+    defaults = finetuning_defaults(saved, agent, spec, experiment, member, trust)
     words = repr(name), repr(spec.env_id), f"agent={agent!r}", f"member={member!r}"
     return complete(agent, spec, defaults, settings, "finetune", words, Start(name, member), command)
 
@@ -103,12 +104,13 @@ def next_agent(saved: SavedPolicy, trust: Trust) -> str:
         return saved.agent
     pretrained_for = _config_of(saved).get("for_agent")
     if pretrained_for is not None:
+        check_trust(str(saved.folder), foreign_agent_module(str(pretrained_for)), trust)
         return str(pretrained_for)
     return "double_dqn" if saved.policy.spec.head["kind"] == "q" else "ppo"
 
 
 def finetuning_defaults(
-    saved: SavedPolicy, agent: str, env: EnvSpec, experiment: str | None, member: int | None
+    saved: SavedPolicy, agent: str, env: EnvSpec, experiment: str | None, member: int | None, trust: Trust = False
 ) -> Defaults:
     """Where the settings start from: the agent as tuned for the env, but with the discount of the policy that it begins
     with, smaller steps, and no more exploration than it ends with where the policy's head is one that it goes on with.
@@ -119,9 +121,10 @@ def finetuning_defaults(
     """
     from rlab.learning.contract import heads_of  # torch takes its time; the policy has it already
 
-    start = defaults_for(agent, env.env_id, experiment)
+    start = defaults_for(agent, env.env_id, experiment, trust)
     config = _config_of(saved)
     copied = stated(config, "settings")
+    check_trust(str(saved.folder), foreign_network_module(copied), trust)
     every = config.get("agent") == agent and experiment is None
     start = start.copying(copied, copied if every else PRETRAINED_WITH, FROM_START)
     share = stated(config, "run").get("sparsity", 0.0)

@@ -1,7 +1,6 @@
 """The processes that train the parts of a run whose members are shared out: each of them resumes a run folder."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,6 +15,8 @@ from rlab.runs.folder import RunFolder
 
 DONE, STOPPED = 0, 130  # exit codes
 PAUSE = 0.1  # seconds between two looks at the processes
+# `rlab` in a Python with the import path of this one.
+_RUN = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from rlab.cli.main import main; sys.exit(main())"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,9 @@ class _Process:
         self.part, self._say = part, say
         self._asked = False
         self._answer = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
-        command = [sys.executable, "-m", "rlab", "resume", str(part.folder.path), "--trust", "--json", *part.changes]
+        # -P: the current folder is on its path where it is on this one's. What was asked for is trusted by now.
+        words = ["resume", str(part.folder.path), "--trust", "--json", *part.changes]
+        command = [sys.executable, "-P", "-c", _RUN, json.dumps(sys.path), *words]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -75,7 +78,6 @@ class _Process:
             text=True,
             errors="replace",
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

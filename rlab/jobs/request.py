@@ -191,21 +191,24 @@ def train_request(
     experiment: str | None,
     settings: Mapping[str, Any],
     command: str | None = None,
+    trust: Trust = False,
 ) -> Request:
     """What `rlab.train` and `rlab train` ask for.
 
     Args:
         experiment: None: the tuned settings for this agent and env, unless keywords or wrappers change the env.
         settings: those that are named, as for `complete`.
+        trust: allow code from outside rlab that the experiment names.
 
     Raises:
         UsageError: anything in the request that cannot be.
+        RlabError: the experiment names code from outside rlab and `trust` is false.
     """
     check_words(agent, env)
     base = env_spec(env)
     if experiment is None and (env_kwargs or base.kwargs or wrappers):
         experiment = "none"
-    defaults = defaults_for(agent, base.env_id, experiment)
+    defaults = defaults_for(agent, base.env_id, experiment, trust)
     kwargs, tuned = env_keywords(env_kwargs), defaults.experiment
     if tuned is not None:
         kwargs, wrappers = env_keywords(tuned.env_kwargs) | kwargs, wrappers or tuned.wrapper

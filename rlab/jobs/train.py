@@ -56,5 +56,6 @@ def train(
     `teacher_weight`, `teacher_fraction`, `teacher_temperature`.
     Of an agent, with meanings and defaults of all: `rlab train dqn --help-all`.
     """
-    request = train_request(agent, env, env_kwargs or {}, wrappers, experiment, named_network(settings))
+    settings = named_network(settings)
+    request = train_request(agent, env, env_kwargs or {}, wrappers, experiment, settings, trust=trust)
     return unless_interrupted(start(request, out, progress, trust, listeners))

@@ -12,8 +12,9 @@ import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from rlab import door
 from rlab.disk import UNSUPPORTED_OF_FOLDERS, fsync_path, if_supported
 from rlab.errors import RlabError
 from rlab.types import json_number
@@ -61,23 +62,18 @@ def to_json(data: Mapping[str, Any], path: Path) -> bytes:
     return text.encode() + b"\n"
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a file.
+def read_bytes(path: Path, most: int = door.MOST_BYTES) -> bytes:
+    """The content of a file; `door.read_file` says what is refused.
 
     Raises:
-        RlabError: it is missing or cannot be read.
+        RlabError: it is missing, not a regular file of at most so many bytes, or cannot be read.
     """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise RlabError(f"{path} is missing") from None
-    except OSError as error:
-        raise RlabError(f"cannot read {path}: {error.strerror}") from error
+    return door.read_file(path, most)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object that `write_json` wrote; raises RlabError as `parse_json` does."""
-    return parse_json(read_bytes(path), path)
+    return parse_json(read_bytes(path, door.MOST_JSON), path)
 
 
 def parse_json(data: bytes, path: Path) -> dict[str, Any]:
@@ -86,10 +82,7 @@ def parse_json(data: bytes, path: Path) -> dict[str, Any]:
     Raises:
         RlabError: it is cut off, not strict JSON, not an object, or of another format.
     """
-    try:
-        value = json.loads(data, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise RlabError(f"{path} is not complete JSON ({error}). Was it cut off or edited?") from error
+    value = door.parse_json(data, path)
     if not isinstance(value, dict):
         raise RlabError(f"{path} holds a {type(value).__name__} where a JSON object with format {FORMAT} is expected")
     check_format(value, path)
@@ -219,10 +212,6 @@ def _write_through(path: Path, data: bytes) -> None:
         sync_file(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def free_path(path: Path) -> Path:

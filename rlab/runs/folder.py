@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rlab import door
 from rlab.disk import if_supported
 from rlab.errors import RlabError, UsageError
 from rlab.runs import files
@@ -42,6 +43,8 @@ LOCK_ATTEMPTS, LOCK_PAUSE = 5, 0.02  # seconds
 NO_LOCKS = "nothing keeps a second process from writing the same run"
 A_RUN = "a run or policy folder, or the Run that rlab.train returned"  # for messages
 POLICY_FOLDERS = ("policy", "best", "start", "teacher")
+IN_A_RUN = re.compile(r"(?:[\w-]+/)?\w[\w.-]*")  # the names that a manifest vouches for
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -106,9 +109,10 @@ class RunFolder:
             RlabError: it is not a run folder, or a file is missing, broken or changed.
         """
         path = existing_folder(path)
+        door.check_folder(path)
         if not (path / CONFIG).exists():
             raise RlabError(f"{path} is not a run folder: it has no {CONFIG}")
-        content = files.read_bytes(path / CONFIG)
+        content = files.read_bytes(path / CONFIG, door.MOST_JSON)
         check_against_manifest(path, CONFIG, content)
         return cls(path.absolute(), files.parse_json(content, path / CONFIG), str(path))
 
@@ -248,8 +252,12 @@ def read_manifest(run: Path) -> dict[str, dict[str, str]]:
     """
     path = run / MANIFEST
     manifest = {"files": {}, "pending": {}, **files.read_json(path)}
-    if not all(isinstance(manifest[kind], dict) for kind in ("files", "pending")):
-        raise RlabError(f"{path} is broken: 'files' and 'pending' must be objects")
+    for kind in ("files", "pending"):
+        if not isinstance(manifest[kind], dict):
+            raise RlabError(f"{path} is broken: 'files' and 'pending' must be objects")
+        for name, checksum in manifest[kind].items():
+            if not IN_A_RUN.fullmatch(name) or not isinstance(checksum, str) or not SHA256.fullmatch(checksum):
+                raise RlabError(f"{path} is broken: {name!r:.80} is not a file of a run with its SHA-256")
     return {kind: manifest[kind] for kind in ("files", "pending")}
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlab import door
 from rlab.errors import RlabError
 from rlab.networks.policy import Policy, PolicySpec, build_policy
 from rlab.runs import files
@@ -76,10 +77,13 @@ def load_policy(path: Path | str, trust: Trust = False) -> LoadedPolicy:
 def _policy_folder(path: Path) -> Path:
     path = existing_folder(path)
     if (path / POLICY).exists():
+        if is_run(path.parent):
+            door.check_part(path)
         return path
     if (path / CONFIG).exists() or (path / MANIFEST).exists():
         RunFolder.open(path)  # which checks it
         folder = path / "policy"
+        door.check_part(folder)
         if not (folder / POLICY).exists() and f"{folder.name}/{POLICY}" not in read_manifest(path)["files"]:
             raise RlabError(f"{path} has no policy yet: the run has saved none. `rlab resume {path}` continues it")
         return folder

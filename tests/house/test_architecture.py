@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 ROOMS = MAY_IMPORT.keys() - PORCH - {"__init__", "__main__"}
 # What may write to a terminal, and what may read the words of a command line.
-WRITERS = {"rlab/jobs/progress.py", "rlab/disk.py"}
+WRITERS = {"rlab/jobs/progress.py", "rlab/disk.py", "rlab/import_path.py"}
 MODULE_NAME = re.compile(r"rlab(\.\w+){2,}(:\w+)?")  # in a string: what something imports by name
 # The one file that names modules of rooms it may not import: the kinds of layers that those rooms register. They are
 # imported only where a spec holds such a kind; that the rooms may import networks is tested below.

@@ -1,6 +1,7 @@
 """`rlab VERB`: the verb is found, and every error ends as one line and the right exit code."""
 
 import importlib
+import importlib.util
 import os
 import re
 import subprocess
@@ -152,18 +153,24 @@ def test_python_dash_m_rlab_is_the_same_program() -> None:
     assert (done.returncode, done.stderr) == (2, "rlab: unknown verb 'evl'. Did you mean 'eval'?\n")
 
 
-def test_the_installed_program_sees_modules_of_the_current_folder(
-    verb: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("words", "seen"),
+    [
+        (["my_module:Agent", "CartPole-v1"], True),
+        (["dqn", "CartPole-v1", "--wrapper=my.wrappers:Mine"], True),
+        (["dqn", "CartPole-v1", "--trust"], True),
+        (["dqn", "ALE/Pong-v5", "--wrapper", "TimeLimit:steps=5", "--device", "cuda:0"], False),
+        (["dqn", "CartPole-v1", "--env-kwargs", "mode=a:b", "--out", "C:\\runs"], False),
+    ],
+)
+def test_modules_of_the_current_folder_are_seen_where_the_words_name_a_module(
+    verb: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], seen: bool
 ) -> None:
     (tmp_path / "module_of_the_current_folder.py").write_text("ANSWER = 42\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
-
-    def run(argv: list[str]) -> int:
-        return int(importlib.import_module("module_of_the_current_folder").ANSWER)
-
-    verb(run)
-    assert main(["train"]) == 42
+    verb(lambda argv: 42 if importlib.util.find_spec("module_of_the_current_folder") else 43)
+    assert main(["train", *words]) == (42 if seen else 43)
 
 
 @pytest.mark.parametrize("words", [["train"], ["train", "--help"], ["pretrain", "--help"], ["finetune", "--help"]])

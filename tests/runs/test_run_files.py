@@ -67,7 +67,7 @@ def test_json_has_a_format_and_the_same_bytes_whatever_the_order_of_keys(tmp_pat
         (b"", "is not complete JSON"),
         (b"\xff\xfe", "is not complete JSON"),
         (b'{"format": 1, "x": NaN}', "is not complete JSON"),
-        (b"[" * 100_000, "is not complete JSON"),
+        (b"[" * 100_000, "is nested more than 100 deep"),
         (b"[1]", "holds a list where a JSON object with format 1 is expected"),
         (b'{"format": 2}', "has format 2; this rlab reads format 1. Was it written by a newer rlab?"),
         (b'{"format": true}', "has format True"),
@@ -87,7 +87,7 @@ def test_broken_json_gives_one_line_that_names_the_file(tmp_path, content, messa
 def test_missing_files_and_folders_are_named(tmp_path):
     with pytest.raises(RlabError, match=r"nothing\.json is missing"):
         files.read_json(tmp_path / "nothing.json")
-    with pytest.raises(RlabError, match=r"cannot read .*: Is a directory"):
+    with pytest.raises(RlabError, match="is a folder where a file is expected"):
         files.read_json(tmp_path)
 
 

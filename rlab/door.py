@@ -1,0 +1,181 @@
+"""The one door through which files are read: regular files alone, within bounds, and parsed as data.
+
+What a file declares (sizes, counts, nesting) is compared with a bound before memory is taken for it, so that a small
+file cannot ask for much. Nothing that is read here can run code.
+"""
+
+import json
+import math
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+from rlab.errors import RlabError
+
+MIB = 2**20
+MOST_BYTES = 64 * 2**30  # of a file of tensors, whose own header is compared with it before it is read whole
+MOST_JSON = 256 * MIB
+MOST_TOML = MIB
+MOST_LINE = 64 * MIB  # of a log: a report of a thousand seeds has some 0.5 MiB
+DEPTH = 100  # of JSON and TOML: a policy's spec has some 15, the state of an optimizer some 10
+BRACKETS = bytes.maketrans(b"{}", b"[]")
+# Controls (C0, C1), what changes the direction of text, and halves of a character.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def read_file(path: Path, most: int = MOST_BYTES, *, follow: bool = False) -> bytes:
+    """The content of a regular file.
+
+    Args:
+        most: bytes; a longer file is refused and not read.
+        follow: whether the last name of the path may be a link, as that of a file which the user names may.
+
+    Raises:
+        RlabError: it is missing, not a regular file, a link, too long, or cannot be read.
+    """
+    with opened(path, most, follow=follow) as file:
+        try:
+            return file.read(os.fstat(file.fileno()).st_size)
+        except OSError as error:
+            raise RlabError(f"cannot read {path}: {error.strerror}") from error
+
+
+@contextmanager
+def opened(path: Path, most: int = MOST_BYTES, *, follow: bool = False) -> Iterator[BinaryIO]:
+    """A regular file, open for reading; see `read_file`."""
+    # Without O_NONBLOCK opening a FIFO waits for a writer, perhaps for ever.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        if not follow and path.is_symlink():
+            raise RlabError(f"{path} is a link, which is not followed: put a copy of the file in its place")
+        descriptor = os.open(path, flags | (0 if follow else getattr(os, "O_NOFOLLOW", 0)))
+    except (FileNotFoundError, NotADirectoryError):
+        raise RlabError(f"{path} is missing") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise RlabError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from error
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_size > most:
+        os.close(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise RlabError(f"{path} is {kind_of(found.st_mode)} where a file is expected")
+        raise RlabError(f"{path} has {found.st_size:,} bytes, and at most {most:,} are read")
+    with os.fdopen(descriptor, "rb") as file:
+        yield file
+
+
+def kind_of(mode: int) -> str:
+    """What stands at a path, in words, by its mode as `os.stat` gives it."""
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFLNK: "a link"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder of results with anything but files and folders directly in it, such as a link that leads out.
+
+    Raises:
+        RlabError: naming the first, or the folder cannot be looked into.
+    """
+    try:
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            if not (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
+                kind = kind_of(entry.stat(follow_symlinks=False).st_mode)
+                raise RlabError(
+                    f"{folder / entry.name} is {kind}; a folder of results holds files and folders alone. Put a copy "
+                    "of what it stands for in its place, or remove it"
+                )
+    except FileNotFoundError:
+        raise RlabError(f"{folder} is missing") from None
+    except OSError as error:
+        raise RlabError(f"cannot look into {folder}: {error.strerror}") from error
+
+
+def check_part(folder: Path) -> None:
+    """`check_folder` for a folder inside a run, which must not be a link itself; a missing one is well."""
+    if folder.is_symlink():
+        raise RlabError(f"{folder} is a link, which is not followed: put a copy of the folder in its place")
+    if folder.exists():
+        check_folder(folder)
+
+
+def parse_json(data: bytes | str, path: object, *, depth: int = DEPTH) -> Any:
+    """The value in `data`, which was read from `path`.
+
+    Args:
+        depth: of nesting, at most.
+
+    Raises:
+        RlabError: it is cut off, not strict JSON (numbers that are not finite are not), or nested too deeply.
+    """
+    content = data.encode(errors="surrogatepass") if isinstance(data, str) else data
+    if too_deep(content, depth):
+        raise RlabError(f"{path} is nested more than {depth} deep. Was it edited?")
+    try:
+        return json.loads(data, parse_constant=_not_json, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise RlabError(f"{path} is not complete JSON ({error}). Was it cut off or edited?") from error
+
+
+def too_deep(data: bytes, most: int) -> bool:
+    """Whether the brackets in JSON or TOML stand more than `most` deep in one another."""
+    if data.count(b"[") + data.count(b"{") <= most:
+        return False
+    if _depth(data) <= most:
+        return False
+    return _depth(re.sub(rb'"(?:[^"\\]|\\.)*"', b"", data)) > most  # without texts, which may hold brackets
+
+
+def _depth(data: bytes) -> int:
+    depth = deepest = 0
+    for found in re.finditer(rb"\[+|\]+", data.translate(BRACKETS)):
+        run = found.end() - found.start()
+        depth += run if data[found.start()] in b"[{" else -run
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables in a TOML file of the user's choice.
+
+    Raises:
+        RlabError: it cannot be read, is not TOML, or holds a number that is not finite.
+    """
+    data = read_file(path, MOST_TOML, follow=True)
+    keys = re.finditer(rb"[^\n,{=]*=|^[ \t]*\[.*$", data, re.MULTILINE)  # a.b.c makes tables in tables
+    if too_deep(data, DEPTH) or any(key[0].count(b".") > DEPTH for key in keys):
+        raise RlabError(f"{path} is nested more than {DEPTH} deep")
+    try:
+        return tomllib.loads(data.decode(), parse_float=_finite)
+    except (ValueError, RecursionError) as error:  # a UnicodeDecodeError and a TOMLDecodeError are ValueErrors
+        raise RlabError(f"{path} is not a readable TOML file: {error}") from error
+
+
+def clean(text: object) -> str:
+    """A text as it may reach a terminal or a page: without controls, of which a file may hold any."""
+    return UNPRINTABLE.sub("", str(text))
+
+
+def check_counts(where: object, most: int, **counts: Any) -> None:
+    """Refuse what a file declares where it is not a whole number from 0 to `most`.
+
+    Raises:
+        RlabError: naming the first.
+    """
+    for name, count in counts.items():
+        if type(count) is not int or not 0 <= count <= most:
+            raise RlabError(f"{where}: {name} must be a whole number from 0 to {most:,}, not {clean(repr(count)):.40}")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):  # 1e999
+        raise ValueError(f"{text:.20} is not a finite number")
+    return number
+
+
+def _not_json(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
