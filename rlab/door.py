@@ -4,6 +4,7 @@ What a file declares (sizes, counts, nesting) is compared with a bound before me
 file cannot ask for much. Nothing that is read here can run code.
 """
 
+import itertools
 import json
 import math
 import os
@@ -100,6 +101,37 @@ def check_part(folder: Path) -> None:
         raise RlabError(f"{folder} is a link, which is not followed: put a copy of the folder in its place")
     if folder.exists():
         check_folder(folder)
+
+
+def whole_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file of the run, one at a time and without their ends; what is left of a last line that was cut
+    off is passed over.
+
+    Raises:
+        RlabError: as `read_file`; a line is longer than `MOST_LINE`.
+    """
+    with opened(path) as file:
+        for number in itertools.count(1):
+            line = file.readline(MOST_LINE)
+            if not line.endswith(b"\n"):
+                if len(line) == MOST_LINE:
+                    raise RlabError(f"{path}, line {number} has {MOST_LINE:,} bytes or more. Was it damaged?")
+                return
+            yield line[:-1]
+
+
+def last_whole_line(path: Path) -> bytes:
+    """The last line of such a file without its end; b"" where there is none. Raises RlabError as `whole_lines`."""
+    with opened(path) as file:
+        size, block = os.fstat(file.fileno()).st_size, 2**16
+        while True:
+            file.seek(max(size - block, 0))
+            found = file.read(min(block, size)).rsplit(b"\n", 2)
+            if len(found) == 3 or block >= size:
+                return found[-2] if len(found) > 1 else b""
+            block *= 8
+            if block > MOST_LINE:
+                raise RlabError(f"{path} ends in a line of {MOST_LINE // 8:,} bytes or more. Was it damaged?")
 
 
 def parse_json(data: bytes | str, path: object, *, depth: int = DEPTH) -> Any:

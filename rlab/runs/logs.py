@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rlab import door
 from rlab.errors import RlabError
 from rlab.runs import files
 from rlab.runs.events import EventLog
@@ -72,16 +73,17 @@ def read_json_lines(path: Path) -> tuple[Row, list[Row]]:
     Raises:
         RlabError: it is missing, has another format, or a line is broken; the message names it.
     """
-    lines = _whole_lines(files.read_bytes(path)).splitlines()
-    if not lines:
+    rows = [_parse_line(path, number, line) for number, line in enumerate(door.whole_lines(path), 1)]
+    if not rows:
         raise RlabError(f"{path} is empty; a header line with format {files.FORMAT} is expected")
-    return _parse_line(path, 1, lines[0]), [_parse_line(path, number, line) for number, line in enumerate(lines[1:], 2)]
+    return rows[0], rows[1:]
 
 
 def last_row(path: Path) -> Row | None:
     """The last whole row; None where there is none yet. Raises RlabError as `read_json_lines` does."""
-    lines = _whole_lines(files.read_bytes(path)).splitlines() if path.exists() else []
-    return _parse_line(path, len(lines), lines[-1]) if len(lines) > 1 else None
+    line = door.last_whole_line(path) if path.exists() else b""
+    row = _parse_line(path, None, line) if line else {}
+    return None if "format" in row or not row else row
 
 
 class MetricsLog:
@@ -219,13 +221,12 @@ def _whole_lines(content: bytes) -> bytes:
     return content[: content.rfind(b"\n") + 1]
 
 
-def _parse_line(path: Path, number: int, line: bytes) -> Row:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise RlabError(f"{path}, line {number} is not JSON ({error})") from error
+def _parse_line(path: Path, number: int | None, line: bytes) -> Row:
+    """A row; `number` is None for the last one."""
+    where = f"{path}, {'the last line' if number is None else f'line {number}'}"
+    row = door.parse_json(line, where)
     if not isinstance(row, dict):
-        raise RlabError(f"{path}, line {number} is not a JSON object")
+        raise RlabError(f"{where} is not a JSON object")
     if number == 1:
         files.check_format(row, path)
     return row

@@ -82,7 +82,7 @@ def test_rows_later_than_the_checkpoint_are_dropped_and_so_is_a_final_evaluation
     [
         ("", "is empty; a header line with format 1 is expected"),
         ('{"format": 2}\n', "has format 2; this rlab reads format 1"),
-        ('{"format": 1}\n{"a": \n{"a": 1}\n', r"line 2 is not JSON"),
+        ('{"format": 1}\n{"a": \n{"a": 1}\n', r"line 2 is not complete JSON"),
         ('{"format": 1}\n{"a": 1}\n7\n', r"line 3 is not a JSON object"),
     ],
 )

@@ -8,8 +8,17 @@ import pytest
 import rlab
 
 TINY: dict[str, Any] = {
-    **{"experiment": "none", "num_envs": 2, "hidden": (4,), "seed": 3, "seeds": 2, "env_steps": 256, "log_every": 64},
-    **{"eval_every": 128, "eval_episodes": 1, "final_eval_episodes": 1, "max_episode_steps": 20},
+    "experiment": "none",
+    "num_envs": 2,
+    "hidden": (4,),
+    "seed": 3,
+    "seeds": 2,
+    "env_steps": 256,
+    "log_every": 64,
+    "eval_every": 128,
+    "eval_episodes": 1,
+    "final_eval_episodes": 1,
+    "max_episode_steps": 20,
 }
 EXPERIMENT = """format = 1
 agent = "ppo"
