@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,34 @@ def versions() -> dict[str, str | None]:
     return known
 
 
+def processor() -> str:
+    """The model of the CPU, as the system names it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():  # where platform only knows the architecture
+        named = (line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line)
+        if model := next(named, None):
+            return model
+    return platform.processor() or platform.machine()
+
+
 def hardware() -> dict[str, Any]:
     """What this process runs on, for records of speed: the processor, its cores, and the GPU where torch sees one."""
     import torch
 
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():  # where platform only knows the architecture
-        named = (line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line)
-        model = next(named, model)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": model, "cores": os.cpu_count(), "gpu": gpu}
+    return {"cpu": processor(), "cores": os.cpu_count(), "gpu": gpu}
+
+
+def computed_with(device: str) -> dict[str, str | None]:
+    """What decides how the numbers of a run are rounded: the kind of device (`cpu`, `cuda`), versions of packages, the
+    processor with the instructions that torch uses of it, and the GPU where one computes."""
+    import torch
+
+    of_cpu = {"cpu": processor(), "cpu instructions": torch.backends.cpu.get_cpu_capability()}
+    on_gpu = device == "cuda" and torch.cuda.is_available()
+    return {**versions(), **of_cpu, "device": torch.cuda.get_device_name() if on_gpu else device}
+
+
+def differences(before: Mapping[str, str | None], now: Mapping[str, str | None]) -> list[str]:
+    """What is not as it was, in words: `torch 2.12.0 (now 2.13.0)`."""
+    return [f"{name} {was} (now {now[name]})" for name, was in before.items() if now.get(name, was) != was]

@@ -32,6 +32,8 @@ class ResumeOptions:
     log: Literal["csv"] | None = None  # csv: metrics.csv and eval.csv, too, for spreadsheets
     log_episodes: bool = False  # one line of episodes.csv for every episode that training finished
     film_every: int | None = None  # env steps between films of a greedy episode of the first seed; 0: none
+    device: str | None = None  # cpu, cuda, or one of several such as cuda:1; see --allow-version-change
+    allow_version_change: bool = False  # go on with other versions or hardware, which round otherwise
     trust: bool = False  # run an agent, env or wrapper from outside rlab that the folder names
     json: bool = False  # how the run ended and its final evaluation as one JSON object on standard output
 
@@ -63,5 +65,8 @@ def run(argv: list[str]) -> int:
     (options,) = parse(argv, SCHEMAS, prog="rlab resume", page=PAGE)
     from rlab.jobs.resume import continue_run
 
-    changes = {name: getattr(options, name) for name in given(argv, SCHEMAS) - {"run", "trust", "json"}}
-    return carry_out(lambda: continue_run(options.run, changes, True, options.trust), options.json)
+    allow, own = options.allow_version_change, {"run", "trust", "json", "allow_version_change"}
+    changes = {name: getattr(options, name) for name in given(argv, SCHEMAS) - own}
+    return carry_out(
+        lambda: continue_run(options.run, changes, True, options.trust, allow_version_change=allow), options.json
+    )

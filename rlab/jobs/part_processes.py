@@ -69,6 +69,7 @@ class _Process:
         self._answer = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         # -P: the current folder is on its path where it is on this one's. What was asked for is trusted by now.
         words = ["resume", str(part.folder.path), "--trust", "--json", *part.changes]
+        words.append("--allow-version-change")  # which the run that they are parts of was checked for
         command = [sys.executable, "-P", "-c", _RUN, json.dumps(sys.path), *words]
         self._process = subprocess.Popen(
             command,

@@ -13,7 +13,7 @@ from rlab.jobs.experiment_files import inherited_experiment
 from rlab.jobs.foreign_code import check_trust, foreign_code
 from rlab.jobs.settings import merge
 from rlab.learning.finetune_config import FinetuneConfig
-from rlab.machine import versions
+from rlab.machine import computed_with
 from rlab.runs.config import RunConfig, SourceConfig
 from rlab.runs.folder import A_RUN, path_of
 from rlab.trust import Trust
@@ -31,7 +31,7 @@ BUDGETS = ("env_steps", "updates")
 CHANGEABLE = (
     *BUDGETS,
     *("eval_every", "eval_episodes", "final_eval_episodes", "eval_envs", "eval_alone", "judge"),
-    *("checkpoint_every", "log_every", "log", "log_episodes", "film_every", "max_episode_steps"),
+    *("checkpoint_every", "log_every", "log", "log_episodes", "film_every", "max_episode_steps", "device"),
 )
 A_DATASET = "a folder of demonstrations, or what rlab.collect returned"
 
@@ -103,7 +103,7 @@ class Request:
             "origins": self.origins,
             "not_in_force": dict(self.unread),
             "engine": self.engine,
-            "versions": versions(),
+            "computed_with": computed_with(str((self.engine or {}).get("device", "cpu"))),
             "command": self.command,
         }
 

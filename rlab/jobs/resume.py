@@ -21,7 +21,8 @@ from rlab.jobs.running import Run, carry_out, unless_interrupted
 from rlab.jobs.settings import merge
 from rlab.jobs.shared_out import session_for
 from rlab.learning.common_config import own_network, patience_of
-from rlab.learning.runtime import own_surroundings
+from rlab.learning.runtime import choose_devices, own_surroundings
+from rlab.machine import computed_with, differences
 from rlab.networks.own import Builder, find_builder, standing_in
 from rlab.places import warn
 from rlab.runs.checkpoint import has_checkpoint, load_checkpoint
@@ -44,32 +45,39 @@ def resume(
     env: EnvLike | None = None,
     network: Builder | None = None,
     listeners: Sequence[Any] = (),
+    allow_version_change: bool = False,
     **settings: Any,
 ) -> Run:
-    """Go on with a run from its last save, with fresh episodes; a finished one too, where it gets more budget.
+    """Go on with a run from its last save, in mid-episode; a finished one too, where it gets more budget.
 
-    The clock, the optimizer, the replay and the random streams go on. What depends on the share of the budget that is
-    used, such as exploration or a learning rate that falls, follows the new budget from where the clock is. A finished
-    run without more budget is returned as it is.
+    On the same kind of machine and with the same versions it becomes, to the bit, the run that it would have been
+    without the stop. Where its envs cannot be put back into the middle of an episode, fresh ones begin and a warning
+    says why. What depends on the share of the budget that is used, such as exploration or a learning rate that falls,
+    follows the new budget from where the clock is. A finished run without more budget is returned as it is.
 
     Args:
         progress: show a bar, as the command line does.
         env: makes the env where only the process that began the run can: `env=MyEnv`.
         network: the function that made the network, where only the process that trained could find it.
         listeners: as for `train`; those that it had before are not kept.
+        allow_version_change: go on with other versions, on another processor or device, too; numbers are rounded
+            otherwise there, so that it becomes another run, as good as the same one.
         trust: allow an agent, env or wrapper from outside rlab that the folder names; it runs their code.
         settings: what changes: the budget, `env_steps` or `updates`; and what does not touch learning: `eval_every`,
             `eval_episodes`, `final_eval_episodes`, `eval_envs`, `eval_alone`, `judge`, `checkpoint_every`, `log_every`,
-            `log`, `log_episodes`, `film_every`; and `max_episode_steps`, where the env has no time limit, so that
-            episodes without an end can be judged.
+            `log`, `log_episodes`, `film_every`; `device`; and `max_episode_steps`, where the env has no time limit, so
+            that episodes without an end can be judged.
 
     Raises:
         RlabError: the folder is broken, has lost its checkpoint, or names code from outside rlab and `trust` is false.
-        UsageError: a setting that cannot change, or a budget that is used up already.
+        UsageError: a setting that cannot change, a budget that is used up already, or another machine or version that
+            was not allowed.
         KeyboardInterrupt: Ctrl+C or SIGTERM, after a save; a second Ctrl+C does not wait for it.
     """
     with standing_in(network):
-        return unless_interrupted(continue_run(path, settings, progress, trust, listeners, env))
+        return unless_interrupted(
+            continue_run(path, settings, progress, trust, listeners, env, allow_version_change=allow_version_change)
+        )
 
 
 def continue_run(
@@ -79,10 +87,12 @@ def continue_run(
     trust: Trust = False,
     listeners: Sequence[Any] = (),
     env: EnvLike | None = None,
+    *,
+    allow_version_change: bool = False,
 ) -> Run:
     """`rlab.resume`, which an interrupt ends with a run that says so."""
     audience = Audience(listeners)
-    continued = continuation(path_of(path), settings, trust, env)
+    continued = continuation(path_of(path), settings, trust, env, allow_version_change)
     request, folder = continued.request, continued.folder
     bar = ProgressListener(request.budget, request.unit) if progress else None
     if bar is not None:
@@ -127,7 +137,11 @@ class Continuation:
 
 
 def continuation(
-    path: str | Path, changes: Mapping[str, Any], trust: Trust, env: EnvLike | None = None
+    path: str | Path,
+    changes: Mapping[str, Any],
+    trust: Trust,
+    env: EnvLike | None = None,
+    allow_version_change: bool = False,
 ) -> Continuation:
     """How a run goes on with these settings of `CHANGEABLE` changed.
 
@@ -162,8 +176,25 @@ def continuation(
     if done and not kept:
         raise RlabError(f"{path} has lost its checkpoint, so it cannot go on; rlab eval {path} judges what it has.")
     _check_at_hand(folder, request)
-    config = _changed_config(folder, request, changed, done) if changed else None
+    if "device" in changed and request.engine is not None:
+        request = replace(request, engine={**request.engine, "device": choose_devices(request.run.device)[0].type})
+    before, now = _surroundings(folder, request)
+    if done and before != now and not allow_version_change:
+        found, again = "; ".join(differences(before, now)), {"allow_version_change": True}
+        raise UsageError(
+            f"{folder.name} was computed with {found}: numbers are rounded otherwise here, so that it would become "
+            f"another run. To go on all the same: {resume_command(folder.name, folder.config, **again)}"
+        )
+    config = _changed_config(folder, request, changed, done, now) if changed or before != now else None
     return Continuation(folder, request, done, False, config)
+
+
+def _surroundings(folder: RunFolder, request: Request) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the run has been computed with, and what it would be computed with here: what both know of."""
+    kind = str((request.engine or {}).get("device", "cpu"))
+    now = computed_with(choose_devices("auto")[-1].type if kind == "cuda" else kind)
+    before = {name: value for name, value in folder.config.get("computed_with", {}).items() if name in now}
+    return before, {name: now[name] for name in before}
 
 
 def _limited(env: EnvSpec, limit: int | None) -> EnvSpec:
@@ -225,14 +256,19 @@ def _stopped_early(folder: RunFolder, patience: int | None) -> bool:
     return state is not None and bool((state["waited"] >= patience).all())
 
 
-def _changed_config(folder: RunFolder, request: Request, changed: Mapping[str, Any], done: int) -> dict[str, Any]:
-    """config.json with the new settings, their origin, and what they were until now."""
+def _changed_config(
+    folder: RunFolder, request: Request, changed: Mapping[str, Any], done: int, surroundings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """config.json with the new settings, their origin, what it is computed with, and what all that was until now."""
     config = folder.config
+    before = config.get("computed_with", {})
+    other = {name: value for name, value in surroundings.items() if before[name] != value}
     event = {
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         request.unit: done,
-        "before": {name: config["run"].get(name) for name in changed},
-        "after": dict(changed),
+        "before": {name: config["run"].get(name) for name in changed} | {name: before[name] for name in other},
+        "after": {**changed, **other},
+        "elsewhere": bool(other),
         "iqm": (last_row(folder.path / "eval.jsonl") or {}).get("iqm"),
     }
     return {
@@ -240,5 +276,7 @@ def _changed_config(folder: RunFolder, request: Request, changed: Mapping[str, A
         "env": request.env.to_json(),
         "run": {**config["run"], **changed},
         "origins": {**config["origins"], **dict.fromkeys(changed, ORIGIN)},
+        "engine": request.engine,
+        "computed_with": {**before, **surroundings},
         "history": [*config.get("history", []), event],
     }

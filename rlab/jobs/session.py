@@ -284,9 +284,14 @@ class Session:
         self.best.kept.load_state(state["best"])
         load_generator_states(state["generators"])
         self.resumed_at = state["resumed_at"]
-        if why is not None and not self.loop.finished:
-            self.resumed_at = [*self.resumed_at, self.loop.clock.env_steps]
+        if self.loop.finished:
+            return
+        now = self.loop.clock.env_steps
+        if why is not None:
             warn(f"{folder.name} goes on with fresh episodes: {why}")
+        elsewhere = [event for event in folder.config.get("history", ()) if event["elsewhere"]]
+        if why is not None or any(event[self.request.unit] == now for event in elsewhere):
+            self.resumed_at = [*self.resumed_at, now]
 
     def _films(self, folder: RunFolder, resume_at: int, log: MetricsLog) -> list[Films]:
         every, env = self.request.run.film_every, self.request.env

@@ -38,7 +38,7 @@ from rlab.types import LOCAL
 
 ALL = "all"
 OF_ONE_PROCESS = ("log_episodes", "film_every")  # settings that a run in several processes does not have
-OF_PARTS = frozenset(CHANGEABLE) - {"final_eval_episodes", "log", *OF_ONE_PROCESS}
+OF_PARTS = frozenset(CHANGEABLE) - {"final_eval_episodes", "log", "device", *OF_ONE_PROCESS}
 BEFORE_ALL = -1  # where the logs of the whole are written again from
 
 

@@ -52,7 +52,8 @@ class RunFolder:
     """A run on the disk. `config` is what config.json holds.
 
     The rest of rlab reads these keys of it: `agent` (name), `env` (an env spec with `env_id`), `run` (a RunConfig as
-    a dict), `settings` (the agent's own), `origins` (where each value came from), `versions` and `command`.
+    a dict), `settings` (the agent's own), `origins` (where each value came from), `computed_with` (versions,
+    processor, device) and `command`.
     """
 
     path: Path  # absolute: an env may change the working folder

@@ -7,11 +7,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import rlab
 from rlab import api
 from rlab.cli.main import main
 from rlab.errors import RlabError, RlabWarning, UsageError
+from rlab.jobs.request import train_request
+from rlab.machine import computed_with
 from rlab.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlab.runs.folder import RunFolder
 
@@ -124,3 +127,36 @@ def test_a_run_without_a_final_evaluation_prints_one_object_too(
     }
     assert main(["resume", str(tmp_path / "run"), "--json", "--final-eval-episodes", "2"]) == 0
     assert json.loads(capsys.readouterr().out)["episodes"] == 2  # judged at last
+
+
+def computed_elsewhere(run: Path) -> None:
+    """Make the folder of a run one that was computed with another torch."""
+    folder = RunFolder.open(run)
+    folder.changed({**folder.config, "computed_with": {**folder.config["computed_with"], "torch": "2.0.0"}})
+
+
+def test_other_versions_than_before_are_named_and_need_to_be_allowed(
+    extended: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(extended.out, out := tmp_path / "run")
+    computed_elsewhere(out)
+    assert main(["resume", str(out)]) == 0  # it is finished: nothing is computed
+    capsys.readouterr()
+    assert main(["resume", str(out), "--env-steps", "640"]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"was computed with torch 2.0.0 (now {torch.__version__.partition('+')[0]}" in said
+    assert said.endswith(f"rlab resume {out} --allow-version-change")
+    assert main(["resume", str(out), "--env-steps", "640", "--allow-version-change"]) == 0
+    assert json.loads((out / "result.json").read_text())["resumed_at"] == [512]
+    config = json.loads((out / "config.json").read_text())
+    assert config["computed_with"] == computed_with("cpu")
+    assert config["history"][-1]["before"] == {"env_steps": 512, "torch": "2.0.0"}
+
+
+def test_a_run_of_which_nothing_was_saved_starts_anew_with_other_versions(tmp_path: Path) -> None:
+    request = train_request("dqn", "CartPole-v1", (), (), "none", {"env_steps": 64, "final_eval_episodes": 1})
+    RunFolder.create(tmp_path / "run", request.to_json())
+    computed_elsewhere(tmp_path / "run")
+    assert rlab.resume(tmp_path / "run").finished
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["computed_with"] == computed_with("cpu")

@@ -118,7 +118,7 @@ def test_a_record_has_null_and_the_reason_for_what_is_not_in_force_and_resumes_a
     assert config["settings"]["gamma"] == 0.99
     again = Request.from_json(config, "config.json", trust=False)
     assert again.settings == replace(agent_config("dqn"), learning_starts=16)
-    assert {**again.to_json(), "format": 1, "versions": config["versions"]} == config
+    assert {**again.to_json(), "format": 1, "computed_with": config["computed_with"]} == config
     assert not again.unread.keys() & again.logged().keys()
 
 
