@@ -8,7 +8,7 @@ import tyro
 
 from rlab.cli.flags import given, parse
 from rlab.cli.help import Page
-from rlab.cli.shared import carry_out
+from rlab.cli.shared import carry_out, show
 from rlab.jobs.settings import settings_of
 
 
@@ -39,10 +39,15 @@ class ResumeOptions:
 
 
 SCHEMAS = (ResumeOptions,)
+VERIFY = "--verify"
 PAGE = Page(
     "rlab resume RUN [settings]",
     "Go on with a run from its last save, to the end of its budget or of a larger one.",
-    ("rlab resume runs/my-run", "rlab resume runs/my-run --env-steps 200000"),
+    ("rlab resume runs/my-run", "rlab resume runs/my-run --env-steps 200000", "rlab resume --verify dqn CartPole-v1"),
+    (
+        "rlab resume --verify AGENT ENV, with the settings of rlab train, proves that such a run goes on exactly: it "
+        "trains a small one twice, once with stops, and compares everything that both saved, to the bit.",
+    ),
 )
 
 
@@ -59,8 +64,21 @@ def _refuse_fixed(argv: list[str]) -> None:
             refuse_fixed(name, RunFolder.open(argv[0]).config)
 
 
+def _verify(argv: list[str]) -> int:
+    """Parse as `rlab train` does, train twice, compare, report."""
+    from rlab.cli.train import requested
+
+    request, options = requested(argv)
+    from rlab.jobs.verify import small, verify
+
+    found = verify(small(request), options.trust)
+    return show(options.json, found.to_json, found.report, found.ok)
+
+
 def run(argv: list[str]) -> int:
     """Parse, resume, report."""
+    if VERIFY in argv:
+        return _verify([word for word in argv if word != VERIFY])
     _refuse_fixed(argv)
     (options,) = parse(argv, SCHEMAS, prog="rlab resume", page=PAGE)
     from rlab.jobs.resume import continue_run

@@ -46,8 +46,12 @@ PAGE = Page(
 
 def run(argv: list[str]) -> int:
     """Parse, train, report."""
-    agent, env_id, words = _agent_and_env(argv)
-    return train(*read_request(agent, env_id, words))
+    return train(*requested(argv))
+
+
+def requested(argv: list[str]) -> tuple[Request, TrainOptions]:
+    """The request and options that the words AGENT ENV and what follows them ask for."""
+    return read_request(*_agent_and_env(argv))
 
 
 def read_request(agent: str, env_id: str, argv: list[str]) -> tuple[Request, TrainOptions]:

@@ -96,6 +96,10 @@ class Audience:
         """Whether the run should save and stop."""
         return self.stopped_by is not None or self._failure is not None
 
+    def wants_stop_at(self, time: int) -> bool:
+        """Whether the run should save and stop, its clock being at `time`."""
+        return self.wants_stop
+
     def check(self, kept: str) -> None:
         """Raise what a listener failed with.
 
@@ -163,6 +167,11 @@ class Audience:
             when = "" if time is None else f" when the run's clock was at {time:,}"
             message = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": .")
             self._failure = f"the listener {where} failed{when}: {message}", error
+
+
+def audience_of(listeners: Sequence[Any] | Audience) -> Audience:
+    """The audience of these listeners, which may be one already."""
+    return listeners if isinstance(listeners, Audience) else Audience(listeners)
 
 
 def _methods(listener: Any, index: int) -> dict[str, Callable[..., Any]]:

@@ -14,7 +14,7 @@ from rlab.jobs.aliases import answering
 from rlab.jobs.defaults import check_budget
 from rlab.jobs.foreign_code import resume_command
 from rlab.jobs.inputs import open_inputs
-from rlab.jobs.listeners import Audience
+from rlab.jobs.listeners import Audience, audience_of
 from rlab.jobs.progress import ProgressListener
 from rlab.jobs.request import CHANGEABLE, Request
 from rlab.jobs.running import Run, carry_out, unless_interrupted
@@ -85,13 +85,13 @@ def continue_run(
     settings: Mapping[str, Any],
     progress: bool,
     trust: Trust = False,
-    listeners: Sequence[Any] = (),
+    listeners: Sequence[Any] | Audience = (),
     env: EnvLike | None = None,
     *,
     allow_version_change: bool = False,
 ) -> Run:
     """`rlab.resume`, which an interrupt ends with a run that says so."""
-    audience = Audience(listeners)
+    audience = audience_of(listeners)
     continued = continuation(path_of(path), settings, trust, env, allow_version_change)
     request, folder = continued.request, continued.folder
     bar = ProgressListener(request.budget, request.unit) if progress else None

@@ -14,7 +14,7 @@ from rlab.evaluation.evaluate import Evaluation
 from rlab.jobs.foreign_code import resume_command
 from rlab.jobs.inputs import open_inputs
 from rlab.jobs.judging import FINAL_EPISODE_SEED
-from rlab.jobs.listeners import Audience
+from rlab.jobs.listeners import Audience, audience_of
 from rlab.jobs.outcome import BY_LISTENER, INTERRUPTED, recorded_status
 from rlab.jobs.progress import ProgressListener
 from rlab.jobs.request import Request
@@ -141,11 +141,15 @@ def final_evaluation(folder: RunFolder) -> Evaluation | None:
 
 
 def start(
-    request: Request, out: str | Path | None, progress: bool, trust: Trust = False, listeners: Sequence[Any] = ()
+    request: Request,
+    out: str | Path | None,
+    progress: bool,
+    trust: Trust = False,
+    listeners: Sequence[Any] | Audience = (),
 ) -> Run:
     """Make the run folder and train; nothing is on the disk before everything else is known to fit. An interrupt ends
     it with a run that says so."""
-    audience = Audience(listeners)
+    audience = audience_of(listeners)
     if out is not None:
         check_free(out)
     place = Path(ROOT if out is None else out).absolute()  # before an env is made, which may change the working folder

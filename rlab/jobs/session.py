@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
+from threading import Event
 from typing import Any
 
 from rlab.agents import check_action_space, load_agent
@@ -199,7 +200,7 @@ class Session:
                     hearing.append(audience)
                     on_episodes: list[Hear] = [each.on_episodes for each in rest]
                     on_episodes += [audience.on_episodes] if audience.hears("on_episode") else []
-                    loop = self._loop(lambda: stop.is_set() or audience.wants_stop, hearing, on_episodes)
+                    loop = self._loop(partial(self._stops, stop, audience), hearing, on_episodes)
                     if state is None:
                         self._fit_statistics()
                     if state is not None:
@@ -292,6 +293,9 @@ class Session:
         elsewhere = [event for event in folder.config.get("history", ()) if event["elsewhere"]]
         if why is not None or any(event[self.request.unit] == now for event in elsewhere):
             self.resumed_at = [*self.resumed_at, now]
+
+    def _stops(self, stop: Event, audience: Audience) -> bool:
+        return stop.is_set() or audience.wants_stop_at(self.loop.clock.env_steps)
 
     def _films(self, folder: RunFolder, resume_at: int, log: MetricsLog) -> list[Films]:
         every, env = self.request.run.film_every, self.request.env

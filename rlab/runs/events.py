@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rlab.runs.event_files import drop_after
 from rlab.runs.glossary import GLOSSARY
 
 FLUSH_SECONDS = 10  # how far the page may lag behind the run
@@ -35,10 +36,23 @@ class EventLog:
     """
 
     def __init__(
-        self, folder: Path, seeds: Sequence[int], iqm: Callable[[np.ndarray], float], resume_at: int | None = None
+        self,
+        folder: Path,
+        seeds: Sequence[int],
+        iqm: Callable[[np.ndarray], float],
+        resume_at: int | None = None,
+        judged_again: bool = False,
     ) -> None:
-        """Open the files; `resume_at` (env steps) hides what an earlier process wrote after that point."""
+        """Open the files.
+
+        Args:
+            resume_at: the time behind which everything that an earlier process wrote is dropped.
+            judged_again: whether the policy of that time will be judged again.
+        """
         self._iqm, self._folder, self._resume_at = iqm, folder, resume_at
+        if resume_at is not None:
+            for place in (folder, *(folder / f"seed-{seed}" for seed in seeds), folder / "hparams"):
+                drop_after(place, resume_at, judged_again)
         self._run = _Curves(folder, resume_at)
         # The curves of a single seed would lie on the run's.
         self._members = [_Curves(folder / f"seed-{seed}", resume_at) for seed in seeds] if len(seeds) > 1 else []

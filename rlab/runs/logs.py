@@ -128,7 +128,7 @@ class MetricsLog:
                 self._evaluations.truncate_after(unit, resume_at - 1)
         written = lambda name: read_json_lines(folder / f"{name}.jsonl")[1]  # noqa: E731
         self._tables = CsvLog(folder, seeds, unit, written) if tables else None
-        self._events = EventLog(folder, seeds, iqm, resume_at)
+        self._events = EventLog(folder, seeds, iqm, resume_at, judgement_due)
 
     def on_start(self, settings: Mapping[str, Any], origins: Mapping[str, str], compared: Mapping[str, Any]) -> None:
         """Show the settings, and where each came from, in TensorBoard; `compared` are those that tell runs apart."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rlab.errors import UsageError, pip_install, unknown
-from rlab.runs.logs import read_json_lines
+from rlab.runs.logs import CLOCK_TAGS, read_json_lines
 
 Series = tuple[np.ndarray, np.ndarray]  # when [T], in the run's unit, and values [S, T]
 
@@ -70,6 +70,21 @@ def frame(folder: Path, unit: str) -> Any:
         parts.append(pd.DataFrame({**keys, "metric": tag, "value": values.ravel()}))
     empty = pd.DataFrame({unit: [], "seed": [], "metric": [], "value": []})
     return pd.concat(parts, ignore_index=True).dropna(ignore_index=True) if parts else empty
+
+
+def drawn(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard draws of a run but for curves of time: the points `(clock, value)` of every curve, by folder and
+    tag."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
+    found: dict[str, list[tuple[int, float]]] = {}
+    for place in sorted({path.parent for path in folder.glob("**/events.out.*")}):
+        events = EventAccumulator(str(place), size_guidance={"scalars": 0}).Reload()
+        for tag in events.Tags()["scalars"]:
+            if not tag.startswith(CLOCK_TAGS):
+                points = [(event.step, event.value) for event in events.Scalars(tag)]
+                found[str(place.relative_to(folder) / tag)] = points
+    return found
 
 
 def _values(row: dict[str, Any], unit: str, evaluation: bool) -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,117 @@
+"""A run that is stopped and resumed is the run that it would have been, to the bit; and what proves it can fail."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import rlab
+from rlab.cli.main import main
+from rlab.draws import Draws
+from rlab.jobs.request import train_request
+from rlab.jobs.verify import different, saved_differences, verify
+from rlab.learning.episodes import EpisodeBook
+from rlab.runs.folder import RunFolder
+from rlab.runs.logs import read_json_lines
+from rlab.runs.reading import drawn
+
+pytestmark = pytest.mark.usefixtures("quick_disk")
+SMALL: dict[str, Any] = {
+    "seeds": 2,
+    "num_envs": 3,
+    "env_steps": 900,
+    "hidden": (8,),
+    "eval_every": 300,
+    "log_every": 30,
+}
+SMALL |= {"eval_episodes": 1, "final_eval_episodes": 1, "log_episodes": True, "checkpoint_every": 200}
+REPLAY = {"learning_starts": 60, "learn_every": 9, "batch_size": 8, "replay_capacity": 240}
+ROLLOUT = {"rollout_steps": 20}
+RUNNING = {"obs_scaling": "running", "reward_scaling": "running"}
+WAYS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "dqn": ("dqn", "CartPole-v1", REPLAY),
+    "dqn, envs as tensors": ("dqn", "CartPole-v1", {**REPLAY, "vector": "tensor"}),
+    "dqn, sparse, n steps, held actions": (
+        *("dqn", "CartPole-v1"),
+        {**REPLAY, "sparsity": 0.5, "n_step": 3, "epsilon_duration": 2.0, "dropout": 0.1, "obs_scaling": "running"},
+    ),
+    "double_dqn": ("double_dqn", "Acrobot-v1", {**REPLAY, "vector": "tensor"}),
+    "ppo": ("ppo", "CartPole-v1", {**ROLLOUT, **RUNNING}),
+    "ppo, envs as tensors": ("ppo", "Pendulum-v1", {**ROLLOUT, **RUNNING, "vector": "tensor"}),
+    "a2c": ("a2c", "CartPole-v1", {**ROLLOUT, **RUNNING}),
+    "reinforce": ("reinforce", "CartPole-v1", ROLLOUT),
+    "judged with the training envs closed": ("ppo", "CartPole-v1", {**ROLLOUT, "eval_alone": True}),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_that_is_stopped_five_times_is_the_run_that_never_was(way: str) -> None:
+    agent, env_id, settings = WAYS[way]
+    found = verify(train_request(agent, env_id, (), (), "none", {**SMALL, **settings}))
+    assert found.differences == ()
+    assert (found.fresh_at, len(found.stopped_at)) == ((), 5)
+    assert "exact: weights" in found.report()
+
+
+def leave_out_exploration(patch: pytest.MonkeyPatch) -> None:
+    load = Draws.load_state
+    patch.setattr(Draws, "load_state", lambda draws, state: load(draws, {"draw": 0}) if state["draw"] else None)
+
+
+def leave_out_finished_episodes(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(EpisodeBook, "load_state", lambda book, state: None)
+
+
+@pytest.mark.parametrize(
+    ("leave_out", "shows_in"),
+    [(leave_out_exploration, "checkpoint /loop/agent/exploration"), (leave_out_finished_episodes, "metrics.jsonl")],
+)
+def test_a_piece_that_is_left_out_of_the_state_shows(leave_out: Any, shows_in: str, monkeypatch: Any) -> None:
+    leave_out(monkeypatch)
+    found = verify(train_request("dqn", "CartPole-v1", (), (), "none", {**SMALL, **REPLAY}))
+    assert not found.ok
+    assert any(each.startswith(shows_in) for each in found.differences), found.differences
+    assert "NOT exact" in found.report()
+
+
+def test_the_command_says_whether_it_is_exact(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--env-steps", "400", "--final-eval-episodes", "1", "--eval-every", "0"]
+    assert main(["resume", "--verify", "reinforce", "CartPole-v1", *words, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["exact"]
+    assert (said["differences"], said["fresh_episodes_at"]) == ([], [])
+    assert main(["resume", "--verify", "dqn"]) == 2
+
+
+def test_places_that_differ_are_named_and_nan_equals_nan() -> None:
+    one = {"a": [1, np.array([1.0, np.nan])], "b": {"c": torch.tensor([1.0])}, "d": float("nan")}
+    other = {"a": [1, np.array([1.0, np.nan])], "b": {"c": torch.tensor([1.0])}, "d": float("nan")}
+    assert list(different(one, other)) == []
+    other["a"][0], other["b"]["c"], other["e"] = 2, torch.tensor([1.0 + 2**-23]), None
+    assert sorted(different(one, other)) == ["/a/0", "/b/c", "/e"]
+    assert list(different(np.float32(1), np.float64(1), "x")) == ["x"]
+
+
+def test_what_a_kill_leaves_behind_its_last_save_is_done_again_and_written_once(tmp_path: Path) -> None:
+    """The save at 402 env steps is the last one of the copy, whose logs have got to 480."""
+    killed = tmp_path / "killed"
+
+    class Copies(rlab.Listener):
+        def on_start(self, run: Any) -> None:
+            self.path = run.path
+
+        def on_metrics(self, env_steps: int, metrics: Any) -> None:
+            if env_steps == 480:
+                shutil.copytree(self.path, killed)  # what is on the disk where the process is killed
+
+    settings = {**SMALL, **REPLAY, "experiment": "none"}
+    whole = rlab.train("dqn", "CartPole-v1", out=tmp_path / "whole", listeners=[Copies()], **settings)
+    assert [row["env_steps"] for row in read_json_lines(killed / "metrics.jsonl")[1]][-1] == 480
+    assert rlab.Run.open(killed).time == 402
+    rlab.resume(killed)
+    assert list(saved_differences(RunFolder.open(whole.path), RunFolder.open(killed))) == []
+    assert [time for time, _ in drawn(killed)["train/episodes"]] == list(range(30, 901, 30))
