@@ -12,10 +12,10 @@ from gymnasium.vector import AutoresetMode
 
 from rlab.envs.batch_checks import BatchCheck
 from rlab.envs.checks import EnvError, raised
-from rlab.envs.env_states import load_envs, saved_envs
 from rlab.envs.gym_spaces import array_space_from_gym, obs_hint
 from rlab.envs.obs_packing import close_or_warn
 from rlab.envs.sub_env import SubEnvError
+from rlab.envs.vector_states import load_envs, saved_envs
 from rlab.errors import RlabError, UsageError
 from rlab.experience.env_contract import HostStep
 from rlab.networks.spaces import Discrete, MultiDiscrete, Space

@@ -6,19 +6,22 @@ env has its own global generators, seeded with it, which are swapped in while th
 done only while an env is new, at a few later calls, and for envs that were seen to use them.
 """
 
+import importlib
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 
+from rlab.envs.generators import bit_generator, from_python_state, python_state
 from rlab.places import warn
 from rlab.randomness import global_seeds
 
 WATCHED_CALLS = 16  # resets and steps after which an env that used nothing global runs without, apart from a few calls
 MAKING, PLAYING = "global generators while an env is made", "global generators of an env"  # streams
 PROCESS = "global generators of a worker process"
+DTYPES = ("float16", "bfloat16", "float32", "float64")  # that torch takes as its default
 
 T = TypeVar("T")
 _warned: set[str] = set()  # envs for which this process has warned that they use a global generator
@@ -71,6 +74,24 @@ class OwnGlobals:
             for generator, own_seed in zip(self._generators, global_seeds(seed, PLAYING), strict=True):
                 if generator in self._new:
                     generator.seed(own_seed)
+
+    def state(self) -> dict[str, Any]:
+        """All that decides what the env's next calls find, in arrays and JSON values."""
+        return {
+            "parts": [part.state() for part in self._all],
+            "in_use": [part in self._parts for part in self._all],
+            "new": [part in self._new for part in self._all],
+            "left": self._left,
+            "late": self.late,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was saved."""
+        for part, saved in zip(self._all, state["parts"], strict=True):
+            part.load_state(saved)
+        self._parts = [part for part, used in zip(self._all, state["in_use"], strict=True) if used]
+        self._new = tuple(part for part, new in zip(self._all, state["new"], strict=True) if new)
+        self._left, self.late = int(state["left"]), bool(state["late"])
 
     def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """What the function returns, called with the env's own globals in place."""
@@ -133,6 +154,13 @@ class _Part:
         """`watched`: check whether the env has used it."""
         raise NotImplementedError
 
+    def state(self) -> dict[str, Any]:
+        """Whether it is used, and the env's own, as data."""
+        raise NotImplementedError
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        raise NotImplementedError
+
 
 class _Generator(_Part):
     def __init__(self, seed: int) -> None:
@@ -140,15 +168,40 @@ class _Generator(_Part):
 
     def seed(self, seed: int) -> None:
         """Restart from a seed."""
+        self._seed = seed  # all that there is to know until the env uses it
+        self._restart()
+
+    def _restart(self) -> None:
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        return {"used": self.used, "seed": self._seed, "own": self._saved() if self.used else None}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.used = bool(state["used"])
+        self.seed(int(state["seed"]))
+        if self.used:
+            self._load(state["own"])
+
+    def _saved(self) -> Any:
+        raise NotImplementedError
+
+    def _load(self, saved: Any) -> None:
         raise NotImplementedError
 
 
 class _NumpyGenerator(_Generator):
     name = "np.random"
 
-    def seed(self, seed: int) -> None:
-        self._own: Any = np.random.MT19937(seed)
+    def _restart(self) -> None:
+        self._own: Any = np.random.MT19937(self._seed)
         self._seen = self._own.state
+
+    def _saved(self) -> Any:
+        return self._own.state
+
+    def _load(self, saved: Any) -> None:
+        self._own = bit_generator(saved)
 
     def enter(self) -> None:
         self._theirs = np.random.get_bit_generator()  # type: ignore[attr-defined]
@@ -172,8 +225,14 @@ def _same_state(first: Any, second: Any) -> bool:
 class _RandomGenerator(_Generator):
     name = "random"
 
-    def seed(self, seed: int) -> None:
-        self._own = random.Random(seed).getstate()
+    def _restart(self) -> None:
+        self._own = random.Random(self._seed).getstate()
+
+    def _saved(self) -> Any:
+        return python_state(self._own)
+
+    def _load(self, saved: Any) -> None:
+        self._own = from_python_state(saved)
 
     def enter(self) -> None:
         self._theirs = random.getstate()
@@ -191,9 +250,14 @@ class _TorchGenerator(_Generator):
 
     name = "torch"
 
-    def seed(self, seed: int) -> None:
-        self._seed = seed
+    def _restart(self) -> None:
         self._own: Any = None
+
+    def _saved(self) -> Any:
+        return self._own.numpy()
+
+    def _load(self, saved: Any) -> None:
+        self._own = importlib.import_module("torch").from_numpy(saved.copy())  # the env had imported it
 
     def enter(self) -> None:
         self._torch: Any = sys.modules.get("torch")
@@ -216,6 +280,22 @@ class _Settings(_Part):
 
     def __init__(self) -> None:
         self._own: tuple[Any, ...] | None = None  # None: the env has changed none
+
+    def state(self) -> dict[str, Any]:
+        own = self._own
+        if own is None:
+            return {"used": self.used, "own": None}
+        dtype, records, errors = own
+        return {"used": self.used, "own": [None if dtype is None else str(dtype).removeprefix("torch."), records, errors]}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.used, self._own = bool(state["used"]), None
+        if state["own"] is not None:
+            name, records, errors = state["own"]
+            if name is not None and name not in DTYPES:
+                raise ValueError(f"torch's default dtype cannot be {name!r}")
+            dtype = None if name is None else getattr(importlib.import_module("torch"), name)
+            self._own = (dtype, records, dict(errors))
 
     def enter(self) -> None:
         self._theirs = _settings()

@@ -16,7 +16,8 @@ from gymnasium.vector.async_vector_env import AsyncState
 from rlab.envs.checks import EnvError
 from rlab.envs.obs_packing import Packing
 from rlab.envs.own_globals import OwnGlobals, seed_process
-from rlab.envs.sub_env import SubEnv, SubEnvError
+from rlab.envs.saved_sub_env import SavedSubEnv
+from rlab.envs.sub_env import SubEnvError
 
 STEP_TIME_LIMIT = 120.0  # seconds; no known env takes a minute for one step or reset
 CLOSE_TIME_LIMIT = 5.0  # seconds that a worker has to close its env before it is killed
@@ -38,7 +39,7 @@ def sub_env_maker(
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             seed_process(seed)
         own = OwnGlobals(seed)
-        return SubEnv(own.call(make), packing, index, own=own)
+        return SavedSubEnv(own.call(make), packing, index, own=own)
 
     return make_sub_env
 
@@ -65,6 +66,19 @@ class WatchedAsyncVectorEnv(gym.vector.AsyncVectorEnv):
         with self._watched():
             self.reset_async(seed=seed, options=options)
             return self.reset_wait(self.time_limit)
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """What a method of each sub-env gives."""
+        return self.call_each(name, [args] * self.num_envs, **kwargs)
+
+    def call_each(self, name: str, arguments: Sequence[tuple[Any, ...]], **kwargs: Any) -> tuple[Any, ...]:
+        """What a method of each sub-env gives, called with arguments of its own."""
+        with self._watched():
+            self._assert_is_running()
+            for pipe, args in zip(self.parent_pipes, arguments, strict=True):
+                pipe.send(("_call", (name, args, kwargs)))
+            self._state = AsyncState.WAITING_CALL
+            return self.call_wait(self.time_limit)
 
     def _check_spaces(self) -> None:  # called last by the base class's constructor: the first contact with the workers
         with self._watched():

@@ -1,0 +1,218 @@
+"""What an env remembers, found in its attributes: plain values and random generators, by their paths.
+
+An env may keep something from one episode to the next, such as how many it has played or a generator of its own.
+Replaying the episode under way does not bring that back, so it is saved beside the journal and put back.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec as Registered
+
+from rlab.envs.generators import generator_state, new_generator, set_generator_state
+from rlab.envs.obs_packing import layers
+
+Path = tuple[str | int, ...]  # attributes, keys and indices, from the outermost wrapper inwards
+MOST_VISITS = 10_000  # values that are looked at in all
+MOST_PARTS = 1_000  # of one list, tuple, deque or dict, with what is inside
+LARGEST = 4096.0  # bytes of an array, characters of a text; larger ones are left to the replay
+_PLAIN = (bool, int, float, str)
+
+
+class NotData(TypeError):
+    """A value that is neither numbers and texts nor lists, tuples and dicts of these."""
+
+
+class Limits:
+    """How much of one value is taken: `parts` counts what was looked at."""
+
+    def __init__(self, largest: float, most: float) -> None:
+        self.largest, self.most, self.parts = largest, most, 0
+
+
+def as_data(value: Any, limits: Limits | None = None) -> Any:
+    """A copy that a checkpoint takes: a deque becomes a list, NumPy's text Python's.
+
+    Raises:
+        NotData: it is something else, or larger than the limits.
+    """
+    kind, largest = type(value), float("inf")
+    if limits is not None:
+        limits.parts += 1
+        largest = limits.largest
+        if limits.parts > limits.most:
+            raise NotData(f"more than {limits.most} values")
+    if value is None or kind in _PLAIN:
+        if kind is str and len(value) > largest:
+            raise NotData("a text that is too long")
+        return value
+    if isinstance(value, np.str_):
+        return as_data(str(value), limits)
+    if isinstance(value, np.ndarray | np.generic):
+        if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8 or value.nbytes > largest:
+            raise NotData(f"an array of {value.dtype}")
+        return value.copy()
+    if kind is dict:
+        if not all(type(key) in (str, int) for key in value):
+            raise NotData("a dict with other keys than texts and integers")
+        return {key: as_data(part, limits) for key, part in value.items()}
+    if kind in (list, tuple, deque):
+        parts = [as_data(part, limits) for part in value]
+        return tuple(parts) if kind is tuple else parts
+    raise NotData(f"a {kind.__name__}")
+
+
+def same_data(first: Any, second: Any) -> bool:
+    """Whether two values of `as_data` are equal to the bit, in kind and number."""
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, np.ndarray | np.generic):
+        return (first.dtype, first.shape) == (second.dtype, second.shape) and first.tobytes() == second.tobytes()
+    if isinstance(first, dict):
+        return list(first) == list(second) and all(same_data(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same_data, first, second))
+    return bool(first == second or (first != first and second != second))  # NaN
+
+
+def set_part(holder: Any, key: str | int, value: Any) -> None:
+    """Put a value of `as_data` where a part of `holder` is, in place where that is possible: others may hold it too.
+
+    Raises:
+        LookupError, TypeError: there is no such place.
+    """
+    try:
+        now = part_of(holder, key)
+    except KeyError:
+        now = None  # an attribute or key that is not there yet
+    if isinstance(now, list) and isinstance(value, list):
+        now[:] = as_data(value)
+    elif isinstance(now, deque):
+        now.clear()
+        now.extend(as_data(value))
+    elif type(now) is dict and type(value) is dict:
+        now.clear()
+        now.update(as_data(value))
+    elif isinstance(now, np.ndarray) and isinstance(value, np.ndarray) and _fits(now, value):
+        now[...] = value
+    elif isinstance(holder, list | dict | deque):
+        holder[key] = as_data(value)  # type: ignore[index]
+    elif isinstance(holder, tuple):
+        raise TypeError("a tuple does not change")
+    else:
+        vars(holder)[str(key)] = as_data(value)  # not setattr, which may be a property with effects
+
+
+def _fits(now: np.ndarray, value: np.ndarray) -> bool:
+    return now.shape == value.shape and now.dtype == value.dtype and now.flags.writeable
+
+
+def part_of(holder: Any, key: str | int) -> Any:
+    """An attribute, or a part of a list, tuple, deque or dict.
+
+    Raises:
+        LookupError: there is none.
+    """
+    return holder[key] if isinstance(holder, list | tuple | deque | dict) else vars(holder)[str(key)]
+
+
+def memory_of(env: gym.Env) -> dict[str, Any]:
+    """The plain values and the generators that an env, its wrappers and their own objects hold, as lists of
+    `[path, value]`."""
+    found: dict[str, Any] = {"values": [], "generators": []}
+    for path, generator, data in _found(env):
+        found["values" if generator is None else "generators"].append([list(path), data])
+    return found
+
+
+def generators_of(env: gym.Env) -> dict[Path, Any]:
+    """The generators that it holds, by their paths."""
+    return {path: generator for path, generator, _ in _found(env) if generator is not None}
+
+
+def put_back(env: gym.Env, memory: Mapping[str, Any]) -> str | None:
+    """Give what differs from `memory_of` its saved value; the place of something that cannot be put back."""
+    for path, state in memory["generators"]:
+        if not set_generator(env, tuple(path), state):
+            return ".".join(map(str, path))
+    for path, value in memory["values"]:
+        try:
+            holder = held_at(env, path[:-1])
+            if not _is_now(holder, path[-1], value):
+                set_part(holder, path[-1], value)
+        except (LookupError, TypeError):
+            return ".".join(map(str, path))
+    return None
+
+
+def set_generator(env: gym.Env, path: Path, state: Mapping[str, Any]) -> bool:
+    """Let the generator at a path draw on from a saved state: made where there is none; false where that fails."""
+    try:
+        holder = held_at(env, path[:-1])
+        try:
+            now = part_of(holder, path[-1])
+        except KeyError:
+            now = None
+        if now is None:
+            vars(holder)[str(path[-1])] = new_generator(state)
+        else:
+            set_generator_state(now, state)
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return False
+    return True
+
+
+def held_at(env: gym.Env, path: Any) -> Any:
+    """What is at a path.
+
+    Raises:
+        LookupError: nothing.
+    """
+    found: Any = env
+    for key in path:
+        found = part_of(found, key)
+    return found
+
+
+def _is_now(holder: Any, key: str | int, value: Any) -> bool:
+    try:
+        return same_data(as_data(part_of(holder, key)), value)
+    except (LookupError, TypeError):
+        return False
+
+
+def _found(env: gym.Env) -> Iterator[tuple[Path, Any, Any]]:
+    """`(path, generator or None, its state or the value)` of all that is found, in an order that is always the same."""
+    packages = {type(layer).__module__.partition(".")[0] for layer in layers(env)}
+    waiting: deque[tuple[Path, Any]] = deque([((), env)])
+    seen: set[int] = set()
+    visits = 0
+    while waiting and visits < MOST_VISITS:
+        path, value = waiting.popleft()
+        state, limits = generator_state(value), Limits(LARGEST, MOST_PARTS)
+        if state is not None:
+            yield path, value, state
+        else:
+            try:
+                yield path, None, as_data(value, limits)
+            except NotData:
+                if id(value) not in seen:
+                    seen.add(id(value))
+                    waiting.extend(((*path, key), part) for key, part in _parts(value, packages))
+        visits += 1 + limits.parts
+
+
+def _parts(value: Any, packages: set[str]) -> list[tuple[str | int, Any]]:
+    """What is looked at inside a value: not inside objects of other packages, which may lead out of the env."""
+    kind = type(value)
+    if isinstance(value, gym.Space):  # its own generator, and those of its parts
+        return [(name, part) for name, part in vars(value).items() if name in ("_np_random", "spaces")]
+    if kind in (list, tuple, deque):
+        return list(enumerate(value)) if len(value) <= MOST_PARTS else []
+    if kind is dict:
+        return [(key, part) for key, part in value.items() if type(key) in (str, int)][:MOST_PARTS]
+    own = kind.__module__.partition(".")[0] in packages and not isinstance(value, type | Registered)
+    return list(vars(value).items()) if own and hasattr(value, "__dict__") else []

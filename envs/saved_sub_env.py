@@ -1,0 +1,149 @@
+"""`SavedSubEnv`: a sub-env of training whose state can be saved, and which goes on from a saved one to the bit.
+
+The state is read where `rlab.envs.env_states` knows how; elsewhere the episode under way is played again from a journal
+and has to end in the same observation, in the same way and with the same return.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gymnasium as gym
+
+from rlab.envs.env_memory import put_back
+from rlab.envs.env_states import state_pair
+from rlab.envs.journal import Journal, Unsaved, actions_of, restore_generators
+from rlab.envs.obs_packing import Packing
+from rlab.envs.own_globals import OwnGlobals
+from rlab.envs.sub_env import SubEnv
+from rlab.places import one_line
+
+REPLAY_SECONDS = 1.0  # of an episode played again before the caller is told
+CHECKED_EVERY = 100  # steps played again between two looks at the clock
+
+
+class SavedSubEnv(SubEnv):
+    """A `SubEnv` that keeps what its state takes: nothing where the env's own can be read, else a journal."""
+
+    def __init__(
+        self,
+        env: gym.Env,
+        packing: Packing | None = None,
+        index: int = 0,
+        env_id: str = "the env",
+        own: OwnGlobals | None = None,
+    ) -> None:
+        super().__init__(env, packing, index, env_id, own)
+        self._pair = state_pair(env)
+        self._journal = Journal(env) if self._pair is None else None
+        self._loading: Iterator[str | None] | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        journal = self._journal
+        if journal is None:
+            return super().reset(seed=seed, options=options)
+        journal.begin(seed, options, self._counters(), self._own.state())
+        obs, info = super().reset(seed=seed, options=options)
+        journal.result = (obs, 0.0, False, False, info)
+        return obs, info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        result = super().step(action)
+        if self._journal is not None:
+            self._journal.add(action, result)
+        return result
+
+    def save_state(self) -> dict[str, Any]:
+        """All that decides its future, as data: `{"why_not": a clause}` where that cannot be had."""
+        if self._begun == 0:
+            return {"why_not": "no episode had begun"}
+        try:
+            if self._pair is not None:
+                played = {"pair": self._pair.get()}
+            else:
+                assert self._journal is not None
+                played = {"journal": self._journal.state()}
+        except Unsaved as error:
+            return {"why_not": str(error)}
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # the env's own get_state may raise anything
+            return {"why_not": f"{self._name} gave no state: {one_line(error)}"}
+        return {**played, "counters": self._counters(), "globals": self._own.state()}
+
+    def load_state(self, state: Mapping[str, Any] | None) -> bool | str:
+        """Go on where a state was saved: True where that is done, or a clause that says why it is impossible.
+
+        False: the episode is still being played again, and the next call, with None, goes on. So no call takes much
+        longer than a second, and a time limit finds an env that hangs.
+        """
+        if state is not None:
+            self._loading = self._load(state)
+        if self._loading is None:
+            return True
+        deadline = time.monotonic() + REPLAY_SECONDS
+        try:
+            for obstacle in self._loading:
+                if obstacle is not None:
+                    self._loading = None
+                    return obstacle
+                if time.monotonic() > deadline:
+                    return False
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # of the env, which may raise anything, or of a state that is not its own
+            self._loading = None
+            return f"the state of {self._name} could not be restored: {one_line(error)}"
+        self._loading = None
+        return True
+
+    def _load(self, state: Mapping[str, Any]) -> Iterator[str | None]:
+        """Restores the state; gives None now and then while it works, or the obstacle."""
+        if self._pair is not None:
+            self._pair.set(state["pair"])
+        else:
+            yield from self._replay(state["journal"])
+        self._set_counters(state["counters"])
+        self._own.load_state(state["globals"])
+
+    def _replay(self, saved: Mapping[str, Any]) -> Iterator[str | None]:
+        journal = self._journal
+        assert journal is not None
+        self._set_counters(saved["counters"])
+        self._own.load_state(saved["globals"])
+        if not restore_generators(self.env, saved):
+            yield f"{self._name} no longer has the random generators that its episode began with"
+        self.reset(seed=saved["seed"], options=saved["options"])
+        for number, action in enumerate(actions_of(saved, self.action_space.dtype)):
+            self.step(action)
+            if number % CHECKED_EVERY == 0:
+                yield None
+        if not journal.ends_as(saved["result"]):
+            yield (
+                f"{self._name} draws from something that rlab cannot save: replaying its episode ended in another "
+                "observation"
+            )
+        place = put_back(self.env, saved["memory"])
+        if place is not None:
+            yield f"{self._name} remembers in {place} what replaying its episode does not restore"
+
+    @property
+    def _name(self) -> str:
+        return type(self.env.unwrapped).__name__
+
+    @property
+    def _begun(self) -> int:
+        return self._earlier + self._steps
+
+    def _counters(self) -> dict[str, Any]:
+        """What decides when its own globals are in place and looked at again, and what errors say."""
+        return {
+            "seed": self._seed,
+            "steps": self._steps,
+            "earlier": self._earlier,
+            "alone_until": self._alone_until,
+        }
+
+    def _set_counters(self, saved: Mapping[str, Any]) -> None:
+        self._seed, self._steps = saved["seed"], saved["steps"]
+        self._earlier, self._alone_until = saved["earlier"], saved["alone_until"]

@@ -1,0 +1,80 @@
+"""The state of all sub-envs of a vector env on the host, as data: all of them go on, or none."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from rlab.envs.native import SeededCartPole
+from rlab.envs.saved_sub_env import SavedSubEnv
+from rlab.envs.workers import WatchedAsyncVectorEnv
+
+Saved = dict[str, Any]  # {"state": ...}, or {"why_not": a clause}
+# what loading a state raises that is not one of this env
+NOT_A_STATE = (AttributeError, LookupError, OverflowError, TypeError, ValueError)
+
+
+def saved_envs(env: gym.vector.VectorEnv) -> Saved:
+    """The state of all sub-envs, or why there is none."""
+    if env.closed:
+        return {"why_not": "its envs were closed before their state was saved"}
+    if isinstance(env, SeededCartPole):
+        return {"state": env.get_state()} if env.state is not None else {"why_not": "no episode had begun"}
+    obstacle = _why_not(env)
+    if obstacle is not None:
+        return {"why_not": obstacle}
+    saved = env.call("save_state")  # type: ignore[attr-defined]  # both have it
+    for index, one in enumerate(saved):
+        if "why_not" in one:
+            return {"why_not": f"{one['why_not']} (sub-env {index})"}
+    waiting = env._autoreset_envs.copy() if isinstance(env, SyncVectorEnv) else None
+    return {"state": {"sub_envs": list(saved), "waiting": waiting}}
+
+
+def load_envs(env: gym.vector.VectorEnv, saved: Mapping[str, Any]) -> str | None:
+    """Put all sub-envs where they were saved: None, or a clause that says why that is impossible."""
+    if "why_not" in saved:
+        return str(saved["why_not"])
+    obstacle = None if isinstance(env, SeededCartPole) else _why_not(env)
+    if obstacle is not None:
+        return obstacle
+    try:
+        if isinstance(env, SeededCartPole):
+            env.set_state(saved["state"])
+            return None
+        states, waiting = saved["state"]["sub_envs"], saved["state"]["waiting"]
+    except NOT_A_STATE as error:
+        return f"its saved state does not fit it ({type(error).__name__}: {error})"
+    if len(states) != env.num_envs:
+        return f"the state of {len(states)} sub-envs was saved, and there are {env.num_envs}"
+    if isinstance(env, SyncVectorEnv):
+        env._autoreset_envs = waiting.copy()  # whose next step is a reset, where the mode has that
+    return _load_sub_envs(env, states)
+
+
+def _load_sub_envs(env: gym.vector.VectorEnv, states: Sequence[Any]) -> str | None:
+    given: list[Any] = list(states)
+    while True:
+        if isinstance(env, SyncVectorEnv):
+            answers = [one.load_state(state) for one, state in zip(env.envs, given, strict=True)]  # type: ignore[attr-defined]
+        else:
+            assert isinstance(env, WatchedAsyncVectorEnv)
+            answers = list(env.call_each("load_state", [(state,) for state in given]))
+        for index, answer in enumerate(answers):
+            if isinstance(answer, str):
+                return f"{answer} (sub-env {index})"
+        if all(answers):
+            return None
+        given = [None] * env.num_envs  # those that are still playing their episodes again go on
+
+
+def _why_not(env: gym.vector.VectorEnv) -> str | None:
+    """Why the sub-envs of this vector env cannot be saved; None where they can."""
+    mode = (env.metadata or {}).get("autoreset_mode")
+    if isinstance(env, WatchedAsyncVectorEnv):
+        # A worker of Gymnasium keeps to itself that its next step is a reset.
+        return "async envs that reset in the next step cannot be saved" if mode is AutoresetMode.NEXT_STEP else None
+    if isinstance(env, SyncVectorEnv) and all(isinstance(one, SavedSubEnv) for one in env.envs):
+        return None
+    return f"{type(env).__name__} does not give the state of its sub-envs"
