@@ -66,6 +66,7 @@ class GymVectorEnv:
         self._all_valid.flags.writeable = False  # one array serves every step
         self._restart = 0
         self._loaded = False  # whether the next reset starts episodes of a run that goes on
+        self._between_steps = False  # false before the first reset, and for good where a step failed
         self._vector_steps = 0
         self._resetting: np.ndarray | None = None  # [S*N], NEXT_STEP: rows whose next step is a reset
 
@@ -77,11 +78,14 @@ class GymVectorEnv:
         self._env.action_space.seed(seeds[0])
         self._vector_steps = 0
         self._resetting = None
+        self._between_steps = False
         try:
             result = self._env.reset(seed=seeds)  # type: ignore[arg-type]  # a list: one for each sub-env
-            return self._check.reset(result).reshape(self._obs_shape)
+            obs = self._check.reset(result).reshape(self._obs_shape)
         except BaseException as error:  # an env may raise anything, such as sys.exit()
             self._fail(error)
+        self._between_steps = True
+        return obs
 
     def step(self, action: np.ndarray) -> HostStep:
         """Apply actions `[S, N]` or `[S, N, *action]`: integers counted from 0, or in the env's own units.
@@ -93,6 +97,7 @@ class GymVectorEnv:
             RlabError: the env raised, hung or died, or gave something invalid.
         """
         self._vector_steps += 1
+        self._between_steps = False
         flat = action.reshape(-1, *action.shape[2:])  # [S, N, ...] -> [S*N, ...]
         if self._first_action is not None:
             flat = flat + self._first_action
@@ -111,6 +116,7 @@ class GymVectorEnv:
             obs, next_obs = self._autoreset(obs, ended, info)
         else:
             self._resetting = None
+        self._between_steps = True
         return HostStep(
             obs=obs.reshape(self._obs_shape),
             next_obs=next_obs.reshape(self._obs_shape),
@@ -128,7 +134,7 @@ class GymVectorEnv:
             "restart": self._restart,
             "vector_steps": self._vector_steps,
             "resetting": None if self._resetting is None else self._resetting.copy(),
-            "envs": saved_envs(self._env),
+            "envs": saved_envs(self._env) if self._between_steps else {"why_not": "no step or reset had just ended"},
         }
 
     def load_state(self, state: Mapping[str, Any]) -> str | None:
@@ -139,6 +145,7 @@ class GymVectorEnv:
         self._restart, self._loaded = int(state["restart"]), True
         obstacle = load_envs(self._env, state["envs"])
         if obstacle is None:
+            self._between_steps = True
             self._vector_steps = int(state["vector_steps"])
             self._resetting = None if state["resetting"] is None else state["resetting"].copy()
         return obstacle

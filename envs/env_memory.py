@@ -5,7 +5,8 @@ Replaying the episode under way does not bring that back, so it is saved beside 
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
@@ -19,10 +20,13 @@ Path = tuple[str | int, ...]  # attributes, keys and indices, from the outermost
 MOST_VISITS = 10_000  # values that are looked at in all
 MOST_PARTS = 1_000  # of one list, tuple, deque or dict, with what is inside
 LARGEST = 4096.0  # bytes of an array, characters of a text; larger ones are left to the replay
+MOST_KEPT = 100  # values in a list, deque or dict that are noted at every reset
 _PLAIN = (bool, int, float, str)
+_MUTABLE = frozenset((list, deque, dict, np.ndarray))
+NOT_KEPT = object()
 
 
-class NotData(TypeError):
+class NotDataError(TypeError):
     """A value that is neither numbers and texts nor lists, tuples and dicts of these."""
 
 
@@ -37,32 +41,32 @@ def as_data(value: Any, limits: Limits | None = None) -> Any:
     """A copy that a checkpoint takes: a deque becomes a list, NumPy's text Python's.
 
     Raises:
-        NotData: it is something else, or larger than the limits.
+        NotDataError: it is something else, or larger than the limits.
     """
     kind, largest = type(value), float("inf")
     if limits is not None:
         limits.parts += 1
         largest = limits.largest
         if limits.parts > limits.most:
-            raise NotData(f"more than {limits.most} values")
+            raise NotDataError(f"more than {limits.most} values")
     if value is None or kind in _PLAIN:
         if kind is str and len(value) > largest:
-            raise NotData("a text that is too long")
+            raise NotDataError("a text that is too long")
         return value
     if isinstance(value, np.str_):
         return as_data(str(value), limits)
     if isinstance(value, np.ndarray | np.generic):
         if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8 or value.nbytes > largest:
-            raise NotData(f"an array of {value.dtype}")
+            raise NotDataError(f"an array of {value.dtype}")
         return value.copy()
     if kind is dict:
         if not all(type(key) in (str, int) for key in value):
-            raise NotData("a dict with other keys than texts and integers")
+            raise NotDataError("a dict with other keys than texts and integers")
         return {key: as_data(part, limits) for key, part in value.items()}
     if kind in (list, tuple, deque):
         parts = [as_data(part, limits) for part in value]
         return tuple(parts) if kind is tuple else parts
-    raise NotData(f"a {kind.__name__}")
+    raise NotDataError(f"a {kind.__name__}")
 
 
 def same_data(first: Any, second: Any) -> bool:
@@ -133,6 +137,39 @@ def generators_of(env: gym.Env) -> dict[Path, Any]:
     return {path: generator for path, generator, _ in _found(env) if generator is not None}
 
 
+def attributes_of(env: gym.Env) -> list[dict[str, Any]]:
+    """The attributes of an env and its wrappers as they are, those that can change in place as copies: quick enough for
+    every episode."""
+    return [
+        {name: _kept(value) if type(value) in _MUTABLE else value for name, value in vars(layer).items()}
+        for layer in layers(env)
+    ]
+
+
+def plain_attributes(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `attributes_of` that are plain values, for one layer."""
+    found = {}
+    for name, value in kept.items():
+        with suppress(NotDataError):
+            found[name] = as_data(value, Limits(LARGEST, MOST_PARTS))
+    return found
+
+
+def set_attributes(env: gym.Env, saved: Sequence[Mapping[str, Any]]) -> None:
+    """Give the layers of an env the attributes that they had."""
+    for layer, attributes in zip(layers(env), saved, strict=True):
+        for name, value in attributes.items():
+            if not _is_now(layer, name, value):
+                set_part(layer, name, value)
+
+
+def _kept(value: Any) -> Any:
+    try:
+        return as_data(value, Limits(LARGEST, MOST_KEPT))
+    except NotDataError:
+        return NOT_KEPT
+
+
 def put_back(env: gym.Env, memory: Mapping[str, Any]) -> str | None:
     """Give what differs from `memory_of` its saved value; the place of something that cannot be put back."""
     for path, state in memory["generators"]:
@@ -198,7 +235,7 @@ def _found(env: gym.Env) -> Iterator[tuple[Path, Any, Any]]:
         else:
             try:
                 yield path, None, as_data(value, limits)
-            except NotData:
+            except NotDataError:
                 if id(value) not in seen:
                     seen.add(id(value))
                     waiting.extend(((*path, key), part) for key, part in _parts(value, packages))

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.wrappers import PassiveEnvChecker
 
 from rlab.envs.env_memory import as_data, memory_of, put_back, set_generator, set_part
 from rlab.envs.generators import generator_state
@@ -67,7 +68,8 @@ WRAPPERS: dict[str, tuple[str, ...]] = {
         )
     },
     **{
-        f"gymnasium.wrappers.transform_action:{name}": () for name in ("DiscretizeAction", "ClipAction", "RescaleAction")
+        f"gymnasium.wrappers.transform_action:{name}": ()
+        for name in ("DiscretizeAction", "ClipAction", "RescaleAction")
     },
 }
 
@@ -107,7 +109,7 @@ class OwnState:
         """The state, as data.
 
         Raises:
-            NotData: what the env gave is not data.
+            NotDataError: what the env gave is not data.
         """
         own: Any = self._env.unwrapped
         return {"own": as_data(own.get_state()), "fields": _fields(self._wrappers), "memory": memory_of(self._env)}
@@ -155,10 +157,14 @@ def _fields(of: Sequence[gym.Env]) -> list[dict[str, Any]]:
     """The attributes that the tables name, for each of these layers."""
     tables = {**WRAPPERS, **ENVS}
     names = [tables[class_name(layer)] for layer in of]
-    return [{key: as_data(vars(one)[key]) for key in keys if key in vars(one)} for one, keys in zip(of, names, strict=True)]
+    return [
+        {key: as_data(vars(one)[key]) for key in keys if key in vars(one)} for one, keys in zip(of, names, strict=True)
+    ]
 
 
 def _set_fields(of: Sequence[gym.Env], saved: Sequence[Mapping[str, Any]]) -> None:
     for layer, fields in zip(of, saved, strict=True):
         for name, value in fields.items():
             set_part(layer, name, value)
+        if isinstance(layer, PassiveEnvChecker):  # what it checks once was checked
+            layer.checked_reset = layer.checked_step = layer.checked_data_reuse = True

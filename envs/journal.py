@@ -8,14 +8,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from rlab.envs.env_memory import Path, as_data, generators_of, held_at, memory_of, set_generator
+from rlab.envs.env_memory import Path, as_data, attributes_of, generators_of, held_at, memory_of, plain_attributes
 from rlab.envs.generators import generator_state
 
 LONGEST = 100_000  # steps of an episode that are kept and played again
 BLOCK = 1000  # actions that are packed into one array
 
 
-class Unsaved(Exception):
+class UnsavedError(Exception):
     """A state that cannot be saved; the message is a clause that says why."""
 
 
@@ -28,6 +28,13 @@ class Beginning:
     counters: dict[str, Any]  # of the `SubEnv`
     globals: dict[str, Any]  # of its `OwnGlobals`
     generators: list[tuple[Path, dict[str, Any]]]  # that the env held, before the reset
+    attributes: list[dict[str, Any]]  # of its layers, before the reset
+
+    @staticmethod
+    def of(saved: Mapping[str, Any]) -> "Beginning":
+        """From the state of a journal."""
+        generators = [(tuple(path), state) for path, state in saved["generators"]]
+        return Beginning(**{**saved, "generators": generators})
 
 
 class Journal:
@@ -50,7 +57,7 @@ class Journal:
         self._resets += 1
         states = [(path, self._state_at(path)) for path in self._paths]
         found = [(path, state) for path, state in states if state is not None]
-        self.beginning = Beginning(seed, options, counters, own_globals, found)
+        self.beginning = Beginning(seed, options, counters, own_globals, found, attributes_of(self._env))
         self._recent, self._blocks, self.total_reward = [], [], 0.0
 
     def add(self, action: Any, result: tuple[Any, float, bool, bool, Any]) -> None:
@@ -67,37 +74,43 @@ class Journal:
         """All that a replay needs, as data.
 
         Raises:
-            Unsaved: the episode is too long, or began with something that is not data.
+            UnsavedError: the episode is too long, or began with something that is not data.
         """
         began = self.beginning
         assert began is not None
         if len(self._blocks) * BLOCK >= LONGEST:
-            raise Unsaved(f"an episode has {LONGEST} steps or more, and rlab cannot read the env's state")
+            raise UnsavedError(f"an episode has {LONGEST} steps or more, and rlab cannot read the env's state")
         try:
             options = as_data(began.options)
         except TypeError as error:
-            raise Unsaved(f"its episode began with options that are not data: {error}") from None
+            raise UnsavedError(f"its episode began with options that are not data: {error}") from None
         obs, _, terminated, truncated, _ = self.result
         memory = memory_of(self._env)
         self._paths = [tuple(path) for path, _ in memory["generators"]]
         blocks = [*self._blocks, *([small(np.array(self._recent))] if self._recent else [])]
         return {
-            "seed": began.seed,
-            "options": options,
-            "counters": dict(began.counters),
-            "globals": began.globals,
-            "generators": [[list(path), state] for path, state in began.generators],
+            "beginning": {
+                "seed": began.seed,
+                "options": options,
+                "counters": began.counters,
+                "globals": began.globals,
+                "generators": [[list(path), state] for path, state in began.generators],
+                "attributes": [plain_attributes(layer) for layer in began.attributes],
+            },
             "actions": blocks,
             "result": [np.array(obs), terminated, truncated, self.total_reward],
             "memory": memory,
         }
 
-    def ends_as(self, result: Any) -> bool:
-        """Whether the episode is where it was saved: the last observation, how it ended, and its return."""
+    def difference(self, result: Any) -> str | None:
+        """What is not as it was saved: the last observation, how the episode ended, or its return."""
         obs, _, terminated, truncated, _ = self.result
         there = np.array(obs)
-        same = (there.dtype, there.shape, there.tobytes()) == (result[0].dtype, result[0].shape, result[0].tobytes())
-        return same and [terminated, truncated] == result[1:3] and self.total_reward == result[3]
+        if (there.dtype, there.shape, there.tobytes()) != (result[0].dtype, result[0].shape, result[0].tobytes()):
+            return "ended in another observation"
+        if [terminated, truncated] != result[1:3]:
+            return "ended in another way"
+        return None if self.total_reward == result[3] else "gave other rewards"
 
     def _state_at(self, path: Path) -> dict[str, Any] | None:
         try:
@@ -110,11 +123,6 @@ def actions_of(state: Mapping[str, Any], dtype: Any) -> Iterator[Any]:
     """The actions of a saved journal, one by one, as the vector env gave them."""
     for block in state["actions"]:
         yield from block.astype(dtype)
-
-
-def restore_generators(env: gym.Env, state: Mapping[str, Any]) -> bool:
-    """Let the generators that the env holds be where they were before the episode; false where one cannot."""
-    return all([set_generator(env, tuple(path), saved) for path, saved in state["generators"]])
 
 
 def small(actions: np.ndarray) -> np.ndarray:

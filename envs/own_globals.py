@@ -286,7 +286,10 @@ class _Settings(_Part):
         if own is None:
             return {"used": self.used, "own": None}
         dtype, records, errors = own
-        return {"used": self.used, "own": [None if dtype is None else str(dtype).removeprefix("torch."), records, errors]}
+        return {
+            "used": self.used,
+            "own": [None if dtype is None else str(dtype).removeprefix("torch."), records, errors],
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.used, self._own = bool(state["used"]), None

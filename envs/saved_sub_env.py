@@ -10,9 +10,9 @@ from typing import Any
 
 import gymnasium as gym
 
-from rlab.envs.env_memory import put_back
+from rlab.envs.env_memory import as_data, put_back, set_attributes, set_generator
 from rlab.envs.env_states import state_pair
-from rlab.envs.journal import Journal, Unsaved, actions_of, restore_generators
+from rlab.envs.journal import Beginning, Journal, UnsavedError, actions_of
 from rlab.envs.obs_packing import Packing
 from rlab.envs.own_globals import OwnGlobals
 from rlab.envs.sub_env import SubEnv
@@ -54,16 +54,14 @@ class SavedSubEnv(SubEnv):
         return result
 
     def save_state(self) -> dict[str, Any]:
-        """All that decides its future, as data: `{"why_not": a clause}` where that cannot be had."""
-        if self._begun == 0:
-            return {"why_not": "no episode had begun"}
+        """All that decides its future, as data: `{"why_not": a clause}` where that is impossible."""
         try:
             if self._pair is not None:
                 played = {"pair": self._pair.get()}
             else:
                 assert self._journal is not None
                 played = {"journal": self._journal.state()}
-        except Unsaved as error:
+        except UnsavedError as error:
             return {"why_not": str(error)}
         except KeyboardInterrupt:
             raise
@@ -107,22 +105,29 @@ class SavedSubEnv(SubEnv):
         self._own.load_state(state["globals"])
 
     def _replay(self, saved: Mapping[str, Any]) -> Iterator[str | None]:
-        journal = self._journal
+        """Play the episode again. An env may remember earlier episodes, so where it ends elsewhere it is played once
+        more, with the attributes that the env had when it began."""
+        journal, began, difference = self._journal, Beginning.of(saved["beginning"]), None
         assert journal is not None
-        self._set_counters(saved["counters"])
-        self._own.load_state(saved["globals"])
-        if not restore_generators(self.env, saved):
-            yield f"{self._name} no longer has the random generators that its episode began with"
-        self.reset(seed=saved["seed"], options=saved["options"])
-        for number, action in enumerate(actions_of(saved, self.action_space.dtype)):
-            self.step(action)
-            if number % CHECKED_EVERY == 0:
-                yield None
-        if not journal.ends_as(saved["result"]):
-            yield (
-                f"{self._name} draws from something that rlab cannot save: replaying its episode ended in another "
-                "observation"
-            )
+        for remembering in (False, True):
+            self._set_counters(began.counters)
+            self._own.load_state(began.globals)
+            if remembering:
+                set_attributes(self.env, began.attributes)
+            for path, state in began.generators:
+                if not set_generator(self.env, path, state):
+                    yield f"{self._name} no longer has the random generators that its episode began with"
+            self.reset(seed=began.seed, options=as_data(began.options))
+            for number, action in enumerate(actions_of(saved, self.action_space.dtype)):
+                self.step(action)
+                if number % CHECKED_EVERY == 0:
+                    yield None
+            difference = journal.difference(saved["result"])
+            if difference is None:
+                break
+        if difference is not None:
+            yield f"{self._name} draws from something that rlab cannot save: replaying its episode {difference}"
+        journal.beginning = began
         place = put_back(self.env, saved["memory"])
         if place is not None:
             yield f"{self._name} remembers in {place} what replaying its episode does not restore"
@@ -130,10 +135,6 @@ class SavedSubEnv(SubEnv):
     @property
     def _name(self) -> str:
         return type(self.env.unwrapped).__name__
-
-    @property
-    def _begun(self) -> int:
-        return self._earlier + self._steps
 
     def _counters(self) -> dict[str, Any]:
         """What decides when its own globals are in place and looked at again, and what errors say."""

@@ -20,7 +20,7 @@ def saved_envs(env: gym.vector.VectorEnv) -> Saved:
     if env.closed:
         return {"why_not": "its envs were closed before their state was saved"}
     if isinstance(env, SeededCartPole):
-        return {"state": env.get_state()} if env.state is not None else {"why_not": "no episode had begun"}
+        return {"state": env.get_state()}
     obstacle = _why_not(env)
     if obstacle is not None:
         return {"why_not": obstacle}
