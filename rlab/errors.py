@@ -23,6 +23,10 @@ class RlabError(Exception):
     exit_code = 1
 
 
+class DiskError(RlabError):
+    """The disk refused to take or to give something; the message names the path and the cause."""
+
+
 class UsageError(RlabError):
     """The request itself was wrong; the command line exits with code 2."""
 

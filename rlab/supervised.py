@@ -30,7 +30,7 @@ from rlab.networks.spec import StackedNetwork, build
 from rlab.networks.stacking import unstack
 from rlab.runs import files
 from rlab.runs.logs import MetricsLog
-from rlab.runs.weights import load_module, save_module
+from rlab.runs.weights import ModuleCopy, load_module, save_module
 from rlab.trust import Trust, in_force
 
 NETWORK = "network.json"
@@ -153,7 +153,7 @@ def save_network(
     Raises:
         RlabError: the disk refuses.
     """
-    save_module(Path(folder) / NETWORK, network, spec.to_json(), seeds, extra)
+    save_module(Path(folder) / NETWORK, ModuleCopy.of(network, spec.to_json(), seeds), extra)
 
 
 def load_network(folder: Path | str, trust: Trust = False) -> LoadedNetwork:

@@ -28,6 +28,7 @@ class ResumeOptions:
     judge: Literal["auto", "gymnasium"] | None = None
     max_episode_steps: int | None = None  # time limit of an env that has none, so that it can be judged
     checkpoint_every: int | None = None  # env steps between checkpoints
+    keep_checkpoints: int | None = None  # the newest ones
     log_every: int | None = None  # env steps between rows of metrics
     log: Literal["csv"] | None = None  # csv: metrics.csv and eval.csv, too, for spreadsheets
     log_episodes: bool = False  # one line of episodes.csv for every episode that training finished

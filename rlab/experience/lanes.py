@@ -11,7 +11,7 @@ from rlab.draws import in_program
 from rlab.experience.columns import Column
 from rlab.experience.fields import Field, storage_nbytes, stored_fields
 from rlab.experience.final_observations import NONE, FinalObservations
-from rlab.experience.storage_chunks import Chunk, chunks_of, load_chunks
+from rlab.experience.storage_chunks import Chunk, chunks_of, load_chunks, rows_of_chunk
 from rlab.experience.valid_rows import ValidRows
 
 
@@ -50,6 +50,7 @@ class Lanes:
         self.members, self.num_envs, self.lane_rows = members, num_envs, capacity // num_envs
         # One slot more than there are rows: the newest row's successor waits in the slot that is written next.
         self.slots = self.lane_rows + 1
+        self.chunk_rows = rows_of_chunk(members, num_envs, self.fields)
         lanes = (members, self.slots, num_envs)
         # Where each member's ring of places begins among those of all.
         self.first_places = torch.arange(members, device=self.device) * (self.slots * num_envs)
@@ -118,7 +119,8 @@ class Lanes:
     def state(self) -> dict[str, Any]:
         """What the chunks leave out: the clock of the lanes and the observation that waits behind the newest row."""
         waiting = self.read_lanes(self.rows_written, 1, "obs")["obs"][:, :, 0]
-        return {"rows_written": self.rows_written, "waiting_obs": waiting.contiguous().cpu().numpy()}
+        clock = {"rows_written": self.rows_written, "chunk_rows": self.chunk_rows}
+        return {**clock, "waiting_obs": waiting.contiguous().cpu().numpy()}
 
     def load(self, state: dict[str, Any], chunks: Iterable[dict[str, np.ndarray]]) -> None:
         """Fill empty storage from `state()` and the chunks of a checkpoint. What is written next are rows of the same
@@ -127,7 +129,7 @@ class Lanes:
         Raises:
             RlabError: the chunks have other fields or shapes, or rows are missing.
         """
-        self.rows_written = int(state["rows_written"])
+        self.rows_written, self.chunk_rows = int(state["rows_written"]), int(state["chunk_rows"])
         self.time.fill_(self.rows_written)
         load_chunks(self, chunks)
         self.list_valid_rows()

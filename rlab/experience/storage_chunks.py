@@ -1,6 +1,6 @@
-"""How the rows of a storage are written to a checkpoint: in chunks of fixed size, each written once it is complete."""
+"""How the rows of a storage are written to a checkpoint: in chunks of about equal bytes, each written once."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from rlab.errors import RlabError
 from rlab.experience.fields import Field
 from rlab.experience.final_observations import FinalObservations
 
-CHUNK_ROWS = 4096  # rows of time in one chunk
+CHUNK_BYTES = 4 * 2**20  # of one chunk, over all members
 
 
 class Rows(Protocol):
@@ -21,6 +21,7 @@ class Rows(Protocol):
     num_envs: int
     lane_rows: int  # the most rows of time that are held
     rows_written: int
+    chunk_rows: int  # rows of time in one chunk
     fields: tuple[Field, ...]
     finals: FinalObservations
 
@@ -45,12 +46,22 @@ class Chunk:
         return read_chunk(self.storage, self.index)
 
 
+def rows_of_chunk(members: int, num_envs: int, fields: Sequence[Field]) -> int:
+    """How many rows of time make up one chunk. It must not change while a storage lives: chunks go by their index."""
+    return max(1, CHUNK_BYTES // (members * num_envs * sum(f.nbytes for f in fields)))
+
+
 def chunks_of(storage: Rows) -> Iterator[Chunk]:
     """The chunks that hold the present rows, oldest first."""
-    written = storage.rows_written
-    for index in range((written - storage.rows) // CHUNK_ROWS, -(-written // CHUNK_ROWS)):
-        # The newest row may still change, when a resumed run cuts its episode.
-        yield Chunk(index, (index + 1) * CHUNK_ROWS < written, storage)
+    written, size = storage.rows_written, storage.chunk_rows
+    for index in range((written - storage.rows) // size, -(-written // size)):
+        yield Chunk(index, index < complete_chunks(storage), storage)
+
+
+def complete_chunks(storage: Rows) -> int:
+    """How many chunks have been completed so far. The newest row may still change, when a resumed run cuts its
+    episode, so that a complete chunk has a row behind it."""
+    return max(0, storage.rows_written - 1) // storage.chunk_rows
 
 
 def read_chunk(storage: Rows, index: int) -> dict[str, np.ndarray]:
@@ -58,8 +69,8 @@ def read_chunk(storage: Rows, index: int) -> dict[str, np.ndarray]:
 
     `final_obs [k, *obs]` holds the hidden final observations, `final_at [k, 3]` their member, env and row.
     """
-    first = max(index * CHUNK_ROWS, storage.rows_written - storage.rows)
-    steps = min((index + 1) * CHUNK_ROWS, storage.rows_written) - first
+    first = max(index * storage.chunk_rows, storage.rows_written - storage.rows)
+    steps = min((index + 1) * storage.chunk_rows, storage.rows_written) - first
     read = storage.read_lanes(first, steps, *(f.name for f in storage.fields))
     arrays = {name: values.contiguous().cpu().numpy() for name, values in read.items()}
     arrays["final_at"], arrays["final_obs"] = storage.finals.of_rows(first, steps)

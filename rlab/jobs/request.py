@@ -23,6 +23,7 @@ CALL, OF_ENV = ("out", "progress", "trust", "listeners", "experiment"), ("env_kw
 # Settings that say how a run is watched and where it runs, and change nothing of what is learned.
 BOOKKEEPING = frozenset(
     {"log", "log_every", "log_episodes", "eval_every", "eval_episodes", "final_eval_episodes", "checkpoint_every"}
+    | {"keep_checkpoints"}
     | {"eval_envs", "eval_alone", "judge", "film_every", "device", "devices", "compile", "threads", "vector", "seed"}
 )
 # What may change when a run goes on: the budget, what does not touch what is learned, and a time limit for an env that
@@ -31,7 +32,8 @@ BUDGETS = ("env_steps", "updates")
 CHANGEABLE = (
     *BUDGETS,
     *("eval_every", "eval_episodes", "final_eval_episodes", "eval_envs", "eval_alone", "judge"),
-    *("checkpoint_every", "log_every", "log", "log_episodes", "film_every", "max_episode_steps", "device"),
+    *("checkpoint_every", "keep_checkpoints", "log_every", "log", "log_episodes", "film_every", "max_episode_steps"),
+    "device",
 )
 A_DATASET = "a folder of demonstrations, or what rlab.collect returned"
 

@@ -1,21 +1,34 @@
-"""The listener that saves a run: its checkpoint and its policies."""
+"""The listener that saves a run: its checkpoints and its policies, written by a thread while training goes on."""
 
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
 
+from rlab.errors import DiskError, RlabError
 from rlab.experience.demonstrations import Demonstrations
 from rlab.experience.storage import Storage
+from rlab.experience.storage_chunks import Chunk, complete_chunks
 from rlab.jobs.request import Request
 from rlab.learning.best import BestPolicy
 from rlab.learning.contract import Agent
 from rlab.learning.finite import check_saved
 from rlab.learning.loop import Loop
+from rlab.places import warn
 from rlab.randomness import generator_states
-from rlab.runs.checkpoint import save_checkpoint
-from rlab.runs.folder import RunFolder
-from rlab.runs.policies import save_policy
+from rlab.runs.checkpoint import CheckpointWriter, Snapshot, snapshot
+from rlab.runs.folder import CONFIG, RunFolder
+from rlab.runs.policies import copied, save_policy
+from rlab.runs.weights import ModuleCopy
+
+PAUSES = (0.5, 1.5)  # seconds before another try, where the disk refused one
+PATIENCE = 0.1  # seconds that training waits for the disk with a chunk that need not be written yet
 
 
 class Saved(Protocol):
@@ -30,37 +43,250 @@ class Saved(Protocol):
     resumed_at: list[int]
 
 
-class Saver:
-    """Writes a checkpoint and the policies whenever the loop says so."""
+class Log(Protocol):
+    """A log, which must have got as far as a checkpoint before that counts."""
 
-    def __init__(self, session: Saved, folder: RunFolder) -> None:
-        self._session, self._folder = session, folder
+    def sync(self) -> None: ...
+
+
+class Worker:
+    """Does one thing after another in a thread, which lives only while there is something to do: a process that forks
+    between two saves has none. What it failed with waits until somebody asks."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+
+    def do(self, job: Callable[[], Any]) -> None:
+        """Begin with a job, once the one before it is done. Where that failed nothing is begun."""
+        self.wait()
+        if self._error is None:
+            self._thread = threading.Thread(target=self._run, args=(job,), name="saving", daemon=True)
+            self._thread.start()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until nothing is being done, at most so long; whether nothing is."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+            if self._thread.is_alive():
+                return False
+            self._thread = None
+        return True
+
+    def failure(self) -> DiskError | None:
+        """What the disk refused since the last call.
+
+        Raises:
+            Exception: a job failed otherwise.
+        """
+        error, self._error = self._error, None
+        if error is None or isinstance(error, DiskError):
+            return error
+        raise error
+
+    def do_here(self, job: Callable[[], Any]) -> None:
+        """Do a job in this thread, as `do` would in another."""
+        self.wait()
+        if self._error is None:
+            self._run(job)
+
+    def close(self) -> None:
+        """Leave as soon as the job that is being done is over or between two tries."""
+        self._stop.set()
+        self.wait()
+
+    def _run(self, job: Callable[[], Any]) -> None:
+        """Three tries."""
+        for pause in (*PAUSES, None):
+            try:
+                job()
+            except DiskError as error:
+                if pause is None or self._stop.wait(pause):
+                    self._error = error
+                    return
+            except BaseException as error:  # it comes out where somebody asks
+                self._error = error
+                return
+            else:
+                return
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A chunk as a save has it: copied, or on the disk already."""
+
+    index: int
+    complete: bool
+    content: dict[str, np.ndarray] | None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        if self.content is None:
+            raise DiskError(f"chunk {self.index} of the checkpoint has vanished from the disk")
+        return self.content
+
+
+Policies = list[tuple[Path, ModuleCopy, dict[str, Any]]]  # where each goes, and the facts that are kept with it
+
+
+class Saver:
+    """Writes a checkpoint and the policies whenever the loop says so. Use it as a context manager.
+
+    A save copies what may change on the thread that trains, at most one chunk of the storage among it, and leaves the
+    writing to a worker. Chunks are handed over as they are completed, so that little is left to do when a save is due.
+    Where the disk refuses a save three times, that is warned of and training goes on: the checkpoint before is whole,
+    and the next save tries again.
+
+    Args:
+        session: what is saved.
+        folder: the run's.
+        logs: they must have got as far as a checkpoint before that counts.
+        base: the number of the checkpoint that the run goes on from; None where it begins.
+        at_once: be done with a save before `on_save` returns: somebody looks at the files next.
+    """
+
+    def __init__(
+        self, session: Saved, folder: RunFolder, logs: Sequence[Log], base: int | None, at_once: bool = False
+    ) -> None:
+        self._session, self._folder, self._logs, self._at_once = session, folder, logs, at_once
+        self._writer = CheckpointWriter(folder, session.request.run.keep_checkpoints, base)
+        self._worker = Worker()
+        self._complete = complete_chunks(session.storage)  # how many chunks were when it was last looked at
+        self._kept = "nothing of it is saved yet" if base is None else "it is kept as it was before it was resumed"
+        self._saved: tuple[int, float] | None = None  # the run's time and the clock's at the last save that succeeded
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for what is being written; a second Ctrl+C does not wait for another try."""
+        if isinstance(error, Exception):
+            self._worker.wait()
+        self._worker.close()
 
     def on_metrics(self, env_steps: int, metrics: Mapping[str, Any]) -> None:
-        """Nothing to save."""
+        """Say where the last save failed, if that is known by now."""
+        if self._worker.wait(0.0):
+            self.settle()
 
     def on_evaluation(self, env_steps: int, returns: np.ndarray, lengths: np.ndarray) -> None:
         """Nothing to save: the best weights travel in the checkpoint until it is written."""
 
+    def on_cycle(self) -> None:
+        """Hand over the chunks that are complete since the last call, if the next save that is due will need them."""
+        storage = self._session.storage
+        complete = complete_chunks(storage)
+        if complete == self._complete:
+            return
+        first, self._complete = self._complete, complete
+        oldest = self._rows_at_next_save() - storage.lane_rows
+        for index in range(first, complete):
+            if (index + 1) * storage.chunk_rows > oldest and self._worker.wait(PATIENCE):
+                self._hand_over(Chunk(index, True, storage))
+
     def on_save(self, env_steps: int) -> None:
-        """The checkpoint first: it is what a resumed run starts from.
+        """Copy what may change, and have it written.
 
         Raises:
-            RlabError: something is not finite, or the disk refuses. The last save stays.
+            RlabError: something is not finite, or the folder of the run is gone. The last save stays.
+        """
+        self.settle()
+        session = self._session
+        state = snapshot(self._state())
+        for log in self._logs:
+            self._worker.do_here(log.sync)
+        chunks = list(session.storage.chunks())
+        for chunk in chunks:
+            if chunk.complete:
+                self._hand_over(chunk)
+        pieces = [_Piece(each.index, each.complete, None if each.complete else each.arrays()) for each in chunks]
+        self._worker.do(partial(self._write, env_steps, state, pieces, self._policies(env_steps)))
+        if self._at_once:
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait until the last save is written; warn where it failed.
+
+        Raises:
+            RlabError: the folder of the run is gone.
+        """
+        self._worker.wait()
+        error = self._worker.failure()
+        if error is None:
+            return
+        self._check_folder()
+        warn(f"the run could not be saved: {error}. It goes on, and the next save tries again; {self._last_good()}")
+
+    def finish(self) -> None:
+        """Wait until the last save is written.
+
+        Raises:
+            DiskError: it failed.
+            RlabError: the folder of the run is gone.
+        """
+        self._worker.wait()
+        error = self._worker.failure()
+        if error is not None:
+            self._check_folder()
+            raise DiskError(f"the run could not be saved: {error}; {self._last_good()}") from error
+
+    def _state(self) -> dict[str, Any]:
+        """All that a checkpoint has besides the rows of the storage.
+
+        Raises:
+            RlabError: something is not finite.
         """
         session = self._session
-        state: dict[str, Any] = {
+        demonstrations = session.demonstrations
+        state = {
             "loop": session.loop.state(),
             "best": session.best.kept.state(),
             "resumed_at": session.resumed_at,
             "generators": generator_states(),
+            "storage": session.storage.state(),
+            "demonstrations": None if demonstrations is None else demonstrations.state(),
         }
-        state["storage"] = session.storage.state()
-        state["demonstrations"] = None if session.demonstrations is None else session.demonstrations.state()
         check_saved(state, session.request.run.training_seeds)
-        save_checkpoint(self._folder, state, session.storage.chunks())
+        return state
+
+    def _hand_over(self, chunk: Chunk) -> None:
+        """Have a complete chunk written, if it is not. It is copied when the one before is written."""
+        self._worker.wait()
+        if not self._writer.has(chunk):
+            self._worker.do(partial(self._writer.write_chunk, chunk.index, True, chunk.arrays()))
+
+    def _rows_at_next_save(self) -> int:
+        """The rows of time that will have been written when the next save is due."""
+        clock, every = self._session.loop.clock, self._session.request.run.checkpoint_every
+        due = min((clock.env_steps // every + 1) * every, clock.total_env_steps)
+        return self._session.storage.rows_written + -(-(due - clock.env_steps) // clock.per_step)
+
+    def _policies(self, env_steps: int) -> Policies:
+        session = self._session
         facts = {"agent": session.request.agent, "env": session.request.env.to_json()}
-        save_policy(self._folder.policy, session.agent.policy(), {**facts, session.request.unit: env_steps})
-        best = session.best.policy()
-        if best is not None:
-            save_policy(self._folder.best, best, {**facts, "best_at": session.best.kept.reached_at.tolist()})
+        live = copied(session.agent.policy())
+        found: Policies = [(self._folder.policy, live, {**facts, session.request.unit: env_steps})]
+        if (best := session.best.policy()) is not None:
+            reached = {"best_at": session.best.kept.reached_at.tolist()}
+            found.append((self._folder.best, copied(best), {**facts, **reached}))
+        return found
+
+    def _write(self, env_steps: int, state: Snapshot, pieces: Sequence[_Piece], policies: Policies) -> None:
+        """The checkpoint first: it is what a resumed run starts from."""
+        self._writer.commit(state, pieces)
+        for place, policy, facts in policies:
+            save_policy(place, policy, facts)
+        self._saved = env_steps, time.monotonic()
+
+    def _last_good(self) -> str:
+        if self._saved is None:
+            return self._kept
+        at, moment = self._saved
+        unit = self._session.request.unit.replace("_", " ")
+        return f"the last good save is {time.monotonic() - moment:.0f} s old, of {at:,} {unit}"
+
+    def _check_folder(self) -> None:
+        if not (self._folder.path / CONFIG).exists():
+            raise RlabError(f"{self._folder.path} is gone, so that nothing of the run can be saved")

@@ -45,7 +45,7 @@ from rlab.networks.spaces import Space
 from rlab.networks.summary import shapes
 from rlab.places import warn
 from rlab.randomness import load_generator_states
-from rlab.runs.checkpoint import has_checkpoint, load_checkpoint
+from rlab.runs.checkpoint import has_checkpoint, newest_checkpoint
 from rlab.runs.folder import RunFolder
 from rlab.runs.listing import whole_steps
 from rlab.runs.logs import MetricsLog
@@ -101,6 +101,7 @@ class Session:
         self.best = BestPolicy(self.agent)
         self.unlearned: str | None = None  # a warning, where the whole budget has passed without an update
         self._warned_of_no_ending = False
+        self._base: int | None = None  # the number of the checkpoint that the run goes on from
         self.resumed_at: list[int] = []  # times at which the run was taken up again otherwise than exactly
 
     def _look_at_env(self, undo: ExitStack) -> tuple[tuple[Space, Space], GymVectorEnv | None]:
@@ -196,8 +197,9 @@ class Session:
                     asked_for = [EpisodeLog(folder.path, resume_at)] if run.log_episodes else []
                     rest = [logs.enter_context(closing(each)) for each in asked_for]
                     films = self._films(folder, resume_at, log)
-                    hearing: list[LoopListener] = [self.best, log, *rest, *films, Saver(self, folder), *listeners]
-                    hearing.append(audience)
+                    at_once = audience.hears("on_save")
+                    self._saver = logs.enter_context(Saver(self, folder, [log, *rest], self._base, at_once))
+                    hearing: list[LoopListener] = [self.best, log, *rest, *films, self._saver, *listeners, audience]
                     on_episodes: list[Hear] = [each.on_episodes for each in rest]
                     on_episodes += [audience.on_episodes] if audience.hears("on_episode") else []
                     loop = self._loop(partial(self._stops, stop, audience), hearing, on_episodes)
@@ -228,6 +230,7 @@ class Session:
 
         `verdict` asks for the run's result, not for one of the evaluations during training.
         """
+        self._saver.settle()  # whatever judging does to the process, nothing that was learned is lost
         learns_in_env, last = isinstance(self.loop, EnvLoop), self.loop.finished
         alone = self.request.run.eval_alone and learns_in_env
         if last or alone:
@@ -267,12 +270,8 @@ class Session:
         """The state of the last checkpoint, its rows already in the storage; None where nothing was saved."""
         if not has_checkpoint(folder):
             return None
-        state, chunks = load_checkpoint(folder)
-        if "storage" not in state:
-            raise RlabError(
-                f"the checkpoint of {folder.name} was written by an older version of rlab and cannot be continued; "
-                "its policy still plays, and rlab finetune begins from it."
-            )
+        found = newest_checkpoint(folder)
+        state, chunks, self._base = found.state, found.chunks, found.number
         check_saved(state, self.request.run.training_seeds)
         self.storage.load(state["storage"], (chunk.arrays() for chunk in chunks))
         if self.demonstrations is not None:
@@ -308,11 +307,16 @@ class Session:
         self, should_stop: Callable[[], bool], listeners: Sequence[LoopListener], on_episodes: Sequence[Hear]
     ) -> Loop:
         run = self.request.run
+
+        def between_cycles() -> bool:
+            self._saver.on_cycle()
+            return should_stop()
+
         rest = (
             Periods(run.log_every, run.eval_every, run.checkpoint_every),
             self.evaluate,
             listeners,
-            should_stop,
+            between_cycles,
         )
         kind, programs = self._source.loop, self.engine.programs()
         if issubclass(kind, EnvLoop):
@@ -334,17 +338,21 @@ class Session:
 
     def _run(self, loop: Loop, folder: RunFolder) -> bool:
         try:
-            return loop.run()
+            finished = loop.run()
+            self._saver.finish()
         except JudgementError as error:
+            self._saver.settle()
             reached = f"{loop.clock.env_steps:,} {self.request.unit.replace('_', ' ')}"
             resume = partial(resume_command, folder.name, folder.config)
             raise judging_failed(error, resume, loop.finished, reached) from error
         except RlabError as error:
+            self._saver.settle()
             kept = "It had not been saved yet."
             if has_checkpoint(folder):
                 again = resume_command(folder.name, folder.config)
                 kept = f"The run is kept up to its last save; once that is fixed: {again}"
             raise type(error)(f"{str(error).rstrip('.')}. {kept}") from error
+        return finished
 
 
 def only_here(env_id: str) -> str:

@@ -1,27 +1,35 @@
 """Checkpoints: the full training state on the disk, of which a crash at any instant leaves the previous one whole.
 
-checkpoint/checkpoint.json           the one commit point: names and SHA-256 of everything below, replaced last
-checkpoint/state-<sha>.json          the structure of the state
+checkpoint/checkpoint-<n>.json       a commit: names and SHA-256 of all that belongs to it, written last; the newest few
+checkpoint/state-<sha>.json          the structure of a state
 checkpoint/state-<sha>.safetensors   its tensors
 checkpoint/chunk-<index>-<sha>.safetensors   the replay, in chunks; a complete one is written once and for all
+
+What no commit names any more is deleted once a newer one is on the disk.
 """
 
+import contextlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from torch import Tensor
 
 from rlab.errors import RlabError
+from rlab.places import warn
 from rlab.runs import files
 from rlab.runs.encoding import State, decode, encode
 from rlab.runs.folder import RunFolder
 from rlab.runs.tensors import arrays_from_bytes, arrays_to_bytes, tensors_from_bytes, tensors_to_bytes
 
-CHECKPOINT = "checkpoint.json"
+COMMIT = re.compile(r"checkpoint-(\d{6,15})\.json")
+OLDER = "checkpoint.json"  # what earlier versions had in place of commits
 TENSORS = ".safetensors"
+KEPT = 2  # checkpoints
 
 
 class Chunk(Protocol):
@@ -40,11 +48,11 @@ class Chunk(Protocol):
 
 @dataclass(frozen=True)
 class StoredChunk:
-    """A chunk of a saved checkpoint; it can be read until the next checkpoint is saved."""
+    """A chunk of a saved checkpoint; it can be read as long as that is kept."""
 
     index: int
     complete: bool
-    folder: Path
+    commit: Path
     entry: dict[str, Any]  # name and SHA-256 of the file
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -53,87 +61,224 @@ class StoredChunk:
         Raises:
             RlabError: it is missing, changed or damaged.
         """
-        data = files.read_checked(self.folder, self.entry, _stem(self.index), TENSORS, self.folder / CHECKPOINT)
-        return arrays_from_bytes(data, self.folder / self.entry["name"])
+        return arrays_from_bytes(self.content(), self.commit.parent / self.entry["name"])
+
+    def content(self) -> bytes:
+        """The bytes of the file; raises as `arrays`."""
+        return files.read_checked(self.commit.parent, self.entry, _stem(self.index), TENSORS, self.commit)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was found whole."""
+
+    number: int  # of its commit
+    state: State
+    chunks: list[StoredChunk]  # by index
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A training state as it was at one moment: nothing in it changes when training goes on."""
+
+    structure: Any  # JSON
+    tensors: dict[str, Tensor]  # on the CPU
+
+
+def snapshot(state: Mapping[str, Any]) -> Snapshot:
+    """A copy of nested dicts, lists and tuples with torch tensors, NumPy arrays and JSON values at the leaves.
+
+    Raises:
+        TypeError: the state holds something else; the message names the place.
+    """
+    structure, tensors = encode(state)
+    return Snapshot(structure, {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()})
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of a run, one after another. One thread at a time may use it.
+
+    Args:
+        run: whose; its folder is held by this process.
+        keep: how many checkpoints stay; the newest are kept.
+        base: the number of the one that the run goes on from; None where it begins. What is newer belongs to a future
+            that did not happen, or is damaged: it goes with the next save.
+    """
+
+    def __init__(self, run: RunFolder, keep: int = KEPT, base: int | None = None) -> None:
+        self._folder, self._keep = run.checkpoint, keep
+        self._named: dict[int, set[str]] = {}  # what each commit that counts names, the oldest first
+        self._chunks: dict[int, dict[str, Any]] = {}  # complete chunks on the disk, by index
+        self._begun = False
+        for number in commits(self._folder) if base is not None else ():
+            if number <= base:
+                with contextlib.suppress(RlabError):
+                    self._named[number] = _names(_read_commit(self._path(number)))
+        if base is not None:
+            entries = _read_commit(self._path(base))["chunks"]
+            self._chunks = {entry["index"]: entry for entry in entries if entry["complete"]}
+
+    def has(self, chunk: Chunk) -> bool:
+        """Whether a chunk is on the disk as it is."""
+        entry = self._chunks.get(chunk.index)
+        return chunk.complete and entry is not None and (self._folder / entry["name"]).is_file()
+
+    def write_chunk(self, index: int, complete: bool, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Write a chunk, ahead of the checkpoints that will name it.
+
+        Raises:
+            DiskError: the disk refuses.
+        """
+        self._begin()
+        named = files.write_named(self._folder, _stem(index), arrays_to_bytes(arrays), TENSORS)
+        entry = {"index": index, "complete": complete, **named}
+        if complete:
+            self._chunks[index] = entry
+        return entry
+
+    def commit(self, state: Snapshot, chunks: Iterable[Chunk]) -> None:
+        """Write a checkpoint of a state and of chunks, those that are not written yet first; then delete what it makes
+        superfluous.
+
+        Raises:
+            DiskError: the disk refuses, and the previous checkpoints stay.
+        """
+        self._begin()
+        # Python's float repr round-trips, so the state comes back to the bit.
+        text = json.dumps({"format": files.FORMAT, "state": state.structure}, allow_nan=False).encode()
+        entries = [
+            self._chunks[chunk.index]
+            if self.has(chunk)
+            else self.write_chunk(chunk.index, chunk.complete, chunk.arrays())
+            for chunk in chunks
+        ]
+        content = {
+            "chunks": entries,
+            "structure": files.write_named(self._folder, "state", text, ".json"),
+            "tensors": files.write_named(self._folder, "state", tensors_to_bytes(state.tensors), TENSORS),
+        }
+        number = max(commits(self._folder), default=0) + 1
+        files.write_json(self._path(number), content)
+        self._named[number] = _names(content)
+        self._named = dict(list(self._named.items())[-self._keep :])
+        first = min((entry["index"] for entry in entries), default=0)
+        self._chunks = {index: entry for index, entry in self._chunks.items() if index >= first}
+        self._delete_the_rest()
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"checkpoint-{number:06d}.json"
+
+    def _begin(self) -> None:
+        """Clean up behind writers that were killed; the folder is made where it is missing."""
+        if self._begun:
+            files.check_folder(self._folder)
+            return
+        files.make_folder(self._folder)
+        files.clean(self._folder)
+        self._begun = True
+
+    def _delete_the_rest(self) -> None:
+        """Delete commits first: what they name may be missing then, which no other commit shows."""
+        files.keep_only(self._folder, {self._path(number).name for number in self._named}, "checkpoint*.json")
+        named = {entry["name"] for entry in self._chunks.values()}.union(*self._named.values())
+        files.keep_only(self._folder, named, "state-*")
+        files.keep_only(self._folder, named, "chunk-*")
 
 
 def has_checkpoint(run: RunFolder) -> bool:
-    """Whether the run has saved a checkpoint."""
-    return (run.checkpoint / CHECKPOINT).is_file()
+    """Whether the run has saved a checkpoint, whatever became of it."""
+    return bool(commits(run.checkpoint)) or (run.checkpoint / OLDER).is_file()
 
 
-def save_checkpoint(run: RunFolder, state: Mapping[str, Any], chunks: Iterable[Chunk] = ()) -> None:
-    """Replace the checkpoint of a run.
+def save_checkpoint(run: RunFolder, state: Mapping[str, Any], chunks: Iterable[Chunk] = (), keep: int = KEPT) -> None:
+    """Add a checkpoint to those of a run, of which `keep` stay; see `snapshot` for what a state may hold.
 
-    `state` is nested dicts, lists and tuples with torch tensors, NumPy arrays and JSON values at the leaves. Complete
-    chunks that the previous checkpoint has are kept as they are; chunks that are not named any more are deleted.
+    Complete chunks that the newest checkpoint has are kept as they are.
 
     Raises:
-        RlabError: the disk refuses, and the previous checkpoint stays.
-        TypeError: the state holds something else; the message names the place.
+        DiskError: the disk refuses, and the previous checkpoints stay.
+        TypeError: as of `snapshot`.
     """
-    folder = run.checkpoint
-    files.make_folder(folder)
-    files.clean(folder)
-    kept = {entry["index"]: entry for entry in _chunk_entries(folder) if entry["complete"]}
-    structure, tensors = encode(state)
-    # Python's float repr round-trips, so the state comes back to the bit.
-    text = json.dumps({"format": files.FORMAT, "state": structure}, allow_nan=False).encode()
-    entries = [_saved_chunk(folder, chunk, kept) for chunk in chunks]
-    parts = {
-        "structure": files.write_named(folder, "state", text, ".json"),
-        "tensors": files.write_named(folder, "state", tensors_to_bytes(tensors), TENSORS),
-    }
-    files.write_json(folder / CHECKPOINT, {"chunks": entries, **parts})
-    named = {entry["name"] for entry in (*entries, *parts.values())}
-    files.keep_only(folder, named, "state-*")
-    files.keep_only(folder, named, "chunk-*")
+    copied = snapshot(state)
+    CheckpointWriter(run, keep, max(commits(run.checkpoint), default=None)).commit(copied, chunks)
 
 
 def load_checkpoint(run: RunFolder) -> tuple[State, list[StoredChunk]]:
-    """The state and the chunks, by index, of the last checkpoint; a chunk is read when its `arrays()` is called.
+    """The state and the chunks of `newest_checkpoint`; a chunk is read when its `arrays()` is called."""
+    found = newest_checkpoint(run)
+    return found.state, found.chunks
+
+
+def newest_checkpoint(run: RunFolder) -> Checkpoint:
+    """The newest checkpoint that is whole, every file of it read and checked; of a newer one that is damaged a warning
+    says what is wrong.
 
     Raises:
-        RlabError: there is none, or one line on what is missing, changed or damaged.
+        RlabError: there is none; or of those that there are none is whole, and one line says what is missing, changed
+            or damaged in the newest.
     """
-    folder = run.checkpoint
-    if not has_checkpoint(run):
-        raise RlabError(f"{run.path} has no checkpoint to resume from")
-    commit = folder / CHECKPOINT
-    data = files.read_json(commit)
-    text = files.read_checked(folder, data.get("structure"), "state", ".json", commit)
-    tensors = files.read_checked(folder, data.get("tensors"), "state", TENSORS, commit)
-    named = tensors_from_bytes(tensors, folder / data["tensors"]["name"])
-    where = folder / data["structure"]["name"]
+    return files.settled(lambda: _newest(run), lambda: commits(run.checkpoint))
+
+
+def commits(folder: Path) -> list[int]:
+    """The numbers of the commits in a checkpoint folder, in order."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(match[1]) for path in folder.iterdir() if (match := COMMIT.fullmatch(path.name)))
+
+
+def _newest(run: RunFolder) -> Checkpoint:
+    folder, damages = run.checkpoint, []
+    for number in reversed(commits(folder)):
+        try:
+            found = _loaded(folder / f"checkpoint-{number:06d}.json", number)
+        except RlabError as error:
+            damages.append(error)
+            continue
+        for damage in damages:
+            warn(f"{damage}. {run.name} goes on from the checkpoint before it")
+        return found
+    if damages:
+        raise damages[0]
+    if (folder / OLDER).is_file():
+        raise RlabError(
+            f"the checkpoint of {run.name} was written by an older version of rlab and cannot be continued; "
+            "its policy still plays, and rlab finetune begins from it."
+        )
+    raise RlabError(f"{run.path} has no checkpoint to resume from")
+
+
+def _loaded(commit: Path, number: int) -> Checkpoint:
+    folder, content = commit.parent, _read_commit(commit)
+    text = files.read_checked(folder, content["structure"], "state", ".json", commit)
+    tensors = files.read_checked(folder, content["tensors"], "state", TENSORS, commit)
+    named = tensors_from_bytes(tensors, folder / content["tensors"]["name"])
+    where = folder / content["structure"]["name"]
     structure = files.parse_json(text, where)
     try:
         state = decode(structure["state"], named)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise RlabError(f"{where} is broken ({type(error).__name__}: {error})") from error
-    chunks = [StoredChunk(entry["index"], entry["complete"], folder, entry) for entry in _chunk_entries(folder)]
+    chunks = [StoredChunk(entry["index"], entry["complete"], commit, entry) for entry in content["chunks"]]
     for chunk in chunks:
-        if not (folder / str(chunk.entry.get("name"))).is_file():
-            raise RlabError(f"{folder / str(chunk.entry.get('name'))} is missing, and {commit} needs it")
-    return state, sorted(chunks, key=lambda chunk: chunk.index)
+        chunk.content()
+    return Checkpoint(number, state, sorted(chunks, key=lambda chunk: chunk.index))
 
 
-def _saved_chunk(folder: Path, chunk: Chunk, kept: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
-    entry = kept.get(chunk.index)
-    if chunk.complete and entry is not None and (folder / entry["name"]).is_file():
-        return entry
-    saved = files.write_named(folder, _stem(chunk.index), arrays_to_bytes(chunk.arrays()), TENSORS)
-    return {"index": chunk.index, "complete": chunk.complete, **saved}
-
-
-def _chunk_entries(folder: Path) -> list[dict[str, Any]]:
-    """The chunks that the commit point lists; none where there is no checkpoint yet."""
-    path = folder / CHECKPOINT
-    if not path.is_file():
-        return []
-    entries = files.read_json(path).get("chunks")
+def _read_commit(path: Path) -> dict[str, Any]:
+    """A commit, which names `chunks`, `structure` and `tensors`. Raises RlabError where it is broken."""
+    content = files.read_json(path)
+    entries = content.get("chunks")
     if not isinstance(entries, list) or not all(_is_chunk_entry(entry) for entry in entries):
         raise RlabError(f"{path} is broken: 'chunks' must be a list of objects with index, complete, name and sha256")
-    return entries
+    if not all(isinstance(content.get(part), dict) for part in ("structure", "tensors")):
+        raise RlabError(f"{path} is broken: 'structure' and 'tensors' must be objects with name and sha256")
+    return content
+
+
+def _names(content: Mapping[str, Any]) -> set[str]:
+    """The files that a commit names."""
+    return {entry["name"] for entry in (*content["chunks"], content["structure"], content["tensors"])}
 
 
 def _is_chunk_entry(entry: Any) -> bool:

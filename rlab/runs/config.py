@@ -33,6 +33,7 @@ class RunConfig:
     # auto: evaluations during training are played as tensors where training is; the last one in Gymnasium's env always
     judge: Literal["auto", "gymnasium"] = "auto"
     checkpoint_every: int = 10_000  # env steps between checkpoints
+    keep_checkpoints: int = 2  # the newest ones; where one is damaged the one before it is gone on from
     log_every: int = 1_000  # env steps between rows of metrics
     log: Literal["csv"] | None = None  # csv: metrics.csv and eval.csv, too, for spreadsheets
     film_every: int = 0  # env steps between films of a greedy episode of the first seed; 0: none
@@ -44,7 +45,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_counts(self, "env_steps", "updates", "seeds", "num_envs", "eval_episodes", "eval_envs")
-        check_counts(self, "checkpoint_every", "log_every", "threads")
+        check_counts(self, "checkpoint_every", "keep_checkpoints", "log_every", "threads")
         check_shares_below_one(self, "sparsity")
         check_not_negative(self, "film_every", "seed", "eval_every", "final_eval_episodes")
 

@@ -55,9 +55,13 @@ def _records(path: Path) -> Iterator[bytes]:
 
 
 def _stays(record: bytes, time: int, judged_again: bool) -> bool:
+    from google.protobuf.message import DecodeError
     from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
 
-    event: Any = Event.FromString(record[LENGTH.size + CHECKSUM : -CHECKSUM])
+    try:
+        event: Any = Event.FromString(record[LENGTH.size + CHECKSUM : -CHECKSUM])
+    except DecodeError:  # it was damaged
+        return False
     tags = [value.tag for value in event.summary.value]
     points = any(value.HasField("simple_value") or value.HasField("image") for value in event.summary.value)
     again = judged_again and event.step == time and any(tag.startswith(JUDGED) for tag in tags)

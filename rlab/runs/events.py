@@ -7,17 +7,26 @@
 TensorBoard calls a curve by the folder that its file lies in, so that files lie in the run's folder itself.
 """
 
+import io
+import itertools
+import os
+import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rlab.errors import DiskError, RlabError
+from rlab.places import warn
+from rlab.runs import files
+from rlab.runs.appending import Appender, Trouble
 from rlab.runs.event_files import drop_after
 from rlab.runs.glossary import GLOSSARY
 
-FLUSH_SECONDS = 10  # how far the page may lag behind the run
-QUEUED_EVENTS = 1000  # the writer's thread empties the queue; a short one would make the training loop wait for it
+FILES = "events.out.tfevents."  # how the names of event files begin; TensorBoard reads those of a folder by name
+VERSION = "brain.Event:2"  # of the format, as the first event of a file says
 SCORE = "return"  # what the HPARAMS tab compares runs by
 FILM = "film"
 # Charts on the CUSTOM SCALARS tab; tags are regular expressions there.
@@ -25,12 +34,15 @@ CHARTS = {
     "eval/return: greedy episodes during training": ["Multiline", ["^eval/return$"]],
     "train/episode_return: the episodes that are learned from": ["Multiline", ["^train/episode_return$"]],
 }
+_NUMBERS = itertools.count()  # of the files of this process
 ENDS = ["eval/return", "eval/return_low", "eval/return_high"]
 INTERVAL = {"eval/return: IQM over training seeds, with its 95 % interval": ["Margin", ENDS]}
 
 
 class EventLog:
-    """Writes a run's events. A value for each member goes to the member, and its IQM to the run; a value that all
+    """Writes a run's events. Curves never end a run: what the disk refuses of them is warned of.
+
+    A value for each member goes to the member, and its IQM to the run; a value that all
     members share goes to the run alone. An evaluation adds the ends of its interval as `eval/return_low` and
     `eval/return_high`.
     """
@@ -42,20 +54,28 @@ class EventLog:
         iqm: Callable[[np.ndarray], float],
         resume_at: int | None = None,
         judged_again: bool = False,
+        trouble: Trouble | None = None,
     ) -> None:
         """Open the files.
 
         Args:
             resume_at: the time behind which everything that an earlier process wrote is dropped.
             judged_again: whether the policy of that time will be judged again.
+            trouble: is told where the disk refuses something.
         """
         self._iqm, self._folder, self._resume_at = iqm, folder, resume_at
+        self._trouble = trouble or Trouble()
         if resume_at is not None:
-            for place in (folder, *(folder / f"seed-{seed}" for seed in seeds), folder / "hparams"):
-                drop_after(place, resume_at, judged_again)
-        self._run = _Curves(folder, resume_at)
+            try:
+                for place in (folder, *(folder / f"seed-{seed}" for seed in seeds), folder / "hparams"):
+                    drop_after(place, resume_at, judged_again)
+            except RlabError as error:
+                warn(f"{error}. TensorBoard's curves may overlap where the run goes on")
+        self._run = _Curves(folder, resume_at, self._trouble)
         # The curves of a single seed would lie on the run's.
-        self._members = [_Curves(folder / f"seed-{seed}", resume_at) for seed in seeds] if len(seeds) > 1 else []
+        self._members = []
+        if len(seeds) > 1:
+            self._members = [_Curves(folder / f"seed-{seed}", resume_at, self._trouble) for seed in seeds]
         self._comparison: _Curves | None = None
 
     def settings(self, settings: Mapping[str, Any], origins: Mapping[str, str], compared: Mapping[str, Any]) -> None:
@@ -64,12 +84,12 @@ class EventLog:
         No experiment is declared, as torch's own function does: TensorBoard would take the columns of the first one
         that it finds for those of all runs, whatever their agents. Without one it collects them from all runs.
         """
-        from torch.utils.tensorboard.summary import custom_scalars, hparams
+        from torch.utils.tensorboard.summary import custom_scalars, hparams, text
 
-        self._run.writer.add_text("settings", settings_table(settings, origins), 0)
+        self._run.summary(text("settings", settings_table(settings, origins)), 0)
         _, session_start, _ = hparams(_hparams(compared), {})
         # In a separate folder: TensorBoard compares runs by every scalar that lies beside the settings.
-        self._comparison = _Curves(self._folder / "hparams", self._resume_at)
+        self._comparison = _Curves(self._folder / "hparams", self._resume_at, self._trouble)
         self._comparison.summary(session_start, 0)
         charts = CHARTS | INTERVAL if self._members else CHARTS  # one seed has no interval to draw
         self._run.summary(custom_scalars({"Return": charts}), 0)
@@ -107,13 +127,9 @@ class EventLog:
         described = create_summary_metadata(FILM, GLOSSARY[FILM].description)
         self._run.summary(Summary(value=[Summary.Value(tag=FILM, image=image, metadata=described)]), env_steps)
 
-    def flush(self) -> None:
-        for curves in self._all:
-            curves.writer.flush()
-
     def close(self) -> None:
         for curves in self._all:
-            curves.writer.close()
+            curves.close()
 
     @property
     def _all(self) -> "list[_Curves]":
@@ -125,18 +141,14 @@ class EventLog:
 
 
 class _Curves:
-    """One name in TensorBoard's list of runs."""
+    """One name in TensorBoard's list of runs: a file of records, written here and not by TensorBoard's own writer,
+    whose thread would lose an error of the disk."""
 
-    def __init__(self, folder: Path, resume_at: int | None) -> None:
-        from torch.utils.tensorboard.writer import SummaryWriter  # here, since listing runs should not wait for torch
-
+    def __init__(self, folder: Path, resume_at: int | None, trouble: Trouble) -> None:
         self._described: set[str] = set()
-        self.writer = SummaryWriter(
-            str(folder),
-            purge_step=None if resume_at is None else resume_at + 1,
-            max_queue=QUEUED_EVENTS,
-            flush_secs=FLUSH_SECONDS,
-        )
+        self._folder, self._purged, self._trouble = folder, resume_at, trouble
+        self._file: Appender | None = None
+        self._open()
 
     def add(self, env_steps: int, values: Mapping[str, Any]) -> None:
         """Everything of one row as one event, which is cheaper than one event per tag."""
@@ -158,9 +170,46 @@ class _Curves:
         return Summary.Value(tag=tag, simple_value=value, metadata=described)
 
     def summary(self, summary: Any, env_steps: int) -> None:
-        """A ready-made summary goes to the file writer inside; SummaryWriter itself has no method for one."""
-        writer: Any = self.writer
-        writer.file_writer.add_summary(summary, env_steps)
+        """A ready-made summary as one event."""
+        self._write(step=env_steps, summary=summary)
+
+    def close(self) -> None:
+        if self._file is not None:
+            try:
+                self._file.close()
+            except DiskError as error:
+                warn(f"{error}. The last of TensorBoard's curves is lost")
+
+    def _open(self) -> None:
+        """Begin a new file, whose first event hides what earlier ones have after the time of the checkpoint."""
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+
+        try:
+            if not os.path.isdir(self._folder):
+                files.make_folder(self._folder)
+            self._file = Appender(_fresh_file(self._folder), self._trouble)
+        except (DiskError, OSError) as error:
+            warn(f"{error}. TensorBoard has no curves of this run from here")
+            return
+        self._write(file_version=VERSION)
+        if self._purged is not None:
+            self._write(step=self._purged + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def _write(self, **event: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        if self._file is not None:
+            record = io.BytesIO()
+            RecordWriter(record).write(Event(wall_time=time.time(), **event).SerializeToString())
+            self._file.append(record.getvalue())
+
+
+def _fresh_file(folder: Path) -> Path:
+    """A name after those of all event files in the folder: TensorBoard reads them in the order of their names."""
+    known = [int(path.name.removeprefix(FILES)[:10]) for path in folder.glob(f"{FILES}{'[0-9]' * 10}*")]
+    second = max([int(time.time()), *(each + 1 for each in known)])
+    return folder / f"{FILES}{second:010d}.{socket.gethostname()}.{os.getpid()}.{next(_NUMBERS)}"
 
 
 def settings_table(settings: Mapping[str, Any], origins: Mapping[str, str]) -> str:

@@ -5,20 +5,21 @@ Every change that the run folder makes on the disk goes through this module (gro
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import re
 import secrets
-from collections.abc import Mapping
+import stat
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rlab import door
 from rlab.disk import UNSUPPORTED_OF_FOLDERS, fsync_path, if_supported
-from rlab.errors import RlabError
+from rlab.errors import DiskError, RlabError
 from rlab.types import json_number
 
+T = TypeVar("T")
 LESS_DURABLE = "a power cut may cost the last save, nothing else does"
 FORMAT = 1
 TEMPORARY = ".tmp-"  # what the names of unfinished files begin with
@@ -27,8 +28,10 @@ TEMPORARY = ".tmp-"  # what the names of unfinished files begin with
 def write_bytes(path: Path, data: bytes) -> None:
     """Put `data` at `path`, so that a crash at any instant leaves the old file or the new one, never half of it.
 
+    A link at `path` is replaced, not followed.
+
     Raises:
-        RlabError: the disk refuses; the old file is left as it was.
+        DiskError: the disk refuses; the old file is left as it was.
     """
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}")
     try:
@@ -39,7 +42,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         if isinstance(error, OSError):
-            raise RlabError(f"cannot write {path}: {error.strerror}") from error
+            raise DiskError(f"cannot write {path}: {error.strerror}") from error
         raise
 
 
@@ -138,59 +141,90 @@ def check_sha256(data: bytes, accepted: list[str | None], path: Path, named_in: 
         )
 
 
+def settled(read: Callable[[], T], watched: Callable[[], Any]) -> T:
+    """What `read` gives of files that another process may be replacing.
+
+    Every instant shows one whole state, but several reads may meet several of them: where one fails and `watched` is
+    not what it was, `read` is called again.
+
+    Raises:
+        RlabError: what `read` raises of files that stay as they are.
+    """
+    while True:
+        before = watched()
+        try:
+            return read()
+        except RlabError:
+            if watched() == before:
+                raise
+
+
+def identity(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file is replaced; None where there is none."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 def make_folder(path: Path) -> None:
     """Make one folder durably; nothing happens where it exists.
 
     Raises:
-        RlabError: the disk refuses.
+        DiskError: the disk refuses.
+        RlabError: there is a file or a link.
     """
     try:
         os.mkdir(path)
         sync_folder(path.parent)
     except FileExistsError:
-        if not path.is_dir():
-            raise RlabError(f"{path} is a file where a folder is expected") from None
+        check_folder(path)
     except OSError as error:
-        raise RlabError(f"cannot make the folder {path}: {error.strerror}") from error
+        raise DiskError(f"cannot make the folder {path}: {error.strerror}") from error
+
+
+def check_folder(path: Path) -> None:
+    """Raise RlabError where something that is not a folder is in its place; a link to one is not one, since what is
+    behind it is somebody else's."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError as error:
+        raise DiskError(f"cannot look at {path}: {error.strerror}") from error
+    if stat.S_ISLNK(mode):
+        raise RlabError(f"{path} is a link, and nothing is written through links: put what it points to in its place")
+    if not stat.S_ISDIR(mode):
+        raise RlabError(f"{path} is a file where a folder is expected")
+
+
+def delete(path: Path) -> None:
+    """Delete a file, or the link that is there, durably; nothing happens where there is none.
+
+    Raises:
+        DiskError: the disk refuses.
+    """
+    try:
+        os.unlink(path)
+        sync_folder(path.parent)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise DiskError(f"cannot delete {path}: {error.strerror}") from error
 
 
 def keep_only(folder: Path, names: set[str], pattern: str) -> None:
-    """Delete the files in `folder` that match the glob `pattern`, save for those in `names`."""
+    """Delete the files in `folder` that match the glob `pattern`, save for those in `names`. What cannot be deleted
+    stays until the next time."""
+    check_folder(folder)
     for path in sorted(folder.glob(pattern)):
         if path.name not in names:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 os.unlink(path)
 
 
 def clean(folder: Path) -> None:
     """Delete the temporary files of writers that were killed."""
     keep_only(folder, set(), f"{TEMPORARY}*")
-
-
-def appending(path: Path) -> io.FileIO:
-    """A file to append to, unbuffered: a row that a full disk refused must not come back on closing.
-
-    Raises:
-        RlabError: the disk refuses.
-    """
-    try:
-        return path.open("ab", buffering=0)
-    except OSError as error:
-        raise RlabError(f"cannot write {path}: {error.strerror}") from error
-
-
-def append(file: io.FileIO, data: bytes, path: Path) -> None:
-    """Hand data to the operating system at once: they outlive this process.
-
-    Raises:
-        RlabError: the disk refuses.
-    """
-    rest = memoryview(data)
-    try:
-        while rest:
-            rest = rest[file.write(rest) :]
-    except OSError as error:
-        raise RlabError(f"cannot write {path}: {error.strerror}") from error
 
 
 def sync_folder(path: Path) -> None:

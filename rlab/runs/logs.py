@@ -10,11 +10,14 @@ import numpy as np
 
 from rlab import door
 from rlab.errors import RlabError
+from rlab.places import warn
 from rlab.runs import files
+from rlab.runs.appending import Appender, Trouble, close_all
 from rlab.runs.events import EventLog
 from rlab.runs.tables import CsvLog
 
 Row = dict[str, Any]
+LOGS = ("metrics", "eval", "timing")
 CLOCK_TAGS = "time/"  # how the tags begin whose values depend on the wall clock
 
 
@@ -25,13 +28,13 @@ class JsonLines:
     passed over on reading.
     """
 
-    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, header: Mapping[str, Any], trouble: Trouble | None = None) -> None:
         """Open for appending; `header` goes into a new file only.
 
         Raises:
             RlabError: the file is of another format, or the disk refuses.
         """
-        self.path = path
+        self.path, self._trouble = path, trouble
         content = files.read_bytes(path) if path.exists() else b""
         whole = _whole_lines(content)
         if not whole:
@@ -40,30 +43,32 @@ class JsonLines:
             _parse_line(path, 1, whole.partition(b"\n")[0])
             if len(whole) < len(content):
                 files.write_bytes(path, whole)
-        self._file = files.appending(path)
+        self._file = Appender(path, trouble)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append a row, and hand it to the operating system at once: it outlives this process.
+        """Append a row, and hand it to the operating system at once: it outlives this process."""
+        self._file.append(_line(row))
 
-        Raises:
-            RlabError: the disk refuses.
-        """
-        files.append(self._file, _line(row), self.path)
+    def rows(self) -> list[Row]:
+        """All rows. Raises DiskError while the disk refuses some."""
+        self._file.sync()
+        return read_json_lines(self.path)[1]
 
     def truncate_after(self, unit: str, time: int) -> None:
         """Drop what a resumed run will write again: rows whose `unit` is above `time`, and the final evaluation."""
         header, rows = read_json_lines(self.path)
         kept = [row for row in rows if row[unit] <= time and not row.get("final")]
         if len(kept) < len(rows):
-            self._file.close()
             files.write_bytes(self.path, b"".join(map(_line, [header, *kept])))
-            self._file = files.appending(self.path)
+            self._file.abandon()
+            self._file = Appender(self.path, self._trouble)
 
     def sync(self) -> None:
-        """Make all rows so far outlive a power cut."""
-        files.sync_file(self._file.fileno())
+        """Make all rows so far outlive a power cut. Raises DiskError where the disk refuses."""
+        self._file.sync()
 
     def close(self) -> None:
+        """Raises DiskError where the disk still refuses something."""
         self._file.close()
 
 
@@ -118,17 +123,20 @@ class MetricsLog:
         """
         self._summarise, self._unit = summarise, unit
         self._num_members = len(seeds)
+        trouble = Trouble()
+        if resume_at:
+            _say_what_is_gone(folder, resume_at, unit)
         self._metrics, self._evaluations, self._timing = (
-            JsonLines(folder / f"{name}.jsonl", {"seeds": list(seeds)}) for name in ("metrics", "eval", "timing")
+            JsonLines(folder / f"{name}.jsonl", {"seeds": list(seeds)}, trouble) for name in LOGS
         )
         if resume_at is not None:
             for log in self._logs:
                 log.truncate_after(unit, resume_at)
             if judgement_due:
                 self._evaluations.truncate_after(unit, resume_at - 1)
-        written = lambda name: read_json_lines(folder / f"{name}.jsonl")[1]  # noqa: E731
-        self._tables = CsvLog(folder, seeds, unit, written) if tables else None
-        self._events = EventLog(folder, seeds, iqm, resume_at, judgement_due)
+        written = dict(zip(LOGS, self._logs, strict=True))
+        self._tables = CsvLog(folder, seeds, unit, lambda name: written[name].rows(), trouble) if tables else None
+        self._events = EventLog(folder, seeds, iqm, resume_at, judgement_due, trouble)
 
     def on_start(self, settings: Mapping[str, Any], origins: Mapping[str, str], compared: Mapping[str, Any]) -> None:
         """Show the settings, and where each came from, in TensorBoard; `compared` are those that tell runs apart."""
@@ -164,21 +172,22 @@ class MetricsLog:
         self._events.film(env_steps, film, size)
 
     def sync(self) -> None:
-        """Put everything so far on the disk; call it before a checkpoint, after which the logs must have got as far."""
+        """Put everything so far on the disk; before a checkpoint, after which the logs must have got as far.
+
+        Raises:
+            DiskError: the disk refuses.
+        """
         for log in self._logs:
             log.sync()
-        self._events.flush()
 
     def on_save(self, env_steps: int) -> None:
-        """A checkpoint follows."""
-        self.sync()
+        """Whoever saves calls `sync`."""
 
     def close(self) -> None:
-        for log in self._logs:
-            log.close()
-        if self._tables is not None:
-            self._tables.close()
+        """Raises DiskError where the disk still refuses something; never because of curves."""
         self._events.close()
+        # The tables may be written anew from the logs.
+        close_all([*([] if self._tables is None else [self._tables.close]), *(log.close for log in self._logs)])
 
     @property
     def _logs(self) -> tuple[JsonLines, JsonLines, JsonLines]:
@@ -204,6 +213,13 @@ class MetricsLog:
         if self._tables is not None:
             self._tables.evaluation(row)
         self._events.evaluation(env_steps, returns, lengths, (iqm, low, high), final)
+
+
+def _say_what_is_gone(folder: Path, resume_at: int, unit: str) -> None:
+    """Warn of logs that a run has lost which goes on from this time."""
+    gone = [f"{name}.jsonl" for name in LOGS if not (folder / f"{name}.jsonl").exists()]
+    if gone:
+        warn(f"{folder} has lost {', '.join(gone)}: what follows begins at {resume_at:,} {unit.replace('_', ' ')}")
 
 
 def strict(value: Any) -> Any:

@@ -24,7 +24,7 @@ from rlab.runs.folder import (
     is_run,
     read_manifest,
 )
-from rlab.runs.weights import load_module, save_module
+from rlab.runs.weights import ModuleCopy, load_module, save_module
 from rlab.trust import Trust
 
 POLICY = "policy.json"
@@ -39,16 +39,22 @@ class LoadedPolicy:
     folder: Path
 
 
-def save_policy(folder: Path | str, policy: Policy, extra: Mapping[str, Any]) -> None:
+def copied(policy: Policy) -> ModuleCopy:
+    """A policy as it is now. Raises RlabError where a weight is NaN or infinite."""
+    return ModuleCopy.of(policy, policy.spec.to_json(), policy.seeds)
+
+
+def save_policy(folder: Path | str, policy: Policy | ModuleCopy, extra: Mapping[str, Any]) -> None:
     """Put the policy into `folder`, in place of an existing one; a crash leaves the old one or the new one.
 
     `folder` is `policy/` or `best/` of a run, whose manifest is kept in step, or any other folder. `extra` is JSON.
 
     Raises:
-        RlabError: the disk refuses.
+        DiskError: the disk refuses.
+        RlabError: a weight is NaN or infinite.
     """
-    path = Path(folder) / POLICY
-    save_module(path, policy, policy.spec.to_json(), policy.seeds, extra, lambda new: _announced(path.parent, new))
+    path, whole = Path(folder) / POLICY, copied(policy) if isinstance(policy, Policy) else policy
+    save_module(path, whole, extra, lambda new: _announced(path.parent, new))
 
 
 def load_policy(path: Path | str, trust: Trust = False) -> LoadedPolicy:
@@ -70,7 +76,10 @@ def load_policy(path: Path | str, trust: Trust = False) -> LoadedPolicy:
     def rebuild(spec: Any, seeds: tuple[int, ...]) -> Policy:
         return build_policy(PolicySpec.from_json(spec), seeds, trust=trust)
 
-    found = load_module(folder / POLICY, rebuild, check)
+    watched = (folder / POLICY, *([] if run is None else [run / MANIFEST]))
+    found = files.settled(
+        lambda: load_module(folder / POLICY, rebuild, check), lambda: [files.identity(path) for path in watched]
+    )
     return LoadedPolicy(found.module, found.extra, folder)
 
 

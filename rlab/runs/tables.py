@@ -8,7 +8,6 @@ episodes.csv  one row for each episode that training finished, and after how man
 
 import csv
 import io
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rlab.errors import RlabError, UsageError
+from rlab.errors import DiskError, RlabError, UsageError
 from rlab.runs import files
+from rlab.runs.appending import Appender, Trouble, close_all
 
 EVALUATION = ("seed", "return", "return_std", "return_min", "length", "episodes", "final")
 EPISODES = (("env_steps", "i8"), ("seed", "i8"), ("env", "i8"), ("return", "f8"), ("length", "i8"), ("time", "f8"))
@@ -31,37 +31,54 @@ class CsvLog:
     line of a process that was killed.
     """
 
-    def __init__(self, folder: Path, seeds: Sequence[int], unit: str, written: Callable[[str], list[Row]]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        seeds: Sequence[int],
+        unit: str,
+        written: Callable[[str], list[Row]],
+        trouble: Trouble | None = None,
+    ) -> None:
         """Begin with the rows that the JSON logs hold already.
 
         Args:
-            written: the rows of `metrics` or `eval` that are on the disk.
+            written: the rows of `metrics` or `eval` that are on the disk; raises DiskError while some are not.
+            trouble: is told where the disk refuses something later.
 
         Raises:
             RlabError: the disk refuses.
         """
-        self._seeds, self._unit, self._written = tuple(seeds), unit, written
+        self._seeds, self._unit, self._written, self._trouble = tuple(seeds), unit, written, trouble or Trouble()
         rows = written("metrics")
         self._columns: list[str] = [unit, "seed"]
+        self._behind = False  # whether the table of metrics has to be written anew
         self._add_columns(rows)
-        self._metrics = _File(folder / "metrics.csv", self._columns, self._metric_lines(rows))
+        self._metrics = _File(folder / "metrics.csv", self._columns, self._metric_lines(rows), self._trouble)
         lines = (line for row in written("eval") for line in self._evaluation_lines(row))
-        self._evaluations = _File(folder / "eval.csv", (unit, *EVALUATION), lines)
+        self._evaluations = _File(folder / "eval.csv", (unit, *EVALUATION), lines, self._trouble)
 
     def metrics(self, row: Row) -> None:
         """A row that `metrics.jsonl` has just got; a tag that is new becomes a column, empty in the rows before."""
-        if self._add_columns([row]):
-            self._metrics.rewrite(self._columns, self._metric_lines(self._written("metrics")))
-        else:
+        self._behind |= self._add_columns([row])
+        if not self._behind:
             self._metrics.append(self._metric_lines([row]))
+            return
+        try:
+            self._write_anew()
+        except DiskError as error:
+            self._trouble.meet(error)
 
     def evaluation(self, row: Row) -> None:
         """A row that `eval.jsonl` has just got."""
         self._evaluations.append(self._evaluation_lines(row))
 
     def close(self) -> None:
-        self._metrics.close()
-        self._evaluations.close()
+        """Raises DiskError where the disk still refuses something."""
+        close_all([self._write_anew] * self._behind + [self._metrics.close, self._evaluations.close])
+
+    def _write_anew(self) -> None:
+        self._metrics.rewrite(self._columns, self._metric_lines(self._written("metrics")))
+        self._behind = False
 
     def _add_columns(self, rows: Iterable[Row]) -> bool:
         new = [tag for tag in dict.fromkeys(tag for row in rows for tag in row) if tag not in self._columns]
@@ -128,8 +145,15 @@ class EpisodeLog:
         """Evaluation episodes are not episodes of training."""
 
     def on_save(self, env_steps: int) -> None:
-        """After a checkpoint the logs must have got as far."""
-        self.on_metrics(env_steps, {})
+        """Whoever saves calls `sync`."""
+
+    def sync(self) -> None:
+        """Put everything so far on the disk; before a checkpoint, after which the logs must have got as far.
+
+        Raises:
+            DiskError: the disk refuses.
+        """
+        self.on_metrics(0, {})
         self._file.sync()
 
     def close(self) -> None:
@@ -159,28 +183,27 @@ def read_episodes(folder: Path) -> np.ndarray:
 class _File:
     """A table on the disk: written whole, then appended to."""
 
-    def __init__(self, path: Path, columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
-        self._path = path
-        self._file: io.FileIO | None = None
-        self.rewrite(columns, lines)
+    def __init__(
+        self, path: Path, columns: Sequence[str], lines: Iterable[Sequence[Any]], trouble: Trouble | None = None
+    ) -> None:
+        self._path, self._trouble = path, trouble
+        files.write_bytes(path, _text([columns, *lines]))
+        self._file = Appender(path, trouble)
 
     def rewrite(self, columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
         """Replace the file at once, so that a reader never sees half of it."""
-        self.close()
         files.write_bytes(self._path, _text([columns, *lines]))
-        self._file = files.appending(self._path)
+        self._file.abandon()
+        self._file = Appender(self._path, self._trouble)
 
     def append(self, lines: Iterable[Sequence[Any]]) -> None:
-        assert self._file is not None
-        files.append(self._file, _text(lines), self._path)
+        self._file.append(_text(lines))
 
     def sync(self) -> None:
-        assert self._file is not None
-        os.fsync(self._file.fileno())
+        self._file.sync()
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
 
 
 def _text(lines: Iterable[Sequence[Any]]) -> bytes:

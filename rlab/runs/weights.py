@@ -32,11 +32,29 @@ class LoadedModule(Generic[M]):
     extra: dict[str, Any]
 
 
+@dataclass(frozen=True, eq=False)
+class ModuleCopy:
+    """A module as it was at one moment: nothing in it changes when training goes on."""
+
+    weights: dict[str, Tensor]  # its `state_dict()`, on the CPU
+    spec: Mapping[str, Any]  # JSON
+    seeds: tuple[int, ...]  # one training seed per member
+
+    @classmethod
+    def of(cls, module: nn.Module, spec: Mapping[str, Any], seeds: Sequence[int]) -> "ModuleCopy":
+        """Copy a module.
+
+        Raises:
+            RlabError: a weight is NaN or infinite.
+        """
+        check_finite(module, seeds, "nothing was saved")
+        weights = {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
+        return cls(weights, spec, tuple(seeds))
+
+
 def save_module(
     path: Path,
-    module: nn.Module,
-    spec: Mapping[str, Any],
-    seeds: Sequence[int],
+    copied: ModuleCopy,
     extra: Mapping[str, Any],
     replacing: Callable[[dict[str, str]], AbstractContextManager[None]] = lambda checksums: nullcontext(),
 ) -> None:
@@ -46,14 +64,14 @@ def save_module(
         replacing: gets the checksums of the new files by name; `path` is replaced within the context that it gives.
 
     Raises:
-        RlabError: the disk refuses, or a weight is NaN or infinite.
+        DiskError: the disk refuses.
     """
-    check_finite(module, seeds, f"{path.parent} was not written")
     folder = path.parent
     files.make_folder(folder)
     files.clean(folder)
-    entry = files.write_named(folder, STEM, tensors_to_bytes(module.state_dict()), SUFFIX)
-    content = files.to_json({"spec": spec, "seeds": list(seeds), "extra": dict(extra), "weights": entry}, path)
+    entry = files.write_named(folder, STEM, tensors_to_bytes(copied.weights), SUFFIX)
+    facts = {"spec": copied.spec, "seeds": list(copied.seeds), "extra": dict(extra)}
+    content = files.to_json({**facts, "weights": entry}, path)
     with replacing({path.name: files.sha256(content), entry["name"]: entry["sha256"]}):
         files.write_bytes(path, content)
     files.keep_only(folder, {entry["name"]}, f"{STEM}-*{SUFFIX}")

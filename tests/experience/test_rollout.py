@@ -155,7 +155,7 @@ def test_saved_at_any_moment_a_rollout_goes_on_with_the_same_episodes(make_world
     world = data.draw(worlds(make_world))
     rollout = world.rollout(steps)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunks_module, "CHUNK_ROWS", data.draw(st.sampled_from([1, 4, 4096])))
+        patch.setattr(chunks_module, "CHUNK_BYTES", data.draw(st.sampled_from([1, 200, 4 * 2**20])))
         world.play(moment, rollout.storage)
         again = saved_and_loaded(rollout, world.rollout(steps))
     assert again.full is rollout.full

@@ -69,7 +69,7 @@ def test_every_verb_refuses_it_in_one_line(
 def test_a_good_policy_is_not_replaced_by_a_broken_one(tmp_path: Path) -> None:
     folder = tmp_path / "policy"
     save_policy(folder, policy(1.5), FACTS)
-    with pytest.raises(RlabError, match=r"policy was not written: 'network\.0\.bias' of the member with seed 4"):
+    with pytest.raises(RlabError, match=r"nothing was saved: 'network\.0\.bias' of the member with seed 4"):
         save_policy(folder, policy(math.inf), FACTS)
     assert load_policy(folder).policy.network[0].bias[1, 0, 0] == 1.5
     assert len(list(folder.iterdir())) == 2

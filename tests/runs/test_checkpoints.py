@@ -15,8 +15,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlab.errors import RlabError
-from rlab.runs.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from rlab.errors import RlabError, RlabWarning
+from rlab.runs.checkpoint import (
+    CheckpointWriter,
+    commits,
+    has_checkpoint,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+    snapshot,
+)
 from rlab.runs.encoding import decode, encode
 from rlab.runs.folder import RunFolder
 from rlab.runs.tensors import tensors_from_bytes, tensors_to_bytes
@@ -159,11 +167,9 @@ def test_complete_chunks_are_written_once_and_growing_ones_again(run):
         (1, True, 12),
         (2, False, 13),
     ]
-    kept = {name for name in names if name.startswith("chunk-000000")}
-    gone = {name for name in names if name.startswith("chunk-000001")}
-    assert kept <= set(os.listdir(run.checkpoint))
-    assert not gone & set(os.listdir(run.checkpoint))
-    save_checkpoint(run, {}, [Piece(2, True, 14)])  # a ring has forgotten the oldest
+    assert names - set(os.listdir(run.checkpoint)) == set()  # the first checkpoint is kept too
+    for _ in range(2):
+        save_checkpoint(run, {}, [Piece(2, True, 14)])  # a ring has forgotten the oldest
     assert [chunk.index for chunk in load_checkpoint(run)[1]] == [2]
     assert len([name for name in os.listdir(run.checkpoint) if name.startswith("chunk-")]) == 1
 
@@ -218,7 +224,7 @@ def test_death_at_any_instant_leaves_the_previous_checkpoint_or_the_new_one(run,
         seen.add(n)
         save_checkpoint(opened, *generation(3))  # and the next one cleans up
         check(opened, 3)
-        assert len(os.listdir(opened.checkpoint)) == 5
+        assert len(os.listdir(opened.checkpoint)) == 9  # of two generations, which share a chunk
     assert seen == {1, 2}
 
 
@@ -272,7 +278,7 @@ def test_a_process_that_is_really_killed_leaves_a_whole_checkpoint(run):
     check(run, n)
     save_checkpoint(run, *generation(n + 1))
     check(run, n + 1)
-    assert len(os.listdir(run.checkpoint)) == 5
+    assert len(os.listdir(run.checkpoint)) == 9
 
 
 def damaged(name, content):
@@ -285,9 +291,9 @@ def damaged(name, content):
 
 def commit(change):
     def harm(folder):
-        data = json.loads((folder / "checkpoint.json").read_text())
+        data = json.loads((folder / "checkpoint-000001.json").read_text())
         change(data)
-        (folder / "checkpoint.json").write_text(json.dumps(data))
+        (folder / "checkpoint-000001.json").write_text(json.dumps(data))
 
     return harm
 
@@ -295,19 +301,22 @@ def commit(change):
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (damaged("checkpoint.json", None), "has no checkpoint to resume from"),
-        (damaged("checkpoint.json", lambda data: data[:20]), "checkpoint.json is not complete JSON"),
+        (damaged("checkpoint-*.json", None), "has no checkpoint to resume from"),
+        (damaged("checkpoint-*.json", lambda data: data[:20]), "checkpoint-000001.json is not complete JSON"),
         (damaged("state-*.json", None), r"state-\w+.json is missing"),
         (damaged("state-*.json", lambda data: data + b" "), r"state-\w+.json has a different SHA-256"),
         (damaged("state-*.safetensors", lambda data: data[:-1]), r"state-\w+.safetensors has a different SHA-256"),
         (damaged("chunk-000000-*", None), r"chunk-000000-\w+.safetensors is missing"),
         (damaged("chunk-000001-*", lambda data: data[:-1]), r"chunk-000001-\w+.safetensors has a different SHA-256"),
         (commit(lambda data: data.update(format=7)), "has format 7; this rlab reads format 1"),
-        (commit(lambda data: data.update(chunks={})), "checkpoint.json is broken: 'chunks' must be a list"),
-        (commit(lambda data: data.update(chunks=[{"index": "0"}])), "checkpoint.json is broken: 'chunks' must be"),
+        (commit(lambda data: data.update(chunks={})), "checkpoint-000001.json is broken: 'chunks' must be a list"),
+        (
+            commit(lambda data: data.update(chunks=[{"index": "0"}])),
+            "checkpoint-000001.json is broken: 'chunks' must be",
+        ),
         (commit(lambda data: data["structure"].update(name="../config.json")), r"names '../config.json' where a file"),
-        (commit(lambda data: data["chunks"][0].update(name="state-1")), "state-1 is missing"),
-        (commit(lambda data: data.pop("tensors")), "names None where a file like"),
+        (commit(lambda data: data["chunks"][0].update(name="state-1")), "names 'state-1' where a file"),
+        (commit(lambda data: data.pop("tensors")), "'structure' and 'tensors' must be objects"),
     ],
 )
 def test_a_broken_checkpoint_gives_one_line(run, harm, message):
@@ -317,6 +326,100 @@ def test_a_broken_checkpoint_gives_one_line(run, harm, message):
         [chunk.arrays() for chunk in load_checkpoint(run)[1]]
     assert "\n" not in str(caught.value)
     assert str(run.path) in str(caught.value)
+
+
+def keeping(keep, generations=3):
+    """A function that saves so many generations, of which so many checkpoints are kept."""
+
+    def save(run):
+        for n in range(1, generations + 1):
+            save_checkpoint(run, *generation(n), keep=keep)
+
+    return save
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_so_many_checkpoints_are_kept_with_all_that_they_name_and_nothing_else(run, keep):
+    keeping(keep)(run)
+    assert commits(run.checkpoint) == [1, 2, 3][-keep:]
+    assert len(os.listdir(run.checkpoint)) == 4 * keep + 1  # a commit, two of a state and a growing chunk; a shared one
+    for number in (3, 2, 1)[:keep]:
+        check(run, number)
+        (run.checkpoint / f"checkpoint-{number:06d}.json").unlink()
+
+
+@pytest.mark.parametrize("name", ["checkpoint-000003.json", "state-*.json", "state-*.safetensors", "chunk-000001-*"])
+def test_a_flipped_bit_in_the_newest_checkpoint_is_named_and_the_one_before_is_gone_on_from(run, name):
+    keeping(2, 2)(run)
+    before = set(run.checkpoint.iterdir())
+    save_checkpoint(run, *generation(3))
+    (path,) = set(run.checkpoint.glob(name)) - before
+    content = path.read_bytes()
+    path.write_bytes(content[:-3] + bytes([content[-3] ^ 4]) + content[-2:])
+    with pytest.warns(RlabWarning, match=rf"{path.name} .*run goes on from the checkpoint before it") as said:
+        found = newest_checkpoint(run)
+    assert len(said) == 1
+    assert (found.number, found.state["n"]) == (2, 2)
+    writer = CheckpointWriter(run, base=found.number)
+    writer.commit(snapshot(generation(4)[0]), generation(4)[1])
+    assert commits(run.checkpoint) == [2, 4]  # the damaged one is gone, and its number is not used again
+    check(run, 4)
+
+
+def test_a_run_that_goes_on_from_an_earlier_checkpoint_takes_no_chunk_of_the_later_one(run):
+    save_checkpoint(run, {"n": 1}, [Piece(0, False, 1)])
+    save_checkpoint(run, {"n": 2}, [Piece(0, True, 2)])
+    CheckpointWriter(run, base=1).commit(snapshot({"n": 3}), [Piece(0, True, 3)])
+    assert load_checkpoint(run)[1][0].arrays()["obs"][0, 0] == 3
+
+
+def test_a_snapshot_does_not_change_when_training_goes_on():
+    weight, counts = torch.zeros(2), np.zeros(3)
+    taken = snapshot({"weight": weight, "counts": counts, "list": [weight]})
+    weight += 1
+    counts += 1
+    assert decode(taken.structure, taken.tensors)["weight"].tolist() == [0, 0]
+    assert all(not tensor.any() for tensor in taken.tensors.values())
+
+
+def test_a_chunk_written_ahead_belongs_to_the_next_checkpoint_and_is_cleaned_up_where_none_follows(run):
+    writer = CheckpointWriter(run)
+    writer.commit(snapshot({"n": 1}), [])
+    ahead = Piece(0, True, 5)
+    writer.write_chunk(0, True, ahead.arrays())
+    assert writer.has(ahead)
+    writer.commit(snapshot({"n": 2}), [Piece(0, True, 6)])  # not asked for again
+    assert load_checkpoint(run)[1][0].arrays()["obs"][0, 0] == 5
+    writer.write_chunk(1, True, Piece(1, True, 7).arrays())  # and the process is killed
+    CheckpointWriter(run, base=2).commit(snapshot({"n": 3}), [ahead])
+    assert len(list(run.checkpoint.glob("chunk-*"))) == 1
+
+
+READER = """
+import sys
+from rlab.runs.checkpoint import load_checkpoint
+from rlab.runs.folder import RunFolder
+
+run = RunFolder.open(sys.argv[1])
+for _ in range(60):
+    state, chunks = load_checkpoint(run)
+    assert state["tensor"].tolist() == [state["n"]] * 5
+print("read")
+"""
+
+
+def test_readers_see_whole_checkpoints_while_others_are_written(run):
+    save_checkpoint(run, *generation(0), keep=1)
+    reader = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", READER, str(run.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    n = 0
+    while reader.poll() is None:
+        n += 1
+        save_checkpoint(run, *generation(n % 200), keep=1)
+    out, err = reader.communicate()
+    assert out == b"read\n", err.decode()
+    assert n > 10
 
 
 @pytest.mark.parametrize(
