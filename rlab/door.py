@@ -11,17 +11,24 @@ import os
 import re
 import stat
 import tomllib
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from rlab.errors import RlabError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MIB = 2**20
 MOST_BYTES = 64 * 2**30  # of a file of tensors, whose own header is compared with it before it is read whole
 MOST_JSON = 256 * MIB
 MOST_TOML = MIB
+MOST_NPZ = 2**30
+MOST_UNPACKED, MOST_RATIO = 64 * MIB, 20  # of a .npz: bytes, and times its own size
 MOST_LINE = 64 * MIB  # of a log: a report of a thousand seeds has some 0.5 MiB
 DEPTH = 100  # of JSON and TOML: a policy's spec has some 15, the state of an optimizer some 10
 BRACKETS = bytes.maketrans(b"{}", b"[]")
@@ -184,6 +191,84 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(data.decode(), parse_float=_finite)
     except (ValueError, RecursionError) as error:  # a UnicodeDecodeError and a TOMLDecodeError are ValueErrors
         raise RlabError(f"{path} is not a readable TOML file: {error}") from error
+
+
+def read_npz(path: Path) -> dict[str, "np.ndarray"]:
+    """The arrays of numbers in a `.npz` of the user's choice, by name.
+
+    Raises:
+        RlabError: it is damaged, holds anything but arrays of numbers, or would become much larger than it is.
+    """
+    import numpy as np  # here, since `rlab --help` does without it
+
+    with opened(path, MOST_NPZ, follow=True) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            _check_directory(file, size)
+            with zipfile.ZipFile(file) as archive:
+                members = archive.infolist()
+                whole = sum(member.file_size for member in members)
+                if whole > MOST_UNPACKED + size * MOST_RATIO:
+                    raise RlabError(f"{path} has {size:,} bytes, which would become {whole:,}: too many to unpack")
+                arrays = {}
+                for member in members:
+                    name, suffix = os.path.splitext(member.filename)
+                    if suffix != ".npy" or name in arrays or member.flag_bits & 1:  # encrypted
+                        raise ValueError(f"the part {member.filename!r:.80}")
+                    with archive.open(member) as part:
+                        arrays[name] = _array(part, member.file_size, np)
+                return arrays
+        except (ValueError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            raise RlabError(f"{path} is not a whole file of arrays ({error}). Was it damaged?") from error
+
+
+def read_zip_part(path: Path, ending: str) -> bytes:
+    """The one part of a zip file of the user's choice whose name ends so.
+
+    Raises:
+        RlabError: it is damaged, has no such part, or the part is too long.
+    """
+    with opened(path, follow=True) as file:
+        try:
+            _check_directory(file, os.fstat(file.fileno()).st_size)
+            with zipfile.ZipFile(file) as archive:
+                part = next((part for part in archive.infolist() if part.filename.endswith(ending)), None)
+                if part is None:
+                    raise RlabError(f"{path} is not a file of rlab: it has no metadata of a policy.")
+                if part.file_size > MOST_JSON:
+                    raise ValueError(f"{part.file_size:,} bytes of metadata")
+                return archive.read(part)
+        except (ValueError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            raise RlabError(f"{path} is not a complete zip file ({error}). Was it damaged?") from error
+
+
+def _check_directory(file: BinaryIO, size: int) -> None:
+    """Raise ValueError where the directory of a zip file is too long to be read."""
+    file.seek(max(size - 2**16 - 22, 0))
+    end = file.read()
+    at = end.rfind(b"PK\5\6")
+    if at < 0 or len(end) - at < 22:
+        raise ValueError("it has no directory")
+    length = int.from_bytes(end[at + 12 : at + 16], "little")
+    if length > MIB:
+        raise ValueError(f"its directory has {length:,} bytes")
+    file.seek(0)
+
+
+def _array(part: IO[bytes], size: int, np: Any) -> "np.ndarray":
+    """An array of numbers in a part with so many bytes; what its header declares must be what follows."""
+    version = np.lib.format.read_magic(part)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"version {version} of an array")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, by_column, dtype = read(part)
+    if dtype.kind not in "biuf" or not all(type(length) is int and length >= 0 for length in shape):
+        raise ValueError(f"an array {shape!r:.80} of {dtype!s:.80}")
+    count = math.prod(shape)
+    data = part.read(size)
+    if count * dtype.itemsize != len(data):
+        raise ValueError(f"{len(data):,} bytes of an array {shape!r:.80} of {dtype}")
+    return np.frombuffer(bytearray(data), dtype).reshape(shape, order="F" if by_column else "C")
 
 
 def clean(text: object) -> str:

@@ -12,7 +12,15 @@ import numpy as np
 from rlab.compression.export.member_file import Exported, check_format, check_memoryless
 from rlab.compression.export.member_file import export as write_file
 from rlab.compression.export.metadata import Origin
-from rlab.compression.export.runtimes import SUFFIXES, Latency, Runner, latency, open_exported
+from rlab.compression.export.runtimes import (
+    LATENCY_ROWS,
+    SUFFIXES,
+    Latency,
+    LimitedRunner,
+    Runner,
+    latency,
+    open_exported,
+)
 from rlab.compression.visits import visited
 from rlab.envs import EnvLike, EnvSpec, make_episodes
 from rlab.errors import RlabError, UsageError
@@ -162,7 +170,20 @@ def measure(paths: Sequence[str], trust: Trust) -> dict[str, list[Latency]]:
             raise UsageError(f"{path} reads {runner.obs_space} and {paths[0]} {first.obs_space}: measure them apart.")
     with own_surroundings(threads=1):
         obs = _states(first, env)
-        return latency({path: runner for path, (runner, _) in zip(paths, opened, strict=True)}, obs, repeats=REPEATS)
+        runners = {path: _in_this_process(runner, obs) for path, (runner, _) in zip(paths, opened, strict=True)}
+        return latency(runners, obs, repeats=REPEATS)
+
+
+def _in_this_process(runner: Runner, obs: np.ndarray) -> Runner:
+    """A file that has answered these observations, which will be timed, within its limits: without them, which take
+    longer than many a policy. It cannot do otherwise the second time: it draws no random numbers."""
+    if not isinstance(runner, LimitedRunner):
+        return runner
+    for rows in LATENCY_ROWS:
+        runner.run(obs[:rows])
+    for row in obs:
+        runner.run(row[None])
+    return open_exported(runner.path, trust=True)
 
 
 def _states(runner: Runner, env: EnvSpec) -> np.ndarray:

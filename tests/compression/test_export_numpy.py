@@ -211,12 +211,12 @@ def test_damaged_and_hostile_files_are_refused(plain, tmp_path):
             open_exported(bad)
 
     bad.write_bytes(path.read_bytes()[:500])
-    refused(r"bad\.npz: not a NumPy policy of rlab")
+    refused(r"bad\.npz is not a whole file of arrays \(it has no directory\)")
     np.savez(bad, description=np.array([{"format": 1}], dtype=object))
-    refused("not a NumPy policy of rlab: Object arrays cannot be loaded")
+    refused(r"an array \(1,\) of object")
     with zipfile.ZipFile(bad, "w") as archive:
         archive.writestr("hello.txt", "hello")
-    refused("not a NumPy policy of rlab")
+    refused("the part 'hello.txt'")
     rewritten(path, bad, description=described(path, lambda told: told["operations"][0].update(kind="__import__")))
     refused("not a NumPy policy of rlab: '__import__'")
     rewritten(path, bad, description=described(path, lambda told: told["metadata"].update(format=2)))

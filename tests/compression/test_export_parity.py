@@ -110,7 +110,7 @@ def test_a_broken_writer_leaves_nothing_and_the_old_file_as_it_was(plain, tmp_pa
     with pytest.raises(RlabError, match=r"the numpy file is not what was exported: .* Nothing was written\."):
         export(member, obs, "numpy", path)
     monkeypatch.setitem(member_file.WRITERS, "numpy", lambda request: right(request)[:1000])
-    with pytest.raises(RlabError, match="not a NumPy policy of rlab"):
+    with pytest.raises(RlabError, match="is not a whole file of arrays"):
         export(member, obs, "numpy", path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -27,12 +27,14 @@ network, the mask, the greedy choice. The batch axis is left out: shapes are tho
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from rlab.errors import UsageError
+
+if TYPE_CHECKING:  # what opens a file needs the names below, and not torch, which takes a second
+    from torch import Tensor
 
 OBS, OUTPUTS, ACTION = "obs", "outputs", "action"  # the names of what goes into a file and comes out of it
 INTEGER_BITS = {"int8": 8, "int4": 4, "int2": 2}  # kinds of constants that have a scale
@@ -132,20 +134,20 @@ class Tracer:
 
     def constant(
         self,
-        values: np.ndarray | Tensor,
+        values: "np.ndarray | Tensor",
         kind: str | None = None,
         scale: np.ndarray | None = None,
         sparse: bool = False,
     ) -> str:
         """Note numbers; gives their name."""
-        array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+        array = np.asarray(values) if isinstance(values, np.ndarray) else values.detach().cpu().numpy()
         name = f"constant_{len(self.constants)}"
         self.constants[name] = Constant(np.asarray(array, order="C"), kind or array.dtype.name, scale, sparse)
         return name
 
-    def with_constant(self, kind: str, x: str, values: np.ndarray | Tensor, dtype: str = "float32") -> str:
+    def with_constant(self, kind: str, x: str, values: "np.ndarray | Tensor", dtype: str = "float32") -> str:
         """`x + values` and the like; nothing is noted where it would change nothing."""
-        array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+        array = np.asarray(values) if isinstance(values, np.ndarray) else values.detach().cpu().numpy()
         if (array == (0 if kind in ("add", "subtract") else 1)).all():
             return x
         return self.add(kind, (x, self.constant(array)), self.values[x].shape, dtype)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlab import door
 from rlab.compression.export.graph import ACTION, OBS, OUTPUTS
 from rlab.errors import RlabError, UsageError
 from rlab.networks.policy import MemberPolicy
@@ -80,13 +81,18 @@ def from_text(text: str | bytes, path: object) -> dict[str, Any]:
     Raises:
         RlabError: it is not a JSON object, or has another format.
     """
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RlabError(f"{path}: the file's metadata are not JSON ({error}). Was it damaged?") from error
+    return checked(door.parse_json(text, f"{path}: the file's metadata"), path)
+
+
+def checked(found: Any, path: object) -> dict[str, Any]:
+    """The metadata that a file holds as a value.
+
+    Raises:
+        RlabError: it is not an object, or has another format.
+    """
     if not isinstance(found, dict) or type(found.get("format")) is not int or found["format"] != FORMAT:
         version = found.get("format") if isinstance(found, dict) else None
-        raise RlabError(f"{path} has format {version!r}; this rlab reads format {FORMAT}. Is a newer rlab needed?")
+        raise RlabError(f"{path} has format {version!r:.80}; this rlab reads format {FORMAT}. Is a newer rlab needed?")
     return found
 
 

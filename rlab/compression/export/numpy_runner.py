@@ -15,6 +15,7 @@ import numpy as np
 
 FORMAT = 1
 INTEGER_BITS = {"int8": 8, "int4": 4, "int2": 2}
+LIMITS = ("clip",)  # operations whose constants may be infinite: no bound
 FLOAT_BYTES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}  # how sparse weights are read from bytes
 Array = np.ndarray
 Step = tuple[Callable[..., Array], tuple[str, ...], str]
@@ -42,23 +43,35 @@ class NumpyPolicy:
         return values["action"], values["outputs"]
 
 
-def load(path: Any) -> NumpyPolicy:
+def read(path: Any) -> dict[str, Array]:
+    """The arrays in a `.npz` by name; raises what NumPy does."""
+    with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def load(path: Any, read: Callable[[Any], dict[str, Array]] = read) -> NumpyPolicy:
     """The policy in a `.npz`.
 
+    Args:
+        read: gives the arrays in it.
+
     Raises:
-        ValueError: the file is damaged, or of a format that this runner does not know.
+        ValueError: the file is damaged, of a format that this runner does not know, or a number in it is not finite.
     """
     try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read(path)
         description = json.loads(arrays.pop("description").tobytes())
         metadata = description["metadata"]
         if metadata["format"] != FORMAT:
             raise ValueError(f"format {metadata['format']!r}, and this runner reads {FORMAT}")
         constants = {name: _dense(arrays, name, entry) for name, entry in description["constants"].items()}
+        free = {name for op in description["operations"] if op["kind"] in LIMITS for name in op["inputs"]}
+        for name, values in constants.items():
+            if np.isnan(values).any() or (name not in free and not np.isfinite(values).all()):
+                raise ValueError(f"the constant {name!r:.80} is NaN or infinite")
         steps = [_step(op, description["values"], constants) for op in description["operations"]]
         return NumpyPolicy(metadata, constants, steps, description["values"]["obs"])
-    except (KeyError, TypeError, AttributeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"not a NumPy policy of rlab: {error}") from error
 
 

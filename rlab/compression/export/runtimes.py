@@ -14,14 +14,17 @@ from typing import Any
 
 import numpy as np
 
+from rlab import door
 from rlab.compression.export import metadata as meta
-from rlab.compression.export import numpy_runner
 from rlab.compression.export.c_writer import METADATA as C_METADATA
 from rlab.compression.export.graph import ACTION, OBS, OUTPUTS
-from rlab.compression.export.onnx_writer import METADATA as ONNX_METADATA
+from rlab.compression.export.limited import LimitedSession
+from rlab.compression.export.sessions import NumpySession, OnnxSession, onnxruntime
 from rlab.errors import RlabError, UsageError, pip_install
 from rlab.networks.spaces import pack, space_from_json
 
+LATENCY_ROWS = (1, 64)  # batches whose calls are timed
+MOST_SOURCE = 2**28  # bytes of a .h
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "numpy": ".npz", "c": ".h"}  # format -> how its files end
 
 
@@ -91,7 +94,7 @@ class Runner:
 
 
 class OnnxRunner(Runner):
-    """A `.onnx` in onnxruntime on the CPU.
+    """A `.onnx` in onnxruntime on the CPU, in this process: of a file that is trusted.
 
     Args:
         threads: of one operation.
@@ -104,31 +107,11 @@ class OnnxRunner(Runner):
     """
 
     def __init__(self, path: Path, threads: int = 1, optimise: bool = True, binding: bool = False) -> None:
-        try:
-            import onnxruntime as ort
-        except ImportError:
-            raise UsageError(f"{path} runs in onnxruntime, which is not installed: {pip_install('onnx')}") from None
-        content = path.read_bytes()
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = threads
-        options.log_severity_level = 3  # errors
-        if not optimise:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._session = self._open(ort, content, options, path)
-        text = self._session.get_modelmeta().custom_metadata_map.get(ONNX_METADATA)
-        if text is None:
-            raise RlabError(f"{path} is not a file of rlab: it has no metadata of a policy.")
-        super().__init__(path, meta.from_text(text, path))
-        if self.metadata.get("fold_weights") and self.quantized != "none" and optimise:
-            # else onnxruntime makes floats of integer weights at each call
-            options.add_session_config_entry("session.disable_quant_qdq", "1")
-            self._session = self._open(ort, content, options, path)
-        self._ort, self._binding = ort, binding
+        session = OnnxSession(path, threads, optimise)
+        super().__init__(path, meta.from_text(session.metadata, path))
+        self._session, self._ort, self._binding = session.native, session.ort, binding
         self._bound: dict[int, tuple[np.ndarray, Any, np.ndarray]] = {}
-
-    def run(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        action, outputs = self._session.run([ACTION, OUTPUTS], {OBS: obs})
-        return action, outputs
+        self.run = session.run  # type: ignore[method-assign]
 
     def act(self, obs: np.ndarray) -> np.ndarray:
         if not self._binding:
@@ -149,29 +132,44 @@ class OnnxRunner(Runner):
         bound.bind_ortvalue_output(ACTION, self._ort.OrtValue.ortvalue_from_numpy(taken))
         return given, bound, taken
 
-    @staticmethod
-    def _open(ort: Any, content: bytes, options: Any, path: Path) -> Any:
-        try:
-            return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has many error classes without a common base
-            reason = str(error).splitlines()[0]
-            raise RlabError(f"{path} is not an ONNX file that onnxruntime can run: {reason}") from error
-
 
 class NumpyRunner(Runner):
-    """A `.npz` in NumPy, by `numpy_runner`.
+    """A `.npz` in NumPy, by `numpy_runner`, in this process: of a file that is trusted.
 
     Raises:
         RlabError: the file is damaged or none of rlab's.
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            self._policy = numpy_runner.load(path)
-        except ValueError as error:
-            raise RlabError(f"{path}: {error}. Was it damaged?") from error
-        super().__init__(path, self._policy.metadata)
-        self.run = self._policy.run  # type: ignore[method-assign]
+        session = NumpySession(path)
+        super().__init__(path, meta.checked(session.metadata, path))
+        self.run = session.run  # type: ignore[method-assign]
+
+
+class LimitedRunner(Runner):
+    """A `.onnx` or `.npz` in a process of its own with limits of time and memory: of a file that is not trusted.
+
+    Raises:
+        UsageError: a runtime is missing.
+        RlabError: the file is damaged, none of rlab's, takes too long or needs too much memory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if path.suffix == ".onnx":
+            onnxruntime(path)  # which raises where it is missing
+        session = LimitedSession(path)
+        told = session.metadata
+        super().__init__(path, meta.from_text(told, path) if isinstance(told, str) else meta.checked(told, path))
+        self._session = session
+
+    def run(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        action, outputs = self._session.run(obs)
+        if action.shape[1:] != self.action_shape or action.dtype != self.action_dtype:
+            raise RlabError(
+                f"{self.path} gives actions {action.shape[1:]} of {action.dtype}, and its metadata declare "
+                f"{self.action_shape} of {self.action_dtype}. Was it edited?"
+            )
+        return action, outputs
 
 
 class CRunner(Runner):
@@ -185,7 +183,7 @@ class CRunner(Runner):
     rows_at_once = 1
 
     def __init__(self, path: Path) -> None:
-        source = path.read_text(errors="replace")
+        source = door.read_file(path, MOST_SOURCE, follow=True).decode(errors="replace")
         line = re.search(rf"^ \* {C_METADATA} (.*)$", source, re.MULTILINE)
         if line is None:
             raise RlabError(f"{path} is not a header of rlab: it has no metadata of a policy.")
@@ -287,7 +285,11 @@ def check_runtime(format: str) -> None:
 def open_exported(path: Path | str, *, threads: int = 1, trust: bool = False) -> Runner:
     """The policy in an exported file, in the runtime that its suffix stands for.
 
-    `.onnx` and `.npz` are data. A `.h` is compiled and run, and loading a `.pt2` can run code: these need `trust`.
+    `.onnx` and `.npz` are data: without `trust` they run in a process of their own, with limits of time and memory. A
+    `.h` is compiled and run, and loading a `.pt2` can run code: these need `trust`.
+
+    Args:
+        threads: of one operation, of an `.onnx` that is trusted.
 
     Raises:
         UsageError: the suffix is none of the four, trust is needed, or a runtime is missing.
@@ -300,6 +302,8 @@ def open_exported(path: Path | str, *, threads: int = 1, trust: bool = False) ->
         raise RlabError(f"{path} is missing.")
     if path.suffix in (".h", ".pt2") and not trust:
         raise UsageError(f"{path} can run code when it is opened; open it with trust=True if you trust its author.")
+    if not trust:
+        return LimitedRunner(path)
     if path.suffix == ".onnx":
         return OnnxRunner(path, threads)
     return {".npz": NumpyRunner, ".h": CRunner, ".pt2": TorchRunner}[path.suffix](path)
@@ -317,7 +321,7 @@ class Latency:
 def latency(
     runners: Mapping[str, Callable[[np.ndarray], Any]],
     obs: np.ndarray,
-    batch_sizes: tuple[int, ...] = (1, 64),
+    batch_sizes: tuple[int, ...] = LATENCY_ROWS,
     repeats: int = 1000,
 ) -> dict[str, list[Latency]]:
     """Time calls with batches `[B, *obs]` taken from the rows of `obs`; runners in turn, so that all see one machine.

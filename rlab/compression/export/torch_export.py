@@ -3,7 +3,6 @@
 import io
 import logging
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlab import door
 from rlab.compression.export.graph import ACTION, OBS, OUTPUTS
 from rlab.compression.export.onnx_writer import METADATA, OPSET, require_onnx
 from rlab.errors import RlabError, UsageError, pip_install
@@ -57,7 +57,8 @@ def load_program(path: Path) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         RlabError: the file is damaged.
     """
     try:
-        module: Callable[[Tensor], tuple[Tensor, Tensor]] = torch.export.load(path).module()
+        content = io.BytesIO(door.read_file(path, follow=True))
+        module: Callable[[Tensor], tuple[Tensor, Tensor]] = torch.export.load(content).module()
     except Exception as error:  # of a damaged file, each part fails in its own way
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise RlabError(f"{path} is not a complete .pt2 file of this torch ({reason}). Was it damaged?") from error
@@ -70,14 +71,7 @@ def read_metadata(path: Path) -> bytes:
     Raises:
         RlabError: the file is damaged or none of rlab's.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            name = next(name for name in archive.namelist() if name.endswith(f"extra/{EXTRA}"))
-            return archive.read(name)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise RlabError(f"{path} is not a complete .pt2 file ({error}). Was it damaged?") from error
-    except StopIteration:
-        raise RlabError(f"{path} is not a file of rlab: it has no metadata of a policy.") from None
+    return door.read_zip_part(path, f"extra/{EXTRA}")
 
 
 def write_torch_onnx(member: MemberPolicy, obs: np.ndarray, metadata: str) -> bytes:
