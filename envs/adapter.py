@@ -143,11 +143,13 @@ class GymVectorEnv:
         In any case the next `reset` starts fresh episodes, on seeds that were not used before.
         """
         self._restart, self._loaded = int(state["restart"]), True
+        resetting = state["resetting"]
+        if resetting is not None and (resetting.dtype, resetting.shape) != (np.dtype(bool), (self._env.num_envs,)):
+            return "its saved state does not fit it"
         obstacle = load_envs(self._env, state["envs"])
         if obstacle is None:
-            self._between_steps = True
-            self._vector_steps = int(state["vector_steps"])
-            self._resetting = None if state["resetting"] is None else state["resetting"].copy()
+            self._between_steps, self._vector_steps = True, int(state["vector_steps"])
+            self._resetting = None if resetting is None else resetting.copy()
         return obstacle
 
     def close(self) -> None:

@@ -7,6 +7,8 @@ Replaying the episode under way does not bring that back, so it is saved beside 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import is_dataclass
+from enum import Enum
 from typing import Any
 
 import gymnasium as gym
@@ -55,7 +57,7 @@ def as_data(value: Any, limits: Limits | None = None) -> Any:
         return value
     if isinstance(value, np.str_):
         return as_data(str(value), limits)
-    if isinstance(value, np.ndarray | np.generic):
+    if kind is np.ndarray or isinstance(value, np.generic):
         if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8 or value.nbytes > largest:
             raise NotDataError(f"an array of {value.dtype}")
         return value.copy()
@@ -120,21 +122,67 @@ def part_of(holder: Any, key: str | int) -> Any:
     Raises:
         LookupError: there is none.
     """
-    return holder[key] if isinstance(holder, list | tuple | deque | dict) else vars(holder)[str(key)]
+    if isinstance(holder, dict):
+        return holder[key]
+    return holder[int(key)] if isinstance(holder, list | tuple | deque) else vars(holder)[str(key)]
 
 
 def memory_of(env: gym.Env) -> dict[str, Any]:
     """The plain values and the generators that an env, its wrappers and their own objects hold, as lists of
-    `[path, value]`."""
-    found: dict[str, Any] = {"values": [], "generators": []}
-    for path, generator, data in _found(env):
-        found["values" if generator is None else "generators"].append([list(path), data])
-    return found
+    `[path, value]` (see `generator_states`)."""
+    found = list(_found(env))
+    values = [[list(path), data] for path, generator, data in found if generator is None]
+    return {
+        "values": values,
+        "generators": generator_states({path: held for path, held, _ in found if held is not None}),
+    }
 
 
 def generators_of(env: gym.Env) -> dict[Path, Any]:
     """The generators that it holds, by their paths."""
     return {path: generator for path, generator, _ in _found(env) if generator is not None}
+
+
+def generators_at(env: gym.Env, paths: Sequence[Path]) -> dict[Path, Any]:
+    """What it holds at these paths now."""
+    found = {}
+    for path in paths:
+        with suppress(LookupError, TypeError):
+            found[path] = held_at(env, path)
+    return found
+
+
+def generator_states(generators: Mapping[Path, Any]) -> list[list[Any]]:
+    """Lists of `[path, state]`; the state of one that was met before is the path where that was."""
+    first: dict[int, Path] = {}
+    found: list[list[Any]] = []
+    for path, generator in generators.items():
+        state = list(first[id(generator)]) if id(generator) in first else generator_state(generator)
+        if state is not None:
+            first.setdefault(id(generator), path)
+            found.append([list(path), state])
+    return found
+
+
+def set_generators(env: gym.Env, states: Sequence[Any]) -> str | None:
+    """Let the generators draw on from the states of `generator_states`, made where there is none; the place of one
+    with which that is impossible."""
+    for path, state in states:
+        try:
+            holder = held_at(env, path[:-1])
+            if isinstance(state, list):
+                vars(holder)[str(path[-1])] = held_at(env, state)
+                continue
+            now = None
+            with suppress(KeyError):  # not there yet
+                now = part_of(holder, path[-1])
+            if now is None:
+                vars(holder)[str(path[-1])] = new_generator(state)
+            else:
+                set_generator_state(now, state)
+        except (AttributeError, LookupError, TypeError, ValueError):
+            return _words(path)
+    return None
 
 
 def attributes_of(env: gym.Env) -> list[dict[str, Any]]:
@@ -171,35 +219,18 @@ def _kept(value: Any) -> Any:
 
 
 def put_back(env: gym.Env, memory: Mapping[str, Any]) -> str | None:
-    """Give what differs from `memory_of` its saved value; the place of something that cannot be put back."""
-    for path, state in memory["generators"]:
-        if not set_generator(env, tuple(path), state):
-            return ".".join(map(str, path))
+    """Give what differs from `memory_of` its saved value; the place of something with which that is impossible."""
+    place = set_generators(env, memory["generators"])
+    if place is not None:
+        return place
     for path, value in memory["values"]:
         try:
             holder = held_at(env, path[:-1])
             if not _is_now(holder, path[-1], value):
                 set_part(holder, path[-1], value)
         except (LookupError, TypeError):
-            return ".".join(map(str, path))
+            return _words(path)
     return None
-
-
-def set_generator(env: gym.Env, path: Path, state: Mapping[str, Any]) -> bool:
-    """Let the generator at a path draw on from a saved state: made where there is none; false where that fails."""
-    try:
-        holder = held_at(env, path[:-1])
-        try:
-            now = part_of(holder, path[-1])
-        except KeyError:
-            now = None
-        if now is None:
-            vars(holder)[str(path[-1])] = new_generator(state)
-        else:
-            set_generator_state(now, state)
-    except (AttributeError, LookupError, TypeError, ValueError):
-        return False
-    return True
 
 
 def held_at(env: gym.Env, path: Any) -> Any:
@@ -212,6 +243,10 @@ def held_at(env: gym.Env, path: Any) -> Any:
     for key in path:
         found = part_of(found, key)
     return found
+
+
+def _words(path: Sequence[str | int]) -> str:
+    return ".".join(map(str, path))
 
 
 def _is_now(holder: Any, key: str | int, value: Any) -> bool:
@@ -251,5 +286,7 @@ def _parts(value: Any, packages: set[str]) -> list[tuple[str | int, Any]]:
         return list(enumerate(value)) if len(value) <= MOST_PARTS else []
     if kind is dict:
         return [(key, part) for key, part in value.items() if type(key) in (str, int)][:MOST_PARTS]
-    own = kind.__module__.partition(".")[0] in packages and not isinstance(value, type | Registered)
-    return list(vars(value).items()) if own and hasattr(value, "__dict__") else []
+    if isinstance(value, type | Registered | Enum) or kind.__module__.partition(".")[0] not in packages:
+        return []
+    frozen = is_dataclass(kind) and kind.__dataclass_params__.frozen  # type: ignore[attr-defined]  # may be shared
+    return list(vars(value).items()) if hasattr(value, "__dict__") and not frozen else []

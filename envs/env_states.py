@@ -13,8 +13,8 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.wrappers import PassiveEnvChecker
 
-from rlab.envs.env_memory import as_data, memory_of, put_back, set_generator, set_part
-from rlab.envs.generators import generator_state
+from rlab.envs.env_memory import as_data, memory_of, put_back, set_part
+from rlab.envs.generators import generator_state, new_generator
 from rlab.envs.obs_packing import layers
 
 _CLASSIC = "gymnasium.envs.classic_control"
@@ -91,11 +91,7 @@ class KnownState:
             LookupError, TypeError, ValueError: it is not one of this env.
         """
         _set_fields(self._layers, state["fields"])
-        inner = self._env.unwrapped
-        if state["generator"] is None:
-            inner._np_random = None
-        elif not set_generator(inner, ("_np_random",), state["generator"]):
-            raise ValueError("its random generator is of another kind")
+        self._env.unwrapped._np_random = new_generator(state["generator"])
 
 
 class OwnState:
@@ -155,16 +151,18 @@ def _takes(env: gym.Env, name: str, arguments: int) -> bool:
 
 def _fields(of: Sequence[gym.Env]) -> list[dict[str, Any]]:
     """The attributes that the tables name, for each of these layers."""
-    tables = {**WRAPPERS, **ENVS}
-    names = [tables[class_name(layer)] for layer in of]
-    return [
-        {key: as_data(vars(one)[key]) for key in keys if key in vars(one)} for one, keys in zip(of, names, strict=True)
-    ]
+    return [{name: as_data(vars(layer)[name]) for name in _names(layer) if name in vars(layer)} for layer in of]
+
+
+def _names(layer: gym.Env) -> tuple[str, ...]:
+    name = class_name(layer)
+    return WRAPPERS[name] if name in WRAPPERS else ENVS[name]
 
 
 def _set_fields(of: Sequence[gym.Env], saved: Sequence[Mapping[str, Any]]) -> None:
     for layer, fields in zip(of, saved, strict=True):
-        for name, value in fields.items():
-            set_part(layer, name, value)
+        for name in _names(layer):
+            if name in fields:
+                set_part(layer, name, fields[name])
         if isinstance(layer, PassiveEnvChecker):  # what it checks once was checked
             layer.checked_reset = layer.checked_step = layer.checked_data_reuse = True

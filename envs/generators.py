@@ -20,7 +20,7 @@ def generator_state(generator: Any) -> dict[str, Any] | None:
         shared = generator is np.random.mtrand._rand
         return None if shared else {"numpy legacy": generator.get_state(legacy=False)}
     if type(generator) is random.Random:
-        return None if generator is random._inst else {"random": python_state(generator.getstate())}  # type: ignore[attr-defined]
+        return None if generator is random._inst else {"random": python_state(generator.getstate())}
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(generator, torch.Generator) and generator is not torch.default_generator:
         return {"torch": generator.get_state().numpy()} if generator.device.type == "cpu" else None

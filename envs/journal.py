@@ -8,8 +8,16 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from rlab.envs.env_memory import Path, as_data, attributes_of, generators_of, held_at, memory_of, plain_attributes
-from rlab.envs.generators import generator_state
+from rlab.envs.env_memory import (
+    Path,
+    as_data,
+    attributes_of,
+    generator_states,
+    generators_at,
+    generators_of,
+    memory_of,
+    plain_attributes,
+)
 
 LONGEST = 100_000  # steps of an episode that are kept and played again
 BLOCK = 1000  # actions that are packed into one array
@@ -26,15 +34,9 @@ class Beginning:
     seed: int | None
     options: Any  # of `reset`
     counters: dict[str, Any]  # of the `SubEnv`
-    globals: dict[str, Any]  # of its `OwnGlobals`
-    generators: list[tuple[Path, dict[str, Any]]]  # that the env held, before the reset
+    globals: dict[str, Any]  # its own and those of its process
+    generators: list[Any]  # that the env held, before the reset: see `generator_states`
     attributes: list[dict[str, Any]]  # of its layers, before the reset
-
-    @staticmethod
-    def of(saved: Mapping[str, Any]) -> "Beginning":
-        """From the state of a journal."""
-        generators = [(tuple(path), state) for path, state in saved["generators"]]
-        return Beginning(**{**saved, "generators": generators})
 
 
 class Journal:
@@ -55,8 +57,7 @@ class Journal:
         if self._resets < 2:  # an env may make its generators when it is made, and in its first reset
             self._paths = list(generators_of(self._env))
         self._resets += 1
-        states = [(path, self._state_at(path)) for path in self._paths]
-        found = [(path, state) for path, state in states if state is not None]
+        found = generator_states(generators_at(self._env, self._paths))
         self.beginning = Beginning(seed, options, counters, own_globals, found, attributes_of(self._env))
         self._recent, self._blocks, self.total_reward = [], [], 0.0
 
@@ -94,7 +95,7 @@ class Journal:
                 "options": options,
                 "counters": began.counters,
                 "globals": began.globals,
-                "generators": [[list(path), state] for path, state in began.generators],
+                "generators": began.generators,
                 "attributes": [plain_attributes(layer) for layer in began.attributes],
             },
             "actions": blocks,
@@ -111,12 +112,6 @@ class Journal:
         if [terminated, truncated] != result[1:3]:
             return "ended in another way"
         return None if self.total_reward == result[3] else "gave other rewards"
-
-    def _state_at(self, path: Path) -> dict[str, Any] | None:
-        try:
-            return generator_state(held_at(self._env, path))
-        except (LookupError, TypeError):
-            return None
 
 
 def actions_of(state: Mapping[str, Any], dtype: Any) -> Iterator[Any]:

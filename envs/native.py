@@ -40,7 +40,9 @@ class SeededCartPole(CartPoleVectorEnv):
         """Go on where `get_state` was called, on an env of as many sub-envs."""
         if len(state["streams"]) != self.num_envs:
             raise ValueError(f"{len(state['streams'])} random streams for {self.num_envs} sub-envs")
-        for name in ("state", "steps", "prev_done"):
+        for name, kind, shape in (("state", "f", (4, self.num_envs)), ("steps", "i", None), ("prev_done", "b", None)):
+            if state[name].dtype.kind != kind or state[name].shape != (shape or (self.num_envs,)):
+                raise ValueError(f"{name} is {state[name].dtype} {state[name].shape}")
             setattr(self, name, state[name].copy())
         streams = _Streams(self, [0] * self.num_envs)
         streams.load_state(state["streams"])

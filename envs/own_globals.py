@@ -109,15 +109,34 @@ class OwnGlobals:
                 self.late = any(part.used and part.name for part in self._new)
 
 
-def seed_process(seed: int) -> None:
-    """Seed the global generators of a worker process, which belong to its env alone: so even what it draws for the
+class ProcessGenerators:
+    """The global generators of a worker process, which belong to its env alone, seeded: so even what it draws for the
     first time after it was watched is the same in every run."""
-    of_numpy, of_random, of_torch = global_seeds(seed, PROCESS)
-    np.random.seed(of_numpy)
-    random.seed(of_random)
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.default_generator.manual_seed(of_torch)
+
+    def __init__(self, seed: int) -> None:
+        of_numpy, of_random, of_torch = global_seeds(seed, PROCESS)
+        np.random.seed(of_numpy)
+        random.seed(of_random)
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            torch.default_generator.manual_seed(of_torch)
+
+    def state(self) -> dict[str, Any]:
+        """Where they stand, in arrays and JSON values."""
+        torch = sys.modules.get("torch")
+        return {
+            "numpy": np.random.get_state(legacy=False),
+            "random": python_state(random.getstate()),
+            "torch": None if torch is None else torch.get_rng_state().numpy(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Let them go on where `state` was saved."""
+        np.random.set_state(state["numpy"])
+        random.setstate(from_python_state(state["random"]))
+        if state["torch"] is not None:
+            torch = importlib.import_module("torch")  # the env had imported it
+            torch.set_rng_state(torch.from_numpy(state["torch"].copy()))
 
 
 def due_again(call: int) -> bool:

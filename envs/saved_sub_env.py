@@ -10,11 +10,11 @@ from typing import Any
 
 import gymnasium as gym
 
-from rlab.envs.env_memory import as_data, put_back, set_attributes, set_generator
+from rlab.envs.env_memory import as_data, put_back, set_attributes, set_generators
 from rlab.envs.env_states import state_pair
 from rlab.envs.journal import Beginning, Journal, UnsavedError, actions_of
 from rlab.envs.obs_packing import Packing
-from rlab.envs.own_globals import OwnGlobals
+from rlab.envs.own_globals import OwnGlobals, ProcessGenerators
 from rlab.envs.sub_env import SubEnv
 from rlab.places import one_line
 
@@ -23,7 +23,11 @@ CHECKED_EVERY = 100  # steps played again between two looks at the clock
 
 
 class SavedSubEnv(SubEnv):
-    """A `SubEnv` that keeps what its state takes: nothing where the env's own can be read, else a journal."""
+    """A `SubEnv` that keeps what its state takes: nothing where the env's own can be read, else a journal.
+
+    Args:
+        process: where the env has a process to itself, its global generators.
+    """
 
     def __init__(
         self,
@@ -32,8 +36,10 @@ class SavedSubEnv(SubEnv):
         index: int = 0,
         env_id: str = "the env",
         own: OwnGlobals | None = None,
+        process: ProcessGenerators | None = None,
     ) -> None:
         super().__init__(env, packing, index, env_id, own)
+        self._process = process
         self._pair = state_pair(env)
         self._journal = Journal(env) if self._pair is None else None
         self._loading: Iterator[str | None] | None = None
@@ -42,7 +48,7 @@ class SavedSubEnv(SubEnv):
         journal = self._journal
         if journal is None:
             return super().reset(seed=seed, options=options)
-        journal.begin(seed, options, self._counters(), self._own.state())
+        journal.begin(seed, options, self._counters(), self._globals())
         obs, info = super().reset(seed=seed, options=options)
         journal.result = (obs, 0.0, False, False, info)
         return obs, info
@@ -67,7 +73,7 @@ class SavedSubEnv(SubEnv):
             raise
         except BaseException as error:  # the env's own get_state may raise anything
             return {"why_not": f"{self._name} gave no state: {one_line(error)}"}
-        return {**played, "counters": self._counters(), "globals": self._own.state()}
+        return {**played, "counters": self._counters(), "globals": self._globals()}
 
     def load_state(self, state: Mapping[str, Any] | None) -> bool | str:
         """Go on where a state was saved: True where that is done, or a clause that says why it is impossible.
@@ -102,21 +108,21 @@ class SavedSubEnv(SubEnv):
         else:
             yield from self._replay(state["journal"])
         self._set_counters(state["counters"])
-        self._own.load_state(state["globals"])
+        self._set_globals(state["globals"])
 
     def _replay(self, saved: Mapping[str, Any]) -> Iterator[str | None]:
         """Play the episode again. An env may remember earlier episodes, so where it ends elsewhere it is played once
         more, with the attributes that the env had when it began."""
-        journal, began, difference = self._journal, Beginning.of(saved["beginning"]), None
+        journal, began, difference = self._journal, Beginning(**saved["beginning"]), None
         assert journal is not None
         for remembering in (False, True):
             self._set_counters(began.counters)
-            self._own.load_state(began.globals)
+            self._set_globals(began.globals)
             if remembering:
                 set_attributes(self.env, began.attributes)
-            for path, state in began.generators:
-                if not set_generator(self.env, path, state):
-                    yield f"{self._name} no longer has the random generators that its episode began with"
+            place = set_generators(self.env, began.generators)
+            if place is not None:
+                yield f"{self._name} has another random generator in {place} than when its episode began"
             self.reset(seed=began.seed, options=as_data(began.options))
             for number, action in enumerate(actions_of(saved, self.action_space.dtype)):
                 self.step(action)
@@ -146,5 +152,15 @@ class SavedSubEnv(SubEnv):
         }
 
     def _set_counters(self, saved: Mapping[str, Any]) -> None:
-        self._seed, self._steps = saved["seed"], saved["steps"]
-        self._earlier, self._alone_until = saved["earlier"], saved["alone_until"]
+        seed = saved["seed"]
+        self._seed = None if seed is None else int(seed)
+        self._steps, self._earlier = int(saved["steps"]), int(saved["earlier"])
+        self._alone_until = int(saved["alone_until"])
+
+    def _globals(self) -> dict[str, Any]:
+        return {"own": self._own.state(), "process": None if self._process is None else self._process.state()}
+
+    def _set_globals(self, saved: Mapping[str, Any]) -> None:
+        self._own.load_state(saved["own"])
+        if self._process is not None and saved["process"] is not None:
+            self._process.load_state(saved["process"])

@@ -9,6 +9,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from rlab.envs.native import SeededCartPole
 from rlab.envs.saved_sub_env import SavedSubEnv
 from rlab.envs.workers import WatchedAsyncVectorEnv
+from rlab.randomness import kept_generators
 
 Saved = dict[str, Any]  # {"state": ...}, or {"why_not": a clause}
 # what loading a state raises that is not one of this env
@@ -57,7 +58,8 @@ def _load_sub_envs(env: gym.vector.VectorEnv, states: Sequence[Any]) -> str | No
     given: list[Any] = list(states)
     while True:
         if isinstance(env, SyncVectorEnv):
-            answers = [one.load_state(state) for one, state in zip(env.envs, given, strict=True)]  # type: ignore[attr-defined]
+            with kept_generators():  # what an env draws while it is played again does not move them
+                answers = [one.load_state(state) for one, state in zip(env.envs, given, strict=True)]  # type: ignore[attr-defined]
         else:
             assert isinstance(env, WatchedAsyncVectorEnv)
             answers = list(env.call_each("load_state", [(state,) for state in given]))

@@ -15,7 +15,7 @@ from gymnasium.vector.async_vector_env import AsyncState
 
 from rlab.envs.checks import EnvError
 from rlab.envs.obs_packing import Packing
-from rlab.envs.own_globals import OwnGlobals, seed_process
+from rlab.envs.own_globals import OwnGlobals, ProcessGenerators
 from rlab.envs.saved_sub_env import SavedSubEnv
 from rlab.envs.sub_env import SubEnvError
 
@@ -34,12 +34,13 @@ def sub_env_maker(
     parent = os.getpid()
 
     def make_sub_env() -> gym.Env:
+        process = None
         if os.getpid() != parent:
             # Ctrl+C reaches every process of the terminal; the parent alone decides when its workers stop.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            seed_process(seed)
+            process = ProcessGenerators(seed)
         own = OwnGlobals(seed)
-        return SavedSubEnv(own.call(make), packing, index, own=own)
+        return SavedSubEnv(own.call(make), packing, index, own=own, process=process)
 
     return make_sub_env
 

@@ -124,6 +124,30 @@ class LateGlobal(Walk):
         return np.random.normal() if self.calls >= 64 else self.np_random.normal()
 
 
+class RareGlobal(Walk):
+    """Draws from a global generator now and then, and never in a call that is watched."""
+
+    calls = 0
+
+    def noise(self):
+        self.calls += 1
+        rare = self.calls > 16 and self.calls % 7 == 0
+        return np.random.normal() + random.random() if rare else self.np_random.normal()
+
+
+class Aliased(Walk):
+    """Holds its generator under a second name, from its first reset on."""
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            gym.Env.reset(self, seed=seed)
+            self.rng = self.np_random
+        return super().reset()
+
+    def noise(self):
+        return self.np_random.normal() + self.rng.normal()
+
+
 class Settings(Walk):
     """Changes what NumPy does about errors, and depends on it."""
 
@@ -237,7 +261,7 @@ GYMNASIUM = [
 ]
 OWN = [
     *(Walk, Continuous, OwnGenerator, Nested, ActionSpace, GlobalNumpy, GlobalPython, GlobalTorch, Settings),
-    *(Remembers, OwnState, MaskMethod, MaskInInfo),
+    *(Remembers, OwnState, MaskMethod, MaskInInfo, Aliased),
 ]
 WRAPPED = {
     "frame stack": ("CartPole-v1", [("FrameStackObservation", {"stack_size": 3})]),
@@ -317,7 +341,7 @@ def test_native_cart_poles_go_on_wherever_they_are_stopped(stops):
 def test_known_envs_go_on_wherever_they_are_stopped(env_id):
     limit = None if env_id.startswith("rlab") else 30
     make = lambda: make_vec(EnvSpec(env_id, max_episode_steps=limit), (3, 4), 2, "sync")  # noqa: E731
-    check_goes_on(make)
+    check_goes_on(make, stops=(0, 1, 15, 33, 99))
     env = make()
     env.reset()
     assert all("pair" in one for one in env.state()["envs"]["state"]["sub_envs"])  # no journal is kept
@@ -328,7 +352,7 @@ def test_known_envs_go_on_wherever_they_are_stopped(env_id):
 def test_envs_in_known_wrappers_go_on(name):
     env_id, wrappers = WRAPPED[name]
     spec = EnvSpec(env_id, max_episode_steps=30, wrappers=wrappers)
-    check_goes_on(lambda: make_vec(spec, (3,), 3, "sync"))
+    check_goes_on(lambda: make_vec(spec, (3,), 3, "sync"), stops=(0, 1, 15, 33, 99))
 
 
 def test_pictures_go_on():
@@ -356,7 +380,7 @@ def test_envs_of_your_own_go_on_whatever_they_hold(make, mode):
     check_goes_on(lambda: vector_env(make, "sync", mode))
 
 
-@pytest.mark.parametrize("make", [Walk, GlobalNumpy, GlobalPython, Remembers, OwnState, Continuous])
+@pytest.mark.parametrize("make", [Walk, GlobalNumpy, RareGlobal, Remembers, OwnState])
 def test_envs_in_processes_of_their_own_go_on(make):
     check_goes_on(lambda: vector_env(make, "async", num=2), stops=(13, 60, 99), steps=120)
 
