@@ -27,11 +27,11 @@ class Inputs:
     start: SavedPolicy | None = None
     teacher: SavedPolicy | None = None
 
-    def keep(self, folder: RunFolder) -> None:
-        """Copy the policies into the run, so that it can go on without the runs that they came from."""
-        for saved, place in ((self.start, folder.start), (self.teacher, folder.teacher)):
+    def keep(self, folder: Path) -> None:
+        """Copy the policies into the folder of a run, so that it can go on without the runs that they came from."""
+        for saved, name in ((self.start, "start"), (self.teacher, "teacher")):
             if saved is not None:
-                save_policy(place, saved.policy, {"agent": saved.agent, "env": saved.env.to_json()})
+                save_policy(folder / name, saved.policy, {"agent": saved.agent, "env": saved.env.to_json()})
 
 
 NO_INPUTS = Inputs()

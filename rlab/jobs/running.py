@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rlab.errors import RlabError, UsageError
+from rlab.errors import RlabError
 from rlab.evaluation.evaluate import Evaluation
 from rlab.jobs.foreign_code import resume_command
 from rlab.jobs.inputs import open_inputs
@@ -151,7 +151,7 @@ def start(
     it with a run that says so."""
     audience = audience_of(listeners)
     if out is not None:
-        check_free(out)
+        check_free(out, unfinished=True)
     place = Path(ROOT if out is None else out).absolute()  # before an env is made, which may change the working folder
     with own_surroundings(request.run.threads, request.run.seed):  # before the first torch operation
         inputs = open_inputs(request, None, trust)
@@ -161,14 +161,13 @@ def start(
             refuse_unread(session.request.unread, request.origins)
             tuned = {} if session.request.start is None else {"trainable": session.trainable}
             config = {**session.request.to_json(), **tuned}
-            folder = RunFolder.create(path, config, out or Path(ROOT) / path.name)
-        except UsageError:
+            folder = RunFolder.create(path, config, out or Path(ROOT) / path.name, inputs.keep)
+        except RlabError:
             session.close()
             raise
         bar = ProgressListener(request.budget, request.unit) if progress else None
         if bar is not None:
             bar.on_note(session.describe())
-        inputs.keep(folder)
         return carry_out(session, folder, bar, audience)
 
 

@@ -30,7 +30,7 @@ from rlab.learning.contract import LoopListener
 from rlab.learning.runtime import choose_devices
 from rlab.networks.policy import Policy, build_policy
 from rlab.runs.checkpoint import load_checkpoint
-from rlab.runs.folder import CONFIG, PARTS, RunFolder
+from rlab.runs.folder import PARTS, RunFolder, is_run
 from rlab.runs.listing import saved_time
 from rlab.runs.logs import CLOCK_TAGS, MetricsLog, read_json_lines
 from rlab.runs.policies import POLICY, load_policy, save_policy
@@ -122,11 +122,10 @@ class SharedOut:
     def _part(self, folder: RunFolder, number: int, request: Request) -> Part:
         """One part with its folder, which is made where it is not there yet."""
         path, name = folder.path / PARTS / str(number), f"{folder.name}/{PARTS}/{number}"
-        if (path / CONFIG).is_file():
+        if is_run(path):
             own = RunFolder.open(path)
             return Part(own, _label(request), tuple(_changed(own.config["run"], request)))
-        own = RunFolder.create(path, request.to_json(), name)
-        self._inputs.keep(own)
+        own = RunFolder.create(path, request.to_json(), name, self._inputs.keep)
         return Part(own, _label(request))
 
 

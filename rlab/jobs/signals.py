@@ -1,4 +1,4 @@
-"""Ctrl+C and SIGTERM end a run with a save."""
+"""Ctrl+C, SIGTERM and a terminal that is closed end a run with a save."""
 
 import signal
 import threading
@@ -9,7 +9,8 @@ from typing import Any
 
 @contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """The first Ctrl+C or SIGTERM asks the loop to save and stop; a second Ctrl+C ends the process as always."""
+    """The first Ctrl+C, SIGTERM or SIGHUP asks the loop to save and stop; a second Ctrl+C ends the process as always.
+    What is ignored stays ignored, as SIGHUP under `nohup`."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # signals can only be caught in the main thread
@@ -19,7 +20,9 @@ def stop_on_signal() -> Iterator[threading.Event]:
         stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    asking = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    asking = [number for number in asking if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, ask) for number in asking}
     try:
         yield stop
     finally:

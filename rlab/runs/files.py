@@ -184,6 +184,47 @@ def make_folder(path: Path) -> None:
         raise DiskError(f"cannot make the folder {path}: {error.strerror}") from error
 
 
+def make_folders(path: Path) -> None:
+    """Make a folder and those that it lies in, durably. Where there is one already, it may be a link.
+
+    Raises:
+        DiskError: the disk refuses.
+    """
+    if path.is_dir():
+        return
+    if not path.parent.exists():
+        make_folders(path.parent)
+    make_folder(path)
+
+
+def make_empty(path: Path) -> bool:
+    """Make an empty file, durably; false where there is something already.
+
+    Raises:
+        DiskError: the disk refuses.
+    """
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        sync_folder(path.parent)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise DiskError(f"cannot write {path}: {error.strerror}") from error
+    return True
+
+
+def delete_folder(path: Path) -> None:
+    """Delete a folder that has nothing but files in it; raises DiskError where the disk refuses."""
+    check_folder(path)
+    try:
+        for entry in sorted(path.iterdir()):
+            os.unlink(entry)
+        os.rmdir(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise DiskError(f"cannot delete {path}: {error.strerror}") from error
+
+
 def check_folder(path: Path) -> None:
     """Raise RlabError where something that is not a folder is in its place; a link to one is not one, since what is
     behind it is somebody else's."""

@@ -1,9 +1,10 @@
 """The run folder: everything about a run in one folder.
 
-config.json     all that is needed to repeat the run; written first, changed only by a resume with other settings
+config.json     all that is needed to repeat the run; changed only by a resume with other settings
 status.json     the state of the run: running, finished, not judged, stopped or failed, and since when
 result.json     the evaluation of the final weights
-manifest.json   SHA-256 of config.json and of every file of the policies; checked on every load
+manifest.json   SHA-256 of config.json and of every file of the policies; checked on every load. A run has begun once it
+                is there: it is written after config.json, start/ and teacher/
 policy/         the final policy and nothing else: what people share
 best/           the same, best in evaluation
 start/          the policy that fine-tuning began with; teacher/ the one that was imitated
@@ -13,34 +14,25 @@ events.out.*    TensorBoard's curves; seed-3/ those of one of several seeds, hpa
 metrics.jsonl, eval.jsonl (nothing that depends on the clock), timing.jsonl (what does)
 """
 
-import importlib
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rlab import door
-from rlab.disk import if_supported
-from rlab.errors import RlabError, UsageError
-from rlab.runs import files
-
-fcntl: Any
-try:
-    fcntl = importlib.import_module("fcntl")
-except ImportError:  # Windows has no such locks
-    fcntl = None
+from rlab.errors import DiskError, RlabError, UsageError
+from rlab.runs import files, locks
 
 CONFIG = "config.json"
 MANIFEST = "manifest.json"
 ROOT = "runs"  # where runs are stored by default
 PARTS = "parts"  # of a run whose members are shared out over devices: a run folder for each
 RESULT = "result.json"  # the final evaluation; a run that has it is finished
-LOCK_ATTEMPTS, LOCK_PAUSE = 5, 0.02  # seconds
-NO_LOCKS = "nothing keeps a second process from writing the same run"
+BEGUN = f"{files.TEMPORARY}begun"  # is in the folder of a run until all that belongs to its beginning is, too
 A_RUN = "a run or policy folder, or the Run that rlab.train returned"  # for messages
 POLICY_FOLDERS = ("policy", "best", "start", "teacher")
 IN_A_RUN = re.compile(r"(?:[\w-]+/)?\w[\w.-]*")  # the names that a manifest vouches for
@@ -81,22 +73,40 @@ class RunFolder:
         return self.path / "checkpoint"
 
     @classmethod
-    def create(cls, path: Path | str, config: Mapping[str, Any], name: Path | str | None = None) -> "RunFolder":
-        """Start a run at `path`, which must be new or an empty folder; `name` is what people call it.
+    def create(
+        cls,
+        path: Path | str,
+        config: Mapping[str, Any],
+        name: Path | str | None = None,
+        fill: Callable[[Path], None] = lambda path: None,
+    ) -> "RunFolder":
+        """Start a run at `path`, which must be new, an empty folder, or what a process left that was killed in here.
+
+        Args:
+            name: what people call it.
+            fill: puts the policies that it begins with into the folder.
 
         Raises:
-            UsageError: something is there already (nothing in it is touched), it cannot be made or written, or a
-                number in `config` is not finite.
+            UsageError: something is there already (nothing in it is touched), it cannot be made or written, another
+                process is beginning a run there, or a number in `config` is not finite.
         """
         name, path = str(name or path), Path(path).absolute()
         try:
             content = files.to_json(config, path / CONFIG)
         except ValueError as error:
             raise UsageError(str(error)) from error
-        claim_folder(path)
+        claim_folder(path, unfinished=True)
         try:
-            files.write_bytes(path / CONFIG, content)
-            files.write_json(path / MANIFEST, {"files": {CONFIG: files.sha256(content)}})
+            with locks.held(path, name) as locked:
+                _claim(path, name, locked)
+                fill(path)
+                files.write_bytes(path / CONFIG, content)
+                kept = {f"{part}/{file.name}": file for part in POLICY_FOLDERS for file in (path / part).glob("*")}
+                checksums = {known: files.sha256(files.read_bytes(file)) for known, file in sorted(kept.items())}
+                files.write_json(path / MANIFEST, {"files": {CONFIG: files.sha256(content), **checksums}})
+                files.delete(path / BEGUN)
+        except UsageError:
+            raise
         except RlabError as error:
             raise UsageError(f"{error}. Is --out a folder that may be written?") from error
         return cls(path, files.parse_json(content, path / CONFIG), name)
@@ -111,55 +121,33 @@ class RunFolder:
         """
         path = existing_folder(path)
         door.check_folder(path)
+        if _left_unfinished(path):
+            raise RlabError(
+                f"{path} is of a run that was killed while it began, so that there is nothing to go on with: "
+                f"begin it again with the same command, and --out {path}"
+            )
         if not (path / CONFIG).exists():
             raise RlabError(f"{path} is not a run folder: it has no {CONFIG}")
-        content = files.read_bytes(path / CONFIG, door.MOST_JSON)
-        check_against_manifest(path, CONFIG, content)
+        content = read_vouched(path, CONFIG)
         return cls(path.absolute(), files.parse_json(content, path / CONFIG), str(path))
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes from writing this run; the system lets go of it when the process ends, however it ends.
+        """Keep other processes from writing this run, and clean up behind one that was killed.
 
         Raises:
-            RlabError: another process is writing it.
+            RlabError: another process is writing it, or a folder in it is a link.
         """
-        if fcntl is None:
+        with locks.held(self.path, self.name):
+            files.clean(Path(os.path.realpath(self.path)))
+            for part in (self.checkpoint, *(self.path / name for name in POLICY_FOLDERS)):
+                if os.path.lexists(part):
+                    files.clean(part)
             yield
-            return
-        handle = os.open(self.path, os.O_RDONLY)
-        try:
-            self._lock(handle)
-            yield
-        finally:
-            os.close(handle)
-
-    def _lock(self, handle: int) -> None:
-        for attempts_left in range(LOCK_ATTEMPTS - 1, -1, -1):
-            try:
-                if_supported(fcntl.flock, handle, fcntl.LOCK_EX | fcntl.LOCK_NB, consequence=NO_LOCKS)
-            except BlockingIOError as error:
-                if not attempts_left:
-                    raise RlabError(f"another process is writing {self.name}; wait for it, or stop it") from error
-                time.sleep(LOCK_PAUSE)  # the other process may only be checking whether the run is held
-            else:
-                return
 
     def is_held(self) -> bool | None:
         """Whether a process is writing this run; None where the file system cannot tell."""
-        if fcntl is None:
-            return None
-        handle = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return None
-        else:
-            return False
-        finally:
-            os.close(handle)
+        return locks.is_held(self.path)
 
     def changed(self, config: Mapping[str, Any]) -> "RunFolder":
         """The run with another config.json, for a resume with changed settings.
@@ -236,6 +224,21 @@ def fresh_folder(name: str, root: Path | str = ROOT) -> Path:
             return path
 
 
+def read_vouched(run: Path, name: str) -> bytes:
+    """The content of a JSON file that the manifest of the run knows, also while another process replaces both.
+
+    Raises:
+        RlabError: it is missing, changed or damaged.
+    """
+
+    def read() -> bytes:
+        content = files.read_bytes(run / name, door.MOST_JSON)
+        check_against_manifest(run, name, content)
+        return content
+
+    return files.settled(read, lambda: [files.identity(path) for path in (run / name, run / MANIFEST)])
+
+
 def check_against_manifest(run: Path, name: str, content: bytes) -> None:
     """Raise RlabError unless the manifest of the run knows the file `name` with this content."""
     manifest = read_manifest(run)
@@ -262,11 +265,15 @@ def read_manifest(run: Path) -> dict[str, dict[str, str]]:
     return {kind: manifest[kind] for kind in ("files", "pending")}
 
 
-def check_free(path: Path | str) -> None:
-    """Raise UsageError where a new run cannot go: a file, or a folder with something in it. Nothing is made."""
+def check_free(path: Path | str, unfinished: bool = False) -> None:
+    """Raise UsageError where a new run cannot go: a file, or a folder with something in it. Nothing is made.
+
+    Args:
+        unfinished: whether it may hold what a process left that was killed while it began a run there.
+    """
     path = Path(path)
     try:
-        if path.is_dir() and any(path.iterdir()):
+        if path.is_dir() and not (unfinished and _left_unfinished(path)) and any(path.iterdir()):
             hint = f"Name a new folder, or continue it: rlab resume {path}" if is_run(path) else "Name a new folder"
             raise UsageError(f"{path} exists and is not empty; nothing in it was touched. {hint}")
     except OSError as error:
@@ -275,10 +282,39 @@ def check_free(path: Path | str) -> None:
         raise UsageError(f"{path} is a file; a run needs a folder. Name a new one")
 
 
-def claim_folder(path: Path) -> None:
-    """Make `path` an empty folder; raises UsageError where that cannot be done."""
-    check_free(path)
+def claim_folder(path: Path, unfinished: bool = False) -> None:
+    """Make `path` a folder that is free, as of `check_free`; raises UsageError where that cannot be done."""
+    check_free(path, unfinished)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot make the folder {path}: {error.strerror}. Name another one with --out") from error
+        files.make_folders(path)
+    except DiskError as error:
+        raise UsageError(f"{error}. Name another one with --out") from error
+
+
+def _left_unfinished(path: Path) -> bool:
+    """Whether a folder holds what a process left that began a run there, and nothing else."""
+    if not os.path.lexists(path / BEGUN) or os.path.lexists(path / MANIFEST):
+        return False
+    own = {CONFIG, "start", "teacher"}
+    return all(entry.name in own or entry.name.startswith(files.TEMPORARY) for entry in path.iterdir())
+
+
+def _claim(path: Path, name: str, locked: bool) -> None:
+    """Make the folder one that a run is being begun in by this process alone.
+
+    Args:
+        locked: whether no other process can be in here; else what was left may be another's, which is at work.
+
+    Raises:
+        UsageError: there is something in it already.
+        DiskError: the disk refuses.
+    """
+    check_free(path, unfinished=True)
+    if locked and _left_unfinished(path):
+        for part in ("start", "teacher"):
+            if os.path.lexists(path / part):
+                files.delete_folder(path / part)
+        files.delete(path / CONFIG)
+        files.delete(path / BEGUN)
+    if not files.make_empty(path / BEGUN):
+        raise UsageError(f"another process is beginning a run in {name}, or was killed in it. Name a new folder")

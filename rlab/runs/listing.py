@@ -6,7 +6,7 @@ from typing import Any
 
 from rlab.errors import RlabError
 from rlab.runs import files
-from rlab.runs.folder import CONFIG, MANIFEST, PARTS, RunFolder, check_against_manifest, is_run
+from rlab.runs.folder import BEGUN, CONFIG, MANIFEST, PARTS, RunFolder, is_run, read_vouched
 from rlab.runs.logs import last_row, read_json_lines
 from rlab.runs.status import BROKEN, RUNNING, read_status
 
@@ -26,7 +26,7 @@ def list_runs(root: Path | str = "runs") -> list[dict[str, Any]]:
         folders = sorted(path for path in Path(root).iterdir() if path.is_dir())
     except OSError:
         return []
-    return [_described(path) for path in folders if (path / CONFIG).exists() or (path / MANIFEST).exists()]
+    return [_described(path) for path in folders if any((path / name).exists() for name in (CONFIG, MANIFEST, BEGUN))]
 
 
 def _described(path: Path) -> dict[str, Any]:
@@ -89,6 +89,5 @@ def saved_time(run: RunFolder) -> int:
     if not path.exists():
         parts = filter(is_run, (run.path / PARTS).glob("*"))
         return min((saved_time(RunFolder.open(part)) for part in parts), default=0)
-    content = files.read_bytes(path)
-    check_against_manifest(run.path, f"policy/{path.name}", content)
+    content = read_vouched(run.path, f"policy/{path.name}")
     return int(files.parse_json(content, path).get("extra", {}).get(clock_unit(run), 0))

@@ -124,7 +124,7 @@ class MetricsLog:
         self._summarise, self._unit = summarise, unit
         self._num_members = len(seeds)
         trouble = Trouble()
-        if resume_at:
+        if resume_at is not None and resume_at > 0:
             _say_what_is_gone(folder, resume_at, unit)
         self._metrics, self._evaluations, self._timing = (
             JsonLines(folder / f"{name}.jsonl", {"seeds": list(seeds)}, trouble) for name in LOGS

@@ -91,8 +91,7 @@ def begin(request: Request, out: Path, listeners: Sequence[Hearing] = ()) -> tup
         session = Session(request, sources)
         for listener in listeners:
             listener.session = session
-        folder = RunFolder.create(out, request.to_json())
-        sources.keep(folder)
+        folder = RunFolder.create(out, request.to_json(), None, sources.keep)
         return session, folder, session.train(folder, listeners)
 
 

@@ -33,7 +33,7 @@ class Killed(BaseException):
 class DyingOs:
     """Stands in for `os`: lets `lives` operations on the disk happen, dies in the next one, and stays dead."""
 
-    CHANGES = ("open", "write", "fsync", "replace", "unlink", "mkdir")
+    CHANGES = ("open", "write", "fsync", "replace", "unlink", "mkdir", "rmdir")
 
     def __init__(self, lives: int) -> None:
         self.lives = lives

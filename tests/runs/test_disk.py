@@ -8,7 +8,7 @@ import pytest
 
 from rlab import disk
 from rlab.errors import RlabError
-from rlab.runs import files, folder
+from rlab.runs import files, locks
 from rlab.runs.listing import list_runs
 from rlab.runs.status import write_status
 
@@ -54,7 +54,7 @@ def test_a_disk_that_is_broken_or_full_is_an_error(run, monkeypatch, number):
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
 def test_where_there_are_no_locks_a_run_is_written_without_one(run, monkeypatch, tmp_path, capsys, number):
-    monkeypatch.setattr(folder.fcntl, "flock", refusing(number))
+    monkeypatch.setattr(locks.fcntl, "flock", refusing(number))
     for _ in range(2):
         with run.held():
             write_status(run, "running")
@@ -64,7 +64,7 @@ def test_where_there_are_no_locks_a_run_is_written_without_one(run, monkeypatch,
 
 
 def test_without_the_module_for_locks_as_on_windows_a_run_is_written(run, monkeypatch):
-    monkeypatch.setattr(folder, "fcntl", None)
+    monkeypatch.setattr(locks, "fcntl", None)
     with run.held():
         assert run.is_held() is None
 

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import time
 
 import pytest
@@ -9,8 +11,10 @@ import pytest
 import rlab
 from rlab.errors import RlabError, UsageError
 from rlab.machine import versions
-from rlab.runs import files
-from rlab.runs.folder import RunFolder, fresh_run_path
+from rlab.runs import files, locks
+from rlab.runs.checkpoint import save_checkpoint
+from rlab.runs.folder import RunFolder, check_free, fresh_run_path, is_run
+from rlab.runs.policies import load_policy, save_policy
 
 CONFIG = {"agent": "dqn", "settings": {"gamma": 0.9, "hidden": (64, 64)}}
 
@@ -95,3 +99,130 @@ def test_versions_name_what_results_depend_on():
     assert set(known) == {"python", "torch", "numpy", "gymnasium", "rlab"}
     assert known["rlab"] == getattr(rlab, "__version__", None)
     assert all(known[name] for name in ("python", "torch", "numpy", "gymnasium"))
+
+
+def begin(path, fill=lambda path: None):
+    return RunFolder.create(path, CONFIG, None, fill)
+
+
+def test_death_at_any_instant_of_the_beginning_leaves_a_run_or_what_the_same_command_takes_over(
+    tmp_path, every_death, make_policy
+):
+    fill = lambda path: save_policy(path / "start", make_policy(1.0), {"n": 1})  # noqa: E731
+    (tmp_path / "place").mkdir()
+    seen = set()
+    for copy, survived in every_death(tmp_path / "place", lambda copy: begin(copy / "run", fill)):
+        path = copy / "run"
+        if is_run(path):
+            run = RunFolder.open(path)
+            seen.add("run")
+        else:
+            assert not survived
+            if path.exists() and any(path.iterdir()):
+                with pytest.raises(RlabError, match=r"killed while it began.*begin it again with the same command"):
+                    RunFolder.open(path)
+                seen.add("left")
+            check_free(path, unfinished=True)
+            run = begin(path, fill)
+        assert load_policy(run.start).extra == {"n": 1}
+        with run.held():
+            pass
+        assert sorted(os.listdir(path)) == ["config.json", "manifest.json", "start"]
+        assert [name.partition("-")[0] for name in sorted(os.listdir(run.start))] == ["policy.json", "weights"]
+    assert seen == {"run", "left"}
+
+
+def test_what_was_left_and_something_of_somebody_s_is_not_taken_over(tmp_path):
+    (tmp_path / ".tmp-begun").touch()
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="exists and is not empty; nothing in it was touched"):
+        begin(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_of_somebody_s_that_is_left_unfinished_is_not_deleted_through(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "policy.json").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".tmp-begun").touch()
+    (tmp_path / "run" / "start").symlink_to(tmp_path / "other")
+    with pytest.raises(UsageError, match="start is a link"):
+        begin(tmp_path / "run")
+    assert (tmp_path / "other" / "policy.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize("locks_work", [True, False])
+def test_of_processes_that_begin_a_run_in_one_folder_at_once_exactly_one_goes_on(tmp_path, locks_work, monkeypatch):
+    """Each waits inside the beginning, where the others come in, as a forced race."""
+    if not locks_work:
+        monkeypatch.setattr(locks, "fcntl", None)
+    outcomes = []
+
+    def inside(path):
+        for _ in range(3):
+            with pytest.raises(UsageError) as caught:
+                begin(path)
+            outcomes.append(str(caught.value))
+
+    begin(tmp_path / "run", inside)
+    assert len(outcomes) == 3
+    assert all("another process is" in said and "\n" not in said for said in outcomes), outcomes
+    assert RunFolder.open(tmp_path / "run").config["agent"] == "dqn"
+
+
+def test_temporary_files_of_killed_writers_are_deleted_when_the_run_is_taken_up_again(run, make_policy):
+    save_policy(run.policy, make_policy(1.0), {})
+    run.checkpoint.mkdir()
+    for folder in (run.path, run.policy, run.checkpoint):
+        (folder / ".tmp-123-0a1b2c3d").write_bytes(b"half")
+    with run.held():
+        pass
+    assert not list(run.path.rglob(".tmp-*"))
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "policy", "best", "start", "teacher"])
+def test_nothing_is_deleted_or_written_through_a_link(run, make_policy, tmp_path, name):
+    other = tmp_path / "other"
+    other.mkdir()
+    names = (".tmp-1-2", "weights-0123abcd.safetensors", "chunk-000000-0123abcd.safetensors", "state-0123abcd.json")
+    for each in names:
+        (other / each).write_bytes(b"of somebody")
+    (run.path / name).symlink_to(other)
+    message = rf"{name} is a link, and nothing is written through links: put what it points to in its place"
+    with pytest.raises(RlabError, match=message), run.held():
+        pass
+    save = save_checkpoint if name == "checkpoint" else lambda run, n: save_policy(run.path / name, make_policy(1.0), n)
+    with pytest.raises(RlabError, match=message):
+        save(run, {"n": 1})
+    with pytest.raises(RlabError, match=rf"{name} is a link"):
+        RunFolder.open(run.path)
+    assert {path.name: path.read_bytes() for path in other.iterdir()} == dict.fromkeys(names, b"of somebody")
+
+
+READER = """
+import sys
+from rlab.runs.listing import saved_time
+from rlab.runs.folder import RunFolder
+from rlab.runs.policies import load_policy
+
+for _ in range(40):
+    run = RunFolder.open(sys.argv[1])
+    saved_time(run)
+    found = load_policy(run.path)
+    values = {float(value) for tensor in found.policy.parameters() for value in tensor.detach().flatten()}
+    assert len(values) == 1, values
+print("read")
+"""
+
+
+def test_readers_see_one_policy_whole_while_it_is_replaced(run, make_policy):
+    policies = [make_policy(value) for value in (1.0, 2.0)]
+    save_policy(run.policy, policies[0], {"env_steps": 0})
+    reader = subprocess.Popen([sys.executable, "-c", READER, str(run.path)], stdout=-1, stderr=-1)
+    count = 0
+    while reader.poll() is None:
+        count += 1
+        save_policy(run.policy, policies[count % 2], {"env_steps": count})
+    out, err = reader.communicate()
+    assert out == b"read\n", err.decode()
+    assert count > 10
