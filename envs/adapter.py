@@ -3,7 +3,7 @@
 Inside, sub-env `s * N + n` is env n of member s. Outside, everything leads with `[S, N]`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import gymnasium as gym
@@ -11,11 +11,12 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from rlab.envs.batch_checks import BatchCheck
-from rlab.envs.checks import EnvError, raised
+from rlab.envs.checks import EnvError, raised, stopped_by_user
 from rlab.envs.gym_spaces import array_space_from_gym, obs_hint
 from rlab.envs.obs_packing import close_or_warn
 from rlab.envs.sub_env import SubEnvError
 from rlab.envs.vector_states import load_envs, saved_envs
+from rlab.envs.watch import watched
 from rlab.errors import RlabError, UsageError
 from rlab.experience.env_contract import HostStep
 from rlab.networks.spaces import Discrete, MultiDiscrete, Space
@@ -32,6 +33,7 @@ class GymVectorEnv:
         obs_space: of observations in array form, where each sub-env is a `SubEnv` that checks them; None: the env's own
             space, and all rows are checked here.
         time_limit: env steps after which an episode is truncated; None: none is known.
+        timeout: seconds that each call of `env` may take; None: it watches its sub-envs by itself.
 
     Raises:
         UsageError: a space that rlab does not support, or an autoreset mode that the env does not state.
@@ -44,6 +46,7 @@ class GymVectorEnv:
         env_id: str = "the env",
         obs_space: Space | None = None,
         time_limit: int | None = None,
+        timeout: float | None = None,
     ) -> None:
         if not seeds or env.num_envs % len(seeds):
             raise ValueError(f"{env.num_envs} sub-envs cannot be divided among {len(seeds)} members")
@@ -55,7 +58,7 @@ class GymVectorEnv:
         arrays = array_space_from_gym(of_gym, f"the observation space of {env_id}", obs_hint(of_gym))
         self.obs_space: Space = arrays if obs_space is None else obs_space
         self.action_space: Space = array_space_from_gym(env.single_action_space, f"the action space of {env_id}")
-        self._env = env
+        self._env, self._timeout = env, timeout
         self._mode = autoreset_mode(env, env_id)
         self.has_reset_rows = self._mode is AutoresetMode.NEXT_STEP
         self._first_action = _first_action(self.action_space)
@@ -80,7 +83,7 @@ class GymVectorEnv:
         self._resetting = None
         self._between_steps = False
         try:
-            result = self._env.reset(seed=seeds)  # type: ignore[arg-type]  # a list: one for each sub-env
+            result = self._limited(self._env.reset, seed=seeds)  # a list: one for each sub-env
             obs = self._check.reset(result).reshape(self._obs_shape)
         except BaseException as error:  # an env may raise anything, such as sys.exit()
             self._fail(error)
@@ -102,7 +105,7 @@ class GymVectorEnv:
         if self._first_action is not None:
             flat = flat + self._first_action
         try:
-            result = self._env.step(flat.astype(self.action_space.dtype))  # a copy
+            result = self._limited(self._env.step, flat.astype(self.action_space.dtype))  # a copy
             obs, reward, terminated, truncated, info = self._check.step(result)
         except BaseException as error:  # an env may raise anything, such as sys.exit()
             self._fail(error)
@@ -154,7 +157,15 @@ class GymVectorEnv:
 
     def close(self) -> None:
         """Close all envs; a failure there is a warning."""
-        close_or_warn(self._env, self.env_id)
+        close_or_warn(self._env, self.env_id, self._timeout)
+
+    def _limited(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self._timeout is None:
+            return function(*args, **kwargs)
+        return watched(self._timeout, self._line, function, *args, **kwargs)
+
+    def _line(self, fault: EnvError) -> str:
+        return fault.line(self.env_id, "", f"at vector step {self._vector_steps}")
 
     def _autoreset(self, obs: np.ndarray, ended: np.ndarray, info: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """What to act on next and what the actions led to, both `[S*N, *obs]`, after a step that ended rows."""
@@ -164,7 +175,7 @@ class GymVectorEnv:
         if self._mode is AutoresetMode.SAME_STEP:
             return obs, self._true_successors(obs, ended, info)
         try:
-            fresh = self._check.reset(self._env.reset(options={"reset_mask": ended.copy()}))
+            fresh = self._check.reset(self._limited(self._env.reset, options={"reset_mask": ended.copy()}))
         except BaseException as error:  # an env may raise anything, such as sys.exit()
             self._fail(error)
         acted_on = obs.copy()
@@ -205,7 +216,7 @@ class GymVectorEnv:
 
     def _fail(self, error: BaseException) -> NoReturn:
         """Raise with the sub-env and the step in the message, unless the user interrupted it."""
-        if isinstance(error, KeyboardInterrupt):
+        if stopped_by_user(error):
             raise error
         if isinstance(error, SubEnvError):
             where, fault = f"in {self._name(error.index)}", error.fault

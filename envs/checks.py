@@ -4,6 +4,8 @@ Each function takes one thing that an env gave and returns it in rlab's form, or
 of them, so that training, evaluation, recording and play have the same rules for envs.
 """
 
+import dis
+import signal
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rlab.errors import RlabError
-from rlab.places import one_line
+from rlab.places import one_line, place_of
 
 _FAILURES = ("raised", "mask", "not finite")  # kinds whose reason follows a colon
 TOO_LARGE = "which float32 does not hold"
@@ -48,6 +50,10 @@ class EnvError(Exception):
         return f"{begin}, {self.why}" + (f" ({when.removeprefix('at ')})" if when else "")
 
 
+class Hung(BaseException):  # not an Exception, which an env may catch
+    """Raised by `watch` inside a call of an env that takes too long."""
+
+
 def old_gym() -> str:
     """What to do with an env of the old package gym, for the end of a message; "" where gym is not imported."""
     return f". {OLD_GYM}" if "gym" in sys.modules else ""
@@ -56,6 +62,9 @@ def old_gym() -> str:
 def raised(error: BaseException) -> EnvError:
     """What an env or a wrapper raised and where, with a hint where the env's interface is wrong."""
     text = str(error)
+    if isinstance(error, Hung):
+        place = place_of(error)
+        return EnvError("raised", "failed", f"{text} ({place})" if place else text)
     why = text if isinstance(error, RlabError) else one_line(error)
     function = _function_that_raised(error)
     if "unpack" in text and function in ("reset", "step"):  # a wrapper found other than two or five values
@@ -63,6 +72,24 @@ def raised(error: BaseException) -> EnvError:
     elif "unexpected keyword argument" in text and ("'seed'" in text or "'options'" in text):
         why = f"{why}. An env's reset takes both: def reset(self, *, seed=None, options=None){old_gym()}"
     return EnvError("raised", "failed", why)
+
+
+def stopped_by_user(error: BaseException | None) -> bool:
+    """Whether an error is the user's Ctrl+C, and not a KeyboardInterrupt that an env raises by itself.
+
+    An env's own comes from a `raise` in Python code. A signal comes at any other instruction, or from a `raise` in the
+    function that handles it.
+    """
+    if not isinstance(error, KeyboardInterrupt) or error.__traceback__ is None:
+        return False
+    handler = getattr(signal.getsignal(signal.SIGINT), "__code__", None)
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    if code is handler or code.co_code[trace.tb_lasti] != dis.opmap["RAISE_VARARGS"]:
+        return True
+    return stopped_by_user(error.__cause__ or error.__context__)  # an env may have caught it and raised another one
 
 
 def _function_that_raised(error: BaseException) -> str:

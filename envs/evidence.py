@@ -18,6 +18,7 @@ from rlab.envs.gym_spaces import sampled
 from rlab.envs.obs_checks import first_not_held
 from rlab.envs.obs_packing import Packing
 from rlab.envs.sub_env import SubEnv, SubEnvError
+from rlab.envs.watch import ENV_TIMEOUT
 from rlab.errors import RlabWarning
 from rlab.networks.limits import FLOAT32_MAX, float32_holds
 from rlab.networks.spaces import Masked, choices
@@ -109,11 +110,11 @@ class Watched(gym.Wrapper):
                 self.evidence.outside = found
 
 
-def play(env: gym.Env, packing: Packing, steps: int, seed: int) -> Evidence:
+def play(env: gym.Env, packing: Packing, steps: int, seed: int, timeout: float = ENV_TIMEOUT) -> Evidence:
     """Play an env with random actions, its first episode from `seed` and the others as they come."""
     evidence = Evidence()
     watched = Watched(env, evidence)
-    player = SubEnv(watched, packing)
+    player = SubEnv(watched, packing, timeout=timeout)
     env.action_space.seed(seed)
     before = _spaces(env)
     deadline = time.monotonic() + TIME_LIMIT
@@ -166,9 +167,11 @@ class Difference:
         return place if np.isinf(self.size) else f"{place} by {self.size:.1%}"
 
 
-def replay(env: gym.Env, packing: Packing, moves: list[Move], seed: int) -> Difference | None:
+def replay(
+    env: gym.Env, packing: Packing, moves: list[Move], seed: int, timeout: float = ENV_TIMEOUT
+) -> Difference | None:
     """Repeat the same moves in another env, or in the same one after a reset; None where all results are the same."""
-    player = SubEnv(env, packing)
+    player = SubEnv(env, packing, timeout=timeout)
     for index, (action, obs, reward, terminated, truncated) in enumerate(moves):
         try:
             if action is None:

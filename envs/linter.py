@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec as Registered
 
+from rlab.envs.checks import Hung, stopped_by_user
 from rlab.envs.evidence import Evidence, GlobalGenerators, folder_kept, play, quiet, replay
 from rlab.envs.findings import (
     SEVERITIES,
@@ -24,6 +25,7 @@ from rlab.envs.gym_spaces import array_space_from_gym, space_from_gym
 from rlab.envs.make import make_single, packing_of
 from rlab.envs.obs_packing import Packing
 from rlab.envs.specs import EnvSpec
+from rlab.envs.watch import watched
 from rlab.errors import RlabError, UsageError
 from rlab.networks.images import image_notes
 from rlab.randomness import kept_generators
@@ -115,12 +117,12 @@ def _examined(spec: EnvSpec, found: Registered, steps: int, seed: int, generator
     except RlabError as error:
         return Checkup(spec.label, (not_made(error),))
     generators.seed()
-    evidence = play(env, packing, steps, seed)
+    evidence = play(env, packing, steps, seed, spec.timeout)
     used = (*evidence.generators, *generators.used())
     findings = [*faults(evidence), *habits(evidence, env), *near_masks(env, packing), *global_use(used)]
     if not evidence.stopped():
         findings += _repeated(spec, found, env, packing, evidence, seed, generators)
-    findings += _closed(env)
+    findings += _closed(env, spec.timeout)
     findings += [finding("image", line) for line in image_notes(packing.obs_space)]
     return Checkup(spec.label, tuple(findings), _facts(packing, evidence), packing)
 
@@ -136,7 +138,7 @@ def _spaces(spec: EnvSpec, found: Registered) -> Packing:
         try:
             spaces = space_from_gym(env.observation_space), array_space_from_gym(env.action_space, "its action space")
         finally:
-            _closed(env)
+            _closed(env, spec.timeout)
         return Packing(spec.env_id, *spaces)
 
 
@@ -155,28 +157,29 @@ def _repeated(
     except RlabError as error:
         return [finding("one-instance", f"a second one beside the first fails: {error}")]
     generators.seed()
-    other = replay(second, packing, evidence.moves, seed)
-    findings = _closed(second)
+    other = replay(second, packing, evidence.moves, seed, spec.timeout)
+    findings = _closed(second, spec.timeout)
     if other is not None and other.fault is not None and other.fault.kind == "spaces":
         return [*findings, finding("spaces", other.fault.line("another one", "", ""))]
     if other is not None:
         what = f"with equal seeds and actions, another env differs {other}"
         return [*findings, finding("not-deterministic", what, "note" if found.nondeterministic else None)]
     generators.seed()
-    again = None if evidence.changed_spaces else replay(env, packing, evidence.moves, seed)
+    again = None if evidence.changed_spaces else replay(env, packing, evidence.moves, seed, spec.timeout)
     if again is not None:
         what = f"reset with the same seed does not begin the same episode again: it differs {again}"
         findings.append(finding("reset-keeps", what, "note" if again.size < SLIGHT else None))
     return findings
 
 
-def _closed(env: gym.Env) -> list[Finding]:
+def _closed(env: gym.Env, timeout: float) -> list[Finding]:
     try:
-        env.close()
-    except KeyboardInterrupt:
-        raise
+        watched(timeout, lambda fault: fault.line("the env", "in close", ""), env.close)
     except BaseException as error:  # an env may raise anything, such as sys.exit()
-        return [finding("close", f"close raises {type(error).__name__}: {error}")]
+        if stopped_by_user(error):
+            raise
+        why = f"has {error}" if isinstance(error, Hung) else f"raises {type(error).__name__}: {error}"
+        return [finding("close", f"close {why}")]
     return []
 
 

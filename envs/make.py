@@ -13,7 +13,7 @@ from gymnasium.envs.registration import EnvSpec as Registered
 from gymnasium.vector import AutoresetMode
 
 from rlab.envs.adapter import GymVectorEnv
-from rlab.envs.checks import old_gym
+from rlab.envs.checks import Hung, old_gym, raised, stopped_by_user
 from rlab.envs.drawing import creator, drawing, make_drawn
 from rlab.envs.episodes import NativeEpisodes, SingleEpisodes, time_limit_of
 from rlab.envs.native import SeededCartPole, make_native, why_not_native
@@ -23,6 +23,7 @@ from rlab.envs.pixels import MODE as PICTURES
 from rlab.envs.pool import PoolVectorEnv, check_same_spaces
 from rlab.envs.specs import EnvSpec
 from rlab.envs.sub_env import SubEnv, SubEnvError, with_interface_check
+from rlab.envs.watch import watched
 from rlab.envs.workers import WatchedAsyncVectorEnv, sub_env_maker
 from rlab.envs.wrappers import apply_wrappers, pictures_wanted, refuse_running_statistics
 from rlab.errors import RlabError, UsageError, unknown
@@ -63,15 +64,18 @@ def make_vec(spec: EnvSpec, seeds: tuple[int, ...], num_envs: int, vector: str =
         obs_space = packing.obs_space
         make = partial(make_single, spec, found)
         own_seeds = [env_seed(seed, n) for seed in seeds for n in range(num_envs)]
-        makers = [sub_env_maker(make, index, packing, own_seed) for index, own_seed in enumerate(own_seeds)]
-        vectorize = WatchedAsyncVectorEnv if vector == "async" else gym.vector.SyncVectorEnv
+        makers = [sub_env_maker(make, i, packing, own_seed, spec.timeout) for i, own_seed in enumerate(own_seeds)]
         try:
-            env = vectorize(makers, autoreset_mode=AutoresetMode.SAME_STEP, copy=False)  # GymVectorEnv copies
+            if vector == "async":
+                env = WatchedAsyncVectorEnv(makers, spec.timeout)
+            else:  # GymVectorEnv copies
+                env = gym.vector.SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP, copy=False)
         except SubEnvError as error:
             raise RlabError(f"{spec.env_id} could not be started: {error}") from error
         except RuntimeError as error:  # of Gymnasium's vector envs, which compare the spaces
             raise RlabError(f"{spec.env_id} has different spaces each time it is made: {error}") from error
-    return GymVectorEnv(env, seeds, spec.env_id, obs_space, limit)
+    timeout = spec.timeout if obs_space is None else None
+    return GymVectorEnv(env, seeds, spec.env_id, obs_space, limit, timeout)
 
 
 def make_episodes(spec: EnvSpec, n: int, render_mode: str | None = None) -> SingleEpisodes | NativeEpisodes:
@@ -159,7 +163,7 @@ def make_env(spec: EnvSpec, render_mode: str | None = None) -> SubEnv:
 def _make_sub_env(spec: EnvSpec, found: Registered, packing: Packing, render_mode: str | None, number: int) -> SubEnv:
     """`number` seeds the global random generators while the env is made; each episode seeds them again."""
     own = OwnGlobals(number)
-    return SubEnv(own.call(make_single, spec, found, render_mode), packing, own=own)
+    return SubEnv(own.call(make_single, spec, found, render_mode), packing, own=own, timeout=spec.timeout)
 
 
 def packing_of(spec: EnvSpec, found: Registered, render_mode: str | None = None) -> tuple[Packing, int | None]:
@@ -180,7 +184,7 @@ def packing_of(spec: EnvSpec, found: Registered, render_mode: str | None = None)
         limits.append(time_limit_of(env))
         return env
 
-    packing = find_packing(make, spec.env_id)
+    packing = find_packing(make, spec.env_id, spec.timeout)
     return packing, limits[0]
 
 
@@ -220,20 +224,19 @@ def make_single(spec: EnvSpec, found: Registered, render_mode: str | None = None
     """
     # Gymnasium's own record instead of the id: no warnings about versions, and it reaches spawned workers whole.
     kwargs = copy.deepcopy(spec.kwargs)
+    limited = partial(watched, spec.timeout, lambda fault: fault.line(spec.env_id, "while it was made", ""))
     drawn_as = PICTURES if pictures_wanted(spec.wrappers) else render_mode
     try:
-        if drawn_as is None:
-            env = gym.make(found, max_episode_steps=spec.max_episode_steps, **kwargs)
-        else:
-            env = make_drawn(found, drawn_as, max_episode_steps=spec.max_episode_steps, **kwargs)
+        make = gym.make if drawn_as is None else partial(make_drawn, render_mode=drawn_as)
+        env = limited(make, found, max_episode_steps=spec.max_episode_steps, **kwargs)
     except UsageError:
         raise
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # a constructor may raise anything about its arguments or a missing package
+        if stopped_by_user(error):
+            raise
         raise UsageError(f"{spec.env_id} cannot be made: {_not_made(error)}") from error
     _check_new(env, spec.env_id)
-    env = apply_wrappers(with_interface_check(env), spec.wrappers)
+    env = limited(apply_wrappers, with_interface_check(env), spec.wrappers)
     refuse_running_statistics(env, spec.env_id)
     # A policy that learned from pictures needs them to act on: the window shows them too.
     return gym.wrappers.HumanRendering(env) if render_mode == "human" and drawn_as == PICTURES else env
@@ -241,6 +244,8 @@ def make_single(spec: EnvSpec, found: Registered, render_mode: str | None = None
 
 def _not_made(error: BaseException) -> str:
     """Why Gymnasium could not make an env, in one line, with its place in the user's code and the fix where known."""
+    if isinstance(error, Hung):
+        return raised(error).why
     text = " ".join(message_of(error).split()).rstrip(".")
     if "gymnasium.Env" in text:  # the message that the object has another class
         if "NoneType" in text:

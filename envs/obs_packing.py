@@ -10,17 +10,19 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from rlab.envs.checks import EnvError, as_array, in_parts, raised, reset_values, step_values
+from rlab.envs.checks import EnvError, as_array, in_parts, raised, reset_values, step_values, stopped_by_user
 from rlab.envs.gym_spaces import array_space_from_gym, obs_hint, sampled, space_from_gym
 from rlab.envs.own_globals import OwnGlobals, warn_of_generators
+from rlab.envs.watch import ENV_TIMEOUT, watched
 from rlab.errors import RlabError, UsageError
 from rlab.networks.spaces import MASK_KEY, Leaf, Masked, Space, choices
-from rlab.places import one_line, warn
+from rlab.places import warn
 
 MASK_METHOD = "action_masks()"
 PROBE_SEED = 0  # of the one reset that shows whether an env gives masks
@@ -39,11 +41,12 @@ class Packing:
     seen: bool = False  # whether a first reset and step were checked: a mask that comes only later is a fault
 
 
-def find_packing(make: Callable[[], gym.Env], env_id: str) -> Packing:
+def find_packing(make: Callable[[], gym.Env], env_id: str, timeout: float = ENV_TIMEOUT) -> Packing:
     """The packing of an env, from a fresh instance that is reset, stepped once and closed.
 
     Args:
         make: makes the env, with all its wrappers.
+        timeout: seconds that each call of the env may take.
 
     Raises:
         UsageError: a space that rlab does not support, or a mask that does not fit the actions.
@@ -59,9 +62,9 @@ def find_packing(make: Callable[[], gym.Env], env_id: str) -> Packing:
         if isinstance(obs_space, Masked):
             _check_bits([obs_space.size], action_space, env_id)
             return Packing(env_id, obs_space, action_space, mask_method=method is not None)
-        info, later = _first_infos(env, env_id, method, own)
+        info, later = _first_infos(env, env_id, method, own, timeout)
     finally:
-        close_or_warn(env, env_id)
+        close_or_warn(env, env_id, timeout)
     warn_of_generators(env_id, own)
     in_info = info.get(MASK_KEY) is not None
     if not in_info and MASK_KEY in later:
@@ -109,38 +112,46 @@ def plain_packing(env: gym.Env, env_id: str) -> Packing:
     return Packing(env_id, obs_space, array_space_from_gym(env.action_space, f"the action space of {env_id}"))
 
 
-def close_or_warn(env: Any, env_id: str) -> None:
+def close_or_warn(env: Any, env_id: str, timeout: float | None) -> None:
     """Close an env or vector env. A failure there is a warning, once for each env: it must not hide an error or lose
-    work."""
+    work.
+
+    Args:
+        timeout: seconds that it may take; None: what it closes is watched.
+    """
     try:
-        env.close()
-    except KeyboardInterrupt:
-        raise
+        if timeout is None:
+            env.close()
+        else:
+            watched(timeout, lambda fault: fault.line(env_id, "in close", ""), env.close)
     except BaseException as error:  # an env may raise anything, such as sys.exit()
+        if stopped_by_user(error):
+            raise
         if env_id not in _warned:
             _warned.add(env_id)
-            warn(f"{env_id} failed in close: {one_line(error)}")
+            warn(f"{env_id} failed in close: {raised(error).why}")
 
 
 def _first_infos(
-    env: gym.Env, env_id: str, method: Callable[[], Any] | None, own: OwnGlobals
+    env: gym.Env, env_id: str, method: Callable[[], Any] | None, own: OwnGlobals, timeout: float
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """The infos of a first reset, with the mask that the method gives, and where that has no mask of a first step."""
+    limited = partial(watched, timeout, lambda fault: fault.line(env_id, "in its first reset or step", ""))
     try:
-        _, info = reset_values(own.call(env.reset, seed=PROBE_SEED))
+        _, info = reset_values(own.call(limited, env.reset, seed=PROBE_SEED))
         if method is not None:
-            return {**info, MASK_METHOD: method()}, {}
+            return {**info, MASK_METHOD: limited(method)}, {}
         if info.get(MASK_KEY) is not None:
             return info, {}
         action_space = copy.deepcopy(env.action_space)  # a copy, so that the env's own draws stay the same
         action_space.seed(PROBE_SEED)
-        *_, later = step_values(own.call(env.step, sampled(action_space)))
+        *_, later = step_values(own.call(limited, env.step, sampled(action_space)))
         return info, later
     except EnvError as fault:
         raise RlabError(f"{env_id} {fault}") from None
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # an env may raise anything, such as sys.exit()
+        if stopped_by_user(error):
+            raise
         raise RlabError(f"{env_id} failed in its first reset or step: {raised(error).why}") from error
 
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import gymnasium as gym
 
+from rlab.envs.checks import raised, stopped_by_user
 from rlab.envs.env_memory import as_data, put_back, set_attributes, set_generators
 from rlab.envs.env_states import state_pair
 from rlab.envs.journal import Beginning, Journal, UnsavedError, actions_of
 from rlab.envs.obs_packing import Packing
 from rlab.envs.own_globals import OwnGlobals, ProcessGenerators
 from rlab.envs.sub_env import SubEnv
-from rlab.places import one_line
+from rlab.envs.watch import ENV_TIMEOUT
 
 REPLAY_SECONDS = 1.0  # of an episode played again before the caller is told
 CHECKED_EVERY = 100  # steps played again between two looks at the clock
@@ -36,9 +37,10 @@ class SavedSubEnv(SubEnv):
         index: int = 0,
         env_id: str = "the env",
         own: OwnGlobals | None = None,
+        timeout: float = ENV_TIMEOUT,
         process: ProcessGenerators | None = None,
     ) -> None:
-        super().__init__(env, packing, index, env_id, own)
+        super().__init__(env, packing, index, env_id, own, timeout)
         self._process = process
         self._pair = state_pair(env)
         self._journal = Journal(env) if self._pair is None else None
@@ -63,16 +65,16 @@ class SavedSubEnv(SubEnv):
         """All that decides its future, as data: `{"why_not": a clause}` where that is impossible."""
         try:
             if self._pair is not None:
-                played = {"pair": self._pair.get()}
+                played = {"pair": self._limited(self._pair.get)}
             else:
                 assert self._journal is not None
                 played = {"journal": self._journal.state()}
         except UnsavedError as error:
             return {"why_not": str(error)}
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # the env's own get_state may raise anything
-            return {"why_not": f"{self._name} gave no state: {one_line(error)}"}
+            if stopped_by_user(error):
+                raise
+            return {"why_not": f"{self._name} gave no state: {raised(error).why}"}
         return {**played, "counters": self._counters(), "globals": self._globals()}
 
     def load_state(self, state: Mapping[str, Any] | None) -> bool | str:
@@ -93,18 +95,18 @@ class SavedSubEnv(SubEnv):
                     return obstacle
                 if time.monotonic() > deadline:
                     return False
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # of the env, which may raise anything, or of a state that is not its own
+            if stopped_by_user(error):
+                raise
             self._loading = None
-            return f"the state of {self._name} could not be restored: {one_line(error)}"
+            return f"the state of {self._name} could not be restored: {raised(error).why}"
         self._loading = None
         return True
 
     def _load(self, state: Mapping[str, Any]) -> Iterator[str | None]:
         """Restores the state; gives None now and then while it works, or the obstacle."""
         if self._pair is not None:
-            self._pair.set(state["pair"])
+            self._limited(self._pair.set, state["pair"])
         else:
             yield from self._replay(state["journal"])
         self._set_counters(state["counters"])

@@ -12,8 +12,10 @@ from gymnasium.envs.registration import EnvSpec as Registered
 
 from rlab.envs import plain
 from rlab.envs.ids import foreign_module, record_of, registered
+from rlab.envs.watch import ENV_TIMEOUT
 from rlab.envs.wrappers import check_wrapper, foreign_wrapper_module
 from rlab.errors import RlabError, UsageError
+from rlab.ranges import check_seconds
 from rlab.types import Json
 
 # Keywords of Gymnasium's `make` itself, and where rlab sets them.
@@ -42,7 +44,7 @@ class EnvSpec:
     the same. Lists among the arguments of wrappers become tuples, which Gymnasium's own wrappers expect for shapes.
 
     An env that other processes cannot find by its `env_id` is `local`: `maker` makes it in the process that has it, and
-    a spec that was read from a file has none.
+    a spec that was read from a file has none. The time that its calls may take depends on the machine: it is not saved.
 
     Raises:
         UsageError: a keyword or argument that config.json cannot hold, or that rlab sets itself.
@@ -54,10 +56,12 @@ class EnvSpec:
     max_episode_steps: int | None = None  # env steps; None: the registered time limit, if any
     local: bool = False  # whether `env_id` is a name in one process only
     maker: Callable[..., gym.Env] | None = field(default=None, repr=False, compare=False)  # takes `kwargs`
+    timeout: float = field(default=ENV_TIMEOUT, repr=False, compare=False)  # seconds for each call of the env
 
     def __post_init__(self) -> None:
         if self.max_episode_steps is not None and self.max_episode_steps < 1:
             raise UsageError(f"max_episode_steps must be 1 or more, not {self.max_episode_steps}")
+        check_seconds(self, "timeout")
         object.__setattr__(self, "local", self.local or self.maker is not None)
         kwargs = plain.plain(self.kwargs, "env_kwargs")
         wrappers = ((name, plain.plain(args, f"wrapper {name}", lists_as_tuples=True)) for name, args in self.wrappers)

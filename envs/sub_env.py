@@ -4,9 +4,10 @@ It shares no memory with the env: actions go in as copies, observations come out
 gives is checked (see `checks`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -18,10 +19,12 @@ from rlab.envs.gym_spaces import space_from_gym
 from rlab.envs.obs_checks import obs_reader
 from rlab.envs.obs_packing import MASK_METHOD, Packing, close_or_warn, mask_method, plain_packing
 from rlab.envs.own_globals import OwnGlobals, due_again, warn_of_generators
+from rlab.envs.watch import ENV_TIMEOUT, watched
 from rlab.errors import RlabError
 from rlab.networks.limits import same_form
 from rlab.networks.spaces import MASK_KEY, Leaf, Masked, choices
 
+T = TypeVar("T")
 LATE_MASK = (
     f"its info has an {MASK_KEY!r}, though that of its first reset and step had none; give one in every reset and step."
 )
@@ -56,6 +59,7 @@ class SubEnv(gym.Wrapper):
         index: which one of the sub-envs of a vector env this is; errors carry it.
         env_id: the name that errors use.
         own: the globals with which `env` was made, where it may use global random generators.
+        timeout: seconds that each call of the env may take.
 
     Raises:
         UsageError: observations are not arrays, and there is no packing for them.
@@ -70,8 +74,10 @@ class SubEnv(gym.Wrapper):
         index: int = 0,
         env_id: str = "the env",
         own: OwnGlobals | None = None,
+        timeout: float = ENV_TIMEOUT,
     ) -> None:
         super().__init__(env)
+        self.timeout = timeout
         self.packing = packing or plain_packing(env, env_id)
         self.index = index
         self._own = own or OwnGlobals(index)
@@ -86,7 +92,7 @@ class SubEnv(gym.Wrapper):
             low, high = (-np.inf, np.inf) if dtype.kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
             self.observation_space = gym.spaces.Box(low, high, space.shape, dtype.type)
         self._read = obs_reader(space.obs if isinstance(space, Masked) else space)
-        self._mask = _MaskReader(self.packing, space, env) if isinstance(space, Masked) else None
+        self._mask = _MaskReader(self.packing, space, env, self._limited) if isinstance(space, Masked) else None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """The first observation of an episode.
@@ -105,10 +111,8 @@ class SubEnv(gym.Wrapper):
             return self._observe(obs, info), {}
         except EnvError as fault:
             raise self._failure(fault) from None
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # an env may raise anything, such as sys.exit()
-            raise self._failure(checks.raised(error)) from error
+            raise self._broken(error) from error
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """One step; the env gets a copy of `action`, which it may change or keep.
@@ -120,17 +124,26 @@ class SubEnv(gym.Wrapper):
         try:
             lent = action.copy() if isinstance(action, np.ndarray) else action
             alone = self._steps < self._alone_until
-            result = self.env.step(lent) if alone else self._call(self.env.step, lent)
+            result = self._limited(self.env.step, lent) if alone else self._call(self.env.step, lent)
             obs, reward, terminated, truncated, info = checks.step_values(result)
             terminated, truncated = checks.flag("terminated", terminated), checks.flag("truncated", truncated)
             reward = checks.reward_number(reward)
             return self._observe(obs, info, terminated, truncated), reward, terminated, truncated, {}
         except EnvError as fault:
             raise self._failure(fault) from None
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:
-            raise self._failure(checks.raised(error)) from error
+            raise self._broken(error) from error
+
+    def render(self) -> Any:
+        """The env's picture.
+
+        Raises:
+            SubEnvError: the env raised.
+        """
+        try:
+            return self._limited(self.env.render)
+        except BaseException as error:
+            raise self._broken(error) from error
 
     @property
     def generators_used(self) -> list[str]:
@@ -139,14 +152,17 @@ class SubEnv(gym.Wrapper):
 
     def close(self) -> None:
         """Close the env; a failure is a warning, since it does not affect what was played."""
-        close_or_warn(self.env, self.packing.env_id)
+        close_or_warn(self.env, self.packing.env_id, self.timeout)
+
+    def _limited(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        return watched(self.timeout, self._line, function, *args, **kwargs)
 
     def _call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         """The result of a reset or step, called with the env's own globals where it needs them."""
         own, number = self._own, self._earlier + self._steps
         if due_again(number):
             own.look_again(self._seed)
-        result = own.call(function, *args, **kwargs)
+        result = own.call(self._limited, function, *args, **kwargs)
         if own.idle:  # until the number is the next power of two
             self._alone_until = self._steps + (1 << number.bit_length()) - number
         else:
@@ -156,8 +172,16 @@ class SubEnv(gym.Wrapper):
         return result
 
     def _failure(self, fault: EnvError) -> SubEnvError:
-        where, when = f"in the episode of seed {self._seed}", f"at step {self._steps}"
-        return SubEnvError(self.index, fault, fault.line(self.packing.env_id, where, when))
+        return SubEnvError(self.index, fault, self._line(fault))
+
+    def _broken(self, error: BaseException) -> BaseException:
+        """What to raise for an error that the env raised: itself where the user interrupted the program."""
+        return error if checks.stopped_by_user(error) else self._failure(checks.raised(error))
+
+    def _line(self, fault: EnvError) -> str:
+        unseeded = self._seed is None  # it began where the one before it had ended
+        where = f"in an episode of sub-env {self.index}" if unseeded else f"in the episode of seed {self._seed}"
+        return fault.line(self.packing.env_id, where, f"at step {self._steps}")
 
     def _observe(self, obs: Any, info: Mapping[str, Any], terminated: bool = False, truncated: bool = False) -> Any:
         if self._mask is None:
@@ -170,8 +194,9 @@ class SubEnv(gym.Wrapper):
 class _MaskReader:
     """Appends the mask of actions to its observation."""
 
-    def __init__(self, packing: Packing, space: Masked, env: gym.Env) -> None:
-        self._method = mask_method(env) if packing.mask_method else None
+    def __init__(self, packing: Packing, space: Masked, env: gym.Env, limited: Callable[..., Any]) -> None:
+        method = mask_method(env) if packing.mask_method else None
+        self._method = None if method is None else partial(limited, method)
         self._in_info, self._size, self._dtype = packing.mask_in_info, space.size, np.dtype(space.dtype)
         parts = env.observation_space
         self._in_obs = not self._in_info and isinstance(parts, gym.spaces.Dict) and MASK_KEY in parts.spaces

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import SyncVectorEnv
 
 from rlab.envs.native import SeededCartPole
 from rlab.envs.saved_sub_env import SavedSubEnv
@@ -73,10 +73,7 @@ def _load_sub_envs(env: gym.vector.VectorEnv, states: Sequence[Any]) -> str | No
 
 def _why_not(env: gym.vector.VectorEnv) -> str | None:
     """Why the sub-envs of this vector env cannot be saved; None where they can."""
-    mode = (env.metadata or {}).get("autoreset_mode")
-    if isinstance(env, WatchedAsyncVectorEnv):
-        # A worker of Gymnasium keeps to itself that its next step is a reset.
-        return "async envs that reset in the next step cannot be saved" if mode is AutoresetMode.NEXT_STEP else None
-    if isinstance(env, SyncVectorEnv) and all(isinstance(one, SavedSubEnv) for one in env.envs):
+    in_process = isinstance(env, SyncVectorEnv) and all(isinstance(one, SavedSubEnv) for one in env.envs)
+    if in_process or isinstance(env, WatchedAsyncVectorEnv):
         return None
     return f"{type(env).__name__} does not give the state of its sub-envs"

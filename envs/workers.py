@@ -1,147 +1,287 @@
-"""Sub-envs in this process or in others, and an async vector env with time limits for them."""
+"""Sub-envs in this process or in others, and an async vector env whose workers are watched."""
 
 import contextlib
 import multiprocessing
 import os
-import queue
 import signal
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from multiprocessing.util import Finalize
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector.async_vector_env import AsyncState
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import (
+    CloudpickleWrapper,
+    batch_space,
+    clear_mpi_env_vars,
+    create_shared_memory,
+    iterate,
+    read_from_shared_memory,
+    write_to_shared_memory,
+)
 
-from rlab.envs.checks import EnvError
+from rlab.envs.checks import EnvError, raised
 from rlab.envs.obs_packing import Packing
+from rlab.envs.orphans import die_with_parent
 from rlab.envs.own_globals import OwnGlobals, ProcessGenerators
-from rlab.envs.saved_sub_env import SavedSubEnv
-from rlab.envs.sub_env import SubEnvError
+from rlab.envs.saved_sub_env import REPLAY_SECONDS, SavedSubEnv
+from rlab.envs.sub_env import SubEnv, SubEnvError
+from rlab.envs.watch import ENV_TIMEOUT, GRACE, too_late, when_lost
+from rlab.errors import RlabWarning
+from rlab.places import warn
 
-STEP_TIME_LIMIT = 120.0  # seconds; no known env takes a minute for one step or reset
-CLOSE_TIME_LIMIT = 5.0  # seconds that a worker has to close its env before it is killed
+START_LIMIT = 120.0  # seconds in which a new process imports what it needs, before it makes its env
+INTERRUPTED = 5.0  # seconds that a worker which is in the middle of something has when the program ends
 
 
 def sub_env_maker(
-    make: Callable[[], gym.Env], index: int, packing: Packing | None = None, seed: int = 0
-) -> Callable[[], gym.Env]:
+    make: Callable[[], gym.Env],
+    index: int,
+    packing: Packing | None = None,
+    seed: int = 0,
+    timeout: float = ENV_TIMEOUT,
+) -> Callable[[], SavedSubEnv]:
     """A function that a vector env calls, here or in a worker process, to make its sub-env `index` (see `SubEnv`).
 
     Args:
         seed: of the global random generators while the env is made, and of those of its own process, if any.
+        timeout: seconds that each call of the env may take.
     """
     parent = os.getpid()
 
-    def make_sub_env() -> gym.Env:
-        process = None
-        if os.getpid() != parent:
-            # Ctrl+C reaches every process of the terminal; the parent alone decides when its workers stop.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            process = ProcessGenerators(seed)
+    def make_sub_env() -> SavedSubEnv:
+        process = None if os.getpid() == parent else ProcessGenerators(seed)
         own = OwnGlobals(seed)
-        return SavedSubEnv(own.call(make), packing, index, own=own, process=process)
+        return SavedSubEnv(own.call(make), packing, index, own=own, timeout=timeout, process=process)
 
     return make_sub_env
 
 
-class WatchedAsyncVectorEnv(gym.vector.AsyncVectorEnv):
-    """Gymnasium's async vector env, with a time limit and clear errors for workers that die, hang or raise.
+class WatchedAsyncVectorEnv(gym.vector.VectorEnv):
+    """A process for each sub-env, which is watched: one that dies, hangs or whose env raises is named in time.
 
-    Otherwise a hung env blocks its parent for ever, a killed worker is a bare `EOFError`, and an env that raises
-    leaves the vector env half dead. Any of these ends all workers and raises `SubEnvError`.
+    Autoreset is SAME_STEP. A failure ends all workers and raises `SubEnvError`.
+
+    Args:
+        makers: of the sub-envs, as `sub_env_maker` gives them.
+        time_limit: seconds for each constructor, reset, step and close of an env.
+        context: how processes are started: fork, spawn or forkserver; None: as Python does.
     """
 
     def __init__(
-        self, env_fns: Sequence[Callable[[], gym.Env]], time_limit: float = STEP_TIME_LIMIT, **kwargs: Any
+        self, makers: Sequence[Callable[[], SubEnv]], time_limit: float = ENV_TIMEOUT, context: str | None = None
     ) -> None:
-        self.time_limit = time_limit  # seconds, for one vector step or reset
-        super().__init__(env_fns, **kwargs)
+        self.num_envs, self.time_limit = len(makers), time_limit
+        self.workers: list[_Worker] = []
+        first = makers[0]()  # its spaces must be known before there is memory to be shared
+        self.metadata = {**first.metadata, "autoreset_mode": AutoresetMode.SAME_STEP}
+        self.single_observation_space, self.single_action_space = first.observation_space, first.action_space
+        self._env_id = first.packing.env_id
+        first.close()
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        processes = multiprocessing.get_context(context)
+        memory = create_shared_memory(self.single_observation_space, n=self.num_envs, ctx=processes)
+        self._obs: Any = read_from_shared_memory(self.single_observation_space, memory, n=self.num_envs)
+        with self._all_or_none():
+            for index, make in enumerate(makers):
+                self.workers.append(_Worker(index, make, memory, processes, time_limit))
+            for worker in self.workers:
+                worker.receive()
 
-    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        with self._watched():
-            self.step_async(actions)
-            return self.step_wait(self.time_limit)
+    @property
+    def processes(self) -> list[Any]:
+        """Of the workers, in their order."""
+        return [worker.process for worker in self.workers]
 
-    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        with self._watched():
-            self.reset_async(seed=seed, options=options)
-            return self.reset_wait(self.time_limit)
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode in every sub-env; `seed` has one seed for each, or is None."""
+        seeds = [None] * self.num_envs if seed is None else seed
+        with self._all_or_none():
+            for worker, own in zip(self.workers, seeds, strict=True):
+                worker.send("reset", own, options)
+            for worker in self.workers:
+                worker.receive()
+        return self._obs, {}
 
-    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """What a method of each sub-env gives."""
-        return self.call_each(name, [args] * self.num_envs, **kwargs)
+    def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Step every sub-env; the observations are in memory that the next step writes to."""
+        reward, final_obs = np.zeros(self.num_envs), np.full(self.num_envs, None, dtype=object)
+        terminated, truncated = np.zeros((2, self.num_envs), dtype=bool)
+        with self._all_or_none():
+            for worker, action in zip(self.workers, iterate(self.action_space, actions), strict=True):
+                worker.send("step", action)
+            for i, worker in enumerate(self.workers):
+                reward[i], terminated[i], truncated[i], final_obs[i] = worker.receive()
+        ended = terminated | truncated
+        info = {"final_obs": final_obs, "_final_obs": ended} if ended.any() else {}
+        return self._obs, reward, terminated, truncated, info
 
-    def call_each(self, name: str, arguments: Sequence[tuple[Any, ...]], **kwargs: Any) -> tuple[Any, ...]:
-        """What a method of each sub-env gives, called with arguments of its own."""
-        with self._watched():
-            self._assert_is_running()
-            for pipe, args in zip(self.parent_pipes, arguments, strict=True):
-                pipe.send(("_call", (name, args, kwargs)))
-            self._state = AsyncState.WAITING_CALL
-            return self.call_wait(self.time_limit)
+    def call(self, name: str, *args: Any) -> tuple[Any, ...]:
+        """What the method of this name of every sub-env returns."""
+        return self.call_each(name, [args] * self.num_envs)
 
-    def _check_spaces(self) -> None:  # called last by the base class's constructor: the first contact with the workers
-        with self._watched():
-            super()._check_spaces()
+    def call_each(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+        """What the method of this name of every sub-env returns, called with arguments of its own."""
+        with self._all_or_none():
+            for worker, own in zip(self.workers, arguments, strict=True):
+                worker.send("call", name, own)
+            return tuple(worker.receive() for worker in self.workers)
 
     @contextlib.contextmanager
-    def _watched(self) -> Iterator[None]:
+    def _all_or_none(self) -> Any:
+        """One worker that fails ends them all."""
         try:
             yield
         except SubEnvError:
-            self._kill()
+            self.close_extras(terminate=True)
+            self.closed = True
             raise
-        except (EOFError, OSError, multiprocessing.TimeoutError) as error:  # OSError: a pipe that broke
-            failure = self._failure()
-            self._kill()
-            raise failure from error
 
-    def _failure(self) -> SubEnvError:
-        """Which worker is dead, or else which has not answered."""
-        time.sleep(0.05)  # a process that has just closed its pipe may need a moment to be counted as dead
-        for index, process in enumerate(self.processes):
-            if process.exitcode is not None:
-                return _broken(index, f"its worker process died (exit code {process.exitcode})")
-        for index, pipe in enumerate(self.parent_pipes):
-            if not pipe.poll(0):
-                return _broken(index, f"no answer for {self.time_limit:g} s")
-        return _broken(0, f"no complete answer for {self.time_limit:g} s")
+    def close_extras(self, terminate: bool = False) -> None:
+        """Have the workers close their envs, and end them; the first failure is a warning.
 
-    def _raise_if_errors(self, successes: Iterable[bool]) -> None:
-        """Called by the base class with every answer; it would print the traceback and keep the other workers."""
-        if all(successes):
-            return
-        try:
-            index, _, error, trace = self.error_queue.get(timeout=self.time_limit)
-        except (queue.Empty, OSError) as lost:
-            raise _broken(list(successes).index(False), "its worker failed without an error message") from lost
-        failure = error if isinstance(error, SubEnvError) else _broken(index, f"{type(error).__name__}: {error}")
-        raise failure from RuntimeError(f"in the worker process:\n{trace}")
-
-    def _kill(self) -> None:
-        for process in self.processes:
-            process.kill()
-        self.close()
-
-    def close_extras(self, timeout: float | None = CLOSE_TIME_LIMIT, terminate: bool = False) -> None:
-        """Ask the workers to close their envs, and kill those that have not after `timeout` seconds."""
-        self._state = AsyncState.DEFAULT
-        for pipe in self.parent_pipes:
-            with contextlib.suppress(OSError):  # its worker is dead
-                if not terminate:
-                    pipe.send(("close", None))
-        deadline = time.monotonic() + (0.0 if terminate else timeout or CLOSE_TIME_LIMIT)
-        for process in self.processes:
-            process.join(max(0.0, deadline - time.monotonic()))
-            if process.is_alive():
-                process.kill()
-                process.join()
-        for pipe in self.parent_pipes:
-            pipe.close()
-        self.error_queue.close()
-        self.error_queue.cancel_join_thread()
+        Args:
+            terminate: end them at once.
+        """
+        lines: list[str] = []
+        busy = [worker.busy for worker in self.workers]
+        for worker in self.workers:
+            if not terminate:
+                worker.send("close")
+        for worker, was_busy in zip(self.workers, busy, strict=True):
+            try:
+                lines += [] if terminate else worker.receive(INTERRUPTED if was_busy else None)
+            except SubEnvError as error:
+                lines += [] if was_busy else [error.fault.line(self._env_id, f"in close of sub-env {worker.index}", "")]
+            worker.kill()
+        for line in lines[:1]:
+            warn(line)
 
 
-def _broken(index: int, why: str) -> SubEnvError:
-    return SubEnvError(index, EnvError("raised", "failed", why))
+class _Worker:
+    """The parent's side of a process with one sub-env."""
+
+    def __init__(self, index: int, make: Callable[[], SubEnv], memory: Any, context: Any, time_limit: float) -> None:
+        self.index, self._limit = index, time_limit
+        self.pipe, theirs = context.Pipe()
+        lasts = threading.current_thread() is threading.main_thread()
+        args = (index, CloudpickleWrapper(make), theirs, memory, os.getpid(), lasts)
+        self.process = context.Process(target=_work, name=f"rlab env {index}", args=args, daemon=True)
+        with clear_mpi_env_vars():
+            self.process.start()
+        # Before Python asks it to end, which it ignores, and waits.
+        self._at_exit = Finalize(self, self.process.kill, exitpriority=10)
+        theirs.close()
+        self._asked = 1  # for its env
+        self._deadline = time.monotonic() + START_LIMIT
+
+    def send(self, command: str, *args: Any) -> None:
+        """Ask for something."""
+        with contextlib.suppress(OSError):  # it is dead, which `receive` says
+            self.pipe.send((command, args))
+        if not self._asked:
+            # The worker itself notices most of what hangs. An episode that is played again makes many calls of its env.
+            grace = GRACE + (REPLAY_SECONDS if command == "call" else 0.0)
+            self._deadline = time.monotonic() + self._limit + grace
+        self._asked += 1
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has not answered yet."""
+        return self._asked > 0
+
+    def receive(self, at_most: float | None = None) -> Any:
+        """The last of its answers to all that it was asked.
+
+        Args:
+            at_most: seconds to wait for that; None: as long as calls of its env may take.
+
+        Raises:
+            SubEnvError: its env failed, it does not answer in time, or it has died.
+        """
+        end = None if at_most is None else time.monotonic() + at_most
+        while True:
+            now = time.monotonic()
+            try:
+                if not self.pipe.poll(max(0.0, (self._deadline if end is None else end) - now)):
+                    raise self._failure(too_late(self._limit if at_most is None else at_most))
+                kind, answer, *rest = self.pipe.recv()
+            except (EOFError, OSError) as error:  # OSError: a pipe that broke
+                self.process.join(1.0)  # one that has just closed its pipe may need a moment to be counted as dead
+                code = self.process.exitcode
+                raise self._failure(f"its worker process died (exit code {code})") from error
+            if kind == "begun":  # another call of the env, at this time of the clock that all processes share
+                self._deadline = answer + self._limit + GRACE
+            elif kind == "failed":
+                raise answer from RuntimeError(f"in the worker process:\n{rest[0]}")
+            else:
+                self._asked -= 1
+                if not self._asked:
+                    return answer
+
+    def kill(self) -> None:
+        """End the process, whatever it does."""
+        self._at_exit.cancel()
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+    def _failure(self, why: str) -> SubEnvError:
+        return SubEnvError(self.index, EnvError("raised", "failed", why))
+
+
+def _work(index: int, make: CloudpickleWrapper, pipe: Any, memory: Any, parent: int, lasts: bool) -> None:
+    """The worker process: makes its env and does what it is asked for, until it is asked to close it."""
+    # They may reach every process of a terminal or a job; the parent alone decides when its workers stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    die_with_parent(parent, lasts)
+    when_lost(lambda line: None)  # the parent ends this process
+    try:
+        pipe.send(("begun", time.monotonic()))
+        env = make()
+        pipe.send(("done", None))
+        while True:
+            command, args = pipe.recv()
+            if command == "close":
+                pipe.send(("done", _closed(env)))
+                return
+            pipe.send(("done", _done(env, command, args, pipe, memory, index)))
+    except (EOFError, BrokenPipeError):
+        return  # the parent is gone
+    except BaseException as error:  # an env may raise anything
+        failure = error if isinstance(error, SubEnvError) else SubEnvError(index, raised(error))
+        pipe.send(("failed", failure, traceback.format_exc()))
+
+
+def _done(env: SubEnv, command: str, args: Any, pipe: Any, memory: Any, index: int) -> Any:
+    space = env.observation_space
+    if command == "call":
+        name, own = args
+        return getattr(env, name)(*own)
+    if command == "reset":
+        obs, _ = env.reset(seed=args[0], options=args[1])
+        write_to_shared_memory(space, index, obs, memory)
+        return None
+    final_obs = None
+    obs, reward, terminated, truncated, _ = env.step(*args)
+    if terminated or truncated:
+        final_obs = obs
+        pipe.send(("begun", time.monotonic()))
+        obs, _ = env.reset()
+    write_to_shared_memory(space, index, obs, memory)
+    return reward, terminated, truncated, final_obs
+
+
+def _closed(env: SubEnv) -> list[str]:
+    """The warnings of closing an env, which the parent gives."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        env.close()
+    return [str(each.message) for each in caught if issubclass(each.category, RlabWarning)]

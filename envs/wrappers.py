@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.classic_control import CartPoleEnv
 
+from rlab.envs.checks import Hung, raised, stopped_by_user
 from rlab.envs.gym_spaces import CHANNELS
 from rlab.envs.ids import Package
 from rlab.envs.pixels import Pixels
@@ -284,9 +285,13 @@ def apply_wrappers(env: gym.Env, wrappers: Sequence[tuple[str, Mapping[str, Any]
         wrapper = load_wrapper(name)
         try:
             env = wrapper(env, **copy.deepcopy(dict(args)))
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # AssertionError, TypeError, DependencyNotInstalled: wrappers raise them all
-            why = message_of(error) or f"it does not suit {env.observation_space}"
+            if stopped_by_user(error):
+                raise
+            why = (
+                raised(error).why
+                if isinstance(error, Hung)
+                else message_of(error) or f"it does not suit {env.observation_space}"
+            )
             raise UsageError(f"wrapper {name} cannot be applied to {env}: {why}") from error
     return env

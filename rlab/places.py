@@ -28,6 +28,14 @@ def place_of(error: BaseException) -> str:
     return place
 
 
+def place_at(frame: FrameType) -> str:
+    """The innermost line of a user's own code that a thread is in, `"my_envs.py:23"`; "" if it is in none."""
+    inner: FrameType | None = frame
+    while inner is not None and not _is_own(inner.f_code.co_filename):
+        inner = inner.f_back
+    return "" if inner is None else f"{Path(inner.f_code.co_filename).name}:{inner.f_lineno}"
+
+
 def one_line(error: BaseException) -> str:
     """An error in one line, with its place: `"ValueError: no such room (my_envs.py:23)"`."""
     text = " ".join(str(error).split())

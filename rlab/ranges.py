@@ -17,6 +17,11 @@ def check_positive(settings: Any, *names: str) -> None:
     _refuse(settings, names, "above 0", lambda number: 0.0 < number < math.inf)
 
 
+def check_seconds(settings: Any, *names: str) -> None:
+    """Refuse time limits that are not above 0 or are more than a day, which would be none."""
+    _refuse(settings, names, "above 0 and at most 86400 seconds (a day)", lambda number: 0.0 < number <= 86_400.0)
+
+
 def check_not_negative(settings: Any, *names: str) -> None:
     """Refuse numbers that are below 0 or not finite."""
     _refuse(settings, names, "0 or more", lambda number: 0.0 <= number < math.inf)

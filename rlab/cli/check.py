@@ -19,6 +19,7 @@ class CheckOptions:
     max_episode_steps: int | None = None  # env steps; None: the env's own time limit
     steps: int = 1_000  # of random play
     seed: int = 0  # of the first episode
+    env_timeout: float = 60.0  # seconds for each constructor, reset, step and close of an env
     json: bool = False  # one JSON object on standard output
 
 

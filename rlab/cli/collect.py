@@ -34,6 +34,7 @@ class CollectOptions:
     env_kwargs: tuple[str, ...] = ()  # of random: key=value ..., keywords of the env
     wrapper: tuple[str, ...] = ()  # of random: NAME or NAME:key=value, innermost first
     max_episode_steps: int | None = None  # of random: env steps; None: the env's own time limit
+    env_timeout: float = 60.0  # seconds for each constructor, reset, step and close of an env
     trust: bool = False  # run envs, wrappers and layers from outside rlab that the folder names
     json: bool = False  # one JSON object on standard output
 

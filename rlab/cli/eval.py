@@ -11,7 +11,9 @@ from rlab.cli.help import Page
 from rlab.cli.shared import keywords
 from rlab.errors import UsageError
 
-OF_EPISODES = frozenset({"episodes", "seed", "member", "stochastic", "wrapper", "max_episode_steps", "envs"})
+OF_EPISODES = frozenset(
+    {"episodes", "seed", "member", "stochastic", "wrapper", "max_episode_steps", "envs", "env_timeout"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,7 @@ class EvalOptions:
     max_episode_steps: int | None = None  # time limit of the env in place of its own; None: as it was trained
     envs: int | None = None  # instances of the env at once, in all; None: 10 per member, 64 in all, if not native
     latency: bool = False  # play nothing: time the calls of exported files, all in turn
+    env_timeout: float = 60.0  # seconds for each constructor, reset, step and close of an env
     trust: bool = False  # run envs, wrappers and layers from outside rlab that it names, and files that can run code
     json: bool = False  # one JSON object on standard output
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import rlab
 from rlab.door import clean
+from rlab.ending import ends_with_line
 from rlab.errors import RlabError, RlabWarning, unknown
 from rlab.trust import in_force
 
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug, as_json = "--debug" in words, "--json" in words
+    ends_with_line(lambda line: _report(line, 1, debug, as_json))
     try:
         with _plain_warnings():
             code = _dispatch([word for word in words if word != "--debug"])
@@ -66,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError) and _reader_left():
             return 141  # 128 + SIGPIPE
         return _report(_internal(error), 1, debug, as_json)
+    finally:
+        ends_with_line(None)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ class PlayOptions:
     seed: int = 100_000  # of the first episode; the same as in rlab eval
     stochastic: bool = False  # sample actions as in training, instead of the greedy ones
     video: str | None = None  # FILE.mp4 or FILE.gif instead of a window
+    env_timeout: float = 60.0  # seconds for each constructor, reset, step and close of an env
     trust: bool = False  # run envs, wrappers and layers from outside rlab that the folder names
     json: bool = False  # one JSON object on standard output
 

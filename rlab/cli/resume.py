@@ -27,6 +27,7 @@ class ResumeOptions:
     # auto: evaluations during training are played as tensors where training is; gymnasium: in Gymnasium's env
     judge: Literal["auto", "gymnasium"] | None = None
     max_episode_steps: int | None = None  # time limit of an env that has none, so that it can be judged
+    env_timeout: float | None = None  # seconds for each constructor, reset, step and close of an env
     checkpoint_every: int | None = None  # env steps between checkpoints
     keep_checkpoints: int | None = None  # the newest ones
     log_every: int | None = None  # env steps between rows of metrics

@@ -9,6 +9,7 @@ import numpy as np
 from rlab.agents import AGENTS, check_action_space, load_agent
 from rlab.envs import Checkup, EnvLike, Finding, check_env, env_spec
 from rlab.envs.linter import STEPS
+from rlab.envs.watch import ENV_TIMEOUT
 from rlab.errors import UsageError
 from rlab.jobs.defaults import data_of
 from rlab.networks.heads import build_head, stochastic_head_json
@@ -21,6 +22,7 @@ def check(
     env_kwargs: Sequence[str] | Mapping[str, Any] = (),
     wrappers: Sequence[str] = (),
     max_episode_steps: int | None = None,
+    env_timeout: float = ENV_TIMEOUT,
     steps: int = STEPS,
     seed: int = 0,
 ) -> Checkup:
@@ -31,6 +33,7 @@ def check(
     Args:
         env, env_kwargs, wrappers: as for `train`.
         max_episode_steps: replaces the env's own time limit.
+        env_timeout: seconds for each constructor, reset, step and close of an env.
         steps: of random play, over all episodes.
         seed: of the first episode.
 
@@ -43,7 +46,7 @@ def check(
         if "config.json" not in str(error):  # else it is a keyword that no run can keep
             raise
         return Checkup(str(env), (Finding("keywords", "error", str(error), "give it in a function of your own"),))
-    found = check_env(spec, steps, seed)
+    found = check_env(replace(spec, timeout=env_timeout), steps, seed)
     if found.packing is None:
         return found
     actions = found.packing.action_space

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlab.envs import EnvLike, EnvSpec, EpisodeMaker, env_spec, make_episodes
+from rlab.envs.watch import ENV_TIMEOUT
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.record import check_request, record, uniform_action
 from rlab.experience.dataset import Dataset
@@ -61,6 +62,7 @@ def collect(
     stochastic: bool = False,
     min_return: float | None = None,
     envs: int | None = None,
+    env_timeout: float = ENV_TIMEOUT,
     env: EnvLike | None = None,
     trust: Trust = False,
 ) -> Collected:
@@ -78,6 +80,7 @@ def collect(
         min_return: episodes that return less are dropped.
         envs: instances of the env at once, in all, at least one per member that plays; None: 10 per member and 64 in
             all, native ones apart.
+        env_timeout: seconds for each constructor, reset, step and close of an env.
         env: makes the env where only the process that trained in it can: `env=MyEnv`; None: the one on record.
         trust: allow an env, wrappers and layers from outside rlab that the folder names; it runs their code.
 
@@ -93,7 +96,8 @@ def collect(
         check_can_sample(policy)
     how = {"agent": saved.agent, "members": list(policy.seeds), "greedy": not stochastic, "noise": noise}
     spaces = policy.spec.obs_space, policy.spec.action_space
-    return _recorded(policy, saved.env, spaces, out, how, episodes, seed, min_return, envs)
+    spec = replace(saved.env, timeout=env_timeout)
+    return _recorded(policy, spec, spaces, out, how, episodes, seed, min_return, envs)
 
 
 def collect_random(
@@ -104,9 +108,10 @@ def collect_random(
     seed: int = COLLECTED_EPISODE_SEED,
     min_return: float | None = None,
     envs: int | None = None,
+    env_timeout: float = ENV_TIMEOUT,
 ) -> Collected:
     """Record episodes of uniformly random actions; arguments and errors are those of `collect`."""
-    spec = env_spec(env)
+    spec = replace(env_spec(env), timeout=env_timeout)
     with own_surroundings(threads=1):
         probe = make_episodes(spec, 1)
         probe.close()

@@ -1,11 +1,13 @@
 """`rlab.evaluate`: judging a trained population, one member of it, or an exported file."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
 from rlab.envs import EnvLike, EpisodeMaker, given_again
+from rlab.envs.watch import ENV_TIMEOUT
 from rlab.errors import UsageError
 from rlab.evaluation.evaluate import Evaluation
 from rlab.evaluation.evaluate import evaluate as judge_episodes
@@ -30,6 +32,7 @@ def evaluate(
     wrappers: Sequence[str] | None = None,
     max_episode_steps: int | None = None,
     envs: int | None = None,
+    env_timeout: float = ENV_TIMEOUT,
     env: EnvLike | None = None,
     network: Builder | None = None,
     trust: Trust = False,
@@ -43,6 +46,7 @@ def evaluate(
         wrappers: around the env in place of those that it was trained with; None: the same.
         max_episode_steps: the time limit of the env in place of its own; None: as it was trained.
         envs: instances of the env at once, in all; None: 10 per member and 64 in all, native ones apart.
+        env_timeout: seconds for each constructor, reset, step and close of an env.
         env: makes the env where only the process that trained in it can: `env=MyEnv`; None: the one on record.
         network: the function that made the network, where only the process that trained could find it.
         seed: of the first episode; episode k has `seed + k`, the same for every member and policy.
@@ -56,7 +60,7 @@ def evaluate(
     with standing_in(network):
         saved = run if isinstance(run, SavedPolicy) else open_judged(run, trust, env)
     policy: Any = saved.policy if member is None else _only(saved, member)
-    spec = saved.env
+    spec = replace(saved.env, timeout=env_timeout)
     if wrappers is not None or max_episode_steps is not None:
         spec = spec.changed(None, wrappers, max_episode_steps)
     if stochastic:

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rlab.envs import EnvLike, SingleEpisodes, SubEnv, make_env
+from rlab.envs.watch import ENV_TIMEOUT
 from rlab.errors import RlabError, UsageError, extra
 from rlab.evaluation.episode_driver import check_spaces, play_one
 from rlab.jobs.aliases import answering
@@ -72,6 +73,7 @@ def play(
     stochastic: bool = False,
     video: str | Path | None = None,
     frames: bool = False,
+    env_timeout: float = ENV_TIMEOUT,
     env: EnvLike | None = None,
     trust: Trust = False,
 ) -> Played:
@@ -89,6 +91,7 @@ def play(
         video: a new file `.mp4` or `.gif` instead of a window; None where there is no window: `play.gif`, or the
             first of `play-2.gif`, `play-3.gif` ... that does not exist.
         frames: keep the pictures in memory, as arrays, instead of a window or a film (or beside the film named).
+        env_timeout: seconds for each constructor, reset, step and close of an env.
         env: makes the env where only the process that trained in it can: `env=MyEnv`; None: the one on record.
         trust: allow envs, wrappers and layers from outside rlab that the folder names, which run their code.
 
@@ -107,8 +110,8 @@ def play(
     if pictured:
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # frames are wanted, not a window
         os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())  # or SDL complains that it has none
-    seeds = tuple(range(seed, seed + episodes))
-    with own_surroundings(threads=1), closing(make_env(saved.env, "rgb_array" if pictured else "human")) as played_in:
+    seeds, spec = tuple(range(seed, seed + episodes)), replace(saved.env, timeout=env_timeout)
+    with own_surroundings(threads=1), closing(make_env(spec, "rgb_array" if pictured else "human")) as played_in:
         returns, lengths, pictures = _watched(played_in, policy, seeds, not stochastic, pictured)
     if film is not None:
         write_video(film, pictures, played_in.metadata.get("render_fps", DEFAULT_FPS))

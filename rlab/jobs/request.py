@@ -25,6 +25,7 @@ BOOKKEEPING = frozenset(
     {"log", "log_every", "log_episodes", "eval_every", "eval_episodes", "final_eval_episodes", "checkpoint_every"}
     | {"keep_checkpoints"}
     | {"eval_envs", "eval_alone", "judge", "film_every", "device", "devices", "compile", "threads", "vector", "seed"}
+    | {"env_timeout"}
 )
 # What may change when a run goes on: the budget, what does not touch what is learned, and a time limit for an env that
 # has none, without which a policy that never ends an episode could never be judged.
@@ -33,7 +34,7 @@ CHANGEABLE = (
     *BUDGETS,
     *("eval_every", "eval_episodes", "final_eval_episodes", "eval_envs", "eval_alone", "judge"),
     *("checkpoint_every", "keep_checkpoints", "log_every", "log", "log_episodes", "film_every", "max_episode_steps"),
-    "device",
+    *("device", "env_timeout"),
 )
 A_DATASET = "a folder of demonstrations, or what rlab.collect returned"
 
@@ -70,6 +71,9 @@ class Request:
     for_agent: str | None = None  # whose network is pretrained; None: nobody's but the agent's own
     unread: Mapping[str, str] = field(default_factory=dict)  # settings that are not in force, and why
     engine: Mapping[str, Any] | None = None  # what it computes with, once that is chosen; see `jobs.engine`
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "env", replace(self.env, timeout=self.run.env_timeout))
 
     @property
     def unit(self) -> str:

@@ -65,8 +65,8 @@ def resume(
         trust: allow an agent, env or wrapper from outside rlab that the folder names; it runs their code.
         settings: what changes: the budget, `env_steps` or `updates`; and what does not touch learning: `eval_every`,
             `eval_episodes`, `final_eval_episodes`, `eval_envs`, `eval_alone`, `judge`, `checkpoint_every`,
-            `keep_checkpoints`, `log_every`, `log`, `log_episodes`, `film_every`; `device`; and `max_episode_steps`,
-            where the env has no time limit, so that episodes without an end can be judged.
+            `keep_checkpoints`, `log_every`, `log`, `log_episodes`, `film_every`; `env_timeout`; `device`; and
+            `max_episode_steps`, where the env has no time limit, so that episodes without an end can be judged.
 
     Raises:
         RlabError: the folder is broken, has lost its checkpoint, or names code from outside rlab and `trust` is false.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rlab.ending import before_ending
 from rlab.errors import RlabError
 from rlab.evaluation.evaluate import Evaluation
 from rlab.jobs.foreign_code import resume_command
@@ -29,7 +30,7 @@ from rlab.runs.folder import ROOT, RunFolder, check_free, fresh_run_path, path_o
 from rlab.runs.listing import clock_unit, saved_time
 from rlab.runs.logs import read_json_lines
 from rlab.runs.policies import load_policy
-from rlab.runs.status import FINISHED, NOT_JUDGED, STOPPED, read_status
+from rlab.runs.status import FAILED, FINISHED, NOT_JUDGED, STOPPED, read_status, write_status
 from rlab.runs.tables import read_episodes
 from rlab.trust import Trust
 
@@ -202,7 +203,8 @@ def carry_out(
     begun = replace(begun, only_here=here, name=folder.name)
     audience.on_start(begun)
     try:
-        with folder.held(), recorded_status(folder) as record, bar if bar is not None else nullcontext():
+        failed = before_ending(lambda line: write_status(folder, FAILED, line))
+        with folder.held(), failed, recorded_status(folder) as record, bar if bar is not None else nullcontext():
             audience.check("Nothing was trained.")
             folder = folder if write_changes is None else write_changes()
             outcome = session.train(folder, [bar] if bar is not None else [], audience)

@@ -166,6 +166,10 @@ class Saver:
             self._worker.wait()
         self._worker.close()
 
+    def complete(self, line: str) -> None:
+        """Be done with what is being written, before the program ends for the reason in the line."""
+        self._worker.wait()
+
     def on_metrics(self, env_steps: int, metrics: Mapping[str, Any]) -> None:
         """Say where the last save failed, if that is known by now."""
         if self._worker.wait(0.0):

@@ -8,6 +8,7 @@ from threading import Event
 from typing import Any
 
 from rlab.agents import check_action_space, load_agent
+from rlab.ending import before_ending
 from rlab.envs import GymVectorEnv, TensorVectorEnv, make_vec, tensor_env_of
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.episode_driver import MOST_STEPS
@@ -199,6 +200,7 @@ class Session:
                     films = self._films(folder, resume_at, log)
                     at_once = audience.hears("on_save")
                     self._saver = logs.enter_context(Saver(self, folder, [log, *rest], self._base, at_once))
+                    logs.enter_context(before_ending(self._saver.complete))
                     hearing: list[LoopListener] = [self.best, log, *rest, *films, self._saver, *listeners, audience]
                     on_episodes: list[Hear] = [each.on_episodes for each in rest]
                     on_episodes += [audience.on_episodes] if audience.hears("on_episode") else []

@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from rlab.ranges import check_counts, check_not_negative, check_positive, check_shares, check_shares_below_one
+from rlab.ranges import (
+    check_counts,
+    check_not_negative,
+    check_positive,
+    check_seconds,
+    check_shares,
+    check_shares_below_one,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +31,7 @@ class RunConfig:
     # auto: tensor where the run is compiled or on a GPU and the env has a tensor version, else the env's own, else sync
     vector: Literal["auto", "tensor", "native", "sync", "async", "envpool"] = "auto"
     max_episode_steps: int | None = None  # None: the env's own time limit
+    env_timeout: float = 60.0  # seconds for each constructor, reset, step and close of an env; what hangs is named
     sparsity: float = 0.0  # share of each layer's weights of the policy that are 0 in the end; Graesser et al. 2022
     eval_every: int = 10_000  # env steps between evaluations during training; 0: none
     eval_episodes: int = 10  # greedy episodes per member in each of them
@@ -48,6 +56,7 @@ class RunConfig:
         check_counts(self, "checkpoint_every", "keep_checkpoints", "log_every", "threads")
         check_shares_below_one(self, "sparsity")
         check_not_negative(self, "film_every", "seed", "eval_every", "final_eval_episodes")
+        check_seconds(self, "env_timeout")
 
     @property
     def training_seeds(self) -> tuple[int, ...]:

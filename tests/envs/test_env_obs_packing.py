@@ -326,7 +326,7 @@ def test_gymnasiums_own_envs_in_parts_come_as_arrays():
 def test_a_worker_that_cannot_pack_does_not_hang(worlds):
     packing = find_packing(worlds["info"], "World-v0")
     makers = [sub_env_maker(lambda: Masking([YES] * 3), index, packing) for index in range(2)]
-    env = GymVectorEnv(WatchedAsyncVectorEnv(makers, autoreset_mode="SameStep"), (0,), "World-v0", packing.obs_space)
+    env = GymVectorEnv(WatchedAsyncVectorEnv(makers), (0,), "World-v0", packing.obs_space)
     with pytest.raises(RlabError, match=r"World-v0 has the observation space Box.* in env [01] of seed 0, though"):
         env.reset()
 

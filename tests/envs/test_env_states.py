@@ -328,8 +328,8 @@ def check_goes_on(make, stops=STOPS, steps=STEPS):
 
 def vector_env(make, kind, mode="SameStep", num=4):
     makers = [sub_env_maker(make, index, seed=index) for index in range(num)]
-    vectorize = {"sync": SyncVectorEnv, "async": WatchedAsyncVectorEnv}[kind]
-    return GymVectorEnv(vectorize(makers, autoreset_mode=mode), (3, 5), "World-v0")
+    env = WatchedAsyncVectorEnv(makers) if kind == "async" else SyncVectorEnv(makers, autoreset_mode=mode)
+    return GymVectorEnv(env, (3, 5), "World-v0")
 
 
 @pytest.mark.parametrize("stops", [[0], [1], [37], [9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20], [5, 60, 61, 130]])

@@ -12,7 +12,7 @@ import pytest
 
 from rlab.envs import EnvSpec, GymVectorEnv, make_vec
 from rlab.envs.workers import WatchedAsyncVectorEnv, sub_env_maker
-from rlab.errors import RlabError
+from rlab.errors import RlabError, RlabWarning
 from rlab.randomness import env_seed
 
 STEP = np.zeros((1, 2), dtype=int)
@@ -50,8 +50,8 @@ class Sick(gym.Env):
 
 
 def sick_env(illness, time_limit):
-    makers = [sub_env_maker(lambda: Sick(illness), index) for index in range(2)]
-    raw = WatchedAsyncVectorEnv(makers, time_limit=time_limit, autoreset_mode="SameStep")
+    makers = [sub_env_maker(lambda: Sick(illness), index, timeout=time_limit) for index in range(2)]
+    raw = WatchedAsyncVectorEnv(makers, time_limit)
     return GymVectorEnv(raw, (6,), "Sick-v0"), raw
 
 
@@ -60,7 +60,7 @@ def sick_env(illness, time_limit):
     [
         ("raises", 60, "UnpicklableError: no more fuel (its line)"),
         ("dies", 60, "its worker process died (exit code -9)"),
-        ("hangs", 3.0, "no answer for 3 s"),  # long enough for a worker that is well on a busy machine
+        ("hangs", 3.0, "no answer for 3 s (its line)"),  # long enough for a worker that is well on a busy machine
     ],
 )
 def test_a_sick_worker_ends_the_run_with_one_line_and_leaves_no_process(illness, time_limit, message):
@@ -105,11 +105,12 @@ def test_a_worker_that_dies_at_birth_gives_one_line(stillborn_env):
     assert re.fullmatch(message, str(caught.value))
 
 
-def test_workers_leave_ctrl_c_to_their_parent():
+def test_workers_leave_ctrl_c_and_sigterm_to_their_parent():
     before = signal.getsignal(signal.SIGINT)
     env, raw = sick_env("never", 60)
     env.reset()
     os.kill(raw.processes[0].pid, signal.SIGINT)
+    os.kill(raw.processes[1].pid, signal.SIGTERM)
     time.sleep(0.1)
     assert env.step(STEP).valid.all()
     env.close()
@@ -117,10 +118,11 @@ def test_workers_leave_ctrl_c_to_their_parent():
 
 
 def test_close_does_not_wait_for_a_worker_that_hangs():
-    _, raw = sick_env("never", 60)
+    _, raw = sick_env("never", 0.3)
     os.kill(raw.processes[0].pid, signal.SIGSTOP)
     start = time.monotonic()
-    raw.close(timeout=0.3)
+    with pytest.warns(RlabWarning, match=r"^the env failed in close of sub-env 0: no answer for 0\.3 s$"):
+        raw.close()
     assert time.monotonic() - start < 30  # it would wait for ever
     assert not set(raw.processes) & set(multiprocessing.active_children())
 

@@ -1,6 +1,9 @@
 """An env that ends the program, `sys.exit()`, or raises another BaseException: it fails like any other."""
 
+import os
+import signal
 import sys
+import time
 
 import gymnasium as gym
 import numpy as np
@@ -50,12 +53,18 @@ def panic(code):
     raise Panic(code)
 
 
+def interrupt(code):
+    raise KeyboardInterrupt(code)
+
+
 @pytest.fixture(autouse=True)
 def nothing_warned(monkeypatch):
     monkeypatch.setattr(obs_packing, "_warned", set())
 
 
-@pytest.mark.parametrize(("leave", "name"), [(sys.exit, "SystemExit"), (panic, "Panic")])
+@pytest.mark.parametrize(
+    ("leave", "name"), [(sys.exit, "SystemExit"), (panic, "Panic"), (interrupt, "KeyboardInterrupt")]
+)
 def test_an_env_that_leaves_in_step_has_failed(register, leave, name):
     spec = EnvSpec(register(lambda: Leaving("step", leave)))
     why = rf"at (vector )?step 3: {name}: 3 \(test_leaving_envs\.py:\d+\)$"
@@ -105,10 +114,16 @@ def test_a_module_that_leaves_while_it_is_imported_is_named(tmp_path, monkeypatc
         make_env(EnvSpec("leaves_at_once:Env"))
 
 
-def test_ctrl_c_in_an_env_is_the_users(register):
-    def interrupt(code):
-        raise KeyboardInterrupt
+def caught(code):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("in an env's own words") from None
 
+
+@pytest.mark.parametrize("interrupt", [lambda code: os.kill(os.getpid(), signal.SIGINT), caught])
+def test_ctrl_c_in_an_env_is_the_users(register, interrupt):
     env = make_env(EnvSpec(register(lambda: Leaving("step", interrupt))))
     env.reset(seed=0)
     env.step(0)
