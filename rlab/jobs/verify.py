@@ -88,9 +88,9 @@ def verify(request: Request, trust: Trust = False, stops: int = STOPS) -> Verifi
         whole, stopped = Path(folder, "whole"), Path(folder, "stopped")
         start(request, whole, progress=False, trust=trust)
         first, *rest = times
-        reached = [start(request, stopped, False, trust, _StopsAt(first)).time]
+        reached = [start(request, stopped, False, trust, StopsAt(first)).time]
         for time in rest:
-            reached.append(continue_run(stopped, {}, False, trust, _StopsAt(time)).time)
+            reached.append(continue_run(stopped, {}, False, trust, StopsAt(time)).time)
         continue_run(stopped, {}, False, trust)
         runs = RunFolder.open(whole), RunFolder.open(stopped)
         found = tuple(saved_differences(*runs))
@@ -107,7 +107,7 @@ def small(request: Request) -> Request:
     return replace(request, run=run)
 
 
-class _StopsAt(Audience):
+class StopsAt(Audience):
     """Nobody listens, and the run stops when its clock gets to `time`."""
 
     def __init__(self, time: int) -> None:

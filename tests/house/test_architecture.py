@@ -43,9 +43,10 @@ OUTSIDE = {
 
 
 def room_of_file(path: Path) -> str:
-    """`rlab/networks/spaces.py` is in networks, `rlab/errors.py` in errors, `agents/dqn.py` in agents."""
+    """`rlab/networks/spaces.py` is in networks, `rlab/errors.py` in errors, `agents/dqn.py` in agents,
+    `experiments/reliability/kills.py` in reliability."""
     parts = path.with_suffix("").parts
-    return parts[1] if parts[0] == "rlab" else parts[0]
+    return parts[1] if parts[0] == "rlab" or parts[1] in ROOMS else parts[0]
 
 
 def room_of_import(name: str) -> str | None:

@@ -2,7 +2,10 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,8 +16,10 @@ import rlab
 from rlab.cli.main import main
 from rlab.draws import Draws
 from rlab.jobs.request import train_request
-from rlab.jobs.verify import different, saved_differences, verify
+from rlab.jobs.resume import continue_run
+from rlab.jobs.verify import StopsAt, different, saved_differences, verify
 from rlab.learning.episodes import EpisodeBook
+from rlab.learning.finetune_config import STRATEGIES
 from rlab.runs.folder import RunFolder
 from rlab.runs.logs import read_json_lines
 from rlab.runs.reading import drawn
@@ -44,6 +49,8 @@ WAYS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "ppo, envs as tensors": ("ppo", "Pendulum-v1", {**ROLLOUT, **RUNNING, "vector": "tensor"}),
     "a2c": ("a2c", "CartPole-v1", {**ROLLOUT, **RUNNING}),
     "reinforce": ("reinforce", "CartPole-v1", ROLLOUT),
+    "ppo, one env after another": ("ppo", "MountainCarContinuous-v0", {**ROLLOUT, **RUNNING, "vector": "sync"}),
+    "dqn, a process for each env": ("dqn", "FrozenLake-v1", {**REPLAY, "vector": "async", "env_steps": 300}),
     "judged with the training envs closed": ("ppo", "CartPole-v1", {**ROLLOUT, "eval_alone": True}),
 }
 
@@ -55,6 +62,56 @@ def test_a_run_that_is_stopped_five_times_is_the_run_that_never_was(way: str) ->
     assert found.differences == ()
     assert (found.fresh_at, len(found.stopped_at)) == ((), 5)
     assert "exact: weights" in found.report()
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Runs to begin from, and demonstrations."""
+    root = tmp_path_factory.mktemp("earlier")
+    ppo, dqn = (
+        rlab.train(agent, "CartPole-v1", out=root / agent, experiment="none", **{**SMALL, **own, "env_steps": 120})
+        for agent, own in (("ppo", ROLLOUT), ("dqn", REPLAY))
+    )
+    rlab.collect(ppo.path, root / "data", episodes=8)
+    return SimpleNamespace(root=root, ppo=ppo.path, dqn=dqn.path, data=root / "data")
+
+
+TUNED: dict[str, Any] = {name: value for name, value in SMALL.items() if name != "hidden"} | {"env_steps": 600}
+OFFLINE = {"seeds": 2, "updates": 90, "log_every": 10, "eval_every": 40, "eval_episodes": 1, "final_eval_episodes": 1}
+FURTHER: dict[str, Callable[..., Any]] = {
+    **{
+        f"finetune, {strategy}": partial(
+            lambda earlier, strategy, **how: rlab.finetune(earlier.ppo, strategy=strategy, **ROLLOUT, **TUNED, **how),
+            strategy=strategy,
+        )
+        for strategy in STRATEGIES
+    },
+    "finetune dqn, with a teacher and demonstrations": lambda earlier, **how: rlab.finetune(
+        earlier.dqn, **{**TUNED, **REPLAY}, teacher=earlier.dqn, dataset=earlier.data, demonstration_share=0.25, **how
+    ),
+    "bc": lambda earlier, **how: rlab.pretrain("bc", earlier.data, **OFFLINE, **how),
+    "encoder": lambda earlier, **how: rlab.pretrain("encoder", earlier.data, **OFFLINE, **how),
+    "cql": lambda earlier, **how: rlab.train("cql", "CartPole-v1", dataset=earlier.data, **OFFLINE, **how),
+    "iql": lambda earlier, **how: rlab.train("iql", "CartPole-v1", dataset=earlier.data, **OFFLINE, **how),
+}
+
+
+MORE_OF_A_KIND = ("finetune, head", "finetune, last-2", "finetune, discriminative", "bc")
+
+
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=pytest.mark.prove if way in MORE_OF_A_KIND else ()) for way in FURTHER]
+)
+def test_fine_tuning_and_learning_from_a_dataset_go_on_exactly_too(
+    way: str, earlier: SimpleNamespace, tmp_path: Path
+) -> None:
+    FURTHER[way](earlier, out=tmp_path / "whole")
+    clock = 1 if way in ("bc", "encoder", "cql", "iql") else 7  # updates or env steps
+    FURTHER[way](earlier, out=tmp_path / "run", listeners=StopsAt(13 * clock))
+    for time in (31, 37, 70):
+        assert not continue_run(tmp_path / "run", {}, False, listeners=StopsAt(time * clock)).finished
+    assert rlab.resume(tmp_path / "run").finished
+    assert list(saved_differences(RunFolder.open(tmp_path / "whole"), RunFolder.open(tmp_path / "run"))) == []
 
 
 def leave_out_exploration(patch: pytest.MonkeyPatch) -> None:
