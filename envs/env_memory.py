@@ -5,7 +5,7 @@ Replaying the episode under way does not bring that back, so it is saved beside 
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import is_dataclass
 from enum import Enum
@@ -130,7 +130,7 @@ def part_of(holder: Any, key: str | int) -> Any:
 def memory_of(env: gym.Env) -> dict[str, Any]:
     """The plain values and the generators that an env, its wrappers and their own objects hold, as lists of
     `[path, value]` (see `generator_states`)."""
-    found = list(_found(env))
+    found = _found(env)
     values = [[list(path), data] for path, generator, data in found if generator is None]
     return {
         "values": values,
@@ -183,6 +183,16 @@ def set_generators(env: gym.Env, states: Sequence[Any]) -> str | None:
         except (AttributeError, LookupError, TypeError, ValueError):
             return _words(path)
     return None
+
+
+def seed_spaces(env: gym.Env, seed: int) -> None:
+    """Seed the generators of its spaces that are not yet seeded: Gymnasium would from the operating system's."""
+    waiting = [value for layer in layers(env) for value in vars(layer).values() if isinstance(value, gym.Space)]
+    for space in waiting:  # grows
+        if space._np_random is None:
+            gym.Space.seed(space, seed)  # not those of its parts
+        parts = getattr(space, "spaces", ())
+        waiting.extend(parts.values() if isinstance(parts, Mapping) else parts)
 
 
 def attributes_of(env: gym.Env) -> list[dict[str, Any]]:
@@ -256,25 +266,28 @@ def _is_now(holder: Any, key: str | int, value: Any) -> bool:
         return False
 
 
-def _found(env: gym.Env) -> Iterator[tuple[Path, Any, Any]]:
-    """`(path, generator or None, its state or the value)` of all that is found, in an order that is always the same."""
+def _found(env: gym.Env) -> list[tuple[Path, Any, Any]]:
+    """`(path, generator or None, its state or the value)` of all that is found, by path: attributes may be in another
+    order after a replay."""
     packages = {type(layer).__module__.partition(".")[0] for layer in layers(env)}
     waiting: deque[tuple[Path, Any]] = deque([((), env)])
     seen: set[int] = set()
+    found: list[tuple[Path, Any, Any]] = []
     visits = 0
     while waiting and visits < MOST_VISITS:
         path, value = waiting.popleft()
         state, limits = generator_state(value), Limits(LARGEST, MOST_PARTS)
         if state is not None:
-            yield path, value, state
+            found.append((path, value, state))
         else:
             try:
-                yield path, None, as_data(value, limits)
+                found.append((path, None, as_data(value, limits)))
             except NotDataError:
                 if id(value) not in seen:
                     seen.add(id(value))
                     waiting.extend(((*path, key), part) for key, part in _parts(value, packages))
         visits += 1 + limits.parts
+    return sorted(found, key=lambda one: [str(key) for key in one[0]])
 
 
 def _parts(value: Any, packages: set[str]) -> list[tuple[str | int, Any]]:

@@ -11,8 +11,8 @@ from typing import Any
 import gymnasium as gym
 
 from rlab.envs.checks import raised, stopped_by_user
-from rlab.envs.env_memory import as_data, put_back, set_attributes, set_generators
-from rlab.envs.env_states import state_pair
+from rlab.envs.env_memory import as_data, put_back, seed_spaces, set_attributes, set_generators
+from rlab.envs.env_states import KnownState, state_pair
 from rlab.envs.journal import Beginning, Journal, UnsavedError, actions_of
 from rlab.envs.obs_packing import Packing
 from rlab.envs.own_globals import OwnGlobals, ProcessGenerators
@@ -20,7 +20,6 @@ from rlab.envs.sub_env import SubEnv
 from rlab.envs.watch import ENV_TIMEOUT
 
 REPLAY_SECONDS = 1.0  # of an episode played again before the caller is told
-CHECKED_EVERY = 100  # steps played again between two looks at the clock
 
 
 class SavedSubEnv(SubEnv):
@@ -28,6 +27,7 @@ class SavedSubEnv(SubEnv):
 
     Args:
         process: where the env has a process to itself, its global generators.
+        seed: of the generators of its spaces, where it has not seeded them itself.
     """
 
     def __init__(
@@ -39,10 +39,13 @@ class SavedSubEnv(SubEnv):
         own: OwnGlobals | None = None,
         timeout: float = ENV_TIMEOUT,
         process: ProcessGenerators | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__(env, packing, index, env_id, own, timeout)
         self._process = process
         self._pair = state_pair(env)
+        if not isinstance(self._pair, KnownState):
+            seed_spaces(env, seed)
         self._journal = Journal(env) if self._pair is None else None
         self._loading: Iterator[str | None] | None = None
 
@@ -126,10 +129,9 @@ class SavedSubEnv(SubEnv):
             if place is not None:
                 yield f"{self._name} has another random generator in {place} than when its episode began"
             self.reset(seed=began.seed, options=as_data(began.options))
-            for number, action in enumerate(actions_of(saved, self.action_space.dtype)):
+            for action in actions_of(saved, self.action_space.dtype):
                 self.step(action)
-                if number % CHECKED_EVERY == 0:
-                    yield None
+                yield None
             difference = journal.difference(saved["result"])
             if difference is None:
                 break

@@ -49,7 +49,8 @@ def sub_env_maker(
     """A function that a vector env calls, here or in a worker process, to make its sub-env `index` (see `SubEnv`).
 
     Args:
-        seed: of the global random generators while the env is made, and of those of its own process, if any.
+        seed: of the global random generators while the env is made, of those of its own process, if any, and of its
+            spaces.
         timeout: seconds that each call of the env may take.
     """
     parent = os.getpid()
@@ -57,7 +58,7 @@ def sub_env_maker(
     def make_sub_env() -> SavedSubEnv:
         process = None if os.getpid() == parent else ProcessGenerators(seed)
         own = OwnGlobals(seed)
-        return SavedSubEnv(own.call(make), packing, index, own=own, timeout=timeout, process=process)
+        return SavedSubEnv(own.call(make), packing, index, own=own, timeout=timeout, process=process, seed=seed)
 
     return make_sub_env
 

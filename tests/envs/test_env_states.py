@@ -97,6 +97,18 @@ class ActionSpace(Walk):
         return float(self.action_space.sample() - 1)
 
 
+class UnseededSpaces(Walk):
+    """Draws from spaces that it has not seeded."""
+
+    def __init__(self):
+        self.action_space = gym.spaces.Discrete(3)
+        self.things = gym.spaces.Dict({"a": gym.spaces.Box(-1.0, 1.0, (2,)), "b": gym.spaces.Discrete(2)})
+
+    def noise(self):
+        thing = self.things.sample()
+        return float(self.action_space.sample() - 1 + thing["a"].sum() + thing["b"])
+
+
 class GlobalNumpy(Walk):
     def noise(self):
         return np.random.normal()
@@ -261,7 +273,7 @@ GYMNASIUM = [
 ]
 OWN = [
     *(Walk, Continuous, OwnGenerator, Nested, ActionSpace, GlobalNumpy, GlobalPython, GlobalTorch, Settings),
-    *(Remembers, OwnState, MaskMethod, MaskInInfo, Aliased),
+    *(Remembers, OwnState, MaskMethod, MaskInInfo, Aliased, UnseededSpaces),
 ]
 WRAPPED = {
     "frame stack": ("CartPole-v1", [("FrameStackObservation", {"stack_size": 3})]),
