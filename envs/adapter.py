@@ -18,7 +18,7 @@ from rlab.envs.sub_env import SubEnvError
 from rlab.envs.vector_states import load_envs, saved_envs
 from rlab.envs.watch import watched
 from rlab.errors import RlabError, UsageError
-from rlab.experience.env_contract import HostStep
+from rlab.experience.env_contract import Fault, HostStep
 from rlab.networks.spaces import Discrete, MultiDiscrete, Space
 from rlab.randomness import env_seed
 
@@ -34,6 +34,8 @@ class GymVectorEnv:
             space, and all rows are checked here.
         time_limit: env steps after which an episode is truncated; None: none is known.
         timeout: seconds that each call of `env` may take; None: it watches its sub-envs by itself.
+        on_nan: `stop` raises where the env gives, or is given, a number that is not finite; `drop-member` puts zeros in
+            its place and the fault into the step.
 
     Raises:
         UsageError: a space that rlab does not support, or an autoreset mode that the env does not state.
@@ -47,6 +49,7 @@ class GymVectorEnv:
         obs_space: Space | None = None,
         time_limit: int | None = None,
         timeout: float | None = None,
+        on_nan: str = "stop",
     ) -> None:
         if not seeds or env.num_envs % len(seeds):
             raise ValueError(f"{env.num_envs} sub-envs cannot be divided among {len(seeds)} members")
@@ -64,7 +67,7 @@ class GymVectorEnv:
         self._first_action = _first_action(self.action_space)
         self._rows = (len(seeds), self.num_envs)  # [S, N]
         self._obs_shape = self._rows + tuple(env.single_observation_space.shape or ())  # [S, N, *obs]
-        self._check = BatchCheck(env.num_envs, arrays, looks_inside=obs_space is None)
+        self._check = BatchCheck(env.num_envs, arrays, looks_inside=obs_space is None, marks=on_nan != "stop")
         self._all_valid = np.ones(self._rows, dtype=bool)
         self._all_valid.flags.writeable = False  # one array serves every step
         self._restart = 0
@@ -97,7 +100,7 @@ class GymVectorEnv:
         actions and keeps what it gave: all arrays of the step are its copies.
 
         Raises:
-            RlabError: the env raised, hung or died, or gave something invalid.
+            RlabError: the env raised, hung or died, or gave something invalid; or an action is not finite.
         """
         self._vector_steps += 1
         self._between_steps = False
@@ -105,7 +108,8 @@ class GymVectorEnv:
         if self._first_action is not None:
             flat = flat + self._first_action
         try:
-            result = self._limited(self._env.step, flat.astype(self.action_space.dtype))  # a copy
+            given = self._check.action(flat).astype(self.action_space.dtype)  # a copy
+            result = self._limited(self._env.step, given)
             obs, reward, terminated, truncated, info = self._check.step(result)
         except BaseException as error:  # an env may raise anything, such as sys.exit()
             self._fail(error)
@@ -129,6 +133,7 @@ class GymVectorEnv:
             valid=valid,
             all_valid=valid is self._all_valid,
             none_ended=not any_ended,
+            faults=self._faults() if self._check.faults else (),
         )
 
     def state(self) -> dict[str, Any]:
@@ -208,6 +213,15 @@ class GymVectorEnv:
                 f"though its autoreset mode is {self._mode.value}; is its metadata['autoreset_mode'] right?"
             )
         return ~resetting.reshape(self._rows)
+
+    def _faults(self) -> tuple[Fault, ...]:
+        """What was marked since the last step."""
+        when, marked = f"at vector step {self._vector_steps}", dict(self._check.faults)
+        self._check.faults.clear()
+        return tuple(
+            Fault(*divmod(row, self.num_envs), fault.line(self.env_id, f"in {self._name(row)}", when))
+            for row, fault in marked.items()
+        )
 
     def _name(self, row: int) -> str:
         """`env 3 of seed 7` for a row of `[S*N]`."""

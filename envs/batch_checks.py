@@ -8,7 +8,7 @@ import numpy as np
 from rlab.envs.checks import EnvError, reset_values, step_values
 from rlab.envs.obs_checks import first_not_held, rows_look
 from rlab.envs.sub_env import SubEnvError
-from rlab.networks.limits import float32_holds
+from rlab.networks.limits import float32_holds, held_by_float32
 from rlab.networks.spaces import MASK_KEY, Leaf
 
 BOOL = np.dtype(bool)
@@ -20,15 +20,24 @@ class BatchCheck:
     Args:
         space: of one observation in array form.
         looks_inside: whether integers are checked too, one by one; a `SubEnv` has done so itself.
+        marks: put rows of numbers that float32 does not hold, such as NaN, into `faults`, and zeros in their place.
 
     Every method raises `SubEnvError`, which names the row, or `EnvError` where all of the batch is wrong.
     """
 
-    def __init__(self, num_envs: int, space: Leaf, looks_inside: bool) -> None:
+    def __init__(self, num_envs: int, space: Leaf, looks_inside: bool, marks: bool = False) -> None:
+        self._marks, self.faults = marks, dict[int, EnvError]()  # the first of each row since the caller cleared it
         self._num_envs, self._dtype = num_envs, np.dtype(space.dtype)
         self._shape, self._rows = (num_envs, *space.shape), (num_envs,)  # [n, *obs], [n]
         self._is_float = self._dtype.kind == "f"
         self._look = rows_look(space) if looks_inside else None
+
+    def action(self, action: np.ndarray) -> np.ndarray:
+        """The actions `[n, *action]`: a network may overflow, whose actions the env would be blamed for."""
+        if action.dtype.kind == "f" and not float32_holds(action):
+            action = action.copy()
+            self._fail("action", action, *first_not_held("action", action))
+        return action
 
     def step(self, result: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Mapping[str, Any]]:
         """Copies of `obs [n, *obs]`, `reward [n]` in float64, `terminated [n]` and `truncated [n]`, and the info."""
@@ -50,7 +59,7 @@ class BatchCheck:
             raise EnvError("observation", f"gave observations {_layout(obs)}", expected)
         copied = obs.copy()
         if (found := self._first_wrong(copied)) is not None:
-            raise SubEnvError(*found)
+            self._fail("observation", copied, *found)
         return copied
 
     def final_obs(self, row: int, obs: Any) -> np.ndarray:
@@ -60,7 +69,10 @@ class BatchCheck:
             expected = f"but its space is {self._dtype} {self._shape[1:]}"
             raise SubEnvError(row, EnvError("observation", f"gave the final_obs {_layout(final)}", expected))
         if (found := self._first_wrong(final[None])) is not None:
-            raise SubEnvError(row, found[1])
+            if not (self._marks and self._is_float):
+                raise SubEnvError(row, found[1])
+            self.faults.setdefault(row, found[1])
+            return np.zeros_like(final)
         return final
 
     def _first_wrong(self, obs: np.ndarray) -> tuple[int, EnvError] | None:
@@ -75,8 +87,17 @@ class BatchCheck:
             raise EnvError("reward", f"gave rewards {_layout(array)}", f"but {self._num_envs} numbers are expected")
         copied = array.reshape(-1).astype(np.float64)
         if not float32_holds(copied):
-            raise SubEnvError(*first_not_held("reward", copied))
+            self._fail("reward", copied, *first_not_held("reward", copied))
         return copied
+
+    def _fail(self, name: str, values: np.ndarray, row: int, fault: EnvError) -> None:
+        """Raise what is wrong with the first row of `values [n, ...]`, or mark it and those behind it."""
+        if not (self._marks and values.dtype.kind == "f"):
+            raise SubEnvError(row, fault)
+        held = held_by_float32(values).reshape(len(values), -1).all(axis=1)
+        for broken in np.flatnonzero(~held).tolist():
+            self.faults.setdefault(broken, first_not_held(name, values[broken : broken + 1])[1])
+        values[~held] = 0.0
 
     def _flags(self, name: str, flags: Any) -> np.ndarray:
         array = flags if type(flags) is np.ndarray else np.asarray(flags)

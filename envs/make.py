@@ -36,12 +36,15 @@ VECTOR = ("auto", "native", "sync", "async", "envpool")
 MOST_NATIVE, MOST_SINGLE, MOST_PER_MEMBER = 4096, 64, 10
 
 
-def make_vec(spec: EnvSpec, seeds: tuple[int, ...], num_envs: int, vector: str = "auto") -> GymVectorEnv:
+def make_vec(
+    spec: EnvSpec, seeds: tuple[int, ...], num_envs: int, vector: str = "auto", on_nan: str = "stop"
+) -> GymVectorEnv:
     """`num_envs` training envs for each of the members with these training seeds.
 
     Args:
         vector: `auto` takes the native vector env where its sub-envs can be seeded one by one and it supports the
             spec, else sync; `async` is one process per env; `envpool` is another package's envs.
+        on_nan: as of `GymVectorEnv`.
 
     Raises:
         UsageError: an env, keyword, wrapper or space that does not work, or a vector env that is not available.
@@ -75,7 +78,7 @@ def make_vec(spec: EnvSpec, seeds: tuple[int, ...], num_envs: int, vector: str =
         except RuntimeError as error:  # of Gymnasium's vector envs, which compare the spaces
             raise RlabError(f"{spec.env_id} has different spaces each time it is made: {error}") from error
     timeout = spec.timeout if obs_space is None else None
-    return GymVectorEnv(env, seeds, spec.env_id, obs_space, limit, timeout)
+    return GymVectorEnv(env, seeds, spec.env_id, obs_space, limit, timeout, on_nan)
 
 
 def make_episodes(spec: EnvSpec, n: int, render_mode: str | None = None) -> SingleEpisodes | NativeEpisodes:

@@ -183,14 +183,15 @@ def first_not_held(name: str, values: np.ndarray) -> tuple[int, EnvError]:
     """The first row of `values [n, ...]` for which `float32_holds` is false, and why.
 
     Args:
-        name: `observation` or `reward`.
+        name: `observation`, `reward` or `action`.
     """
     held = held_by_float32(values)
     place = tuple(np.argwhere(~held)[0].tolist())
     number = float(values[place])
+    did = "was given" if name == "action" else "gave"
     if not np.isfinite(number):
-        return place[0], EnvError("not finite", f"gave a non-finite {name}", str(values[place[0]]))
-    what = f"gave a reward of {number}" if name == "reward" else f"gave an observation with {number}"
+        return place[0], EnvError("not finite", f"{did} a non-finite {name}", str(values[place[0]]))
+    what = f"gave a reward of {number}" if name == "reward" else f"{did} an {name} with {number}"
     return place[0], EnvError(name, what, TOO_LARGE)
 
 

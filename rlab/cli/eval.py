@@ -62,11 +62,13 @@ def run(argv: list[str]) -> int:
     chosen = keywords(options, "run", "latency", "trust")
     result = evaluate(saved, **{**chosen, "wrappers": options.wrapper or None})
     if options.json:
-        print(json.dumps({"format": 1, **result.to_json(options.run[0], saved.agent, saved.env.env_id)}))
+        facts = result.to_json(options.run[0], saved.agent, saved.env.env_id)
+        print(json.dumps({"format": 1, **facts, "dropped": [asdict(each) for each in saved.dropped]}))
     else:
         env = saved.env.changed(None, options.wrapper or None, options.max_episode_steps)
         cut = "" if options.max_episode_steps is None else f", cut after {options.max_episode_steps} env steps"
         print(f"{saved.agent} on {env.label}{cut}: {saved.folder}\n{result.summary()}")
+        print("".join(f"{each}\n" for each in saved.dropped), end="")
     return 0
 
 

@@ -4,7 +4,7 @@
 GROUPS: dict[str, tuple[str, ...]] = {
     "run": (
         *("run", "env_steps", "updates", "seeds", "seed", "member", "agent", "device", "devices"),
-        *("compile", "threads"),
+        *("compile", "threads", "on_nan"),
         *("experiment", "out", "trust", "json"),
     ),
     "environment": ("env", "env_kwargs", "wrapper", "num_envs", "vector", "max_episode_steps", "env_timeout"),

@@ -69,6 +69,8 @@ def _cell(key: str, value: Any) -> str:
         return "env known to the process that trained alone" if value else ""
     if isinstance(value, float):
         return f"{value:.1f}"
+    if key == "dropped":
+        return ", ".join(map(str, value or []))
     if isinstance(value, list):
         return f"{value[0]}..{value[-1]}" if len(value) > 1 else str(value[0])
     return "" if value is None else str(value)

@@ -33,6 +33,8 @@ class ResumeOptions:
     log_every: int | None = None  # env steps between rows of metrics
     log: Literal["csv"] | None = None  # csv: metrics.csv and eval.csv, too, for spreadsheets
     log_episodes: bool = False  # one line of episodes.csv for every episode that training finished
+    # drop-member: a seed whose numbers are not finite stands still from then on, and the others go on
+    on_nan: Literal["stop", "drop-member"] | None = None
     film_every: int | None = None  # env steps between films of a greedy episode of the first seed; 0: none
     device: str | None = None  # cpu, cuda, or one of several such as cuda:1; see --allow-version-change
     allow_version_change: bool = False  # go on with other versions or hardware, which round otherwise

@@ -49,6 +49,7 @@ class HostEnv:
             self._all_valid if found.all_valid else rest[0],
             found.all_valid,
             found.none_ended,
+            found.faults,
         )
 
     def state(self) -> dict[str, Any]:

@@ -30,6 +30,14 @@ class Acted(NamedTuple):
     state: "State" = NO_STATE  # [S, N, ...], what the next step is given; empty without memory
 
 
+class Fault(NamedTuple):
+    """An env gave a number that is not finite, and what it gave was replaced by zeros."""
+
+    member: int
+    env: int  # of the member's
+    line: str  # what it was, for people
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """What one vector step led to, for every member and env, on the agent's device.
@@ -47,6 +55,7 @@ class Step:
     # What the host knows of most steps, stated once; with the defaults, readers look at the tensors.
     all_valid: bool = False  # true: every row is a transition
     none_ended: bool = False  # true: no row terminated or truncated
+    faults: tuple[Fault, ...] = ()  # of envs on the host that are made with `on_nan="drop-member"`
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,7 @@ class HostStep:
     # What holds for most steps, stated once; with the defaults, readers look at the arrays.
     all_valid: bool = False  # true: every row is a transition
     none_ended: bool = False  # true: no row terminated or truncated
+    faults: tuple[Fault, ...] = ()  # of envs that are made with `on_nan="drop-member"`
 
 
 class VectorEnv(Protocol):

@@ -169,8 +169,11 @@ def _load_critic(agent: Any, saved: SavedPolicy, members: Sequence[int]) -> tupl
     run = saved.where.parent
     if is_run(run) and saved.folder.name == "policy" and has_checkpoint(folder := RunFolder.open(run)):
         state, _ = load_checkpoint(folder)
-        check_saved(state, saved.policy.seeds)
-        reason = agent.load_critic(state["loop"]["agent"], members)
+        first, count = folder.config["run"]["seed"], folder.config["run"]["seeds"]
+        trained = range(first, first + count)  # the policy lacks those that were dropped
+        check_saved(state, trained)
+        rows = [trained.index(saved.policy.seeds[member]) for member in members]
+        reason = agent.load_critic(state["loop"]["agent"], rows)
         if reason is None:
             return ["critic: from the run's checkpoint"], False
         return [f"critic: fresh, since {reason}"], True

@@ -111,6 +111,7 @@ class ProgressListener:
     def on_evaluation(self, env_steps: int, returns: np.ndarray, lengths: np.ndarray) -> None:
         """Greedy episodes say more than training ones: one line for each evaluation, above the bar."""
         means = returns.mean(axis=1)
+        means = means[~np.isnan(means)]  # without those that were dropped
         worst = f", worst seed {means.min():.1f}" if len(means) > 1 else ""
         self._console.print(f"{env_steps:>9,} {self._words}: greedy return {means.mean():.1f}{worst}", highlight=False)
 

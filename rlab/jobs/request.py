@@ -34,7 +34,7 @@ CHANGEABLE = (
     *BUDGETS,
     *("eval_every", "eval_episodes", "final_eval_episodes", "eval_envs", "eval_alone", "judge"),
     *("checkpoint_every", "keep_checkpoints", "log_every", "log", "log_episodes", "film_every", "max_episode_steps"),
-    *("device", "env_timeout"),
+    *("device", "env_timeout", "on_nan"),
 )
 A_DATASET = "a folder of demonstrations, or what rlab.collect returned"
 

@@ -27,7 +27,7 @@ from rlab.networks.own import Builder, find_builder, standing_in
 from rlab.places import warn
 from rlab.runs.checkpoint import has_checkpoint, load_checkpoint
 from rlab.runs.folder import CONFIG, PARTS, RESULT, RunFolder, path_of
-from rlab.runs.listing import saved_time
+from rlab.runs.listing import policy_facts, saved_time
 from rlab.runs.logs import last_row
 from rlab.runs.status import FINISHED, read_status
 from rlab.trust import Trust
@@ -65,8 +65,9 @@ def resume(
         trust: allow an agent, env or wrapper from outside rlab that the folder names; it runs their code.
         settings: what changes: the budget, `env_steps` or `updates`; and what does not touch learning: `eval_every`,
             `eval_episodes`, `final_eval_episodes`, `eval_envs`, `eval_alone`, `judge`, `checkpoint_every`,
-            `keep_checkpoints`, `log_every`, `log`, `log_episodes`, `film_every`; `env_timeout`; `device`; and
-            `max_episode_steps`, where the env has no time limit, so that episodes without an end can be judged.
+            `keep_checkpoints`, `log_every`, `log`, `log_episodes`, `film_every`; `env_timeout`; `device`; `on_nan`,
+            unless members were dropped; and `max_episode_steps`, where the env has no time limit, so that episodes
+            without an end can be judged.
 
     Raises:
         RlabError: the folder is broken, has lost its checkpoint, or names code from outside rlab and `trust` is false.
@@ -167,6 +168,8 @@ def continuation(
     if "max_episode_steps" in changed:
         request = replace(request, env=_limited(request.env, request.run.max_episode_steps))
     _check_budget(folder, request, done, before)
+    if request.run.on_nan == "stop" and policy_facts(folder).get("dropped"):
+        raise UsageError(f"{folder.name} has dropped members, which cannot learn again: --on-nan drop-member goes on.")
     finished = status.status == FINISHED and request.budget <= max(before, done)
     if finished and request.run.final_eval_episodes and not (folder.path / RESULT).is_file():
         finished = False  # it was not to be judged, and now it is

@@ -22,12 +22,13 @@ from rlab.jobs.request import Request
 from rlab.jobs.session import Session, only_here
 from rlab.jobs.shared_out import SharedOut, session_for
 from rlab.jobs.unread import refuse_unread
+from rlab.learning.dropping import Dropped
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.policy import MemberPolicy
 from rlab.places import warn
 from rlab.runs import reading
 from rlab.runs.folder import ROOT, RunFolder, check_free, fresh_run_path, path_of
-from rlab.runs.listing import clock_unit, saved_time
+from rlab.runs.listing import clock_unit, policy_facts, saved_time
 from rlab.runs.logs import read_json_lines
 from rlab.runs.policies import load_policy
 from rlab.runs.status import FAILED, FINISHED, NOT_JUDGED, STOPPED, read_status, write_status
@@ -48,6 +49,7 @@ class Run:
     stopped_by: str | None = None  # the listener that stopped it before its budget was used
     status: str = "finished"  # or running, stopped, or not-judged: trained, and the final evaluation is still to come
     interrupted: bool = False  # by Ctrl+C or SIGTERM
+    dropped: tuple[Dropped, ...] = ()  # members that it went on without; their scores do not count
     only_here: str | None = field(default=None, repr=False)  # a note for people, where no other process finds the env
     name: str = field(default="", repr=False)  # the path as it was written
 
@@ -71,6 +73,7 @@ class Run:
             trainable=folder.config.get("trainable", float("nan") if folder.config.get("start") else 1.0),
             stopped_by=by or None,
             status=status.status,
+            dropped=_dropped(folder),
             interrupted=status.status == STOPPED and (status.reason or "").startswith(INTERRUPTED),
             only_here=only_here(folder.config["env"]["env_id"]) if folder.config["env"].get("local") else None,
             name=folder.name,
@@ -118,7 +121,7 @@ class Run:
 
     def report(self) -> str:
         """The result for people, with the command that goes on where the run is not finished."""
-        note = "" if self.only_here is None else f"\n{self.only_here}"
+        note = "".join(f"\n{line}" for line in (*self.dropped, self.only_here) if line is not None)
         saved = f"run: {self.name}   curves: tensorboard --logdir {self.name}{note}"
         reached = f"{self.time:,} {self.unit.replace('_', ' ')}"
         resume = "" if self.finished else resume_command(self.name, self.config)
@@ -138,7 +141,14 @@ def final_evaluation(folder: RunFolder) -> Evaluation | None:
     if not rows or not rows[-1].get("final"):
         return None
     returns, lengths = np.array(rows[-1]["returns"], np.float64), np.array(rows[-1]["lengths"], np.int64)
-    return Evaluation(tuple(header["seeds"]), FINAL_EPISODE_SEED, returns, lengths)
+    judged = np.flatnonzero(~np.isnan(returns).any(axis=1)).tolist()  # without the members that were dropped
+    seeds = tuple(header["seeds"][member] for member in judged)
+    return Evaluation(seeds, FINAL_EPISODE_SEED, returns[judged], lengths[judged])
+
+
+def _dropped(folder: RunFolder) -> tuple[Dropped, ...]:
+    """The members that a run has gone on without so far."""
+    return Dropped.from_json(policy_facts(folder).get("dropped", []), folder.path)
 
 
 def start(
@@ -224,6 +234,7 @@ def carry_out(
         evaluation=outcome.evaluation,
         stopped_by=outcome.stopped_by,
         status=status,
+        dropped=_dropped(folder),
         interrupted=outcome.interrupted,
     )
     audience.on_end(ended)

@@ -11,6 +11,7 @@ from rlab.envs import EnvLike, EnvSpec, EpisodeMaker, given_again
 from rlab.errors import RlabError, UsageError
 from rlab.jobs.aliases import answering
 from rlab.jobs.foreign_code import check_trust
+from rlab.learning.dropping import Dropped
 from rlab.networks.own import Builder, standing_in
 from rlab.networks.policy import MemberPolicy, Policy
 from rlab.runs.folder import path_of
@@ -28,6 +29,7 @@ class SavedPolicy:
     folder: Path  # as it was named
     where: Path  # the same, absolute: an env may change the working folder
     envs: int | None = None  # instances of the env at once, in all; None: as many as serve
+    dropped: tuple[Dropped, ...] = ()  # members that its run went on without, which are not in it
 
     @property
     def acts(self) -> bool:
@@ -95,7 +97,8 @@ def open_policy(run: Any, trust: Trust, env: EnvLike | None = None) -> SavedPoli
     spec = spec if env is None else given_again(spec, env)
     _check_parent(loaded)
     agent = loaded.extra.get("agent", "unknown")
-    return SavedPolicy(loaded.policy, agent, spec, loaded.folder, loaded.folder.absolute())
+    dropped = Dropped.from_json(loaded.extra.get("dropped", []), loaded.folder / POLICY)
+    return SavedPolicy(loaded.policy, agent, spec, loaded.folder, loaded.folder.absolute(), dropped=dropped)
 
 
 def check_can_sample(policy: Any) -> None:

@@ -269,12 +269,17 @@ class Saver:
 
     def _policies(self, env_steps: int) -> Policies:
         session = self._session
-        facts = {"agent": session.request.agent, "env": session.request.env.to_json()}
-        live = copied(session.agent.policy())
-        found: Policies = [(self._folder.policy, live, {**facts, session.request.unit: env_steps})]
-        if (best := session.best.policy()) is not None:
-            reached = {"best_at": session.best.kept.reached_at.tolist()}
-            found.append((self._folder.best, copied(best), {**facts, **reached}))
+        facts: dict[str, Any] = {"agent": session.request.agent, "env": session.request.env.to_json()}
+        live, best, reached_at = session.agent.policy(), session.best.policy(), session.best.kept.reached_at
+        if (members := session.loop.members).dropped:
+            # What the checkpoint keeps of the others is half trained: nobody should judge or share it unawares.
+            facts["dropped"] = members.state()
+            live = live.only(*members.left)
+            best = None if best is None else best.only(*members.left)
+            reached_at = reached_at[members.remain]
+        found: Policies = [(self._folder.policy, copied(live), {**facts, session.request.unit: env_steps})]
+        if best is not None:
+            found.append((self._folder.best, copied(best), {**facts, "best_at": reached_at.tolist()}))
         return found
 
     def _write(self, env_steps: int, state: Snapshot, pieces: Sequence[_Piece], policies: Policies) -> None:

@@ -36,6 +36,7 @@ from rlab.learning.best import BestPolicy
 from rlab.learning.common_config import own_network, patience_of
 from rlab.learning.contract import Agent, FitsStatistics, LoopListener, NeedsEndings
 from rlab.learning.dataset_loop import DatasetLoop
+from rlab.learning.dropping import Everyone, Survivors
 from rlab.learning.early_stopping import EarlyStopping
 from rlab.learning.episodes import Hear
 from rlab.learning.finite import check_saved
@@ -94,6 +95,7 @@ class Session:
             self._check_time_limit()
             if run.film_every:
                 check_can_film(request.env)
+            self.members = (Survivors if run.on_nan == "drop-member" else Everyone)(self.agent, run.training_seeds)
             self.storage = make_storage(self._source, self.agent, run, self.demonstrations, self.env)
             share = request.sources.demonstration_share
             self._sampler = make_sampler(self._source, self.agent, run, self.storage, self.demonstrations, share)
@@ -112,7 +114,7 @@ class Session:
             env = tensor_env_of(spec)
             return (env.obs_space, env.action_space), None
         # An agent that learns from a dataset needs one env for its spaces, and others to be judged in.
-        place = (run.training_seeds, run.num_envs, run.vector) if self._online else ((run.seed,), 1)
+        place = (run.training_seeds, run.num_envs, run.vector, run.on_nan) if self._online else ((run.seed,), 1)
         host = make_vec(spec, *place)
         undo.callback(host.close)
         return (host.obs_space, host.action_space), host
@@ -127,7 +129,7 @@ class Session:
         run, spec = self.request.run, self.request.env
         if self.engine.tensor:
             return TensorVectorEnv(tensor_env_of(spec), run.training_seeds, run.num_envs, self.engine.device)
-        return HostEnv(make_vec(spec, run.training_seeds, run.num_envs, run.vector), self.engine.device)
+        return HostEnv(make_vec(spec, run.training_seeds, run.num_envs, run.vector, run.on_nan), self.engine.device)
 
     def _check_time_limit(self) -> None:
         """Refuse an env that cuts its episodes to an agent that cannot learn from cut ones."""
@@ -220,7 +222,9 @@ class Session:
                     judged = None
                     if wanted:
                         time, verdict = loop.clock.env_steps, partial(self.evaluate, verdict=True)
-                        judged = judged_at_last(verdict, self.request, folder, log, time, self.resumed_at)
+                        judged = judged_at_last(
+                            verdict, self.request, folder, log, time, self.resumed_at, self.members.state()
+                        )
                 stopped_by = None if finished else audience.stopped_by
                 return Outcome(finished, loop.clock.env_steps, judged, stopped_by, stop.is_set())
             finally:
@@ -238,7 +242,9 @@ class Session:
         if last or alone:
             self.env.suspend()
         self._warn_of_no_ending()
-        found = self._judge(self.agent.policy(), verdict)
+        policy = self.agent.policy()
+        policy = policy.only(*self.members.left) if self.members.dropped else policy
+        found = self._judge(policy, verdict)
         if alone and not last:
             self._judge.close()
             self._open_envs_again()
@@ -302,7 +308,7 @@ class Session:
         every, env = self.request.run.film_every, self.request.env
         if not every:
             return []
-        show, first = log.on_film, lambda: self.agent.policy().only(self.request.run.seed)
+        show, first = log.on_film, lambda: self.agent.policy().only(self.members.left[0])
         return [Films(folder.path, env, first, every, TRAINING_EPISODE_SEED, resume_at, show)]
 
     def _loop(
@@ -332,6 +338,7 @@ class Session:
             self.loop = kind(
                 self.agent, run.training_seeds, self._sampler, run.updates, *rest, validation, stopping, programs
             )
+        self.loop.members = self.members
         return self.loop
 
     def _early_stopping(self) -> EarlyStopping | None:

@@ -31,7 +31,7 @@ from rlab.learning.runtime import choose_devices
 from rlab.networks.policy import Policy, build_policy
 from rlab.runs.checkpoint import load_checkpoint
 from rlab.runs.folder import PARTS, RunFolder, is_run
-from rlab.runs.listing import saved_time
+from rlab.runs.listing import policy_facts, saved_time
 from rlab.runs.logs import CLOCK_TAGS, MetricsLog, read_json_lines
 from rlab.runs.policies import POLICY, load_policy, save_policy
 from rlab.types import LOCAL
@@ -116,7 +116,9 @@ class SharedOut:
                 judged = None
                 if self.request.run.final_eval_episodes and not stop.is_set():
                     resumed = sorted({at for each in folders for at in load_checkpoint(each)[0]["resumed_at"]})
-                    judged = judged_at_last(partial(judge, policy, True), self.request, folder, log, time, resumed)
+                    dropped = policy_facts(folder).get("dropped", [])
+                    judge_all = partial(judge, policy, True)
+                    judged = judged_at_last(judge_all, self.request, folder, log, time, resumed, dropped)
             return Outcome(True, time, judged, None, stop.is_set())
 
     def _part(self, folder: RunFolder, number: int, request: Request) -> Part:
@@ -169,6 +171,8 @@ def put_together(folder: RunFolder, parts: Sequence[RunFolder]) -> Policy:
         found = [load_policy(path, trust=True) for path in paths]  # these layers have been running
         policy = _joined([each.policy for each in found])
         facts = found[0].extra
+        dropped = [each for one in found for each in one.extra.get("dropped", [])]
+        facts = {**facts, "dropped": dropped} if dropped else facts
         if "best_at" in facts:
             facts = {**facts, "best_at": [at for each in found for at in each.extra["best_at"]]}
         save_policy(folder.path / name, policy, facts)

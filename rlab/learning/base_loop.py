@@ -11,6 +11,7 @@ import numpy as np
 from rlab.errors import RlabError
 from rlab.experience.samplers import Sampler
 from rlab.learning.contract import Agent, LoopListener
+from rlab.learning.dropping import Everyone
 from rlab.learning.finite import check_finite_agent
 from rlab.learning.means import Means
 from rlab.types import Clock, crossed
@@ -74,6 +75,7 @@ class BaseLoop:
         self.periods, self.host = periods, HostSide(evaluate, listeners, should_stop)
         self.clock = Clock(0, budget, per_step)
         self.updates = 0
+        self.members = Everyone(agent, seeds)  # replaced where members may be dropped
         self.judgement_due = False  # whether the present policy is still to be judged; `run` begins with that
         self._saved_at: int | None = None
         self._learned = Means()  # of what updates reported since the last row of metrics
@@ -87,7 +89,7 @@ class BaseLoop:
     def _report(self, before: int) -> None:
         now, end = self.clock.env_steps, self.finished
         if crossed(before, now, self.periods.log_every) or end:
-            metrics = self._metrics()
+            metrics = {name: self.members.hide(value) for name, value in self._metrics().items()}
             for listener in self.host.listeners:
                 listener.on_metrics(now, metrics)
         every = self.periods.eval_every
@@ -122,8 +124,12 @@ class BaseLoop:
                 return False
             self.judgement_due = False
             for listener in self.host.listeners:
-                listener.on_evaluation(self.clock.env_steps, judged.returns, judged.lengths)
+                listener.on_evaluation(self.clock.env_steps, *self._of_all(judged))
         return True
+
+    def _of_all(self, judged: Judgement) -> tuple[np.ndarray, np.ndarray]:
+        """Returns and lengths `[S, E]`; NaN and 0 for members that were dropped, which are not judged."""
+        return self.members.spread(judged.returns, np.nan), self.members.spread(judged.lengths, 0)
 
     def save(self) -> None:
         """Have the listeners write everything down; never over a good save with what an update broke."""
@@ -155,6 +161,7 @@ class BaseLoop:
             "updates": self.updates,
             "means": self._learned.state(),
             "judgement_due": self.judgement_due,
+            "dropped": self.members.state(),
             "agent": self.agent.state(),
             "sampler": self.sampler.state(),
         }
@@ -169,6 +176,7 @@ class BaseLoop:
         self.updates = state["updates"]
         self.judgement_due = bool(state["judgement_due"] and self.periods.eval_every and self.host.evaluate)
         self._saved_at = self.clock.env_steps
+        self.members.load_state(state["dropped"])
         self._learned.load_state(state["means"], self.agent.device)
         self.agent.load_state(state["agent"])
         self.sampler.load_state(state["sampler"])

@@ -49,7 +49,8 @@ class BestPolicy:
     def on_metrics(self, env_steps: int, metrics: Any) -> None: ...
 
     def on_evaluation(self, env_steps: int, returns: np.ndarray, lengths: np.ndarray) -> None:
-        """Take over the members whose mean return `[S, E]` is at least their best; later weights win a tie."""
+        """Take over the members whose mean return `[S, E]` is at least their best; later weights win a tie. The best of
+        a member that was dropped, whose returns are NaN, stay."""
         score = returns.mean(axis=1)
         self.kept.take(score >= self.kept.score, score, self._agent.policy().state_dict(), env_steps)
 
@@ -57,7 +58,7 @@ class BestPolicy:
 
     def policy(self) -> Policy | None:
         """A new policy with the best weights; None before the first evaluation."""
-        if not np.isfinite(self.kept.score).all():
+        if not self.kept.weights:
             return None
         live = self._agent.policy()
         policy = build_policy(live.spec, live.seeds, trust=True)  # the agent already runs these layers

@@ -39,7 +39,7 @@ def check_update(metrics: Mapping[str, Tensor], batch: Batch, agent: Agent, seed
         check_metrics(agent, metrics, len(seeds))
         raise
     if not math.isfinite(total):
-        _name_the_broken(_suspects(metrics, batch), seeds, updates, _too_large(batch))
+        _name_the_broken(suspects(metrics, batch), seeds, updates, _too_large(batch))
 
 
 def check_sums(sums: Means, seeds: Sequence[int], updates: int) -> None:
@@ -49,8 +49,12 @@ def check_sums(sums: Means, seeds: Sequence[int], updates: int) -> None:
         RlabError: naming the first tensor that is not finite, and its member.
     """
     if not sums.finite():
-        found = {name: total for name, (total, _) in sums.sums().items()}
-        _name_the_broken(_suspects(found, {}), seeds, updates)
+        _name_the_broken(suspects(sums_of(sums), {}), seeds, updates)
+
+
+def sums_of(sums: Means) -> dict[str, Tensor]:
+    """The sum `[S]` of every metric."""
+    return {name: total for name, (total, _) in sums.sums().items()}
 
 
 def check_finite_agent(agent: Agent, seeds: Sequence[int], updates: int) -> None:
@@ -135,10 +139,8 @@ def _of_rewards(name: str) -> bool:
     return any(word in name for word in ("reward", "return", "advantage"))
 
 
-def _name_the_broken(
-    suspects: Iterator[tuple[str, Tensor]], seeds: Sequence[int], updates: int, cause: str = ""
-) -> None:
-    for name, tensor in suspects:
+def _name_the_broken(named: Iterator[tuple[str, Tensor]], seeds: Sequence[int], updates: int, cause: str = "") -> None:
+    for name, tensor in named:
         broken = ~torch.isfinite(tensor).flatten(1).all(dim=1) if tensor.dim() > 1 else ~torch.isfinite(tensor)
         if broken.any():
             seed = seeds[int(broken.nonzero()[0])]
@@ -148,11 +150,12 @@ def _name_the_broken(
             )
 
 
-def _suspects(metrics: Mapping[str, Tensor], batch: Batch) -> Iterator[tuple[str, Tensor]]:
+def suspects(metrics: Mapping[str, Tensor], batch: Batch) -> Iterator[tuple[str, Tensor]]:
+    """What may not be finite where an update went wrong, by name, from the cause to the effect."""
     for name, tensor in batch.items():
         if tensor.is_floating_point():
             # -inf is the value of an action that a mask forbids
             yield f"batch tensor {name!r}", tensor.masked_fill(tensor.isneginf(), 0.0)
-    # After the step every weight of a broken member is broken; the metrics show whether loss or gradient came first.
+    # In the order in which they were worked out, so that the metrics show whether loss or gradient came first.
     for name, tensor in metrics.items():
         yield f"metric {name!r}", tensor

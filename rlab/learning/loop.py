@@ -23,7 +23,6 @@ from rlab.learning.base_loop import BaseLoop, Judgement, Periods
 from rlab.learning.contract import Agent, Batch, LoopListener, NeedsEndings, Now, ReplayConfig, Updated
 from rlab.learning.contract_checks import check_acted, check_batch, check_updated
 from rlab.learning.episodes import EpisodeBook, Hear
-from rlab.learning.finite import check_sums, check_update
 from rlab.learning.programs import AS_IT_IS, Programs
 from rlab.types import Clock
 
@@ -78,7 +77,7 @@ class Loop(BaseLoop):
     def _look_in(self) -> None:
         """The host's part of a cycle that is over."""
         if self.programs.compiles:
-            check_sums(self._learned, self.seeds, self.updates)
+            self.members.check_sums(self._learned, self.clock.env_steps, self.updates)
 
     def _learn(self, before: int, now: Now) -> None:
         """The updates that are due, the clock having been at `before` until it was last moved."""
@@ -86,7 +85,7 @@ class Loop(BaseLoop):
             updated = self._run("update", self._update, batch, row, now)
             self.updates += 1
             if not self.programs.compiles:
-                check_update(updated.metrics, batch, self.agent, self.seeds, self.updates)
+                self.members.check(updated.metrics, batch, self.clock.env_steps, self.updates)
 
     def _run(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function that belongs to learning. It is called as it is until an update was made: only then is there
@@ -98,6 +97,7 @@ class Loop(BaseLoop):
         updated = self.agent.update(batch, now)
         if not self.updates:
             check_updated(self.agent, updated, self.seeds, row, self.sampler)
+        updated = self.members.learned(updated)
         self._learned.add(updated.metrics)
         if updated.feedback is not None and not self.sampler.draws_ahead:
             self.sampler.feedback(row, updated.feedback)
@@ -229,6 +229,7 @@ class EnvLoop(Loop):
             self.clock = self.clock.after(-1)  # the step was not made
             self._save_once()
             raise
+        step = self.members.stored(step, self.clock.env_steps, self.updates)
         if first or self.storage.finals.grows:
             self._store(acted, step, after)
         else:
@@ -247,12 +248,12 @@ class EnvLoop(Loop):
     def _store(self, acted: Acted, step: Step, now: Now) -> None:
         obs = self.collector.obs
         self.storage.write(obs, acted.action, step, **acted.extras)
-        self.agent.observe(obs, step, now)
+        self.agent.observe(obs, self.members.seen(step), now)
         self.collector.take(step, acted.state)
 
     def _look_in(self) -> None:
         super()._look_in()
-        if episodes := self.collector.finished():
+        if episodes := self.members.heard(self.collector.finished()):
             self._episodes.add(episodes, self.clock)
 
     def _metrics(self) -> dict[str, Any]:

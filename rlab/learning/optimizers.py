@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from rlab.errors import UsageError
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.learning.parameter_groups import ParameterGroup, as_groups, flattened, leading_members
+from rlab.learning.standing_still import put_back, who_steps
 from rlab.learning.step_hooks import StepHook
 from rlab.learning.traceable_steps import traceable
 from rlab.types import Clock
@@ -42,6 +43,8 @@ class StackedOptimizer:
         name: str = "optimizer",
     ) -> None:
         self.settings, self.hooks, self.name = settings, list[StepHook](), name
+        # bool [S]: who learns. A step takes those out of it whose numbers are not finite. None: nobody is taken out
+        self.alive: Tensor | None = None
         self._members = members
         self.regroup(parameters)
 
@@ -166,6 +169,7 @@ class StackedOptimizer:
         if self.settings.max_grad_norm is not None:
             for grad in grads:
                 clip_members(grad, norm, self.settings.max_grad_norm)
+        members = who_steps(self.alive, loss, norm, members)
         found = [hook.before() for hook in self.hooks]
         self._move(None if now is None else self._rate_of(now), members)
         for hook, before in zip(self.hooks, found, strict=True):
@@ -198,8 +202,8 @@ class StackedOptimizer:
             members: bool `[S]`; under Adam even a zero gradient moves, so that those who stand still are put back.
         """
         flats = [self._flats[i] for i in self._learning]
-        weights = [flat.clone() for flat in flats] if isinstance(rate, Tensor) or members is not None else []
-        moments = [[m.clone() for m in self._moments(flat)] for flat in flats] if members is not None else []
+        weights = [flat.clone() for flat in flats] if isinstance(rate, Tensor) else []
+        before = [] if members is None else [number.clone() for number in self._numbers()]
         if isinstance(rate, Tensor):
             known = [settings["lr"] for settings in self.torch_optimizer.param_groups]
             self._set_rates([1.0] * len(known))
@@ -212,13 +216,13 @@ class StackedOptimizer:
             for i, flat, old in zip(self._learning, flats, weights, strict=True):
                 flat.sub_(old).mul_(rate * self.groups[i].factor).add_(old)
         if members is not None:
-            for flat, old, remembered in zip(flats, weights, moments, strict=True):
-                for tensor, value in zip((flat, *self._moments(flat)), (old, *remembered), strict=True):
-                    tensor.copy_(torch.where(members.unsqueeze(1), tensor, value))
+            put_back(self.alive, members, self._numbers(), before)
 
-    def _moments(self, flat: nn.Parameter) -> list[Tensor]:
-        """What the optimizer remembers of each number."""
-        return [value for value in self.torch_optimizer.state[flat].values() if value.shape == flat.shape]
+    def _numbers(self) -> list[Tensor]:
+        """The weights of the groups that learn, and what the optimizer remembers of each of them."""
+        flats = [self._flats[i] for i in self._learning]
+        moments = [value for flat in flats for value in self.torch_optimizer.state[flat].values()]
+        return [*flats, *(value for value in moments if value.dim() == 2)]
 
     def state(self) -> dict[str, Any]:
         return {**self.torch_optimizer.state_dict(), "env_steps": self.env_steps}

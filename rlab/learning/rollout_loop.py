@@ -32,9 +32,14 @@ class RolloutLoop(EnvLoop):
     def _batches_due(self, before: int) -> Iterator[tuple[Batch, Tensor]]:
         if not self.sampler.full:
             return
-        rollout = self._run("sample", self.sampler.sample)
+        rollout = self._run("sample", self._rollout)
         rows = self._run("prepare", self.agent.prepare, rollout)
         for batch in self.sampler.batches(rows):
             yield batch, rollout["row"]
         if isinstance(self.agent, FollowsRollouts):
             self._run("follow", self.agent.rollout_learned, rollout)
+
+    def _rollout(self) -> Batch:
+        """The rollout; rows of members that were dropped do not count."""
+        rollout = self.sampler.sample()
+        return {**rollout, "valid": self.members.rows(rollout["valid"])}

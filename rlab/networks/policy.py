@@ -299,15 +299,15 @@ class Policy(_Acting):
         index = self._index(seed)
         return MemberPolicy(self.spec, self.preprocess.unstack(index), unstack(self.network, index), seed).eval()
 
-    def only(self, seed: int) -> "Policy":
-        """A stack of one: the member with this training seed. Weights are copied.
+    def only(self, *seeds: int) -> "Policy":
+        """A stack of the members with these training seeds alone. Weights are copied.
 
         Raises:
-            UsageError: no member has that training seed.
+            UsageError: no member has one of these training seeds.
         """
-        index = self._index(seed)
-        alone = build_policy(self.spec, (seed,), trust=True)  # these layers are running already
-        alone.load_state_dict({name: tensor[index : index + 1] for name, tensor in self.state_dict().items()})
+        members = [self._index(seed) for seed in seeds]
+        alone = build_policy(self.spec, seeds, trust=True)  # these layers are running already
+        alone.load_state_dict({name: tensor[members] for name, tensor in self.state_dict().items()})
         return alone.to(self._device())
 
     def _index(self, seed: int) -> int:

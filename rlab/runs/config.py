@@ -49,6 +49,9 @@ class RunConfig:
     device: str = "auto"  # cpu, cuda, or one GPU of several such as cuda:1; auto: what is faster for this run
     devices: str | None = None  # several, such as cuda:0,cuda:1, or all: members are shared out, a process for each
     compile: Literal["auto", "on", "off"] = "auto"  # auto: where the run is long enough to win its compile time back
+    # drop-member: a seed of which a loss, gradient, weight, reward or observation is not finite stands still from then
+    # on, and its scores do not count; the others learn what they would have learned. stop: the run ends
+    on_nan: Literal["stop", "drop-member"] = "stop"
     threads: int = 1  # of torch; more pays only for wide networks or many seeds
 
     def __post_init__(self) -> None:

@@ -106,7 +106,8 @@ class EventLog:
     ) -> None:
         """Returns and lengths `[S, E]`, and the IQM of the members' mean returns with its interval."""
         kind = "final" if final else "eval"
-        means = {f"{kind}/return": returns.mean(axis=1), f"{kind}/length": lengths.mean(axis=1)}
+        mean = returns.mean(axis=1)  # NaN of members that were dropped
+        means = {f"{kind}/return": mean, f"{kind}/length": np.where(np.isnan(mean), np.nan, lengths.mean(axis=1))}
         for index, curves in enumerate(self._members):
             curves.add(env_steps, {tag: value[index] for tag, value in means.items()})
         tags = (f"{kind}/return", f"{kind}/return_low", f"{kind}/return_high")

@@ -16,10 +16,10 @@ def list_runs(root: Path | str = "runs") -> list[dict[str, Any]]:
 
     Keys: `path`, `agent`, `env_id`, `seeds` (list), `env_steps` (saved, or reached by a run in progress) and
     `total_env_steps` (both per member, the total in whole steps of all its envs; None where a run learns from a
-    dataset), `updates` and `total_updates` (only there), `final_iqm` (of the final evaluation), `eval_iqm` (of the last
-    one during training), `status` (`finished`, `not-judged`: trained, and the final evaluation is still to come,
-    `running`, `stopped`, `failed` or `broken`), `at` (since when, UTC), `only_here` (true where no other process finds
-    the env) and `reason` (why so).
+    dataset), `updates` and `total_updates` (only there), `dropped` (the seeds that it went on without), `final_iqm` (of
+    the final evaluation), `eval_iqm` (of the last one during training), `status` (`finished`, `not-judged`: trained,
+    and the final evaluation is still to come, `running`, `stopped`, `failed` or `broken`), `at` (since when, UTC),
+    `only_here` (true where no other process finds the env) and `reason` (why so).
     What is not known is None. Weights are not read: `load_policy` checks them.
     """
     try:
@@ -33,7 +33,7 @@ def _described(path: Path) -> dict[str, Any]:
     known: dict[str, Any] = dict.fromkeys(
         (
             *("path", "agent", "env_id", "seeds", "env_steps", "total_env_steps", "updates", "total_updates"),
-            *("final_iqm", "eval_iqm", "status", "at", "only_here", "reason"),
+            *("dropped", "final_iqm", "eval_iqm", "status", "at", "only_here", "reason"),
         )
     )
     known["path"] = str(path)
@@ -60,6 +60,7 @@ def _facts(run: RunFolder) -> dict[str, Any]:
         "seeds": list(range(first, first + settings["seeds"])),
         unit: _reached(run, unit, saved) if status.status == RUNNING else saved,
         f"total_{unit}": whole_steps(total, settings.get("num_envs", 1)) if unit == "env_steps" else total,
+        "dropped": [each["seed"] for each in policy_facts(run).get("dropped", [])] or None,
         "only_here": True if run.config["env"].get("local") else None,
         "final_iqm": iqms.get(True),
         "eval_iqm": iqms.get(False),
@@ -85,9 +86,17 @@ def clock_unit(run: RunFolder) -> str:
 def saved_time(run: RunFolder) -> int:
     """How far the saved policy was trained, in the run's unit; 0 where there is none yet. Until the parts of a run are
     put together: the one that is least far."""
-    path = run.policy / "policy.json"
-    if not path.exists():
+    if not (run.policy / "policy.json").exists():
         parts = filter(is_run, (run.path / PARTS).glob("*"))
         return min((saved_time(RunFolder.open(part)) for part in parts), default=0)
+    return int(policy_facts(run).get(clock_unit(run), 0))
+
+
+def policy_facts(run: RunFolder) -> dict[str, Any]:
+    """What was saved with the policy of a run; empty where none was saved."""
+    path = run.policy / "policy.json"
+    if not path.exists():
+        return {}
     content = read_vouched(run.path, f"policy/{path.name}")
-    return int(files.parse_json(content, path).get("extra", {}).get(clock_unit(run), 0))
+    facts: dict[str, Any] = files.parse_json(content, path).get("extra", {})
+    return facts

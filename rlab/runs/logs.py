@@ -200,7 +200,8 @@ class MetricsLog:
         return array
 
     def _evaluation(self, env_steps: int, returns: np.ndarray, lengths: np.ndarray, final: bool) -> None:
-        iqm, low, high = map(float, self._summarise(returns.mean(axis=1)))
+        means = returns.mean(axis=1)
+        iqm, low, high = map(float, self._summarise(means[~np.isnan(means)]))  # without members that were dropped
         row = {
             self._unit: env_steps,
             "iqm": strict(iqm),

@@ -92,5 +92,6 @@ def _values(row: dict[str, Any], unit: str, evaluation: bool) -> Iterator[tuple[
         yield from ((tag, value) for tag, value in row.items() if tag != unit)
         return
     kind = "final" if row.get("final") else "eval"
-    yield f"{kind}/return", np.mean(row["returns"], axis=1)
-    yield f"{kind}/length", np.mean(row["lengths"], axis=1)
+    returns = np.mean(np.array(row["returns"], float), axis=1)  # NaN of members that were dropped
+    yield f"{kind}/return", returns
+    yield f"{kind}/length", np.where(np.isnan(returns), np.nan, np.mean(row["lengths"], axis=1))

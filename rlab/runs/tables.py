@@ -93,6 +93,8 @@ class CsvLog:
 
     def _evaluation_lines(self, row: Row) -> Iterator[list[Any]]:
         for seed, returns, lengths in zip(self._seeds, row["returns"], row["lengths"], strict=True):
+            if None in returns:  # the member was dropped
+                continue
             judged = np.mean(returns), np.std(returns), np.min(returns), np.mean(lengths)
             yield [row[self._unit], seed, *map(float, judged), len(returns), bool(row.get("final"))]
 

@@ -26,7 +26,14 @@ def test_runs_are_listed_with_how_far_and_how_good_they_are(run, make_policy, tm
     (tmp_path / "not a run").mkdir()
     (tmp_path / "file").write_text("")
     common = {"agent": "dqn", "env_id": "CartPole-v1", "seeds": [3, 4], "total_env_steps": 1000, "reason": None}
-    common |= {"updates": None, "total_updates": None, "final_iqm": None, "at": None, "only_here": None}
+    common |= {
+        "updates": None,
+        "total_updates": None,
+        "final_iqm": None,
+        "at": None,
+        "only_here": None,
+        "dropped": None,
+    }
     assert list_runs(tmp_path) == [
         {"path": str(done.path), "env_steps": 1000, "eval_iqm": None, "status": "finished", **common},
         {"path": str(run.path), "env_steps": 0, "eval_iqm": 77.5, "status": "stopped", **common},
