@@ -11,6 +11,7 @@ optimizer, storage, envs, episodes, logs and curves.
 """
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import os
@@ -23,6 +24,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 import rlab
 from rlab.draws import Draws
@@ -161,6 +164,13 @@ def check_what_is_left(path: Path, clock: int, found: Found) -> None:
     found.oldest_checkpoint = max(found.oldest_checkpoint, clock - saved)
 
 
+def import_once() -> None:
+    """Import here what training imports when it is first used, so that no process has to."""
+    for name in ("torch.utils.tensorboard.writer", "tensorboard.plugins.hparams.metadata"):
+        importlib.import_module(name)
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # imports the compiler
+
+
 def uninterrupted(way: str, path: Path) -> float:
     """Train without a stop, in a process like those that are killed; the seconds that it took."""
     began = time.monotonic()
@@ -216,6 +226,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--out", help="where to write the result; by default it is recorded beside this script")
     options = parser.parse_args(argv)
+    import_once()
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="rlab-kills-") as root:
         for way in options.ways:
