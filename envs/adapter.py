@@ -15,7 +15,7 @@ from rlab.envs.checks import EnvError, raised, stopped_by_user
 from rlab.envs.gym_spaces import array_space_from_gym, obs_hint
 from rlab.envs.obs_packing import close_or_warn
 from rlab.envs.sub_env import SubEnvError
-from rlab.envs.vector_states import load_envs, saved_envs
+from rlab.envs.vector_states import NOT_A_STATE, load_envs, saved_envs
 from rlab.envs.watch import watched
 from rlab.errors import RlabError, UsageError
 from rlab.experience.env_contract import Fault, HostStep
@@ -150,13 +150,20 @@ class GymVectorEnv:
 
         In any case the next `reset` starts fresh episodes, on seeds that were not used before.
         """
-        self._restart, self._loaded = int(state["restart"]), True
-        resetting = state["resetting"]
-        if resetting is not None and (resetting.dtype, resetting.shape) != (np.dtype(bool), (self._env.num_envs,)):
-            return "its saved state does not fit it"
-        obstacle = load_envs(self._env, state["envs"])
+        self._loaded = True
+        try:
+            self._restart, vector_steps, resetting = (
+                int(state["restart"]),
+                int(state["vector_steps"]),
+                state["resetting"],
+            )
+            if resetting is not None and (resetting.dtype, resetting.shape) != (np.dtype(bool), (self._env.num_envs,)):
+                raise ValueError(f"resetting is {resetting.dtype} {resetting.shape}")
+            obstacle = load_envs(self._env, state["envs"])
+        except NOT_A_STATE as error:
+            return f"its saved state does not fit it ({type(error).__name__}: {error})"
         if obstacle is None:
-            self._between_steps, self._vector_steps = True, int(state["vector_steps"])
+            self._between_steps, self._vector_steps = True, vector_steps
             self._resetting = None if resetting is None else resetting.copy()
         return obstacle
 

@@ -4,7 +4,7 @@ An env may keep something from one episode to the next, such as how many it has 
 Replaying the episode under way does not bring that back, so it is saved beside the journal and put back.
 """
 
-from collections import deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import is_dataclass
@@ -24,7 +24,8 @@ MOST_PARTS = 1_000  # of one list, tuple, deque or dict, with what is inside
 LARGEST = 4096.0  # bytes of an array, characters of a text; larger ones are left to the replay
 MOST_KEPT = 100  # values in a list, deque or dict that are noted at every reset
 _PLAIN = (bool, int, float, str)
-_MUTABLE = frozenset((list, deque, dict, np.ndarray))
+_DICTS = (dict, defaultdict, OrderedDict, Counter)
+_MUTABLE = frozenset((list, deque, np.ndarray, *_DICTS))
 NOT_KEPT = object()
 
 
@@ -40,7 +41,7 @@ class Limits:
 
 
 def as_data(value: Any, limits: Limits | None = None) -> Any:
-    """A copy that a checkpoint takes: a deque becomes a list, NumPy's text Python's.
+    """A copy that a checkpoint takes: a deque becomes a list, a defaultdict or Counter a dict, NumPy's text Python's.
 
     Raises:
         NotDataError: it is something else, or larger than the limits.
@@ -55,13 +56,13 @@ def as_data(value: Any, limits: Limits | None = None) -> Any:
         if kind is str and len(value) > largest:
             raise NotDataError("a text that is too long")
         return value
-    if isinstance(value, np.str_):
+    if kind is np.str_:
         return as_data(str(value), limits)
-    if kind is np.ndarray or isinstance(value, np.generic):
+    if kind is np.ndarray or issubclass(kind, np.generic):
         if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8 or value.nbytes > largest:
             raise NotDataError(f"an array of {value.dtype}")
         return value.copy()
-    if kind is dict:
+    if kind in _DICTS:
         if not all(type(key) in (str, int) for key in value):
             raise NotDataError("a dict with other keys than texts and integers")
         return {key: as_data(part, limits) for key, part in value.items()}
@@ -99,7 +100,7 @@ def set_part(holder: Any, key: str | int, value: Any) -> None:
     elif isinstance(now, deque):
         now.clear()
         now.extend(as_data(value))
-    elif type(now) is dict and type(value) is dict:
+    elif type(now) in _DICTS and type(value) is dict:
         now.clear()
         now.update(as_data(value))
     elif isinstance(now, np.ndarray) and isinstance(value, np.ndarray) and _fits(now, value):
@@ -187,7 +188,7 @@ def set_generators(env: gym.Env, states: Sequence[Any]) -> str | None:
 
 def seed_spaces(env: gym.Env, seed: int) -> None:
     """Seed the generators of its spaces that are not yet seeded: Gymnasium would from the operating system's."""
-    waiting = [value for layer in layers(env) for value in vars(layer).values() if isinstance(value, gym.Space)]
+    waiting: list[Any] = [part for layer in layers(env) for part in vars(layer).values() if isinstance(part, gym.Space)]
     for space in waiting:  # grows
         if space._np_random is None:
             gym.Space.seed(space, seed)  # not those of its parts
@@ -292,14 +293,18 @@ def _found(env: gym.Env) -> list[tuple[Path, Any, Any]]:
 
 def _parts(value: Any, packages: set[str]) -> list[tuple[str | int, Any]]:
     """What is looked at inside a value: not inside objects of other packages, which may lead out of the env."""
-    kind = type(value)
-    if isinstance(value, gym.Space):  # its own generator, and those of its parts
+    kind = type(value)  # not isinstance, which asks a proxy for the class of what it stands for
+    if issubclass(kind, gym.Space):  # its own generator, and those of its parts
         return [(name, part) for name, part in vars(value).items() if name in ("_np_random", "spaces")]
     if kind in (list, tuple, deque):
         return list(enumerate(value)) if len(value) <= MOST_PARTS else []
-    if kind is dict:
+    if kind in _DICTS:
         return [(key, part) for key, part in value.items() if type(key) in (str, int)][:MOST_PARTS]
-    if isinstance(value, type | Registered | Enum) or kind.__module__.partition(".")[0] not in packages:
+    if issubclass(kind, type | Registered | Enum) or kind.__module__.partition(".")[0] not in packages:
         return []
-    frozen = is_dataclass(kind) and kind.__dataclass_params__.frozen  # type: ignore[attr-defined]  # may be shared
-    return list(vars(value).items()) if hasattr(value, "__dict__") and not frozen else []
+    if is_dataclass(kind) and kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]  # others may share it
+        return []
+    try:
+        return list(object.__getattribute__(value, "__dict__").items())
+    except AttributeError:  # it has slots
+        return []

@@ -13,16 +13,17 @@ BIT_GENERATORS = frozenset({"MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"})
 def generator_state(generator: Any) -> dict[str, Any] | None:
     """All that decides what a generator draws next, in arrays and JSON values; None where this is not one of them, or
     a process shares it (`OwnGlobals` has these)."""
-    if isinstance(generator, np.random.Generator):
+    kind = type(generator)  # not isinstance, which asks a proxy for the class of what it stands for
+    if issubclass(kind, np.random.Generator):
         state = generator.bit_generator.state
         return {"numpy": state} if state["bit_generator"] in BIT_GENERATORS else None
-    if isinstance(generator, np.random.RandomState):
+    if issubclass(kind, np.random.RandomState):
         shared = generator is np.random.mtrand._rand
         return None if shared else {"numpy legacy": generator.get_state(legacy=False)}
-    if type(generator) is random.Random:
+    if kind is random.Random:
         return None if generator is random._inst else {"random": python_state(generator.getstate())}
     torch = sys.modules.get("torch")
-    if torch is not None and isinstance(generator, torch.Generator) and generator is not torch.default_generator:
+    if torch is not None and kind is torch.Generator and generator is not torch.default_generator:
         return {"torch": generator.get_state().numpy()} if generator.device.type == "cpu" else None
     return None
 

@@ -6,13 +6,14 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import SyncVectorEnv
 
+from rlab.door import clean
 from rlab.envs.native import SeededCartPole
 from rlab.envs.saved_sub_env import SavedSubEnv
 from rlab.envs.workers import WatchedAsyncVectorEnv
 from rlab.randomness import kept_generators
 
 Saved = dict[str, Any]  # {"state": ...}, or {"why_not": a clause}
-# what loading a state raises that is not one of this env
+# What loading a state raises that is not one of this env.
 NOT_A_STATE = (AttributeError, LookupError, OverflowError, TypeError, ValueError)
 
 
@@ -34,19 +35,21 @@ def saved_envs(env: gym.vector.VectorEnv) -> Saved:
 
 
 def load_envs(env: gym.vector.VectorEnv, saved: Mapping[str, Any]) -> str | None:
-    """Put all sub-envs where they were saved: None, or a clause that says why that is impossible."""
+    """Put all sub-envs where they were saved: None, or a clause that says why that is impossible.
+
+    Raises:
+        NOT_A_STATE: this is not what `saved_envs` gives, or that of another kind of vector env.
+    """
     if "why_not" in saved:
-        return str(saved["why_not"])
+        return clean(saved["why_not"])
     obstacle = None if isinstance(env, SeededCartPole) else _why_not(env)
     if obstacle is not None:
         return obstacle
-    try:
-        if isinstance(env, SeededCartPole):
-            env.set_state(saved["state"])
-            return None
-        states, waiting = saved["state"]["sub_envs"], saved["state"]["waiting"]
-    except NOT_A_STATE as error:
-        return f"its saved state does not fit it ({type(error).__name__}: {error})"
+    state = saved["state"]
+    if isinstance(env, SeededCartPole):
+        env.set_state(state)
+        return None
+    states, waiting = state["sub_envs"], state["waiting"]
     if len(states) != env.num_envs:
         return f"the state of {len(states)} sub-envs was saved, and there are {env.num_envs}"
     if isinstance(env, SyncVectorEnv):

@@ -559,3 +559,36 @@ def test_envs_that_broke_in_the_middle_of_a_step_begin_fresh_episodes():
     assert "no step or reset" in again.load_state(env.state())
     env.close()
     assert "no step or reset" in again.load_state(env.state())
+
+
+JUNK = [None, True, -1, 2**70, 1.5, float("nan"), "junk", [], [1, "a"], {}, {"numpy": 3}, (), np.zeros(3), np.int8(4)]
+
+
+def changed(value, path, junk):
+    """A copy of nested data with `junk` at a path."""
+    if not path:
+        return junk
+    if isinstance(value, dict):
+        return {key: changed(part, path[1:], junk) if key == path[0] else part for key, part in value.items()}
+    parts = [changed(part, path[1:], junk) if i == path[0] else part for i, part in enumerate(value)]
+    return tuple(parts) if isinstance(value, tuple) else parts
+
+
+def paths_in(value):
+    """Of all values in nested data."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    return [(), *((key, *path) for key, part in parts for path in paths_in(part))]
+
+
+@pytest.mark.parametrize("make", [GlobalNumpy, OwnState, Remembers, lambda: gym.make("Taxi-v4")])
+def test_a_state_with_anything_in_it_is_loaded_or_refused_in_a_clause(make):
+    env, rng = vector_env(make, "sync", num=2), np.random.default_rng(4)
+    env.reset()
+    rows(env, rng, 30)
+    state = through_a_file(env.state())
+    places = [path for path in paths_in(state) if path]
+    again = vector_env(make, "sync", num=2)
+    for place in rng.choice(len(places), 60, replace=False):
+        answer = again.load_state(changed(state, places[place], JUNK[rng.integers(len(JUNK))]))
+        assert answer is None or (isinstance(answer, str) and "\n" not in answer)
+    assert again.load_state(state) is None or make is Remembers  # which remembers what it was given
