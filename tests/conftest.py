@@ -64,6 +64,7 @@ class StandInGpu:
         alike = torch._has_compatible_shallow_copy_type
         self._patch.setattr(torch.cuda, "is_available", lambda: True)
         self._patch.setattr(torch.cuda, "device_count", lambda: 1)
+        self._patch.setattr(torch.cuda, "get_device_name", lambda device=None: "a stand-in")
         self._patch.setattr(torch.cuda, "mem_get_info", lambda device: (2**40, 2**40))
         self._patch.setattr(torch.cuda, "Event", MagicMock)
         self._patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)

@@ -10,6 +10,9 @@ import torch
 
 import rlab
 from rlab.agents import AGENTS, load_agent
+from rlab.errors import UsageError
+from rlab.runs.checkpoint import load_checkpoint
+from rlab.runs.folder import RunFolder
 
 SMALL = {"seeds": 2, "num_envs": 4, "eval_every": 32, "eval_episodes": 1, "final_eval_episodes": 2, "log_every": 20}
 SMALL |= {"experiment": "none", "hidden": (8,), "compile": "off"}
@@ -125,3 +128,21 @@ def test_members_learn_on_a_gpu_what_they_learn_on_a_cpu(agent: str, cuda: str, 
         weights.append(rlab.load(run.path).state_dict())
     for name, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("agent", ["dqn", "ppo"])
+@pytest.mark.parametrize(("first", "then"), [("cpu", "cuda"), ("cuda", "cpu")])
+def test_a_run_goes_on_on_the_other_kind_of_device_where_that_is_allowed(
+    agent: str, first: str, then: str, cuda: str, tmp_path: Path
+) -> None:
+    settings = {**SMALL, **SETTINGS[agent], "vector": "tensor", "env_steps": 64}
+    run = rlab.train(agent, "CartPole-v1", out=tmp_path / "run", device=first, **settings)
+    before = load_checkpoint(RunFolder.open(run.path))[0]
+    with pytest.raises(UsageError, match=r"was computed with device .*--allow-version-change"):
+        rlab.resume(run, env_steps=96, device=then)
+    again = rlab.resume(run, env_steps=96, device=then, allow_version_change=True)
+    assert again.config["engine"]["device"] == then
+    after = load_checkpoint(RunFolder.open(run.path))[0]
+    assert (before["loop"]["env_steps"], after["loop"]["env_steps"]) == (64, 96)
+    assert after["resumed_at"] == [64]  # it is another run from there on
+    assert (after["loop"]["collector"]["transitions"] == before["loop"]["collector"]["transitions"] + 32).all()
