@@ -31,17 +31,17 @@ def run_rlab(returns: list[float]) -> None:
     """The README's first command; the mean return of the policy that it saved is kept."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["rlab", "train", "dqn", "CartPole-v1", "--out", f"{folder}/run", "--json"]
-        done = subprocess.run([sys.executable, "-m", *words], check=True, capture_output=True, env=_environment())
+        done = subprocess.run([sys.executable, "-m", *words], check=True, capture_output=True, env=environment())
         returns.append(json.loads(done.stdout)["per_seed"][0]["return_mean"])
 
 
 def run_sb3() -> None:
     """The zoo's 50 000 steps."""
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, "-c", SB3, f"{folder}/model"], check=True, env=_environment())
+        subprocess.run([sys.executable, "-c", SB3, f"{folder}/model"], check=True, env=environment())
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     root = str(Path(__file__).resolve().parents[2])  # the checkout; harmless where rlab is installed
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
 

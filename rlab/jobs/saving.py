@@ -50,29 +50,47 @@ class Log(Protocol):
 
 
 class Worker:
-    """Does one thing after another in a thread, which lives only while there is something to do: a process that forks
-    between two saves has none. What it failed with waits until somebody asks."""
+    """Does one job after another in a thread; one more may wait. The thread lives only while there is something to do:
+    a process that forks between two saves has none. What a job failed with waits until somebody asks; the jobs that
+    waited behind it are dropped, and no other is taken before."""
 
     def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: list[Callable[[], Any]] = []  # at most one
         self._thread: threading.Thread | None = None
-        self._stop = threading.Event()
+        self._working = False
         self._error: BaseException | None = None
+        self._stop = threading.Event()
 
     def do(self, job: Callable[[], Any]) -> None:
-        """Begin with a job, once the one before it is done. Where that failed nothing is begun."""
-        self.wait()
-        if self._error is None:
-            self._thread = threading.Thread(target=self._run, args=(job,), name="saving", daemon=True)
-            self._thread.start()
+        """Take a job, as soon as none waits."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting)
+            if self._error is not None:
+                return
+            self._waiting.append(job)
+            if not self._working:
+                self._working = True
+                self._thread = threading.Thread(target=self._work, name="saving", daemon=True)
+                self._thread.start()
 
-    def wait(self, seconds: float | None = None) -> bool:
-        """Wait until nothing is being done, at most so long; whether nothing is."""
+    def do_here(self, job: Callable[[], Any]) -> None:
+        """Do a job at once in this thread, as `do` would in another."""
+        if self._error is None:
+            self._error = self._tried(job)
+
+    def has_room(self, seconds: float | None) -> bool:
+        """Whether no job waits, after so long at most; None: wait until that is so."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting, seconds)
+
+    def wait(self) -> None:
+        """Wait until nothing is left to do."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._working)
         if self._thread is not None:
-            self._thread.join(seconds)
-            if self._thread.is_alive():
-                return False
+            self._thread.join()
             self._thread = None
-        return True
 
     def failure(self) -> DiskError | None:
         """What the disk refused since the last call.
@@ -85,31 +103,42 @@ class Worker:
             return error
         raise error
 
-    def do_here(self, job: Callable[[], Any]) -> None:
-        """Do a job in this thread, as `do` would in another."""
-        self.wait()
-        if self._error is None:
-            self._run(job)
-
     def close(self) -> None:
-        """Leave as soon as the job that is being done is over or between two tries."""
+        """Leave as soon as the job that is being done is over, or between two tries."""
         self._stop.set()
+        with self._changed:
+            self._waiting.clear()
         self.wait()
 
-    def _run(self, job: Callable[[], Any]) -> None:
-        """Three tries."""
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._working = bool(self._waiting)
+                if not self._working:
+                    self._changed.notify_all()
+                    return
+                job = self._waiting.pop()
+                self._changed.notify_all()
+            error = self._tried(job)
+            del job  # it may hold a chunk
+            with self._changed:
+                if error is not None:
+                    self._error = error
+                    self._waiting.clear()
+
+    def _tried(self, job: Callable[[], Any]) -> BaseException | None:
+        """What a job fails with, three times where the disk refuses it."""
         for pause in (*PAUSES, None):
             try:
                 job()
             except DiskError as error:
                 if pause is None or self._stop.wait(pause):
-                    self._error = error
-                    return
+                    return error
             except BaseException as error:  # it comes out where somebody asks
-                self._error = error
-                return
+                return error
             else:
-                return
+                break
+        return None
 
 
 @dataclass(frozen=True)
@@ -152,6 +181,7 @@ class Saver:
         self._writer = CheckpointWriter(folder, session.request.run.keep_checkpoints, base)
         self._worker = Worker()
         self._complete = complete_chunks(session.storage)  # how many chunks were when it was last looked at
+        self._pending: set[int] = set()  # complete chunks that were handed over and are not written yet
         self._kept = "nothing of it is saved yet" if base is None else "it is kept as it was before it was resumed"
         self._saved: tuple[int, float] | None = None  # the run's time and the clock's at the last save that succeeded
 
@@ -162,7 +192,7 @@ class Saver:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Wait for what is being written; a second Ctrl+C does not wait for another try."""
-        if isinstance(error, Exception):
+        if error is None or isinstance(error, Exception):
             self._worker.wait()
         self._worker.close()
 
@@ -171,9 +201,8 @@ class Saver:
         self._worker.wait()
 
     def on_metrics(self, env_steps: int, metrics: Mapping[str, Any]) -> None:
-        """Say where the last save failed, if that is known by now."""
-        if self._worker.wait(0.0):
-            self.settle()
+        """Say where a save has failed."""
+        self._look()
 
     def on_evaluation(self, env_steps: int, returns: np.ndarray, lengths: np.ndarray) -> None:
         """Nothing to save: the best weights travel in the checkpoint until it is written."""
@@ -187,7 +216,7 @@ class Saver:
         first, self._complete = self._complete, complete
         oldest = self._rows_at_next_save() - storage.lane_rows
         for index in range(first, complete):
-            if (index + 1) * storage.chunk_rows > oldest and self._worker.wait(PATIENCE):
+            if (index + 1) * storage.chunk_rows > oldest and self._worker.has_room(PATIENCE):
                 self._hand_over(Chunk(index, True, storage))
 
     def on_save(self, env_steps: int) -> None:
@@ -196,7 +225,7 @@ class Saver:
         Raises:
             RlabError: something is not finite, or the folder of the run is gone. The last save stays.
         """
-        self.settle()
+        self._look()
         session = self._session
         state = snapshot(self._state())
         for log in self._logs:
@@ -217,9 +246,13 @@ class Saver:
             RlabError: the folder of the run is gone.
         """
         self._worker.wait()
+        self._look()
+
+    def _look(self) -> None:
         error = self._worker.failure()
         if error is None:
             return
+        self._pending.clear()
         self._check_folder()
         warn(f"the run could not be saved: {error}. It goes on, and the next save tries again; {self._last_good()}")
 
@@ -256,10 +289,15 @@ class Saver:
         return state
 
     def _hand_over(self, chunk: Chunk) -> None:
-        """Have a complete chunk written, if it is not. It is copied when the one before is written."""
-        self._worker.wait()
-        if not self._writer.has(chunk):
-            self._worker.do(partial(self._writer.write_chunk, chunk.index, True, chunk.arrays()))
+        """Have a complete chunk written, if it is not. It is copied when no other waits."""
+        if chunk.index not in self._pending and not self._writer.has(chunk):
+            self._worker.has_room(None)
+            self._pending.add(chunk.index)
+            self._worker.do(partial(self._write_chunk, chunk.index, chunk.arrays()))
+
+    def _write_chunk(self, index: int, content: dict[str, np.ndarray]) -> None:
+        self._writer.write_chunk(index, True, content)
+        self._pending.discard(index)
 
     def _rows_at_next_save(self) -> int:
         """The rows of time that will have been written when the next save is due."""

@@ -1,7 +1,7 @@
 """Wires one run together: envs, agent, storage, sampler, loop, logs, checkpoints. Nothing else does."""
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from threading import Event
@@ -47,6 +47,7 @@ from rlab.networks.spaces import Space
 from rlab.networks.summary import shapes
 from rlab.places import warn
 from rlab.randomness import load_generator_states
+from rlab.runs.appending import closed_at_last
 from rlab.runs.checkpoint import has_checkpoint, newest_checkpoint
 from rlab.runs.folder import RunFolder
 from rlab.runs.listing import whole_steps
@@ -196,9 +197,9 @@ class Session:
                 resume_at = 0 if state is None else state["loop"][self.request.unit]
                 due = state is not None and bool(state["loop"].get("judgement_due"))
                 with ExitStack() as logs:
-                    log = logs.enter_context(closing(open_log(self.request, folder, resume_at, due)))
+                    log = logs.enter_context(closed_at_last(open_log(self.request, folder, resume_at, due)))
                     asked_for = [EpisodeLog(folder.path, resume_at)] if run.log_episodes else []
-                    rest = [logs.enter_context(closing(each)) for each in asked_for]
+                    rest = [logs.enter_context(closed_at_last(each)) for each in asked_for]
                     films = self._films(folder, resume_at, log)
                     at_once = audience.hears("on_save")
                     self._saver = logs.enter_context(Saver(self, folder, [log, *rest], self._base, at_once))

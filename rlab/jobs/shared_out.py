@@ -29,6 +29,7 @@ from rlab.learning.common_config import own_network
 from rlab.learning.contract import LoopListener
 from rlab.learning.runtime import choose_devices
 from rlab.networks.policy import Policy, build_policy
+from rlab.runs.appending import closed_at_last
 from rlab.runs.checkpoint import load_checkpoint
 from rlab.runs.folder import PARTS, RunFolder, is_run
 from rlab.runs.listing import policy_facts, saved_time
@@ -111,7 +112,7 @@ class SharedOut:
                 return Outcome(False, time, None, None, True)
             policy = put_together(folder, folders)
             judge = Judge(self.request, self.engine, stop.is_set)
-            with closing(judge), closing(open_log(self.request, folder, BEFORE_ALL)) as log:
+            with closing(judge), closed_at_last(open_log(self.request, folder, BEFORE_ALL)) as log:
                 write_again(log, folders, self.request.unit)
                 judged = None
                 if self.request.run.final_eval_episodes and not stop.is_set():

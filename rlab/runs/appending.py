@@ -2,8 +2,10 @@
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, Protocol
 
 from rlab.errors import DiskError
 from rlab.places import warn
@@ -12,6 +14,12 @@ from rlab.runs import files
 FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
 # Neither a link is followed nor a pipe waited for.
 FLAGS |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+class Closes(Protocol):
+    """A log that is open."""
+
+    def close(self) -> None: ...
 
 
 class Trouble:
@@ -114,6 +122,18 @@ def _opened(path: Path) -> int:
         cause = "it is a link, and nothing is written through links" if os.path.islink(path) else error.strerror
         raise DiskError(f"cannot write {path}: {cause}") from error
     return descriptor
+
+
+@contextmanager
+def closed_at_last(log: Closes) -> Iterator[Any]:
+    """Close a log behind a block: what the disk still refuses is an error, unless the block ends in another one."""
+    try:
+        yield log
+    except BaseException:
+        with suppress(DiskError):
+            log.close()
+        raise
+    log.close()
 
 
 def close_all(closers: list[Callable[[], None]]) -> None:

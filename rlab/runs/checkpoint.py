@@ -169,13 +169,11 @@ class CheckpointWriter:
         return self._folder / f"checkpoint-{number:06d}.json"
 
     def _begin(self) -> None:
-        """Clean up behind writers that were killed; the folder is made where it is missing."""
-        if self._begun:
-            files.check_folder(self._folder)
-            return
+        """Make the folder where it is missing; clean up behind writers that were killed."""
         files.make_folder(self._folder)
-        files.clean(self._folder)
-        self._begun = True
+        if not self._begun:
+            files.clean(self._folder)
+            self._begun = True
 
     def _delete_the_rest(self) -> None:
         """Delete commits first: what they name may be missing then, which no other commit shows."""

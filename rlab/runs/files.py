@@ -105,22 +105,19 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def content_name(stem: str, data: bytes, suffix: str) -> str:
-    """A file name that depends on the content, such as `weights-1f3a9c07.safetensors`: old and new never collide."""
-    return f"{stem}-{sha256(data)[:8]}{suffix}"
-
-
 def write_named(folder: Path, stem: str, data: bytes, suffix: str) -> dict[str, str]:
-    """Write `data` under its `content_name`; the entry `{"name", "sha256"}` is what `read_checked` finds it by."""
-    name = content_name(stem, data, suffix)
+    """Write `data` under a name that depends on it, such as `weights-1f3a9c07.safetensors`: old and new never collide.
+    The entry `{"name", "sha256"}` is what `read_checked` finds it by."""
+    checksum = sha256(data)
+    name = f"{stem}-{checksum[:8]}{suffix}"
     write_bytes(folder / name, data)
-    return {"name": name, "sha256": sha256(data)}
+    return {"name": name, "sha256": checksum}
 
 
 def read_checked(folder: Path, entry: Any, stem: str, suffix: str, named_in: Path) -> bytes:
     """The content of the file that `entry` (`{"name", "sha256"}`, from the file `named_in`) points to in `folder`.
 
-    The name must be one that `content_name` makes, so that a hostile file cannot point outside of its folder.
+    The name must be one that `write_named` gives, so that a hostile file cannot point outside of its folder.
 
     Raises:
         RlabError: the entry is not such an object, or the file is missing or has another checksum.

@@ -37,7 +37,7 @@ def replace_weights(folder, change):
     change(tensors)
     weights_of(folder).unlink()
     data = tensors_to_bytes(tensors)
-    name = files.content_name("weights", data, ".safetensors")
+    name = f"weights-{files.sha256(data)[:8]}.safetensors"
     (folder / name).write_bytes(data)
     rewrite(folder, lambda policy: policy.update(weights={"name": name, "sha256": files.sha256(data)}))
 
