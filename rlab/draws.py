@@ -207,7 +207,8 @@ class Draws:
         """Numbers `[..., *lead, *shape]` of the draws `[..., *lead's ones, 1]` or of one draw `[]`."""
         n = math.prod(shape)
         needed = n + n % 2 if of_words is _normal else n  # which makes two numbers of two words
-        index = torch.arange((needed + 3) // 4, device=self.device)
+        # Masked so that a compiler sees data in it and not an index: Triton multiplies indices in 32 bits.
+        index = torch.arange((needed + 3) // 4, device=self.device) & WORD
         high = draw >> 32
         words = philox((index, draw & WORD, high, torch.zeros_like(high)), self._keys)
         in_order = torch.stack(words[: max(1, needed)], dim=-1).flatten(-2)[..., :needed]

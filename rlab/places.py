@@ -13,6 +13,7 @@ _HERE = Path(__file__).parent
 # rlab's own code, which in a clone lies beside what a user wrote, and what is installed.
 _RLAB = tuple(str(place) + os.sep for place in (_HERE, *(_HERE.parent / room for room in ("agents", "envs"))))
 _INSTALLED = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+_PACKAGES = {"site-packages", "dist-packages"}  # those of another installation, which a venv may look into
 NOTEBOOK = "ipykernel_"  # in the paths of the files that Jupyter makes of cells
 
 
@@ -61,4 +62,6 @@ def warn(message: str) -> None:
 
 
 def _is_own(file: str) -> bool:
-    return not file.startswith(("<", *_RLAB, *_INSTALLED))
+    if file.startswith(("<", *_RLAB, *_INSTALLED)):
+        return False
+    return _PACKAGES.isdisjoint(Path(file).parts)

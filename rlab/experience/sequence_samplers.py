@@ -1,6 +1,7 @@
 """Samplers that keep rows in time order: whole rollouts, and windows of a fixed length for recurrent agents."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +10,11 @@ from rlab.draws import Draws
 from rlab.errors import RlabError, UsageError
 from rlab.experience.samplers import Batch, RandomSampler
 from rlab.experience.storage import Storage
+
+
+def call(function: Callable[..., Batch], *args: Any) -> Batch:
+    """Call it as it is."""
+    return function(*args)
 
 
 class RolloutSampler(RandomSampler):
@@ -37,20 +43,28 @@ class RolloutSampler(RandomSampler):
         """The newest rollout as `read_rollout` gives it; it is read whole, whatever the batch size."""
         return read_rollout(self.storage, self.steps)
 
-    def batches(self, rows: Batch) -> Iterator[Batch]:
-        """The batches of all epochs from a rollout's rows `[S, R, ...]`, on their device."""
-        size = next(iter(rows.values())).shape[1]
-        # Each member's rows behind those of the members before: one flat index gathers faster than two.
-        first = torch.arange(self.storage.members, device=self.storage.device).unsqueeze(1) * size
+    def batches(self, rows: Batch, run: Callable[..., Batch] = call) -> Iterator[Batch]:
+        """The batches of all epochs from a rollout's rows `[S, R, ...]`, on their device.
+
+        Args:
+            run: calls a function with arguments, maybe as a program.
+        """
         for _ in range(self.epochs):
             if self.minibatches == 1:  # an order would change nothing
                 yield rows
                 continue
-            order = self.draws.permutation(size) + first
-            shuffled = {name: take_rows(value, order) for name, value in rows.items()}
+            shuffled = run(self._shuffled, rows)
             parts = {name: value.tensor_split(self.minibatches, dim=1) for name, value in shuffled.items()}
             for i in range(self.minibatches):
                 yield {name: part[i] for name, part in parts.items()}
+
+    def _shuffled(self, rows: Batch) -> Batch:
+        """The rows of each member in an order of its own."""
+        size = next(iter(rows.values())).shape[1]
+        # Each member's rows behind those of the members before: one flat index gathers faster than two.
+        first = torch.arange(self.storage.members, device=self.storage.device).unsqueeze(1) * size
+        order = self.draws.permutation(size) + first
+        return {name: take_rows(value, order) for name, value in rows.items()}
 
 
 def read_rollout(storage: Storage, steps: int) -> Batch:

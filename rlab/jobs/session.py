@@ -329,7 +329,7 @@ class Session:
         )
         kind, programs = self._source.loop, self.engine.programs()
         if issubclass(kind, EnvLoop):
-            place = Collector(self.env, programs.most_steps), self.storage, self._sampler, run.env_steps
+            place = Collector(self.env, programs.cycle_steps[0]), self.storage, self._sampler, run.env_steps
             self.loop: Loop = kind(self.agent, *place, *rest, on_episodes, programs)
         else:
             assert issubclass(kind, DatasetLoop)

@@ -85,6 +85,8 @@ def compiled(graph: fx.GraphModule, arguments: Sequence[Tensor]) -> Callable[...
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     options: dict[str, Any] = {name: False for name in _UNCHECKED if hasattr(torch._inductor.config, name)}
+    if any(argument.is_cuda for argument in arguments):
+        options["combo_kernels"] = True  # one kernel for several small pieces of work: half the launches of a cycle
     fakes = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
     with ExitStack() as surroundings:
         for each in (torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings()):

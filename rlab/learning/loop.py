@@ -189,14 +189,19 @@ class EnvLoop(Loop):
                 self._learn(steps, after)
 
     def _steps_together(self) -> int:
-        """How many vector steps make up this cycle: several where nothing of the host's happens between them."""
-        most = self.programs.most_steps
-        if most == 1 or self.collector.env.on_host or not self.updates:
+        """How many vector steps make up this cycle: several where nothing of the host's happens between them. A cycle
+        begins at a multiple of its length, so that updates are due at the same places of most cycles."""
+        if self.collector.env.on_host or not self.updates:
             return 1
-        first, last = self.clock.after(), self.clock.after(most)
+        first, per_step = self.clock.after(), self.clock.per_step
         events = [optimizer.next_event(first) for optimizer in self.agent.optimizers.values()]
-        quiet = all(time is None or time > last.env_steps for time in events)
-        return most if quiet and self._env_steps_to_report() >= most * self.clock.per_step else 1
+        quiet = min((time for time in events if time is not None), default=None)
+        before, room = self.clock.env_steps // per_step, self._env_steps_to_report() // per_step
+        for steps in self.programs.cycle_steps:
+            last = self.clock.after(steps).env_steps
+            if before % steps == 0 and steps <= room and (quiet is None or quiet > last):
+                return steps
+        return 1
 
     def _due(self, time: Clock) -> int:
         """How many updates are due when the clock comes to this time."""

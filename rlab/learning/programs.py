@@ -10,7 +10,7 @@ from rlab.learning.contract import Now
 from rlab.learning.program import NotTraceable, Program
 
 Found = TypeVar("Found")
-CAPTURED_STEPS = 8  # vector steps of a captured cycle: launching it costs little beside them
+CAPTURED_STEPS = (32, 8, 1)  # vector steps of a captured cycle: launching many of them costs little beside them
 MOST_CAPTURED = 16  # kinds of cycles; what comes beyond is launched piece by piece
 
 
@@ -25,7 +25,7 @@ class Programs:
     """Calls functions as they are."""
 
     compiles = False
-    most_steps = 1  # vector steps of a captured cycle
+    cycle_steps: Sequence[int] = (1,)  # how many vector steps a cycle may have, the most first
 
     def run(self, name: str, function: Callable[..., Found], *args: Any) -> Found:
         """Call a function; of one name it is always the same one, whose attributes keep their tensors."""
@@ -62,7 +62,7 @@ class CompiledPrograms(Programs):
     def __init__(self, device: torch.device, note: Callable[[str], None]) -> None:
         self._device, self._note = device, note
         self._captures = device.type == "cuda"
-        self.most_steps = CAPTURED_STEPS if self._captures else 1
+        self.cycle_steps = CAPTURED_STEPS if self._captures else (1,)
         self._programs: dict[str, Program] = {}
         self._as_it_is: set[str] = set()
         self._tables: dict[int, tuple[torch.Tensor, Sequence[Now]]] = {}  # by the number of times
@@ -78,7 +78,7 @@ class CompiledPrograms(Programs):
             found: Found = self._programs[name](*args)
         except NotTraceable as error:
             self._as_it_is.add(name)
-            self._captures, self.most_steps = False, 1
+            self._captures, self.cycle_steps = False, (1,)
             self._note(f"not compiled, which is slower: {error}")
             return function(*args)
         return found
@@ -104,7 +104,7 @@ class CompiledPrograms(Programs):
             result = self._cycles[key]()
             return Captured(self._ran, result)
         except NotTraceable as error:
-            self._captures, self.most_steps = False, 1
+            self._captures, self.cycle_steps = False, (1,)
             self._note(f"not captured, which is slower: {error}")
             return Captured(True, function())
         finally:

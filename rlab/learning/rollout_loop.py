@@ -1,6 +1,7 @@
 """The loop of agents that learn from rollouts."""
 
 from collections.abc import Iterator
+from functools import partial
 
 from torch import Tensor
 
@@ -34,7 +35,7 @@ class RolloutLoop(EnvLoop):
             return
         rollout = self._run("sample", self._rollout)
         rows = self._run("prepare", self.agent.prepare, rollout)
-        for batch in self.sampler.batches(rows):
+        for batch in self.sampler.batches(rows, partial(self._run, "shuffle")):
             yield batch, rollout["row"]
         if isinstance(self.agent, FollowsRollouts):
             self._run("follow", self.agent.rollout_learned, rollout)

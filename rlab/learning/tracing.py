@@ -81,7 +81,8 @@ def trace(fn: Callable[..., Sequence[Tensor]], arguments: Sequence[Tensor], reac
 
     try:
         with compiling(), _quiet(), torch.inference_mode(False), torch.enable_grad():
-            graph = make_fx(guarded, tracing_mode="fake", _allow_non_fake_inputs=True)(*arguments)
+            traced = make_fx(guarded, _DECOMPOSED, tracing_mode="fake", _allow_non_fake_inputs=True)
+            graph = traced(*arguments)
     except Exception as error:
         state.restore()
         reason = str(error) if isinstance(error, NotTraceable) else _reason(error)
@@ -92,6 +93,17 @@ def trace(fn: Callable[..., Sequence[Tensor]], arguments: Sequence[Tensor], reac
         raise NotTraceable(f"{differences[0]}{more}")
     watched = tuple(tensor for tensor in operators.forget() if state.knows(tensor))
     return Traced(graph, _lift(graph, arguments), watched)
+
+
+def _baddbmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """On a GPU the compiler adds the bias in the kernel behind the product; cuBLAS would copy it beforehand, in one of
+    its own."""
+    if bias.device.type != "cuda" or beta != 1 or alpha != 1:
+        return NotImplemented
+    return torch.bmm(a, b) + bias
+
+
+_DECOMPOSED = {_aten.baddbmm.default: _baddbmm}
 
 
 @contextmanager
@@ -287,6 +299,9 @@ def _view(graph: fx.Graph, place: fx.Node, base_node: fx.Node, base: Tensor, ten
     with graph.inserting_before(place):
         if base.dtype != dtype:
             base_node = graph.call_function(_aten.view.dtype, (base_node, dtype))
+        elif base.is_contiguous() and tensor.is_contiguous() and base.numel() == tensor.numel():
+            # torch 2.11 loses what is written to such a view where it is made by `as_strided`
+            return graph.call_function(_aten.view.default, (base_node, list(tensor.shape)))
         return graph.call_function(_aten.as_strided.default, (base_node, *geometry))
 
 

@@ -117,7 +117,6 @@ def test_a_traced_program_draws_the_numbers_of_eager_calls_and_other_ones_at_eac
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch calls its own
 def test_compiled_code_draws_the_numbers_of_eager_calls():
     draws, eager = Draws([1, 2], "actions", "cpu"), Draws([1, 2], "actions", "cpu", ahead=2)
     ways = ["uniform", "normal", "integers below a tensor"]

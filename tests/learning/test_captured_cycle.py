@@ -12,7 +12,7 @@ from rlab.draws import Draws
 from rlab.learning.capture import WARM_UP, CapturedCycle
 from rlab.learning.compiler import why_not_compile
 from rlab.learning.program import Program
-from rlab.learning.tracing import NotTraceable
+from rlab.learning.tracing import NotTraceable, compiling_now
 
 CPU = torch.device("cpu")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and torch sees none")
@@ -30,7 +30,8 @@ class Cycle:
     def __call__(self) -> dict[str, Tensor]:
         if self.fails:
             raise RuntimeError("operation not permitted\nwhen stream is capturing")
-        self.calls += 1
+        if not compiling_now():
+            self.calls += 1
         self.count.add_(1)
         return {"count": self.count * 1, "noise": self.noise.uniform(2)}
 

@@ -274,7 +274,7 @@ def test_an_evaluation_that_fails_comes_after_a_save(small: SimpleNamespace) -> 
 class Watched(Programs):
     """Cycles of up to 4 vector steps; notes how often they go out of date, and whether one is under way."""
 
-    most_steps = 4
+    cycle_steps = (4,)
 
     def __init__(self) -> None:
         self.under_way, self.forgotten = False, 0

@@ -58,7 +58,8 @@ def load_program(path: Path) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """
     try:
         content = io.BytesIO(door.read_file(path, follow=True))
-        module: Callable[[Tensor], tuple[Tensor, Tensor]] = torch.export.load(content).module()
+        with _quiet():  # torch 2.11 warns that it reads its own buffers
+            module: Callable[[Tensor], tuple[Tensor, Tensor]] = torch.export.load(content).module()
     except Exception as error:  # of a damaged file, each part fails in its own way
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise RlabError(f"{path} is not a complete .pt2 file of this torch ({reason}). Was it damaged?") from error
