@@ -63,7 +63,7 @@ def measure(agent: str, device: str, seeds: int, engine: Mapping[str, Any], env_
             env_steps=env_steps,
             seeds=seeds,
             device=device,
-            log_every=max(1024, env_steps // 20),
+            log_every=1024 * max(1, env_steps // 20_480),
             out=f"{folder}/run",
             listeners=[Watch()],
             **COMMON,
