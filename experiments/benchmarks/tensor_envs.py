@@ -137,6 +137,7 @@ def measure(
 ) -> dict[str, Any]:
     """Env steps a second of each thing, the median over rounds, and the seconds of compiling."""
     total = members * num_envs
+    torch._dynamo.config.recompile_limit = 64  # versions of `step`: one for each env and device
     timed: dict[str, Timed] = {}
     compiling: dict[str, float] = {}
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):

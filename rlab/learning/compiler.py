@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -78,15 +77,23 @@ def choose_cache_folder() -> None:
 
 def compiled(graph: fx.GraphModule, arguments: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
     """A graph as machine code. It takes tensors of the shapes, strides and dtypes of `arguments`, and checks none."""
+    if any(argument.is_cuda for argument in arguments):
+        # One kernel for several small pieces of work: half the launches of a cycle. Some work cannot share one and is
+        # an error, such as a sort of few numbers in torch 2.11.
+        with suppress(Exception):
+            return _compiled(graph, arguments, combo_kernels=True)
+    return _compiled(graph, arguments)
+
+
+def _compiled(graph: fx.GraphModule, arguments: Sequence[Tensor], **options: bool) -> Callable[..., Sequence[Tensor]]:
+    """`options` are of inductor."""
     import torch._inductor.config
     from torch._dynamo.utils import get_metrics_context
     from torch._guards import TracingContext, tracing
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-    options: dict[str, Any] = {name: False for name in _UNCHECKED if hasattr(torch._inductor.config, name)}
-    if any(argument.is_cuda for argument in arguments):
-        options["combo_kernels"] = True  # one kernel for several small pieces of work: half the launches of a cycle
+    options |= {name: False for name in _UNCHECKED if hasattr(torch._inductor.config, name)}
     fakes = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
     with ExitStack() as surroundings:
         for each in (torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings()):

@@ -3,10 +3,12 @@
 import io
 import pickle
 import re
+import warnings
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from rlab.compression.export.member_file import export
 from rlab.compression.export.metadata import Origin, weights_sha256
 from rlab.compression.export.parity import Parity, check
 from rlab.compression.export.runtimes import SUFFIXES, NumpyRunner, latency, open_exported
+from rlab.compression.export.torch_export import load_program
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import evaluate
 from rlab.networks.bodies import BodySettings
@@ -319,3 +322,13 @@ def test_actions_of_the_member_without_hidden_layers_are_worked_by_hand(exports,
     x = np.array([[0.0], [1.0], [3.0]], np.float32)
     assert runner(x).tolist() == [1, 0, 0]
     assert runner.outputs(x).tolist() == [[0.0, 2.0], [1.0, 1.0], [3.0, -1.0]]
+
+
+def test_a_warning_of_torch_about_its_own_buffers_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(content: object) -> SimpleNamespace:
+        warnings.warn("The given buffer is not writable", UserWarning, stacklevel=1)
+        return SimpleNamespace(module=lambda: "the function")
+
+    monkeypatch.setattr(torch.export, "load", load)
+    (tmp_path / "policy.pt2").write_bytes(b"content")
+    assert load_program(tmp_path / "policy.pt2") == "the function"

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -106,3 +107,20 @@ def test_another_process_finds_what_this_one_compiled() -> None:
     exec(SCRIPT, {})  # noqa: S102, the same in both
     found = subprocess.check_output([sys.executable, "-c", f"{SCRIPT}print(hits)"], text=True)
     assert found.split() == ["1"]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_small_work_shares_kernels_on_a_gpu_where_it_can(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, bool]] = []
+
+    def inductor(graph: object, arguments: object, **options: bool) -> str:
+        asked.append(options)
+        if options and not shared:
+            raise AssertionError("ops.sort is only supported in persistent reductions")
+        return "code"
+
+    monkeypatch.setattr(compiler, "_compiled", inductor)
+    graph: Any = None
+    tensors: Any = [SimpleNamespace(is_cuda=False), SimpleNamespace(is_cuda=True)]
+    assert compiler.compiled(graph, tensors[:1]) == compiler.compiled(graph, tensors) == "code"
+    assert asked == [{}, {"combo_kernels": True}] + [{}] * (not shared)

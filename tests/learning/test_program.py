@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rlab.draws import Draws
 from rlab.learning.compiler import why_not_compile
 from rlab.learning.program import MOST_VERSIONS, Program
-from rlab.learning.tracing import NotTraceable
+from rlab.learning.tracing import NotTraceable, _baddbmm
 
 MISSING = why_not_compile(torch.device("cpu"))
 compiles = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
@@ -178,6 +178,35 @@ def test_views_of_one_storage_see_each_others_changes() -> None:
     assert row.tolist() == [-1.0, 2.0, 4.0, 7.0, 10.0, 10.0]
     row, fn = make()
     assert fn().tolist() == [4.0, 7.0, 10.0]
+
+
+def test_what_writes_to_a_storage_in_another_shape_is_a_view_which_every_torch_follows(
+    interpreted: list[torch.fx.GraphModule],
+) -> None:
+    weight = torch.zeros(2, 3)
+    flat = weight.view(6)
+    assert traces(lambda: (flat.add_(2.0), weight.sum())[1]).item() == 12.0
+    assert weight.tolist() == [[2.0] * 3] * 2
+    assert torch.ops.aten.as_strided.default not in {node.target for node in interpreted[0].graph.nodes}
+
+
+def test_random_numbers_come_of_words_and_no_index_which_a_gpu_multiplies_in_32_bits(
+    interpreted: list[torch.fx.GraphModule],
+) -> None:
+    draws = Draws([1, 2], "actions", "cpu")
+    traces(lambda: draws.uniform(9))
+    (index,) = [node for node in interpreted[0].graph.nodes if "arange" in node.name]
+    assert [user.target for user in index.users] == [torch.ops.aten.bitwise_and.Scalar]
+
+
+def test_on_a_gpu_a_bias_is_added_by_the_compiler(gpu: Any) -> None:
+    a, b, bias = torch.randn(2, 3, 4), torch.randn(2, 4, 5), torch.randn(2, 1, 5)
+    assert _baddbmm(bias, a, b) is NotImplemented
+    expected = torch.baddbmm(bias, a, b)
+    with gpu:
+        found = _baddbmm(*(tensor.to("cuda") for tensor in (bias, a, b))).cpu()
+        assert _baddbmm(bias.to("cuda"), a, b, beta=0.5) is NotImplemented
+    torch.testing.assert_close(found, expected, rtol=5 * 1.2e-7, atol=1e-6)  # five roundings each
 
 
 @pytest.mark.usefixtures("interpreted")

@@ -325,3 +325,19 @@ def test_a_group_begins_at_its_step_outside_of_what_is_captured_which_is_out_of_
     assert loop.programs.cycles.count(4) >= 11  # of 56 steps
     assert sum(loop.programs.cycles) == 60 - 4  # until the first update nothing is captured
     assert loop.updates == 57
+
+
+class Sized(Watched):
+    """Cycles of 8, 4 and single vector steps."""
+
+    cycle_steps = (8, 4, 1)
+
+
+def test_a_cycle_is_as_long_as_fits_before_the_next_report_and_begins_at_a_multiple_of_its_length(
+    small: SimpleNamespace,
+) -> None:
+    loop = small.loop(60, learning_starts=4, periods=(30, 1000, 1000))
+    loop.programs, loop.collector.env.on_host = Sized(), False
+    loop.run()
+    # from 4 to 8, 16, 24, 28, the report at 30, 32, 40, 48, 56 and the end
+    assert loop.programs.cycles == [4, 8, 8, 4, 1, 1, 1, 1, 8, 8, 8, 4]
