@@ -141,11 +141,12 @@ def last_whole_line(path: Path) -> bytes:
                 raise RlabError(f"{path} ends in a line of {MOST_LINE // 8:,} bytes or more. Was it damaged?")
 
 
-def parse_json(data: bytes | str, path: object, *, depth: int = DEPTH) -> Any:
+def parse_json(data: bytes | str, path: object, *, depth: int = DEPTH, infinite: bool = False) -> Any:
     """The value in `data`, which was read from `path`.
 
     Args:
         depth: of nesting, at most.
+        infinite: whether numbers may be infinite, as bounds are in files that others than rlab write.
 
     Raises:
         RlabError: it is cut off, not strict JSON (numbers that are not finite are not), or nested too deeply.
@@ -154,6 +155,8 @@ def parse_json(data: bytes | str, path: object, *, depth: int = DEPTH) -> Any:
     if too_deep(content, depth):
         raise RlabError(f"{path} is nested more than {depth} deep. Was it edited?")
     try:
+        if infinite:
+            return json.loads(data)
         return json.loads(data, parse_constant=_not_json, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise RlabError(f"{path} is not complete JSON ({error}). Was it cut off or edited?") from error

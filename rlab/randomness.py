@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 # Training envs are seeded in [2**30, 2**31), evaluation episodes below 2**30: the two never overlap.
 FIRST_TRAINING_ENV_SEED = 2**30
+WORDS = 624  # of the Mersenne Twister
 
 
 def stream(member_seed: int, use: str) -> np.random.Generator:
@@ -95,6 +96,9 @@ def load_generator_states(states: Mapping[str, Any]) -> None:
     """Put the global generators back to where `generator_states` found them; GPUs where there are as many."""
     import torch
 
+    inner = states["numpy"]["state"]
+    if inner["key"].shape != (WORDS,) or not 0 <= inner["pos"] <= WORDS:  # NumPy would read beyond the words
+        raise ValueError("the state of NumPy's generator is not one")
     np.random.set_state(states["numpy"])
     of_random = states["random"]
     random.setstate((of_random["version"], tuple(of_random["words"].tolist()), of_random["gauss"]))

@@ -12,6 +12,11 @@ def check_counts(settings: Any, *names: str) -> None:
     _refuse(settings, names, "1 or more", lambda number: number >= 1)
 
 
+def check_at_most(settings: Any, most: int, *names: str) -> None:
+    """Refuse numbers above `most`."""
+    _refuse(settings, names, f"{most:,} or less", lambda number: number <= most)
+
+
 def check_positive(settings: Any, *names: str) -> None:
     """Refuse numbers that are not above 0 and finite."""
     _refuse(settings, names, "above 0", lambda number: 0.0 < number < math.inf)

@@ -7,6 +7,7 @@ import tyro
 
 from rlab.cli.flags import parse
 from rlab.cli.help import Page
+from rlab.door import clean
 from rlab.errors import UsageError
 from rlab.jobs.experiment_files import experiment_path, read_experiment
 
@@ -45,7 +46,7 @@ def run(argv: list[str]) -> int:
             record(experiment, results[-1])
         if not options.json:
             where = "not recorded, since --seeds was given" if options.seeds else f"recorded: {experiment.result_path}"
-            print("\n".join([*verdicts(results[-1]), where]))
+            print(clean("\n".join([*verdicts(results[-1]), where])))
     if options.json:
         print(json.dumps({"format": 1, "results": results}))
     return 0 if all(claim["holds"] for result in results for claim in result["claims"]) else 1

@@ -9,6 +9,7 @@ import tyro
 from rlab.cli.flags import given, parse
 from rlab.cli.help import Page
 from rlab.cli.shared import keywords
+from rlab.door import clean
 from rlab.errors import UsageError
 
 OF_EPISODES = frozenset(
@@ -67,8 +68,8 @@ def run(argv: list[str]) -> int:
     else:
         env = saved.env.changed(None, options.wrapper or None, options.max_episode_steps)
         cut = "" if options.max_episode_steps is None else f", cut after {options.max_episode_steps} env steps"
-        print(f"{saved.agent} on {env.label}{cut}: {saved.folder}\n{result.summary()}")
-        print("".join(f"{each}\n" for each in saved.dropped), end="")
+        print(clean(f"{saved.agent} on {env.label}{cut}: {saved.folder}\n{result.summary()}"))
+        print(clean("".join(f"{each}\n" for each in saved.dropped)), end="")
     return 0
 
 

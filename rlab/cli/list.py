@@ -12,6 +12,7 @@ import tyro
 from rlab.cli.flags import parse
 from rlab.cli.help import Page
 from rlab.cli.text_tables import table
+from rlab.door import clean
 from rlab.errors import UsageError
 
 
@@ -73,4 +74,4 @@ def _cell(key: str, value: Any) -> str:
         return ", ".join(map(str, value or []))
     if isinstance(value, list):
         return f"{value[0]}..{value[-1]}" if len(value) > 1 else str(value[0])
-    return "" if value is None else str(value)
+    return "" if value is None else " ".join(clean(value).split())

@@ -41,6 +41,7 @@ WIDEST = 120  # characters of a line of help; longer ones are hard to read
 CORE_PACKAGES = ("torch", "gymnasium", "numpy", "tensorboard", "safetensors", "tyro", "rich")
 # `module:Class`, also as the value of a flag, and not `NAME:key=value`, as a wrapper of rlab's with settings is written
 CODE = re.compile(r"(?:--[\w-]+=)?[A-Za-z_][\w.]*:(?!\w+=)[A-Za-z_]")
+NO_MEMORY = "can't allocate memory"  # in torch's RuntimeError
 EXAMPLES = ("rlab train dqn CartPole-v1 --seeds 10", "rlab list agents")
 
 
@@ -67,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_left():
             return 141  # 128 + SIGPIPE
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY in str(error)):
+            return _report(f"there is not enough memory for this: {error}".rstrip(": "), 1, debug, as_json)
         return _report(_internal(error), 1, debug, as_json)
     finally:
         ends_with_line(None)

@@ -11,6 +11,7 @@ from rlab.agents import load_agent
 from rlab.cli.flags import HELP, given, parse
 from rlab.cli.help import Page
 from rlab.cli.main import STOPPED
+from rlab.door import clean
 from rlab.jobs.defaults import DEFAULT, UPDATE_PERIODS, Defaults, data_of
 from rlab.jobs.request import Request
 from rlab.jobs.unread import unread_by_kind
@@ -61,7 +62,7 @@ def keywords(options: Any, *without: str) -> dict[str, Any]:
 
 def show(as_json: bool, facts: Callable[[], Any], text: Callable[[], str], success: bool = True) -> int:
     """Print a result as one JSON object or for people; the exit code."""
-    print(json.dumps(facts()) if as_json else text())
+    print(json.dumps(facts()) if as_json else clean(text()))
     return 0 if success else 1
 
 
@@ -77,7 +78,7 @@ def carry_out(job: Callable[[], Any], as_json: bool) -> int:
     report = sys.stdout
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         done = job()
-        print(done.report())
+        print(clean(done.report()))
     if as_json:
         print(json.dumps(run_as_json(done)), file=report)
     return STOPPED if done.interrupted else 0

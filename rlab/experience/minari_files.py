@@ -19,6 +19,7 @@ import numpy as np
 from rlab.disk import UNSUPPORTED, UNSUPPORTED_OF_FOLDERS, fsync_path, if_supported
 from rlab.errors import RlabError, UsageError, pip_install
 from rlab.experience.dataset import Dataset, Episode, action_field, action_from_env, action_to_env
+from rlab.experience.minari_check import check_arrays, read_metadata, read_space
 from rlab.experience.minari_spaces import (
     check_part_names,
     column,
@@ -43,6 +44,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 OURS = "rlab"  # the key in metadata.json of what Minari has no field for
 # What a file that was cut off, edited or written by something else may raise inside Minari, h5py and NumPy.
 BROKEN = (OSError, KeyError, ValueError, TypeError, IndexError, AttributeError, AssertionError, RuntimeError)
+BROKEN += (MemoryError, OverflowError, RecursionError)
 
 
 def write_dataset(path: Path | str, dataset: Dataset, env_spec: str | None = None) -> str:
@@ -157,7 +159,7 @@ def _write(minari: Any, folder: Path, dataset: Dataset, dataset_id: str, env_spe
         jpeg_encoding=False,
     )
     storage.update_episodes(_buffer(minari, dataset, episode) for episode in dataset.episodes)
-    metadata = json.loads((folder / METADATA).read_text())
+    metadata = read_metadata(folder / METADATA)
     metadata |= {
         "dataset_id": dataset_id,
         "minari_version": minari.__version__,
@@ -190,10 +192,11 @@ def _buffer(minari: Any, dataset: Dataset, episode: Episode) -> Any:
 
 
 def _read(minari: Any, folder: Path) -> Dataset:
-    metadata = json.loads((folder / METADATA).read_text())
+    metadata = read_metadata(folder / METADATA)
+    obs_space = space_from_minari(read_space(metadata, "observation_space"), "its observations")
+    action_space = space_from_minari(read_space(metadata, "action_space"), "its actions")
+    check_arrays(folder / MAIN, metadata["total_episodes"])
     found = minari.MinariDataset(folder.absolute())
-    obs_space = space_from_minari(json.loads(metadata["observation_space"]), "its observations")
-    action_space = space_from_minari(json.loads(metadata["action_space"]), "its actions")
     action_field(action_space)
     if isinstance(obs_space, Masked) and obs_space.size != sum(choices(action_space)):
         raise RlabError(f"its observations have a mask of {obs_space.size}, which does not fit actions {action_space}.")

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rlab.experience.env_contract import NO_STATE, DeviceEnv
 from rlab.experience.episode_counts import EpisodeCounts
@@ -66,10 +67,17 @@ class UnderWay(EpisodeCounts):
 
         Returns:
             why the episodes under way cannot go on, as one clause; None where they do, or where none had begun.
+
+        Raises:
+            ValueError: it is of other envs.
         """
         self.load_counts(state["transitions"], state["episodes"])
         if state["env"] is None:
             return None
+        rows, shape = self._returns.shape, self.env.obs_space.shape
+        for name, expected in (("obs", (*rows, *shape)), ("returns", rows), ("lengths", rows)):
+            if not isinstance(state[name], Tensor) or state[name].shape != expected:
+                raise ValueError(f"the {name} of the episodes under way must be a tensor {tuple(expected)}")
         why = self.env.load_state(state["env"])
         if why is None:
             self._goes_on = True

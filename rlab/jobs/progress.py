@@ -13,6 +13,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from rlab.door import clean
+
 PLAIN_EVERY = 5.0  # seconds between lines where there is no terminal
 REDRAW_EVERY = 0.5  # seconds between two drawings of a notebook's bar
 
@@ -120,11 +122,11 @@ class ProgressListener:
 
     def on_note(self, text: str) -> None:
         """What is about to happen, before the bar begins."""
-        print(text)
+        print(clean(text))
 
 
 def line_writer(progress: bool) -> Callable[[str], None]:
     """Writes a line for each step of a job that has no bar; without `progress` it writes nothing."""
     if not progress:
         return lambda line: None
-    return lambda line: print(line, file=sys.stdout if in_notebook() else sys.stderr, flush=True)
+    return lambda line: print(clean(line), file=sys.stdout if in_notebook() else sys.stderr, flush=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from rlab.envs import EnvLike, EnvSpec, env_spec, given_again
 from rlab.envs.specs import env_keywords
-from rlab.errors import UsageError
+from rlab.errors import RlabError, UsageError
 from rlab.jobs.aliases import check_words
 from rlab.jobs.defaults import COMMAND_LINE, DEFAULT, Defaults, agent_config, check_budget, defaults_for, unit_of
 from rlab.jobs.experiment_files import inherited_experiment
@@ -125,6 +125,9 @@ class Request:
             RlabError: it names code from outside rlab and `trust` is false.
             UsageError: a setting is unknown or of the wrong type: the run was made by another version.
         """
+        for name in ("origins", "command"):
+            if name not in data:
+                raise RlabError(f"{where} lacks {name!r}. Was it edited?")
         env = EnvSpec.from_json(data["env"])
         check_trust(where, foreign_code(data, env), trust)
         return cls(

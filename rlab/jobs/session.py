@@ -43,15 +43,16 @@ from rlab.learning.finite import check_saved
 from rlab.learning.loop import EnvLoop, Loop
 from rlab.networks.images import image_notes
 from rlab.networks.own_bodies import network_notes
-from rlab.networks.spaces import Space
+from rlab.networks.spaces import Space, choices
 from rlab.networks.summary import shapes
 from rlab.places import warn
-from rlab.randomness import load_generator_states
+from rlab.randomness import generator_states, load_generator_states
 from rlab.runs.appending import closed_at_last
 from rlab.runs.checkpoint import has_checkpoint, newest_checkpoint
 from rlab.runs.folder import RunFolder
 from rlab.runs.listing import whole_steps
 from rlab.runs.logs import MetricsLog
+from rlab.runs.state_schema import check_clock, check_like, fitting, sound_rows
 from rlab.runs.tables import EpisodeLog
 
 LONG = 1_000  # env steps of one env, after which an episode that has not ended may never end
@@ -281,17 +282,27 @@ class Session:
             return None
         found = newest_checkpoint(folder)
         state, chunks, self._base = found.state, found.chunks, found.number
-        check_saved(state, self.request.run.training_seeds)
-        self.storage.load(state["storage"], (chunk.arrays() for chunk in chunks))
-        if self.demonstrations is not None:
-            self.demonstrations.load(state["demonstrations"], iter(()))
+        where, step = f"the checkpoint of {folder.name}", self.request.run.num_envs if self._online else 1
+        with fitting(where):
+            check_clock(state, self.request.unit, step, where)
+            check_like(state, {"storage": self.storage.state()}, where)
+            check_saved(state, self.request.run.training_seeds)
+            options = choices(self.agent.policy().spec.action_space)
+            self.storage.load(state["storage"], (sound_rows(chunk.arrays(), options, where) for chunk in chunks))
+            if self.demonstrations is not None:
+                self.demonstrations.load(state["demonstrations"], iter(()))
         return state
 
     def _go_on(self, state: dict[str, Any], folder: RunFolder) -> None:
         """Everything but the storage as it was when this state was saved."""
-        why = self.loop.load_state(state["loop"])
-        self.best.kept.load_state(state["best"])
-        load_generator_states(state["generators"])
+        where = f"the checkpoint of {folder.name}"
+        kept, generators = self.best.kept, generator_states()
+        fresh = {"loop": self.loop.state(), "best": kept.state(), "generators": generators, "resumed_at": []}
+        with fitting(where):
+            check_like(state, fresh, where)
+            why = self.loop.load_state(state["loop"])
+            kept.load_state(state["best"])
+            load_generator_states(state["generators"])
         self.resumed_at = state["resumed_at"]
         if self.loop.finished:
             return

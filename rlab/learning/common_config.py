@@ -6,11 +6,13 @@ unless it has a comment."""
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from rlab.errors import UsageError
 from rlab.learning.choices import Activation, Init, LrSchedule, ObsScaling, Optimizer
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.networks.spaces import Box, Space
 from rlab.ranges import check_counts, check_positive, check_shares_below_one
 
+MOST_LAYERS, MOST_WIDTH = 1_000, 1_000_000  # of what `hidden` says; a file may say anything
 Unread = dict[str, str]  # setting -> why nothing reads it
 
 
@@ -68,6 +70,11 @@ class NetworkConfig(OptimizerConfig):
     init: Init = "orthogonal"  # how the first weights are drawn
     obs_scaling: ObsScaling = "none"  # of vectors; fixed: by obs_scale, running: by mean and deviation per member
     obs_scale: tuple[float, ...] | None = None  # one divisor per component; None: the space's finite bounds
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hidden is not None and (len(self.hidden) > MOST_LAYERS or max(self.hidden, default=0) > MOST_WIDTH):
+            raise UsageError(f"hidden has at most {MOST_LAYERS} layers of at most {MOST_WIDTH:,} units.")
 
     def unread(self, action_space: Space) -> Unread:
         """Also a scale that no scaling uses."""

@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Union, cast
 
 import numpy as np
 
-from rlab.errors import RlabError, UsageError
+from rlab.errors import UsageError
 from rlab.networks.bounds import BY_SHAPE, FIRST, LAST, NO_IMAGE, UNCLEAR, channels_of, unclear_channels
+from rlab.networks.space_schema import check_space
 from rlab.types import Json
 
 Bounds = float | tuple[float, ...]
@@ -256,11 +257,10 @@ def space_from_json(data: Json) -> Space:
     """The space that `to_json` wrote.
 
     Raises:
-        RlabError: the kind is not one that this version knows.
+        RlabError: the kind is not one that this version knows, or a value is invalid.
     """
+    check_space(data)
     kind = data["kind"]
-    if kind not in KINDS:
-        raise RlabError(f"unknown kind of space {kind!r}; known: {', '.join(KINDS)}. Is a newer rlab needed?")
     values = {name: _from_json(value) for name, value in data.items() if name != "kind"}
     if kind == "box":
         low, high = _bounds_from_json(data["low"]), _bounds_from_json(data["high"])

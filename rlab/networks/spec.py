@@ -7,7 +7,9 @@ from typing import Any, Protocol, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from rlab.door import clean
 from rlab.draws import Draws
+from rlab.errors import RlabError
 from rlab.networks import branches, sequences  # noqa: F401  they register their layers
 from rlab.networks.own import OWN, check_builder
 from rlab.networks.registry import layer_kind
@@ -16,6 +18,7 @@ from rlab.randomness import torch_stream
 from rlab.trust import Trust
 from rlab.types import Json
 
+MOST_LAYERS = 2_000
 NOISE_AHEAD = 16  # successive calls of a small layer that are drawn at once
 
 
@@ -56,7 +59,31 @@ class NetworkSpec:
 
     @classmethod
     def from_json(cls, data: Json) -> "NetworkSpec":
+        check_layers(data)
         return cls(_from_json(data["layers"]))
+
+
+def check_layers(data: Any) -> None:
+    """Refuse the JSON of a network whose layers are not objects with a kind, or are too many.
+
+    Raises:
+        RlabError: it is.
+    """
+    layers = data.get("layers") if isinstance(data, dict) else None
+    if not isinstance(layers, list | tuple):
+        raise RlabError(f"a network must be an object with a list of layers, not {clean(repr(data)):.60}")
+    for layer in layers:
+        if not isinstance(layer, dict) or not isinstance(layer.get("kind"), str):
+            raise RlabError(f"a layer must be an object with a kind, not {clean(repr(layer)):.60}")
+    if (count := _count(layers)) > MOST_LAYERS:
+        raise RlabError(f"a network has at most {MOST_LAYERS:,} layers, and this one {count:,}")
+
+
+def _count(value: Any) -> int:
+    """The layers in a network, those inside others too."""
+    if isinstance(value, dict):
+        return ("kind" in value) + sum(map(_count, value.values()))
+    return sum(map(_count, value)) if isinstance(value, list | tuple) else 0
 
 
 def _to_json(value: Any) -> Any:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlab.ranges import (
+    check_at_most,
     check_counts,
     check_not_negative,
     check_positive,
@@ -11,6 +12,7 @@ from rlab.ranges import (
     check_shares,
     check_shares_below_one,
 )
+from rlab.runs.schema import MOST_MEMBERS, MOST_STEPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_counts(self, "env_steps", "updates", "seeds", "num_envs", "eval_episodes", "eval_envs")
         check_counts(self, "checkpoint_every", "keep_checkpoints", "log_every", "threads")
+        check_at_most(self, MOST_MEMBERS, "seeds", "num_envs", "eval_episodes", "final_eval_episodes", "eval_envs")
+        check_at_most(self, MOST_STEPS, "env_steps", "updates", "seed")
         check_shares_below_one(self, "sparsity")
         check_not_negative(self, "film_every", "seed", "eval_every", "final_eval_episodes")
         check_seconds(self, "env_timeout")

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from rlab.door import clean
 from rlab.errors import DiskError, RlabError
 from rlab.places import warn
 from rlab.runs import files
@@ -220,13 +221,13 @@ def settings_table(settings: Mapping[str, Any], origins: Mapping[str, str]) -> s
 
 
 def _cell(value: Any) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    return clean(value).replace("|", "\\|").replace("\n", " ")
 
 
 def _hparams(settings: Mapping[str, Any]) -> dict[str, float | str]:
     """Numbers stay numbers, which get a slider; everything else becomes a word, which gets a box to tick."""
     return {
-        name: value if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+        name: value if isinstance(value, (int, float)) and not isinstance(value, bool) else clean(value)
         for name, value in settings.items()
     }
 

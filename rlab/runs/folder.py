@@ -26,6 +26,7 @@ from typing import Any
 from rlab import door
 from rlab.errors import DiskError, RlabError, UsageError
 from rlab.runs import files, locks
+from rlab.runs.schema import check_config
 
 CONFIG = "config.json"
 MANIFEST = "manifest.json"
@@ -129,7 +130,9 @@ class RunFolder:
         if not (path / CONFIG).exists():
             raise RlabError(f"{path} is not a run folder: it has no {CONFIG}")
         content = read_vouched(path, CONFIG)
-        return cls(path.absolute(), files.parse_json(content, path / CONFIG), str(path))
+        config = files.parse_json(content, path / CONFIG)
+        check_config(config, path / CONFIG)
+        return cls(path.absolute(), config, str(path))
 
     @contextmanager
     def held(self) -> Iterator[None]:

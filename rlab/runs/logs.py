@@ -57,7 +57,7 @@ class JsonLines:
     def truncate_after(self, unit: str, time: int) -> None:
         """Drop what a resumed run will write again: rows whose `unit` is above `time`, and the final evaluation."""
         header, rows = read_json_lines(self.path)
-        kept = [row for row in rows if row[unit] <= time and not row.get("final")]
+        kept = [row for row in rows if time_of(row, unit, self.path) <= time and not row.get("final")]
         if len(kept) < len(rows):
             files.write_bytes(self.path, b"".join(map(_line, [header, *kept])))
             self._file.abandon()
@@ -82,6 +82,14 @@ def read_json_lines(path: Path) -> tuple[Row, list[Row]]:
     if not rows:
         raise RlabError(f"{path} is empty; a header line with format {files.FORMAT} is expected")
     return rows[0], rows[1:]
+
+
+def time_of(row: Row, unit: str, path: Path) -> int:
+    """When a row was written, by the run's clock. Raises RlabError where it does not say."""
+    found = row.get(unit)
+    if type(found) is not int or found < 0:
+        raise RlabError(f"{path}: the {unit} of a row must be a whole number, not {door.clean(repr(found)):.40}")
+    return found
 
 
 def last_row(path: Path) -> Row | None:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from rlab.errors import UsageError, pip_install, unknown
-from rlab.runs.logs import CLOCK_TAGS, read_json_lines
+from rlab.runs.logs import CLOCK_TAGS, read_json_lines, time_of
+from rlab.runs.state_schema import fitting
 
 Series = tuple[np.ndarray, np.ndarray]  # when [T], in the run's unit, and values [S, T]
 
@@ -25,11 +26,13 @@ def series(folder: Path, unit: str) -> dict[str, Series]:
     for name in ("metrics", "timing", "eval"):
         path = folder / f"{name}.jsonl"
         header, rows = read_json_lines(path)
-        members = len(header["seeds"])
-        for row in rows:
-            for tag, value in _values(row, unit, name == "eval"):
-                values = np.broadcast_to(np.array(value, float), members)  # None becomes NaN
-                found.setdefault(tag, []).append((row[unit], values))
+        with fitting(str(path)):
+            members = len(header["seeds"])
+            for row in rows:
+                when = time_of(row, unit, path)
+                for tag, value in _values(row, unit, name == "eval"):
+                    values = np.broadcast_to(np.array(value, float), members)  # None becomes NaN
+                    found.setdefault(tag, []).append((when, values))
     return {
         tag: (np.array([when for when, _ in points]), np.stack([values for _, values in points], axis=1))
         for tag, points in found.items()

@@ -13,10 +13,17 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor, nn
 
 from rlab.errors import RlabError
+from rlab.networks.allocation import AtMost
 from rlab.networks.finite import check_finite
 from rlab.runs import files
 from rlab.runs.tensors import tensors_from_bytes, tensors_to_bytes
 
+# What building a network may take: so much, and times the size of its weights, of which each is drawn first.
+SPARE_BYTES, SPARE_RATIO = 64 * 2**20, 8
+MOST_SEED = 10**15
+# What a spec that was edited raises in the layers, heads and spaces that it names.
+BUILDING = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, MemoryError, ArithmeticError)
+BUILDING += (AssertionError, StopIteration, NotImplementedError)
 STEM, SUFFIX = "weights", ".safetensors"
 
 M = TypeVar("M", bound=nn.Module)
@@ -100,14 +107,18 @@ def load_module(
     seeds, extra = _seeds(data.get("seeds"), path), data.get("extra", {})
     if not isinstance(extra, dict):
         raise RlabError(f"{path}: 'extra' must be an object, not {extra!r:.80}")
+    tensors = tensors_from_bytes(weights, where)
+    rows = max((tensor.shape[0] for tensor in tensors.values() if tensor.ndim), default=1)
+    if len(seeds) > rows:
+        raise RlabError(f"{path}: 'seeds' names {len(seeds)} members, and the weights are of {rows} at most")
     try:
-        module = rebuild(data["spec"], seeds)
+        with AtMost(SPARE_BYTES + SPARE_RATIO * len(weights)):
+            module = rebuild(data["spec"], seeds)
     except RlabError as error:
         raise RlabError(f"{path}: {error}") from error  # name the file, whose spec was refused
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError) as error:
+    except BUILDING as error:
         reason = " ".join(str(error).split())
         raise RlabError(f"{path}: nothing can be built from its spec ({type(error).__name__}: {reason})") from error
-    tensors = tensors_from_bytes(weights, where)
     _check_fit(module.state_dict(), tensors, where, path.name)
     module.load_state_dict(tensors)
     check_finite(module, seeds, f"{path.parent} cannot be used")
@@ -116,9 +127,11 @@ def load_module(
 
 def _seeds(seeds: Any, path: Path) -> tuple[int, ...]:
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
-        raise RlabError(f"{path}: 'seeds' must be a list of training seeds, not {seeds!r}")
+        raise RlabError(f"{path}: 'seeds' must be a list of training seeds, not {seeds!r:.200}")
+    if not all(0 <= seed <= MOST_SEED for seed in seeds):
+        raise RlabError(f"{path}: 'seeds' must be from 0 to {MOST_SEED:,}, not {seeds!r:.200}")
     if len(set(seeds)) < len(seeds):
-        raise RlabError(f"{path}: 'seeds' names a training seed twice: {seeds}")
+        raise RlabError(f"{path}: 'seeds' names a training seed twice: {seeds!r:.200}")
     return tuple(seeds)
 
 

@@ -254,11 +254,11 @@ def change(path, **changes):
 TEXT = json.dumps({"type": "Text", "max_length": 3, "min_length": 0, "charset": "ab"})
 DAMAGE = {
     "data cut off": (lambda m, d: cut(d), "cannot be read"),
-    "metadata cut off": (lambda m, d: cut(m), "cannot be read"),
-    "data missing": (lambda m, d: d.unlink(), "cannot be read"),
+    "metadata cut off": (lambda m, d: cut(m), "is not complete JSON"),
+    "data missing": (lambda m, d: d.unlink(), "is missing"),
     "metadata missing": (lambda m, d: m.unlink(), "has no metadata.json: the dataset is incomplete"),
     "no episodes": (lambda m, d: edit(m, total_episodes=0), "has no episodes"),
-    "episodes missing": (lambda m, d: edit(m, total_episodes=9), "cannot be read.*episode_3"),
+    "episodes missing": (lambda m, d: edit(m, total_episodes=9), "it has 3 episodes, and 9 are declared"),
     "no actions": (lambda m, d: change(d, actions=None), "cannot be read.*actions"),
     "too few actions": (lambda m, d: change(d, actions=np.zeros(0, int)), "episode 1 has 0 actions for 1 rewards"),
     "too few observations": (lambda m, d: change(d, observations=np.zeros((1, 3), np.float32)), "episode 1 has observ"),
@@ -271,7 +271,7 @@ DAMAGE = {
         "are not supported; use Box, Discrete",
     ),
     "a newer Minari": (lambda m, d: edit(m, minari_version="99.0"), "does not support"),
-    "no JSON object": (lambda m, d: m.write_text("[1]"), "cannot be read"),
+    "no JSON object": (lambda m, d: m.write_text("[1]"), "must hold an object"),
 }
 
 

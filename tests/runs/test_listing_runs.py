@@ -73,7 +73,7 @@ def test_a_config_of_some_other_tool_is_broken_and_not_a_crash(tmp_path):
     RunFolder.create(tmp_path / "a", {"agent": "dqn"})
     RunFolder.create(tmp_path / "b", {"run": 7})
     assert [listed["status"] for listed in list_runs(tmp_path)] == ["broken", "broken"]
-    assert "config.json lacks something (KeyError: 'run')" in list_runs(tmp_path)[0]["reason"]
+    assert "config.json lacks '" in list_runs(tmp_path)[0]["reason"]
 
 
 @pytest.mark.parametrize(

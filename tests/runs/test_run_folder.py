@@ -16,14 +16,19 @@ from rlab.runs.checkpoint import save_checkpoint
 from rlab.runs.folder import RunFolder, check_free, fresh_run_path, is_run
 from rlab.runs.policies import load_policy, save_policy
 
-CONFIG = {"agent": "dqn", "settings": {"gamma": 0.9, "hidden": (64, 64)}}
+CONFIG = {
+    "agent": "dqn",
+    "env": {"env_id": "CartPole-v1"},
+    "run": {"env_steps": 1000, "seed": 0, "seeds": 1},
+    "settings": {"gamma": 0.9, "hidden": (64, 64)},
+}
 
 
 def test_a_run_is_created_with_its_config_first_and_opens_again(tmp_path):
     run = RunFolder.create(tmp_path / "deep" / "run", CONFIG)
     assert sorted(os.listdir(run.path)) == ["config.json", "manifest.json"]
     assert RunFolder.open(run.path) == run
-    assert run.config == {"format": 1, "agent": "dqn", "settings": {"gamma": 0.9, "hidden": [64, 64]}}
+    assert run.config == {"format": 1, **CONFIG, "settings": {"gamma": 0.9, "hidden": [64, 64]}}
 
 
 def test_an_empty_folder_is_taken_and_a_full_one_is_refused_untouched(tmp_path):
