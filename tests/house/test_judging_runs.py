@@ -96,16 +96,16 @@ def test_an_env_of_which_one_instance_may_live_is_trained_in_and_judged(
     assert Single.peak == 1
 
 
-def test_judging_between_two_stretches_cuts_the_episode_and_learns_nothing_wrong(tmp_path: Path) -> None:
-    """16 env steps: cut after 6, since judged alone every 6; an episode has 4 steps, so the second is cut after 2."""
+def test_judging_between_two_stretches_with_the_training_envs_closed_changes_no_episode(tmp_path: Path) -> None:
+    """16 env steps in episodes of 4, judged alone every 6: new envs go on in the middle of the old ones' episodes."""
     how = {"eval_every": 6, "eval_alone": True, "log_every": 6, "env_steps": 16, "final_eval_episodes": 0}
     how |= {"learning_starts": 4, "batch_size": 4, "replay_capacity": 64, "experiment": "none", "num_envs": 1}
     run = rlab.train("dqn", SINGLE, out=tmp_path / "run", eval_episodes=1, **how)
     _, (chunk,) = load_checkpoint(RunFolder.open(run.path))
     rows = chunk.arrays()
-    assert np.flatnonzero(rows["terminated"][0, 0]).tolist() == [3, 9, 15]  # of 4 steps each, from 0, 6 and 12 on
-    assert np.flatnonzero(rows["truncated"][0, 0]).tolist() == [5, 11]
-    assert rows["obs"][0, 0, :, 0].tolist() == [0, 1, 2, 3, 0, 1, 0, 1, 2, 3, 0, 1, 0, 1, 2, 3]
+    assert np.flatnonzero(rows["terminated"][0, 0]).tolist() == [3, 7, 11, 15]
+    assert not rows["truncated"].any()
+    assert rows["obs"][0, 0, :, 0].tolist() == [0, 1, 2, 3] * 4
 
 
 def test_what_cannot_be_judged_is_saved_and_resume_or_eval_judges_it_later(
