@@ -66,6 +66,7 @@ prove: $(READY)
 	$(PYTEST) -m prove
 	$(BIN)/python -m rlab bench experiments/*.toml
 	for name in $(STUDIES); do $(BIN)/python -m rlab.experiments.$$name || exit 1; done
+	$(BIN)/python -m rlab.experiments.reliability.env_failures
 
 bench: $(READY)
 	$(BIN)/pip install -q -c constraints.txt -e ".[bench]" --no-build-isolation

@@ -17,9 +17,11 @@ from rlab.envs.obs_packing import close_or_warn
 from rlab.envs.sub_env import SubEnvError
 from rlab.envs.vector_states import NOT_A_STATE, load_envs, saved_envs
 from rlab.envs.watch import watched
+from rlab.envs.watched import WatchedVectorEnv
 from rlab.errors import RlabError, UsageError
 from rlab.experience.env_contract import Fault, HostStep
 from rlab.networks.spaces import Discrete, MultiDiscrete, Space
+from rlab.places import warn
 from rlab.randomness import env_seed
 
 
@@ -63,7 +65,8 @@ class GymVectorEnv:
         self.action_space: Space = array_space_from_gym(env.single_action_space, f"the action space of {env_id}")
         self._env, self._timeout = env, timeout
         self._mode = autoreset_mode(env, env_id)
-        self.has_reset_rows = self._mode is AutoresetMode.NEXT_STEP
+        restarts = env.most_restarts if isinstance(env, WatchedVectorEnv) else 0
+        self.has_reset_rows = self._mode is AutoresetMode.NEXT_STEP or restarts > 0
         self._first_action = _first_action(self.action_space)
         self._rows = (len(seeds), self.num_envs)  # [S, N]
         self._obs_shape = self._rows + tuple(env.single_observation_space.shape or ())  # [S, N, *obs]
@@ -87,6 +90,7 @@ class GymVectorEnv:
         self._between_steps = False
         try:
             result = self._limited(self._env.reset, seed=seeds)  # a list: one for each sub-env
+            self._warn_of_restarts(result)
             obs = self._check.reset(result).reshape(self._obs_shape)
         except BaseException as error:  # an env may raise anything, such as sys.exit()
             self._fail(error)
@@ -114,7 +118,11 @@ class GymVectorEnv:
         except BaseException as error:  # an env may raise anything, such as sys.exit()
             self._fail(error)
 
+        restarted = self._warn_of_restarts(result)
         valid = self._all_valid if self._resetting is None else self._valid_rows(terminated, truncated)
+        if restarted:
+            valid = valid.copy()
+            valid.reshape(-1)[restarted] = False
         next_obs = obs
         ended = terminated | truncated
         any_ended = np.count_nonzero(ended) > 0
@@ -134,7 +142,16 @@ class GymVectorEnv:
             all_valid=valid is self._all_valid,
             none_ended=not any_ended,
             faults=self._faults() if self._check.faults else (),
+            cuts=bool(restarted),
         )
+
+    @property
+    def restarts(self) -> np.ndarray | None:
+        """How often the envs of each member were made again because they failed, `[S]`; None where they never are."""
+        env = self._env
+        if not isinstance(env, WatchedVectorEnv) or not env.most_restarts:
+            return None
+        return env.restarts.reshape(self._rows).sum(axis=1)
 
     def state(self) -> dict[str, Any]:
         """All that decides the future of the envs and of the episodes under way, as data; see `VectorEnv`."""
@@ -209,6 +226,17 @@ class GymVectorEnv:
             except SubEnvError as error:
                 self._fail(error)
         return next_obs
+
+    def _warn_of_restarts(self, result: Any) -> list[int]:
+        """The rows `[S*N]` whose env was made again in this call; what failed is a warning each."""
+        if not (self.has_reset_rows and isinstance(self._env, WatchedVectorEnv)):
+            return []
+        restarted: Mapping[int, SubEnvError] = result[-1].get("restarted", {})
+        for row, error in restarted.items():
+            line = error.fault.line(self.env_id, f"in {self._name(row)}", f"at vector step {self._vector_steps}")
+            count = f"restart {self._env.restarts[row]} of {self._env.most_restarts}"
+            warn(f"{line.rstrip('.')}. It was made again, in a fresh episode ({count})")
+        return list(restarted)
 
     def _valid_rows(self, terminated: np.ndarray, truncated: np.ndarray) -> np.ndarray:
         """NEXT_STEP, one step after an end: the rows that were just reset are not transitions."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec as Registered
-from gymnasium.vector import AutoresetMode
 
 from rlab.envs.adapter import GymVectorEnv
 from rlab.envs.checks import Hung, old_gym, raised, stopped_by_user
@@ -24,6 +23,7 @@ from rlab.envs.pool import PoolVectorEnv, check_same_spaces
 from rlab.envs.specs import EnvSpec
 from rlab.envs.sub_env import SubEnv, SubEnvError, with_interface_check
 from rlab.envs.watch import watched
+from rlab.envs.watched import WatchedSyncVectorEnv
 from rlab.envs.workers import WatchedAsyncVectorEnv, sub_env_maker
 from rlab.envs.wrappers import apply_wrappers, pictures_wanted, refuse_running_statistics
 from rlab.errors import RlabError, UsageError, unknown
@@ -37,7 +37,12 @@ MOST_NATIVE, MOST_SINGLE, MOST_PER_MEMBER = 4096, 64, 10
 
 
 def make_vec(
-    spec: EnvSpec, seeds: tuple[int, ...], num_envs: int, vector: str = "auto", on_nan: str = "stop"
+    spec: EnvSpec,
+    seeds: tuple[int, ...],
+    num_envs: int,
+    vector: str = "auto",
+    on_nan: str = "stop",
+    restarts: int = 0,
 ) -> GymVectorEnv:
     """`num_envs` training envs for each of the members with these training seeds.
 
@@ -45,6 +50,8 @@ def make_vec(
         vector: `auto` takes the native vector env where its sub-envs can be seeded one by one and it supports the
             spec, else sync; `async` is one process per env; `envpool` is another package's envs.
         on_nan: as of `GymVectorEnv`.
+        restarts: how often each sub-env that fails is made again; those of a native vector env and of EnvPool cannot
+            be, one by one, and fail.
 
     Raises:
         UsageError: an env, keyword, wrapper or space that does not work, or a vector env that is not available.
@@ -70,13 +77,11 @@ def make_vec(
         makers = [sub_env_maker(make, i, packing, own_seed, spec.timeout) for i, own_seed in enumerate(own_seeds)]
         try:
             if vector == "async":
-                env = WatchedAsyncVectorEnv(makers, spec.timeout)
-            else:  # GymVectorEnv copies
-                env = gym.vector.SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP, copy=False)
+                env = WatchedAsyncVectorEnv(makers, spec.timeout, restarts)
+            else:
+                env = WatchedSyncVectorEnv(makers, restarts)
         except SubEnvError as error:
             raise RlabError(f"{spec.env_id} could not be started: {error}") from error
-        except RuntimeError as error:  # of Gymnasium's vector envs, which compare the spaces
-            raise RlabError(f"{spec.env_id} has different spaces each time it is made: {error}") from error
     timeout = spec.timeout if obs_space is None else None
     return GymVectorEnv(env, seeds, spec.env_id, obs_space, limit, timeout, on_nan)
 

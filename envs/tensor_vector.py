@@ -28,6 +28,7 @@ class TensorVectorEnv:
     """
 
     has_reset_rows = False  # every row is a transition
+    restarts = None  # they never fail
     on_host = False  # a step can be part of a program
 
     def __init__(self, env: TensorEnv, seeds: Sequence[int], num_envs: int, device: torch.device | str = "cpu") -> None:

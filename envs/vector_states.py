@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.vector import SyncVectorEnv
+import numpy as np
 
 from rlab.door import clean
 from rlab.envs.native import SeededCartPole
-from rlab.envs.saved_sub_env import SavedSubEnv
-from rlab.envs.workers import WatchedAsyncVectorEnv
+from rlab.envs.watched import WatchedVectorEnv
 from rlab.randomness import kept_generators
 
 Saved = dict[str, Any]  # {"state": ...}, or {"why_not": a clause}
@@ -26,12 +25,12 @@ def saved_envs(env: gym.vector.VectorEnv) -> Saved:
     obstacle = _why_not(env)
     if obstacle is not None:
         return {"why_not": obstacle}
-    saved = env.call("save_state")  # type: ignore[attr-defined]  # both have it
+    assert isinstance(env, WatchedVectorEnv)
+    saved = env.call_each("save_state", [()] * env.num_envs)
     for index, one in enumerate(saved):
         if "why_not" in one:
             return {"why_not": f"{one['why_not']} (sub-env {index})"}
-    waiting = env._autoreset_envs.copy() if isinstance(env, SyncVectorEnv) else None
-    return {"state": {"sub_envs": list(saved), "waiting": waiting}}
+    return {"state": {"sub_envs": list(saved), "restarts": env.restarts.tolist(), "seeds": list(env.seeds)}}
 
 
 def load_envs(env: gym.vector.VectorEnv, saved: Mapping[str, Any]) -> str | None:
@@ -49,23 +48,20 @@ def load_envs(env: gym.vector.VectorEnv, saved: Mapping[str, Any]) -> str | None
     if isinstance(env, SeededCartPole):
         env.set_state(state)
         return None
-    states, waiting = state["sub_envs"], state["waiting"]
+    states, seeds = list(state["sub_envs"]), [None if seed is None else int(seed) for seed in state["seeds"]]
+    restarts = np.array(state["restarts"], np.int64).reshape(len(states))
     if len(states) != env.num_envs:
         return f"the state of {len(states)} sub-envs was saved, and there are {env.num_envs}"
-    if isinstance(env, SyncVectorEnv):
-        env._autoreset_envs = waiting.copy()  # whose next step is a reset, where the mode has that
+    assert isinstance(env, WatchedVectorEnv)
+    env.restarts, env.seeds = restarts, seeds
     return _load_sub_envs(env, states)
 
 
-def _load_sub_envs(env: gym.vector.VectorEnv, states: Sequence[Any]) -> str | None:
+def _load_sub_envs(env: WatchedVectorEnv, states: Sequence[Any]) -> str | None:
     given: list[Any] = list(states)
     while True:
-        if isinstance(env, SyncVectorEnv):
-            with kept_generators():  # what an env draws while it is played again does not move them
-                answers = [one.load_state(state) for one, state in zip(env.envs, given, strict=True)]  # type: ignore[attr-defined]
-        else:
-            assert isinstance(env, WatchedAsyncVectorEnv)
-            answers = list(env.call_each("load_state", [(state,) for state in given]))
+        with kept_generators():  # what an env draws while it is played again does not move them
+            answers = env.call_each("load_state", [(state,) for state in given])
         for index, answer in enumerate(answers):
             if isinstance(answer, str):
                 return f"{answer} (sub-env {index})"
@@ -76,7 +72,6 @@ def _load_sub_envs(env: gym.vector.VectorEnv, states: Sequence[Any]) -> str | No
 
 def _why_not(env: gym.vector.VectorEnv) -> str | None:
     """Why the sub-envs of this vector env cannot be saved; None where they can."""
-    in_process = isinstance(env, SyncVectorEnv) and all(isinstance(one, SavedSubEnv) for one in env.envs)
-    if in_process or isinstance(env, WatchedAsyncVectorEnv):
-        return None
-    return f"{type(env).__name__} does not give the state of its sub-envs"
+    return (
+        None if isinstance(env, WatchedVectorEnv) else f"{type(env).__name__} does not give the state of its sub-envs"
+    )

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from rlab.ending import end_program
 from rlab.envs.checks import EnvError, Hung
@@ -86,6 +86,7 @@ _shortest = float("inf")  # the smallest limit so far: how often the watching th
 _lock = threading.Lock()
 _changed = threading.Event()
 _tell: Callable[[str], None] = end_program
+_exit = os._exit
 _signalled = False  # whether the main thread is interrupted by SIGNAL
 
 
@@ -106,6 +107,7 @@ def _ready(limit: float) -> _Call:
             del _calls[gone]
     if threading.current_thread() is threading.main_thread():
         _take_signal()
+    os._exit = _leave
     return call
 
 
@@ -133,6 +135,15 @@ def _settle(call: _Call) -> None:
         error.args = (too_late(call.limit),)  # one that came between two steps of Python code has no words
     elif not isinstance(error, KeyboardInterrupt):
         raise Hung(too_late(call.limit))  # it caught the exception
+
+
+def _leave(status: int) -> NoReturn:
+    """`os._exit`: a call of an env that ends the whole program with it, past all that is to be said and saved, fails
+    instead. A process that it forked may end that way."""
+    call = _calls.get(threading.get_ident())
+    if call is not None and call.since:
+        raise SystemExit(f"os._exit({status})")
+    _exit(status)
 
 
 def _watch() -> None:

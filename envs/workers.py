@@ -13,14 +13,10 @@ from multiprocessing.util import Finalize
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
-from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import (
     CloudpickleWrapper,
-    batch_space,
     clear_mpi_env_vars,
     create_shared_memory,
-    iterate,
     read_from_shared_memory,
     write_to_shared_memory,
 )
@@ -32,11 +28,10 @@ from rlab.envs.own_globals import OwnGlobals, ProcessGenerators
 from rlab.envs.saved_sub_env import REPLAY_SECONDS, SavedSubEnv
 from rlab.envs.sub_env import SubEnv, SubEnvError
 from rlab.envs.watch import ENV_TIMEOUT, GRACE, too_late, when_lost
+from rlab.envs.watched import Seat, WatchedVectorEnv, answer
 from rlab.errors import RlabWarning
-from rlab.places import warn
 
 START_LIMIT = 120.0  # seconds in which a new process imports what it needs, before it makes its env
-INTERRUPTED = 5.0  # seconds that a worker which is in the middle of something has when the program ends
 
 
 def sub_env_maker(
@@ -63,106 +58,43 @@ def sub_env_maker(
     return make_sub_env
 
 
-class WatchedAsyncVectorEnv(gym.vector.VectorEnv):
+class WatchedAsyncVectorEnv(WatchedVectorEnv):
     """A process for each sub-env, which is watched: one that dies, hangs or whose env raises is named in time.
 
-    Autoreset is SAME_STEP. A failure ends all workers and raises `SubEnvError`.
-
     Args:
-        makers: of the sub-envs, as `sub_env_maker` gives them.
+        makers, restarts: as of `WatchedVectorEnv`.
         time_limit: seconds for each constructor, reset, step and close of an env.
         context: how processes are started: fork, spawn or forkserver; None: as Python does.
     """
 
     def __init__(
-        self, makers: Sequence[Callable[[], SubEnv]], time_limit: float = ENV_TIMEOUT, context: str | None = None
+        self,
+        makers: Sequence[Callable[[], SubEnv]],
+        time_limit: float = ENV_TIMEOUT,
+        restarts: int = 0,
+        context: str | None = None,
     ) -> None:
-        self.num_envs, self.time_limit = len(makers), time_limit
-        self.workers: list[_Worker] = []
+        super().__init__(makers, restarts)
         first = makers[0]()  # its spaces must be known before there is memory to be shared
-        self.metadata = {**first.metadata, "autoreset_mode": AutoresetMode.SAME_STEP}
-        self.single_observation_space, self.single_action_space = first.observation_space, first.action_space
-        self._env_id = first.packing.env_id
+        self._take_spaces(first)
         first.close()
-        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-        self.action_space = batch_space(self.single_action_space, self.num_envs)
-        processes = multiprocessing.get_context(context)
-        memory = create_shared_memory(self.single_observation_space, n=self.num_envs, ctx=processes)
-        self._obs: Any = read_from_shared_memory(self.single_observation_space, memory, n=self.num_envs)
-        with self._all_or_none():
-            for index, make in enumerate(makers):
-                self.workers.append(_Worker(index, make, memory, processes, time_limit))
-            for worker in self.workers:
-                worker.receive()
+        self._time_limit, self._processes = time_limit, multiprocessing.get_context(context)
+        space = self.single_observation_space
+        self._memory = create_shared_memory(space, n=self.num_envs, ctx=self._processes)
+        self._obs = read_from_shared_memory(space, self._memory, n=self.num_envs)
+        self._open()
 
     @property
     def processes(self) -> list[Any]:
         """Of the workers, in their order."""
-        return [worker.process for worker in self.workers]
+        return [seat.process for seat in self._seats if isinstance(seat, _Worker)]
 
-    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode in every sub-env; `seed` has one seed for each, or is None."""
-        seeds = [None] * self.num_envs if seed is None else seed
-        with self._all_or_none():
-            for worker, own in zip(self.workers, seeds, strict=True):
-                worker.send("reset", own, options)
-            for worker in self.workers:
-                worker.receive()
-        return self._obs, {}
+    def _seat(self, index: int) -> Seat:
+        return _Worker(index, self._makers[index], self._memory, self._processes, self._time_limit)
 
-    def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Step every sub-env; the observations are in memory that the next step writes to."""
-        reward, final_obs = np.zeros(self.num_envs), np.full(self.num_envs, None, dtype=object)
-        terminated, truncated = np.zeros((2, self.num_envs), dtype=bool)
-        with self._all_or_none():
-            for worker, action in zip(self.workers, iterate(self.action_space, actions), strict=True):
-                worker.send("step", action)
-            for i, worker in enumerate(self.workers):
-                reward[i], terminated[i], truncated[i], final_obs[i] = worker.receive()
-        ended = terminated | truncated
-        info = {"final_obs": final_obs, "_final_obs": ended} if ended.any() else {}
-        return self._obs, reward, terminated, truncated, info
-
-    def call(self, name: str, *args: Any) -> tuple[Any, ...]:
-        """What the method of this name of every sub-env returns."""
-        return self.call_each(name, [args] * self.num_envs)
-
-    def call_each(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
-        """What the method of this name of every sub-env returns, called with arguments of its own."""
-        with self._all_or_none():
-            for worker, own in zip(self.workers, arguments, strict=True):
-                worker.send("call", name, own)
-            return tuple(worker.receive() for worker in self.workers)
-
-    @contextlib.contextmanager
-    def _all_or_none(self) -> Any:
-        """One worker that fails ends them all."""
-        try:
-            yield
-        except SubEnvError:
-            self.close_extras(terminate=True)
-            self.closed = True
-            raise
-
-    def close_extras(self, terminate: bool = False) -> None:
-        """Have the workers close their envs, and end them; the first failure is a warning.
-
-        Args:
-            terminate: end them at once.
-        """
-        lines: list[str] = []
-        busy = [worker.busy for worker in self.workers]
-        for worker in self.workers:
-            if not terminate:
-                worker.send("close")
-        for worker, was_busy in zip(self.workers, busy, strict=True):
-            try:
-                lines += [] if terminate else worker.receive(INTERRUPTED if was_busy else None)
-            except SubEnvError as error:
-                lines += [] if was_busy else [error.fault.line(self._env_id, f"in close of sub-env {worker.index}", "")]
-            worker.kill()
-        for line in lines[:1]:
-            warn(line)
+    def _broke(self) -> None:
+        self.close_extras(terminate=True)
+        self.closed = True
 
 
 class _Worker:
@@ -226,7 +158,7 @@ class _Worker:
                 if not self._asked:
                     return answer
 
-    def kill(self) -> None:
+    def end(self) -> None:
         """End the process, whatever it does."""
         self._at_exit.cancel()
         self.process.kill()
@@ -244,8 +176,15 @@ def _work(index: int, make: CloudpickleWrapper, pipe: Any, memory: Any, parent: 
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     die_with_parent(parent, lasts)
     when_lost(lambda line: None)  # the parent ends this process
-    try:
+
+    def another_call() -> None:
         pipe.send(("begun", time.monotonic()))
+
+    def put(obs: Any) -> None:
+        write_to_shared_memory(env.observation_space, index, obs, memory)
+
+    try:
+        another_call()
         env = make()
         pipe.send(("done", None))
         while True:
@@ -253,31 +192,12 @@ def _work(index: int, make: CloudpickleWrapper, pipe: Any, memory: Any, parent: 
             if command == "close":
                 pipe.send(("done", _closed(env)))
                 return
-            pipe.send(("done", _done(env, command, args, pipe, memory, index)))
+            pipe.send(("done", answer(env, command, args, put, another_call)))
     except (EOFError, BrokenPipeError):
         return  # the parent is gone
     except BaseException as error:  # an env may raise anything
         failure = error if isinstance(error, SubEnvError) else SubEnvError(index, raised(error))
         pipe.send(("failed", failure, traceback.format_exc()))
-
-
-def _done(env: SubEnv, command: str, args: Any, pipe: Any, memory: Any, index: int) -> Any:
-    space = env.observation_space
-    if command == "call":
-        name, own = args
-        return getattr(env, name)(*own)
-    if command == "reset":
-        obs, _ = env.reset(seed=args[0], options=args[1])
-        write_to_shared_memory(space, index, obs, memory)
-        return None
-    final_obs = None
-    obs, reward, terminated, truncated, _ = env.step(*args)
-    if terminated or truncated:
-        final_obs = obs
-        pipe.send(("begun", time.monotonic()))
-        obs, _ = env.reset()
-    write_to_shared_memory(space, index, obs, memory)
-    return reward, terminated, truncated, final_obs
 
 
 def _closed(env: SubEnv) -> list[str]:

@@ -7,7 +7,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("compile", "threads", "on_nan"),
         *("experiment", "out", "trust", "json"),
     ),
-    "environment": ("env", "env_kwargs", "wrapper", "num_envs", "vector", "max_episode_steps", "env_timeout"),
+    "environment": (
+        *("env", "env_kwargs", "wrapper", "num_envs", "vector", "max_episode_steps", "env_timeout", "env_restarts"),
+    ),
     "fine-tuning": ("strategy", "layer_decay", "unfreeze_every", "lora_rank", "lora_alpha", "critic_warmup"),
     "network": (
         *("network", "hidden", "activation", "layer_norm", "dropout", "init", "init_gain", "actor_gain", "critic_gain"),

@@ -50,7 +50,13 @@ class HostEnv:
             found.all_valid,
             found.none_ended,
             found.faults,
+            found.cuts,
         )
+
+    @property
+    def restarts(self) -> np.ndarray | None:
+        """As of `DeviceEnv`."""
+        return self.env.restarts
 
     def state(self) -> dict[str, Any]:
         return self.env.state() if self._suspended is None else self._suspended

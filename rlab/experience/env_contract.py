@@ -56,6 +56,7 @@ class Step:
     all_valid: bool = False  # true: every row is a transition
     none_ended: bool = False  # true: no row terminated or truncated
     faults: tuple[Fault, ...] = ()  # of envs on the host that are made with `on_nan="drop-member"`
+    cuts: bool = False  # true: rows that are not valid cut the episode before them: their env failed and was made again
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class HostStep:
     all_valid: bool = False  # true: every row is a transition
     none_ended: bool = False  # true: no row terminated or truncated
     faults: tuple[Fault, ...] = ()  # of envs that are made with `on_nan="drop-member"`
+    cuts: bool = False  # true: rows that are not valid cut the episode before them: their env failed and was made again
 
 
 class VectorEnv(Protocol):
@@ -86,7 +88,12 @@ class VectorEnv(Protocol):
     seeds: tuple[int, ...]  # one training seed per member
     num_envs: int  # N, per member
     time_limit: int | None  # env steps after which an episode is truncated; None: none is known
-    has_reset_rows: bool  # whether the step behind an end is the reset; else the ending step resets at once
+    has_reset_rows: bool  # whether rows may not be valid: a step behind an end that is the reset, or one that was lost
+
+    @property
+    def restarts(self) -> np.ndarray | None:
+        """How often the envs of each member were made again because they failed, `[S]`; None where they never are."""
+        ...
 
     def reset(self) -> np.ndarray:
         """Start every env; observations `[S, N, *obs]`."""
@@ -125,6 +132,7 @@ class DeviceEnv(Protocol):
     num_envs: int
     time_limit: int | None
     has_reset_rows: bool
+    restarts: Any  # as of `VectorEnv`
     device: "torch.device"
     on_host: bool  # whether a step crosses to the host, so that it cannot be part of a program
 

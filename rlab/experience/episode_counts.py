@@ -76,6 +76,9 @@ class EpisodeCounts:
             self._returns += step.reward * step.valid
             self._lengths += step.valid
             self._transitions += step.valid.sum(dim=1)
+        if step.cuts:  # what an env that failed had played is not an episode
+            self._returns.masked_fill_(~step.valid, 0.0)
+            self._lengths.masked_fill_(~step.valid, 0)
         slot = (self._time if in_program(self._device) else self._counted) % self._looked
         self._time += 1
         if step.none_ended:

@@ -112,6 +112,16 @@ class Lanes:
         self.finals.keep(newest, cut, self.columns["obs"].at(self.rows_written % self.slots))
         self.columns["truncated"].put(newest, ended["truncated"] | (cut & ~ended["terminated"]))
 
+    def cut_newest(self, lanes: Tensor) -> None:
+        """In these lanes `[S, N]` the env failed in the step that is written next: the newest row is truncated there,
+        as by a time limit, unless it ended its episode. Its successor is the observation that waits behind it."""
+        if not self.rows_written:
+            return
+        newest = (self.rows_written - 1) % self.slots
+        ended = {name: self.columns[name].at(newest) for name in ("terminated", "truncated", "valid")}
+        cut = lanes & ended["valid"] & ~ended["terminated"]
+        self.columns["truncated"].put(newest, ended["truncated"] | cut)
+
     def chunks(self) -> Iterator[Chunk]:
         """The chunks that hold the present rows, oldest first."""
         return chunks_of(self)

@@ -25,7 +25,7 @@ BOOKKEEPING = frozenset(
     {"log", "log_every", "log_episodes", "eval_every", "eval_episodes", "final_eval_episodes", "checkpoint_every"}
     | {"keep_checkpoints"}
     | {"eval_envs", "eval_alone", "judge", "film_every", "device", "devices", "compile", "threads", "vector", "seed"}
-    | {"env_timeout"}
+    | {"env_timeout", "env_restarts"}
 )
 # What may change when a run goes on: the budget, what does not touch what is learned, and a time limit for an env that
 # has none, without which a policy that never ends an episode could never be judged.

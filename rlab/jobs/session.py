@@ -116,8 +116,8 @@ class Session:
             env = tensor_env_of(spec)
             return (env.obs_space, env.action_space), None
         # An agent that learns from a dataset needs one env for its spaces, and others to be judged in.
-        place = (run.training_seeds, run.num_envs, run.vector, run.on_nan) if self._online else ((run.seed,), 1)
-        host = make_vec(spec, *place)
+        place = (run.training_seeds, run.num_envs, run.vector) if self._online else ((run.seed,), 1)
+        host = self._host_envs(*place)
         undo.callback(host.close)
         return (host.obs_space, host.action_space), host
 
@@ -126,12 +126,16 @@ class Session:
         steps = whole_steps(run.env_steps, run.num_envs) // run.num_envs if self._online else 0
         return choose(self.request, agent, steps, self._source.updates(run, settings), self._source.rows(run, settings))
 
+    def _host_envs(self, seeds: tuple[int, ...], num_envs: int, vector: str = "auto") -> GymVectorEnv:
+        run = self.request.run
+        return make_vec(self.request.env, seeds, num_envs, vector, run.on_nan, run.env_restarts)
+
     def _make_env(self) -> DeviceEnv:
         """The training envs, as the engine has them."""
         run, spec = self.request.run, self.request.env
         if self.engine.tensor:
             return TensorVectorEnv(tensor_env_of(spec), run.training_seeds, run.num_envs, self.engine.device)
-        return HostEnv(make_vec(spec, run.training_seeds, run.num_envs, run.vector, run.on_nan), self.engine.device)
+        return HostEnv(self._host_envs(run.training_seeds, run.num_envs, run.vector), self.engine.device)
 
     def _check_time_limit(self) -> None:
         """Refuse an env that cuts its episodes to an agent that cannot learn from cut ones."""

@@ -234,6 +234,8 @@ class EnvLoop(Loop):
             self.clock = self.clock.after(-1)  # the step was not made
             self._save_once()
             raise
+        if step.cuts:
+            self.storage.cut_newest(~step.valid)
         step = self.members.stored(step, self.clock.env_steps, self.updates)
         if first or self.storage.finals.grows:
             self._store(acted, step, after)
@@ -264,6 +266,8 @@ class EnvLoop(Loop):
     def _metrics(self) -> dict[str, Any]:
         metrics = super()._metrics() | self._episodes.take()
         metrics["train/episodes"] = self.collector.episodes.astype(float)
+        if (restarts := self.collector.env.restarts) is not None:
+            metrics["train/env_restarts"] = restarts.astype(float)
         metrics["train/transitions"] = self.collector.transitions.astype(float)
         return metrics
 

@@ -34,6 +34,7 @@ class RunConfig:
     vector: Literal["auto", "tensor", "native", "sync", "async", "envpool"] = "auto"
     max_episode_steps: int | None = None  # None: the env's own time limit
     env_timeout: float = 60.0  # seconds for each constructor, reset, step and close of an env; what hangs is named
+    env_restarts: int = 0  # how often each training env that fails is made again, before the run fails
     sparsity: float = 0.0  # share of each layer's weights of the policy that are 0 in the end; Graesser et al. 2022
     eval_every: int = 10_000  # env steps between evaluations during training; 0: none
     eval_episodes: int = 10  # greedy episodes per member in each of them
@@ -62,7 +63,7 @@ class RunConfig:
         check_at_most(self, MOST_MEMBERS, "seeds", "num_envs", "eval_episodes", "final_eval_episodes", "eval_envs")
         check_at_most(self, MOST_STEPS, "env_steps", "updates", "seed")
         check_shares_below_one(self, "sparsity")
-        check_not_negative(self, "film_every", "seed", "eval_every", "final_eval_episodes")
+        check_not_negative(self, "film_every", "seed", "eval_every", "final_eval_episodes", "env_restarts")
         check_seconds(self, "env_timeout")
 
     @property

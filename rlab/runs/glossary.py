@@ -50,6 +50,7 @@ TAGS = (
     Tag("train/episode_length", STEPS, "mean length of these episodes", ONLINE),
     Tag("train/episodes", "episodes", "how many training episodes have ended", ONLINE),
     Tag("train/transitions", "transitions", "what was collected to learn from: env steps without resets", ONLINE),
+    Tag("train/env_restarts", "restarts", "how often envs that failed were made again, with --env-restarts", ONLINE),
     Tag("train/updates", "updates", "gradient steps so far", "all"),
     Tag("train/epoch", "epochs", "passes over the data so far", SUPERVISED),
     Tag(

@@ -19,6 +19,7 @@ from rlab.envs import (
     make_vec,
     space_from_gym,
 )
+from rlab.envs.watched import WatchedSyncVectorEnv
 from rlab.errors import UsageError
 from rlab.networks.spaces import Box, Dict, Discrete, Masked, MultiBinary, MultiDiscrete, Tuple
 from rlab.randomness import FIRST_TRAINING_ENV_SEED
@@ -274,9 +275,9 @@ def test_the_time_limit_is_the_one_asked_for_or_else_the_registered_one(env_id, 
 
 def test_training_and_evaluation_seeds_never_meet(monkeypatch):
     used = []
-    reset = gym.vector.SyncVectorEnv.reset
+    reset = WatchedSyncVectorEnv.reset
     monkeypatch.setattr(
-        gym.vector.SyncVectorEnv, "reset", lambda self, *, seed: used.extend(seed) or reset(self, seed=seed)
+        WatchedSyncVectorEnv, "reset", lambda self, *, seed: used.extend(seed) or reset(self, seed=seed)
     )
     make_vec(EnvSpec("Acrobot-v1"), tuple(range(5)), 4).reset()
     assert len(set(used)) == 20

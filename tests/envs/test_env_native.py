@@ -8,6 +8,7 @@ import pytest
 
 from rlab.envs import EnvSpec, NativeEpisodes, SingleEpisodes, make_episodes, make_vec
 from rlab.envs.native import SeededCartPole, why_not_native
+from rlab.envs.watched import WatchedSyncVectorEnv
 from rlab.errors import RlabError, UsageError
 
 CARTPOLE = EnvSpec("CartPole-v1")
@@ -87,9 +88,9 @@ def test_keywords_reach_the_native_env():
 
 def test_auto_takes_native_where_it_can_and_sync_elsewhere():
     wrapped = EnvSpec("CartPole-v1", wrappers=(("FlattenObservation", {}),))
-    for spec, kind in [(CARTPOLE, SeededCartPole), (wrapped, gym.vector.SyncVectorEnv)]:
+    for spec, kind in [(CARTPOLE, SeededCartPole), (wrapped, WatchedSyncVectorEnv)]:
         assert isinstance(make_vec(spec, (0,), 2)._env, kind)
-    assert isinstance(make_vec(EnvSpec("Acrobot-v1"), (0,), 1)._env, gym.vector.SyncVectorEnv)
+    assert isinstance(make_vec(EnvSpec("Acrobot-v1"), (0,), 1)._env, WatchedSyncVectorEnv)
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def test_explicit_native_is_refused_with_the_reason(shared_stream_env):
         with pytest.raises(UsageError) as caught:
             make_vec(spec, (0,), 2, "native")
         assert str(caught.value) == f"--vector native: {reason}; use --vector sync"
-    assert isinstance(make_vec(EnvSpec(shared_stream_env), (0,), 2)._env, gym.vector.SyncVectorEnv)
+    assert isinstance(make_vec(EnvSpec(shared_stream_env), (0,), 2)._env, WatchedSyncVectorEnv)
 
 
 def test_a_keyword_that_only_the_single_env_takes_rules_native_out():

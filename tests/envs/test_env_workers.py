@@ -90,7 +90,7 @@ def stillborn_env():
 
     def make():
         if os.getpid() != home:
-            os._exit(3)
+            os.kill(os.getpid(), signal.SIGKILL)
         return Sick("never")
 
     gym.register("Stillborn-v0", make)
@@ -101,7 +101,7 @@ def stillborn_env():
 def test_a_worker_that_dies_at_birth_gives_one_line(stillborn_env):
     with pytest.raises(RlabError) as caught:
         make_vec(EnvSpec(stillborn_env), (0,), 2, "async")
-    message = r"Stillborn-v0 could not be started: sub-env [01] failed: its worker process died \(exit code 3\)"
+    message = r"Stillborn-v0 could not be started: sub-env [01] failed: its worker process died \(exit code -9\)"
     assert re.fullmatch(message, str(caught.value))
 
 

@@ -31,6 +31,7 @@ class CountingEnv:
 
     obs_space, action_space = Box((1,), "float32", 0.0, 1e6), Discrete(2)
     device, on_host, has_reset_rows, time_limit = torch.device("cpu"), True, False, None
+    restarts = None
 
     def __init__(self, seeds: Sequence[int], num_envs: int, length: int = 5) -> None:
         self.seeds, self.num_envs, self.length, self.t = tuple(seeds), num_envs, length, 0

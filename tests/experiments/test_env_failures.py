@@ -1,0 +1,58 @@
+"""A slice of `rlab.experiments.reliability.env_failures`, which tries every way to fail in every place."""
+
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from rlab.experiments.reliability.env_failures import KINDS, PLACES, TRAIN, Case, _run, cases, orphans, play, train
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc, which is on Linux alone")
+
+
+def test_every_kind_fails_in_every_place_in_training_and_judging():
+    tried = {(case.kind, case.place, case.mode) for case in cases()}
+    assert len(cases()) == 132
+    assert {(kind, place) for kind, place, mode in tried if mode == "async"} == {(k, p) for k in KINDS for p in PLACES}
+    assert len(tried) == len(KINDS) * len(PLACES) + 2 * (len(KINDS) - 1) * len(PLACES)  # all but SIGKILL of oneself
+
+
+@pytest.mark.parametrize(
+    ("case", "exit_code"),
+    [
+        (Case("hang in C", "step", "sync"), 1),
+        (Case("hang in C", "reset", "async", "spawn"), 1),
+        (Case("os._exit", "constructor", "judging"), 2),
+    ],
+    ids=str,
+)
+def test_a_program_names_what_failed_in_time_and_leaves_no_process(case, exit_code, tmp_path):
+    if case.mode == "judging":
+        train(tmp_path)
+    outcome = play(case, tmp_path)
+    assert outcome.good, outcome
+    assert outcome.exit_code == exit_code
+
+
+@pytest.mark.parametrize("start", ["fork", "forkserver"])
+def test_a_worker_that_hangs_in_c_does_not_outlive_a_parent_that_is_killed(start, tmp_path):
+    assert orphans("hang in C", start, tmp_path) == 0
+
+
+def test_sigterm_while_an_env_hangs_ends_the_run_at_the_limit_with_a_save(tmp_path):
+    words = [*TRAIN, "--env-timeout", "2", "--vector", "sync", "--final-eval-episodes", "0"]
+    from rlab.experiments.reliability.env_failures import ENV
+
+    (tmp_path / "failing.py").write_text(ENV)
+    program = _run(tmp_path, "fork", words, Case("sleep", "step", "sync"))
+    while not (tmp_path / "failed").exists():
+        time.sleep(0.05)
+    for _ in range(3):
+        program.send_signal(signal.SIGTERM)
+    told = program.communicate(timeout=60)[1]
+    assert time.time() - float((tmp_path / "failed").read_text()) < 2 + 10
+    assert "failing:Failing failed in env 1 of seed 0 at vector step 3: no answer for 2 s (failing.py:" in told
+    assert program.returncode == 1
+    assert os.path.exists(tmp_path / "run" / "policy")
