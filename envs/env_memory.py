@@ -7,7 +7,7 @@ Replaying the episode under way does not bring that back, so it is saved beside 
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import is_dataclass
+from dataclasses import dataclass, is_dataclass
 from enum import Enum
 from typing import Any
 
@@ -22,6 +22,7 @@ Path = tuple[str | int, ...]  # attributes, keys and indices, from the outermost
 MOST_VISITS = 10_000  # values that are looked at in all
 MOST_PARTS = 1_000  # of one list, tuple, deque or dict, with what is inside
 LARGEST = 4096.0  # bytes of an array, characters of a text; larger ones are left to the replay
+MOST_OBJECTS = 20  # whose attributes are noted at every reset
 MOST_KEPT = 100  # values in a list, deque or dict that are noted at every reset
 _PLAIN = (bool, int, float, str)
 _DICTS = (dict, defaultdict, OrderedDict, Counter)
@@ -128,20 +129,19 @@ def part_of(holder: Any, key: str | int) -> Any:
     return holder[int(key)] if isinstance(holder, list | tuple | deque) else vars(holder)[str(key)]
 
 
-def memory_of(env: gym.Env) -> dict[str, Any]:
-    """The plain values and the generators that an env, its wrappers and their own objects hold, as lists of
-    `[path, value]` (see `generator_states`)."""
-    found = _found(env)
-    values = [[list(path), data] for path, generator, data in found if generator is None]
-    return {
-        "values": values,
-        "generators": generator_states({path: held for path, held, _ in found if held is not None}),
-    }
+@dataclass(frozen=True)
+class Found:
+    """What is found in the attributes of an env, its wrappers and their own objects, by path."""
+
+    values: list[tuple[Path, Any]]  # plain ones, as data
+    generators: dict[Path, Any]
+    objects: list[Path]  # the outermost ones, wrappers and env included
 
 
-def generators_of(env: gym.Env) -> dict[Path, Any]:
-    """The generators that it holds, by their paths."""
-    return {path: generator for path, generator, _ in _found(env) if generator is not None}
+def memory_of(found: Found) -> dict[str, Any]:
+    """All that was found, as data: lists of `[path, value]` (see `generator_states`)."""
+    values = [[list(path), value] for path, value in found.values]
+    return {"values": values, "generators": generator_states(found.generators)}
 
 
 def generators_at(env: gym.Env, paths: Sequence[Path]) -> dict[Path, Any]:
@@ -188,7 +188,8 @@ def set_generators(env: gym.Env, states: Sequence[Any]) -> str | None:
 
 def seed_spaces(env: gym.Env, seed: int) -> None:
     """Seed the generators of its spaces that are not yet seeded: Gymnasium would from the operating system's."""
-    waiting: list[Any] = [part for layer in layers(env) for part in vars(layer).values() if isinstance(part, gym.Space)]
+    held = [part for layer in layers(env) for part in vars(layer).values()]
+    waiting: list[Any] = [part for part in held if issubclass(type(part), gym.Space)]
     for space in waiting:  # grows
         if space._np_random is None:
             gym.Space.seed(space, seed)  # not those of its parts
@@ -196,30 +197,38 @@ def seed_spaces(env: gym.Env, seed: int) -> None:
         waiting.extend(parts.values() if isinstance(parts, Mapping) else parts)
 
 
-def attributes_of(env: gym.Env) -> list[dict[str, Any]]:
-    """The attributes of an env and its wrappers as they are, those that can change in place as copies: quick enough for
-    every episode."""
-    return [
-        {name: _kept(value) if type(value) in _MUTABLE else value for name, value in vars(layer).items()}
-        for layer in layers(env)
-    ]
-
-
-def plain_attributes(kept: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `attributes_of` that are plain values, for one layer."""
-    found = {}
-    for name, value in kept.items():
-        with suppress(NotDataError):
-            found[name] = as_data(value, Limits(LARGEST, MOST_PARTS))
+def attributes_at(env: gym.Env, paths: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
+    """The attributes of the objects at these paths as they are, those that can change in place as copies: quick enough
+    for every episode."""
+    found = []
+    for path in paths:
+        with suppress(LookupError, TypeError):
+            items = vars(held_at(env, path)).items()
+            kept = {name: _kept(value) if type(value) in _MUTABLE else value for name, value in items}
+            found.append((path, kept))
     return found
 
 
-def set_attributes(env: gym.Env, saved: Sequence[Mapping[str, Any]]) -> None:
-    """Give the layers of an env the attributes that they had."""
-    for layer, attributes in zip(layers(env), saved, strict=True):
+def plain_attributes(kept: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[list[Any]]:
+    """Those of `attributes_at` that are plain values, as data."""
+    found: list[list[Any]] = []
+    for path, attributes in kept:
+        plain = {}
         for name, value in attributes.items():
-            if not _is_now(layer, name, value):
-                set_part(layer, name, value)
+            with suppress(NotDataError):
+                plain[name] = as_data(value, Limits(LARGEST, MOST_PARTS))
+        found.append([list(path), plain])
+    return found
+
+
+def set_attributes(env: gym.Env, saved: Sequence[Any]) -> None:
+    """Give the objects of `plain_attributes` what they had, those that are there."""
+    for path, attributes in saved:
+        with suppress(LookupError, TypeError):
+            holder = held_at(env, path)
+            for name, value in attributes.items():
+                if not _is_now(holder, name, value):
+                    set_part(holder, name, value)
 
 
 def _kept(value: Any) -> Any:
@@ -230,7 +239,7 @@ def _kept(value: Any) -> Any:
 
 
 def put_back(env: gym.Env, memory: Mapping[str, Any]) -> str | None:
-    """Give what differs from `memory_of` its saved value; the place of something with which that is impossible."""
+    """Give what differs from a `memory_of` its saved value; the place of something with which that is impossible."""
     place = set_generators(env, memory["generators"])
     if place is not None:
         return place
@@ -267,44 +276,62 @@ def _is_now(holder: Any, key: str | int, value: Any) -> bool:
         return False
 
 
-def _found(env: gym.Env) -> list[tuple[Path, Any, Any]]:
-    """`(path, generator or None, its state or the value)` of all that is found, by path: attributes may be in another
-    order after a replay."""
-    packages = {type(layer).__module__.partition(".")[0] for layer in layers(env)}
+def look_through(env: gym.Env) -> Found:
+    """All that an env holds, sorted: attributes may be in another order after a replay."""
+    packages = {_package(type(layer)) for layer in layers(env)}
     waiting: deque[tuple[Path, Any]] = deque([((), env)])
     seen: set[int] = set()
-    found: list[tuple[Path, Any, Any]] = []
+    found = Found([], {}, [])
     visits = 0
     while waiting and visits < MOST_VISITS:
         path, value = waiting.popleft()
-        state, limits = generator_state(value), Limits(LARGEST, MOST_PARTS)
-        if state is not None:
-            found.append((path, value, state))
+        limits = Limits(LARGEST, MOST_PARTS)
+        if generator_state(value) is not None:
+            found.generators[path] = value
         else:
             try:
-                found.append((path, None, as_data(value, limits)))
+                found.values.append((path, as_data(value, limits)))
             except NotDataError:
                 if id(value) not in seen:
                     seen.add(id(value))
-                    waiting.extend(((*path, key), part) for key, part in _parts(value, packages))
+                    own = _attributes(value, packages)
+                    if own and len(found.objects) < MOST_OBJECTS:
+                        found.objects.append(path)
+                    waiting.extend(((*path, key), part) for key, part in own or _parts(value))
         visits += 1 + limits.parts
-    return sorted(found, key=lambda one: [str(key) for key in one[0]])
+    generators = dict(sorted(found.generators.items(), key=_by_path))
+    return Found(sorted(found.values, key=_by_path), generators, found.objects)
 
 
-def _parts(value: Any, packages: set[str]) -> list[tuple[str | int, Any]]:
-    """What is looked at inside a value: not inside objects of other packages, which may lead out of the env."""
+def _by_path(item: tuple[Path, Any]) -> list[str]:
+    return [str(key) for key in item[0]]
+
+
+def _package(kind: type) -> str:
+    return str(getattr(kind, "__module__", "")).partition(".")[0]  # types of some extensions have none
+
+
+def _attributes(value: Any, packages: set[str]) -> list[tuple[str, Any]]:
+    """Of an object that is the env's own: those of other packages may lead out of the env, and others may share an
+    Enum or something frozen."""
     kind = type(value)  # not isinstance, which asks a proxy for the class of what it stands for
-    if issubclass(kind, gym.Space):  # its own generator, and those of its parts
-        return [(name, part) for name, part in vars(value).items() if name in ("_np_random", "spaces")]
-    if kind in (list, tuple, deque):
-        return list(enumerate(value)) if len(value) <= MOST_PARTS else []
-    if kind in _DICTS:
-        return [(key, part) for key, part in value.items() if type(key) in (str, int)][:MOST_PARTS]
-    if issubclass(kind, type | Registered | Enum) or kind.__module__.partition(".")[0] not in packages:
+    if issubclass(kind, gym.Space | type | Registered | Enum) or _package(kind) not in packages:
         return []
-    if is_dataclass(kind) and kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]  # others may share it
+    if is_dataclass(kind) and kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         return []
     try:
         return list(object.__getattribute__(value, "__dict__").items())
     except AttributeError:  # it has slots
         return []
+
+
+def _parts(value: Any) -> list[tuple[str | int, Any]]:
+    """What a container holds, and the generators of a space and of its parts."""
+    kind = type(value)
+    if issubclass(kind, gym.Space):
+        return [(name, part) for name, part in vars(value).items() if name in ("_np_random", "spaces")]
+    if kind in (list, tuple, deque):
+        return list(enumerate(value)) if len(value) <= MOST_PARTS else []
+    if kind in _DICTS:
+        return [(key, part) for key, part in value.items() if type(key) in (str, int)][:MOST_PARTS]
+    return []

@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.wrappers import PassiveEnvChecker
 
-from rlab.envs.env_memory import as_data, memory_of, put_back, set_part
+from rlab.envs.env_memory import as_data, look_through, memory_of, put_back, set_part
 from rlab.envs.generators import generator_state, new_generator
 from rlab.envs.obs_packing import layers
 
@@ -108,7 +108,11 @@ class OwnState:
             NotDataError: what the env gave is not data.
         """
         own: Any = self._env.unwrapped
-        return {"own": as_data(own.get_state()), "fields": _fields(self._wrappers), "memory": memory_of(self._env)}
+        return {
+            "own": as_data(own.get_state()),
+            "fields": _fields(self._wrappers),
+            "memory": memory_of(look_through(self._env)),
+        }
 
     def set(self, state: Mapping[str, Any]) -> None:
         """Go on from a state: by the env's own method first.

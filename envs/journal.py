@@ -11,13 +11,14 @@ import numpy as np
 from rlab.envs.env_memory import (
     Path,
     as_data,
-    attributes_of,
+    attributes_at,
     generator_states,
     generators_at,
-    generators_of,
+    look_through,
     memory_of,
     plain_attributes,
 )
+from rlab.places import one_line
 
 LONGEST = 100_000  # steps of an episode that are kept and played again
 BLOCK = 1000  # actions that are packed into one array
@@ -36,7 +37,7 @@ class Beginning:
     counters: dict[str, Any]  # of the `SubEnv`
     globals: dict[str, Any]  # its own and those of its process
     generators: list[Any]  # that the env held, before the reset: see `generator_states`
-    attributes: list[dict[str, Any]]  # of its layers, before the reset
+    attributes: list[Any]  # of its objects, before the reset: see `attributes_at`
 
 
 class Journal:
@@ -44,8 +45,10 @@ class Journal:
 
     def __init__(self, env: gym.Env) -> None:
         self._env = env
-        self._paths: list[Path] = []  # where the env holds generators
+        self._generators: list[Path] = []  # where the env holds them
+        self._objects: list[Path] = []
         self._resets = 0
+        self._unreadable = ""
         self.beginning: Beginning | None = None
         self._recent: list[Any] = []
         self._blocks: list[np.ndarray] = []
@@ -54,11 +57,17 @@ class Journal:
 
     def begin(self, seed: int | None, options: Any, counters: dict[str, Any], own_globals: dict[str, Any]) -> None:
         """Note how an episode is about to begin."""
-        if self._resets < 2:  # an env may make its generators when it is made, and in its first reset
-            self._paths = list(generators_of(self._env))
+        generators: list[Any] = []
+        attributes: list[Any] = []
+        try:
+            if self._resets < 2:  # an env may make its generators when it is made, and in its first reset
+                self._look()
+            generators = generator_states(generators_at(self._env, self._generators))
+            attributes = attributes_at(self._env, self._objects)
+        except Exception as error:  # the attributes of an env may be anything
+            self._unreadable = f"the attributes of the env cannot be read: {one_line(error)}"
         self._resets += 1
-        found = generator_states(generators_at(self._env, self._paths))
-        self.beginning = Beginning(seed, options, counters, own_globals, found, attributes_of(self._env))
+        self.beginning = Beginning(seed, options, counters, own_globals, generators, attributes)
         self._recent, self._blocks, self.total_reward = [], [], 0.0
 
     def add(self, action: Any, result: tuple[Any, float, bool, bool, Any]) -> None:
@@ -79,6 +88,8 @@ class Journal:
         """
         began = self.beginning
         assert began is not None
+        if self._unreadable:
+            raise UnsavedError(self._unreadable)
         if len(self._blocks) * BLOCK >= LONGEST:
             raise UnsavedError(f"an episode has {LONGEST} steps or more, and rlab cannot read the env's state")
         try:
@@ -86,8 +97,6 @@ class Journal:
         except TypeError as error:
             raise UnsavedError(f"its episode began with options that are not data: {error}") from None
         obs, _, terminated, truncated, _ = self.result
-        memory = memory_of(self._env)
-        self._paths = [tuple(path) for path, _ in memory["generators"]]
         blocks = [*self._blocks, *([small(np.array(self._recent))] if self._recent else [])]
         return {
             "beginning": {
@@ -96,12 +105,18 @@ class Journal:
                 "counters": began.counters,
                 "globals": began.globals,
                 "generators": began.generators,
-                "attributes": [plain_attributes(layer) for layer in began.attributes],
+                "attributes": plain_attributes(began.attributes),
             },
             "actions": blocks,
             "result": [np.array(obs), terminated, truncated, self.total_reward],
-            "memory": memory,
+            "memory": self._look(),
         }
+
+    def _look(self) -> dict[str, Any]:
+        """What the env remembers now, and where the next episodes find it."""
+        found = look_through(self._env)
+        self._generators, self._objects = list(found.generators), found.objects
+        return memory_of(found)
 
     def difference(self, result: Any) -> str | None:
         """What is not as it was saved: the last observation, how the episode ended, or its return."""

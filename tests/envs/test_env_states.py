@@ -4,6 +4,7 @@ import copy
 import os
 import random
 import re
+import weakref
 from collections import deque
 from random import random as drawn_at_import
 
@@ -199,6 +200,42 @@ class Remembers(Walk):
         return result
 
 
+class Rules:
+    def __init__(self):
+        self.last = 0
+
+
+class RemembersInside(Walk):
+    """Another object remembers the last action of the last episode."""
+
+    def __init__(self):
+        self.rules = Rules()
+
+    def step(self, action):
+        self.x += 0.01 * self.rules.last
+        self.rules.last = int(action) + self.rules.last % 5
+        return super().step(action)
+
+
+class NoModule(type):
+    """Of classes that say not where they are from, as some extensions' do."""
+
+    @property
+    def __module__(cls):
+        raise AttributeError("__module__")
+
+
+class HoldsOddThings(Walk):
+    """Holds what cannot be looked at like other things."""
+
+    def __init__(self):
+        self.odd = NoModule("Odd", (), {})()
+        self.gone = weakref.proxy(Rules())
+
+    def noise(self):
+        return self.np_random.normal()
+
+
 class OwnState(Walk):
     """Keeps its position where no attribute shows it, and says what it is itself."""
 
@@ -273,7 +310,7 @@ GYMNASIUM = [
 ]
 OWN = [
     *(Walk, Continuous, OwnGenerator, Nested, ActionSpace, GlobalNumpy, GlobalPython, GlobalTorch, Settings),
-    *(Remembers, OwnState, MaskMethod, MaskInInfo, Aliased, UnseededSpaces),
+    *(Remembers, OwnState, MaskMethod, MaskInInfo, Aliased, UnseededSpaces, RemembersInside, HoldsOddThings),
 ]
 WRAPPED = {
     "frame stack": ("CartPole-v1", [("FrameStackObservation", {"stack_size": 3})]),
