@@ -4,6 +4,7 @@ checkpoint/checkpoint-<n>.json       a commit: names and SHA-256 of all that bel
 checkpoint/state-<sha>.json          the structure of a state
 checkpoint/state-<sha>.safetensors   its tensors
 checkpoint/chunk-<index>-<sha>.safetensors   the replay, in chunks; a complete one is written once and for all
+checkpoint/parity-<index>-<sha>.bin          what repairs a complete chunk, which several checkpoints share
 
 What no commit names any more is deleted once a newer one is on the disk.
 """
@@ -24,11 +25,14 @@ from rlab.places import warn
 from rlab.runs import files
 from rlab.runs.encoding import State, decode, encode
 from rlab.runs.folder import RunFolder
+from rlab.runs.parity import parity_of, repaired
 from rlab.runs.tensors import arrays_from_bytes, arrays_to_bytes, tensors_from_bytes, tensors_to_bytes
 
 COMMIT = re.compile(r"checkpoint-(\d{6,15})\.json")
 OLDER = "checkpoint.json"  # what earlier versions had in place of commits
 TENSORS = ".safetensors"
+PARITY = ".bin"
+MOST_CHUNK = 2**30  # bytes of one that is repaired; it has about 4 MiB, or a single row
 KEPT = 2  # checkpoints
 
 
@@ -64,8 +68,30 @@ class StoredChunk:
         return arrays_from_bytes(self.content(), self.commit.parent / self.entry["name"])
 
     def content(self) -> bytes:
-        """The bytes of the file; raises as `arrays`."""
-        return files.read_checked(self.commit.parent, self.entry, _stem(self.index), TENSORS, self.commit)
+        """The bytes of the file; raises as `arrays`. Where a bit of a complete chunk was flipped it is put right."""
+        folder, commit = self.commit.parent, self.commit
+        try:
+            return files.read_checked(folder, self.entry, _stem(self.index), TENSORS, commit)
+        except RlabError as error:
+            found = self._repaired()
+            if found is None:
+                raise
+            path = folder / self.entry["name"]
+            warn(f"{error} It was repaired")
+            with contextlib.suppress(RlabError):
+                files.write_bytes(path, found)
+            return found
+
+    def _repaired(self) -> bytes | None:
+        folder, commit = self.commit.parent, self.commit
+        if "parity" not in self.entry:
+            return None
+        try:
+            parity = files.read_checked(folder, self.entry["parity"], f"parity-{self.index:06d}", PARITY, commit)
+            found = repaired(files.read_bytes(folder / self.entry["name"], MOST_CHUNK), parity)
+        except RlabError:
+            return None
+        return found if found is not None and files.sha256(found) == self.entry["sha256"] else None
 
 
 @dataclass(frozen=True)
@@ -113,7 +139,7 @@ class CheckpointWriter:
         for number in commits(self._folder) if base is not None else ():
             if number <= base:
                 with contextlib.suppress(RlabError):
-                    self._named[number] = _names(_read_commit(self._path(number)))
+                    self._named[number] = _names(_entries(_read_commit(self._path(number))))
         if base is not None:
             entries = _read_commit(self._path(base))["chunks"]
             self._chunks = {entry["index"]: entry for entry in entries if entry["complete"]}
@@ -130,9 +156,10 @@ class CheckpointWriter:
             DiskError: the disk refuses.
         """
         self._begin()
-        named = files.write_named(self._folder, _stem(index), arrays_to_bytes(arrays), TENSORS)
-        entry = {"index": index, "complete": complete, **named}
+        data = arrays_to_bytes(arrays)
+        entry = {"index": index, "complete": complete, **files.write_named(self._folder, _stem(index), data, TENSORS)}
         if complete:
+            entry["parity"] = files.write_named(self._folder, f"parity-{index:06d}", parity_of(data), PARITY)
             self._chunks[index] = entry
         return entry
 
@@ -159,7 +186,7 @@ class CheckpointWriter:
         }
         number = max(commits(self._folder), default=0) + 1
         files.write_json(self._path(number), content)
-        self._named[number] = _names(content)
+        self._named[number] = _names(_entries(content))
         self._named = dict(list(self._named.items())[-self._keep :])
         first = min((entry["index"] for entry in entries), default=0)
         self._chunks = {index: entry for index, entry in self._chunks.items() if index >= first}
@@ -178,9 +205,10 @@ class CheckpointWriter:
     def _delete_the_rest(self) -> None:
         """Delete commits first: what they name may be missing then, which no other commit shows."""
         files.keep_only(self._folder, {self._path(number).name for number in self._named}, "checkpoint*.json")
-        named = {entry["name"] for entry in self._chunks.values()}.union(*self._named.values())
+        named = _names(self._chunks.values()).union(*self._named.values())
         files.keep_only(self._folder, named, "state-*")
         files.keep_only(self._folder, named, "chunk-*")
+        files.keep_only(self._folder, named, "parity-*")
 
 
 def has_checkpoint(run: RunFolder) -> bool:
@@ -269,23 +297,32 @@ def _read_commit(path: Path) -> dict[str, Any]:
     entries = content.get("chunks")
     if not isinstance(entries, list) or not all(_is_chunk_entry(entry) for entry in entries):
         raise RlabError(f"{path} is broken: 'chunks' must be a list of objects with index, complete, name and sha256")
-    if not all(isinstance(content.get(part), dict) for part in ("structure", "tensors")):
+    if not all(_is_named(content.get(part)) for part in ("structure", "tensors")):
         raise RlabError(f"{path} is broken: 'structure' and 'tensors' must be objects with name and sha256")
     return content
 
 
-def _names(content: Mapping[str, Any]) -> set[str]:
-    """The files that a commit names."""
-    return {entry["name"] for entry in (*content["chunks"], content["structure"], content["tensors"])}
+def _entries(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What a commit says of each file that it names."""
+    return [*content["chunks"], content["structure"], content["tensors"]]
+
+
+def _names(entries: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The files of these entries, and what repairs them."""
+    return {each["name"] for entry in entries for each in (entry, entry.get("parity", entry))}
 
 
 def _is_chunk_entry(entry: Any) -> bool:
     return (
-        isinstance(entry, dict)
+        _is_named(entry)
         and type(entry.get("index")) is int
         and type(entry.get("complete")) is bool
-        and isinstance(entry.get("name"), str)
+        and _is_named(entry.get("parity", entry))
     )
+
+
+def _is_named(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("name"), str)
 
 
 def _stem(index: int) -> str:

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlab.errors import RlabError, RlabWarning
+from rlab.runs import parity
 from rlab.runs.checkpoint import (
     CheckpointWriter,
     commits,
@@ -27,6 +28,7 @@ from rlab.runs.checkpoint import (
 )
 from rlab.runs.encoding import decode, encode
 from rlab.runs.folder import RunFolder
+from rlab.runs.parity import BLOCK
 from rlab.runs.tensors import tensors_from_bytes, tensors_to_bytes
 
 
@@ -42,6 +44,18 @@ class Piece:
     def arrays(self):
         self.reads.append(self.index)
         return {"obs": np.full((2, 3), self.value, np.uint8), "terminated": np.array([True, False])}
+
+
+@dataclass
+class Large:
+    """A complete chunk of several blocks."""
+
+    content: np.ndarray
+    index: int = 0
+    complete: bool = True
+
+    def arrays(self):
+        return {"obs": self.content}
 
 
 def through_disk(state):
@@ -224,7 +238,7 @@ def test_death_at_any_instant_leaves_the_previous_checkpoint_or_the_new_one(run,
         seen.add(n)
         save_checkpoint(opened, *generation(3))  # and the next one cleans up
         check(opened, 3)
-        assert len(os.listdir(opened.checkpoint)) == 9  # of two generations, which share a chunk
+        assert len(os.listdir(opened.checkpoint)) == 10  # of two generations, which share a chunk
     assert seen == {1, 2}
 
 
@@ -278,7 +292,7 @@ def test_a_process_that_is_really_killed_leaves_a_whole_checkpoint(run):
     check(run, n)
     save_checkpoint(run, *generation(n + 1))
     check(run, n + 1)
-    assert len(os.listdir(run.checkpoint)) == 9
+    assert len(os.listdir(run.checkpoint)) == 10
 
 
 def damaged(name, content):
@@ -306,6 +320,7 @@ def commit(change):
         (damaged("state-*.json", None), r"state-\w+.json is missing"),
         (damaged("state-*.json", lambda data: data + b" "), r"state-\w+.json has a different SHA-256"),
         (damaged("state-*.safetensors", lambda data: data[:-1]), r"state-\w+.safetensors has a different SHA-256"),
+        (damaged("chunk-000000-*", lambda data: data[1:]), r"chunk-000000-\w+.safetensors has a different SHA-256"),
         (damaged("chunk-000000-*", None), r"chunk-000000-\w+.safetensors is missing"),
         (damaged("chunk-000001-*", lambda data: data[:-1]), r"chunk-000001-\w+.safetensors has a different SHA-256"),
         (commit(lambda data: data.update(format=7)), "has format 7; this rlab reads format 1"),
@@ -342,7 +357,8 @@ def keeping(keep, generations=3):
 def test_so_many_checkpoints_are_kept_with_all_that_they_name_and_nothing_else(run, keep):
     keeping(keep)(run)
     assert commits(run.checkpoint) == [1, 2, 3][-keep:]
-    assert len(os.listdir(run.checkpoint)) == 4 * keep + 1  # a commit, two of a state and a growing chunk; a shared one
+    # a commit, two files of a state and a growing chunk for each; a chunk that they share and its parity
+    assert len(os.listdir(run.checkpoint)) == 4 * keep + 2
     for number in (3, 2, 1)[:keep]:
         check(run, number)
         (run.checkpoint / f"checkpoint-{number:06d}.json").unlink()
@@ -364,6 +380,50 @@ def test_a_flipped_bit_in_the_newest_checkpoint_is_named_and_the_one_before_is_g
     writer.commit(snapshot(generation(4)[0]), generation(4)[1])
     assert commits(run.checkpoint) == [2, 4]  # the damaged one is gone, and its number is not used again
     check(run, 4)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_bits_flipped_in_a_chunk_that_all_checkpoints_share_are_put_right(run, seed):
+    """Up to the last byte of a block, also in the file's header."""
+    content = np.random.default_rng(seed).integers(0, 256, 3 * BLOCK + seed, np.uint8)
+    for n in (1, 2):
+        save_checkpoint(run, {"n": n}, [Large(content)])
+    (path,) = run.checkpoint.glob("chunk-*")
+    data = bytearray(path.read_bytes())
+    at = int(np.random.default_rng(seed + 100).integers(len(data) // BLOCK)) * BLOCK
+    for bit in (0, BLOCK - 1, seed) if at + BLOCK <= len(data) else (0,):
+        data[at + bit] ^= 1 << seed
+    path.write_bytes(data)
+    with pytest.warns(RlabWarning, match=rf"{path.name} has a different SHA-256 .*It was repaired") as said:
+        state, (chunk,) = load_checkpoint(run)
+    assert len(said) == 1
+    assert state["n"] == 2
+    assert chunk.arrays()["obs"].tolist() == content.tolist()  # once and for all
+
+
+def test_two_damaged_blocks_are_refused(run):
+    save_checkpoint(run, {}, [Large(np.zeros(3 * BLOCK, np.uint8))])
+    (path,) = run.checkpoint.glob("chunk-*")
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    data[BLOCK + 100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(RlabError, match="has a different SHA-256"):
+        load_checkpoint(run)
+
+
+@given(st.binary(max_size=200), st.data())
+def test_any_block_is_repaired_and_any_length_comes_back(data, draw):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parity, "BLOCK", 16)
+        made = parity.parity_of(data)
+        assert parity.repaired(data, made) is None  # nothing is wrong
+        block = draw.draw(st.integers(0, max(0, len(data) - 1) // 16))
+        damaged = bytearray(data)
+        for at in range(16 * block, min(16 * block + 16, len(data))):
+            damaged[at] ^= draw.draw(st.integers(0, 255))
+        if bytes(damaged) != data:
+            assert parity.repaired(bytes(damaged), made) == data
 
 
 def test_a_run_that_goes_on_from_an_earlier_checkpoint_takes_no_chunk_of_the_later_one(run):
