@@ -26,6 +26,7 @@ from rlab.learning.terms import LossTerms
 from rlab.networks.bodies import BodySettings, actor_network_spec, critic_head_spec, critic_like
 from rlab.networks.heads import STOCHASTIC_HEADS, StochasticHead, build_head, stochastic_head_json
 from rlab.networks.memory import State
+from rlab.networks.outliers import Outliers
 from rlab.networks.policy import Policy, PolicySpec
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
@@ -253,12 +254,17 @@ class ActorCritic:
 
     def rollout_learned(self, batch: Batch) -> None:
         """Fold the observations of a rollout into the running statistics."""
-        self.preprocess.observe(batch["obs"][:, :, :-1].flatten(1, 2), batch["valid"].flatten(1))
+        self.preprocess.observe(batch["obs"][:, :, :-1], batch["valid"])
 
     def cut_episodes(self) -> None:
         """No discounted sum of rewards goes on into the next rollout."""
         if self._rewards is not None:
             self._rewards.cut_episodes()
+
+    @property
+    def reward_outliers(self) -> Outliers | None:
+        """Rewards that were left out of the statistics that scale them; None where they are not scaled."""
+        return None if self._rewards is None else self._rewards.outliers
 
     def policy(self) -> Policy:
         return self._policy

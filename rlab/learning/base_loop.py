@@ -13,6 +13,7 @@ from rlab.experience.samplers import Sampler
 from rlab.learning.contract import Agent, LoopListener
 from rlab.learning.dropping import Everyone
 from rlab.learning.finite import check_finite_agent
+from rlab.learning.left_out import LeftOut
 from rlab.learning.means import Means
 from rlab.types import Clock, crossed
 
@@ -78,6 +79,7 @@ class BaseLoop:
         self.members = Everyone(agent, seeds)  # replaced where members may be dropped
         self.judgement_due = False  # whether the present policy is still to be judged; `run` begins with that
         self._saved_at: int | None = None
+        self._left_out = LeftOut(agent, self.seeds, "env" if self.unit == "env_steps" else "row")
         self._learned = Means()  # of what updates reported since the last row of metrics
         self._logged_at = (0, time.perf_counter())
 
@@ -92,6 +94,7 @@ class BaseLoop:
             metrics = {name: self.members.hide(value) for name, value in self._metrics().items()}
             for listener in self.host.listeners:
                 listener.on_metrics(now, metrics)
+            self._left_out.look()
         every = self.periods.eval_every
         self.judgement_due = bool(every and self.host.evaluate) and (end or crossed(before, now, every))
         # Saved before it is judged: whatever judging does to the process, nothing that was learned is lost.

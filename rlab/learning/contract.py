@@ -14,6 +14,7 @@ from rlab.experience.samplers import Sampler
 from rlab.experience.storage import Storage
 from rlab.learning.optimizers import StackedOptimizer
 from rlab.networks.memory import State
+from rlab.networks.outliers import Outliers
 from rlab.networks.policy import Policy
 from rlab.networks.spaces import Space
 from rlab.types import Clock
@@ -269,6 +270,16 @@ class NeedsEndings(Protocol):
     @property
     def needs_endings(self) -> str | None:
         """Which setting makes it so, and what to change, for people; None where it can learn from them."""
+        ...
+
+
+@runtime_checkable
+class ScalesRewards(Protocol):
+    """It keeps running statistics of rewards, and leaves absurd ones out."""
+
+    @property
+    def reward_outliers(self) -> Outliers | None:
+        """Those that were left out; None where rewards are not scaled."""
         ...
 
 

@@ -123,20 +123,25 @@ def _taken(place: str, value: Any, tensors: dict[str, Tensor]) -> bool:
 
 
 def _too_large(batch: Batch) -> str:
-    """What to do about rewards whose sums float32 cannot square; "" where they are not the cause."""
-    tensors = {name: tensor for name, tensor in batch.items() if _of_rewards(name)}
-    sizes = {name: tensor.abs().nan_to_num(0.0, 0.0).max().item() for name, tensor in tensors.items()}
-    name = max(sizes, key=sizes.__getitem__, default="")
-    if not name or sizes[name] < SQUARES_BELOW:
-        return ""
-    return (
-        f"Rewards are the cause: {name!r} of the batch reaches {sizes[name]:.3g}, whose square float32 does not hold. "
-        "Divide them in the env, or use --reward-scaling running where the agent has it."
-    )
+    """What to do about rewards or observations whose sums float32 cannot square; "" where they are not the cause."""
+    for what, named, scaling in (("Rewards", _of_rewards, "reward"), ("Observations", _of_observations, "obs")):
+        tensors = {name: tensor for name, tensor in batch.items() if named(name) and tensor.is_floating_point()}
+        sizes = {name: tensor.abs().nan_to_num(0.0, 0.0).max().item() for name, tensor in tensors.items()}
+        name = max(sizes, key=sizes.__getitem__, default="")
+        if name and sizes[name] >= SQUARES_BELOW:
+            return (
+                f"{what} are the cause: {name!r} of the batch reaches {sizes[name]:.3g}, whose square float32 does not "
+                f"hold. Divide them in the env, or use --{scaling}-scaling running where the agent has it."
+            )
+    return ""
 
 
 def _of_rewards(name: str) -> bool:
     return any(word in name for word in ("reward", "return", "advantage"))
+
+
+def _of_observations(name: str) -> bool:
+    return name in ("obs", "next_obs")
 
 
 def _name_the_broken(named: Iterator[tuple[str, Tensor]], seeds: Sequence[int], updates: int, cause: str = "") -> None:

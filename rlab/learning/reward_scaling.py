@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlab.learning.policy_gradient import accumulate
+from rlab.networks.outliers import Outliers
 
 EPSILON = 1e-8  # added to the variance, as in Stable-Baselines3's VecNormalize
 CLIP = 10.0  # scaled rewards are kept in +-10; "reward clipping" in Huang et al. 2022, continuous detail 9
@@ -23,10 +24,13 @@ class RewardScaler:
         self._count, self._mean, self._variance = (
             torch.full((members,), start, dtype=torch.float64, device=device) for start in (0.0, 0.0, 1.0)
         )
+        self.outliers = Outliers(members).to(device)
         self._returns: Tensor | None = None  # [S, N] discounted sums of the episodes under way
 
     def scale(self, reward: Tensor, ended: Tensor, valid: Tensor) -> Tensor:
         """Fold the rewards of a rollout `[S, N, T]` in, then scale all of them by what is known now.
+
+        An absurd reward, which would decide the statistics for good, counts as 0 in them: see `Outliers`.
 
         Args:
             ended, valid: `[S, N, T]` bool; rows that ended an episode, rows that are transitions.
@@ -36,11 +40,14 @@ class RewardScaler:
         """
         if self._returns is None or self._returns.shape != reward.shape[:2]:
             self._returns = reward.new_zeros(reward.shape[:2])
+        mean, variance = self._mean.reshape(-1, 1, 1), self._variance.reshape(-1, 1, 1)
+        rewards = reward.flatten(1).unsqueeze(-1).double()
+        kept = self.outliers.keep(rewards, valid, self._count, mean, variance).unflatten(1, valid.shape[1:])
         goes_on = F.pad((~ended[..., :-1]).to(reward.dtype), (1, 0), value=1.0)  # in the row before
         carry = torch.where(valid, self._gamma, 1.0) * goes_on  # a reset row leaves the sum as it is
-        sums = accumulate(torch.where(valid, reward, 0.0).flip(-1), carry.flip(-1), self._returns).flip(-1)
+        sums = accumulate(torch.where(kept, reward, 0.0).flip(-1), carry.flip(-1), self._returns).flip(-1)
         self._returns.copy_(torch.where(ended[..., -1], 0.0, sums[..., -1]))
-        self._fold(sums.flatten(1).double(), valid.flatten(1).double())
+        self._fold(sums.flatten(1).double(), kept.flatten(1).double())
         deviation = (self._variance + EPSILON).sqrt().to(reward.dtype)
         return (reward / deviation.reshape(-1, 1, 1)).clamp(-CLIP, CLIP)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rlab.errors import UsageError, unknown
 from rlab.networks.bounds import FIRST, largest_bounds
 from rlab.networks.images import pixel_divisor
+from rlab.networks.outliers import Outliers
 from rlab.networks.spaces import (
     Box,
     Discrete,
@@ -71,6 +72,7 @@ class Preprocess(nn.Module):
     count: Tensor  # running: [S] or [], observations seen
     mean: Tensor  # running: [S, 1, F] or [F]
     variance: Tensor  # running: [S, 1, F] or [F]
+    outliers: Outliers | None  # running, of a stack: rows that were left out of its statistics
 
     def __init__(self, obs_space: Space, scaling: str, scale: tuple[float, ...] | None, members: int | None) -> None:
         super().__init__()
@@ -84,6 +86,7 @@ class Preprocess(nn.Module):
         self.wide = scaling == "running" and not narrow(inner)
         # The common case, numbers in a vector, needs nothing but a cast.
         self._plain = isinstance(obs_space, Box) and len(obs_space.shape) == 1
+        self.outliers = None
         self.parts = nn.ModuleList([] if self.image else _parts(list(leaves(inner)), prod(obs_space.shape)))
         if scaling == "none":
             return
@@ -104,6 +107,7 @@ class Preprocess(nn.Module):
             self.register_buffer("count", torch.zeros(lead[:1], dtype=torch.float64))
             self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
             self.register_buffer("variance", torch.ones(shape, dtype=torch.float64))
+            self.outliers = None if members is None else Outliers(members)
 
     def forward(self, obs: Tensor) -> Tensor:
         """What the network sees of `obs [..., *obs]`; the statistics are read, never changed."""
@@ -135,17 +139,23 @@ class Preprocess(nn.Module):
 
     @torch.no_grad()
     def observe(self, obs: np.ndarray | Tensor, valid: np.ndarray | Tensor) -> None:
-        """Fold `obs [S, N, *obs]` into the running statistics where `valid [S, N]`; other scalings do nothing.
+        """Fold `obs [S, N, *obs]` into the running statistics where `valid [S, N]`; other scalings do nothing. Rollouts
+        `[S, N, T, *obs]` with `valid [S, N, T]` are taken alike.
 
-        Parallel mean and variance of Chan, Golub and LeVeque (1983), equation 2.1, per member.
+        Rows with an absurd number, which would decide the statistics for good, are left out: see `Outliers`. Parallel
+        mean and variance of Chan, Golub and LeVeque (1983), equation 2.1, per member.
         """
         if self.scaling != "running":
             return
         # np.array: an env may hand out read-only arrays, which torch does not take
         rows = torch.as_tensor(np.array(valid) if isinstance(valid, np.ndarray) else valid, device=self.mean.device)
         raw = torch.as_tensor(np.array(obs) if isinstance(obs, np.ndarray) else obs, device=self.mean.device)
-        batch = self._vector(raw, torch.float64)  # [S, N, F]
-        weight = rows.double().unsqueeze(-1)  # [S, N, 1]
+        batch = self._vector(raw, torch.float64).flatten(1, -2)  # [S, R, F]
+        if self.outliers is not None:
+            scaled = batch if not len(self.left_alone) else batch.index_fill(-1, self.left_alone, 0.0)
+            rows = self.outliers.keep(scaled, rows, self.count, self.mean, self.variance)
+            batch = batch.masked_fill(~rows.unsqueeze(-1), 0.0)
+        weight = rows.double().unsqueeze(-1)  # [S, R, 1]
         count = weight.sum(dim=1, keepdim=True)  # [S, 1, 1]
         mean = (batch * weight).sum(dim=1, keepdim=True) / count.clamp(min=1.0)
         squares = ((batch - mean).square() * weight).sum(dim=1, keepdim=True)
