@@ -102,7 +102,7 @@ def benchmarks() -> str:
     for path in sorted(EXPERIMENTS.glob("benchmarks/*.result.json")):
         machine = json.loads(path.read_text())["measured_on"]
         where = f"{machine['cpu']}, {machine['cores']} cores" + (f", {machine['gpu']}" if machine.get("gpu") else "")
-        rows.append([f"`{path.name.removesuffix('.result.json')}`", where, f"torch {machine['torch']}"])
+        rows.append([f"`{path.name.partition('.')[0]}`", where, f"torch {machine['torch']}"])
     return table(["`python -m rlab.experiments.benchmarks.` ...", "machine", "version"], rows)
 
 

@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 rows.append({"agent": agent, "device": device, "seeds": seeds, "engine": "rejax", **row})
                 print(rows[-1], flush=True)
     if options.out is None:
-        record(__file__, {"rows": rows})
+        record(__file__, {"rows": rows}, "gpu" if gpu else "")
     else:
         Path(options.out).write_text(json.dumps({"format": 1, "rows": rows}, indent=2) + "\n")
 

@@ -37,14 +37,14 @@ class Cost(NamedTuple):
     gflop: float  # 10^9 floating-point operations of an update
 
 
-# (device, compiled) -> cost. The rows of the CPU were measured on one core (experiments/benchmarks/engine.py)
-# and the GPU's on an H200 with torch 2.11, with a prototype of the captured cycle. Whether code is cached must not
-# count: the first and the second of two equal commands would give different numbers.
+# (device, compiled) -> cost. The rows of the CPU were measured on one core and those of the GPU on an H200 with torch
+# 2.11 (experiments/benchmarks/engine.py); other work ran beside its starts and what is not compiled there. Whether code
+# is cached must not count: the first and the second of two equal commands would give different numbers.
 COSTS: Mapping[tuple[str, bool], Cost] = {
     ("cpu", False): Cost(0.0, 400e-6, 380e-6, 50e-3),
     ("cpu", True): Cost(27.0, 120e-6, 85e-6, 41e-3),  # of DQN and of PPO where nothing is cached; 6 s where it is
-    ("cuda", False): Cost(5.0, 1600e-6, 1600e-6, 0.25e-3),
-    ("cuda", True): Cost(30.0, 40e-6, 90e-6, 0.25e-3),
+    ("cuda", False): Cost(5.0, 2500e-6, 2500e-6, 0.5e-3),
+    ("cuda", True): Cost(35.0, 40e-6, 85e-6, 0.5e-3),  # 5 to 9 s where it is cached
 }
 HOST_STEP = 130e-6  # what a vector step costs more whose envs are stepped on the host, at least
 COMPILED = {"auto": (False, True), "on": (True,), "off": (False,)}
