@@ -34,6 +34,7 @@ VERBS = {
     "compress": "make a trained policy smaller and faster, and report what that costs",
     "export": "write one member as one file: ONNX, torch.export, NumPy or C",
     "bench": "run experiment files and check their claims",
+    "doctor": "say what rlab runs on, what is missing and which runs are damaged",
 }
 
 STOPPED = 130  # exit code of what was interrupted: 128 + SIGINT, as shells count

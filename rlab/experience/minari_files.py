@@ -249,7 +249,7 @@ def _episode(data: Any, seed: int | None, obs_space: Space, action_space: Space)
 
 def _folder_of(path: Path | str) -> Path:
     """The folder with the files of a dataset that is named by a folder or by a Minari id."""
-    for folder in (Path(path), Path(path) / DATA, _root() / path / DATA):
+    for folder in (Path(path), Path(path) / DATA, dataset_root() / path / DATA):
         if (folder / METADATA).is_file():
             return folder
         if (folder / MAIN).is_file():
@@ -258,14 +258,14 @@ def _folder_of(path: Path | str) -> Path:
     raise UsageError(f"{path} is {what}. rlab list datasets shows those here; minari download ID fetches one")
 
 
-def _root() -> Path:
+def dataset_root() -> Path:
     """Where Minari keeps datasets by id."""
     return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
 
 
 def _id_of(path: Path) -> str:
     """A Minari id for the dataset at `path`, without the names of the folders above it."""
-    full, root = Path(os.path.abspath(path)), Path(os.path.abspath(_root()))
+    full, root = Path(os.path.abspath(path)), Path(os.path.abspath(dataset_root()))
     parts = full.relative_to(root).parts if full.is_relative_to(root) else (full.name,)
     words = [re.sub(r"[^-\w]+", "-", part).strip("-") or "dataset" for part in parts]
     name = "/".join(word for word in words if len(word) > 1 or word is words[-1])  # a namespace has two letters

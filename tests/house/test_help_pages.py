@@ -33,7 +33,20 @@ from rlab.runs.config import RunConfig, SourceConfig
 
 # Settings that take any text: names of files, envs, agents, wrappers; a list of steps in a language of its own.
 ANY_TEXT = {
-    *("run", "out", "experiment", "env", "env_kwargs", "wrapper", "agent", "dataset", "teacher", "root", "video"),
+    *(
+        "run",
+        "runs",
+        "out",
+        "experiment",
+        "env",
+        "env_kwargs",
+        "wrapper",
+        "agent",
+        "dataset",
+        "teacher",
+        "root",
+        "video",
+    ),
     *("merge", "files", "modules", "steps", "network", "device", "devices"),
 }
 

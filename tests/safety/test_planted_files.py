@@ -54,6 +54,7 @@ VERBS: dict[str, list[str]] = {
     "export": ["export", "sent", "--format", "onnx", "--out", "sent.onnx"],
     "eval of a file": ["eval", "sent.onnx", "--episodes", "2"],
     "trust": ["trust"],
+    "doctor": ["doctor"],
 }
 
 

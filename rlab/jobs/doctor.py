@@ -1,0 +1,133 @@
+"""`rlab doctor`: what rlab runs on here, what is missing, and which runs are damaged."""
+
+import importlib.util
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlab.errors import pip_install
+from rlab.experience.minari_files import dataset_root
+from rlab.learning.compiler import cache_folder, why_not_compile
+from rlab.machine import processor, versions
+from rlab.runs.folder import CONFIG, MANIFEST, ROOT, existing_folder
+from rlab.runs.health import damages, leftovers
+
+# Extra -> the module that it brings, and what it is for.
+EXTRAS = {
+    "atari": ("ale_py", "Atari games"),
+    "box2d": ("Box2D", "LunarLander, BipedalWalker, CarRacing"),
+    "envpool": ("envpool", "envs in C++"),
+    "minari": ("minari", "datasets"),
+    "minatar": ("minatar", "small Atari games"),
+    "minigrid": ("minigrid", "grid worlds"),
+    "onnx": ("onnxruntime", "exported .onnx files"),
+    "pandas": ("pandas", "run.frame()"),
+    "plot": ("matplotlib", "plots"),
+    "sklearn": ("sklearn", "classification metrics beside scikit-learn's"),
+    "video": ("moviepy", "films as .mp4"),
+}
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `doctor` found."""
+
+    versions: dict[str, str | None]
+    cpu: dict[str, Any]
+    devices: dict[str, str | None]  # device -> why nothing can be compiled for it; None where it can
+    missing: dict[str, str]  # extra -> the command that installs it
+    caches: dict[str, str]
+    runs: int  # that were looked at
+    damaged: dict[str, list[tuple[str, str]]]  # run -> what is wrong, and what can be done
+    left: list[str]  # by writers that were killed
+
+    @property
+    def ok(self) -> bool:
+        """Whether no run is damaged."""
+        return not self.damaged
+
+    def to_json(self) -> dict[str, Any]:
+        """The one object that `rlab doctor --json` prints."""
+        damaged = {
+            run: [{"damage": damage, "advice": advice} for damage, advice in found]
+            for run, found in self.damaged.items()
+        }
+        names = ("versions", "cpu", "devices", "missing", "caches", "runs", "left")
+        return {"format": 1, "ok": self.ok, **{name: getattr(self, name) for name in names}, "damaged": damaged}
+
+    def report(self) -> str:
+        """The diagnosis for people."""
+        lines = [", ".join(f"{name} {version or 'missing'}" for name, version in self.versions.items())]
+        lines.append(", ".join(f"{name} {value}" for name, value in self.cpu.items() if value is not None))
+        lines += [f"{d}: {'can compile' if why is None else 'no compiling: ' + why}" for d, why in self.devices.items()]
+        lines += [f"not installed: {EXTRAS[name][1]}: {command}" for name, command in self.missing.items()]
+        lines += [f"{what}: {path}" for what, path in self.caches.items()]
+        for run, found in self.damaged.items():
+            lines += [f"damaged run {run}: {damage.rstrip('.?')}; {advice}" for damage, advice in found]
+        lines += [f"left by a writer that was killed, may be deleted: {path}" for path in self.left]
+        whole = self.runs - len(self.damaged)
+        lines.append(f"runs that are whole: {whole} of {self.runs}")
+        return "\n".join(lines)
+
+
+def doctor(runs: Sequence[str] = (), root: str = ROOT) -> Diagnosis:
+    """Look at what rlab runs on, and at runs; nothing is changed and no code of others runs.
+
+    Args:
+        runs: run folders; none: those directly under `root`.
+
+    Raises:
+        UsageError: one of them is not a folder.
+    """
+    folders = [existing_folder(run) for run in runs] or _runs_under(Path(root))
+    found = {str(folder): damages(folder) for folder in folders}
+    roots = [Path(run) for run in runs] or [Path(root)]
+    return Diagnosis(
+        versions=versions(),
+        cpu=_cpu(),
+        devices=_devices(),
+        missing={name: pip_install(name) for name, (module, _) in EXTRAS.items() if not _is_installed(module)},
+        caches={
+            "compiled code": str(cache_folder()),
+            "datasets by Minari id": str(dataset_root()),
+            "temporary files": tempfile.gettempdir(),
+        },
+        runs=len(folders),
+        damaged={run: wrong for run, wrong in found.items() if wrong},
+        left=[path for each in roots for path in leftovers(each)],
+    )
+
+
+def _cpu() -> dict[str, Any]:
+    return {
+        "processor": processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+    }
+
+
+def _devices() -> dict[str, str | None]:
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    found = {"cpu": why_not_compile(torch.device("cpu"))}
+    return found | {
+        f"cuda:{n} ({torch.cuda.get_device_name(n)})": why_not_compile(torch.device("cuda", n)) for n in gpus
+    }
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _runs_under(root: Path) -> list[Path]:
+    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    return [path for path in folders if any(os.path.lexists(path / name) for name in (CONFIG, MANIFEST))]

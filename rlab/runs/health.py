@@ -1,0 +1,108 @@
+"""Whether a run is whole: every file that it vouches for is read, and nothing is changed."""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlab import door
+from rlab.errors import RlabError
+from rlab.runs import files
+from rlab.runs.checkpoint import has_checkpoint, newest_checkpoint
+from rlab.runs.folder import BEGUN, CONFIG, MANIFEST, PARTS, RunFolder, read_manifest, read_vouched
+from rlab.runs.logs import read_json_lines
+from rlab.runs.tables import read_episodes
+from rlab.runs.tensors import tensors_from_bytes
+
+LOGS = ("metrics.jsonl", "eval.jsonl", "timing.jsonl")
+
+
+def damages(path: Path) -> list[tuple[str, str]]:
+    """What is damaged in a run, each in one line with what can be done; none where it is whole. Of a run in progress
+    only its beginning is looked at, since its files change."""
+    try:
+        run = RunFolder.open(path)
+    except (RlabError, OSError) as error:
+        return [(str(error), f"restore {CONFIG} and {MANIFEST} from a copy; without them a run cannot be used")]
+    if run.is_held():
+        return []
+    return [*_of_policies(run), *_of_checkpoint(run), *_of_logs(run), *_of_parts(run)]
+
+
+def leftovers(root: Path) -> list[str]:
+    """What writers that were killed left behind in a folder of runs: files and folders that nothing reads."""
+    found = []
+    for folder in (root, *_folders(root)):
+        inside = [folder, *(_folders(folder) if folder != root else [])]
+        for place in inside:
+            found += [str(place / name) for name in _names(place) if name.startswith(files.TEMPORARY) and name != BEGUN]
+    return sorted(set(found))
+
+
+def _of_policies(run: RunFolder) -> Iterator[tuple[str, str]]:
+    again = f"rlab resume {run.name} writes it again" if has_checkpoint(run) else "restore it from a copy"
+    names, _ = _tried(lambda: sorted(read_manifest(run.path)["files"]))
+    for name in names or ():
+        wrong = _tried(lambda name=name: _look_at(run, name))[1]  # type: ignore[misc]
+        if wrong is not None:
+            yield wrong, again
+
+
+def _look_at(run: RunFolder, name: str) -> None:
+    content = read_vouched(run.path, name)
+    if name.endswith(".json"):
+        files.parse_json(content, run.path / name)
+    elif name.endswith(".safetensors"):
+        for key, tensor in tensors_from_bytes(content, run.path / name).items():
+            if tensor.is_floating_point() and tensor.isnan().any():
+                raise RlabError(f"{run.path / name}: {door.clean(key)} has NaN")
+
+
+def _of_checkpoint(run: RunFolder) -> Iterator[tuple[str, str]]:
+    if not has_checkpoint(run):
+        return
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        wrong = _tried(lambda: newest_checkpoint(run))[1]
+    if wrong is not None:
+        yield wrong, f"its policy still plays: rlab eval {run.name}; rlab finetune {run.name} begins from it"
+    for each in said:
+        yield str(each.message), "nothing need be done: the one before it is whole"
+
+
+def _of_logs(run: RunFolder) -> Iterator[tuple[str, str]]:
+    readers: dict[str, Callable[[], Any]] = {
+        **{name: lambda name=name: read_json_lines(run.path / name) for name in LOGS},  # type: ignore[misc]
+        "episodes.csv": lambda: read_episodes(run.path),
+    }
+    for name, reader in readers.items():
+        if os.path.lexists(run.path / name) and (wrong := _tried(reader)[1]) is not None:
+            yield wrong, "move it out of the run: a run that goes on begins a new one"
+
+
+def _of_parts(run: RunFolder) -> Iterator[tuple[str, str]]:
+    for part in _folders(run.path / PARTS):
+        yield from damages(part)
+
+
+def _tried(read: Callable[[], Any]) -> tuple[Any, str | None]:
+    """What a reader gives, or why it refuses."""
+    try:
+        with np.errstate(all="ignore"):
+            return read(), None
+    except (RlabError, OSError) as error:
+        return None, str(error)
+
+
+def _folders(root: Path) -> list[Path]:
+    return [root / name for name in _names(root) if (root / name).is_dir() and not (root / name).is_symlink()]
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
