@@ -4,7 +4,7 @@
 GROUPS: dict[str, tuple[str, ...]] = {
     "run": (
         *("run", "env_steps", "updates", "seeds", "seed", "member", "agent", "device", "devices"),
-        *("compile", "threads", "on_nan"),
+        *("compile", "threads", "deterministic", "on_nan"),
         *("experiment", "out", "trust", "json"),
     ),
     "environment": (

@@ -24,7 +24,20 @@ CALL, OF_ENV = ("out", "progress", "trust", "listeners", "experiment"), ("env_kw
 BOOKKEEPING = frozenset(
     {"log", "log_every", "log_episodes", "eval_every", "eval_episodes", "final_eval_episodes", "checkpoint_every"}
     | {"keep_checkpoints"}
-    | {"eval_envs", "eval_alone", "judge", "film_every", "device", "devices", "compile", "threads", "vector", "seed"}
+    | {
+        "eval_envs",
+        "eval_alone",
+        "judge",
+        "film_every",
+        "device",
+        "devices",
+        "compile",
+        "threads",
+        "vector",
+        "seed",
+        "deterministic",
+        "on_nan",
+    }
     | {"env_timeout", "env_restarts"}
 )
 # What may change when a run goes on: the budget, what does not touch what is learned, and a time limit for an env that

@@ -100,7 +100,7 @@ def continue_run(
         bar.on_note(continued.news)
     if continued.finished:
         return Run.open(folder.name)
-    with own_surroundings(request.run.threads, request.run.seed):
+    with own_surroundings(request.run.threads, request.run.seed, request.run.deterministic):
         inputs = open_inputs(request, folder, trust)
         session = session_for(request, inputs, audience)
         for note in session.engine.notes:

@@ -164,7 +164,9 @@ def start(
     if out is not None:
         check_free(out, unfinished=True)
     place = Path(ROOT if out is None else out).absolute()  # before an env is made, which may change the working folder
-    with own_surroundings(request.run.threads, request.run.seed):  # before the first torch operation
+    with own_surroundings(
+        request.run.threads, request.run.seed, request.run.deterministic
+    ):  # before the first torch operation
         inputs = open_inputs(request, None, trust)
         session = session_for(request, inputs, audience)
         path = place if out is not None else fresh_run_path(request.agent, request.env.env_id, place)

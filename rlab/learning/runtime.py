@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from rlab.errors import UsageError
+from rlab.learning.determinism import deterministic_torch
 from rlab.networks.torch_defaults import usual_torch
 from rlab.randomness import global_seeds
 
@@ -19,7 +20,7 @@ DEVICES = ("auto", "cpu", "cuda")  # and one GPU of several, such as cuda:1
 
 
 @contextmanager
-def own_surroundings(threads: int | None, seed: int = 0) -> Iterator[None]:
+def own_surroundings(threads: int | None, seed: int = 0, deterministic: bool = False) -> Iterator[None]:
     """Run a block as in a fresh process, whatever the surrounding program has set; then restore everything.
 
     Inside, torch makes float32 numbers on the CPU that can be learned from, and computes with them (no autocast), NumPy
@@ -30,6 +31,7 @@ def own_surroundings(threads: int | None, seed: int = 0) -> Iterator[None]:
     Args:
         threads: of torch; None leaves them, and denormal numbers, as they are.
         seed: the first training seed of a run.
+        deterministic: as of `deterministic_torch`, which raises what this does.
     """
     numpy_errors = np.errstate(divide="warn", over="warn", under="ignore", invalid="warn")  # as NumPy comes
     settings = nullcontext() if threads is None else torch_settings(threads)
@@ -38,6 +40,8 @@ def own_surroundings(threads: int | None, seed: int = 0) -> Iterator[None]:
             surroundings.enter_context(each)
         for device in ("cpu", "cuda"):
             surroundings.enter_context(torch.autocast(device, enabled=False))
+        if deterministic:
+            surroundings.enter_context(deterministic_torch())
         with numpy_errors:
             yield
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from rlab.errors import UsageError
 from rlab.ranges import (
     check_at_most,
     check_counts,
@@ -55,7 +56,10 @@ class RunConfig:
     # drop-member: a seed of which a loss, gradient, weight, reward or observation is not finite stands still from then
     # on, and its scores do not count; the others learn what they would have learned. stop: the run ends
     on_nan: Literal["stop", "drop-member"] = "stop"
-    threads: int = 1  # of torch; more pays only for wide networks or many seeds
+    # of torch; more pays only for wide networks or many seeds. Another number rounds sums otherwise, so that ppo, a2c
+    # and reinforce learn other last digits, and then something else
+    threads: int = 1
+    deterministic: bool = False  # refuse operations that may give other bytes on the same machine; slower on a GPU
 
     def __post_init__(self) -> None:
         check_counts(self, "env_steps", "updates", "seeds", "num_envs", "eval_episodes", "eval_envs")
@@ -63,6 +67,11 @@ class RunConfig:
         check_at_most(self, MOST_MEMBERS, "seeds", "num_envs", "eval_episodes", "final_eval_episodes", "eval_envs")
         check_at_most(self, MOST_STEPS, "env_steps", "updates", "seed")
         check_shares_below_one(self, "sparsity")
+        if self.deterministic and self.vector == "envpool":
+            raise UsageError(
+                "--deterministic: envpool steps its envs in threads of its own and does not promise the same results; "
+                "use --vector sync or async."
+            )
         check_not_negative(self, "film_every", "seed", "eval_every", "final_eval_episodes", "env_restarts")
         check_seconds(self, "env_timeout")
 
