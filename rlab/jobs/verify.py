@@ -96,7 +96,8 @@ def verify(request: Request, trust: Trust = False, stops: int = STOPS) -> Verifi
         found = tuple(saved_differences(*runs))
         fresh = load_checkpoint(runs[1])[0]["resumed_at"]
     run, unit = request.run, request.unit
-    subject = f"{request.agent} on {request.env.label}, {run.seeds} seeds, {request.budget:,} {unit.replace('_', ' ')}"
+    seeds = "one seed" if run.seeds == 1 else f"{run.seeds} seeds"
+    subject = f"{request.agent} on {request.env.label}, {seeds}, {request.budget:,} {unit.replace('_', ' ')}"
     return Verification(subject, unit, tuple(dict.fromkeys(reached)), tuple(fresh), found)
 
 
