@@ -30,6 +30,7 @@ MOST_TOML = MIB
 MOST_NPZ = 2**30
 MOST_UNPACKED, MOST_RATIO = 64 * MIB, 20  # of a .npz: bytes, and times its own size
 MOST_LINE = 64 * MIB  # of a log: a report of a thousand seeds has some 0.5 MiB
+HOLLOW_ABOVE, MOST_HOLLOW, BLOCK = 64 * MIB, 200, 4096
 DEPTH = 100  # of JSON and TOML: a policy's spec has some 15, the state of an optimizer some 10
 BRACKETS = bytes.maketrans(b"{}", b"[]")
 # Controls (C0, C1), what changes the direction of text, and halves of a character.
@@ -66,14 +67,31 @@ def opened(path: Path, most: int = MOST_BYTES, *, follow: bool = False) -> Itera
         raise RlabError(f"{path} is missing") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise RlabError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from error
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode) or found.st_size > most:
+    wrong = _unreadable(descriptor, most)
+    if wrong is not None:
         os.close(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise RlabError(f"{path} is {kind_of(found.st_mode)} where a file is expected")
-        raise RlabError(f"{path} has {found.st_size:,} bytes, and at most {most:,} are read")
+        raise RlabError(f"{path} {wrong}")
     with os.fdopen(descriptor, "rb") as file:
         yield file
+
+
+def _unreadable(descriptor: int, most: int) -> str | None:
+    """Why what was opened is not read; None where it is."""
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        return f"is {kind_of(found.st_mode)} where a file is expected"
+    if found.st_size > most:
+        return f"has {found.st_size:,} bytes, and at most {most:,} are read"
+    # A file of holes takes no room on the disk and all of it in memory. Some file systems do not count blocks: there it
+    # is hollow where it begins with zeros, as nothing does that is read here.
+    on_disk = getattr(found, "st_blocks", found.st_size) * 512
+    if found.st_size > HOLLOW_ABOVE and on_disk * MOST_HOLLOW < found.st_size:
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            start = file.read(BLOCK)
+            file.seek(0)
+        if on_disk > 0 or not any(start):
+            return f"has {found.st_size:,} bytes, of which {on_disk:,} are on the disk: it is hollow, and not read"
+    return None
 
 
 def kind_of(mode: int) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from rlab.door import MIB, read_file
 from rlab.errors import RlabError, UsageError
 
 FILE = ".rlab-trust"
@@ -62,11 +63,13 @@ def read_list(folder: Path) -> tuple[str, ...]:
     """
     path = folder / FILE
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return ()
-    except (OSError, UnicodeDecodeError) as error:
+        if not os.path.lexists(path):
+            return ()
+        lines = read_file(path, MIB).decode().splitlines()
+    except UnicodeDecodeError as error:
         raise UsageError(f"cannot read {path}: {error}") from error
+    except RlabError as error:
+        raise UsageError(str(error)) from error
     names = (line.partition("#")[0].strip() for line in lines)
     return tuple(dict.fromkeys(module_name(name, str(path)) for name in names if name))
 

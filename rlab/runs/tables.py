@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rlab import door
 from rlab.errors import DiskError, RlabError, UsageError
 from rlab.runs import files
 from rlab.runs.appending import Appender, Trouble, close_all
@@ -172,8 +173,7 @@ def read_episodes(folder: Path) -> np.ndarray:
     path = folder / "episodes.csv"
     if not path.exists():
         raise UsageError(f"{folder} kept no episodes; train with --log-episodes (log_episodes=True) to have them.")
-    content = files.read_bytes(path)
-    header, *lines = content[: content.rfind(b"\n") + 1].decode(errors="replace").splitlines() or [""]
+    header, *lines = [line.decode(errors="replace") for line in door.whole_lines(path)] or [""]
     if header and header != ",".join(name for name, _ in EPISODES):
         raise RlabError(f"{path} begins with {header!r:.80}, not with the columns of episodes")
     try:

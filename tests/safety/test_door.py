@@ -101,3 +101,11 @@ def test_a_folder_of_results_holds_files_and_folders_alone(tmp_path: Path) -> No
     with pytest.raises(RlabError, match="c is a link, which is not followed"):
         door.check_part(tmp_path / "c")
     door.check_part(tmp_path / "missing")
+
+
+def test_a_file_of_holes_is_not_read_into_memory(tmp_path: Path) -> None:
+    with (tmp_path / "hollow").open("wb") as file:
+        file.write(b"begins like a file")
+        file.truncate(2**33)
+    with pytest.raises(RlabError, match=r"has 8,589,934,592 bytes, of which [0-9,]+ are on the disk: it is hollow"):
+        door.read_file(tmp_path / "hollow")
