@@ -246,6 +246,17 @@ def newest_checkpoint(run: RunFolder) -> Checkpoint:
     return files.settled(lambda: _newest(run), lambda: commits(run.checkpoint))
 
 
+def broken_checkpoints(run: RunFolder) -> tuple[list[str], bool]:
+    """What is wrong with each checkpoint of a run that is not whole, and whether one of them is."""
+    wrong, numbers = [], commits(run.checkpoint)
+    for number in numbers:
+        try:
+            _loaded(run.checkpoint / f"checkpoint-{number:06d}.json", number)
+        except RlabError as error:
+            wrong.append(str(error))
+    return wrong, len(wrong) < len(numbers)
+
+
 def commits(folder: Path) -> list[int]:
     """The numbers of the commits in a checkpoint folder, in order."""
     if not folder.is_dir():

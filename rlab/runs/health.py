@@ -1,7 +1,6 @@
 """Whether a run is whole: every file that it vouches for is read, and nothing is changed."""
 
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 from rlab import door
 from rlab.errors import RlabError
 from rlab.runs import files
-from rlab.runs.checkpoint import has_checkpoint, newest_checkpoint
+from rlab.runs.checkpoint import broken_checkpoints, has_checkpoint
 from rlab.runs.folder import BEGUN, CONFIG, MANIFEST, PARTS, RunFolder, read_manifest, read_vouched
 from rlab.runs.logs import read_json_lines
 from rlab.runs.tables import read_episodes
@@ -62,15 +61,12 @@ def _look_at(run: RunFolder, name: str) -> None:
 
 
 def _of_checkpoint(run: RunFolder) -> Iterator[tuple[str, str]]:
-    if not has_checkpoint(run):
-        return
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        wrong = _tried(lambda: newest_checkpoint(run))[1]
-    if wrong is not None:
-        yield wrong, f"its policy still plays: rlab eval {run.name}; rlab finetune {run.name} begins from it"
-    for each in said:
-        yield str(each.message), "nothing need be done: the one before it is whole"
+    wrong, one_is_whole = broken_checkpoints(run)
+    last = (
+        f"no checkpoint is whole; its policy still plays: rlab eval {run.name}; rlab finetune {run.name} begins from it"
+    )
+    for each in wrong:
+        yield each, "nothing need be done: another checkpoint is whole" if one_is_whole else last
 
 
 def _of_logs(run: RunFolder) -> Iterator[tuple[str, str]]:

@@ -62,7 +62,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], str, str]] = {
     "config": ("config.json", add(" "), "different SHA-256", "restore config.json"),
     "policy": ("policy/policy.json", add(" "), "different SHA-256", "rlab resume runs/dqn writes it again"),
     "best": ("best/policy.json", lambda path: path.unlink(), "is missing", "rlab resume runs/dqn writes it again"),
-    "older": ("checkpoint/checkpoint-000002.json", add("x"), "not complete JSON", "the one before it is whole"),
+    "older": ("checkpoint/checkpoint-000002.json", add("x"), "not complete JSON", "another checkpoint is whole"),
     "chunk": ("checkpoint/chunk-*", lambda path: path.unlink(), "is missing", "rlab finetune runs/dqn begins from it"),
     "log": ("eval.jsonl", add("7\n"), "is not a JSON object", "move it out of the run"),
     "link": ("hparams", link, "is a link", "restore"),
