@@ -18,11 +18,12 @@ from gymnasium.envs.registration import EnvSpec as Registered
 from rlab.envs.generators import generator_state, new_generator, set_generator_state
 from rlab.envs.obs_packing import layers
 
+Untouched = dict[int, tuple[Any, Any]]  # generators and their states as they were made, by the ids of these
 Path = tuple[str | int, ...]  # attributes, keys and indices, from the outermost wrapper inwards
 MOST_VISITS = 10_000  # values that are looked at in all
 MOST_PARTS = 1_000  # of one list, tuple, deque or dict, with what is inside
 LARGEST = 4096.0  # bytes of an array, characters of a text; larger ones are left to the replay
-MOST_OBJECTS = 20  # whose attributes are noted at every reset
+MOST_OBJECTS = 10  # whose attributes are noted at every reset
 MOST_KEPT = 100  # values in a list, deque or dict that are noted at every reset
 _PLAIN = (bool, int, float, str)
 _DICTS = (dict, defaultdict, OrderedDict, Counter)
@@ -165,9 +166,11 @@ def generator_states(generators: Mapping[Path, Any]) -> list[list[Any]]:
     return found
 
 
-def set_generators(env: gym.Env, states: Sequence[Any]) -> str | None:
-    """Let the generators draw on from the states of `generator_states`, made where there is none; the place of one
-    with which that is impossible."""
+def set_generators(env: gym.Env, untouched: Untouched, states: Sequence[Any]) -> str | None:
+    """Let the generators draw on from the states of `generator_states`, made where there is none, and the untouched
+    ones from their beginning; the place of one with which that is impossible."""
+    for generator, state in untouched.values():
+        set_generator_state(generator, state)
     for path, state in states:
         try:
             holder = held_at(env, path[:-1])
@@ -186,15 +189,18 @@ def set_generators(env: gym.Env, states: Sequence[Any]) -> str | None:
     return None
 
 
-def seed_spaces(env: gym.Env, seed: int) -> None:
+def seed_spaces(env: gym.Env, seed: int) -> Untouched:
     """Seed the generators of its spaces that are not yet seeded: Gymnasium would from the operating system's."""
     held = [part for layer in layers(env) for part in vars(layer).values()]
     waiting: list[Any] = [part for part in held if issubclass(type(part), gym.Space)]
+    untouched: Untouched = {}
     for space in waiting:  # grows
         if space._np_random is None:
             gym.Space.seed(space, seed)  # not those of its parts
+            untouched[id(space._np_random)] = (space._np_random, generator_state(space._np_random))
         parts = getattr(space, "spaces", ())
         waiting.extend(parts.values() if isinstance(parts, Mapping) else parts)
+    return untouched
 
 
 def attributes_at(env: gym.Env, paths: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
@@ -231,6 +237,16 @@ def set_attributes(env: gym.Env, saved: Sequence[Any]) -> None:
                     set_part(holder, name, value)
 
 
+def make_new_again(env: gym.Env, new: Sequence[tuple[Path, Mapping[str, Any]]]) -> None:
+    """Give the objects of `attributes_at` the plain values that they had, and remove the attributes that are new."""
+    for path, attributes in new:
+        with suppress(LookupError, TypeError):
+            now = vars(held_at(env, path))
+            for name in now.keys() - attributes.keys():
+                del now[name]
+    set_attributes(env, plain_attributes(new))
+
+
 def _kept(value: Any) -> Any:
     try:
         return as_data(value, Limits(LARGEST, MOST_KEPT))
@@ -238,9 +254,9 @@ def _kept(value: Any) -> Any:
         return NOT_KEPT
 
 
-def put_back(env: gym.Env, memory: Mapping[str, Any]) -> str | None:
+def put_back(env: gym.Env, untouched: Untouched, memory: Mapping[str, Any]) -> str | None:
     """Give what differs from a `memory_of` its saved value; the place of something with which that is impossible."""
-    place = set_generators(env, memory["generators"])
+    place = set_generators(env, untouched, memory["generators"])
     if place is not None:
         return place
     for path, value in memory["values"]:
@@ -276,8 +292,9 @@ def _is_now(holder: Any, key: str | int, value: Any) -> bool:
         return False
 
 
-def look_through(env: gym.Env) -> Found:
-    """All that an env holds, sorted: attributes may be in another order after a replay."""
+def look_through(env: gym.Env, untouched: Untouched) -> Found:
+    """All that an env holds, sorted: attributes may be in another order after a replay. The generators of spaces that
+    it has never drawn from are left out."""
     packages = {_package(type(layer)) for layer in layers(env)}
     waiting: deque[tuple[Path, Any]] = deque([((), env)])
     seen: set[int] = set()
@@ -286,8 +303,10 @@ def look_through(env: gym.Env) -> Found:
     while waiting and visits < MOST_VISITS:
         path, value = waiting.popleft()
         limits = Limits(LARGEST, MOST_PARTS)
-        if generator_state(value) is not None:
-            found.generators[path] = value
+        state = generator_state(value)
+        if state is not None:
+            if id(value) not in untouched or untouched[id(value)][1] != state:
+                found.generators[path] = value
         else:
             try:
                 found.values.append((path, as_data(value, limits)))

@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.wrappers import PassiveEnvChecker
 
-from rlab.envs.env_memory import as_data, look_through, memory_of, put_back, set_part
+from rlab.envs.env_memory import Untouched, as_data, look_through, memory_of, put_back, set_part
 from rlab.envs.generators import generator_state, new_generator
 from rlab.envs.obs_packing import layers
 
@@ -98,8 +98,8 @@ class OwnState:
     """An env's own `get_state` and `set_state`, the attributes of the known wrappers around it, and what else they
     remember (see `memory_of`)."""
 
-    def __init__(self, env: gym.Env) -> None:
-        self._env, (*self._wrappers, _) = env, layers(env)
+    def __init__(self, env: gym.Env, untouched: Untouched) -> None:
+        self._env, self._untouched, (*self._wrappers, _) = env, untouched, layers(env)
 
     def get(self) -> dict[str, Any]:
         """The state, as data.
@@ -111,7 +111,7 @@ class OwnState:
         return {
             "own": as_data(own.get_state()),
             "fields": _fields(self._wrappers),
-            "memory": memory_of(look_through(self._env)),
+            "memory": memory_of(look_through(self._env, self._untouched)),
         }
 
     def set(self, state: Mapping[str, Any]) -> None:
@@ -123,19 +123,20 @@ class OwnState:
         own: Any = self._env.unwrapped
         own.set_state(as_data(state["own"]))
         _set_fields(self._wrappers, state["fields"])
-        obstacle = put_back(self._env, state["memory"])
+        obstacle = put_back(self._env, self._untouched, state["memory"])
         if obstacle is not None:
             raise ValueError(f"{obstacle} cannot be put back")
 
 
-def state_pair(env: gym.Env) -> KnownState | OwnState | None:
-    """How the state of an env in its wrappers is saved; None where its episodes are replayed."""
+def state_pair(env: gym.Env, untouched: Untouched) -> KnownState | OwnState | None:
+    """How the state of an env in its wrappers is saved; None where its episodes are replayed. `untouched`: as of
+    `look_through`."""
     *wrappers, inner = layers(env)
     if not all(class_name(layer) in WRAPPERS for layer in wrappers):
         return None
     if class_name(inner) in ENVS:
         return KnownState(env)
-    return OwnState(env) if _takes(inner, "get_state", 0) and _takes(inner, "set_state", 1) else None
+    return OwnState(env, untouched) if _takes(inner, "get_state", 0) and _takes(inner, "set_state", 1) else None
 
 
 def class_name(thing: Any) -> str:

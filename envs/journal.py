@@ -10,6 +10,7 @@ import numpy as np
 
 from rlab.envs.env_memory import (
     Path,
+    Untouched,
     as_data,
     attributes_at,
     generator_states,
@@ -43,8 +44,8 @@ class Beginning:
 class Journal:
     """What is recorded while an env is played: well under a microsecond for a step."""
 
-    def __init__(self, env: gym.Env) -> None:
-        self._env = env
+    def __init__(self, env: gym.Env, untouched: Untouched) -> None:
+        self._env, self._untouched = env, untouched
         self._generators: list[Path] = []  # where the env holds them
         self._objects: list[Path] = []
         self._resets = 0
@@ -60,8 +61,8 @@ class Journal:
         generators: list[Any] = []
         attributes: list[Any] = []
         try:
-            if self._resets < 2:  # an env may make its generators when it is made, and in its first reset
-                self._look()
+            if self._resets & (self._resets - 1) == 0:  # at 0, 1, 2, 4, 8 ...: an env may make generators at any time
+                self.look()
             generators = generator_states(generators_at(self._env, self._generators))
             attributes = attributes_at(self._env, self._objects)
         except Exception as error:  # the attributes of an env may be anything
@@ -109,12 +110,12 @@ class Journal:
             },
             "actions": blocks,
             "result": [np.array(obs), terminated, truncated, self.total_reward],
-            "memory": self._look(),
+            "memory": self.look(),
         }
 
-    def _look(self) -> dict[str, Any]:
+    def look(self) -> dict[str, Any]:
         """What the env remembers now, and where the next episodes find it."""
-        found = look_through(self._env)
+        found = look_through(self._env, self._untouched)
         self._generators, self._objects = list(found.generators), found.objects
         return memory_of(found)
 

@@ -122,21 +122,31 @@ class ProcessGenerators:
             torch.default_generator.manual_seed(of_torch)
 
     def state(self) -> dict[str, Any]:
-        """Where they stand, in arrays and JSON values."""
-        torch = sys.modules.get("torch")
-        return {
-            "numpy": np.random.get_state(legacy=False),
-            "random": python_state(random.getstate()),
-            "torch": None if torch is None else torch.get_rng_state().numpy(),
-        }
+        """Where they stand: see `process_state`."""
+        return process_state()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Let them go on where `state` was saved."""
-        np.random.set_state(state["numpy"])
-        random.setstate(from_python_state(state["random"]))
-        if state["torch"] is not None:
-            torch = importlib.import_module("torch")  # the env had imported it
-            torch.set_rng_state(torch.from_numpy(state["torch"].copy()))
+        set_process_state(state)
+
+
+def process_state() -> dict[str, Any]:
+    """Where the global generators of a process stand, that of torch where it is loaded, in arrays and JSON values."""
+    torch = sys.modules.get("torch")
+    return {
+        "numpy": np.random.get_state(legacy=False),
+        "random": python_state(random.getstate()),
+        "torch": None if torch is None else torch.get_rng_state().numpy(),
+    }
+
+
+def set_process_state(state: Mapping[str, Any]) -> None:
+    """Let the global generators go on from `process_state`."""
+    np.random.set_state(state["numpy"])
+    random.setstate(from_python_state(state["random"]))
+    if state["torch"] is not None:
+        torch = importlib.import_module("torch")  # the env had imported it
+        torch.set_rng_state(torch.from_numpy(state["torch"].copy()))
 
 
 def due_again(call: int) -> bool:

@@ -47,7 +47,7 @@ def test_plain_values_and_generators_are_found_and_put_back_in_place():
     env.last.extend([4, 5])
     env.rng.normal()
     array, items, inside = other.array, other.items, other.inside
-    assert put_back(other, memory_of(look_through(env))) is None
+    assert put_back(other, {}, memory_of(look_through(env, {}))) is None
     assert (other.count, other.name, other.pair[0], other.inside.level) == (4, "b", 5, 9)
     assert (other.array.tolist(), other.seen) == ([7.0, 7.0], {"x": 1, "y": 8})
     assert (other.items, list(other.last), other.last.maxlen) == ([1, 2, 3], [4, 5], 2)
@@ -59,24 +59,24 @@ def test_plain_values_and_generators_are_found_and_put_back_in_place():
 def test_what_others_may_share_and_what_is_large_is_left_alone():
     env = Env()
     env.phase, env.large[:] = Phase.NIGHT, 1.0
-    memory = memory_of(look_through(env))
+    memory = memory_of(look_through(env, {}))
     places = {path[0] for path, _ in memory["values"]}
     assert not places & {"phase", "shared", "large", "kind", "call"}
-    assert put_back(Env(), memory) is None
+    assert put_back(Env(), {}, memory) is None
     assert (Phase.DAY.value, SHARED.number) == (1, 3)
 
 
 def test_what_has_no_place_is_named():
     env, other = Env(), Env()
     env.items[:] = [Inside(), Inside()]
-    assert put_back(other, memory_of(look_through(env))) == "items.0.level"
+    assert put_back(other, {}, memory_of(look_through(env, {}))) == "items.0.level"
 
 
 def test_two_names_of_one_generator_stay_names_of_one():
     env, other = Env(), Env()
     env.second = env.rng
     env.rng.normal()
-    assert put_back(other, memory_of(look_through(env))) is None
+    assert put_back(other, {}, memory_of(look_through(env, {}))) is None
     assert other.second is other.rng
     assert other.rng.normal() == env.rng.normal()
 
