@@ -296,7 +296,7 @@ class Saver:
             self._worker.do(partial(self._write_chunk, chunk.index, chunk.arrays()))
 
     def _write_chunk(self, index: int, content: dict[str, np.ndarray]) -> None:
-        self._writer.write_chunk(index, True, content)
+        self._writer.write_chunk(index, content)
         self._pending.discard(index)
 
     def _rows_at_next_save(self) -> int:

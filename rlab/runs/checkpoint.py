@@ -1,10 +1,11 @@
 """Checkpoints: the full training state on the disk, of which a crash at any instant leaves the previous one whole.
 
 checkpoint/checkpoint-<n>.json       a commit: names and SHA-256 of all that belongs to it, written last; the newest few
-checkpoint/state-<sha>.json          the structure of a state
-checkpoint/state-<sha>.safetensors   its tensors
-checkpoint/chunk-<index>-<sha>.safetensors   the replay, in chunks; a complete one is written once and for all
-checkpoint/parity-<index>-<sha>.bin          what repairs a complete chunk, which several checkpoints share
+checkpoint/state-<n>-<sha>.json          the structure of its state
+checkpoint/state-<n>-<sha>.safetensors   its tensors
+checkpoint/chunk-<index>-<n>-<sha>.safetensors   the chunk of the replay that is not complete yet
+checkpoint/chunk-<index>-<sha>.safetensors       complete ones, written once and for all
+checkpoint/parity-<index>-<sha>.bin              what repairs a complete chunk, the one thing that checkpoints share
 
 What no commit names any more is deleted once a newer one is on the disk.
 """
@@ -57,7 +58,8 @@ class StoredChunk:
     index: int
     complete: bool
     commit: Path
-    entry: dict[str, Any]  # name and SHA-256 of the file
+    stem: str  # of the name of the file
+    entry: dict[str, Any]  # its name and SHA-256
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Read the file.
@@ -71,7 +73,7 @@ class StoredChunk:
         """The bytes of the file; raises as `arrays`. Where a bit of a complete chunk was flipped it is put right."""
         folder, commit = self.commit.parent, self.commit
         try:
-            return files.read_checked(folder, self.entry, _stem(self.index), TENSORS, commit)
+            return files.read_checked(folder, self.entry, self.stem, TENSORS, commit)
         except RlabError as error:
             found = self._repaired()
             if found is None:
@@ -149,19 +151,17 @@ class CheckpointWriter:
         entry = self._chunks.get(chunk.index)
         return chunk.complete and entry is not None and (self._folder / entry["name"]).is_file()
 
-    def write_chunk(self, index: int, complete: bool, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """Write a chunk, ahead of the checkpoints that will name it.
+    def write_chunk(self, index: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write a complete chunk, ahead of the checkpoints that will name it.
 
         Raises:
             DiskError: the disk refuses.
         """
         self._begin()
         data = arrays_to_bytes(arrays)
-        entry = {"index": index, "complete": complete, **files.write_named(self._folder, _stem(index), data, TENSORS)}
-        if complete:
-            entry["parity"] = files.write_named(self._folder, f"parity-{index:06d}", parity_of(data), PARITY)
-            self._chunks[index] = entry
-        return entry
+        named = files.write_named(self._folder, _stem(index), data, TENSORS)
+        parity = files.write_named(self._folder, f"parity-{index:06d}", parity_of(data), PARITY)
+        self._chunks[index] = {"index": index, "complete": True, **named, "parity": parity}
 
     def commit(self, state: Snapshot, chunks: Iterable[Chunk]) -> None:
         """Write a checkpoint of a state and of chunks, those that are not written yet first; then delete what it makes
@@ -173,24 +173,29 @@ class CheckpointWriter:
         self._begin()
         # Python's float repr round-trips, so the state comes back to the bit.
         text = json.dumps({"format": files.FORMAT, "state": state.structure}, allow_nan=False).encode()
-        entries = [
-            self._chunks[chunk.index]
-            if self.has(chunk)
-            else self.write_chunk(chunk.index, chunk.complete, chunk.arrays())
-            for chunk in chunks
-        ]
+        number = max(commits(self._folder), default=0) + 1
+        entries = [self._entry(chunk, number) for chunk in chunks]
+        stem, tensors = f"state-{number:06d}", tensors_to_bytes(state.tensors)
         content = {
             "chunks": entries,
-            "structure": files.write_named(self._folder, "state", text, ".json"),
-            "tensors": files.write_named(self._folder, "state", tensors_to_bytes(state.tensors), TENSORS),
+            "structure": files.write_named(self._folder, stem, text, ".json"),
+            "tensors": files.write_named(self._folder, stem, tensors, TENSORS),
         }
-        number = max(commits(self._folder), default=0) + 1
         files.write_json(self._path(number), content)
         self._named[number] = _names(_entries(content))
         self._named = dict(list(self._named.items())[-self._keep :])
         first = min((entry["index"] for entry in entries), default=0)
         self._chunks = {index: entry for index, entry in self._chunks.items() if index >= first}
         self._delete_the_rest()
+
+    def _entry(self, chunk: Chunk, number: int) -> dict[str, Any]:
+        """What this commit says of a chunk, which is written where it has to be."""
+        if chunk.complete:
+            if not self.has(chunk):
+                self.write_chunk(chunk.index, chunk.arrays())
+            return self._chunks[chunk.index]
+        stem, data = _stem(chunk.index, number), arrays_to_bytes(chunk.arrays())
+        return {"index": chunk.index, "complete": False, **files.write_named(self._folder, stem, data, TENSORS)}
 
     def _path(self, number: int) -> Path:
         return self._folder / f"checkpoint-{number:06d}.json"
@@ -287,8 +292,8 @@ def _newest(run: RunFolder) -> Checkpoint:
 
 def _loaded(commit: Path, number: int) -> Checkpoint:
     folder, content = commit.parent, _read_commit(commit)
-    text = files.read_checked(folder, content["structure"], "state", ".json", commit)
-    tensors = files.read_checked(folder, content["tensors"], "state", TENSORS, commit)
+    text = files.read_checked(folder, content["structure"], f"state-{number:06d}", ".json", commit)
+    tensors = files.read_checked(folder, content["tensors"], f"state-{number:06d}", TENSORS, commit)
     named = tensors_from_bytes(tensors, folder / content["tensors"]["name"])
     where = folder / content["structure"]["name"]
     structure = files.parse_json(text, where)
@@ -296,10 +301,15 @@ def _loaded(commit: Path, number: int) -> Checkpoint:
         state = decode(structure["state"], named)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise RlabError(f"{where} is broken ({type(error).__name__}: {error})") from error
-    chunks = [StoredChunk(entry["index"], entry["complete"], commit, entry) for entry in content["chunks"]]
+    chunks = [_stored(commit, number, entry) for entry in content["chunks"]]
     for chunk in chunks:
         chunk.content()
     return Checkpoint(number, state, sorted(chunks, key=lambda chunk: chunk.index))
+
+
+def _stored(commit: Path, number: int, entry: dict[str, Any]) -> StoredChunk:
+    index, complete = entry["index"], entry["complete"]
+    return StoredChunk(index, complete, commit, _stem(index) if complete else _stem(index, number), entry)
 
 
 def _read_commit(path: Path) -> dict[str, Any]:
@@ -336,5 +346,6 @@ def _is_named(entry: Any) -> bool:
     return isinstance(entry, dict) and isinstance(entry.get("name"), str)
 
 
-def _stem(index: int) -> str:
-    return f"chunk-{index:06d}"
+def _stem(index: int, number: int | None = None) -> str:
+    """How the name of a chunk's file begins; an incomplete one belongs to one commit."""
+    return f"chunk-{index:06d}" if number is None else f"chunk-{index:06d}-{number:06d}"

@@ -19,7 +19,7 @@ KEPT = "events.out.tfevents.0.kept"  # where the second of its beginning stands 
 LENGTH, CHECKSUM = struct.Struct("<Q"), 4
 MOST = 4 * 2**30  # bytes of a file; a curve has some 100 bytes a point
 JUDGED = ("eval/", "return")  # how the tags of an evaluation begin, that of the HPARAMS tab too
-FINAL = "final/"
+FINAL = ("final/", "_hparams_/session_end_info")
 
 
 def drop_after(place: Path, time: int, judged_again: bool) -> None:

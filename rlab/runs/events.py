@@ -115,9 +115,8 @@ class EventLog:
         length = {f"{kind}/length": self._over_members(means[f"{kind}/length"])}
         self._run.add(env_steps, dict(zip(tags, summary, strict=True)) | length)
         if self._comparison is not None:
-            self._comparison.add(env_steps, {SCORE: summary[0]})
-            if final:
-                self._comparison.summary(_session_end(), 0)
+            # The last one is known by its end: a run that goes on from before is judged again.
+            self._comparison.add(env_steps, {SCORE: summary[0]}, list(_session_end().value) if final else [])
 
     def film(self, env_steps: int, film: bytes, size: tuple[int, int]) -> None:
         """An animated GIF on the IMAGES tab."""
@@ -152,11 +151,12 @@ class _Curves:
         self._file: Appender | None = None
         self._open()
 
-    def add(self, env_steps: int, values: Mapping[str, Any]) -> None:
-        """Everything of one row as one event, which is cheaper than one event per tag."""
+    def add(self, env_steps: int, values: Mapping[str, Any], more: Sequence[Any] = ()) -> None:
+        """Everything of one row as one event, which is cheaper than one event per tag, and ready-made values."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         shown = [self._value(tag, float(value)) for tag, value in values.items() if not np.isnan(value)]
+        shown += more
         if shown:
             self.summary(Summary(value=shown), env_steps)
 

@@ -317,12 +317,18 @@ def commit(change):
     [
         (damaged("checkpoint-*.json", None), "has no checkpoint to resume from"),
         (damaged("checkpoint-*.json", lambda data: data[:20]), "checkpoint-000001.json is not complete JSON"),
-        (damaged("state-*.json", None), r"state-\w+.json is missing"),
-        (damaged("state-*.json", lambda data: data + b" "), r"state-\w+.json has a different SHA-256"),
-        (damaged("state-*.safetensors", lambda data: data[:-1]), r"state-\w+.safetensors has a different SHA-256"),
+        (damaged("state-*.json", None), r"state-000001-\w+.json is missing"),
+        (damaged("state-*.json", lambda data: data + b" "), r"state-000001-\w+.json has a different SHA-256"),
+        (
+            damaged("state-*.safetensors", lambda data: data[:-1]),
+            r"state-000001-\w+.safetensors has a different SHA-256",
+        ),
         (damaged("chunk-000000-*", lambda data: data[1:]), r"chunk-000000-\w+.safetensors has a different SHA-256"),
         (damaged("chunk-000000-*", None), r"chunk-000000-\w+.safetensors is missing"),
-        (damaged("chunk-000001-*", lambda data: data[:-1]), r"chunk-000001-\w+.safetensors has a different SHA-256"),
+        (
+            damaged("chunk-000001-*", lambda data: data[:-1]),
+            r"chunk-000001-000001-\w+.safetensors has a different SHA-256",
+        ),
         (commit(lambda data: data.update(format=7)), "has format 7; this rlab reads format 1"),
         (commit(lambda data: data.update(chunks={})), "checkpoint-000001.json is broken: 'chunks' must be a list"),
         (
@@ -426,6 +432,18 @@ def test_any_block_is_repaired_and_any_length_comes_back(data, draw):
             assert parity.repaired(bytes(damaged), made) == data
 
 
+def test_two_checkpoints_of_the_same_moment_share_no_file_but_complete_chunks(run):
+    for _ in range(2):
+        save_checkpoint(run, *generation(1))
+    first, second = (json.loads((run.checkpoint / f"checkpoint-{n:06d}.json").read_text()) for n in (1, 2))
+    names = [
+        {part[kind]["name"] for kind in ("structure", "tensors")} | {part["chunks"][1]["name"]}
+        for part in (first, second)
+    ]
+    assert not names[0] & names[1]
+    assert first["chunks"][0] == second["chunks"][0]
+
+
 def test_a_run_that_goes_on_from_an_earlier_checkpoint_takes_no_chunk_of_the_later_one(run):
     save_checkpoint(run, {"n": 1}, [Piece(0, False, 1)])
     save_checkpoint(run, {"n": 2}, [Piece(0, True, 2)])
@@ -446,11 +464,11 @@ def test_a_chunk_written_ahead_belongs_to_the_next_checkpoint_and_is_cleaned_up_
     writer = CheckpointWriter(run)
     writer.commit(snapshot({"n": 1}), [])
     ahead = Piece(0, True, 5)
-    writer.write_chunk(0, True, ahead.arrays())
+    writer.write_chunk(0, ahead.arrays())
     assert writer.has(ahead)
     writer.commit(snapshot({"n": 2}), [Piece(0, True, 6)])  # not asked for again
     assert load_checkpoint(run)[1][0].arrays()["obs"][0, 0] == 5
-    writer.write_chunk(1, True, Piece(1, True, 7).arrays())  # and the process is killed
+    writer.write_chunk(1, Piece(1, True, 7).arrays())  # and the process is killed
     CheckpointWriter(run, base=2).commit(snapshot({"n": 3}), [ahead])
     assert len(list(run.checkpoint.glob("chunk-*"))) == 1
 

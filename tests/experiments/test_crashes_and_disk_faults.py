@@ -1,0 +1,44 @@
+"""Crashes at disk operations, and disks that break; `experiments/reliability/` at a small size."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+if not hasattr(os, "fork"):
+    pytest.skip("needs os.fork, which this system lacks", allow_module_level=True)
+
+
+def studied(script: str, out: Path, *words: str) -> dict[str, Any]:
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        f"rlab.experiments.reliability.{script}",
+        "--out",
+        str(out),
+        *words,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found
+
+
+def test_runs_that_crash_at_a_disk_operation_become_the_runs_that_never_did(tmp_path: Path) -> None:
+    for way, found in studied("crashes", tmp_path / "result.json", "--every", "149")["ways"].items():
+        assert found["crashes"] >= 2, way
+        assert (found["not_gone_on_with"], found["different"]) == (0, 0), found["first"]
+
+
+def test_disks_that_break_harm_no_checkpoint_and_are_named(tmp_path: Path) -> None:
+    kinds = studied("disk_faults", tmp_path / "result.json", "--tries", "2")["kinds"]
+    assert len(kinds) == 6
+    for kind, found in kinds.items():
+        wrong = {name: found[name] for name in ("unnamed", "unreadable", "not_gone_on_with", "different")}
+        assert not any(wrong.values()), (kind, found["first"])
