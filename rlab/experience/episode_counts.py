@@ -106,7 +106,7 @@ class EpisodeCounts:
         returns, lengths = (
             column.lanes(slots).movedim(2, 0).cpu().numpy() for column in (self._ended_returns, self._ended_lengths)
         )
-        step, member, env = np.nonzero(lengths)
+        step, member, env = np.nonzero(lengths != 0)  # a third of the time of numbers
         ended = (member, env, returns[step, member, env], lengths[step, member, env], unseen - 1 - step)
         return list(map(Episode, *(values.tolist() for values in ended)))
 

@@ -39,10 +39,10 @@ class EpisodeBook:
 
     def add(self, episodes: Sequence[Episode], clock: Clock) -> None:
         """These ended, `steps_ago` vector steps before this time."""
-        for e in episodes:
-            self._returns[e.member] += e.episode_return
-            self._lengths[e.member] += e.length
-            self._counts[e.member] += 1
+        members = [e.member for e in episodes]
+        np.add.at(self._returns, members, [e.episode_return for e in episodes])
+        np.add.at(self._lengths, members, [e.length for e in episodes])
+        np.add.at(self._counts, members, 1)
         if self._hearers:
             seeds = self._seeds
             ended = [
