@@ -170,7 +170,8 @@ class Agent(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """All that training needs to go on: nested dicts of tensors and plain values."""
+        """All that training needs to go on: nested dicts of tensors and plain values. Every float in it is finite: what
+        is not is neither saved nor gone on from."""
         ...
 
     def load_state(self, state: dict[str, Any]) -> None: ...

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from rlab.errors import UsageError
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.learning.parameter_groups import ParameterGroup, as_groups, flattened, leading_members
-from rlab.learning.standing_still import put_back, who_steps
+from rlab.learning.standing_still import or_nan, put_back, who_steps
 from rlab.learning.step_hooks import StepHook
 from rlab.learning.traceable_steps import traceable
 from rlab.types import Clock
@@ -148,7 +148,8 @@ class StackedOptimizer:
             UsageError: the loss is not `[S]`, or has no gradient, or `now` lacks the learning rate.
 
         Returns:
-            the norm `[S]` of each member's gradient over all groups that learn, before clipping.
+            the norm `[S]` of each member's gradient over all groups that learn, before clipping; NaN where a weight is
+            not finite now.
         """
         if loss.shape != (self._rows,):
             shape = tuple(loss.shape)
@@ -174,7 +175,7 @@ class StackedOptimizer:
         self._move(None if now is None else self._rate_of(now), members)
         for hook, before in zip(self.hooks, found, strict=True):
             hook.after(before)
-        return norm
+        return or_nan(norm, [self._flats[i] for i in self._learning])
 
     def _rate_of(self, now: Mapping[str, float | Tensor]) -> float | Tensor:
         name = f"{self.name}/learning_rate"

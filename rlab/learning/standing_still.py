@@ -1,4 +1,5 @@
-"""Members that do not take a step of an optimizer: their weights and moments are put back."""
+"""What a step of an optimizer does about numbers that are not finite, and about members that do not take it: their
+weights and moments are put back."""
 
 from collections.abc import Sequence
 
@@ -32,3 +33,12 @@ def put_back(alive: Tensor | None, members: Tensor, tensors: Sequence[Tensor], b
         members = members & alive
     for tensor, value in zip(tensors, before, strict=True):
         tensor.copy_(torch.where(members.unsqueeze(1), tensor, value))
+
+
+@torch.no_grad()
+def or_nan(norm: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """The `norm [S]` of those whose `weights [S, P]` are finite, to the bit, else NaN: under a layer that saturates,
+    such as tanh, an infinite weight leaves loss and gradient finite."""
+    for tensor in weights:
+        norm = torch.add(norm, tensor.sum(dim=1), alpha=0.0)
+    return norm
