@@ -1,6 +1,7 @@
 """What a dataset of somebody else must not hold, found before any of its arrays is read: links, data outside of its
 files, and arrays that would become much larger than the file."""
 
+import importlib
 import math
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,7 @@ def check_arrays(path: Path, episodes: int) -> None:
     """
     with door.opened(path):
         pass  # a regular file
-    import h5py
-
+    h5py: Any = importlib.import_module("h5py")
     with h5py.File(path, "r") as file:
         if len(file) < episodes:
             raise RlabError(f"it has {len(file)} episodes, and {episodes} are declared")

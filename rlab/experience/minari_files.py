@@ -43,8 +43,10 @@ MINARI_MODULES = ("data_collector.episode_buffer", "dataset.minari_storage", "se
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 OURS = "rlab"  # the key in metadata.json of what Minari has no field for
 # What a file that was cut off, edited or written by something else may raise inside Minari, h5py and NumPy.
-BROKEN = (OSError, KeyError, ValueError, TypeError, IndexError, AttributeError, AssertionError, RuntimeError)
-BROKEN += (MemoryError, OverflowError, RecursionError)
+BROKEN = (
+    *(OSError, KeyError, ValueError, TypeError, IndexError, AttributeError, AssertionError, RuntimeError),
+    *(MemoryError, OverflowError, RecursionError),
+)
 
 
 def write_dataset(path: Path | str, dataset: Dataset, env_spec: str | None = None) -> str:

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from rlab.errors import UsageError
@@ -34,4 +35,9 @@ def change_list(folder: Path, words: Sequence[str], remove: bool) -> tuple[tuple
         listed = tuple(dict.fromkeys((*listed, *named)))
     write_bytes(folder / FILE, list_text(listed))
     added = () if remove else named
-    return listed, tuple(name for name in added if importlib.util.find_spec(name.partition(".")[0]) is None)
+    return listed, tuple(name for name in added if not _is_found(name.partition(".")[0], folder))
+
+
+def _is_found(module: str, folder: Path) -> bool:
+    """Whether a module is installed or lies in the folder; nothing of it runs."""
+    return importlib.util.find_spec(module) is not None or PathFinder.find_spec(module, [str(folder)]) is not None

@@ -63,7 +63,7 @@ def check_like(saved: Any, fresh: Any, where: str, place: str = "") -> None:
     if not wrong and place in POSITIVE and not 1 <= saved <= POSITIVE[place]:
         wrong = f"must be from 1 to {POSITIVE[place]:,}, and is {saved}"
     if wrong:
-        raise RlabError(f"{where}: {place or 'the state'} {wrong}. Was it edited?")
+        raise RlabError(f"{where}: {place or 'the state'} {wrong}. Was it edited, or written by another rlab?")
     if isinstance(fresh, Mapping):
         for key, value in fresh.items():
             check_like(saved[key], value, where, f"{place}/{key}" if place else str(key))
@@ -118,10 +118,11 @@ def _difference(saved: Any, fresh: Any) -> str | None:
 def _difference_of_numbers(saved: Any, fresh: Any) -> str | None:
     if isinstance(saved, bool) or not isinstance(saved, int | float | np.generic):
         return f"must be a number, not {clean(repr(saved)):.60}"
-    if isinstance(fresh, int) and not isinstance(saved, int | np.integer):
+    number: Any = saved.item() if isinstance(saved, np.generic) else saved
+    if isinstance(fresh, int) and not isinstance(number, int):
         return f"must be a whole number, not {saved!r:.60}"
-    if isinstance(fresh, int) and fresh >= 0 and saved < 0:
+    if isinstance(fresh, int) and fresh >= 0 and number < 0:
         return f"must not be negative, and is {saved}"
-    if isinstance(fresh, int) and abs(fresh) < LARGEST <= abs(saved):
+    if isinstance(fresh, int) and abs(fresh) < LARGEST <= abs(number):
         return f"must be below 2^63, not {saved!r:.60}"
     return None

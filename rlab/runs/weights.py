@@ -18,12 +18,14 @@ from rlab.networks.finite import check_finite
 from rlab.runs import files
 from rlab.runs.tensors import tensors_from_bytes, tensors_to_bytes
 
-# What building a network may take: so much, and times the size of its weights, of which each is drawn first.
-SPARE_BYTES, SPARE_RATIO = 64 * 2**20, 8
+# What building a network may take: so much, and times the size of its weights: floats are made of integers of 2 bits.
+SPARE_BYTES, SPARE_RATIO = 64 * 2**20, 32
 MOST_SEED = 10**15
 # What a spec that was edited raises in the layers, heads and spaces that it names.
-BUILDING = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, MemoryError, ArithmeticError)
-BUILDING += (AssertionError, StopIteration, NotImplementedError)
+BUILDING = (
+    *(KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, MemoryError, ArithmeticError),
+    *(AssertionError, StopIteration, NotImplementedError),
+)
 STEM, SUFFIX = "weights", ".safetensors"
 
 M = TypeVar("M", bound=nn.Module)

@@ -54,6 +54,11 @@ def test_the_list_is_shown_added_to_and_taken_from(project, capsys):
     out, err = capsys.readouterr()
     assert out == "trusted in this folder (.rlab-trust): json, my_envs.grids\n"
     assert "no module my_envs.grids is found" in err
+    (project / "my_module_here.py").write_text("raise SystemExit('this has run')\n")
+    assert main(["trust", "my_module_here"]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["trust", "my_module_here", "--remove"]) == 0
+    capsys.readouterr()
     (project / FILE).write_text((project / FILE).read_text() + "\nother  # of a colleague\n")
     assert main(["trust", "my_envs.grids", "--remove", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["modules"] == ["json", "other"]
