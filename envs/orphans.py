@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from typing import Any
 
 EVERY = 1.0  # seconds between two looks at the parent
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
@@ -39,7 +40,7 @@ def die_with_parent(parent: int, lasts: bool) -> None:
 def _let_server_end() -> None:
     """Close this process's own handle of the fork server, which ends when nobody has one: it would outlive the program
     as long as this process does."""
-    server = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]  # Python has no public way
+    server: Any = multiprocessing.forkserver._forkserver  # Python has no public way
     handle, server._forkserver_alive_fd = server._forkserver_alive_fd, None
     if handle is not None:
         os.close(handle)

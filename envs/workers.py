@@ -78,9 +78,10 @@ class WatchedAsyncVectorEnv(WatchedVectorEnv):
         first = makers[0]()  # its spaces must be known before there is memory to be shared
         self._take_spaces(first)
         first.close()
-        self._time_limit, self._processes = time_limit, multiprocessing.get_context(context)
+        processes: Any = multiprocessing.get_context(context)  # Gymnasium declares the module
+        self._time_limit, self._processes = time_limit, processes
         space = self.single_observation_space
-        self._memory = create_shared_memory(space, n=self.num_envs, ctx=self._processes)
+        self._memory = create_shared_memory(space, n=self.num_envs, ctx=processes)
         self._obs = read_from_shared_memory(space, self._memory, n=self.num_envs)
         self._open()
 
@@ -185,7 +186,7 @@ def _work(index: int, make: CloudpickleWrapper, pipe: Any, memory: Any, parent: 
 
     try:
         another_call()
-        env = make()
+        env: Any = make()
         pipe.send(("done", None))
         while True:
             command, args = pipe.recv()

@@ -132,9 +132,13 @@ class DeviceEnv(Protocol):
     num_envs: int
     time_limit: int | None
     has_reset_rows: bool
-    restarts: Any  # as of `VectorEnv`
     device: "torch.device"
     on_host: bool  # whether a step crosses to the host, so that it cannot be part of a program
+
+    @property
+    def restarts(self) -> np.ndarray | None:
+        """As of `VectorEnv`."""
+        ...
 
     def reset(self) -> "Tensor":
         """Start every env; observations `[S, N, *obs]`."""
