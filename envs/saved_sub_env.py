@@ -151,10 +151,12 @@ class SavedSubEnv(SubEnv):
         ended = self._journal is not None and any(self._journal.result[2:4])
         with contextlib.suppress(SubEnvError):  # the same each time, or not
             for _ in range(TRIED_STEPS):
-                result = (self.reset()[0], 0.0, False, False) if ended else self.step(sampled(space))[:4]
-                obs, *rest = result
-                ended = rest[1] or rest[2]
-                digest.update(obs.tobytes() + repr(rest).encode())
+                if ended:
+                    obs, reward, terminated, truncated = self.reset()[0], 0.0, False, False
+                else:
+                    obs, reward, terminated, truncated, _ = self.step(sampled(space))
+                ended = terminated or truncated
+                digest.update(obs.tobytes() + repr((reward, terminated, truncated)).encode())
                 yield None
         return digest.digest()
 
