@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from rlab.experiments.benchmarks.timing import in_turn, ratio, record, seconds_o
 
 SAVES = 10
 NEVER = 10**9  # env steps, which no run here comes to
-MAIN_STEPS, MAIN_ROUNDS = 40_000, 5
+MAIN_STEPS, MAIN_ROUNDS = 40_000, 3
 QUIET: dict[str, Any] = {"eval_every": 0, "final_eval_episodes": 0, "device": "cpu", "compile": "off"}
 
 
@@ -133,18 +134,20 @@ def main() -> None:
     if len(sys.argv) > 1:
         print(json.dumps(fill(Case(**json.loads(sys.argv[1])), int(sys.argv[2]))))
         return
-    rows = [measured(case) for case in CASES]
-    for row in rows:
-        print(json.dumps(row))
+    rows = []
+    for case in CASES:
+        rows.append(measured(case))
+        print(json.dumps(rows[-1]), flush=True)
     seconds: dict[str, list[float]] = {"every 10 000": [], "at the end": []}
-    jobs = {name: (lambda name=name, every=every: main_job(every, seconds[name])) for name, every in PERIODS.items()}
+    jobs: dict[str, Callable[[], Any]] = {
+        "every 10 000": lambda: main_job(10_000, seconds["every 10 000"]),
+        "at the end": lambda: main_job(NEVER, seconds["at the end"]),
+    }
     in_turn(jobs, MAIN_ROUNDS)
     cost = ratio(seconds["every 10 000"], seconds["at the end"])
     print(f"a checkpoint every 10 000 env steps takes {cost['median'] - 1:.1%} of the main job's time")
     record(__file__, {"storages": rows, "main_job_seconds": seconds, "main_job_ratio": cost})
 
-
-PERIODS = {"every 10 000": 10_000, "at the end": NEVER}
 
 if __name__ == "__main__":
     main()

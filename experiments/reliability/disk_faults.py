@@ -87,7 +87,7 @@ KINDS: dict[str, tuple[str, Callable[[Path, int], Callable[..., None]]]] = {
 FLIPPED = "flipped bit"
 
 
-def told(do: Callable[[], None], said: Path) -> Callable[[], None]:
+def told(do: Callable[[], Any], said: Path) -> Callable[[], None]:
     """Write to a file what a function warns of and ends with."""
 
     def run() -> None:

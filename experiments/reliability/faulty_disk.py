@@ -21,8 +21,8 @@ SHARED: dict[str, Any] = {
     "checkpoint_every": 120,
 }
 SHARED |= {"log_every": 60, "eval_every": 120, "eval_episodes": 1, "final_eval_episodes": 1, "log_episodes": True}
-REPLAY = {"learning_starts": 40, "learn_every": 20, "batch_size": 4, "replay_capacity": 200}
-ROLLOUT = {"rollout_steps": 15}
+REPLAY: dict[str, Any] = {"learning_starts": 40, "learn_every": 20, "batch_size": 4, "replay_capacity": 200}
+ROLLOUT: dict[str, Any] = {"rollout_steps": 15}
 WAYS = ("dqn", "ppo", "fine-tuning with a teacher")
 Fault = Callable[[int, str, Callable[..., Any], tuple[Any, ...]], None]  # number, name, the real function, arguments
 
@@ -37,14 +37,14 @@ class Disk:
 
     def install(self) -> None:
         """From here on, in this process. Nothing waits for the disk: what was written outlives a process as it is."""
-        os.fsync = lambda handle: None
+        os.fsync = lambda fd: None
         for name in OPERATIONS:
             setattr(os, name, self._watched(name, getattr(os, name)))
         close = os.close
 
-        def closed(handle: int) -> None:
-            self._open.discard(handle)
-            close(handle)
+        def closed(fd: int) -> None:
+            self._open.discard(fd)
+            close(fd)
 
         os.close = closed
 
@@ -80,7 +80,7 @@ def go(way: str, path: Path, source: Path) -> None:
         rlab.finetune(source, out=path, teacher=str(source), **settings, **REPLAY)
 
 
-def in_a_process(do: Callable[[], None]) -> int:
+def in_a_process(do: Callable[[], Any]) -> int:
     """Call a function in a fork of this process; its exit code, which is 0 where it returns and 1 where it raises."""
 
     def run() -> None:

@@ -25,6 +25,7 @@ from rlab.learning.runtime import choose_devices, own_surroundings
 from rlab.machine import computed_with, differences
 from rlab.networks.own import Builder, find_builder, standing_in
 from rlab.places import warn
+from rlab.runs import files
 from rlab.runs.checkpoint import has_checkpoint, load_checkpoint
 from rlab.runs.folder import CONFIG, PARTS, RESULT, RunFolder, path_of
 from rlab.runs.listing import policy_facts, saved_time
@@ -133,7 +134,7 @@ class Continuation:
 
     def write_changes(self) -> RunFolder:
         """Write down what changes; the caller holds the run."""
-        (self.folder.path / RESULT).unlink(missing_ok=True)  # it is of weights that will soon be others
+        files.delete(self.folder.path / RESULT)  # it is of weights that will soon be others
         return self.folder if self.config is None else self.folder.changed(self.config)
 
 

@@ -138,11 +138,11 @@ class CheckpointWriter:
         self._named: dict[int, set[str]] = {}  # what each commit that counts names, the oldest first
         self._chunks: dict[int, dict[str, Any]] = {}  # complete chunks on the disk, by index
         self._begun = False
-        for number in commits(self._folder) if base is not None else ():
-            if number <= base:
-                with contextlib.suppress(RlabError):
-                    self._named[number] = _names(_entries(_read_commit(self._path(number))))
         if base is not None:
+            for number in commits(self._folder):
+                if number <= base:
+                    with contextlib.suppress(RlabError):
+                        self._named[number] = _names(_entries(_read_commit(self._path(number))))
             entries = _read_commit(self._path(base))["chunks"]
             self._chunks = {entry["index"]: entry for entry in entries if entry["complete"]}
 

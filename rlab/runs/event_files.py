@@ -55,7 +55,7 @@ def _records(path: Path) -> Iterator[bytes]:
 
 
 def _stays(record: bytes, time: int, judged_again: bool) -> bool:
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
 
     try:

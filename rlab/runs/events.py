@@ -184,7 +184,7 @@ class _Curves:
 
     def _open(self) -> None:
         """Begin a new file, whose first event hides what earlier ones have after the time of the checkpoint."""
-        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.compat.proto.event_pb2 import SessionLog  # type: ignore[import-untyped]
 
         try:
             if not os.path.isdir(self._folder):
@@ -199,7 +199,7 @@ class _Curves:
 
     def _write(self, **event: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.summary.writer.record_writer import RecordWriter
+        from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
         if self._file is not None:
             record = io.BytesIO()

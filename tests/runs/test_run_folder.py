@@ -1,6 +1,7 @@
 """Starting and opening runs."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -202,6 +203,21 @@ def test_nothing_is_deleted_or_written_through_a_link(run, make_policy, tmp_path
     with pytest.raises(RlabError, match=rf"{name} is a link"):
         RunFolder.open(run.path)
     assert {path.name: path.read_bytes() for path in other.iterdir()} == dict.fromkeys(names, b"of somebody")
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "eval.jsonl", "events.out.tfevents.1.x", "seed-3", "hparams", "parts"]
+)
+def test_a_run_with_a_link_among_its_logs_and_curves_is_refused_by_name_and_what_is_behind_it_stays(
+    run, tmp_path, name
+):
+    other = tmp_path / "other"
+    other.write_text("of somebody")
+    (run.path / name).symlink_to(other)
+    with pytest.raises(RlabError, match=rf"{re.escape(name)} is a link") as caught:
+        RunFolder.open(run.path)
+    assert "\n" not in str(caught.value)
+    assert other.read_text() == "of somebody"
 
 
 READER = """
