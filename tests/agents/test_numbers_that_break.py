@@ -6,6 +6,7 @@ A program is run here as the graph that was traced, operator by operator, withou
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from rlab.agents import load_agent
 from rlab.draws import Draws
 from rlab.envs import EnvSpec, make_vec
-from rlab.errors import RlabError
+from rlab.errors import RlabError, RlabWarning
 from rlab.experience.border import HostEnv
 from rlab.experience.collector import Collector
 from rlab.experience.dataset import Dataset, Episode
@@ -24,6 +25,7 @@ from rlab.jobs.data_sources import data_source, make_storage
 from rlab.learning.base_loop import Periods
 from rlab.learning.contract import Updated
 from rlab.learning.dataset_loop import DatasetLoop
+from rlab.learning.dropping import Survivors
 from rlab.learning.programs import AS_IT_IS, CompiledPrograms, Programs
 from rlab.networks.spaces import Box, Discrete
 from rlab.runs.config import RunConfig
@@ -188,3 +190,34 @@ def test_a_gradient_that_is_not_finite_under_a_finite_loss_stops_it_in_that_upda
     with pytest.raises(RlabError, match=r"^metric 'grad/norm' of the member with seed 5 is not finite at update"):
         loop.run()
     assert loop.updates == listener.updates + 1
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_with_survivors_the_others_learn_to_the_bit_what_they_would_have_learned(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    agent: Any = load_agent(name)
+    learn, found = agent.update, []
+
+    def update(self: Any, batch: Any, now: Any) -> Updated:
+        if poisons and loop.updates == listener.updates > 0:
+            batch = {k: v.clone() if v.is_floating_point() else v for k, v in batch.items()}
+            for value in batch.values():
+                if value.is_floating_point():
+                    value[1] = math.nan
+        updated: Updated = learn(self, batch, now)
+        return updated
+
+    monkeypatch.setattr(agent, "update", update)
+    for poisons in (False, True):
+        listener = PoisonAt(lambda loop: None)
+        loop = loop_of(name, AS_IT_IS, listener)
+        loop.members = Survivors(loop.agent, SEEDS)
+        with pytest.warns(RlabWarning, match="^seed 5 was dropped at update") if poisons else nullcontext():
+            loop.run()
+        found.append(dict(loop.agent.policy().state_dict()))
+        assert loop.members.left == ((4, 6) if poisons else SEEDS)
+    whole, broken = found
+    for place, tensor in broken.items():
+        assert torch.equal(tensor[[0, 2]], whole[place][[0, 2]]), place
+        assert bool(tensor.isfinite().all()), place
