@@ -36,9 +36,9 @@ def set_generator_state(generator: Any, saved: Mapping[str, Any]) -> None:
     """
     ((kind, state),) = saved.items()
     if kind == "numpy":
-        generator.bit_generator.state = state
+        generator.bit_generator.state = checked(state)
     elif kind == "numpy legacy":
-        generator.set_state(state)
+        generator.set_state(checked(state))
     elif kind == "random":
         generator.setstate(from_python_state(state))
     elif kind == "torch":
@@ -75,8 +75,24 @@ def bit_generator(state: Mapping[str, Any]) -> Any:
     if name not in BIT_GENERATORS:
         raise ValueError(f"{name!r} is not a bit generator of NumPy")
     found = getattr(np.random, name)()
-    found.state = state
+    found.state = checked(state)
     return found
+
+
+def checked(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state of one of NumPy's bit generators, where it may be set: NumPy would read beyond the words.
+
+    Raises:
+        ValueError: it may not.
+    """
+    inner = state["state"]
+    if state["bit_generator"] == "MT19937":
+        valid = inner["key"].shape == (624,) and 0 <= inner["pos"] <= 624
+    else:
+        valid = 0 <= state.get("buffer_pos", 0) <= 4  # of Philox
+    if not valid:
+        raise ValueError(f"this is not a state of {state['bit_generator']}")
+    return state
 
 
 def python_state(state: tuple[Any, ...]) -> list[Any]:

@@ -9,6 +9,8 @@ from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.envs.registration import EnvSpec as Registered
 from gymnasium.utils import seeding
 
+from rlab.envs.generators import checked
+
 
 class SeededCartPole(CartPoleVectorEnv):
     """Gymnasium's native CartPole; sub-env i draws from `seeds[i]`, as `gym.make("CartPole-v1").reset(seed=seeds[i])`.
@@ -68,7 +70,7 @@ class _Streams:
 
     def load_state(self, states: Sequence[Any]) -> None:
         for stream, state in zip(self._streams, states, strict=True):
-            stream.bit_generator.state = state
+            stream.bit_generator.state = checked(state)
 
     def uniform(self, low: float, high: float, size: tuple[int, int]) -> np.ndarray:
         """`size` is (4, count): count sub-envs reset now, all of them or else those that ended one step ago."""

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rlab.envs.generators import bit_generator, from_python_state, python_state
+from rlab.envs.generators import bit_generator, checked, from_python_state, python_state
 from rlab.places import warn
 from rlab.randomness import global_seeds
 
@@ -142,7 +142,7 @@ def process_state() -> dict[str, Any]:
 
 def set_process_state(state: Mapping[str, Any]) -> None:
     """Let the global generators go on from `process_state`."""
-    np.random.set_state(state["numpy"])
+    np.random.set_state(checked(state["numpy"]))
     random.setstate(from_python_state(state["random"]))
     if state["torch"] is not None:
         torch = importlib.import_module("torch")  # the env had imported it

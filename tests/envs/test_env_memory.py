@@ -110,6 +110,25 @@ def test_every_generator_draws_on_from_its_state(name):
     assert [getattr(new, draw)(0, 1) for new in [new_generator(state)] for _ in range(3)] == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("MT19937", {"state": {"key": np.zeros(624, np.uint32), "pos": 10**6}}),
+        ("MT19937", {"state": {"key": np.zeros(3, np.uint32), "pos": 1}}),
+        ("Philox", {"buffer_pos": 10**6}),
+        ("Philox", {"buffer_pos": -1}),
+        ("PCG64", {"bit_generator": "os.system"}),
+    ],
+)
+def test_a_state_that_lets_numpy_read_elsewhere_is_refused(name, changes):
+    generator = np.random.Generator(getattr(np.random, name)(1))
+    state = {"numpy": {**generator_state(generator)["numpy"], **changes}}
+    with pytest.raises(ValueError, match=r"is not a (state|bit generator) of"):
+        new_generator(state)
+    with pytest.raises(ValueError, match=r"."):
+        set_generator_state(generator, state)
+
+
 def test_generators_that_a_process_shares_are_not_an_envs():
     assert generator_state(np.random.mtrand._rand) is None
     assert generator_state(random._inst) is None
