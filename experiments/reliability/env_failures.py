@@ -291,6 +291,9 @@ def main(rounds: int = 9) -> None:
         for one in two.map(lambda how: _killed(how[0], how[1]), product(("", *HANGS), STARTS, range(rounds))):
             killed.append(one)
             _write(found, killed)
+    bad = sum(not outcome.good for outcome in found) + sum(one["left"] > 0 for one in killed)
+    if bad:
+        sys.exit(f"{bad} of {len(found) + len(killed)} were not named in time, or left a process")
 
 
 def _write(found: list[Outcome], killed: list[dict[str, Any]]) -> None:
