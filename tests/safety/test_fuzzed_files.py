@@ -1,6 +1,7 @@
 """Whatever a file holds, its reader gives something or refuses it with one line: good files with random changes."""
 
 import contextlib
+import copy
 import json
 import shutil
 import sys
@@ -77,7 +78,7 @@ def changed_json(draw: Any, content: bytes) -> bytes:
         if draw(st.integers(0, 3)) == 0:
             del inner[last]
         else:
-            inner[last] = draw(JSON)
+            inner[last] = copy.deepcopy(draw(JSON))  # a later change must not reach into the strategy
     try:
         return json.dumps(value).encode()
     except ValueError:
