@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rlab.envs.generators import bit_generator, checked, from_python_state, python_state
+from rlab.envs.generators import bit_generator, from_python_state, python_state
 from rlab.places import warn
 from rlab.randomness import global_seeds
 
@@ -109,44 +109,15 @@ class OwnGlobals:
                 self.late = any(part.used and part.name for part in self._new)
 
 
-class ProcessGenerators:
-    """The global generators of a worker process, which belong to its env alone, seeded: so even what it draws for the
+def seed_process(seed: int) -> None:
+    """Seed the global generators of a worker process, which belong to its env alone: so even what it draws for the
     first time after it was watched is the same in every run."""
-
-    def __init__(self, seed: int) -> None:
-        of_numpy, of_random, of_torch = global_seeds(seed, PROCESS)
-        np.random.seed(of_numpy)
-        random.seed(of_random)
-        torch = sys.modules.get("torch")
-        if torch is not None:
-            torch.default_generator.manual_seed(of_torch)
-
-    def state(self) -> dict[str, Any]:
-        """Where they stand: see `process_state`."""
-        return process_state()
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Let them go on where `state` was saved."""
-        set_process_state(state)
-
-
-def process_state() -> dict[str, Any]:
-    """Where the global generators of a process stand, that of torch where it is loaded, in arrays and JSON values."""
+    of_numpy, of_random, of_torch = global_seeds(seed, PROCESS)
+    np.random.seed(of_numpy)
+    random.seed(of_random)
     torch = sys.modules.get("torch")
-    return {
-        "numpy": np.random.get_state(legacy=False),
-        "random": python_state(random.getstate()),
-        "torch": None if torch is None else torch.get_rng_state().numpy(),
-    }
-
-
-def set_process_state(state: Mapping[str, Any]) -> None:
-    """Let the global generators go on from `process_state`."""
-    np.random.set_state(checked(state["numpy"]))
-    random.setstate(from_python_state(state["random"]))
-    if state["torch"] is not None:
-        torch = importlib.import_module("torch")  # the env had imported it
-        torch.set_rng_state(torch.from_numpy(state["torch"].copy()))
+    if torch is not None:
+        torch.default_generator.manual_seed(of_torch)
 
 
 def due_again(call: int) -> bool:

@@ -28,9 +28,10 @@ from rlab.envs.env_states import KnownState, state_pair
 from rlab.envs.gym_spaces import sampled
 from rlab.envs.journal import Beginning, Journal, UnsavedError, actions_of
 from rlab.envs.obs_packing import Packing
-from rlab.envs.own_globals import OwnGlobals, ProcessGenerators, process_state, set_process_state
+from rlab.envs.own_globals import OwnGlobals
 from rlab.envs.sub_env import SubEnv, SubEnvError
 from rlab.envs.watch import ENV_TIMEOUT
+from rlab.randomness import generator_states, load_generator_states
 
 REPLAY_SECONDS = 1.0  # of an episode played again before the caller is told
 SHORT = 1000  # steps of an episode in which an unseen source of random numbers may not yet have shown
@@ -41,7 +42,7 @@ class SavedSubEnv(SubEnv):
     """A `SubEnv` that keeps what its state takes: nothing where the env's own can be read, else a journal.
 
     Args:
-        process: where the env has a process to itself, its global generators.
+        alone: whether the env has a process to itself, with its global generators.
         seed: of the generators of its spaces, where it has not seeded them itself.
     """
 
@@ -53,11 +54,11 @@ class SavedSubEnv(SubEnv):
         env_id: str = "the env",
         own: OwnGlobals | None = None,
         timeout: float = ENV_TIMEOUT,
-        process: ProcessGenerators | None = None,
+        alone: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(env, packing, index, env_id, own, timeout)
-        self._process = process
+        self._alone = alone
         self._untouched = seed_spaces(env, seed)
         self._pair = state_pair(env, self._untouched)
         self._journal = Journal(env, self._untouched) if self._pair is None else None
@@ -127,9 +128,9 @@ class SavedSubEnv(SubEnv):
         yield from self._restore(state)
         if self._is_proven(state):
             return
-        found, generators = [], process_state()
+        found, generators = [], generator_states()
         for _ in range(2):
-            set_process_state(generators)
+            load_generator_states(generators)
             found.append((yield from self._go_on()))
             make_new_again(self.env, new)
             yield from self._restore(state)
@@ -216,9 +217,9 @@ class SavedSubEnv(SubEnv):
         self._alone_until = int(saved["alone_until"])
 
     def _globals(self) -> dict[str, Any]:
-        return {"own": self._own.state(), "process": None if self._process is None else self._process.state()}
+        return {"own": self._own.state(), "process": generator_states() if self._alone else None}
 
     def _set_globals(self, saved: Mapping[str, Any]) -> None:
         self._own.load_state(saved["own"])
-        if self._process is not None and saved["process"] is not None:
-            self._process.load_state(saved["process"])
+        if self._alone and saved["process"] is not None:
+            load_generator_states(saved["process"])

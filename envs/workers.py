@@ -24,7 +24,7 @@ from gymnasium.vector.utils import (
 from rlab.envs.checks import EnvError, raised
 from rlab.envs.obs_packing import Packing
 from rlab.envs.orphans import die_with_parent
-from rlab.envs.own_globals import OwnGlobals, ProcessGenerators
+from rlab.envs.own_globals import OwnGlobals, seed_process
 from rlab.envs.saved_sub_env import REPLAY_SECONDS, SavedSubEnv
 from rlab.envs.sub_env import SubEnv, SubEnvError
 from rlab.envs.watch import ENV_TIMEOUT, GRACE, too_late, when_lost
@@ -51,9 +51,11 @@ def sub_env_maker(
     parent = os.getpid()
 
     def make_sub_env() -> SavedSubEnv:
-        process = None if os.getpid() == parent else ProcessGenerators(seed)
+        alone = os.getpid() != parent
+        if alone:
+            seed_process(seed)
         own = OwnGlobals(seed)
-        return SavedSubEnv(own.call(make), packing, index, own=own, timeout=timeout, process=process, seed=seed)
+        return SavedSubEnv(own.call(make), packing, index, own=own, timeout=timeout, alone=alone, seed=seed)
 
     return make_sub_env
 

@@ -1,6 +1,7 @@
 """One random stream per member and per use, keyed by name: a new draw in one place changes nothing elsewhere."""
 
 import random
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -79,30 +80,30 @@ def kept_generators() -> Iterator[None]:
 
 def generator_states() -> dict[str, Any]:
     """Where the global generators of NumPy, `random` and torch stand, which other people's agents and layers draw from:
-    nested dicts of arrays, tensors and plain values, for a checkpoint."""
-    import torch
-
+    nested dicts of arrays, tensors and plain values, for a checkpoint. torch's are None where it is not loaded."""
+    torch = sys.modules.get("torch")
     version, words, gauss = random.getstate()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
     return {
         "numpy": np.random.get_state(legacy=False),
         "random": {"version": version, "words": np.array(words, np.uint32), "gauss": gauss},
-        "torch": torch.get_rng_state(),
-        "cuda": cuda,
+        "torch": None if torch is None else torch.get_rng_state().numpy(),
+        "cuda": torch.cuda.get_rng_state_all() if torch is not None and torch.cuda.is_initialized() else [],
     }
 
 
 def load_generator_states(states: Mapping[str, Any]) -> None:
     """Put the global generators back to where `generator_states` found them; GPUs where there are as many."""
-    import torch
-
     inner = states["numpy"]["state"]
     if inner["key"].shape != (WORDS,) or not 0 <= inner["pos"] <= WORDS:  # NumPy would read beyond the words
         raise ValueError("the state of NumPy's generator is not one")
     np.random.set_state(states["numpy"])
     of_random = states["random"]
     random.setstate((of_random["version"], tuple(of_random["words"].tolist()), of_random["gauss"]))
-    torch.set_rng_state(states["torch"])
+    if states["torch"] is None:
+        return
+    import torch
+
+    torch.set_rng_state(torch.from_numpy(states["torch"].copy()))
     if states["cuda"] and torch.cuda.is_available() and torch.cuda.device_count() == len(states["cuda"]):
         torch.cuda.set_rng_state_all(states["cuda"])
 
