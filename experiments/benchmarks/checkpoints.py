@@ -33,7 +33,7 @@ from rlab.experiments.benchmarks.timing import in_turn, ratio, record, seconds_o
 
 SAVES = 10
 NEVER = 10**9  # env steps, which no run here comes to
-MAIN_STEPS, MAIN_ROUNDS = 40_000, 3
+MAIN_STEPS, MAIN_ROUNDS = 20_000, 3
 QUIET: dict[str, Any] = {"eval_every": 0, "final_eval_episodes": 0, "device": "cpu", "compile": "off"}
 
 
