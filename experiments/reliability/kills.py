@@ -88,13 +88,13 @@ class Watch:
             look_in(loop)
 
         files.write_bytes = told_write
-        EnvLoop._look_in = told_look_in  # type: ignore[method-assign]
+        EnvLoop._look_in = told_look_in  # type: ignore[method-assign, assignment]
 
 
 def leave_out_draws() -> None:
     """The random stream of a resumed run begins anew: it must show."""
     load = Draws.load_state
-    Draws.load_state = lambda draws, state: load(draws, {"draw": 0})  # type: ignore[method-assign]
+    Draws.load_state = lambda draws, state: load(draws, {"draw": 0})  # type: ignore[method-assign, assignment]
 
 
 CONTROLS: dict[str, Callable[[], None]] = {"draws": leave_out_draws}

@@ -5,7 +5,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "run": (
         *("run", "env_steps", "updates", "seeds", "seed", "member", "agent", "device", "devices"),
         *("compile", "threads", "deterministic", "on_nan"),
-        *("experiment", "out", "trust", "json"),
+        *("allow_version_change", "experiment", "out", "trust", "json"),
     ),
     "environment": (
         *("env", "env_kwargs", "wrapper", "num_envs", "vector", "max_episode_steps", "env_timeout", "env_restarts"),
@@ -51,4 +51,4 @@ COMMON = frozenset(
         *("dataset", "teacher", "eval_every"),
     }
 )
-SHORT_PAGE = 20  # a verb with no more settings than this shows all of them
+SHORT_PAGE = 25  # a verb with no more settings than this shows all of them

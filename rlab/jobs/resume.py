@@ -182,14 +182,14 @@ def continuation(
     _check_at_hand(folder, request)
     if "device" in changed and request.engine is not None:
         request = replace(request, engine={**request.engine, "device": choose_devices(request.run.device)[0].type})
-    before, now = _surroundings(folder, request)
-    if done and before != now and not allow_version_change:
-        found, again = "; ".join(differences(before, now)), {"allow_version_change": True}
+    was, now = _surroundings(folder, request)
+    if done and was != now and not allow_version_change:
+        found, again = "; ".join(differences(was, now)), {"allow_version_change": True}
         raise UsageError(
             f"{folder.name} was computed with {found}: numbers are rounded otherwise here, so that it would become "
             f"another run. To go on all the same: {resume_command(folder.name, folder.config, **again)}"
         )
-    config = _changed_config(folder, request, changed, done, now) if changed or before != now else None
+    config = _changed_config(folder, request, changed, done, now) if changed or was != now else None
     return Continuation(folder, request, done, False, config)
 
 

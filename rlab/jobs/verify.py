@@ -138,8 +138,8 @@ def saved_differences(first: RunFolder, second: RunFolder) -> Iterator[str]:
         columns = [name for name in episodes[0].dtype.names or () if name != "time"]
         if not np.array_equal(episodes[0][columns], episodes[1][columns]):
             yield EPISODE_LOG
-    curves = [drawn(run.path) for run in (first, second)]
-    yield from (f"the curve {where}" for where in different(*curves))
+    curves = different(drawn(first.path), drawn(second.path))
+    yield from (f"the curve {where}" for where in curves)
 
 
 def different(first: Any, second: Any, where: str = "") -> Iterator[str]:

@@ -14,6 +14,7 @@ import rlab
 from rlab import api
 from rlab.cli import finetune, pretrain, train
 from rlab.jobs.inputs import open_inputs
+from rlab.jobs.listeners import Audience
 from rlab.jobs.request import Request
 from rlab.jobs.session import Outcome, Session
 from rlab.learning.runtime import torch_settings
@@ -38,6 +39,11 @@ class Hearing:
     def __init__(self, on_report: Hook | None = None, on_save: Hook | None = None) -> None:
         self._on_report, self._on_save = on_report, on_save
 
+    @property
+    def hears_saves(self) -> bool:
+        """Whether it looks at what was saved."""
+        return self._on_save is not None
+
     def on_metrics(self, env_steps: int, metrics: Any) -> None:
         if self._on_report is not None:
             self._on_report(self.session, env_steps)
@@ -47,6 +53,12 @@ class Hearing:
     def on_save(self, env_steps: int) -> None:
         if self._on_save is not None:
             self._on_save(self.session, env_steps)
+
+
+class HearsSaves:
+    """A user's listener for whom saves are on the disk before the run goes on."""
+
+    def on_save(self, env_steps: int) -> None: ...
 
 
 class StopAt(Hearing):
@@ -92,7 +104,8 @@ def begin(request: Request, out: Path, listeners: Sequence[Hearing] = ()) -> tup
         for listener in listeners:
             listener.session = session
         folder = RunFolder.create(out, request.to_json(), None, sources.keep)
-        return session, folder, session.train(folder, listeners)
+        heard = Audience([HearsSaves()] if any(listener.hears_saves for listener in listeners) else [])
+        return session, folder, session.train(folder, listeners, heard)
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:

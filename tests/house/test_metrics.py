@@ -34,7 +34,10 @@ def runs(dataset: Path, dqn_run: Path, ppo_run: Path, out: Path) -> Iterator[tup
     other = {"loss": "squared", "sparsity": 0.5, "demonstration_loss": "conservative"}
     yield "double_dqn", rlab.train("double_dqn", CARTPOLE, out=out / "2", **other, **replay)
     for agent in ("ppo", "a2c", "reinforce"):
-        yield agent, rlab.train(agent, CARTPOLE, out=out / agent, rollout_steps=8, **SMALL)
+        yield (
+            agent,
+            rlab.train(agent, CARTPOLE, out=out / agent, rollout_steps=8, vector="sync", env_restarts=1, **SMALL),
+        )
     no_limit = {**SMALL, "max_episode_steps": None, "baseline": False, "rollout_steps": 8}
     yield "reinforce", rlab.train("reinforce", "rlab/ProbeConstant-v0", out=out / "4", **no_limit)
     for agent in ("cql", "iql", "dqfd"):

@@ -10,7 +10,7 @@ from rlab.places import _is_own
 @pytest.mark.parametrize(
     ("file", "own"),
     [
-        ("/home/ada/lab/my_envs.py", True),
+        ("/srv/ada/lab/my_envs.py", True),
         ("/opt/base/lib/python3.12/site-packages/torch/tensor.py", False),  # of the installation that a venv looks into
         ("/usr/lib/python3/dist-packages/numpy/core.py", False),
         (json.__file__, False),
