@@ -225,6 +225,7 @@ class Saver:
         Raises:
             RlabError: something is not finite, or the folder of the run is gone. The last save stays.
         """
+        self._worker.wait()  # for the save before: a kill costs one interval, not two
         self._look()
         session = self._session
         state = snapshot(self._state())

@@ -221,19 +221,6 @@ def has_checkpoint(run: RunFolder) -> bool:
     return bool(commits(run.checkpoint)) or (run.checkpoint / OLDER).is_file()
 
 
-def save_checkpoint(run: RunFolder, state: Mapping[str, Any], chunks: Iterable[Chunk] = (), keep: int = KEPT) -> None:
-    """Add a checkpoint to those of a run, of which `keep` stay; see `snapshot` for what a state may hold.
-
-    Complete chunks that the newest checkpoint has are kept as they are.
-
-    Raises:
-        DiskError: the disk refuses, and the previous checkpoints stay.
-        TypeError: as of `snapshot`.
-    """
-    copied = snapshot(state)
-    CheckpointWriter(run, keep, max(commits(run.checkpoint), default=None)).commit(copied, chunks)
-
-
 def load_checkpoint(run: RunFolder) -> tuple[State, list[StoredChunk]]:
     """The state and the chunks of `newest_checkpoint`; a chunk is read when its `arrays()` is called."""
     found = newest_checkpoint(run)

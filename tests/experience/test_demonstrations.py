@@ -14,7 +14,7 @@ from rlab.experience.fields import Field
 from rlab.experience.mixture_sampler import MixtureSampler
 from rlab.experience.samplers import UniformSampler
 from rlab.networks.spaces import Box, Discrete
-from rlab.runs.checkpoint import load_checkpoint, save_checkpoint
+from rlab.runs.checkpoint import CheckpointWriter, load_checkpoint, snapshot
 from rlab.runs.encoding import decode, encode
 from rlab.runs.folder import RunFolder
 
@@ -150,7 +150,7 @@ def test_one_episode_cannot_be_split():
 def test_a_checkpoint_holds_no_data_and_knows_the_data_again(tmp_path):
     storage = demonstrations_of(make(3, 4), [0, 1])
     run = RunFolder.create(tmp_path / "run", {})
-    save_checkpoint(run, storage.state(), storage.chunks())
+    CheckpointWriter(run).commit(snapshot(storage.state()), storage.chunks())
     assert sum(path.stat().st_size for path in (run.path / "checkpoint").iterdir()) < 2000
     state, chunks = load_checkpoint(run)
     demonstrations_of(make(3, 4), [0, 1]).load(state, (chunk.arrays() for chunk in chunks))

@@ -12,7 +12,7 @@ from rlab.experience import storage_chunks as chunks_module
 from rlab.experience.env_contract import Step
 from rlab.experience.fields import Field
 from rlab.experience.samplers import UniformSampler
-from rlab.runs.checkpoint import load_checkpoint, save_checkpoint
+from rlab.runs.checkpoint import CheckpointWriter, load_checkpoint, snapshot
 from rlab.runs.folder import RunFolder
 
 
@@ -31,7 +31,7 @@ def short_chunks(monkeypatch):
 
 
 def saved_and_loaded(run, storage, empty):
-    save_checkpoint(run, storage.state(), storage.chunks())
+    CheckpointWriter(run).commit(snapshot(storage.state()), storage.chunks())
     state, chunks = load_checkpoint(run)
     empty.load(state, (chunk.arrays() for chunk in chunks))
     return empty
@@ -77,9 +77,10 @@ def test_complete_chunks_are_written_once_and_dropped_when_overwritten(make_worl
     monkeypatch.setattr(
         chunks_module, "read_chunk", lambda rows, index: reads.update([index]) or read_chunk(rows, index)
     )
+    writer = CheckpointWriter(run)
     for rows_written in range(1, 60):
         world.play(1, storage)
-        save_checkpoint(run, storage.state(), storage.chunks())
+        writer.commit(snapshot(storage.state()), storage.chunks())
         indices = [chunk.index for chunk in storage.chunks()]
         assert indices == list(range(max(0, rows_written - 20) // 8, (rows_written - 1) // 8 + 1))
         complete = [chunk.index for chunk in storage.chunks() if chunk.complete]

@@ -23,13 +23,17 @@ from rlab.runs.checkpoint import (
     has_checkpoint,
     load_checkpoint,
     newest_checkpoint,
-    save_checkpoint,
     snapshot,
 )
 from rlab.runs.encoding import decode, encode
 from rlab.runs.folder import RunFolder
 from rlab.runs.parity import BLOCK
 from rlab.runs.tensors import tensors_from_bytes, tensors_to_bytes
+
+
+def save_checkpoint(run, state, chunks=(), keep=2):
+    """Add a checkpoint to those of a run, as the next save of a run that goes on does."""
+    CheckpointWriter(run, keep, max(commits(run.checkpoint), default=None)).commit(snapshot(state), chunks)
 
 
 @dataclass
@@ -255,7 +259,7 @@ def test_death_in_the_first_checkpoint_leaves_none_or_a_whole_one(run, every_dea
 WRITER = """
 import itertools, sys
 import numpy as np, torch
-from rlab.runs.checkpoint import save_checkpoint
+from rlab.runs.checkpoint import CheckpointWriter, commits, snapshot
 from rlab.runs.folder import RunFolder
 
 class Piece:
@@ -267,7 +271,8 @@ class Piece:
 run = RunFolder.open(sys.argv[1])
 for n in itertools.count(1):
     n %= 200
-    save_checkpoint(run, {"n": n, "tensor": torch.full((5,), n)}, [Piece(0, True, 0), Piece(1, False, n)])
+    writer = CheckpointWriter(run, 2, max(commits(run.checkpoint), default=None))
+    writer.commit(snapshot({"n": n, "tensor": torch.full((5,), n)}), [Piece(0, True, 0), Piece(1, False, n)])
     print(n, flush=True)
 """
 

@@ -11,7 +11,7 @@ STRACE = shutil.which("strace")
 SAVES = """
 import sys
 import numpy as np
-from rlab.runs.checkpoint import save_checkpoint
+from rlab.runs.checkpoint import CheckpointWriter, snapshot
 from rlab.runs.folder import RunFolder
 
 class Piece:
@@ -20,8 +20,9 @@ class Piece:
         return {"obs": np.zeros(3)}
 
 run = RunFolder.open(sys.argv[1])
+writer = CheckpointWriter(run, keep=1)
 for n in range(3):
-    save_checkpoint(run, {"n": n, "array": np.full(3, n)}, [Piece()], keep=1)
+    writer.commit(snapshot({"n": n, "array": np.full(3, n)}), [Piece()])
 """
 CALL = re.compile(r"(rename|fsync|unlink)\w*\(([^)]*)\)\s+= 0")
 

@@ -13,7 +13,7 @@ import rlab
 from rlab.errors import RlabError, UsageError
 from rlab.machine import versions
 from rlab.runs import files, locks
-from rlab.runs.checkpoint import save_checkpoint
+from rlab.runs.checkpoint import CheckpointWriter, snapshot
 from rlab.runs.folder import RunFolder, check_free, fresh_run_path, is_run
 from rlab.runs.policies import load_policy, save_policy
 
@@ -197,9 +197,9 @@ def test_nothing_is_deleted_or_written_through_a_link(run, make_policy, tmp_path
     message = rf"{name} is a link, and nothing is written through links: put what it points to in its place"
     with pytest.raises(RlabError, match=message), run.held():
         pass
-    save = save_checkpoint if name == "checkpoint" else lambda run, n: save_policy(run.path / name, make_policy(1.0), n)
+    save = {"checkpoint": lambda: CheckpointWriter(run).commit(snapshot({"n": 1}), ())}
     with pytest.raises(RlabError, match=message):
-        save(run, {"n": 1})
+        save.get(name, lambda: save_policy(run.path / name, make_policy(1.0), {"n": 1}))()
     with pytest.raises(RlabError, match=rf"{name} is a link"):
         RunFolder.open(run.path)
     assert {path.name: path.read_bytes() for path in other.iterdir()} == dict.fromkeys(names, b"of somebody")
