@@ -66,11 +66,11 @@ prove: $(READY)
 	$(PYTEST) -m prove
 	$(BIN)/python -m rlab bench experiments/*.toml
 	for name in $(STUDIES); do $(BIN)/python -m rlab.experiments.$$name || exit 1; done
-	$(BIN)/python -m rlab.experiments.reliability.env_failures
+	for name in kills crashes disk_faults env_failures; do $(BIN)/python -m rlab.experiments.reliability.$$name || exit 1; done
 
 bench: $(READY)
 	$(BIN)/pip install -q -c constraints.txt -e ".[bench]" --no-build-isolation
-	for name in speed_against_sb3 ppo_speed main_job cost_of_seeds export border draws tensor_envs engine; do $(BIN)/python -m rlab.experiments.benchmarks.$$name || exit 1; done
+	for name in speed_against_sb3 ppo_speed main_job cost_of_seeds export border draws tensor_envs engine checkpoints; do $(BIN)/python -m rlab.experiments.benchmarks.$$name || exit 1; done
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -45,13 +45,16 @@ class UnderWay(EpisodeCounts):
             self._initial = copied(initial)
         return goes_on
 
-    def move_to(self, env: DeviceEnv) -> bool:
-        """Go on in other envs of the same kind, in the middle of the episodes under way; false where these envs cannot
-        take them up, so that fresh ones must begin."""
+    def move_to(self, env: DeviceEnv) -> str | None:
+        """Go on in other envs of the same kind, in the middle of the episodes under way.
+
+        Returns:
+            why these envs cannot take them up, as one clause, so that fresh ones must begin; None where they do.
+        """
         state, self.env = self.env.state(), env
-        moved = not self.begun or env.load_state(state) is None
-        self._goes_on &= moved
-        return moved
+        why = env.load_state(state) if self.begun else None
+        self._goes_on &= why is None
+        return why
 
     def state(self) -> dict[str, Any]:
         """Everything that the next vector steps depend on besides the agent: the envs, what is acted on next, what the

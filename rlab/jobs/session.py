@@ -105,7 +105,7 @@ class Session:
                 undo.pop_all()  # else its spaces are known, and judging may need the only instance that can exist
         self.best = BestPolicy(self.agent)
         self.unlearned: str | None = None  # a warning, where the whole budget has passed without an update
-        self._warned_of_no_ending = False
+        self._warned_of_no_ending = self._warned_of_cuts = False
         self._base: int | None = None  # the number of the checkpoint that the run goes on from
         self.resumed_at: list[int] = []  # times at which the run was taken up again otherwise than exactly
 
@@ -272,8 +272,12 @@ class Session:
         """New training envs in place of those that were closed, in the middle of their episodes where that can be."""
         assert isinstance(self.loop, EnvLoop)
         self.env = self._make_env()
-        if not self.loop.collector.move_to(self.env):
+        why = self.loop.collector.move_to(self.env)
+        if why is not None:
             self.loop.begin()
+            if not self._warned_of_cuts:
+                self._warned_of_cuts = True
+                warn(f"fresh episodes begin behind every judgement, since the training envs are closed for it: {why}")
 
     def _fit_statistics(self) -> None:
         """Show an agent that learns from a dataset all observations, before its first update."""

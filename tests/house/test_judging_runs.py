@@ -16,7 +16,8 @@ import pytest
 import rlab
 from rlab import api
 from rlab.cli.main import main
-from rlab.errors import RlabError
+from rlab.errors import RlabError, RlabWarning
+from rlab.experience.border import HostEnv
 from rlab.runs.checkpoint import load_checkpoint
 from rlab.runs.folder import RunFolder
 from rlab.runs.listing import list_runs
@@ -106,6 +107,22 @@ def test_judging_between_two_stretches_with_the_training_envs_closed_changes_no_
     assert np.flatnonzero(rows["terminated"][0, 0]).tolist() == [3, 7, 11, 15]
     assert not rows["truncated"].any()
     assert rows["obs"][0, 0, :, 0].tolist() == [0, 1, 2, 3] * 4
+
+
+def test_episodes_that_new_envs_cannot_take_up_are_cut_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = HostEnv.load_state
+    monkeypatch.setattr(HostEnv, "load_state", lambda env, state: load(env, state) or "it forgets")
+    how = {"eval_every": 6, "eval_alone": True, "log_every": 6, "env_steps": 16, "final_eval_episodes": 0}
+    how |= {"learning_starts": 4, "batch_size": 4, "replay_capacity": 64, "experiment": "none", "num_envs": 1}
+    with pytest.warns(RlabWarning, match="fresh episodes begin behind every judgement.*: it forgets") as said:
+        run = rlab.train("dqn", SINGLE, out=tmp_path / "run", eval_episodes=1, **how)
+    assert len(said) == 1
+    _, (chunk,) = load_checkpoint(RunFolder.open(run.path))
+    rows = chunk.arrays()
+    assert np.flatnonzero(rows["terminated"][0, 0]).tolist() == [3, 9, 15]  # of 4 steps each, from 0, 6 and 12 on
+    assert np.flatnonzero(rows["truncated"][0, 0]).tolist() == [5, 11]
 
 
 def test_what_cannot_be_judged_is_saved_and_resume_or_eval_judges_it_later(
