@@ -159,7 +159,9 @@ class GymVectorEnv:
             "restart": self._restart,
             "vector_steps": self._vector_steps,
             "resetting": None if self._resetting is None else self._resetting.copy(),
-            "envs": saved_envs(self._env) if self._between_steps else {"why_not": "no step or reset had just ended"},
+            "envs": saved_envs(self._env)
+            if self._between_steps
+            else {"why_not": "an env failed in the middle of a step"},
         }
 
     def load_state(self, state: Mapping[str, Any]) -> str | None:

@@ -31,6 +31,7 @@ MOST_NPZ = 2**30
 MOST_UNPACKED, MOST_RATIO = 64 * MIB, 20  # of a .npz: bytes, and times its own size
 MOST_LINE = 64 * MIB  # of a log: a report of a thousand seeds has some 0.5 MiB
 HOLLOW_ABOVE, MOST_HOLLOW, BLOCK = 64 * MIB, 200, 4096
+STRANGE = "a folder of results holds files and folders alone"
 DEPTH = 100  # of JSON and TOML: a policy's spec has some 15, the state of an optimizer some 10
 BRACKETS = bytes.maketrans(b"{}", b"[]")
 # Controls (C0, C1), what changes the direction of text, and halves of a character.
@@ -111,7 +112,7 @@ def check_folder(folder: Path) -> None:
             if not (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
                 kind = kind_of(entry.stat(follow_symlinks=False).st_mode)
                 raise RlabError(
-                    f"{folder / entry.name} is {kind}; a folder of results holds files and folders alone. Put a copy "
+                    f"{folder / entry.name} is {kind}; {STRANGE}. Put a copy "
                     "of what it stands for in its place, or remove it"
                 )
     except FileNotFoundError:

@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import textwrap
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug, as_json = "--debug" in words, "--json" in words
     ends_with_line(lambda line: _report(line, 1, debug, as_json))
     try:
-        with _plain_warnings():
+        with _plain_warnings(), _sigterm_as_ctrl_c():
             code = _dispatch([word for word in words if word != "--debug"])
         sys.stdout.flush()  # here, so that a reader who left is met inside this try
         return code
@@ -74,6 +76,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(_internal(error), 1, debug, as_json)
     finally:
         ends_with_line(None)
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM ends a program as Ctrl+C does, in one line and with exit code 130, wherever it is."""
+    main, before = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGTERM)
+    if not main or before != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -6,9 +6,10 @@ from typing import Literal
 
 import tyro
 
-from rlab.cli.flags import given, parse
+from rlab.cli.flags import HELP, given, parse
 from rlab.cli.help import Page
 from rlab.cli.shared import carry_out, show
+from rlab.errors import UsageError
 from rlab.jobs.settings import settings_of
 
 
@@ -72,6 +73,8 @@ def _verify(argv: list[str]) -> int:
     """Parse as `rlab train` does, train twice, compare, report."""
     from rlab.cli.train import requested
 
+    if sum(not word.startswith("-") for word in argv[:2]) < 2 and not HELP & set(argv):
+        raise UsageError("--verify trains a small run of its own: rlab resume --verify AGENT ENV.")
     request, options = requested(argv)
     from rlab.jobs.verify import small, verify
 

@@ -68,7 +68,7 @@ class Diagnosis:
         lines += [f"not installed: {EXTRAS[name][1]}: {command}" for name, command in self.missing.items()]
         lines += [f"{what}: {path}" for what, path in self.caches.items()]
         for run, found in self.damaged.items():
-            lines += [f"damaged run {run}: {damage.rstrip('.?')}; {advice}" for damage, advice in found]
+            lines += [f"damaged run {run}: {_joined(damage, advice)}" for damage, advice in found]
         lines += [f"left by a writer that was killed, may be deleted: {path}" for path in self.left]
         whole = self.runs - len(self.damaged)
         lines.append(f"runs that are whole: {whole} of {self.runs}")
@@ -84,6 +84,8 @@ def doctor(runs: Sequence[str] = (), root: str = ROOT) -> Diagnosis:
     Raises:
         UsageError: one of them is not a folder.
     """
+    if not runs and root != ROOT:
+        existing_folder(root)
     folders = [existing_folder(run) for run in runs] or _runs_under(Path(root))
     found = {str(folder): damages(folder) for folder in folders}
     roots = [Path(run) for run in runs] or [Path(root)]
@@ -101,6 +103,10 @@ def doctor(runs: Sequence[str] = (), root: str = ROOT) -> Diagnosis:
         damaged={run: wrong for run, wrong in found.items() if wrong},
         left=[path for each in roots for path in leftovers(each)],
     )
+
+
+def _joined(damage: str, advice: str) -> str:
+    return f"{damage} {advice}" if damage.endswith("?") else f"{damage.rstrip('.')}; {advice}"
 
 
 def _cpu() -> dict[str, Any]:

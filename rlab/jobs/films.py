@@ -131,10 +131,9 @@ def _picture(env: Any, spec: EnvSpec) -> np.ndarray:
     """
     try:
         drawn = env.render()
-    except RlabError:
-        raise
-    except Exception as error:  # anything that an env may raise, such as an import of pygame that fails
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+    except RlabError as error:
+        cause = error.__cause__ or error  # anything that an env may raise, such as an import of pygame that fails
+        reason = " ".join(f"{type(cause).__name__}: {cause}".split())
         raise RlabError(f"{spec.label} cannot be drawn: {reason}") from error
     picture = np.asarray(drawn)
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:

@@ -28,7 +28,7 @@ from rlab.places import warn
 from rlab.runs import files
 from rlab.runs.checkpoint import has_checkpoint, load_checkpoint
 from rlab.runs.folder import CONFIG, PARTS, RESULT, RunFolder, path_of
-from rlab.runs.listing import policy_facts, saved_time
+from rlab.runs.listing import policy_facts, saved_time, whole_steps
 from rlab.runs.logs import last_row
 from rlab.runs.status import FINISHED, read_status
 from rlab.trust import Trust
@@ -243,7 +243,7 @@ def _check_at_hand(folder: RunFolder, request: Request) -> None:
 def _check_budget(folder: RunFolder, request: Request, done: int, before: int) -> None:
     unit, budget = request.unit, request.budget
     flag, words = f"--{unit.replace('_', '-')}", unit.replace("_", " ")
-    if budget < done:
+    if (whole_steps(budget, request.run.num_envs) if unit == "env_steps" else budget) < done:
         raise UsageError(f"{flag} {budget} is below the {done} {words} that {folder.name} has been trained for.")
     if budget > before and _stopped_early(folder, patience_of(request.settings)):
         raise UsageError(

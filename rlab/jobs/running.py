@@ -1,7 +1,7 @@
 """A run from its request to its end: the folder, the training, and what is reported of it."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -216,7 +216,12 @@ def carry_out(
     audience.on_start(begun)
     try:
         failed = before_ending(lambda line: write_status(folder, FAILED, line))
-        with folder.held(), failed, recorded_status(folder) as record, bar if bar is not None else nullcontext():
+        with ExitStack() as running:
+            running.enter_context(folder.held())
+            session.restore(folder)  # before anything of the run is changed: it may be damaged
+            running.enter_context(failed)
+            record = running.enter_context(recorded_status(folder))
+            running.enter_context(bar if bar is not None else nullcontext())
             audience.check("Nothing was trained.")
             folder = folder if write_changes is None else write_changes()
             outcome = session.train(folder, [bar] if bar is not None else [], audience)

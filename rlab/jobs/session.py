@@ -105,6 +105,7 @@ class Session:
                 undo.pop_all()  # else its spaces are known, and judging may need the only instance that can exist
         self.best = BestPolicy(self.agent)
         self.unlearned: str | None = None  # a warning, where the whole budget has passed without an update
+        self._state: dict[str, Any] | None = None  # of the checkpoint that `train` goes on from
         self._warned_of_no_ending = self._warned_of_cuts = False
         self._base: int | None = None  # the number of the checkpoint that the run goes on from
         self.resumed_at: list[int] = []  # times at which the run was taken up again otherwise than exactly
@@ -198,7 +199,7 @@ class Session:
         with stop_on_signal() as stop:
             self._judge = Judge(self.request, self.engine, stop.is_set)
             try:
-                state = self._restored(folder)
+                state, self._state = self._state, None
                 resume_at = 0 if state is None else state["loop"][self.request.unit]
                 due = state is not None and bool(state["loop"].get("judgement_due"))
                 with ExitStack() as logs:
@@ -284,10 +285,14 @@ class Session:
         if isinstance(self.storage, Demonstrations) and isinstance(self.agent, FitsStatistics):
             self.agent.fit_statistics(*self.storage.observations())
 
-    def _restored(self, folder: RunFolder) -> dict[str, Any] | None:
-        """The state of the last checkpoint, its rows already in the storage; None where nothing was saved."""
+    def restore(self, folder: RunFolder) -> None:
+        """Read the last checkpoint, its rows into the storage; `train` goes on from there. Nothing is changed.
+
+        Raises:
+            RlabError: no checkpoint is whole.
+        """
         if not has_checkpoint(folder):
-            return None
+            return
         found = newest_checkpoint(folder)
         state, chunks, self._base = found.state, found.chunks, found.number
         where, step = f"the checkpoint of {folder.name}", self.request.run.num_envs if self._online else 1
@@ -299,7 +304,7 @@ class Session:
             self.storage.load(state["storage"], (sound_rows(chunk.arrays(), options, where) for chunk in chunks))
             if self.demonstrations is not None:
                 self.demonstrations.load(state["demonstrations"], iter(()))
-        return state
+        self._state = state
 
     def _go_on(self, state: dict[str, Any], folder: RunFolder) -> None:
         """Everything but the storage as it was when this state was saved."""

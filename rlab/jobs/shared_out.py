@@ -88,6 +88,9 @@ class SharedOut:
         shares = "; ".join(map(_label, self._parts))
         return f"shared out over {len(self._parts)} processes: {shares}. The first of them:\n{self._lines}"
 
+    def restore(self, folder: RunFolder) -> None:
+        """Nothing to read: each process reads the checkpoint of its part."""
+
     def close(self) -> None:
         """Nothing is open: the first part was built for a look alone."""
 

@@ -14,7 +14,7 @@ from rlab.errors import UsageError
 from rlab.jobs.listeners import Audience
 from rlab.jobs.request import Request
 from rlab.jobs.resume import continue_run
-from rlab.jobs.running import start
+from rlab.jobs.running import start, unless_interrupted
 from rlab.randomness import stream
 from rlab.runs.checkpoint import load_checkpoint
 from rlab.runs.folder import RunFolder
@@ -23,7 +23,7 @@ from rlab.runs.tables import read_episodes
 from rlab.trust import Trust
 
 STOPS = 5
-QUICK = {"env_steps": 10_000, "updates": 1_000, "final_eval_episodes": 2}  # at most, where nothing else was asked for
+QUICK = {"env_steps": 5_000, "updates": 500, "final_eval_episodes": 2}  # at most, where nothing else was asked for
 EPISODE_LOG = "episodes.csv"
 SHOWN = 8  # differences that a report names
 OF_THE_STOPS = frozenset({"/resumed_at", "/loop/collector/env/restart"})  # what knows of them, and decides nothing
@@ -86,12 +86,12 @@ def verify(request: Request, trust: Trust = False, stops: int = STOPS) -> Verifi
     times = sorted({int(time) for time in chances.integers(1, max(2, request.budget), size=stops)})
     with tempfile.TemporaryDirectory(prefix="rlab-verify-") as folder:
         whole, stopped = Path(folder, "whole"), Path(folder, "stopped")
-        start(request, whole, progress=False, trust=trust)
+        unless_interrupted(start(request, whole, progress=False, trust=trust))
         first, *rest = times
-        reached = [start(request, stopped, False, trust, StopsAt(first)).time]
+        reached = [unless_interrupted(start(request, stopped, False, trust, StopsAt(first))).time]
         for time in rest:
-            reached.append(continue_run(stopped, {}, False, trust, StopsAt(time)).time)
-        continue_run(stopped, {}, False, trust)
+            reached.append(unless_interrupted(continue_run(stopped, {}, False, trust, StopsAt(time))).time)
+        unless_interrupted(continue_run(stopped, {}, False, trust))
         runs = RunFolder.open(whole), RunFolder.open(stopped)
         found = tuple(saved_differences(*runs))
         fresh = load_checkpoint(runs[1])[0]["resumed_at"]

@@ -197,7 +197,7 @@ class Survivors(Everyone):
         left = len(self.seeds) - len(self.dropped)
         if not left:
             raise RlabError(f"every seed was dropped, so that none is left to train; the last: {self.dropped[-1]}")
-        warn(f"{self.dropped[-1]}; {left} of {len(self.seeds)} seeds go on")
+        warn(f"{self.dropped[-1]}; {left} of {len(self.seeds)} seeds {'goes' if left == 1 else 'go'} on")
 
     def look(self, suspects: Iterable[tuple[str, Tensor]], time: int, updates: int) -> None:
         """Say which members the device has dropped since the last look.

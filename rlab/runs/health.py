@@ -12,6 +12,7 @@ from rlab.errors import RlabError
 from rlab.runs import files
 from rlab.runs.checkpoint import broken_checkpoints, has_checkpoint
 from rlab.runs.folder import BEGUN, CONFIG, MANIFEST, PARTS, RunFolder, read_manifest, read_vouched
+from rlab.runs.listing import saved_time
 from rlab.runs.logs import read_json_lines
 from rlab.runs.tables import read_episodes
 from rlab.runs.tensors import tensors_from_bytes
@@ -25,7 +26,8 @@ def damages(path: Path) -> list[tuple[str, str]]:
     try:
         run = RunFolder.open(path)
     except (RlabError, OSError) as error:
-        return [(str(error), f"restore {CONFIG} and {MANIFEST} from a copy; without them a run cannot be used")]
+        needed = f"restore {CONFIG} and {MANIFEST} from a copy; without them a run cannot be used"
+        return [(str(error), "the rest is looked at then" if door.STRANGE in str(error) else needed)]
     if run.is_held():
         return []
     return [*_of_policies(run), *_of_checkpoint(run), *_of_logs(run), *_of_parts(run)]
@@ -61,6 +63,9 @@ def _look_at(run: RunFolder, name: str) -> None:
 
 
 def _of_checkpoint(run: RunFolder) -> Iterator[tuple[str, str]]:
+    if not has_checkpoint(run) and saved_time(run) and not (run.path / PARTS).is_dir():
+        yield f"{run.name} has lost its checkpoint, so it cannot go on", f"rlab eval {run.name} judges what it has"
+        return
     wrong, one_is_whole = broken_checkpoints(run)
     last = (
         f"no checkpoint is whole; its policy still plays: rlab eval {run.name}; rlab finetune {run.name} begins from it"

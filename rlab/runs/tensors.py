@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import numpy.ctypeslib  # which safetensors would import in the thread that saves, where an import may wait for ever
 import safetensors
 import safetensors.numpy
 import safetensors.torch

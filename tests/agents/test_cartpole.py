@@ -252,6 +252,7 @@ def test_reinforce_without_a_baseline_leaves_out_the_episodes_that_a_stop_cut(
     monkeypatch.setattr(again.agent, "weight", noted)
     load = HostEnv.load_state
     monkeypatch.setattr(HostEnv, "load_state", lambda env, state: load(env, state) or "it forgets")
+    again.restore(folder)
     with pytest.warns(RlabWarning, match="goes on with fresh episodes"):
         assert again.train(folder).finished
     left_out = [(~rows).all(dim=(0, 1)).nonzero().flatten().tolist() for rows in counted]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from rlab import api
 from rlab.cli.main import main
 from rlab.errors import RlabError, RlabWarning, UsageError
 from rlab.jobs.request import train_request
+from rlab.jobs.verify import StopsAt
 from rlab.machine import computed_with
 from rlab.runs.checkpoint import load_checkpoint
 from rlab.runs.folder import RunFolder
@@ -159,3 +161,38 @@ def test_a_run_of_which_nothing_was_saved_starts_anew_with_other_versions(tmp_pa
     assert rlab.resume(tmp_path / "run").finished
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert config["computed_with"] == computed_with("cpu")
+
+
+def test_a_budget_that_is_repeated_word_for_word_is_not_below_what_whole_steps_made_of_it(tmp_path: Path) -> None:
+    run = rlab.train("dqn", "CartPole-v1", out=tmp_path / "run", **{**DQN, "env_steps": 254})
+    assert run.time == 256  # whole steps of 4 envs
+    assert rlab.resume(run, env_steps=254).time == 256
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_stays_as_it_is_when_it_is_asked_to_go_on(
+    extended: SimpleNamespace, tmp_path: Path
+) -> None:
+    shutil.copytree(extended.out, out := tmp_path / "run")
+    for commit in (out / "checkpoint").glob("checkpoint-*.json"):
+        commit.write_bytes(b"")
+    before = {path: path.read_bytes() for path in out.glob("*.json")}
+    with pytest.raises(RlabError):
+        rlab.resume(out, env_steps=1024)
+    assert {path: path.read_bytes() for path in out.glob("*.json")} == before
+    assert rlab.Run.open(out).finished
+
+
+def test_ctrl_c_during_a_verification_ends_it_without_a_verdict(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Pressed(StopsAt):
+        def wants_stop_at(self, time: int) -> bool:
+            signal.raise_signal(signal.SIGINT)
+            return True
+
+    monkeypatch.setattr("rlab.jobs.verify.StopsAt", Pressed)
+    words = ["--env-steps", "64", "--final-eval-episodes", "1", "--eval-every", "0"]
+    assert main(["resume", "--verify", "reinforce", "CartPole-v1", *words]) == 130
+    assert "exact" not in capsys.readouterr().out
+    assert main(["resume", "--verify", "runs/a"]) == 2
+    assert "rlab resume --verify AGENT ENV" in capsys.readouterr().err

@@ -119,7 +119,8 @@ def test_a_run_whose_last_save_fails_ends_with_exit_code_1_and_keeps_the_one_bef
 
     monkeypatch.setattr(CheckpointWriter, "commit", commit)
     out = tmp_path / "run"
-    assert main([*COMMAND, "--out", str(out)]) == 1
+    with pytest.warns(RlabWarning, match="could not be saved: cannot write .*the last good save is"):
+        assert main([*COMMAND, "--out", str(out)]) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert "internal error" not in said
     assert f"cannot write {out / where}" in said

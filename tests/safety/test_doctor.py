@@ -65,7 +65,8 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], str, str]] = {
     "older": ("checkpoint/checkpoint-000002.json", add("x"), "not complete JSON", "another checkpoint is whole"),
     "chunk": ("checkpoint/chunk-*", lambda path: path.unlink(), "is missing", "rlab finetune runs/dqn begins from it"),
     "log": ("eval.jsonl", add("7\n"), "is not a JSON object", "move it out of the run"),
-    "link": ("hparams", link, "is a link", "restore"),
+    "no checkpoint": ("checkpoint", shutil.rmtree, "has lost its checkpoint", "rlab eval runs/dqn judges what it has"),
+    "link": ("hparams", link, "is a link", "the rest is looked at then"),
 }
 
 
