@@ -134,8 +134,13 @@ class EnvSpec:
 
         The env's own module is left out where the user named that env in this process before.
         """
-        env_module = None if self.env_id in named_here else foreign_module(self.env_id)
-        modules = [env_module, *(foreign_wrapper_module(name) for name, _ in self.wrappers)]
+        of_env = foreign_module(self.env_id)
+        return self.modules_elsewhere[self.env_id in named_here and of_env is not None :]
+
+    @property
+    def modules_elsewhere(self) -> tuple[str, ...]:
+        """Those that another process needs trust for, where nobody has named the env; the env's own is the first."""
+        modules = [foreign_module(self.env_id), *(foreign_wrapper_module(name) for name, _ in self.wrappers)]
         return tuple(module for module in modules if module is not None)
 
     @property

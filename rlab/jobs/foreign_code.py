@@ -24,7 +24,8 @@ def resume_command(name: str, config: Mapping[str, Any], **changes: Any) -> str:
     if again:
         return f"rlab.resume({', '.join([repr(name), *again, *(f'{n}={value}' for n, value in changes.items())])})"
     flags = [f"--{n.replace('_', '-')}{'' if value is True else f' {value}'}" for n, value in changes.items()]
-    modules, trusted = foreign_code(config, EnvSpec.from_json(config["env"])), in_force(False)
+    env, trusted = EnvSpec.from_json(config["env"]), in_force(False)
+    modules = {*foreign_code(config, env), *env.modules_elsewhere}  # another process asks for the env's, too
     needed = not all(trusts(trusted, module) for module in modules)
     return " ".join(["rlab resume", name, *(["--trust"] if needed else []), *flags])
 
