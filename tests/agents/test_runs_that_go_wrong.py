@@ -78,7 +78,7 @@ def test_an_env_that_breaks_ends_the_run_with_a_save_and_resume_finishes_it(
     Fragile.lives, Fragile.how = 901, how  # one is spent on seeing whether steps carry a mask
     with pytest.raises(RlabError) as caught:
         rlab.train(name, fragile, out=out, seed=5, **SETTINGS)
-    kept = f"The run is kept up to its last save; once that is fixed: rlab resume {out}"
+    kept = f"The run is kept up to its last save; once that is fixed: rlab resume {out} --trust"
     told = re.sub(r" \(test_runs_that_go_wrong.py:\d+\)", "", str(caught.value))
     assert told.endswith(f"Fragile {said}. {kept}")
     state, _ = load_checkpoint(RunFolder.open(out))

@@ -606,13 +606,13 @@ class Breaks(Walk):
 
 def test_envs_that_broke_in_the_middle_of_a_step_begin_fresh_episodes():
     env, again = vector_env(Breaks, "sync"), vector_env(Breaks, "sync")
-    assert "no step or reset" in again.load_state(env.state())
+    assert "an env failed in the middle of a step" in again.load_state(env.state())
     env.reset()
     with pytest.raises(RlabError, match="broken"):
         rows(env, np.random.default_rng(0), 20)
-    assert "no step or reset" in again.load_state(env.state())
+    assert "an env failed in the middle of a step" in again.load_state(env.state())
     env.close()
-    assert "no step or reset" in again.load_state(env.state())
+    assert "an env failed in the middle of a step" in again.load_state(env.state())
 
 
 JUNK = [None, True, -1, 2**70, 1.5, float("nan"), "junk", [], [1, "a"], {}, {"numpy": 3}, (), np.zeros(3), np.int8(4)]

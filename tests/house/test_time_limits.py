@@ -37,7 +37,7 @@ def test_a_run_without_a_time_limit_is_judged_once_it_gets_one(endless, tmp_path
     ):
         rlab.train("ppo", endless, out=out, **TINY)
     assert "--max-episode-steps N, or max_episode_steps=N from Python. The run is trained" in str(caught.value)
-    assert f"rlab resume {out} --max-episode-steps N judges it." in str(caught.value)
+    assert f"rlab resume {out} --trust --max-episode-steps N judges it." in str(caught.value)
     words = ["--trust", "--json"]
     assert main(["eval", str(out), "--episodes", "2", "--max-episode-steps", "7", *words]) == 0
     assert json.loads(capsys.readouterr().out)["per_seed"][0]["length_mean"] == 7

@@ -136,7 +136,7 @@ def test_the_host_says_who_was_dropped_with_the_cause_before_the_effect() -> Non
         survivors.look(suspects, 70, 1200)
     survivors.look(suspects, 71, 1201)  # once
     survivors.alive[0] = False
-    with pytest.warns(RlabWarning, match=f"^seed 10 was dropped at update 1,300: {AFTER_STEP}; 1 of 3 seeds go on"):
+    with pytest.warns(RlabWarning, match=f"^seed 10 was dropped at update 1,300: {AFTER_STEP}; 1 of 3 seeds goes on"):
         survivors.look([("loss", torch.zeros(3))], 80, 1300)
     survivors.alive[2] = False
     with pytest.raises(
