@@ -3,7 +3,7 @@
 All of it is tensors on the agent's device that are changed in place, so that it can be part of a program.
 """
 
-from rlab.experience.env_contract import DeviceEnv, Step
+from rlab.experience.env_contract import Step
 from rlab.experience.under_way import UnderWay
 from rlab.networks.memory import State, reset
 
@@ -15,9 +15,6 @@ class Collector(UnderWay):
         env: the envs.
         looked: as of `EpisodeCounts`.
     """
-
-    def __init__(self, env: DeviceEnv, looked: int = 1) -> None:
-        super().__init__(env, looked)
 
     def take(self, step: Step, state: State) -> None:
         """What a vector step led to, and the state that the agent's last call returned: what to act on next."""

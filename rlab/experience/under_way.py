@@ -13,7 +13,7 @@ from rlab.networks.memory import State
 class UnderWay(EpisodeCounts):
     """Episodes that can be saved in their middle and taken up again; arguments as of `Collector`."""
 
-    def __init__(self, env: DeviceEnv, looked: int) -> None:
+    def __init__(self, env: DeviceEnv, looked: int = 1) -> None:
         super().__init__(len(env.seeds), env.num_envs, env.device, looked)
         self.env = env
         self.obs = torch.zeros(0)  # [S, N, *obs]
