@@ -42,8 +42,9 @@ def seconds_of_training(run: Path) -> float:
     return seconds
 
 
-def record(script: str, result: dict[str, Any], kind: str = "") -> None:
-    """Write `SCRIPT.result.json`, or `SCRIPT.KIND.result.json`, beside the script, with what it was measured on."""
+def record(script: str, result: dict[str, Any], kind: str = "", out: Path | None = None) -> None:
+    """Write `SCRIPT.result.json`, or `SCRIPT.KIND.result.json`, beside the script, or else the file `out`, with what it
+    was measured on."""
     measured_on = {**hardware(), **versions()}
-    path = Path(script).with_suffix(f".{kind}.result.json" if kind else ".result.json")
+    path = out or Path(script).with_suffix(f".{kind}.result.json" if kind else ".result.json")
     path.write_text(json.dumps({"format": 1, "measured_on": measured_on, **result}, indent=2) + "\n")

@@ -90,11 +90,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as root:
             ways[way] = asdict(study(way, Path(root), options.every))
         print(f"{way}: {json.dumps(ways[way])}", flush=True)
-    result = {"every": options.every, "ways": ways}
-    if options.out is None:
-        record(__file__, result)
-    else:
-        options.out.write_text(json.dumps(result))
+    record(__file__, {"every": options.every, "ways": ways}, out=options.out)
 
 
 if __name__ == "__main__":

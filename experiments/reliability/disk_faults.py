@@ -198,11 +198,7 @@ def main() -> None:
             study_kind = study_of_flips if kind == FLIPPED else lambda root, tries, kind=kind: study(kind, root, tries)
             kinds[kind] = asdict(study_kind(Path(root), options.tries))
         print(f"{kind}: {json.dumps(kinds[kind])}", flush=True)
-    result = {"kinds": kinds}
-    if options.out is None:
-        record(__file__, result)
-    else:
-        options.out.write_text(json.dumps(result))
+    record(__file__, {"kinds": kinds}, out=options.out)
 
 
 if __name__ == "__main__":

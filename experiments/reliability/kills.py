@@ -12,7 +12,6 @@ optimizer, storage, envs, episodes, logs and curves.
 
 import argparse
 import importlib
-import json
 import multiprocessing
 import os
 import random
@@ -224,7 +223,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--kills", type=int, default=KILLS)
     parser.add_argument("--leave-out", choices=CONTROLS)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--out", help="where to write the result; by default it is recorded beside this script")
+    parser.add_argument(
+        "--out", type=Path, help="where to write the result; by default it is recorded beside this script"
+    )
     options = parser.parse_args(argv)
     import_once()
     results: dict[str, Any] = {}
@@ -232,11 +233,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for way in options.ways:
             results[way] = asdict(study(way, options.kills, Path(root), options.leave_out))
             print(way, results[way], flush=True)
-    result = {"interval": INTERVAL, "kills": options.kills, "ways": results}
-    if options.out is None:
-        record(__file__, result)
-    else:
-        Path(options.out).write_text(json.dumps(result))
+    record(__file__, {"interval": INTERVAL, "kills": options.kills, "ways": results}, out=options.out)
 
 
 if __name__ == "__main__":
