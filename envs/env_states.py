@@ -47,6 +47,7 @@ ENVS: dict[str, tuple[str, ...]] = {
 WRAPPERS: dict[str, tuple[str, ...]] = {
     "rlab.envs.sub_env:InterfaceCheck": (),
     "rlab.envs.pixels:Pixels": (),
+    "rlab.envs.velocities:NoVelocity": (),
     "rlab.envs.wrappers:ChannelsLast": (),
     "rlab.envs.wrappers:CartPolePhysics": (),
     "gymnasium.wrappers.common:TimeLimit": ("_elapsed_steps",),

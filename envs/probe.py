@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
+from rlab.errors import UsageError
+
 Outcome = tuple[Any, float, bool, bool, dict[str, Any]]
 NUMBER = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
 
@@ -144,12 +146,21 @@ class ProbeCredit(World):
 
 
 class ProbeMemory(World):
-    """Three steps; at the last, action 1 is right where the first observation was 1 and action 0 where it was -1. The
-    later observations are 0. Fails if nothing is remembered, or something of another episode."""
+    """A cue, -1 or 1, is observed first and 0 from then on; `delay` steps later action 1 is right where the cue was
+    1 and action 0 where it was -1: reward 1, else -1. Fails if nothing is remembered, or something of another episode.
+
+    The return is 1 at best. Without memory it is 0 in expectation: the cues are equally likely, and the last
+    observation is the same after both.
+    """
 
     tensor_env = "rlab.envs.tensor_probes:ProbeMemory"
 
     cue = 0
+
+    def __init__(self, delay: int = 2) -> None:
+        if delay < 1:
+            raise UsageError(f"delay {delay} must be 1 or more: the steps for which the cue has to be remembered")
+        self.delay = delay
 
     def start(self) -> None:
         self.toss()
@@ -157,7 +168,7 @@ class ProbeMemory(World):
 
     def step(self, action: np.int64) -> Outcome:
         self.t, self.x = self.t + 1, 0
-        if self.t == 3:
+        if self.t > self.delay:
             return self.ended(1.0 if (action == 1) == (self.cue > 0) else -1.0)
         return self.observe(), 0.0, False, False, {}
 
@@ -183,12 +194,14 @@ def _endless(gamma: float) -> list[ProbeValue]:
     return at((0.0,), {0: value, 1: value})
 
 
-def _remembered(gamma: float) -> list[ProbeValue]:
-    """Before the last step both actions are worth as much."""
+def remembered(gamma: float, delay: int = 2) -> list[ProbeValue]:
+    """The values of `ProbeMemory`: before the last step both actions are worth as much, gamma to the power of the steps
+    until the answer."""
     rows: list[ProbeValue] = []
     for cue in (-1.0, 1.0):
-        seen = ((cue,), (0.0,), (0.0,))
-        rows += at(seen[:1], {0: gamma**2, 1: gamma**2}) + at(seen[:2], {0: gamma, 1: gamma})
+        seen = ((cue,), *((0.0,) for _ in range(delay)))
+        for left in range(delay, 0, -1):
+            rows += at(seen[: delay + 1 - left], {0: gamma**left, 1: gamma**left})
         rows += at(seen, {0: -cue, 1: cue})
     return rows
 
@@ -220,4 +233,4 @@ PROBES: Mapping[str, Probe] = registered(
     ]
 )
 # Worlds that no policy without memory solves: `ProbeValue.obs` is all that was observed in the episode so far.
-MEMORY_PROBES: Mapping[str, Probe] = registered([(ProbeMemory, _remembered, 1.0, "memory")])
+MEMORY_PROBES: Mapping[str, Probe] = registered([(ProbeMemory, remembered, 1.0, "memory")])

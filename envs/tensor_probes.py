@@ -101,13 +101,17 @@ class ProbeMemory(_World):
     world = probe.ProbeMemory
     reset_uniforms = 1
 
+    def __init__(self, delay: int = 2) -> None:
+        super().__init__()
+        self.delay = self.world(delay).delay  # type: ignore[call-arg, attr-defined]  # a number that is allowed
+
     def reset(self, u: Tensor) -> EnvState:
         cue = _tossed(u[..., 0])
         return {"x": cue, "cue": cue, "t": torch.zeros_like(cue)}
 
     def step(self, state: EnvState, action: Tensor, u: Tensor) -> tuple[EnvState, Tensor, Tensor]:
         t = state["t"] + 1
-        last = t == 3
+        last = t > self.delay
         after = {"x": torch.zeros_like(t), "cue": state["cue"], "t": t}
         return after, torch.where(last, _side(action) * state["cue"], 0.0), last
 

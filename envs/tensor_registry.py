@@ -9,6 +9,7 @@ from gymnasium.envs.registration import EnvSpec as Registered
 
 from rlab.envs.drawing import creator
 from rlab.envs.specs import EnvSpec
+from rlab.envs.velocities import KEPT
 from rlab.errors import UsageError
 from rlab.places import message_of
 
@@ -28,6 +29,7 @@ TENSOR_ENVS: Mapping[str, str] = {
     f"{_TABLES}.frozen_lake:FrozenLakeEnv": "rlab.envs.tensor_tables:FrozenLake",
     f"{_TABLES}.taxi:TaxiEnv": "rlab.envs.tensor_tables:Taxi",
 }
+NO_VELOCITY = (("NoVelocity", {}),)  # the wrappers of a spec that can be stepped as tensors
 
 
 def tensor_env_of(spec: EnvSpec) -> "TensorEnv":
@@ -48,7 +50,11 @@ def tensor_env_of(spec: EnvSpec) -> "TensorEnv":
         raise UsageError(f"{spec.env_id} cannot be made: {message_of(error)}") from error
     limits = [limit for limit in (env.time_limit, spec.max_episode_steps or found.max_episode_steps) if limit]
     env.time_limit = min(limits, default=None)
-    return env
+    if not spec.wrappers:
+        return env
+    wrapper = _class_named("rlab.envs.tensor_velocities:NoVelocity")
+    without: TensorEnv = wrapper(env, KEPT[str(found.entry_point)])
+    return without
 
 
 def why_not_tensor(spec: EnvSpec) -> str | None:
@@ -58,11 +64,13 @@ def why_not_tensor(spec: EnvSpec) -> str | None:
         UsageError: the env or a wrapper does not exist.
     """
     found = spec.check()
-    if spec.wrappers or found.additional_wrappers:
-        return "a tensor env takes no wrappers"
+    if spec.wrappers not in ((), NO_VELOCITY) or found.additional_wrappers:
+        return "a tensor env takes no wrappers but NoVelocity"
     version = _version_of(found)
     if version is None:
         return f"{spec.env_id} has no tensor version"
+    if spec.wrappers and found.entry_point not in KEPT:
+        return f"which elements of {spec.env_id}'s observation are velocities is not known"
     kwargs = {**found.kwargs, **spec.kwargs}
     parameters = inspect.signature(version).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
@@ -90,7 +98,10 @@ def _version_of(found: Registered) -> "type[TensorEnv] | None":
         except Exception:  # making the env says why its module cannot be imported
             return None
         named = vars(made_by).get("tensor_env") if hasattr(made_by, "__dict__") else None  # not that of a base class
-    if isinstance(named, str):
-        module, _, name = named.partition(":")
-        named = getattr(importlib.import_module(module), name)
-    return named
+    return _class_named(named) if isinstance(named, str) else named
+
+
+def _class_named(location: str) -> Any:
+    """The class at `module:Class`."""
+    module, _, name = location.partition(":")
+    return getattr(importlib.import_module(module), name)

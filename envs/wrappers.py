@@ -38,6 +38,7 @@ _SHIPPED: tuple[tuple[str, Package | None, tuple[str, ...]], ...] = (
     ),
     ("gymnasium.wrappers", OPENCV, ("AtariPreprocessing", "ResizeObservation")),
     ("rlab.envs.pixels", None, ("Pixels",)),
+    ("rlab.envs.velocities", None, ("NoVelocity",)),
     ("rlab.envs.wrappers", None, ("ChannelsLast", "CartPolePhysics")),
     # its observation holds a text, which these encode or drop
     ("minigrid.wrappers", MINIGRID, ("FlatObsWrapper", "ImgObsWrapper", "FullyObsWrapper", "RGBImgPartialObsWrapper")),

@@ -1,10 +1,13 @@
 """The values written beside the probe worlds are the worlds' true values."""
 
+import itertools
+
 import gymnasium as gym
 import numpy as np
 import pytest
 
 from rlab.envs import PROBES, EnvSpec, make_vec
+from rlab.envs.probe import remembered
 
 GAMMA = 0.9
 
@@ -69,6 +72,40 @@ def test_the_endless_world_is_cut_and_never_ends():
         (1.0, False, False),
         (1.0, False, True),
     ]
+
+
+@pytest.mark.parametrize("delay", [1, 2, 5])
+def test_the_memory_world_is_worth_what_is_stated_after_each_history(delay):
+    """Backwards over all histories: the state is all that was observed, as a policy with memory knows it."""
+    rows = {}
+    for seed, actions in itertools.product(range(6), ((0,) * (delay + 1), (1,) * (delay + 1))):
+        env = gym.make("rlab/ProbeMemory-v0", delay=delay)
+        history = (tuple(env.reset(seed=seed)[0].tolist()),)
+        for step, action in enumerate(actions):
+            obs, reward, terminated, truncated, _ = env.step(action)
+            rows[history, action] = (reward, terminated, (*history, tuple(obs.tolist())))
+            assert not truncated
+            assert terminated == (step == delay)
+            history = (*history, tuple(obs.tolist()))
+    stated = {(row.obs, row.action): row.value for row in remembered(GAMMA, delay)}
+    assert {history for history, _ in rows} == {history for history, _ in stated}
+    for (history, action), (reward, terminated, after) in rows.items():
+        expected = reward + (0.0 if terminated else GAMMA * stated[after, None])
+        assert stated[history, action] == pytest.approx(expected)
+        assert stated[history, None] == pytest.approx(max(stated[history, 0], stated[history, 1]))
+
+
+def test_without_memory_the_memory_world_pays_nothing_in_expectation():
+    # After the cue all observations are 0, so the answer is one action or the other: right after one of the two cues.
+    for action in (0, 1):
+        paid = set()
+        for seed in range(6):
+            env = gym.make("rlab/ProbeMemory-v0", delay=3)
+            cue = env.reset(seed=seed)[0].item()
+            seen = [env.step(action) for _ in range(4)]
+            assert [obs.item() for obs, *_ in seen] == [0.0] * 4
+            paid.add((cue, seen[-1][1]))
+        assert sorted(paid) == [(-1.0, 1.0 - 2 * action), (1.0, 2 * action - 1.0)]  # each cue has a chance of 1/2
 
 
 @pytest.mark.parametrize("env_id", sorted(PROBES))

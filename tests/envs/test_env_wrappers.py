@@ -127,6 +127,29 @@ def test_channels_last_takes_a_part_of_a_dict_or_tuple():
         apply_wrappers(Scene(), [("ChannelsLast", {})])
 
 
+@pytest.mark.parametrize(
+    ("env_id", "kept"), [("CartPole-v1", [0, 2]), ("Pendulum-v1", [0, 1]), ("LunarLander-v3", [0, 1, 4, 6, 7])]
+)
+def test_no_velocity_leaves_positions_angles_and_contacts(env_id, kept):
+    if env_id.startswith("Lunar"):
+        pytest.importorskip("Box2D")
+    whole, env = make_env(EnvSpec(env_id)), make_env(EnvSpec(env_id, wrappers=(("NoVelocity", {}),)))
+    assert env.observation_space.low.tolist() == whole.observation_space.low[kept].tolist()
+    assert env.observation_space.high.tolist() == whole.observation_space.high[kept].tolist()
+    assert env.reset(seed=3)[0].tolist() == whole.reset(seed=3)[0][kept].tolist()
+    action = whole.action_space.sample()
+    there, here = whole.step(action), env.step(action)
+    assert here[0].tolist() == there[0][kept].tolist()
+    assert here[1:4] == there[1:4]
+
+
+def test_no_velocity_is_the_first_wrapper_of_an_env_that_it_knows():
+    with pytest.raises(UsageError, match="NoVelocity must be the first of the wrappers"):
+        make_env(EnvSpec("CartPole-v1", wrappers=(("TimeAwareObservation", {}), ("NoVelocity", {}))))
+    with pytest.raises(UsageError, match=r"which elements are velocities is known of CartPole, .*, not of FrozenLake"):
+        make_env(EnvSpec("FrozenLake-v1", wrappers=(("NoVelocity", {}),)))
+
+
 def test_json_lists_become_the_tuples_that_gymnasium_asks_for():
     class Wants(gym.Wrapper):
         def __init__(self, env, shape):

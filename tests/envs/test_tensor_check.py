@@ -221,6 +221,10 @@ def test_an_env_names_its_own_tensor_version_and_a_subclass_does_not_inherit_it(
     ("spec", "why"),
     [
         (EnvSpec("CartPole-v1", wrappers=(("FlattenObservation", {}),)), "a tensor env takes no wrappers"),
+        (
+            EnvSpec("FrozenLake-v1", wrappers=(("NoVelocity", {}),)),
+            "which elements of FrozenLake-v1's observation are velocities is not known",
+        ),
         (EnvSpec("Blackjack-v1"), "Blackjack-v1 has no tensor version"),
         (EnvSpec("Pendulum-v1", {"h": 1.0}), "the tensor version of Pendulum-v1 does not take h"),
         (EnvSpec("FrozenLake-v1", {"map_name": None}), "FrozenLake without a map draws one at random"),
@@ -240,7 +244,7 @@ def test_an_env_that_is_registered_with_wrappers_is_not_stepped_as_tensors():
     flat = gym.wrappers.FlattenObservation(flat).spec  # its record has the wrapper in it
     gym.register("FlatCartPole-v0", flat.entry_point, additional_wrappers=flat.additional_wrappers)
     try:
-        assert why_not_tensor(EnvSpec("FlatCartPole-v0")) == "a tensor env takes no wrappers"
+        assert why_not_tensor(EnvSpec("FlatCartPole-v0")) == "a tensor env takes no wrappers but NoVelocity"
     finally:
         del gym.registry["FlatCartPole-v0"]
 

@@ -45,6 +45,9 @@ SPECS = [
     *(EnvSpec("CliffWalkingSlippery-v1") for _ in range("CliffWalkingSlippery-v1" in gym.registry)),
     *(EnvSpec("Taxi-v4", {"is_rainy": True}) for _ in range("Taxi-v4" in gym.registry)),
     *(EnvSpec(f"{name}-v{version}") for name, version in VERSIONS.items()),
+    EnvSpec("rlab/ProbeMemory-v0", {"delay": 9}),
+    *(EnvSpec(env_id, wrappers=(("NoVelocity", {}),)) for env_id in ("CartPole-v1", "Pendulum-v1", "MountainCar-v0")),
+    *(EnvSpec(env_id, wrappers=(("NoVelocity", {}),)) for env_id in ("MountainCarContinuous-v0", "Acrobot-v1")),
     *(EnvSpec(env_id) for env_id in {**PROBES, **MEMORY_PROBES, **SPACE_PROBES}),
 ]
 LABELS = [spec.label for spec in SPECS]

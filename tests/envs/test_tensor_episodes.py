@@ -38,7 +38,8 @@ TABLES = [
     EnvSpec(NEWEST["Taxi"], {"is_rainy": True}, max_episode_steps=20),
     EnvSpec(NEWEST["Taxi"], max_episode_steps=20),
 ]
-SMALL = [*TABLES, *(EnvSpec(env_id) for env_id in {**PROBES, **MEMORY_PROBES, **SPACE_PROBES})]
+WITHOUT = EnvSpec("CartPole-v1", wrappers=(("NoVelocity", {}),))
+SMALL = [*TABLES, WITHOUT, *(EnvSpec(env_id) for env_id in {**PROBES, **MEMORY_PROBES, **SPACE_PROBES})]
 
 
 class Walk(gym.Env):
