@@ -2,11 +2,12 @@
 
 A neuron is an output of a linear layer or a channel of a convolution that only further layers of the network read. The
 network's own outputs stay, and so do log standard deviations. A neuron is removed with its row of weights, its bias,
-its element of a LayerNorm after it, and its columns in the layers that read it.
+its element of a LayerNorm or batch renormalisation after it, and its columns in the layers that read it.
 
 Without a LayerNorm after it, the pruned network computes what the whole one computes with that neuron held at 0. A
 LayerNorm took mean and deviation over all neurons and now takes them over the remaining ones: the pruned network equals
-the whole one with a LayerNorm that leaves the neuron out.
+the whole one with a LayerNorm that leaves the neuron out. Behind batch renormalisation it equals the whole one with the
+renormalised neuron held at 0.
 """
 
 import copy
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from rlab.compression.reconstruction import reconstruct
 from rlab.errors import UsageError, unknown
+from rlab.networks.batch_renorm import BatchRenorm
 from rlab.networks.branches import Pick, PickImage, Streams
 from rlab.networks.layers import ACTIVATIONS, LogStd
 from rlab.networks.merging import merged
@@ -158,7 +160,7 @@ def _walk(module: nn.Module, name: str, source: HiddenLayer | None, found: list[
         return None  # parts of the observation
     if isinstance(module, nn.Linear | nn.Conv2d):
         return _weights(module, name, source, found)
-    if isinstance(module, nn.LayerNorm):
+    if isinstance(module, nn.LayerNorm | BatchRenorm):
         if source is not None and source.flat:
             source.norms.append(name)
         return source
@@ -176,8 +178,8 @@ def _walk(module: nn.Module, name: str, source: HiddenLayer | None, found: list[
         return source
     raise UsageError(
         f"pruning does not know the layer {type(module).__name__}; it knows linear layers, convolutions, LayerNorm, "
-        "activations, dueling streams, branches, and behind linear layers any that has narrow(keep). Prune before "
-        "quantizing."
+        "batch renormalisation, activations, dueling streams, branches, and behind linear layers any that has "
+        "narrow(keep). Prune before quantizing."
     )
 
 
@@ -239,6 +241,9 @@ def _cut_inputs(layer: nn.Module, keep: Tensor) -> None:
 
 
 def _cut_norm(norm: nn.Module, keep: Tensor) -> None:
+    if isinstance(norm, BatchRenorm):
+        norm.narrow(_spread(keep, norm.weight.shape[-1]))
+        return
     if isinstance(norm, Narrowable):
         norm.narrow(keep)
         return

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from rlab.errors import UsageError
 from rlab.learning.adapters import LORA_LAYERS, with_lora
 from rlab.learning.finetune_config import FinetuneConfig
-from rlab.learning.layer_transfer import WEIGHTLESS, Refit, refit_policy
+from rlab.learning.layer_transfer import NORMS, WEIGHTLESS, Refit, refit_policy
 from rlab.learning.parameter_groups import ParameterGroup
 from rlab.networks.merging import merge_policy
 from rlab.networks.policy import Policy, PolicySpec
@@ -93,15 +93,20 @@ def members_of(source_seeds: Sequence[int], run_seeds: Sequence[int], chosen: in
 def layers_of(network: NetworkSpec) -> list[tuple[int, ...]]:
     """The layers that strategies speak of, from the input up: the indices of what belongs together.
 
-    Each linear layer or convolution, with the normalisation behind it. The last is the head, with its log standard
-    deviations; the streams of `dueling` are one head.
+    Each linear layer or convolution, with the normalisation behind it; the first one also with that before it. The last
+    is the head, with its log standard deviations; the streams of `dueling` are one head.
     """
     found: list[tuple[int, ...]] = []
+    first: tuple[int, ...] = ()
     for index, layer in enumerate(network.layers):
-        if layer.kind in ("layer_norm", "log_std") and found:
-            found[-1] = (*found[-1], index)
+        if layer.kind in (*NORMS, "log_std"):
+            if found:
+                found[-1] = (*found[-1], index)
+            else:
+                first = (*first, index)
         elif layer.kind not in WEIGHTLESS:
-            found.append((index,))
+            found.append((*first, index))
+            first = ()
     return found
 
 

@@ -16,6 +16,7 @@ from rlab.networks.spec import LayerSpec, NetworkSpec
 from rlab.types import Json
 
 OUTPUT_KINDS = ("linear", "dueling")  # what can be the last layer with weights of a policy, before `log_std`
+NORMS = ("layer_norm", "batch_renorm")
 WEIGHTLESS = (*ACTIVATIONS, "dropout", "flatten", "pick", "pick_image")
 
 
@@ -99,15 +100,18 @@ class _Walk:
 
     shape: tuple[int, ...] | None
     fresh: dict[str, str] = field(default_factory=dict)
+    last: str = ""  # the last layer with weights that it came through
 
     def through(self, layers: Sequence[LayerSpec], prefix: str = "network") -> tuple[LayerSpec, ...]:
         """The layers with inputs that fit."""
         return tuple(self.step(f"{prefix}.{index}", layer) for index, layer in enumerate(layers))
 
     def step(self, name: str, layer: LayerSpec) -> LayerSpec:
-        """One layer with an input that fits; a LayerNorm goes with the layer before it."""
-        if layer.kind == "layer_norm":
+        """One layer with an input that fits; what normalises its outputs goes with the layer with weights before it."""
+        if layer.kind in NORMS:
             return self._norm(name, layer)
+        if layer.kind not in WEIGHTLESS:
+            self.last = name
         if self.shape is None or (layer.kind in WEIGHTLESS and layer.kind != "flatten"):
             return layer
         if layer.kind == "flatten":
@@ -140,12 +144,10 @@ class _Walk:
         return LayerSpec(layer.kind, {**layer.args, "out_features": output.width, **gain})
 
     def _norm(self, name: str, layer: LayerSpec) -> LayerSpec:
-        parent, _, index = name.rpartition(".")
-        before = f"{parent}.{int(index) - 1}"
         if self.shape is not None:
             return self._fitted(name, layer, "features", "inputs")
-        if before in self.fresh:
-            self.fresh[name] = f"after {before}"
+        if self.last in self.fresh:
+            self.fresh[name] = f"after {self.last}"
         return layer
 
     def _convolution(self, name: str, layer: LayerSpec) -> LayerSpec:

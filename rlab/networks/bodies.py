@@ -25,6 +25,7 @@ class BodySettings:
     hidden: tuple[int, ...] | None = None  # widths; None: 64 64 for vectors, 512 or 128 after convolutions
     activation: str = "relu"
     layer_norm: bool = False  # after every hidden linear layer, before the activation
+    batch_renorm: bool = False  # before every linear layer, the first and the last among them; as in CrossQ
     dropout: float = 0.0  # share of hidden units set to zero in training
     init: str = "pytorch"
     gain: float = 1.0  # of the initial weights of hidden layers
@@ -50,7 +51,7 @@ def mlp_spec(features: int, outputs: int, body: BodySettings, output_gain: float
 
 def hidden_layers(features: int, widths: Sequence[int], body: BodySettings) -> tuple[list[LayerSpec], int]:
     """Linear layers, each with what follows it by the settings, and the width of the last."""
-    layers: list[LayerSpec] = []
+    layers: list[LayerSpec] = [LayerSpec("batch_renorm", {"features": features})] if body.batch_renorm else []
     for width in widths:
         layers.append(linear_layer(features, width, body.init, body.gain))
         if body.layer_norm:
@@ -58,6 +59,8 @@ def hidden_layers(features: int, widths: Sequence[int], body: BodySettings) -> t
         layers.append(LayerSpec(body.activation))
         if body.dropout:
             layers.append(LayerSpec("dropout", {"p": body.dropout}))
+        if body.batch_renorm:
+            layers.append(LayerSpec("batch_renorm", {"features": width}))
         features = width
     return layers, features
 

@@ -6,6 +6,7 @@ where a module has a setting that its stacked counterpart does not know).
 """
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, ClassVar, Self
 
 import torch
@@ -19,7 +20,7 @@ from rlab.networks.registry import LayerKind, register, register_shared
 
 
 class StackedLayer(nn.Module):
-    """S plain layers in one, whose parameters are theirs in the same order, `[S, ...]`.
+    """S plain layers in one, whose parameters and buffers are theirs in the same order, `[S, ...]`.
 
     Vectors have a row axis of length 1 here where batches need one.
     """
@@ -39,7 +40,7 @@ class StackedLayer(nn.Module):
     def unstack(self, member: int) -> Any:
         """The plain layer of one member; a copy."""
         plain = self._plain()
-        for (name, mine), theirs in zip(self.named_parameters(), plain.to(_like(self)).parameters(), strict=True):
+        for (name, mine), (_, theirs) in zip(_tensors(self), _tensors(plain.to(_like(self))), strict=True):
             theirs.copy_((mine[member].T if name in self.transposed else mine[member]).reshape(theirs.shape))
         return plain
 
@@ -49,10 +50,14 @@ class StackedLayer(nn.Module):
         """Plain layers, alike but for their weights, as one stacked layer; a copy."""
         stacked = cls._of(len(modules), modules[0]).to(_like(modules[0]))
         _check_alike(stacked.unstack(0), modules)
-        parameters = zip(*(module.parameters() for module in modules), strict=True)
-        for (name, mine), theirs in zip(stacked.named_parameters(), parameters, strict=False):
+        every = zip(*(map(itemgetter(1), _tensors(module)) for module in modules), strict=True)
+        for (name, mine), theirs in zip(_tensors(stacked), every, strict=False):
             mine.copy_(torch.stack([t.T if name in cls.transposed else t for t in theirs]).reshape(mine.shape))
         return stacked
+
+
+def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*module.named_parameters(), *module.named_buffers()]
 
 
 def _like(module: nn.Module) -> Tensor:

@@ -18,6 +18,7 @@ from torch.func import functional_call
 
 from rlab.draws import Draws
 from rlab.errors import RlabError, UsageError
+from rlab.networks.batch_renorm import BatchRenorm
 from rlab.networks.registry import LayerKind, register
 from rlab.networks.spaces import space_from_json
 from rlab.trust import Trust, check_code, trusted
@@ -154,7 +155,7 @@ def _checked(found: Any, name: str, shape: tuple[int, ...]) -> Any:
     if any(nn.parameter.is_lazy(p) for _, p in _places(found)):
         _find_sizes(found, name, shape)
     for layer in found.modules():
-        batch_norm = isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        batch_norm = isinstance(layer, nn.modules.batchnorm._BatchNorm | BatchRenorm)
         if batch_norm or getattr(layer, "track_running_stats", False):
             raise UsageError(
                 f"{whose(name)} has a {type(layer).__name__}, and statistics of a batch would let rows and "

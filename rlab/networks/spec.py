@@ -11,6 +11,7 @@ from rlab.door import clean
 from rlab.draws import Draws
 from rlab.errors import RlabError
 from rlab.networks import branches, sequences  # noqa: F401  they register their layers
+from rlab.networks.batch_renorm import BatchRenorm
 from rlab.networks.own import OWN, check_builder
 from rlab.networks.registry import layer_kind
 from rlab.networks.torch_defaults import with_usual_torch
@@ -197,8 +198,9 @@ def _draws(module: nn.Module) -> TypeGuard[DrawingLayer]:
 
 
 def in_training(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The network with its dropout or noise on while it is called; everywhere else that is off."""
-    if not draws_in_training(network):
+    """The network in training mode while it is called, with dropout, noise and statistics of the batch; everywhere else
+    these are off."""
+    if not (draws_in_training(network) or any(isinstance(layer, BatchRenorm) for layer in network.modules())):
         return network
 
     def call(x: Tensor) -> Tensor:

@@ -57,6 +57,7 @@ CASES = {
         f"{name} and layer norm": {"body": BodySettings(hidden=(37, 20), activation=name, layer_norm=True)}
         for name in ("relu", "tanh", "elu", "gelu", "silu", "leaky_relu")
     },
+    "batch renormalisation": {"body": BodySettings(hidden=(37, 20), batch_renorm=True)},
     "no hidden layer": {"body": BodySettings(hidden=())},
     "dueling, running": {"dueling": True, "scaling": "running"},
     "dropout, fixed": {
@@ -109,6 +110,9 @@ def make_member(space=VECTOR, actions=THREE, body=HIDDEN, head="q", scaling="non
         for name, tensor in policy.named_parameters():
             if "bias" in name or (tensor.dim() == 3 and tensor.shape[1] == 1):  # layer norms too
                 tensor += torch.rand(tensor.shape, generator=generator) - 0.5
+        for tensor in policy.network.buffers():  # statistics of batches
+            if tensor.is_floating_point():
+                tensor += torch.rand(tensor.shape, generator=generator)
     obs = torch.from_numpy(np.stack([make_obs(space, 50, seed) for seed in range(3)]))
     policy.preprocess.observe(obs, torch.ones(3, 50, dtype=torch.bool))
     return policy.member(6)
@@ -184,6 +188,8 @@ def masked_copy(network, masks):
         for name in layer.norms:
             path, _, child = name.rpartition(".")
             norm = whole.get_submodule(name)
+            if not isinstance(norm, nn.LayerNorm):
+                continue  # it works on each neuron by itself
             each = keep.repeat_interleave(norm.weight.shape[-1] // len(keep))
             setattr(whole.get_submodule(path), child, MaskedLayerNorm(norm, each))
         for name in layer.readers:

@@ -46,6 +46,8 @@ NETWORKS = {
 NORMED = {
     "layer norm": q_network_spec(VECTOR, 3, BodySettings((12, 8), "tanh", layer_norm=True)),
     "dueling layer norm": q_network_spec(VECTOR, 3, BodySettings((12, 8), layer_norm=True), dueling=True),
+    "batch renorm": q_network_spec(VECTOR, 3, BodySettings((12, 8), "tanh", batch_renorm=True)),
+    "batch renorm of an image": q_network_spec(IMAGE, 3, BodySettings((10,), batch_renorm=True)),
     "layer norm of a flattened image": NetworkSpec(
         (
             LayerSpec("conv2d", {"in_channels": 3, "out_channels": 4, "kernel_size": 3}),

@@ -77,6 +77,8 @@ def test_layers_hold_what_belongs_together():
     assert layers_of(q_source(dueling=True).network) == [(0, 1), (3,)]
     assert layers_of(gaussian_source().network) == [(0,), (2, 3)]
     assert layers_of(q_source(IMAGE).network) == [(0,), (3, 4), (6, 7), (9,)]
+    renormalised = q_network_spec(VECTOR, 3, BodySettings((4,), batch_renorm=True))  # first before the first layer
+    assert layers_of(renormalised) == [(0, 1, 3), (4,)]
 
 
 @pytest.mark.parametrize(

@@ -293,12 +293,16 @@ IMAGES = st.builds(lambda *shape: Box(shape, "bool", 0, 1), st.integers(5, 8), s
 
 
 @given(
-    st.one_of(st.tuples(VECTORS, VECTORS), st.tuples(IMAGES, IMAGES)), ACTIONS, ACTIONS, st.booleans(), st.booleans()
+    st.one_of(st.tuples(VECTORS, VECTORS), st.tuples(IMAGES, IMAGES)),
+    ACTIONS,
+    ACTIONS,
+    st.sampled_from([{}, {"layer_norm": True}, {"batch_renorm": True}]),
+    st.booleans(),
 )
 def test_a_refitted_policy_always_builds_and_takes_over_all_that_it_says_it_keeps(
     spaces, old_actions, new_actions, norm, lora
 ):
-    body = BodySettings(hidden=(4, 4), layer_norm=norm)
+    body = BodySettings(hidden=(4, 4), **norm)
     kind = to_actor(q_policy(), old_actions).spec.head
     width = build_head(kind, old_actions).width
     log_std = 0.0 if isinstance(old_actions, Box) else None
@@ -312,3 +316,11 @@ def test_a_refitted_policy_always_builds_and_takes_over_all_that_it_says_it_keep
     assert set(found.kept) | set(found.fresh) >= {name.rpartition(".")[0] for name in target.state_dict()}
     if spaces[0].shape == spaces[1].shape and type(old_actions) is type(new_actions) and old_actions == new_actions:
         assert found.fresh == {}
+
+
+def test_a_batch_renormalisation_behind_a_fresh_layer_is_fresh_and_others_keep_their_statistics():
+    network = actor_network_spec(Box((3,), "float32", -1.0, 1.0), 2, BodySettings((4, 4), batch_renorm=True))
+    source = PolicySpec(Box((3,), "float32", -1.0, 1.0), Discrete(2), NONE, network, {"kind": "categorical"})
+    found = to_actor(source, Discrete(2), space=Box((5,), "float32", -1.0, 1.0))
+    assert sorted(found.fresh) == ["network.0", "network.1", "network.3"]
+    assert {"network.4", "network.6", "network.7"} <= set(found.kept)

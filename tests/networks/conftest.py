@@ -15,6 +15,7 @@ BODIES = {
     "mlp": (VECTOR, BodySettings(hidden=(8, 6), activation="tanh"), False),
     "no hidden layer": (VECTOR, BodySettings(hidden=()), False),
     "layer norm": (VECTOR, BodySettings(hidden=(8, 6), layer_norm=True), False),
+    "batch renorm": (VECTOR, BodySettings(hidden=(8, 6), batch_renorm=True), False),
     "dropout": (VECTOR, BodySettings(hidden=(8,), dropout=0.5), False),
     "dueling": (VECTOR, BodySettings(hidden=(8, 6), layer_norm=True), True),
     "small cnn": (SMALL, BodySettings(activation="silu"), True),

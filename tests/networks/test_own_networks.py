@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from rlab.errors import RlabError, UsageError
+from rlab.networks.batch_renorm import BatchRenorm
 from rlab.networks.bodies import BodySettings, actor_network_spec, critic_like, q_network_spec
 from rlab.networks.describe import spec_of
 from rlab.networks.own import OwnBody, remembered, standing_in
@@ -145,6 +146,7 @@ def test_dropout_of_other_modules_draws_from_streams_of_each_member():
     ("function", "message"),
     [
         (lambda shape: nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)), r"has a BatchNorm1d, .*Use nn\.LayerNorm"),
+        (lambda shape: nn.Sequential(nn.Linear(4, 8), BatchRenorm(8)), r"has a BatchRenorm, .*Use nn\.LayerNorm"),
         (lambda shape: nn.Linear(5, 8), r"does not take features \(4,\): RuntimeError"),
         (lambda shape: 7, r"returned a int; it must return a torch\.nn\.Module for one member, or a NetworkSpec"),
         (lambda shape, width: None, r"has the arguments shape, width; it can have obs_space, shape, settings"),

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from rlab.errors import RlabError
+from rlab.networks.batch_renorm import BatchRenorm
 from rlab.networks.branches import Dueling
 from rlab.networks.layers import LogStd
 from rlab.networks.preprocess import Preprocess
@@ -24,7 +25,9 @@ def test_an_unstacked_member_is_plain_and_answers_like_its_row_of_the_stack(body
     expected = network(x)
     for i in range(len(SEEDS)):
         plain = unstack(network, i)
-        assert all(type(m).__module__.startswith("torch.nn") or isinstance(m, Dueling) for m in plain.modules())
+        assert all(
+            type(m).__module__.startswith("torch.nn") or isinstance(m, Dueling | BatchRenorm) for m in plain.modules()
+        )
         torch.testing.assert_close(plain(x[i]), expected[i])
 
 

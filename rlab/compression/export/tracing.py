@@ -17,6 +17,7 @@ from rlab.compression.sparse_layers import (
     SparseQuantizedConv2d,
     SparseQuantizedLinear,
 )
+from rlab.networks.batch_renorm import BatchRenorm
 from rlab.networks.bounds import FIRST
 from rlab.networks.branches import Branches, Dueling, Pick, PickImage
 from rlab.networks.continuous_heads import BoxHead, DeterministicHead, GaussianHead, SquashedGaussianHead
@@ -192,6 +193,12 @@ def _layer_norm(tracer: Tracer, layer: Any, x: str) -> str:
     return tracer.add("layer_norm", inputs, shape, epsilon=layer.eps)
 
 
+def _batch_renorm(tracer: Tracer, layer: Any, x: str) -> str:
+    """What it computes in evaluation."""
+    centred = tracer.with_constant("subtract", x, layer.mean)
+    return tracer.with_constant("add", tracer.with_constant("multiply", centred, layer.scale()), layer.bias)
+
+
 def _dueling(tracer: Tracer, layer: Any, x: str) -> str:
     value, advantage = trace_network(tracer, layer.value, x), trace_network(tracer, layer.advantage, x)
     shape = tracer.values[advantage].shape
@@ -243,6 +250,7 @@ LAYERS: dict[type[nn.Module], Callable[[Tracer, Any, str], str]] = {
     **dict.fromkeys((nn.Linear, HalfLinear, QuantizedLinear, SparseLinear, SparseQuantizedLinear), _linear),
     **dict.fromkeys((nn.Conv2d, HalfConv2d, QuantizedConv2d, SparseConv2d, SparseQuantizedConv2d), _conv2d),
     nn.LayerNorm: _layer_norm,
+    BatchRenorm: _batch_renorm,
     Dueling: _dueling,
     Branches: _branches,
     Pick: _pick,
