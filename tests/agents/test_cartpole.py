@@ -90,7 +90,7 @@ def test_an_interrupted_process_saves_says_how_to_resume_and_is_finished_by_it(
 ) -> None:
     out = tmp_path / "run"
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]
-    words = ["train", "dqn", "CartPole-v1", "--env-steps=40000", "--log-every=500", "--final-eval-episodes=3"]
+    words = ["train", "dqn", "CartPole-v1", "--env-steps=12000", "--log-every=500", "--final-eval-episodes=3"]
     words += ["--experiment=none", f"--out={out}", *flags]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
@@ -103,22 +103,22 @@ def test_an_interrupted_process_saves_says_how_to_resume_and_is_finished_by_it(
     assert f"rlab resume {out}" in stdout
     assert "Traceback" not in stderr
     stopped_at = load_checkpoint(RunFolder.open(out))[0]["loop"]["env_steps"]
-    assert 500 <= stopped_at < 40_000
+    assert 500 <= stopped_at < 12_000
     assert not (out / "result.json").exists()
     assert rlab.load(out)(np.zeros(4, np.float32)) in (0, 1)  # what there is can be used
 
     assert main(["resume", str(out)]) == 0
     loop = load_checkpoint(RunFolder.open(out))[0]["loop"]
-    assert loop["env_steps"] == 40_000
-    assert loop["updates"] == 40_000 // 64 - 499 // 64  # as if it had never been stopped
+    assert loop["env_steps"] == 12_000
+    assert loop["updates"] == 12_000 // 64 - 499 // 64  # as if it had never been stopped
     assert (out / "result.json").is_file()
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()[1:]]
-    # the first counts from 8 to 40 000 that pass a multiple of 500, none twice
-    assert [row["env_steps"] for row in rows] == [-(-t // 8) * 8 for t in range(500, 40_001, 500)]
+    # the first counts from 8 to 12 000 that pass a multiple of 500, none twice
+    assert [row["env_steps"] for row in rows] == [-(-t // 8) * 8 for t in range(500, 12_001, 500)]
 
     capsys.readouterr()
     assert main(["resume", str(out)]) == 0
-    assert capsys.readouterr().out.startswith(f"{out}: finished, after 40,000 env steps; --env-steps N, with N above")
+    assert capsys.readouterr().out.startswith(f"{out}: finished, after 12,000 env steps; --env-steps N, with N above")
 
 
 class InterruptAt:

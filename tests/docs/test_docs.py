@@ -62,7 +62,7 @@ def small(argv: list[str]) -> list[str]:
         "compress": {"episodes": 2, "updates": 20, "min_return_ratio": 0, **candidates},
         "collect": {"episodes": 3},
         "eval": {"episodes": 2},
-        "resume": {"env_steps": 640} if "--env-steps" in argv else {},
+        "resume": {"env_steps": 640} if {"--env-steps", "--verify"} & set(argv) else {},
     }
     fewer = {"seeds": MOST_SEEDS} if "--seeds" in argv and int(argv[argv.index("--seeds") + 1]) > MOST_SEEDS else {}
     wanted = {**sizes.get(argv[0], {}), **fewer}

@@ -175,6 +175,7 @@ def test_two_envs_of_a_member_and_two_members_start_differently():
     assert len({tuple(row) for row in obs.reshape(4, 4).tolist()}) == 4
 
 
+@pytest.mark.prove  # 15 s
 @pytest.mark.skipif(NO_COMPILER is not None, reason=NO_COMPILER or "")
 def test_a_compiled_step_gives_the_rows_of_the_eager_one():
     spec = EnvSpec("CartPole-v1", max_episode_steps=8)

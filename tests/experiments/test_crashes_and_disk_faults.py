@@ -31,13 +31,13 @@ def studied(script: str, out: Path, *words: str) -> dict[str, Any]:
 
 
 def test_runs_that_crash_at_a_disk_operation_become_the_runs_that_never_did(tmp_path: Path) -> None:
-    for way, found in studied("crashes", tmp_path / "result.json", "--every", "149")["ways"].items():
+    for way, found in studied("crashes", tmp_path / "result.json", "--every", "299")["ways"].items():
         assert found["crashes"] >= 2, way
         assert (found["not_gone_on_with"], found["different"]) == (0, 0), found["first"]
 
 
 def test_disks_that_break_harm_no_checkpoint_and_are_named(tmp_path: Path) -> None:
-    kinds = studied("disk_faults", tmp_path / "result.json", "--tries", "2")["kinds"]
+    kinds = studied("disk_faults", tmp_path / "result.json", "--tries", "1")["kinds"]
     assert len(kinds) == 6
     for kind, found in kinds.items():
         wrong = {name: found[name] for name in ("unnamed", "unreadable", "not_gone_on_with", "different")}

@@ -87,7 +87,7 @@ def test_the_advice_behind_an_export_can_be_followed_as_it_is(
     assert Path(rlab.__file__).parents[1].joinpath(runner).is_file()
 
 
-@pytest.mark.parametrize("words", [["export", "--format", "numpy"], ["compress", "--steps", "int8", "--episodes", "2"]])
+@pytest.mark.parametrize("words", [["export", "--format", "numpy"], ["compress", "--steps", "fp16", "--episodes", "2"]])
 def test_where_one_instance_of_an_env_can_live_one_serves(
     ppo_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:

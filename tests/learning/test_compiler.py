@@ -102,6 +102,7 @@ hits = counters["inductor"]["fxgraph_cache_hit"]
 """
 
 
+@pytest.mark.prove  # 12 s
 @pytest.mark.skipif(why_not_compile(CPU) is not None, reason=str(why_not_compile(CPU)))
 def test_another_process_finds_what_this_one_compiled() -> None:
     exec(SCRIPT, {})  # noqa: S102, the same in both

@@ -12,7 +12,7 @@ from hostile import cases  # type: ignore[import-not-found, unused-ignore]
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-SLICES = 5
+SLICES = 15
 
 
 def refused(good: Path, first: int, step: int) -> int:
@@ -34,12 +34,12 @@ def test_the_corpus_has_every_kind_and_a_reason_for_each() -> None:
     assert {case.verb[0] for case in corpus} == {"eval", "resume", "list", "bench", "train", "pretrain"}
 
 
-@pytest.mark.parametrize("part", [0, 1])
+@pytest.mark.parametrize("part", [0])
 def test_hostile_artefacts_are_refused(good: Path, part: int) -> None:
-    assert refused(good, part, SLICES) >= 100
+    assert refused(good, part, SLICES) >= 30
 
 
 @pytest.mark.prove
-@pytest.mark.parametrize("part", range(2, SLICES))
+@pytest.mark.parametrize("part", range(1, SLICES))
 def test_the_rest_of_the_hostile_artefacts_is_refused(good: Path, part: int) -> None:
-    assert refused(good, part, SLICES) >= 100
+    assert refused(good, part, SLICES) >= 30
