@@ -1,13 +1,15 @@
 """Double DQN (van Hasselt et al. 2016): the online network picks the next action, the target network values it."""
 
+import torch
 from torch import Tensor
 
 from rlab.agents.dqn import DQN
-from rlab.learning.returns import double_value
+from rlab.learning.contract import Batch
 
 
 class DoubleDQN(DQN):
     """Double deep Q-learning: a next value that is not its own maximum overestimates less."""
 
-    def next_value(self, next_q: Tensor, next_obs: Tensor) -> Tensor:
-        return double_value(next_q, selector_q=self.q_network(next_obs))
+    def next_policy(self, next_q: Tensor, batch: Batch) -> Tensor:
+        online_q = self.head.values(self.q_network(batch["next_obs"]))
+        return self.target_policy(online_q.masked_fill(next_q.isneginf(), -torch.inf))  # equation 4

@@ -1,5 +1,5 @@
 """Deep Q-learning (Mnih et al. 2015) with the switches of its family: n-step targets, dueling heads, LayerNorm, hard
-or soft target updates, Huber or squared error. Read from top to bottom."""
+or soft target updates, Huber or squared error, Munchausen targets. Read from top to bottom."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +17,14 @@ from rlab.experience.storage import Storage
 from rlab.learning.contract import Batch, Now, Updated
 from rlab.learning.demonstration_losses import DemonstrationTerm
 from rlab.learning.exploration import EpsilonGreedy, linear
+from rlab.learning.munchausen import Munchausen
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.learning.optimizers import StackedOptimizer
 from rlab.learning.q_learning import QLearningConfig
-from rlab.learning.returns import LOSSES, continuation, max_value, n_step_return, q_td_error, weighted_mean
+from rlab.learning.returns import continuation, greedy_policy, n_step_return, weighted_mean
 from rlab.learning.targets import follow, share_due
 from rlab.learning.terms import LossTerms
+from rlab.learning.value_losses import value_loss
 from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.distributions import only
 from rlab.networks.heads import build_head
@@ -94,6 +96,9 @@ class DQN:
         copy_parameters(self.q_network, self.target_network)
         self._policy = Policy(spec, self.preprocess, self.q_network, seeds).eval()
         self.head: Any = self._policy.head
+        self.value_loss = value_loss(self.head, config)
+        self.munchausen = Munchausen.of(config)
+        self.target_policy = greedy_policy if self.munchausen is None else self.munchausen.policy
         self.training_network = in_training(self.q_network)  # as it answers in updates, with dropout on
         self.optimizer = StackedOptimizer(OptimizerSettings.of(config), self.q_network.parameters())
         self.terms = LossTerms(*DemonstrationTerm.of(config, self._policy))
@@ -169,6 +174,9 @@ class DQN:
             }
             if allowed is not None:
                 prepared["next_mask"] = allowed
+            if self.munchausen is not None:  # of a window of several steps the first reward alone grows
+                q = only(self.head.values(self.target_network(prepared["obs"])), self.preprocess.mask(batch["obs"]))
+                prepared["reward"] = prepared["reward"] + self.munchausen.reward(q, batch["action"])
             if "weight" in batch:  # of a sampler that does not draw uniformly
                 prepared["weight"] = batch["weight"]
             return prepared | self.terms.prepare(batch)
@@ -177,7 +185,7 @@ class DQN:
         """One gradient step on prepared transitions `[S, B]`."""
         loss, outputs, error = self.loss(batch)
         q = self.head.values(outputs.detach())
-        metrics = {f"loss/td_{self.config.loss}": loss.detach(), "q/mean": q.mean(dim=(1, 2))}
+        metrics = {f"loss/td_{self.value_loss.name}": loss.detach(), "q/mean": q.mean(dim=(1, 2))}
         loss, more = self.terms.add_to(loss, outputs, batch, now)
         norm = self.optimizer.step(loss, now)
         return Updated({**metrics, **more, "grad/norm": norm}, feedback=error.detach())
@@ -186,9 +194,10 @@ class DQN:
         """The loss per member `[S]`, a mean over its batch, what `outputs` gives, and the TD errors `[S, B]`."""
         outputs = self.outputs(batch)
         with torch.no_grad():
-            next_value = self.next_value(self.next_q(batch), batch["next_obs"])
-        error = q_td_error(self.head.values(outputs), batch["action"], batch["reward"], batch["discount"], next_value)
-        return weighted_mean(LOSSES[self.config.loss](error), batch.get("weight")), outputs, error
+            next_policy = self.next_policy(self.next_q(batch), batch)
+            next_bonus = None if self.munchausen is None else self.munchausen.bonus(next_policy)
+        rows, error = self.value_loss(outputs, batch, next_policy, next_bonus)
+        return weighted_mean(rows, batch.get("weight")), outputs, error
 
     def outputs(self, batch: Batch) -> Tensor:
         """What the network that learns says of a prepared batch, `[S, B, width]`, as the head reads it."""
@@ -199,12 +208,13 @@ class DQN:
         """The target network's values of what can be done next `[S, B, A]`, -inf where forbidden."""
         return only(self.head.values(batch["next_outputs"]), batch.get("next_mask"))
 
-    def next_value(self, next_q: Tensor, next_obs: Tensor) -> Tensor:
-        """What the successor is worth, `[S, B]`, given the target network's `next_q [S, B, A]`, -inf where forbidden.
+    def next_policy(self, next_q: Tensor, batch: Batch) -> Tensor:
+        """The probabilities of what is done next, `[S, B, A]`, given the target network's `next_q [S, B, A]`, -inf
+        where forbidden.
 
         The one thing in which the variants of DQN differ.
         """
-        return max_value(next_q)
+        return self.target_policy(next_q)
 
     def policy(self) -> Policy:
         return self._policy

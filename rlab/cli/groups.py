@@ -32,6 +32,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("baseline", "objective", "forward_weight", "expectile", "beta", "max_weight", "label_smoothing"),
         *("class_weights", "obs_noise", "validation_fraction", "patience"),
         *("demonstration_loss", "demonstration_weight", "margin"),
+        *("munchausen", "munchausen_alpha", "munchausen_temperature", "munchausen_clip"),
     ),
     "demonstrations and teacher": (
         *("dataset", "dataset_episodes", "demonstration_share", "teacher", "teacher_member", "teacher_weight"),

@@ -1,5 +1,6 @@
 """The settings that the agents with Q values share, whether they learn in an env or from a dataset."""
 
+import math
 from dataclasses import dataclass
 
 from rlab.errors import UsageError, unknown
@@ -8,7 +9,7 @@ from rlab.learning.common_config import NetworkConfig, Unread
 from rlab.learning.demonstration_losses import DEMONSTRATION_LOSSES
 from rlab.learning.returns import LOSSES
 from rlab.networks.spaces import Space
-from rlab.ranges import check_counts, check_not_negative, check_positive_shares, check_shares
+from rlab.ranges import check_counts, check_not_negative, check_positive, check_positive_shares, check_shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,10 @@ class QLearningConfig(NetworkConfig):
     lr_final: float = 0.05
     demonstration_loss: DemonstrationLoss = "none"  # beside the TD loss, of rows that come from demonstrations
     demonstration_weight: float = 1.0  # of that loss beside the TD loss; Hester et al. 2018, Experimental Setup
+    munchausen: bool = False  # targets that reward what the agent is sure of; Vieillard et al. 2020
+    munchausen_alpha: float = 0.9  # share of the log probability in the reward; the paper's section 4
+    munchausen_temperature: float = 0.03  # of the softmax over values that is the policy; the paper's tau
+    munchausen_clip: float = -1.0  # the least that temperature times log probability counts; the paper's l0
     margin: float = 0.8  # by which the margin loss wants a demonstrated action to be the best; Hester et al. 2018
 
     # Without an env nothing is explored; an agent that has one makes settings of these.
@@ -59,12 +64,15 @@ class QLearningConfig(NetworkConfig):
         return None
 
     def unread(self, action_space: Space) -> Unread:
-        """Also what belongs to a demonstration loss that is not in use."""
+        """Also what belongs to a demonstration loss or to targets that are not in use."""
         found = super().unread(action_space)
         if self.demonstration_loss != "margin":
             found["margin"] = f"it is for demonstration_loss margin, and that is {self.demonstration_loss}"
         if self.demonstration_loss == "none":
             found["demonstration_weight"] = "demonstration_loss is none"
+        if not self.munchausen:
+            names = "munchausen_alpha", "munchausen_temperature", "munchausen_clip"
+            found |= dict.fromkeys(names, "munchausen is off")
         return found
 
     def __post_init__(self) -> None:
@@ -79,3 +87,7 @@ class QLearningConfig(NetworkConfig):
         if self.demonstration_loss not in DEMONSTRATION_LOSSES:
             raise unknown("demonstration_loss", self.demonstration_loss, DEMONSTRATION_LOSSES)
         check_not_negative(self, "demonstration_weight", "margin")
+        check_shares(self, "munchausen_alpha")
+        check_positive(self, "munchausen_temperature")
+        if not -math.inf < self.munchausen_clip <= 0.0:
+            raise UsageError(f"munchausen_clip {self.munchausen_clip} must be 0 or less: log probabilities are.")

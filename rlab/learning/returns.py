@@ -46,19 +46,9 @@ def q_td_error(q: Tensor, action: Tensor, reward: Tensor, discount: Tensor, next
     return (reward + discount * next_value).detach() - taken
 
 
-def max_value(next_q: Tensor) -> Tensor:
-    """The value of the next state in DQN (Mnih et al. 2015): `[..., A] -> [...]`."""
-    return next_q.amax(dim=-1)
-
-
-def double_value(next_q: Tensor, selector_q: Tensor) -> Tensor:
-    """The value of the next state in double DQN (van Hasselt et al. 2016, equation 4).
-
-    The online network (`selector_q`) picks the action, the target network (`next_q`) values it. An action whose
-    `next_q` is -inf is ruled out: it is not picked either.
-    """
-    picked = selector_q.masked_fill(next_q.isneginf(), -torch.inf).argmax(dim=-1, keepdim=True)
-    return next_q.gather(-1, picked).squeeze(-1)
+def greedy_policy(q: Tensor) -> Tensor:
+    """All probability on the best action: `[..., A] -> [..., A]`, the first of equal ones; -inf is forbidden."""
+    return torch.zeros_like(q).scatter(-1, q.argmax(dim=-1, keepdim=True), 1.0)
 
 
 def weighted_mean(rows: Tensor, weight: Tensor | None) -> Tensor:

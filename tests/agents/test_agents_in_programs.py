@@ -68,6 +68,7 @@ CASES = {
     "dqn soft targets": Case("dqn", {**DQN, "target_tau": 0.1, "target_every": 2, "loss": "squared"}, more="teacher"),
     "dqn masks": Case("dqn", HELD, obs=ROOM),
     "dqn running statistics": Case("dqn", {**HELD, "obs_scaling": "running"}, obs=PLACE),
+    "dqn munchausen": Case("dqn", {**DQN, "munchausen": True}, obs=ROOM),
     "dqn demonstrations": Case("dqn", {**DQN, "demonstration_loss": "margin"}, more="demonstrations"),
     "double_dqn": Case("double_dqn", {**DQN, "n_step": 2, "optimizer": "rmsprop", "dropout": 0.2}),
     "reinforce": Case("reinforce", {**ROLLOUT, "reward_scaling": "running"}),
@@ -88,7 +89,6 @@ CASES = {
     "encoder continuous": Case("encoder", {**DATA, "objective": "inverse"}, PUSH),
     "sac": Case("sac:SAC", {**REPLAY, "obs_scaling": "running"}, PUSH),
     "qr_dqn": Case("qr_dqn:QRDQN", {**DQN, "quantiles": 4}),
-    "munchausen": Case("munchausen:Munchausen", DQN, obs=ROOM),
     "prioritised": Case("prioritised:PrioritisedDQN", DQN),
     "noisy": Case("noisy:NoisyDQN", DQN),
     "drqn": Case("drqn:DRQN", DRQN),
@@ -102,7 +102,7 @@ def _graphs_without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(OUTSIDE.parent)
     monkeypatch.syspath_prepend(OUTSIDE)
     monkeypatch.setattr("rlab.learning.program.compiled", lambda graph, arguments: graph)
-    for module in ("sac", "td3", "qr_dqn", "munchausen", "prioritised", "noisy", "drqn", "own_agent"):
+    for module in ("sac", "td3", "qr_dqn", "prioritised", "noisy", "drqn", "own_agent"):
         monkeypatch.delitem(sys.modules, module, raising=False)
 
 

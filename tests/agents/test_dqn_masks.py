@@ -1,6 +1,5 @@
 """DQN and double DQN on observations of every kind, and with masks: what is forbidden is neither done nor hoped for."""
 
-import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +16,6 @@ from rlab.envs import SPACE_PROBES, EnvSpec, make_env, make_vec
 from rlab.experience.env_contract import Step
 from rlab.learning.contract import Now
 from rlab.learning.exploration import EpsilonGreedy
-from rlab.learning.returns import double_value, max_value
 from rlab.networks.spaces import Discrete, Masked, pack
 from rlab.runs.policies import load_policy
 from rlab.types import Clock
@@ -95,7 +93,9 @@ def test_a_target_hopes_only_for_what_is_allowed(lab: SimpleNamespace, name: str
     next_q = agent.next_q(batch)
     assert next_q.isneginf().tolist() == [[[not bit for bit in mask] for mask in masks]]
     with torch.no_grad():
-        assert agent.next_value(next_q, batch["next_obs"]).tolist() == [values]
+        policy = agent.next_policy(next_q, batch)
+    assert policy.sum(dim=-1).tolist() == [[1.0, 1.0, 1.0]]
+    assert next_q[policy == 1.0].tolist() == values
     errors = [1.0 + 0.5 * value - 1.0 for value in values]  # Q(0, 0) is 1
     loss = agent.loss(batch)[0].item()
     assert loss == pytest.approx(np.mean([0.5 * error**2 for error in errors]))
@@ -110,13 +110,6 @@ def test_where_the_world_ended_a_mask_of_nothing_leaves_finite_numbers(lab: Simp
     assert agent.loss(batch)[0].item() == 0.0  # Q(0, 0) is 1 already, as is the reward
     metrics = agent.update(batch, agent.scheduled(Clock(1, 10))).metrics
     assert all(value.isfinite().all() for value in metrics.values())
-
-
-def test_double_value_rules_out_what_the_target_s_values_rule_out() -> None:
-    next_q = torch.tensor([[1.0, -math.inf, 3.0], [-math.inf, -5.0, -math.inf]])
-    selector_q = torch.tensor([[0.0, 9.0, 1.0], [7.0, -8.0, 9.0]])
-    assert double_value(next_q, selector_q).tolist() == [3.0, -5.0]
-    assert max_value(next_q).tolist() == [3.0, -5.0]
 
 
 @pytest.mark.parametrize("name", FAMILY)

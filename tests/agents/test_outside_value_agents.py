@@ -34,16 +34,6 @@ def importable() -> Iterator[None]:
         yield
 
 
-def munchausen_credit(gamma: float, alpha: float = 0.9, tau: float = 0.03) -> list[ProbeValue]:
-    """In -1 and 1 both actions have the chance 1/2, whose log is added to the reward and the entropy to the value; in 0
-    the wrong action is so unlikely that its log probability is clipped to -1, and the right one is certain."""
-    half = tau * np.log(2.0)
-    last = {x: x - alpha * half for x in (-1.0, 1.0)}  # Q, and V is higher by the entropy
-    first = {0: gamma * (last[-1.0] + half) - alpha, 1: gamma * (last[1.0] + half)}
-    rows = [ProbeValue((0.0,), action, value) for action, value in first.items()]
-    return [*rows, *(ProbeValue((x,), action, last[x]) for x in last for action in (0, 1))]
-
-
 CREDIT_VALUES = PROBES[CREDIT].values(GAMMA)
 ENDLESS = [ProbeValue(((0.0,),) * steps, action, 2.0) for steps in (1, 2, 3) for action in (0, 1)]  # 1 / (1 - 0.5)
 REMEMBERED = MEMORY_PROBES[MEMORY].values(GAMMA)
@@ -54,7 +44,6 @@ WORLDS: list[tuple[str, str, list[ProbeValue], dict[str, Any]]] = [
     # leads.
     ("noisy:NoisyDQN", CREDIT, [row for row in CREDIT_VALUES if row.value > 0.0], {}),
     ("noisy:NoisyDQN", CREDIT, CREDIT_VALUES, {"epsilon_start": 1.0, "epsilon_end": 0.3}),
-    ("munchausen:Munchausen", CREDIT, munchausen_credit(GAMMA), {"target_every": 25, "epsilon_end": 0.3}),
     ("drqn:DRQN", MEMORY, REMEMBERED, RECURRENT),
     ("drqn:DRQN", MEMORY, REMEMBERED, {**RECURRENT, "stored_state": True}),
     ("drqn:DRQN", "rlab/ProbeEndless-v0", ENDLESS, {**RECURRENT, "gamma": 0.5}),
@@ -226,7 +215,6 @@ RECURRENT_CARTPOLE: dict[str, Any] = {
 CARTPOLE: list[tuple[str, dict[str, Any], float]] = [
     ("qr_dqn:QRDQN", {}, 475.0),  # five seeds had 500 each
     ("prioritised:PrioritisedDQN", {}, 475.0),  # the worst of five had 497
-    ("munchausen:Munchausen", {}, 475.0),  # 500 each
     ("noisy:NoisyDQN", {}, 100.0),  # 138 to 469
     ("noisy:NoisyDQN", {"epsilon_start": 0.0, "epsilon_end": 0.0}, 60.0),  # 88 to 99: noise alone explores too little
     ("drqn:DRQN", RECURRENT_CARTPOLE, 50.0),  # 64 to 103: targets of one step learn slowly here

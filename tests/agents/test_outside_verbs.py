@@ -16,11 +16,10 @@ AGENTS = {
     "qr_dqn": "QRDQN",
     "prioritised": "PrioritisedDQN",
     "noisy": "NoisyDQN",
-    "munchausen": "Munchausen",
     "drqn": "DRQN",
 }
 # The policies of these are like those of DQN, of which other tests make sure.
-LIKE_DQN = ("prioritised", "munchausen")
+LIKE_DQN = ("prioritised",)
 OWN_POLICIES = [pytest.param(name, marks=pytest.mark.prove if name in LIKE_DQN else ()) for name in sorted(AGENTS)]
 FORMATS = {"onnx": ".onnx", "torch-export": ".pt2", "numpy": ".npz", "c": ".h"}
 STEPS = ("int8", "prune:0.5", "distil:8")
@@ -68,7 +67,7 @@ def refused(words: list[str], why: str, out: Path, capsys: pytest.CaptureFixture
 
 
 def test_its_help_names_its_settings(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    own = {"qr_dqn": "quantiles", "noisy": "epsilon-start", "munchausen": "alpha", "drqn": "burn-in"}
+    own = {"qr_dqn": "quantiles", "noisy": "epsilon-start", "drqn": "burn-in"}
     assert main(["train", f"{name}:{AGENTS[name]}", "CartPole-v1", "--help-all"]) == 0
     assert f"--{own.get(name, 'beta')} " in capsys.readouterr().out
 

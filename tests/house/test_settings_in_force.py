@@ -26,6 +26,10 @@ MOVES = Box((2,), "float32", -math.inf, math.inf)
 FEW = {"env_steps": 64, "learning_starts": 16, "eval_episodes": 1, "final_eval_episodes": 1, "experiment": "none"}
 
 
+# Of switches of DQN's family that are off.
+SWITCHED_OFF = {"munchausen_alpha", "munchausen_temperature", "munchausen_clip"}
+
+
 def config_of(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "config.json").read_text()))
 
@@ -37,11 +41,15 @@ def unread(agent: str, action_space: Any = MOVES, **settings: Any) -> set[str]:
 @pytest.mark.parametrize(
     ("agent", "settings", "expected"),
     [
-        ("dqn", {}, {"lr_final", "lr_steps", "obs_scale", "margin", "demonstration_weight"}),
-        ("dqn", {"lr_schedule": "linear", "obs_scaling": "fixed"}, {"lr_steps", "margin", "demonstration_weight"}),
-        ("dqn", {"lr_schedule": "step", "demonstration_loss": "margin"}, {"obs_scale"}),
+        ("dqn", {}, {"lr_final", "lr_steps", "obs_scale", "margin", "demonstration_weight", *SWITCHED_OFF}),
+        (
+            "dqn",
+            {"lr_schedule": "linear", "obs_scaling": "fixed"},
+            {"lr_steps", "margin", "demonstration_weight", *SWITCHED_OFF},
+        ),
+        ("dqn", {"lr_schedule": "step", "demonstration_loss": "margin"}, {"obs_scale", *SWITCHED_OFF}),
         ("ppo", {"lr_schedule": "step", "optimizer": "sgd", "entropy_weight": 0.1}, {"obs_scale", "optimizer_eps"}),
-        ("cql", {"lr_schedule": "step"}, {"obs_scale", "margin"}),
+        ("cql", {"lr_schedule": "step"}, {"obs_scale", "margin", *SWITCHED_OFF}),
         ("ppo", {}, {"lr_steps", "obs_scale", "entropy_final"}),
         ("ppo", {"entropy_weight": 0.1}, {"lr_steps", "obs_scale"}),
         ("reinforce", {"baseline": False, "entropy_weight": 0.1}, {"lr_steps", "obs_scale", "value_weight"}),

@@ -12,9 +12,8 @@ from torch import tensor
 from rlab.learning.returns import (
     LOSSES,
     continuation,
-    double_value,
+    greedy_policy,
     huber,
-    max_value,
     n_step_return,
     q_td_error,
     squared,
@@ -78,16 +77,9 @@ def test_n_step_return_equals_a_plain_sum(rewards: list[float], gamma: float) ->
     assert n_step_return(tensor(rewards)[None], gamma).item() == pytest.approx(plain, rel=1e-4, abs=1e-3)
 
 
-def test_dqn_and_double_dqn_differ_where_the_networks_disagree() -> None:
-    target = tensor([[1.0, 5.0], [2.0, 3.0]])  # what the target network says of two successors
-    online = tensor([[9.0, 0.0], [0.0, 1.0]])  # the online network would take action 0, then action 1
-    assert max_value(target).tolist() == [5.0, 3.0]
-    assert double_value(target, selector_q=online).tolist() == [1.0, 3.0]
-
-
-def test_double_value_is_never_above_max_value() -> None:
-    target, online = torch.randn(3, 50, 4, generator=torch.Generator().manual_seed(0)), torch.randn(3, 50, 4)
-    assert (double_value(target, online) <= max_value(target)).all()
+def test_a_greedy_policy_is_sure_of_the_first_of_the_best_that_is_allowed() -> None:
+    q = tensor([[1.0, 5.0, -torch.inf], [3.0, 3.0, 2.0]])
+    assert greedy_policy(q).tolist() == [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
 
 
 def test_losses_on_numbers_worked_by_hand() -> None:

@@ -1,0 +1,42 @@
+"""Munchausen reinforcement learning (Vieillard et al. 2020): the reward of an action grows by the log probability that
+the agent itself gives it, and what comes next is worth more where the agent is unsure."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlab.networks.distributions import choice_log_prob
+
+
+class Munchausen:
+    """The targets of equation 2, from the values of the target network.
+
+    Args:
+        alpha: share of the log probability that is added to the reward.
+        temperature: of the softmax over values that is the policy; the paper's tau.
+        clip: the lowest that temperature times log probability counts, 0 or less; the paper's l0.
+    """
+
+    def __init__(self, alpha: float, temperature: float, clip: float) -> None:
+        self.alpha, self.temperature, self.clip = alpha, temperature, clip
+
+    @classmethod
+    def of(cls, config: Any) -> "Munchausen | None":
+        """As a `QLearningConfig` asks for it."""
+        if not config.munchausen:
+            return None
+        return cls(config.munchausen_alpha, config.munchausen_temperature, config.munchausen_clip)
+
+    def policy(self, q: Tensor) -> Tensor:
+        """The probabilities of actions, `[..., A]`, from their values, -inf where forbidden."""
+        return (q / self.temperature).softmax(dim=-1)
+
+    def reward(self, q: Tensor, action: Tensor) -> Tensor:
+        """What is added to the reward of `action [...]` where the actions are worth `q [..., A]`."""
+        bonus = self.temperature * choice_log_prob(q / self.temperature, action)
+        return self.alpha * bonus.clamp(self.clip, 0.0)
+
+    def bonus(self, policy: Tensor) -> Tensor:
+        """What is added to the mean value under `policy [..., A]`: its entropy in nats times the temperature."""
+        return self.temperature * torch.special.entr(policy).sum(dim=-1)
