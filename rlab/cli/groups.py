@@ -14,6 +14,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "network": (
         *("network", "hidden", "activation", "layer_norm", "dropout", "init", "init_gain", "actor_gain", "critic_gain"),
         *("shared_body", "dueling", "squash", "log_std_init", "obs_scaling", "obs_scale", "model_hidden"),
+        *("memory", "memory_size", "memory_window"),
     ),
     "optimizer": (
         *("learning_rate", "optimizer", "optimizer_eps", "max_grad_norm", "weight_decay", "l1", "sparsity"),

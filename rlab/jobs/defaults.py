@@ -17,7 +17,7 @@ FROM_START = "start"  # the origin of what the policy that a run begins with dec
 # Settings that say what an agent's networks are: a policy that a run begins with decides them itself.
 NETWORK_SETTINGS = (
     *("network", "hidden", "activation", "layer_norm", "dropout", "init", "init_gain", "actor_gain", "dueling"),
-    *("obs_scaling", "obs_scale", "squash", "log_std_init"),
+    *("obs_scaling", "obs_scale", "squash", "log_std_init", "memory", "memory_size", "memory_window"),
 )
 # The default periods of a run that counts updates.
 UPDATE_PERIODS: dict[str, Any] = {"log_every": 100, "eval_every": 2_000, "checkpoint_every": 2_000}

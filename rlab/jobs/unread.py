@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 OF_ENV_LOOPS = ("env_steps", "num_envs", "vector", "log_episodes")
 OF_DATASETS = ("dataset", "dataset_episodes", "demonstration_share")
 # What fresh networks alone are made with. Dropout is not among them: an agent reads whether it is on.
-OF_FRESH_NETWORKS = ("hidden", "layer_norm", "init", "init_gain", "dueling")
+OF_FRESH_NETWORKS = (
+    *("hidden", "layer_norm", "init", "init_gain", "dueling", "memory", "memory_size", "memory_window"),
+)
 OF_TEACHERS = ("teacher", "teacher_member", "teacher_weight", "teacher_fraction", "teacher_temperature")
 
 

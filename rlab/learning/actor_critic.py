@@ -15,7 +15,7 @@ from rlab.experience.fields import Field
 from rlab.experience.sequence_samplers import RolloutSampler
 from rlab.experience.storage import Storage
 from rlab.learning.choices import Activation, Init, LrSchedule, RewardScaling
-from rlab.learning.common_config import StochasticPolicyConfig, Unread
+from rlab.learning.common_config import MemoryConfig, StochasticPolicyConfig, Unread
 from rlab.learning.contract import Batch, Now, Updated
 from rlab.learning.exploration import ActionNoise
 from rlab.learning.optimizer_settings import OptimizerSettings
@@ -38,7 +38,7 @@ REWARD_SCALINGS = ("none", "running")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActorCriticConfig(StochasticPolicyConfig):
+class ActorCriticConfig(StochasticPolicyConfig, MemoryConfig):
     """The settings that all policy-gradient agents share; each agent states its own defaults where they differ."""
 
     gamma: float = 0.99  # discount per env step

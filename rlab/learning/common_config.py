@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from rlab.errors import UsageError
-from rlab.learning.choices import Activation, Init, LrSchedule, ObsScaling, Optimizer
+from rlab.learning.choices import Activation, Init, LrSchedule, Memory, ObsScaling, Optimizer
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.networks.spaces import Box, Space
 from rlab.ranges import check_counts, check_positive, check_shares_below_one
@@ -82,6 +82,31 @@ class NetworkConfig(OptimizerConfig):
         if self.obs_scaling != "fixed":
             found["obs_scale"] = f"it is for obs_scaling fixed, and that is {self.obs_scaling}"
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryConfig(NetworkConfig):
+    """A policy's network that may remember what it saw, for agents that learn from sequences.
+
+    A class that also inherits other settings names this one last, so that their defaults go before.
+    """
+
+    memory: Memory = "none"  # what remembers, behind the hidden layers; transformer: attends to the last steps
+    memory_size: int = 64  # numbers that it gives; of gru and lstm also those in its state
+    memory_window: int = 16  # transformer alone: steps that it sees, the present one included
+
+    def unread(self, action_space: Space) -> Unread:
+        """Also what belongs to a memory that is not in use."""
+        found = super().unread(action_space)
+        if self.memory != "transformer":
+            found["memory_window"] = f"it is for memory transformer, and that is {self.memory}"
+        if self.memory == "none":
+            found["memory_size"] = "memory is none"
+        return found
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts(self, "memory_size", "memory_window")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from rlab.errors import UsageError, unknown
 from rlab.networks.bounds import MIN_SIDE
 from rlab.networks.images import ImagePart, image_parts
 from rlab.networks.layers import ACTIVATIONS
+from rlab.networks.memory_bodies import MemorySettings
 from rlab.networks.merging import merged_spec
 from rlab.networks.own_bodies import Body, Own, own_body
 from rlab.networks.spaces import Space, feature_shape
@@ -30,12 +31,13 @@ class BodySettings:
     init: str = "pytorch"
     gain: float = 1.0  # of the initial weights of hidden layers
     own: Own | None = None  # a function of the user's makes the body; its layers stand in the place of all the above
+    memory: MemorySettings | None = None  # what remembers, behind all the above
 
     @classmethod
     def of(cls, config: Any, **others: Any) -> "BodySettings":
         """Those of an agent's config, `rlab.learning.common_config.NetworkConfig`, and the `others`."""
-        own = Own.of(config)
-        return cls(config.hidden, config.activation, config.layer_norm, init=config.init, own=own, **others)
+        found = {"own": Own.of(config), "memory": MemorySettings.of(config), **others}
+        return cls(config.hidden, config.activation, config.layer_norm, init=config.init, **found)
 
 
 def mlp_spec(features: int, outputs: int, body: BodySettings, output_gain: float = 1.0) -> NetworkSpec:
@@ -73,17 +75,17 @@ def q_network_spec(obs_space: Space, num_actions: int, body: BodySettings, dueli
     """One Q value per action.
 
     With `dueling` the last hidden layer is split in two streams, one for the value and one for the advantages, each as
-    wide as that layer (Wang et al. 2016, figure 1).
+    wide as that layer (Wang et al. 2016, figure 1). What remembers comes before the streams.
 
     Raises:
         UsageError: no body suits the observation space, or a setting is out of range.
     """
     before, hidden = entrance(obs_space, body)
     if not dueling:
-        trunk, features = hidden_layers(before.features, hidden, body)
+        trunk, features = _trunk(before.features, hidden, body)
         layers = (*before.layers, *trunk, linear_layer(features, num_actions, body.init))
         return NetworkSpec(layers, before.drawn)
-    trunk, features = hidden_layers(before.features, hidden[:-1], body)
+    trunk, features = _trunk(before.features, hidden[:-1], body)
     streams = []
     for outputs in (1, num_actions):
         stream, width = hidden_layers(features, hidden[-1:], body)
@@ -113,21 +115,6 @@ def actor_network_spec(
     return replace(spec, layers=(*spec.layers, LayerSpec("log_std", {"features": means, "initial": log_std})))
 
 
-def recurrent_network_spec(obs_space: Space, outputs: int, body: BodySettings, memory: int) -> NetworkSpec:
-    """`outputs` numbers, such as one Q value per action, from a body, a GRU with a state of `memory` numbers and a
-    linear layer (Hausknecht and Stone 2015, figure 2).
-
-    Raises:
-        UsageError: no body suits the observation space, or a setting is out of range.
-    """
-    if memory < 1:
-        raise UsageError(f"memory {memory} is the width of the recurrent state; it must be 1 or more.")
-    before, hidden = entrance(obs_space, body)
-    trunk, features = hidden_layers(before.features, hidden, body)
-    gru = LayerSpec("gru", {"in_features": features, "hidden": memory, "sequence": True})
-    return NetworkSpec((*before.layers, *trunk, gru, linear_layer(memory, outputs, body.init)), before.drawn)
-
-
 def critic_like(actor: NetworkSpec, output_gain: float = 1.0) -> NetworkSpec:
     """One output, the value of the observation, from a body like that of `actor`, without its adapters."""
     layers = merged_spec(actor).layers
@@ -145,9 +132,15 @@ def critic_head_spec(actor: NetworkSpec, output_gain: float = 1.0) -> NetworkSpe
 
 def _with_output(obs_space: Space, outputs: int, body: BodySettings, gain: float) -> NetworkSpec:
     before, hidden = entrance(obs_space, body)
-    trunk, features = hidden_layers(before.features, hidden, body)
+    trunk, features = _trunk(before.features, hidden, body)
     layers = (*before.layers, *trunk, linear_layer(features, outputs, body.init, gain))
     return NetworkSpec(layers, before.drawn)
+
+
+def _trunk(features: int, widths: Sequence[int], body: BodySettings) -> tuple[list[LayerSpec], int]:
+    """Hidden layers and behind them what remembers (Hausknecht and Stone 2015, figure 2), and the width of the last."""
+    layers, width = hidden_layers(features, widths, body)
+    return (layers, width) if body.memory is None else ([*layers, *body.memory.layers(width)], body.memory.size)
 
 
 def entrance(obs_space: Space, body: BodySettings) -> tuple[Body, tuple[int, ...]]:

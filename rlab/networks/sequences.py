@@ -1,13 +1,13 @@
-"""Layers for sequences, with a seed axis: token embeddings and gated recurrent units.
+"""Layers for sequences, with a seed axis: token embeddings and recurrent units.
 
-Called on a whole sequence, a recurrent layer begins with a hidden state of zeros; `step` and `unroll` take and give
+Called on a whole sequence, a recurrent layer begins with a state of zeros; `step` and `unroll` take and give
 the state (`rlab.networks.memory`). Sequences of unequal length are padded at the front, so that the last hidden state
 is that of the last token.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -56,106 +56,125 @@ class StackedEmbedding(StackedLayer):
         return cls(members, plain.num_embeddings, plain.embedding_dim, plain.padding_idx)
 
 
-class LastGRU(nn.Module):
-    """`torch.nn.GRU` of one layer: `[B, T, D]` to its last state `[B, H]`, or with `sequence` to all `[B, T, H]`.
+class _Last(nn.Module):
+    """A recurrent unit of torch with one layer: `[B, T, D]` to its last hidden state `[B, H]`, or with `sequence` to
+    all of them `[B, T, H]`.
 
-    Its state as a layer with memory is `hidden [B, H]`.
+    Its state as a layer with memory is that of the stacked layer, without the axis S.
     """
 
-    def __init__(self, in_features: int, hidden: int, sequence: bool = False) -> None:
+    unit: nn.GRU | nn.LSTM
+    names: ClassVar[tuple[str, ...]]  # of the state's tensors `[B, H]`; the first is the output
+
+    def __init__(self, sequence: bool) -> None:
         super().__init__()
         self.sequence = sequence
-        self.gru = nn.GRU(in_features, hidden, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        states, last = self.gru(x)
-        y: Tensor = states if self.sequence else last.squeeze(0)
+        states, last = self.unit(x)
+        y: Tensor = states if self.sequence else (last[0] if isinstance(last, tuple) else last).squeeze(0)
         return y
 
     def initial_state(self, rows: int) -> State:
-        """`hidden [B, H]` of zeros."""
-        return {"hidden": self.gru.get_parameter("weight_hh_l0").new_zeros(rows, self.gru.hidden_size)}
+        """Zeros `[B, H]`."""
+        weight = self.unit.get_parameter("weight_hh_l0")
+        return {name: weight.new_zeros(rows, self.unit.hidden_size) for name in self.names}
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """`[B, D]` to `[B, H]`, which is also the next state."""
-        _, last = self.gru(x.unsqueeze(1), state["hidden"].unsqueeze(0))
-        return last[0], {"hidden": last[0]}
+        """`[B, D]` to `[B, H]`, and the next state."""
+        before = tuple(state[name].unsqueeze(0) for name in self.names)
+        y, after = self.unit(x.unsqueeze(1), before if len(before) > 1 else before[0])
+        last = after if isinstance(after, tuple) else (after,)
+        return y[:, 0], {name: value[0] for name, value in zip(self.names, last, strict=True)}
 
     def unroll(self, x: Tensor, state: State, begins: Tensor) -> tuple[Tensor, State]:
         """`[B, T, D]` to `[B, T, H]` and the last state; zeros before a step where `begins [B, T]` is true."""
-        states = []
+        outputs = []
         for now, begin in zip(x.unbind(dim=1), begins.unbind(dim=1), strict=True):
-            _, state = self.step(now, {"hidden": state["hidden"].masked_fill(begin.unsqueeze(-1), 0.0)})
-            states.append(state["hidden"])
-        return torch.stack(states, dim=1), state
+            y, state = self.step(now, {n: value.masked_fill(begin.unsqueeze(-1), 0.0) for n, value in state.items()})
+            outputs.append(y)
+        return torch.stack(outputs, dim=1), state
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.gru!r}, sequence={self.sequence})"  # one line, with every setting
+        return f"{type(self).__name__}({self.unit!r}, sequence={self.sequence})"  # one line, with every setting
 
 
-class StackedGRU(StackedLayer):
-    """Gated recurrent units (Cho et al. 2014) in the form of `torch.nn.GRU`:
+class LastGRU(_Last):
+    """`torch.nn.GRU` of one layer; its state is `hidden [B, H]`."""
 
-        r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
-        z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
-        n = tanh(W_in x + b_in + r * (W_hn h + b_hn))
-        h' = (1 - z) * n + z * h
+    names = ("hidden",)
 
-    A call takes `[S, B, T, D]`, begins with a hidden state of zeros and gives the last hidden state `[S, B, H]`, or
-    with `sequence` all of them `[S, B, T, H]`. As a layer with memory it gives the hidden state of every step, whatever
-    `sequence` is; its state is `hidden [S, B, H]`. The gates are side by side in this order: `weight_ih [S, D, 3 H]`,
-    `weight_hh [S, H, 3 H]`, `bias_ih` and `bias_hh [S, 1, 3 H]`.
+    def __init__(self, in_features: int, hidden: int, sequence: bool = False) -> None:
+        super().__init__(sequence)
+        self.unit = nn.GRU(in_features, hidden, batch_first=True)
+
+
+class LastLSTM(_Last):
+    """`torch.nn.LSTM` of one layer; its state is `hidden [B, H]` and `cell [B, H]`."""
+
+    names = ("hidden", "cell")
+
+    def __init__(self, in_features: int, hidden: int, sequence: bool = False) -> None:
+        super().__init__(sequence)
+        self.unit = nn.LSTM(in_features, hidden, batch_first=True)
+
+
+class _StackedUnit(StackedLayer):
+    """What stacks of recurrent units have in common.
+
+    A call takes `[S, B, T, D]`, begins with a state of zeros and gives the last hidden state `[S, B, H]`, or with
+    `sequence` all of them `[S, B, T, H]`. As a layer with memory it gives the hidden state of every step, whatever
+    `sequence` is. The gates are side by side in torch's order, G of them: `weight_ih [S, D, G H]`, `weight_hh
+    [S, H, G H]`, `bias_ih` and `bias_hh [S, 1, G H]`.
     """
 
     transposed = ("weight_ih", "weight_hh")
+    plain: ClassVar[type[LastGRU] | type[LastLSTM]]
+    gates: ClassVar[int]
 
     def __init__(self, members: int, in_features: int, hidden: int, sequence: bool = False) -> None:
         super().__init__()
-        self.sequence = sequence
-        self.weight_ih = nn.Parameter(torch.empty(members, in_features, 3 * hidden))
-        self.weight_hh = nn.Parameter(torch.empty(members, hidden, 3 * hidden))
-        self.bias_ih = nn.Parameter(torch.empty(members, 1, 3 * hidden))
-        self.bias_hh = nn.Parameter(torch.empty(members, 1, 3 * hidden))
+        self.sequence, width = sequence, self.gates * hidden
+        self.weight_ih = nn.Parameter(torch.empty(members, in_features, width))
+        self.weight_hh = nn.Parameter(torch.empty(members, hidden, width))
+        self.bias_ih = nn.Parameter(torch.empty(members, 1, width))
+        self.bias_hh = nn.Parameter(torch.empty(members, 1, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        states = self._run(x, self.initial_state(x.shape[1])["hidden"], None)
-        return torch.stack(states, dim=2) if self.sequence else states[-1]
+        outputs, _ = self._run(x, self.initial_state(x.shape[1]), None)
+        return torch.stack(outputs, dim=2) if self.sequence else outputs[-1]
 
     def initial_state(self, rows: int) -> State:
-        """`hidden [S, B, H]` of zeros."""
+        """Zeros `[S, B, H]`."""
         members, hidden, _ = self.weight_hh.shape
-        return {"hidden": self.weight_hh.new_zeros(members, rows, hidden)}
+        return {name: self.weight_hh.new_zeros(members, rows, hidden) for name in self.plain.names}
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """`[S, B, D]` to `[S, B, H]`, which is also the next state."""
-        hidden = self._next(torch.baddbmm(self.bias_ih, x, self.weight_ih), state["hidden"])
-        return hidden, {"hidden": hidden}
+        """`[S, B, D]` to `[S, B, H]`, and the next state."""
+        state = self._next(torch.baddbmm(self.bias_ih, x, self.weight_ih), state)
+        return state["hidden"], state
 
     def unroll(self, x: Tensor, state: State, begins: Tensor) -> tuple[Tensor, State]:
         """`[S, B, T, D]` to `[S, B, T, H]` and the last state; zeros before a step where `begins [S, B, T]` is true."""
-        states = self._run(x, state["hidden"], begins)
-        return torch.stack(states, dim=2), {"hidden": states[-1]}
+        outputs, state = self._run(x, state, begins)
+        return torch.stack(outputs, dim=2), state
 
-    def _run(self, x: Tensor, state: Tensor, begins: Tensor | None) -> list[Tensor]:
-        """The hidden state `[S, B, H]` after each of T steps."""
-        # The input's part of the gates, for all times at once: [S, B, T, 3 H].
+    def _run(self, x: Tensor, state: State, begins: Tensor | None) -> tuple[list[Tensor], State]:
+        """The hidden state `[S, B, H]` after each of T steps, and the last state."""
+        # The input's part of the gates, for all times at once: [S, B, T, G H].
         inputs = torch.baddbmm(self.bias_ih, x.flatten(1, 2), self.weight_ih).unflatten(1, x.shape[1:3])
-        states = []
+        outputs = []
         for t, now in enumerate(inputs.unbind(dim=2)):
             if begins is not None:
-                state = state.masked_fill(begins[:, :, t].unsqueeze(-1), 0.0)
+                begin = begins[:, :, t].unsqueeze(-1)
+                state = {name: value.masked_fill(begin, 0.0) for name, value in state.items()}
             state = self._next(now, state)
-            states.append(state)
-        return states
+            outputs.append(state["hidden"])
+        return outputs, state
 
-    def _next(self, now: Tensor, state: Tensor) -> Tensor:
-        """The hidden state `[S, B, H]` after `state`, from the input's part of the gates `[S, B, 3 H]`."""
-        hidden = state.shape[-1]
-        before = torch.baddbmm(self.bias_hh, state, self.weight_hh)  # [S, B, 3 H]
-        gates = torch.sigmoid(now[..., : 2 * hidden] + before[..., : 2 * hidden])
-        reset, update = gates[..., :hidden], gates[..., hidden:]
-        new = torch.tanh(torch.addcmul(now[..., 2 * hidden :], reset, before[..., 2 * hidden :]))
-        return torch.lerp(new, state, update)
+    def _next(self, now: Tensor, state: State) -> State:
+        """The state after `state`, from the input's part of the gates `[S, B, G H]`."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def initialise(self, generators: Sequence[torch.Generator]) -> None:
@@ -165,12 +184,51 @@ class StackedGRU(StackedLayer):
             for tensor in (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh):
                 tensor[i].uniform_(-bound, bound, generator=generator)
 
-    def _plain(self) -> LastGRU:
-        return LastGRU(self.weight_ih.shape[1], self.weight_hh.shape[1], self.sequence)
+    def _plain(self) -> LastGRU | LastLSTM:
+        return self.plain(self.weight_ih.shape[1], self.weight_hh.shape[1], self.sequence)
 
     @classmethod
-    def _of(cls, members: int, plain: LastGRU) -> Self:
-        return cls(members, plain.gru.input_size, plain.gru.hidden_size, plain.sequence)
+    def _of(cls, members: int, plain: LastGRU | LastLSTM) -> Self:
+        return cls(members, plain.unit.input_size, plain.unit.hidden_size, plain.sequence)
+
+
+class StackedGRU(_StackedUnit):
+    """Gated recurrent units (Cho et al. 2014) in the form of `torch.nn.GRU`; the state is `hidden [S, B, H]`:
+
+    r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
+    z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
+    n = tanh(W_in x + b_in + r * (W_hn h + b_hn))
+    h' = (1 - z) * n + z * h
+    """
+
+    plain, gates = LastGRU, 3
+
+    def _next(self, now: Tensor, state: State) -> State:
+        hidden = state["hidden"].shape[-1]
+        before = torch.baddbmm(self.bias_hh, state["hidden"], self.weight_hh)  # [S, B, 3 H]
+        gates = torch.sigmoid(now[..., : 2 * hidden] + before[..., : 2 * hidden])
+        reset, update = gates[..., :hidden], gates[..., hidden:]
+        new = torch.tanh(torch.addcmul(now[..., 2 * hidden :], reset, before[..., 2 * hidden :]))
+        return {"hidden": torch.lerp(new, state["hidden"], update)}
+
+
+class StackedLSTM(_StackedUnit):
+    """Long short-term memory (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000) in the form of
+    `torch.nn.LSTM`; the state is `hidden [S, B, H]` and `cell [S, B, H]`:
+
+        i, f, o = sigmoid(W_i x + b_i + W_h h + b_h), each with its own weights
+        g = tanh(W_ig x + b_ig + W_hg h + b_hg)
+        c' = f * c + i * g
+        h' = o * tanh(c')
+    """
+
+    plain, gates = LastLSTM, 4
+
+    def _next(self, now: Tensor, state: State) -> State:
+        sums = now + torch.baddbmm(self.bias_hh, state["hidden"], self.weight_hh)
+        enter, forget, new, leave = sums.chunk(4, dim=-1)  # torch's order
+        cell = torch.addcmul(torch.sigmoid(forget) * state["cell"], torch.sigmoid(enter), torch.tanh(new))
+        return {"hidden": torch.sigmoid(leave) * torch.tanh(cell), "cell": cell}
 
 
 def _embedding_settings(layer: Any) -> dict[str, Any]:
@@ -178,10 +236,11 @@ def _embedding_settings(layer: Any) -> dict[str, Any]:
     return {"num_embeddings": tokens, "features": features, "padding_index": layer.padding_index}
 
 
-def _gru_settings(layer: Any) -> dict[str, Any]:
+def _unit_settings(layer: Any) -> dict[str, Any]:
     _, in_features, _ = layer.weight_ih.shape
     return {"in_features": in_features, "hidden": layer.weight_hh.shape[1], "sequence": layer.sequence}
 
 
 register(LayerKind("embedding", StackedEmbedding, StackedEmbedding, nn.Embedding, _embedding_settings))
-register(LayerKind("gru", StackedGRU, StackedGRU, LastGRU, _gru_settings))
+register(LayerKind("gru", StackedGRU, StackedGRU, LastGRU, _unit_settings))
+register(LayerKind("lstm", StackedLSTM, StackedLSTM, LastLSTM, _unit_settings))

@@ -12,7 +12,8 @@ from rlab.evaluation.episode_driver import PolicyActor
 from rlab.evaluation.evaluate import evaluate
 from rlab.evaluation.record import record
 from rlab.networks import memory
-from rlab.networks.bodies import BodySettings, recurrent_network_spec
+from rlab.networks.bodies import BodySettings, q_network_spec
+from rlab.networks.memory_bodies import MemorySettings
 from rlab.networks.policy import PolicySpec, build_policy
 from rlab.networks.spaces import Box, Discrete
 from rlab.networks.spec import LayerSpec, NetworkSpec
@@ -82,7 +83,7 @@ def summing_policy(seeds=SEEDS, epsilon=0.0, at=(3, 12, 7)):
 
 def recurrent_policy(epsilon=0.0):
     """A GRU of fresh weights, a few times as large: what it does depends on what it saw before."""
-    network = recurrent_network_spec(OBS, 3, BodySettings(hidden=(8,)), memory=8)
+    network = q_network_spec(OBS, 3, BodySettings((8,), memory=MemorySettings("gru", 8, 1)))
     head = {"kind": "q", "epsilon": epsilon}
     policy = build_policy(PolicySpec(OBS, Discrete(3), {"scaling": "none", "scale": None}, network, head), SEEDS)
     with torch.no_grad():

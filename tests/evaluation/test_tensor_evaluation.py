@@ -12,7 +12,8 @@ from rlab.evaluation import episode_driver
 from rlab.evaluation.episode_driver import EndlessError, StoppedError
 from rlab.evaluation.tensor_evaluation import LOOK_EVERY, TensorEvaluation
 from rlab.learning.programs import AS_IT_IS, CompiledPrograms, Programs
-from rlab.networks.bodies import BodySettings, recurrent_network_spec
+from rlab.networks.bodies import BodySettings, q_network_spec
+from rlab.networks.memory_bodies import MemorySettings
 from rlab.networks.policy import PolicySpec, build_policy
 from rlab.networks.spaces import Box, Discrete
 from rlab.networks.spec import LayerSpec, NetworkSpec
@@ -97,7 +98,7 @@ def test_a_compiled_step_gives_the_same_with_the_weights_of_the_moment():
 
 
 def test_the_state_of_a_policy_with_memory_is_carried_and_begins_anew():
-    network = recurrent_network_spec(OBS, 2, BodySettings(hidden=(4,)), memory=4)
+    network = q_network_spec(OBS, 2, BodySettings((4,), memory=MemorySettings("gru", 4, 1)))
     policy = build_policy(PolicySpec(OBS, Discrete(2), PLAIN, network, {"kind": "q", "epsilon": 0.0}), (0, 1, 2))
     with torch.no_grad():
         for parameter in policy.network.parameters():

@@ -11,7 +11,8 @@ from rlab.compression.steps import check_parent, parse_steps
 from rlab.envs import EnvSpec, make_episodes
 from rlab.errors import UsageError
 from rlab.jobs.search import search
-from rlab.networks.bodies import BodySettings, recurrent_network_spec
+from rlab.networks.bodies import BodySettings, q_network_spec
+from rlab.networks.memory_bodies import MemorySettings
 from rlab.networks.policy import PolicySpec, build_policy
 from rlab.runs.policies import load_policy, save_policy
 
@@ -23,7 +24,7 @@ SEEDS = (3, 4, 9)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three untrained members that remember; their weights are large, so that memory decides."""
     envs = make_episodes(CARTPOLE, 1)
-    network = recurrent_network_spec(envs.obs_space, 2, BodySettings(hidden=(8,)), memory=8)
+    network = q_network_spec(envs.obs_space, 2, BodySettings((8,), memory=MemorySettings("gru", 8, 1)))
     preprocess, head = {"scaling": "none", "scale": None}, {"kind": "q", "epsilon": 0.3}
     policy = build_policy(PolicySpec(envs.obs_space, envs.action_space, preprocess, network, head), SEEDS)
     for parameter in policy.network.parameters():

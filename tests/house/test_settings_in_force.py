@@ -28,6 +28,7 @@ FEW = {"env_steps": 64, "learning_starts": 16, "eval_episodes": 1, "final_eval_e
 
 # Of switches of DQN's family that are off.
 SWITCHED_OFF = {"munchausen_alpha", "munchausen_temperature", "munchausen_clip"}
+NO_MEMORY = {"memory_size", "memory_window"}
 
 
 def config_of(folder: Path) -> dict[str, Any]:
@@ -48,11 +49,21 @@ def unread(agent: str, action_space: Any = MOVES, **settings: Any) -> set[str]:
             {"lr_steps", "margin", "demonstration_weight", *SWITCHED_OFF},
         ),
         ("dqn", {"lr_schedule": "step", "demonstration_loss": "margin"}, {"obs_scale", *SWITCHED_OFF}),
-        ("ppo", {"lr_schedule": "step", "optimizer": "sgd", "entropy_weight": 0.1}, {"obs_scale", "optimizer_eps"}),
         ("cql", {"lr_schedule": "step"}, {"obs_scale", "margin", *SWITCHED_OFF}),
-        ("ppo", {}, {"lr_steps", "obs_scale", "entropy_final"}),
-        ("ppo", {"entropy_weight": 0.1}, {"lr_steps", "obs_scale"}),
-        ("reinforce", {"baseline": False, "entropy_weight": 0.1}, {"lr_steps", "obs_scale", "value_weight"}),
+        (
+            "ppo",
+            {"lr_schedule": "step", "optimizer": "sgd", "entropy_weight": 0.1},
+            {"obs_scale", "optimizer_eps", *NO_MEMORY},
+        ),
+        ("ppo", {}, {"lr_steps", "obs_scale", "entropy_final", *NO_MEMORY}),
+        ("ppo", {"entropy_weight": 0.1}, {"lr_steps", "obs_scale", *NO_MEMORY}),
+        ("a2c", {"entropy_weight": 0.1, "memory": "gru"}, {"lr_steps", "obs_scale", "memory_window"}),
+        ("a2c", {"entropy_weight": 0.1, "memory": "transformer"}, {"lr_steps", "obs_scale"}),
+        (
+            "reinforce",
+            {"baseline": False, "entropy_weight": 0.1},
+            {"lr_steps", "obs_scale", "value_weight", *NO_MEMORY},
+        ),
         ("bc", {"lr_schedule": "step", "value_weight": 0.0}, {"obs_scale", "gamma", "n_step"}),
         ("bc", {"lr_schedule": "step", "loss": "squared"}, {"obs_scale", "label_smoothing", "class_weights"}),
         ("encoder", {"lr_schedule": "step"}, {"obs_scale"}),

@@ -7,7 +7,8 @@ import torch
 
 from rlab.errors import RlabError, UsageError
 from rlab.networks import memory
-from rlab.networks.bodies import BodySettings, q_network_spec, recurrent_network_spec
+from rlab.networks.bodies import BodySettings, q_network_spec
+from rlab.networks.memory_bodies import MemorySettings
 from rlab.networks.own import remembered
 from rlab.networks.own_bodies import Own
 from rlab.networks.policy import PolicySpec, build_policy
@@ -18,7 +19,7 @@ from rlab.networks.stacking import stack, unstack
 
 SEEDS, ROWS, TIME = (5, 6, 7), 4, 9
 VECTOR = Box((3,), "float32", -1.0, 1.0)
-LAYERS = recurrent_network_spec(VECTOR, 2, BodySettings(hidden=(6,), activation="tanh"), memory=5)
+LAYERS = q_network_spec(VECTOR, 2, BodySettings((6,), "tanh", memory=MemorySettings("gru", 5, 1)))
 
 
 def recurrent_policy(seeds=SEEDS):
@@ -103,24 +104,6 @@ def test_gradients_reach_back_to_the_beginning_of_the_episode_and_no_further():
     policy.unroll(obs, policy.initial_state(ROWS), begins)[0][:, :, -1].sum().backward()
     assert (obs.grad[:, :, :3] == 0).all()
     assert (obs.grad[:, :, 3:] != 0).any(dim=-1).all()
-
-
-def test_weights_learn_to_remember_the_first_observation_through_an_unroll():
-    # The target of every step is the sign of the first observation; all other observations are zeros. A network
-    # without memory cannot do better than an error of 1 from the second step on.
-    policy = build_policy(PolicySpec(VECTOR, Discrete(2), {"scaling": "none", "scale": None}, LAYERS), SEEDS)
-    first = torch.tensor([1.0, -1.0, 1.0, -1.0])
-    obs = torch.zeros(3, ROWS, 6, 3)
-    obs[:, :, 0] = first[:, None]
-    begins = torch.zeros(3, ROWS, 6, dtype=torch.bool)
-    optimizer = torch.optim.Adam(policy.network.parameters(), lr=0.02)
-    for _ in range(80):
-        outputs, _ = policy.unroll(obs, policy.initial_state(ROWS), begins)
-        error = (outputs[..., 0] - first[:, None]).square().mean(dim=(1, 2))  # [S]
-        optimizer.zero_grad()
-        error.sum().backward()
-        optimizer.step()
-    assert error.max() < 0.05
 
 
 def test_a_call_with_a_state_gives_the_next_state_beside_the_action():

@@ -1,24 +1,25 @@
 """Embeddings and gated recurrent units with a seed axis: what torch's own say, member by member."""
 
 import json
+import math
 
 import pytest
 import torch
 from torch import nn
 
 from rlab.errors import RlabError
-from rlab.networks.sequences import LastGRU, StackedEmbedding, StackedGRU
+from rlab.networks.sequences import LastGRU, StackedEmbedding, StackedGRU, StackedLSTM
 from rlab.networks.spec import LayerSpec, NetworkSpec, build
 from rlab.networks.stacking import stack, unstack
 
 SEEDS = (0, 1, 2)
 
 
-def reader(sequence=False, padding_index=0):
+def reader(sequence=False, padding_index=0, unit="gru"):
     return NetworkSpec(
         (
             LayerSpec("embedding", {"num_embeddings": 9, "features": 4, "padding_index": padding_index}),
-            LayerSpec("gru", {"in_features": 4, "hidden": 5, "sequence": sequence}),
+            LayerSpec(unit, {"in_features": 4, "hidden": 5, "sequence": sequence}),
             *([] if sequence else [LayerSpec("linear", {"in_features": 5, "out_features": 2})]),
         )
     )
@@ -28,16 +29,20 @@ def tokens(members=3, rows=4, length=7):
     return torch.randint(9, (members, rows, length), generator=torch.Generator().manual_seed(0))
 
 
+UNITS = {"gru": nn.GRU, "lstm": nn.LSTM}
+
+
+@pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("sequence", [False, True])
 @pytest.mark.parametrize("padding_index", [None, 0, 8])
-def test_members_leave_the_stack_as_torch_s_own_layers_with_equal_outputs(sequence, padding_index):
-    network, x = build(reader(sequence, padding_index), SEEDS), tokens()
+def test_members_leave_the_stack_as_torch_s_own_layers_with_equal_outputs(sequence, padding_index, unit):
+    network, x = build(reader(sequence, padding_index, unit), SEEDS), tokens()
     expected = network(x)
     assert expected.shape == ((3, 4, 7, 5) if sequence else (3, 4, 2))
     members = [unstack(network, i) for i in range(3)]
     for i, member in enumerate(members):
         assert type(member[0]) is nn.Embedding
-        assert type(member[1].gru) is nn.GRU
+        assert type(member[1].unit) is UNITS[unit]
         torch.testing.assert_close(member(x[i]), expected[i], atol=1e-6, rtol=0)
     again = stack(members)
     assert torch.equal(again(x), expected)
@@ -45,23 +50,38 @@ def test_members_leave_the_stack_as_torch_s_own_layers_with_equal_outputs(sequen
         assert torch.equal(again.state_dict()[name], tensor), name
 
 
+@pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("sequence", [False, True])
-def test_gradients_equal_those_of_torch_s_own_layers(sequence):
-    network, x = build(reader(sequence), SEEDS), tokens()
+def test_gradients_equal_those_of_torch_s_own_layers(sequence, unit):
+    network, x = build(reader(sequence, unit=unit), SEEDS), tokens()
     network(x).square().sum().backward()
     for i in range(3):
         member = unstack(network, i)
         member(x[i]).square().sum().backward()
-        embedding, gru = member[0], member[1].gru
+        embedding, torch_s = member[0], member[1].unit
         pairs = [
             (network[0].weight, embedding.weight.grad),
-            (network[1].weight_ih, gru.weight_ih_l0.grad.T),
-            (network[1].weight_hh, gru.weight_hh_l0.grad.T),
-            (network[1].bias_ih, gru.bias_ih_l0.grad.unsqueeze(0)),
-            (network[1].bias_hh, gru.bias_hh_l0.grad.unsqueeze(0)),
+            (network[1].weight_ih, torch_s.weight_ih_l0.grad.T),
+            (network[1].weight_hh, torch_s.weight_hh_l0.grad.T),
+            (network[1].bias_ih, torch_s.bias_ih_l0.grad.unsqueeze(0)),
+            (network[1].bias_hh, torch_s.bias_hh_l0.grad.unsqueeze(0)),
         ]
         for parameter, expected in pairs:
             torch.testing.assert_close(parameter.grad[i], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_one_step_of_the_lstm_on_numbers_worked_by_hand():
+    lstm = StackedLSTM(1, 1, 1)
+    with torch.no_grad():
+        lstm.weight_ih.copy_(torch.tensor([[[0.0, 0.0, 1.0, 0.0]]]))  # the new part alone reads the input
+        lstm.weight_hh.zero_()
+        lstm.bias_ih.copy_(torch.tensor([[[0.0, float("inf"), 0.0, 0.0]]]))  # i = o = 1/2, f = 1
+        lstm.bias_hh.zero_()
+    state = {"hidden": torch.zeros(1, 1, 1), "cell": torch.full((1, 1, 1), 2.0)}
+    y, after = lstm.step(torch.tensor([[[0.5]]]), state)
+    cell = 2.0 + math.tanh(0.5) / 2
+    assert after["cell"].item() == pytest.approx(cell, abs=1e-6)
+    assert y.item() == after["hidden"].item() == pytest.approx(math.tanh(cell) / 2, abs=1e-6)
 
 
 def test_one_step_of_the_gru_on_numbers_worked_by_hand():
@@ -149,6 +169,6 @@ def test_what_a_stack_cannot_hold_is_refused_in_one_line(call, message):
 
 def test_a_gru_with_settings_that_a_stack_lacks_is_refused():
     layer = LastGRU(2, 3)
-    layer.gru = nn.GRU(2, 3, num_layers=2, batch_first=True)
+    layer.unit = nn.GRU(2, 3, num_layers=2, batch_first=True)
     with pytest.raises(RlabError, match="it has settings that a stack lacks"):
         stack([layer])

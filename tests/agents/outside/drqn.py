@@ -20,9 +20,10 @@ from rlab.experience.samplers import Sampler
 from rlab.experience.sequence_samplers import SequenceSampler
 from rlab.experience.storage import Storage
 from rlab.learning.contract import Batch, Now, Updated
-from rlab.networks.bodies import BodySettings, recurrent_network_spec
+from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.heads import build_head
 from rlab.networks.memory import State, reset, step
+from rlab.networks.memory_bodies import MemorySettings
 from rlab.networks.policy import PolicySpec
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Discrete, Space
@@ -60,7 +61,8 @@ class DRQN(DQN):
     def policy_spec(cls, config: Any, obs_space: Space, action_space: Discrete) -> PolicySpec:
         head = cls.head_json(config, action_space)
         width = build_head(head, action_space).width
-        network = recurrent_network_spec(obs_space, width, BodySettings.of(config), config.memory)
+        body = BodySettings.of(config, memory=MemorySettings("gru", config.memory, 1))
+        network = q_network_spec(obs_space, width, body)
         preprocess = Preprocess(obs_space, config.obs_scaling, config.obs_scale, members=None).to_json()
         return PolicySpec(obs_space, action_space, preprocess, network, head)
 
