@@ -16,6 +16,7 @@ AGENTS = {
     "a2c": "rlab.agents.a2c:A2C",
     "bc": "rlab.agents.bc:BC",
     "cql": "rlab.agents.cql:CQL",
+    "ddpg": "rlab.agents.ddpg:DDPG",
     "dqfd": "rlab.agents.dqfd:DQfD",
     "dqn": "rlab.agents.dqn:DQN",
     "double_dqn": "rlab.agents.double_dqn:DoubleDQN",
@@ -23,17 +24,20 @@ AGENTS = {
     "iql": "rlab.agents.iql:IQL",
     "ppo": "rlab.agents.ppo:PPO",
     "reinforce": "rlab.agents.reinforce:Reinforce",
+    "sac": "rlab.agents.sac:SAC",
+    "td3": "rlab.agents.td3:TD3",
 }
 
 
-_NUMBERS = "For actions that are numbers it has ppo, a2c and reinforce."
-_CHOICES = "For a choice among actions it has dqn and double_dqn, and ppo, a2c and reinforce."
+_NUMBERS = "For actions that are numbers it has sac, td3 and ddpg, and ppo, a2c and reinforce."
+_CHOICES = "For a choice among actions it has dqn, double_dqn and sac, and ppo, a2c and reinforce."
 
 # Agents that other libraries have and rlab has not: what takes the actions that they are for.
 ELSEWHERE = {
-    **dict.fromkeys(("sac", "td3", "ddpg", "tqc", "crossq", "redq", "droq", "mpo"), _NUMBERS),
-    **dict.fromkeys(("qrdqn", "rainbow", "c51", "iqn", "r2d2", "apex", "sacdiscrete"), _CHOICES),
+    **dict.fromkeys(("tqc", "crossq", "redq", "droq", "mpo"), _NUMBERS),
+    **dict.fromkeys(("qrdqn", "rainbow", "c51", "iqn", "r2d2", "apex"), _CHOICES),
     **dict.fromkeys(("trpo", "impala", "a3c", "acktr", "acer", "vtrace", "ppg"), "Closest are ppo and a2c."),
+    "sacdiscrete": "sac takes choices too: rlab train sac.",
     **dict.fromkeys(("recurrentppo", "maskableppo"), "ppo takes masks by itself; it has no memory."),
     **dict.fromkeys(("dreamer", "dreamerv2", "dreamerv3", "muzero", "pets", "mbpo", "ars"), f"{_NUMBERS} {_CHOICES}"),
     **dict.fromkeys(("her", "gail", "airl"), f"Demonstrations are for bc, dqfd, cql and iql. {_NUMBERS}"),

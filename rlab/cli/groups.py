@@ -21,12 +21,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("lr_schedule", "lr_final", "lr_warmup_fraction", "lr_steps"),
     ),
     "replay and batches": (
-        *("replay_capacity", "batch_size", "n_step", "learning_starts", "learn_every", "updates_per_learn"),
-        *("target_every", "target_tau"),
+        *("replay_capacity", "batch_size", "n_step", "learning_starts", "learn_every", "updates_per_learn", "utd"),
+        *("target_every", "target_tau", "policy_delay"),
     ),
     "rollout": ("rollout_steps", "epochs", "minibatches", "normalize_advantage", "target_kl"),
     "exploration": (
         *("epsilon_start", "epsilon_end", "epsilon_fraction", "epsilon_duration", "entropy_weight", "entropy_final"),
+        *("temperature", "target_entropy", "entropy_share", "exploration_noise", "exploration_scale"),
+        *("target_noise", "noise_clip"),
     ),
     "learning": (
         *("gamma", "gae_lambda", "loss", "value_weight", "clip", "clip_final", "clip_value", "reward_scaling"),

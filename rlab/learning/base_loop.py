@@ -4,13 +4,14 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from rlab.errors import RlabError
 from rlab.experience.samplers import Sampler
-from rlab.learning.contract import Agent, LoopListener
+from rlab.learning.contract import Agent, LoopListener, UpdatesInTurn
 from rlab.learning.dropping import Everyone
 from rlab.learning.finite import check_finite_agent
 from rlab.learning.left_out import LeftOut
@@ -87,6 +88,37 @@ class BaseLoop:
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
         return self.clock.env_steps >= self.clock.total_env_steps
+
+    @cached_property
+    def _in_turn(self) -> UpdatesInTurn | None:
+        """The agent, where its updates differ in turn."""
+        return self.agent if isinstance(self.agent, UpdatesInTurn) else None
+
+    @cached_property
+    def _period(self) -> int:
+        """Every so many updates one does more than the others."""
+        return 1 if self._in_turn is None else self._in_turn.update_period
+
+    @property
+    def _settled(self) -> bool:
+        """Whether every kind of update was made: only then is there all that programs change in place, such as an
+        optimizer's moments."""
+        return self.updates >= self._period
+
+    def _made(self, updates: int) -> None:
+        """So many updates were made."""
+        self.updates += updates
+        if self._in_turn is not None:
+            self._in_turn.updates = self.updates
+
+    @property
+    def _kind_of_update(self) -> str:
+        """What the next update is called: each kind is a program of its own."""
+        return "update" if (self.updates + 1) % self._period == 0 else "update in between"
+
+    def _turn(self, due: Sequence[int]) -> int:
+        """Where among the kinds of updates those that are due begin; 0 where none is."""
+        return self.updates % self._period if any(due) else 0
 
     def _report(self, before: int) -> None:
         now, end = self.clock.env_steps, self.finished

@@ -235,6 +235,22 @@ class NeedsHost(Protocol):
 
 
 @runtime_checkable
+class UpdatesInTurn(Protocol):
+    """Every so many updates one does more than the others, such as moving the policy too: there are two kinds.
+
+    An update that is called as it is counts itself in `updates`. In a program, where Python does not run, it is of the
+    kind that comes after so many `updates`, and the loop counts.
+    """
+
+    updates: int  # made so far; part of its state
+
+    @property
+    def update_period(self) -> int:
+        """An update whose number, from 1, is a multiple of this is one that does more."""
+        ...
+
+
+@runtime_checkable
 class FollowsRollouts(Protocol):
     """It does something behind the last update of a rollout, such as folding it into running statistics."""
 

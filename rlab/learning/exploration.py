@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rlab.draws import Draws
+from rlab.networks.spaces import Discrete, Space
 
 AHEAD = 256  # vector steps that are drawn at once
 LONGEST = 16_384  # steps for which an exploring action is held at most
@@ -122,6 +123,44 @@ class EpsilonGreedy:
             left, held = self._holding(state["left"].shape[1])
             left.copy_(state["left"])
             held.copy_(state["held"])
+
+
+class UniformActions:
+    """Uniform actions over the whole space, with which agents fill replay before they learn.
+
+    Args:
+        head: of the policy; it says how actions look.
+        space: a Box whose elements all have two finite bounds, or Discrete.
+        seeds: the training seed of each member.
+        device: where they are needed.
+    """
+
+    def __init__(self, head: Any, space: Space, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
+        self._head, self._choices = head, isinstance(space, Discrete)
+        self._width = 1 if self._choices else head.size
+        self._draws = Draws(seeds, "uniform actions", device, ahead=AHEAD)
+
+    def instead_of(self, actions: Tensor, share: float | Tensor, allowed: Tensor | None = None) -> Tensor:
+        """Uniform ones in the place of this share of the `actions [S, N, *action]`.
+
+        `allowed [S, N, A]` is bool and true somewhere in every row: a choice is one of these.
+        """
+        lead = actions.shape[:2]
+        coins, numbers = self._draws.uniform(lead[1], 1 + self._width).split([1, self._width], dim=-1)
+        if not self._choices:
+            uniform = self._head.denormalised(2.0 * numbers - 1.0)
+        elif allowed is None:
+            uniform = (numbers.squeeze(-1) * self._head.width).long()
+        else:
+            uniform = _pick(allowed, numbers.squeeze(-1))
+        chosen = (coins < share).reshape(*lead, *[1] * (actions.dim() - 2))
+        return torch.where(chosen, uniform, actions)
+
+    def state(self) -> dict[str, Any]:
+        return self._draws.state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._draws.load_state(state)
 
 
 def _pick(allowed: Tensor, share: Tensor) -> Tensor:

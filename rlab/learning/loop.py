@@ -82,15 +82,14 @@ class Loop(BaseLoop):
     def _learn(self, before: int, now: Now) -> None:
         """The updates that are due, the clock having been at `before` until it was last moved."""
         for batch, row in self._batches_due(before):
-            updated = self._run("update", self._update, batch, row, now)
-            self.updates += 1
+            updated = self._run(self._kind_of_update, self._update, batch, row, now)
+            self._made(1)
             if not self.programs.compiles:
                 self.members.check(updated.metrics, batch, self.clock.env_steps, self.updates)
 
     def _run(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function that belongs to learning. It is called as it is until an update was made: only then is there
-        all that programs change in place, such as an optimizer's moments."""
-        return self.programs.run(name, function, *args) if self.updates else function(*args)
+        """Call a function that belongs to learning, as it is until learning has settled."""
+        return self.programs.run(name, function, *args) if self._settled else function(*args)
 
     def _update(self, batch: Batch, row: Tensor, now: Now) -> Updated:
         """One update; its metrics go into the means, and what it says of the rows to the sampler."""
@@ -164,13 +163,13 @@ class EnvLoop(Loop):
         scheduled = [self._scheduled or self.agent.scheduled(times[0]), *map(self.agent.scheduled, times[1:])]
         self._scheduled = scheduled[-1]
         now = self.programs.scalars(scheduled)
-        if self.collector.env.on_host or not self.updates:
+        if self.collector.env.on_host or not self._settled:
             self._steps(now)
             return
         due = tuple(self._due(time) for time in times[1:])
-        if not self.programs.capture((steps, due), lambda: self._steps(now)).ran:
+        if not self.programs.capture((steps, due, self._turn(due)), lambda: self._steps(now)).ran:
             self.clock = times[-1]  # the host's part of what was repeated
-            self.updates += sum(due)
+            self._made(sum(due))
             self.storage.wrote(steps)
             self.collector.took(steps, True)
 
@@ -181,17 +180,17 @@ class EnvLoop(Loop):
             steps = self.clock.env_steps
             self._advance(before, after)
             due = self._due(self.clock)
-            if due and self.updates:
+            if due and self._settled:
                 learn = partial(self._learn, steps, after)
-                if not self.programs.capture(("learn", due), learn).ran:
-                    self.updates += due
+                if not self.programs.capture(("learn", due, self._turn((due,))), learn).ran:
+                    self._made(due)
             elif due:
                 self._learn(steps, after)
 
     def _steps_together(self) -> int:
         """How many vector steps make up this cycle: several where nothing of the host's happens between them. A cycle
         begins at a multiple of its length, so that updates are due at the same places of most cycles."""
-        if self.collector.env.on_host or not self.updates:
+        if self.collector.env.on_host or not self._settled:
             return 1
         first, per_step = self.clock.after(), self.clock.per_step
         events = [optimizer.next_event(first) for optimizer in self.agent.optimizers.values()]

@@ -156,6 +156,18 @@ class SquashedGaussianHead(GaussianHead):
         value = squashed.atanh()
         return (dist.normal_log_density(value, mean, log_std) - dist.log_tanh_slope(value)).sum(dim=-1)
 
+    def sample_with_density(self, outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions `[..., d]` in units in which [-1, 1] is the Box, and their log densities `[...]` with respect to
+        those units; the gradient flows through both. No tanh is inverted, so that actions near a bound are exact too.
+
+        Args:
+            noise: standard normal, `[..., d]`.
+        """
+        mean, log_std = self._normal(outputs, None)
+        value = mean + log_std.exp() * noise
+        density = -noise.square() / 2 - log_std - dist.HALF_LOG_TWO_PI
+        return value.tanh(), (density - dist.log_tanh_slope(value)).sum(dim=-1)
+
     def entropy(self, outputs: Tensor, mask: Tensor | None = None) -> Tensor:
         mean, log_std = self._normal(outputs, mask)
         value = mean.unsqueeze(-1) + log_std.exp().unsqueeze(-1) * self.nodes  # [..., d, NODES]

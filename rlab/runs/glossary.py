@@ -8,6 +8,7 @@ from dataclasses import dataclass
 RETURN, STEPS = "reward", "env steps"
 ONLINE, SUPERVISED = "agents that learn in an env", "rlab.supervised"
 QS, ACTOR_CRITICS = "dqn, double_dqn, dqfd, cql", "ppo, a2c, reinforce"
+OFF_POLICY = "sac, td3, ddpg"
 JUDGING = "evaluation"
 
 
@@ -98,6 +99,8 @@ TAGS = (
         "cql; demonstrations in dqn, double_dqn",
     ),
     Tag("loss/q", "", "squared error of Q", "iql"),
+    Tag("loss/critics", "", "sum over a member's critics of half their squared errors", OFF_POLICY),
+    Tag("loss/actor", RETURN, "the loss of the policy: what its actions are worth to the critics, negated", OFF_POLICY),
     Tag(
         "loss/policy",
         "",
@@ -112,7 +115,12 @@ TAGS = (
     Tag("loss/squared", "", "squared error", SUPERVISED),
     Tag("loss/huber", "", "Huber loss", SUPERVISED),
     Tag("loss/teacher", "", "how far the policy is from its teacher's", "runs with --teacher"),
-    Tag("q/mean", RETURN, "mean Q value over the batch and the actions; iql: of the actions taken", f"{QS}, iql"),
+    Tag(
+        "q/mean",
+        RETURN,
+        "mean Q value over the batch and the actions; of the actions taken beside DQN",
+        f"{QS}, iql, {OFF_POLICY}",
+    ),
     Tag("value/mean", RETURN, "mean state value over the batch", "iql"),
     Tag(
         "value/explained_variance",
@@ -120,14 +128,18 @@ TAGS = (
         "of the targets' variance that the value explains; 1 is all of it",
         ACTOR_CRITICS,
     ),
-    Tag("policy/entropy", "nats", "entropy of the policy: how undecided it is", ACTOR_CRITICS),
+    Tag("policy/entropy", "nats", "entropy of the policy: how undecided it is", f"{ACTOR_CRITICS}, sac"),
+    Tag("policy/temperature", "", "weight of the entropy beside rewards", "sac"),
     Tag("policy/kl", "nats", "how far the policy has moved from the one that collected the rollout", "ppo"),
     Tag("policy/clip_fraction", "share", "of the rows whose probability ratio is outside the clipping range", "ppo"),
     Tag("policy/clip_range", "", "the clipping range at this time", "ppo"),
     Tag("policy/weight", "", "mean weight of the data's actions in the policy's loss", "iql"),
     Tag("explore/epsilon", "probability", "of a random action", "dqn, double_dqn"),
+    Tag("explore/uniform", "", "1 while actions are uniform, before learning starts", OFF_POLICY),
     Tag("features/deviation", "", "mean deviation of the features over a batch; near 0 they have collapsed", "encoder"),
     Tag("optimizer/learning_rate", "", "the learning rate at this time", "all"),
+    Tag("critics/learning_rate", "", "that of the critics", OFF_POLICY),
+    Tag("temperature/learning_rate", "", "that of the temperature", "sac"),
     Tag("grad/norm", "", "norm of the gradient before clipping", "all"),
     Tag("sparsity/zeros", "share", "of the policy's weights that are 0", "runs with --sparsity"),
     Tag(

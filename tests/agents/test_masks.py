@@ -14,11 +14,12 @@ from rlab.networks.spaces import Discrete, Masked, MultiDiscrete, pack
 from rlab.types import Clock
 
 ON_POLICY = ("a2c", "ppo", "reinforce")
-EXPLORERS = sorted(name for name in AGENTS if load_agent(name).data != "dataset")  # the others try nothing
+CHOOSERS = [name for name in AGENTS if Discrete in load_agent(name).action_spaces]
+EXPLORERS = sorted(name for name in CHOOSERS if load_agent(name).data != "dataset")  # the others try nothing
 WORLDS = ("rlab/ProbeMasked-v0", "Taxi-v4")
 # Few updates: it is acting that is looked at.
 QUICK: dict[str, dict[str, Any]] = {
-    **{name: {"learn_every": 400, "updates_per_learn": 1, "hidden": (16,)} for name in ("dqn", "double_dqn")},
+    **{name: {"learn_every": 400, "updates_per_learn": 1, "hidden": (16,)} for name in ("dqn", "double_dqn", "sac")},
     **{name: {"rollout_steps": 20, "hidden": (16,)} for name in ON_POLICY},
     "ppo": {"rollout_steps": 20, "hidden": (16,), "epochs": 1},
 }

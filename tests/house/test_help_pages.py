@@ -22,6 +22,7 @@ from rlab.jobs.settings import descriptions, settings_of
 from rlab.learning import choices
 from rlab.learning.actor_critic import REWARD_SCALINGS
 from rlab.learning.demonstration_losses import DEMONSTRATION_LOSSES
+from rlab.learning.exploration_noise import NOISES
 from rlab.learning.finetune_config import FinetuneConfig
 from rlab.learning.optimizer_settings import OPTIMIZERS
 from rlab.learning.returns import LOSSES
@@ -114,6 +115,7 @@ def test_the_table_of_groups_names_each_setting_once_and_nothing_else() -> None:
         (choices.LrSchedule, SCHEDULES),
         (choices.ValueLoss, LOSSES),
         (choices.DemonstrationLoss, DEMONSTRATION_LOSSES),
+        (choices.Noise, NOISES),
     ],
 )
 def test_the_choices_that_are_shown_are_those_that_there_are(kind: Any, table: Any) -> None:

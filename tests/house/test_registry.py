@@ -39,11 +39,8 @@ def test_anyone_s_agent_loads_by_module_and_class(outsider: str) -> None:
     ("name", "said"),
     [
         ("dqm", "unknown agent 'dqm'. Did you mean 'dqn'?"),
-        (
-            "sac",
-            "rlab does not have the agent 'sac'. For actions that are numbers it has ppo, a2c and reinforce. An agent",
-        ),
-        ("QR-DQN", "rlab does not have the agent 'QR-DQN'. For a choice among actions it has dqn and double_dqn, and"),
+        ("MPO", "rlab does not have the agent 'MPO'. For actions that are numbers it has sac, td3 and ddpg, and ppo,"),
+        ("QR-DQN", "rlab does not have the agent 'QR-DQN'. For a choice among actions it has dqn, double_dqn and sac,"),
         ("xyz", "unknown agent 'xyz'. Known: "),
         ("outsiders_agent:Mien", "unknown class in outsiders_agent 'Mien'. Did you mean 'Mine'?"),
         ("outsiders_agent:VALUE", "unknown class in outsiders_agent 'VALUE'. Known: Half, Mine."),

@@ -1,0 +1,280 @@
+"""What SAC, TD3 and their relatives have in common: a policy, an ensemble of critics with slow copies, acting, and
+turning rows of replay into what they learn from. An agent adds its settings, how it explores and its update."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from rlab.draws import Draws
+from rlab.errors import UsageError
+from rlab.experience.env_contract import Acted, Step
+from rlab.experience.fields import Field
+from rlab.experience.samplers import Sampler, UniformSampler
+from rlab.experience.storage import Storage
+from rlab.learning.action_values import critic_errors
+from rlab.learning.choices import Activation, Init
+from rlab.learning.common_config import NetworkConfig, Unread
+from rlab.learning.contract import Batch, Now
+from rlab.learning.exploration import UniformActions
+from rlab.learning.optimizer_settings import OptimizerSettings
+from rlab.learning.optimizers import StackedOptimizer
+from rlab.learning.returns import continuation, n_step_return, squared, weighted_mean
+from rlab.learning.targets import follow
+from rlab.learning.terms import LossTerms
+from rlab.networks.bodies import BodySettings, actor_network_spec
+from rlab.networks.critics import Ensemble, action_value_spec, build_ensemble
+from rlab.networks.heads import build_head
+from rlab.networks.memory import State
+from rlab.networks.policy import Policy, PolicySpec, build_policy
+from rlab.networks.preprocess import Preprocess
+from rlab.networks.spaces import Box, Discrete, Space
+from rlab.networks.spec import copy_parameters, draw_states, draws_in_training, load_draw_states, load_members
+from rlab.ranges import check_counts, check_not_negative, check_positive_shares, check_shares
+from rlab.types import Clock
+
+
+@dataclass(frozen=True, kw_only=True)
+class OffPolicyConfig(NetworkConfig):
+    """Settings that all off-policy actor-critics share; each states its own defaults where they differ.
+
+    The numbers are SAC's (Haarnoja et al. 2018b, table 1), which TD3's authors took over in their code. Steps are env
+    steps of one member, summed over its envs.
+    """
+
+    gamma: float = 0.99  # discount per env step; Haarnoja et al. 2018b, table 1
+    learning_rate: float = 3e-4  # of all networks; Haarnoja et al. 2018b, table 1
+    batch_size: int = 256  # transitions per update and member; Haarnoja et al. 2018b, table 1
+    replay_capacity: int = 1_000_000  # transitions per member; Haarnoja et al. 2018b, table 1
+    learning_starts: int = (
+        1_000  # env steps of uniform actions before the first update; Fujimoto et al. 2018, section 6
+    )
+    learn_every: int = 1  # env steps between rounds of updates
+    updates_per_learn: int = 1  # updates in a round
+    utd: int | None = None  # updates per env step: a round then has learn_every times as many; Chen et al. 2021
+    n_step: int = 1  # transitions per return; Sutton and Barto 2018, chapter 7
+    target_tau: float = 0.005  # share of the networks that their targets take over each time; Haarnoja et al. 2018b
+    policy_delay: int = 1  # updates of the critics for each of the policy; Fujimoto et al. 2018, section 5.2
+    hidden: tuple[int, ...] | None = (256, 256)  # of hidden layers, behind convolutions; Haarnoja et al. 2018b, table 1
+    activation: Activation = "relu"  # after every hidden layer; Haarnoja et al. 2018b, table 1
+    init: Init = "pytorch"  # how the first weights are drawn; as in the code of TD3's authors
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_shares(self, "gamma")
+        check_counts(self, "batch_size", "replay_capacity", "learn_every", "updates_per_learn", "utd", "n_step")
+        check_counts(self, "policy_delay")
+        check_not_negative(self, "learning_starts")
+        check_positive_shares(self, "target_tau")
+        for name in ("batch_size", "n_step"):
+            if getattr(self, name) > self.replay_capacity:
+                raise UsageError(f"{name} {getattr(self, name)} is more than replay_capacity {self.replay_capacity}.")
+        if self.utd is not None:  # one mechanism: how many updates a round has
+            object.__setattr__(self, "updates_per_learn", self.utd * self.learn_every)
+
+    def unread(self, action_space: Space) -> Unread:
+        """Also the updates of a round, where utd says how many there are."""
+        found = super().unread(action_space)
+        if self.utd is not None:
+            found["updates_per_learn"] = f"utd {self.utd} says how many updates there are"
+        return found
+
+
+class OffPolicy:
+    """An actor and critics for S members, learned from replay. Subclasses define `head_json`, `explore` and `update`.
+
+    Continuous actions are in units in which [-1, 1] is the space wherever a critic sees them; choices are columns of
+    what a critic gives.
+    """
+
+    Config: ClassVar[type] = OffPolicyConfig
+    data: ClassVar[str] = "replay"
+    action_spaces: ClassVar[tuple[type, ...]] = (Box,)
+    heads: ClassVar[tuple[str, ...]]
+    num_critics: ClassVar[int] = 2
+    networks: dict[str, nn.Module]
+    optimizers: dict[str, StackedOptimizer]
+    terms: LossTerms
+
+    def __init__(
+        self,
+        config: OffPolicyConfig,
+        obs_space: Space,
+        action_space: Space,
+        seeds: Sequence[int],
+        device: torch.device,
+        start: PolicySpec | None = None,
+    ) -> None:
+        self.config, self.seeds, self.device = config, tuple(seeds), device
+        self._obs_space, self._action_space = obs_space, action_space
+        self._begins_fresh = start is None
+        # trust: the layers of a given policy or network were checked where it was opened
+        self._policy = build_policy(start or self.policy_spec(config, obs_space, action_space), seeds, trust=True)
+        self._policy.to(device)
+        self.head: Any = self._policy.head
+        self.preprocess, self.actor = self._policy.preprocess, self._policy.network
+        if config.network is not None and start is None and draws_in_training(self.actor):
+            raise UsageError(f"{type(self).__name__} learns without dropout; leave it out of the network.")
+        self.critics, self.target_critics = (self._ensemble() for _ in range(2))
+        self.target_critics.requires_grad_(False)
+        self.networks = {"actor": self.actor, "critics": self.critics}
+        settings = OptimizerSettings.of(config)
+        self.optimizers = {
+            "actor": StackedOptimizer(settings, self.actor.parameters()),
+            "critics": StackedOptimizer(settings, self.critics.parameters(), name="critics"),
+        }
+        self.terms = LossTerms()
+        self.updates = 0  # see `moves_policy`
+        self._uniform = UniformActions(self.head, action_space, seeds, device)
+
+    def _ensemble(self) -> Ensemble:
+        """The critics: Q(s, a) of a Box, the values of all actions of choices."""
+        choices = isinstance(self._action_space, Discrete)
+        width, outputs = (0, self.head.width) if choices else (self.head.size, 1)
+        spec = action_value_spec(self._obs_space, width, BodySettings.of(self.config), outputs)
+        return build_ensemble(spec, self.seeds, "critic", self.num_critics, trust=True).to(self.device)
+
+    @classmethod
+    def policy_spec(cls, config: Any, obs_space: Space, action_space: Space) -> PolicySpec:
+        """The policy that the settings ask for, as plain data."""
+        head = cls.head_json(config, action_space)
+        width = build_head(head, action_space, trust=True).width
+        network = actor_network_spec(obs_space, width, BodySettings.of(config), output_gain=1.0)
+        preprocess = Preprocess(obs_space, config.obs_scaling, config.obs_scale, members=None).to_json()
+        return PolicySpec(obs_space, action_space, preprocess, network, head)
+
+    @staticmethod
+    def head_json(config: Any, action_space: Space) -> dict[str, Any]:
+        """The policy head, as plain data."""
+        raise NotImplementedError
+
+    @property
+    def targets(self) -> dict[str, tuple[nn.Module, nn.Module]]:
+        """Slow copies by name, each with the network that it follows."""
+        return {"target_critics": (self.target_critics, self.critics)}
+
+    def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
+        """Begin from other weights: those of `policy().state_dict()` that `tensors` names. Targets follow."""
+        self._policy.load_state_dict(tensors, strict=False)
+        for target, network in self.targets.values():
+            copy_parameters(network, target)
+
+    def load_critic(self, state: Mapping[str, Any], members: Sequence[int]) -> str | None:
+        """Begin with the critics that another agent's `state()` holds; `load_weights` follows."""
+        return load_members(self.critics, state.get("critics", {}), members)
+
+    def fields(self) -> tuple[Field, ...]:
+        obs, action = self._obs_space, self._action_space
+        return Field("obs", obs.shape, obs.dtype), Field("action", action.shape, action.dtype)
+
+    def sampler(self, storage: Storage, draws: Draws) -> Sampler:
+        return UniformSampler(storage, draws, self.config.n_step)
+
+    def scheduled(self, clock: Clock) -> dict[str, float]:
+        """Whether actions are uniform, the learning rates, the weights of loss terms."""
+        found = {"explore/uniform": float(self._begins_fresh and clock.env_steps < self.config.learning_starts)}
+        for part in (self.terms, *self.optimizers.values()):
+            found |= part.scheduled(clock)
+        return found
+
+    def act(self, obs: Tensor, now: Now, state: State) -> Acted:
+        """Uniform actions until learning starts, then what `explore` gives."""
+        with torch.no_grad():
+            allowed = self.preprocess.mask(obs)
+            chosen = self.explore(self._policy.outputs(obs), allowed)
+            return Acted(self._uniform.instead_of(chosen, now["explore/uniform"], allowed))
+
+    def explore(self, outputs: Tensor, allowed: Tensor | None) -> Tensor:
+        """Exploring actions for the policy's outputs, in the env's units."""
+        raise NotImplementedError
+
+    def observe(self, obs: Tensor, step: Step, now: Now) -> None:
+        self.preprocess.observe(obs, step.valid)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """What the networks see; a time limit is not an ending."""
+        gamma = self.config.gamma
+        rows = {name: self.preprocess(batch[name]) for name in ("obs", "next_obs")}
+        for name, given in (("mask", "obs"), ("next_mask", "next_obs")):
+            if (allowed := self.preprocess.mask(batch[given])) is not None:
+                rows[name] = allowed
+        choices = isinstance(self._action_space, Discrete)
+        rows["action"] = batch["action"] if choices else self.head.normalised(batch["action"])
+        rows["reward"] = n_step_return(batch["reward"], gamma)
+        rows["discount"] = continuation(batch["terminated"], gamma, batch["steps"])
+        if "weight" in batch:  # of a sampler that does not draw uniformly
+            rows["weight"] = batch["weight"]
+        return rows | self.terms.prepare(batch)
+
+    def moves_policy(self) -> bool:
+        """Whether the present update is one that moves the policy too: every `policy_delay`-th is. Called once in it.
+
+        Called as it is an update counts itself; in a program it is of a known kind, and the loop counts.
+        """
+        number = self.updates + 1
+        if not torch.compiler.is_compiling():
+            self.updates = number
+        return number % self.config.policy_delay == 0
+
+    @property
+    def update_period(self) -> int:
+        """Every so many updates one moves the policy too."""
+        return int(self.config.policy_delay)
+
+    def q_values(self, critics: nn.Module, obs: Tensor, action: Tensor) -> Tensor:
+        """What each critic of a member says of continuous actions `[S, B, d]`: `[S, C, B]`."""
+        values: Tensor = critics(obs, action).squeeze(-1)
+        return values
+
+    def step_critics(self, q: Tensor, batch: Batch, next_value: Tensor, now: Now) -> tuple[dict[str, Tensor], Tensor]:
+        """A step of all critics, whose values of the rows' actions are `q [S, C, B]`, towards the targets that
+        `next_value [S, B]` gives; metrics, and the mean absolute errors `[S, B]` for the sampler."""
+        errors = critic_errors(q, batch["reward"], batch["discount"], next_value)
+        loss = weighted_mean(squared(errors).sum(dim=1), batch.get("weight"))
+        norm = self.optimizers["critics"].step(loss, now)
+        metrics = {"loss/critics": loss.detach(), "q/mean": q.detach().mean(dim=(1, 2)), "grad/norm": norm}
+        return metrics, errors.detach().abs().mean(dim=1)
+
+    def step_actor(self, loss: Tensor, outputs: Tensor, batch: Batch, now: Now) -> dict[str, Tensor]:
+        """A step of the policy's network, which gave `outputs`, down `loss [S]` and the terms from outside."""
+        whole, metrics = self.terms.add_to(loss, outputs, batch, now)
+        self.optimizers["actor"].step(whole, now)
+        return {"loss/actor": loss.detach(), **metrics}
+
+    def follow_targets(self) -> None:
+        """All targets take over their share."""
+        for target, network in self.targets.values():
+            follow(target, network, self.config.target_tau)
+
+    def policy(self) -> Policy:
+        return self._policy
+
+    def _modules(self) -> dict[str, nn.Module]:
+        """All networks by the names that `state` has for them."""
+        others = {name: network for name, network in self.networks.items() if name != "actor"}
+        return {"policy": self._policy, **others, **{name: target for name, (target, _) in self.targets.items()}}
+
+    def _parts(self) -> dict[str, Any]:
+        """All else with a state of its own: optimizers and draws."""
+        return {f"{name} optimizer": optimizer for name, optimizer in self.optimizers.items()} | {
+            "uniform actions": self._uniform
+        }
+
+    def state(self) -> dict[str, Any]:
+        modules = self._modules()
+        return {
+            **{name: module.state_dict() for name, module in modules.items()},
+            **{name: part.state() for name, part in self._parts().items()},
+            "dropout": {name: draw_states(module) for name, module in modules.items()},
+            "updates": self.updates,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        for name, module in self._modules().items():
+            module.load_state_dict(state[name])
+            load_draw_states(module, state["dropout"][name])
+        for name, part in self._parts().items():
+            part.load_state(state[name])
+        self.updates = state["updates"]
