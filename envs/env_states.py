@@ -48,6 +48,7 @@ WRAPPERS: dict[str, tuple[str, ...]] = {
     "rlab.envs.sub_env:InterfaceCheck": (),
     "rlab.envs.pixels:Pixels": (),
     "rlab.envs.velocities:NoVelocity": (),
+    "rlab.envs.frames:FrameStack": ("_stack",),
     "rlab.envs.wrappers:ChannelsLast": (),
     "rlab.envs.wrappers:CartPolePhysics": (),
     "gymnasium.wrappers.common:TimeLimit": ("_elapsed_steps",),

@@ -23,6 +23,7 @@ from rlab.networks.spaces import (
 )
 
 CHANNELS = "rlab_channels"  # the attribute of a Gymnasium Box for the position of an image's channels
+FRAMES = "rlab_frames"  # that for how many frames it stacks
 ARRAYS = "Box, Discrete, MultiDiscrete and MultiBinary"
 
 
@@ -105,7 +106,8 @@ def _space(space: gym.Space, of: str, hint: str) -> Space:
 def _leaf(space: gym.Space) -> Leaf | None:
     if isinstance(space, gym.spaces.Box):
         bounds = bounds_of(space.low), bounds_of(space.high)
-        return Box(tuple(space.shape), str(space.dtype), *bounds, getattr(space, CHANNELS, BY_SHAPE))
+        channels, frames = getattr(space, CHANNELS, BY_SHAPE), getattr(space, FRAMES, 1)
+        return Box(tuple(space.shape), str(space.dtype), *bounds, channels, frames)
     if isinstance(space, gym.spaces.Discrete):
         return Discrete(int(space.n), int(space.start))
     if isinstance(space, gym.spaces.MultiDiscrete):

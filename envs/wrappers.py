@@ -38,6 +38,7 @@ _SHIPPED: tuple[tuple[str, Package | None, tuple[str, ...]], ...] = (
     ),
     ("gymnasium.wrappers", OPENCV, ("AtariPreprocessing", "ResizeObservation")),
     ("rlab.envs.pixels", None, ("Pixels",)),
+    ("rlab.envs.frames", None, ("FrameStack",)),
     ("rlab.envs.velocities", None, ("NoVelocity",)),
     ("rlab.envs.wrappers", None, ("ChannelsLast", "CartPolePhysics")),
     # its observation holds a text, which these encode or drop
@@ -54,7 +55,6 @@ MOST_PARTS = 1_000  # of an object that are searched
 
 _LIMIT = "--max-episode-steps N sets a time limit (from Python max_episode_steps=N)"
 _EPISODES = "--log-episodes writes a line for each episode of training (from Python log_episodes=True)"
-_STACK = "use FrameStackObservation:stack_size=4, and ChannelsLast after it for images"
 _ATARI = "use AtariPreprocessing, with --env-kwargs frameskip=1, for it skips frames itself"
 _CLIPPING = (
     "it does not clip rewards, since that would change what evaluation measures; --reward-scaling running (of ppo, "
@@ -69,7 +69,7 @@ ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(("Monitor", "VecMonitor", "RecordEpisodeStatistics"), _EPISODES),
     **dict.fromkeys(("ClipReward", "ClipRewardEnv", "TransformReward"), _CLIPPING),
     **dict.fromkeys(("RecordVideo", "VecVideoRecorder"), _FILM),
-    **dict.fromkeys(("FrameStack", "VecFrameStack"), _STACK),
+    "VecFrameStack": "use FrameStack:frames=4",
     "VecTransposeImage": "pictures with channels last become channels first by themselves",
     **dict.fromkeys(("DummyVecEnv", "SubprocVecEnv", "SyncVectorEnv", "AsyncVectorEnv"), _VECTOR),
     **dict.fromkeys(("AtariWrapper", "NoopResetEnv", "MaxAndSkipEnv", "EpisodicLifeEnv", "WarpFrame"), _ATARI),
@@ -280,8 +280,11 @@ def apply_wrappers(env: gym.Env, wrappers: Sequence[tuple[str, Mapping[str, Any]
     """The env inside its wrappers, the first innermost; each gets copies of its arguments.
 
     Raises:
-        UsageError: a wrapper does not exist, or refuses this env or its arguments (with its own message).
+        UsageError: a wrapper does not exist, or refuses this env or its arguments (with its own message), or stands
+            behind FrameStack.
     """
+    if "FrameStack" in [name for name, _ in wrappers[:-1]]:
+        raise UsageError("FrameStack must be the last wrapper: storage makes its stacks again from single frames")
     for name, args in wrappers:
         wrapper = load_wrapper(name)
         try:

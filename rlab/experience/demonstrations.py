@@ -61,12 +61,13 @@ class Demonstrations(Storage):
         self.dataset, self.chosen = dataset, tuple(chosen)
         rows = [int((dataset.lengths[indices] + 1).sum()) for indices in chosen]
         obs = Field("obs", dataset.obs_space.shape, dataset.obs_space.dtype)
-        super().__init__(len(rows), 1, max(rows), (obs, action_field(dataset.action_space)), device)
+        fields = (obs, action_field(dataset.action_space))
+        super().__init__(len(rows), 1, max(rows), fields, device, obs_space=dataset.obs_space)
         self.own_rows: list[np.ndarray] = []  # the ids of each member's valid rows
         for member, indices in enumerate(chosen):
-            lane, first = {f.name: np.zeros((rows[member], *f.shape), f.dtype) for f in self.fields}, 0
+            lane, first = {f.name: np.zeros((rows[member], *f.shape), f.dtype) for f in self.kept_fields}, 0
             for index in indices:
-                first = _write(lane, first, dataset.episodes[index])
+                first = self._write(lane, first, dataset.episodes[index])
             for name, column in self.columns.items():
                 column.bits[member, : rows[member], 0] = column.bits_of(torch.from_numpy(lane[name]))
             self.own_rows.append(np.flatnonzero(lane["valid"]))
@@ -125,13 +126,24 @@ class Demonstrations(Storage):
             kept.append(indices[np.sort(order[count:])])
         return Demonstrations(self.dataset, kept, self.device), Demonstrations(self.dataset, held_out, self.device)
 
+    def _write(self, lane: dict[str, np.ndarray], first: int, episode: Episode) -> int:
+        """Put an episode into rows `first ..` of a member's lane; returns the row behind it."""
+        last = first + episode.length
+        for name, values in self.obs_memory.of_episode(episode.obs).items():
+            lane[name][first : last + 1] = values
+        lane["action"][first:last] = episode.action
+        lane["reward"][first:last] = episode.reward
+        lane["valid"][first:last] = True
+        lane["terminated"][last - 1] = episode.terminated
+        lane["truncated"][last - 1] = not episode.terminated
+        return last + 1
+
     @cached_property
     def _fingerprint(self) -> str:
         """SHA-256 of all rows."""
         digest = hashlib.sha256()
-        read = self.read_lanes(0, self.rows, *(f.name for f in self.fields))
-        for name in sorted(read):
-            digest.update(np.ascontiguousarray(read[name].cpu().numpy()).data)
+        for name in sorted(self.columns):
+            digest.update(self.kept(0, self.rows, name).data)
         return digest.hexdigest()
 
     def chunks(self) -> Iterator[Chunk]:
@@ -153,15 +165,3 @@ class Demonstrations(Storage):
                 f"the dataset {self.dataset.name} is not the one that this run began with, {state['dataset']}; "
                 "a run can only be resumed with the same episodes."
             )
-
-
-def _write(lane: dict[str, np.ndarray], first: int, episode: Episode) -> int:
-    """Put an episode into rows `first ..` of a member's lane; returns the row behind it."""
-    last = first + episode.length
-    lane["obs"][first : last + 1] = episode.obs
-    lane["action"][first:last] = episode.action
-    lane["reward"][first:last] = episode.reward
-    lane["valid"][first:last] = True
-    lane["terminated"][last - 1] = episode.terminated
-    lane["truncated"][last - 1] = not episode.terminated
-    return last + 1

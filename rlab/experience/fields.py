@@ -84,6 +84,7 @@ def storage_nbytes(
     device: torch.device,
     has_reset_rows: bool,
     growing: bool,
+    more_rows: int = 1,
 ) -> int:
     """Bytes of the storage of all members, before anything is allocated.
 
@@ -93,6 +94,7 @@ def storage_nbytes(
     Args:
         fields: the agent's, `obs` and `action` first; the fixed fields are added here.
         members, num_envs, capacity, device, has_reset_rows, growing: as of `Storage`.
+        more_rows: of each lane, beyond the capacity.
 
     Raises:
         UsageError: the capacity is below one row per env, or needs more memory than the device has free; or as
@@ -104,7 +106,7 @@ def storage_nbytes(
     row_nbytes = sum(f.nbytes for f in stored_fields(fields)) + np.dtype(np.int32).itemsize  # see `FinalObservations`
     row_nbytes += obs if obs <= SMALL or not growing else 0
     row_nbytes += np.dtype(np.int64).itemsize if has_reset_rows else 0  # see `ValidRows`
-    nbytes = members * num_envs * (capacity // num_envs + 1) * row_nbytes
+    nbytes = members * num_envs * (capacity // num_envs + more_rows) * row_nbytes
     check_memory(f"storage for {capacity} transitions per member", nbytes, device)
     return nbytes
 

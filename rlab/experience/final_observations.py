@@ -50,7 +50,7 @@ class FinalObservations:
         self._first = torch.arange(self._members, device=self._device).unsqueeze(1) * places + 1
 
     @property
-    def _on_host(self) -> bool:
+    def on_host(self) -> bool:
         """Whether Python may look at the values of tensors, without waiting for a GPU."""
         return self._device.type == "cpu" and not torch.compiler.is_compiling()
 
@@ -74,7 +74,7 @@ class FinalObservations:
         place = ((self._kept + rank) % self.places + self._first) * hidden  # NONE of the others
         self.place.put(slot, self.place.at(slot) + place)
         place, next_obs = place.flatten(), next_obs.flatten(0, 1)
-        if self._on_host and self._obs.nbytes > SMALL:  # copy those alone that are hidden
+        if self.on_host and self._obs.nbytes > SMALL:  # copy those alone that are hidden
             which = place.nonzero().squeeze(1)
             place, next_obs = place.index_select(0, which), next_obs.index_select(0, which)
         self.table.index_copy_(0, place, next_obs.to(self.table.dtype))
@@ -84,7 +84,7 @@ class FinalObservations:
         """`successors [K, *obs]`, bits that may be changed, with those put in place that are hidden; `at [K]` is the
         flat place of each row."""
         place = self.place.take(at)
-        if self._on_host:  # read those alone that are hidden
+        if self.on_host:  # read those alone that are hidden
             which = place.nonzero().squeeze(1)
             if len(which):
                 successors.index_copy_(0, which, self.table.index_select(0, place.index_select(0, which)))
@@ -100,7 +100,7 @@ class FinalObservations:
         """
         hidden, rows = place != NONE, place.shape[1]
         most = rows
-        if self._on_host:
+        if self.on_host:
             most = int(hidden.sum(dim=1).max())
         order = hidden.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]  # hidden ones first
         found = place.gather(1, order)

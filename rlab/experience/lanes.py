@@ -11,8 +11,10 @@ from rlab.draws import in_program
 from rlab.experience.columns import Column
 from rlab.experience.fields import Field, storage_nbytes, stored_fields
 from rlab.experience.final_observations import NONE, FinalObservations
+from rlab.experience.observations import AGE, StackedFrames, WholeObservations, kept_fields, stacked
 from rlab.experience.storage_chunks import Chunk, chunks_of, load_chunks, rows_of_chunk
 from rlab.experience.valid_rows import ValidRows
+from rlab.networks.spaces import Space
 
 
 class Lanes:
@@ -26,6 +28,8 @@ class Lanes:
         device: where the rows are.
         has_reset_rows: whether rows may be added that are not transitions.
         growing: as of `FinalObservations`.
+        obs_space: where observations are stacks of frames (`Box.frames`), the space that says so: each frame is kept
+            once.
 
     Raises:
         UsageError: the capacity is below one row per env, or needs more memory than the device has free, or a field has
@@ -44,18 +48,26 @@ class Lanes:
         device: torch.device | str = "cpu",
         has_reset_rows: bool = True,
         growing: bool = True,
+        obs_space: Space | None = None,
     ) -> None:
         self.fields, self.device = stored_fields(fields), torch.device(device)
-        self.nbytes = storage_nbytes(members, num_envs, capacity, fields, self.device, has_reset_rows, growing)
+        self.names = {f.name for f in self.fields}
+        stack, kept = stacked(obs_space), kept_fields(fields, obs_space)
+        # One slot more than there are rows: the newest row's successor waits in the slot that is written next. Stacks
+        # of the oldest row go back further.
+        more = stack.frames if stack else 1
+        self.nbytes = storage_nbytes(members, num_envs, capacity, kept, self.device, has_reset_rows, growing, more)
         self.members, self.num_envs, self.lane_rows = members, num_envs, capacity // num_envs
-        # One slot more than there are rows: the newest row's successor waits in the slot that is written next.
-        self.slots = self.lane_rows + 1
-        self.chunk_rows = rows_of_chunk(members, num_envs, self.fields)
+        self.slots = self.lane_rows + more
+        self.kept_fields = stored_fields(kept)
+        self.chunk_rows = rows_of_chunk(members, num_envs, self.kept_fields)
         lanes = (members, self.slots, num_envs)
         # Where each member's ring of places begins among those of all.
         self.first_places = torch.arange(members, device=self.device) * (self.slots * num_envs)
-        self.columns = {f.name: Column(lanes, f, self.device) for f in self.fields}
-        self.finals = FinalObservations(lanes, self.fields[0], self.device, growing)
+        self.columns = {f.name: Column(lanes, f, self.device) for f in self.kept_fields}
+        self.finals = FinalObservations(lanes, kept[0], self.device, growing)
+        whole = WholeObservations(self.columns, self.finals)
+        self.obs_memory = StackedFrames(self.columns, self.finals, stack) if stack else whole
         self.valid_rows = ValidRows(members, num_envs, self.slots * num_envs, self.device) if has_reset_rows else None
         self.rows_written = 0  # rows of time, the same for every lane
         self.time = torch.zeros(1, dtype=torch.int64, device=self.device)  # the same, for programs
@@ -73,6 +85,11 @@ class Lanes:
         """`rows`, in a program as a tensor `[1]`."""
         return self.time.clamp(max=self.lane_rows) if in_program(self.device) else self.rows
 
+    @property
+    def _waits(self) -> Sequence[str]:
+        """The columns in which something waits behind the newest row."""
+        return [name for name in ("obs", AGE.name) if name in self.columns]
+
     def wrote(self, rows: int) -> None:
         """So many rows of time were written: move the host's clock."""
         self.rows_written += rows
@@ -83,18 +100,25 @@ class Lanes:
         The rows must be held; `obs` may also be read one row behind the newest, where its successor waits.
         """
         slots = self._slots_of(first, steps)
-        return {name: self.columns[name].lanes(slots) for name in names}
+        return {name: (self.obs_memory if name == "obs" else self.columns[name]).lanes(slots) for name in names}
 
     def hidden_successors(self, first: int | Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """The successors `[S, K, *obs]` of those rows of all lanes at the times `first .. first + steps - 1` that are
         not the lane's next row, and the rows `n * steps + t` that they follow `[S, K]`; as `FinalObservations.listed`.
         """
-        place = self.finals.place.lanes(self._slots_of(first, steps))  # [S, N, steps]
-        obs, row = self.finals.listed(place.flatten(1))
-        return self.columns["obs"].values(obs), row
+        return self.obs_memory.hidden(self._slots_of(first, steps))
+
+    @property
+    def kept_rows(self) -> int:
+        """Rows of time whose `kept_fields` each lane has now: those that it holds, and what their stacks go back to."""
+        return min(self.rows_written, self.slots - 1)
+
+    def kept(self, first: int, steps: int, name: str) -> np.ndarray:
+        """A field `[S, N, steps, *shape]` as it is kept, at the times `first ..`; see `kept_fields`."""
+        return self.columns[name].lanes(self._slots_of(first, steps)).contiguous().cpu().numpy()
 
     def put_rows(self, name: str, first: int, values: np.ndarray) -> None:
-        """Overwrite a field with `values [S, N, T, *shape]` at the times `first ..`."""
+        """Overwrite a field with `values [S, N, T, *shape]`, as `kept` gives them, at the times `first ..`."""
         there = torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
         self.columns[name].put_lanes(self._slots_of(first, values.shape[2]), there)
 
@@ -104,6 +128,7 @@ class Lanes:
     def cut_episodes(self) -> None:
         """The envs are reset: the newest row is truncated, as by a time limit, where its episode goes on. Its successor
         moves to the side table."""
+        self.obs_memory.begin(self.rows_written % self.slots)
         if not self.rows_written:
             return
         newest = (self.rows_written - 1) % self.slots
@@ -128,9 +153,8 @@ class Lanes:
 
     def state(self) -> dict[str, Any]:
         """What the chunks leave out: the clock of the lanes and the observation that waits behind the newest row."""
-        waiting = self.read_lanes(self.rows_written, 1, "obs")["obs"][:, :, 0]
-        clock = {"rows_written": self.rows_written, "chunk_rows": self.chunk_rows}
-        return {**clock, "waiting_obs": waiting.contiguous().cpu().numpy()}
+        waiting = {f"waiting_{name}": self.kept(self.rows_written, 1, name)[:, :, 0] for name in self._waits}
+        return {"rows_written": self.rows_written, "chunk_rows": self.chunk_rows, **waiting}
 
     def load(self, state: dict[str, Any], chunks: Iterable[dict[str, np.ndarray]]) -> None:
         """Fill empty storage from `state()` and the chunks of a checkpoint. What is written next are rows of the same
@@ -143,7 +167,8 @@ class Lanes:
         self.time.fill_(self.rows_written)
         load_chunks(self, chunks)
         self.list_valid_rows()
-        self.put_rows("obs", self.rows_written, np.asarray(state["waiting_obs"])[:, :, None])
+        for name in self._waits:
+            self.put_rows(name, self.rows_written, np.asarray(state[f"waiting_{name}"])[:, :, None])
 
     def list_valid_rows(self) -> None:
         """List the valid ones of the rows that are held, in storage that lists none yet."""

@@ -38,20 +38,17 @@ class Storage(Lanes):
         """
         row = {"obs": obs, "action": action, "reward": step.reward, "terminated": step.terminated}
         row |= {"truncated": step.truncated, "valid": step.valid, **extras}
-        if row.keys() != self.columns.keys():
-            lacking = ", ".join(sorted(self.columns.keys() ^ row.keys()))
+        if row.keys() != self.names:
+            lacking = ", ".join(sorted(self.names ^ row.keys()))
             raise UsageError(f"the extras of `Acted` and the agent's fields differ: {lacking} is in one of them alone.")
         now = self.clock()
         slot, following = now % self.slots, (now + 1) % self.slots
         for name, value in row.items():
-            self.columns[name].put(slot, value)
-        self.columns["obs"].put(following, step.obs)
-        self.finals.release(slot)
-        if not (step.none_ended or step.next_obs is step.obs):
-            hidden = step.valid & (step.terminated | step.truncated)
-            self.finals.keep(slot, hidden, self.columns["obs"].bits_of(step.next_obs))
+            if name != "obs":
+                self.columns[name].put(slot, value)
+        self.obs_memory.write(slot, following, obs, step)
         if self.valid_rows is not None:
-            self.valid_rows.drop(self.columns["valid"].at(following))
+            self.valid_rows.drop(self.columns["valid"].at((now - self.lane_rows) % self.slots))
             self.valid_rows.add(step.valid, now * self.num_envs)
         self.time += 1
 
@@ -65,12 +62,12 @@ class Storage(Lanes):
         first = self.first_places.view(-1, *(1 for _ in row.shape[1:]))
         at, found = (row % ring + first).flatten(), {}
         for name in names:
-            if name == "next_obs":
-                column = self.columns["obs"]
-                following = ((row + self.num_envs) % ring + first).flatten()
-                bits = self.finals.put_into(column.take(following), at)
+            column = self.columns["obs" if name == "next_obs" else name]
+            if name == "obs":
+                bits = self.obs_memory.take(at)
+            elif name == "next_obs":
+                bits = self.obs_memory.successors(at, ((row + self.num_envs) % ring + first).flatten())
             else:
-                column = self.columns[name]
                 bits = column.take(at)
             found[name] = column.values(bits).view(*row.shape, *bits.shape[1:])
         return found

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from torch import Tensor
 
 from rlab.errors import RlabError
 from rlab.experience.fields import Field
@@ -19,16 +18,15 @@ class Rows(Protocol):
 
     members: int
     num_envs: int
-    lane_rows: int  # the most rows of time that are held
     rows_written: int
     chunk_rows: int  # rows of time in one chunk
-    fields: tuple[Field, ...]
+    kept_fields: tuple[Field, ...]
     finals: FinalObservations
 
     @property
-    def rows(self) -> int: ...
+    def kept_rows(self) -> int: ...
 
-    def read_lanes(self, first: int, steps: int, *names: str) -> dict[str, Tensor]: ...
+    def kept(self, first: int, steps: int, name: str) -> np.ndarray: ...
 
     def put_rows(self, name: str, first: int, values: np.ndarray) -> None: ...
 
@@ -54,7 +52,7 @@ def rows_of_chunk(members: int, num_envs: int, fields: Sequence[Field]) -> int:
 def chunks_of(storage: Rows) -> Iterator[Chunk]:
     """The chunks that hold the present rows, oldest first."""
     written, size = storage.rows_written, storage.chunk_rows
-    for index in range((written - storage.rows) // size, -(-written // size)):
+    for index in range((written - storage.kept_rows) // size, -(-written // size)):
         yield Chunk(index, index < complete_chunks(storage), storage)
 
 
@@ -65,14 +63,13 @@ def complete_chunks(storage: Rows) -> int:
 
 
 def read_chunk(storage: Rows, index: int) -> dict[str, np.ndarray]:
-    """All fields of one chunk `[S, N, rows, ...]`; `first_row` is the time of its first row.
+    """All that is kept of the rows of one chunk, `[S, N, rows, ...]`; `first_row` is the time of its first row.
 
     `final_obs [k, *obs]` holds the hidden final observations, `final_at [k, 3]` their member, env and row.
     """
-    first = max(index * storage.chunk_rows, storage.rows_written - storage.rows)
+    first = max(index * storage.chunk_rows, storage.rows_written - storage.kept_rows)
     steps = min((index + 1) * storage.chunk_rows, storage.rows_written) - first
-    read = storage.read_lanes(first, steps, *(f.name for f in storage.fields))
-    arrays = {name: values.contiguous().cpu().numpy() for name, values in read.items()}
+    arrays = {f.name: storage.kept(first, steps, f.name) for f in storage.kept_fields}
     arrays["final_at"], arrays["final_obs"] = storage.finals.of_rows(first, steps)
     return arrays | {"first_row": np.array(first)}
 
@@ -87,19 +84,19 @@ def load_chunks(storage: Rows, chunks: Iterable[dict[str, np.ndarray]]) -> None:
     for arrays in chunks:
         _check(storage, arrays)
         first = int(arrays["first_row"])
-        skip = max(0, storage.rows_written - storage.lane_rows - first)  # rows that have been overwritten since
-        for f in storage.fields:
+        skip = max(0, storage.rows_written - storage.kept_rows - first)  # rows that have been overwritten since
+        for f in storage.kept_fields:
             storage.put_rows(f.name, first + skip, arrays[f.name][:, :, skip:])
         kept = arrays["final_at"][:, 2] >= skip
         storage.finals.put_rows(first, arrays["final_at"][kept], arrays["final_obs"][kept])
         loaded += arrays["valid"][:, :, skip:].shape[2]
-    if loaded != storage.rows:
-        raise RlabError(f"the checkpoint has {loaded} of the {storage.rows} rows it should have.")
+    if loaded != storage.kept_rows:
+        raise RlabError(f"the checkpoint has {loaded} of the {storage.kept_rows} rows it should have.")
 
 
 def _check(storage: Rows, arrays: dict[str, np.ndarray]) -> None:
     rows = arrays["valid"].shape[2:3] if "valid" in arrays else ()
-    for f in storage.fields:
+    for f in storage.kept_fields:
         expected = (storage.members, storage.num_envs, *rows, *f.shape)
         found = arrays.get(f.name)
         if found is None or found.shape != expected or found.dtype != f.dtype:

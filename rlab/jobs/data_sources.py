@@ -67,9 +67,8 @@ def make_storage(
     if source.loop is DatasetLoop:
         return _given(demonstrations)
     capacity = source.capacity(run, agent.config, demonstrations)
-    return Storage(
-        run.seeds, run.num_envs, capacity, agent.fields(), agent.device, env.has_reset_rows, growing=env.on_host
-    )
+    size, fields = (run.seeds, run.num_envs, capacity), agent.fields()
+    return Storage(*size, fields, agent.device, env.has_reset_rows, growing=env.on_host, obs_space=env.obs_space)
 
 
 def make_sampler(

@@ -214,7 +214,7 @@ class Saver:
         if complete == self._complete:
             return
         first, self._complete = self._complete, complete
-        oldest = self._rows_at_next_save() - storage.lane_rows
+        oldest = self._rows_at_next_save() - (storage.slots - 1)
         for index in range(first, complete):
             if (index + 1) * storage.chunk_rows > oldest and self._worker.has_room(PATIENCE):
                 self._hand_over(Chunk(index, True, storage))

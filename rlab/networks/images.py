@@ -74,7 +74,7 @@ def _note(box: Box, key: str) -> str:
     if box.dtype == "uint8" and len(shape) == 2 and min(shape) >= MIN_FRAME:
         if key:
             return f"{taken}; an axis for the channels, {(*shape, 1)}, makes it one"
-        return f"{taken}; --wrapper FrameStackObservation:stack_size=4 --wrapper ChannelsLast make one of 4 frames"
+        return f"{taken}; --wrapper FrameStack:frames=4 makes an image of 4 frames"
     return ""
 
 

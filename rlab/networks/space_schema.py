@@ -12,7 +12,7 @@ from rlab.errors import RlabError
 MOST = 2**26  # elements, and values of a discrete one: more than any network takes in
 LARGEST = 2**63
 KEYS: dict[str, frozenset[str]] = {  # of each kind, which names the space; what may be left out stands in MAY_LACK
-    "box": frozenset({"shape", "dtype", "low", "high", "channels"}),
+    "box": frozenset({"shape", "dtype", "low", "high", "channels", "frames"}),
     "discrete": frozenset({"n", "start"}),
     "multi_discrete": frozenset({"nvec", "start", "shape"}),
     "multi_binary": frozenset({"shape"}),
@@ -20,7 +20,7 @@ KEYS: dict[str, frozenset[str]] = {  # of each kind, which names the space; what
     "tuple": frozenset({"items"}),
     "masked": frozenset({"obs", "size"}),
 }
-MAY_LACK = {"channels", "start"}
+MAY_LACK = {"channels", "frames", "start"}
 
 
 def check_space(data: Any) -> None:
@@ -37,7 +37,7 @@ def check_space(data: Any) -> None:
     for name in sorted(keys - KEYS[kind]) + sorted(KEYS[kind] - keys - MAY_LACK):
         raise RlabError(f"a {kind} space {'has no' if name not in keys else 'cannot have'} {_shown(name)}")
     count = _elements(data["shape"]) if "shape" in data else 1
-    for name in ("n", "size"):
+    for name in ("n", "size", "frames"):
         if name in data and not _whole(data[name], 1, MOST):
             raise RlabError(f"{name} of a space must be a whole number from 1 to {MOST:,}, not {_shown(data[name])}")
     if kind == "box":

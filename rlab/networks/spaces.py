@@ -43,8 +43,9 @@ class Box(_Kind):
     """Arrays of one shape. With three axes it may be an image: see `bounds.channels_of`.
 
     `low` and `high` are one number where all elements share it, else one number per element in row-major order.
-    `channels` says where an image has them; the shape decides unless it is stated. Spaces that differ in it are equal:
-    their arrays are.
+    `channels` says where an image has them; the shape decides unless it is stated. With `frames` above 1 an array is a
+    stack of the episode's newest so many frames, oldest first, with zeros for those before its beginning: they lie one
+    behind the other along `frame_axis`. Spaces that differ in these two are equal: their arrays are.
     """
 
     kind = "box"
@@ -53,6 +54,7 @@ class Box(_Kind):
     low: Bounds
     high: Bounds
     channels: str = field(default=BY_SHAPE, compare=False)
+    frames: int = field(default=1, compare=False)
 
     def __post_init__(self) -> None:
         if self.channels == BY_SHAPE:
@@ -75,9 +77,14 @@ class Box(_Kind):
         a, b, c = self.shape
         return (b, c, a) if self.channels == FIRST else (a, b, c)
 
+    @property
+    def frame_axis(self) -> int:
+        """The axis along which the frames of a stack lie: that of an image's channels, else the last one."""
+        return 0 if self.channels == FIRST else len(self.shape) - 1
+
     def to_json(self) -> dict[str, Any]:
-        data = super().to_json()
-        return data if len(self.shape) == 3 else {name: data[name] for name in data if name != "channels"}
+        unsaid = {"channels": len(self.shape) != 3, "frames": self.frames == 1}
+        return {name: value for name, value in super().to_json().items() if not unsaid.get(name)}
 
     def __str__(self) -> str:  # the bounds may be one number per element
         return f"Box({self.shape}, {self.dtype})"

@@ -335,6 +335,7 @@ WRAPPED = {
     ),
     "repeat": ("CartPole-v1", [("RepeatAction", {"num_repeats": 2})]),
     "flat": ("Blackjack-v1", [("FlattenObservation", {})]),
+    "frames": ("CartPole-v1", [("NoVelocity", {}), ("FrameStack", {"frames": 3})]),
     "no velocity": ("Pendulum-v1", [("NoVelocity", {})]),
     "physics": ("CartPole-v1", [("CartPolePhysics", {"length": 0.7})]),
     "clip": ("MountainCarContinuous-v0", [("ClipAction", {}), ("RepeatAction", {"num_repeats": 3})]),

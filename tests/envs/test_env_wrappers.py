@@ -176,7 +176,7 @@ def test_json_lists_become_the_tuples_that_gymnasium_asks_for():
         (("RecordEpisodeStatistics", {}), "wrapper RecordEpisodeStatistics: rlab does without it; --log-episodes"),
         (("ClipReward", {}), "wrapper ClipReward: rlab does without it; it does not clip rewards, since that would"),
         (("RecordVideo", {}), "wrapper RecordVideo: rlab does without it; rlab play RUN --video film.mp4 films"),
-        (("VecFrameStack", {}), "wrapper VecFrameStack: rlab does without it; use FrameStackObservation:stack_size=4"),
+        (("VecFrameStack", {}), "wrapper VecFrameStack: rlab does without it; use FrameStack:frames=4"),
         (("nowhere_at_all:W", {}), "wrapper 'nowhere_at_all:W' cannot be loaded"),
         (("subprocess:Popen", {}), "wrapper 'subprocess:Popen' is not a subclass of gymnasium.Wrapper"),
         (("gymnasium.wrappers:Nothing", {}), "wrapper 'gymnasium.wrappers:Nothing' cannot be loaded"),

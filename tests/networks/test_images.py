@@ -89,7 +89,7 @@ def test_what_is_not_as_usual_is_said():
         (
             pixels(84, 84),
             "an array (84, 84) of uint8 is taken as 7056 plain numbers, not as an image; --wrapper "
-            "FrameStackObservation:stack_size=4 --wrapper ChannelsLast make one of 4 frames",
+            "FrameStack:frames=4 makes an image of 4 frames",
         ),
         (
             pixels(4, 32, 32, 3),
