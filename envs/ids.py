@@ -41,6 +41,8 @@ ON_DEMAND = {
     "BabyAI-": Package("minigrid", "minigrid", extra("minigrid")),
 }
 
+MINATAR = "rlab.envs.minatar:MinAtarEnv"  # in the place of MinAtar's own class
+
 # Envs that Gymnasium registers although the package that they need may be missing: start of the entry point -> package.
 ENTRY_POINTS = {
     "gymnasium.envs.box2d": Package("Box2D", "Box2D", extra("box2d")),
@@ -189,6 +191,9 @@ def _register(prefix: str) -> None:
         module = importlib.import_module(ON_DEMAND[prefix].module)
         if prefix == "MinAtar/":
             importlib.import_module("minatar.gym").register_envs()
+            for found in gym.registry.values():
+                if found.id.startswith(prefix):
+                    found.entry_point = MINATAR
         else:
             gym.register_envs(module)  # the import itself has registered them
 
