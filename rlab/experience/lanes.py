@@ -1,7 +1,7 @@
 """What a storage is made of: the memory of its lanes, its clock, reading whole lanes, and what a checkpoint keeps."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,14 @@ from rlab.experience.observations import AGE, StackedFrames, WholeObservations, 
 from rlab.experience.storage_chunks import Chunk, chunks_of, load_chunks, rows_of_chunk
 from rlab.experience.valid_rows import ValidRows
 from rlab.networks.spaces import Space
+
+
+class Follower(Protocol):
+    """Keeps something for every row of a storage, such as a priority."""
+
+    def add(self, valid: Tensor, first_id: int | Tensor) -> None:
+        """The rows `valid [S, N]` of one time were written, with the ids `first_id ..`; may be part of a program."""
+        ...
 
 
 class Lanes:
@@ -69,6 +77,7 @@ class Lanes:
         whole = WholeObservations(self.columns, self.finals)
         self.obs_memory = StackedFrames(self.columns, self.finals, stack) if stack else whole
         self.valid_rows = ValidRows(members, num_envs, self.slots * num_envs, self.device) if has_reset_rows else None
+        self.followers: list[Follower] = []  # told of every row that is written
         self.rows_written = 0  # rows of time, the same for every lane
         self.time = torch.zeros(1, dtype=torch.int64, device=self.device)  # the same, for programs
 

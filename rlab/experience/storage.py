@@ -50,6 +50,8 @@ class Storage(Lanes):
         if self.valid_rows is not None:
             self.valid_rows.drop(self.columns["valid"].at((now - self.lane_rows) % self.slots))
             self.valid_rows.add(step.valid, now * self.num_envs)
+        for follower in self.followers:
+            follower.add(step.valid, now * self.num_envs)
         self.time += 1
 
     def read(self, row: Tensor, *names: str) -> dict[str, Tensor]:

@@ -1,8 +1,6 @@
 """A made-up world whose every row can be told from every other, and a plain record of what happened in it."""
 
 from dataclasses import dataclass, field
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,13 +164,3 @@ def as_graph():
         return run
 
     return make
-
-
-@pytest.fixture(scope="session")
-def prioritised():
-    """The module `prioritised.py` of the agents from outside."""
-    path = Path(__file__).parents[1] / "agents" / "outside" / "prioritised.py"
-    spec = spec_from_file_location("prioritised", path)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -1,7 +1,5 @@
 """Samplers, alone and composed: batches are made of rows that happened, each with its id, and feedback finds them."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -14,10 +12,10 @@ from rlab.experience.dataset import Dataset, Episode
 from rlab.experience.demonstrations import demonstrations_of
 from rlab.experience.fields import Field
 from rlab.experience.mixture_sampler import MixtureSampler
+from rlab.experience.prioritised_sampler import FLOOR, PrioritisedSampler
 from rlab.experience.samplers import UniformSampler
 from rlab.experience.sequence_samplers import SequenceSampler, read_sequences
 from rlab.networks.spaces import Box, Discrete
-from rlab.runs.encoding import decode, encode
 
 STYLES = ("same", "next", "disabled")
 SERIAL = Field("serial", (), "int64")
@@ -64,14 +62,12 @@ def check_rows(world, batch, oldest):
 
 
 @given(st.data())
-def test_composed_samplers_keep_every_row_s_id_and_give_feedback_to_the_row_that_it_is_about(
-    make_world, draws, prioritised, data
-):
+def test_composed_samplers_keep_every_row_s_id_and_give_feedback_to_the_row_that_it_is_about(make_world, draws, data):
     members, num_envs = data.draw(st.integers(1, 2)), data.draw(st.integers(1, 3))
     world = make_world(members, num_envs, data.draw(st.sampled_from(STYLES)), 0.3, data.draw(st.integers(0, 99)))
     storage = world.storage(num_envs * data.draw(st.integers(3, 12)))
     demonstrations = demonstrations_of(lessons(data.draw(st.lists(st.integers(1, 6), min_size=1))), range(members))
-    kind = data.draw(st.sampled_from([UniformSampler, prioritised.PrioritisedSampler]))
+    kind = data.draw(st.sampled_from([UniformSampler, PrioritisedSampler]))
     online, shown = (kind(rows, draws(members, i)) for i, rows in enumerate((storage, demonstrations)))
     share = data.draw(st.sampled_from([0.0, 0.25, 0.5, 0.7, 1.0]))
     sampler = MixtureSampler(online, shown, share)
@@ -84,57 +80,9 @@ def test_composed_samplers_keep_every_row_s_id_and_give_feedback_to_the_row_that
         if kind is not UniformSampler:
             flags = batch["demonstration"]
             for part, chosen in ((online, ~flags), (shown, flags)):
-                priority = part.priority.gather(1, batch["row"] % part.size)
-                expected = (batch["action"].double() + part.floor) ** part.alpha
+                priority = part.tree.get(batch["row"] % part.size)
+                expected = (batch["action"].double() + FLOOR) ** part.alpha
                 assert torch.allclose(priority[chosen], expected[chosen], rtol=1e-12)  # two powers in float64
-
-
-def test_rows_are_drawn_in_proportion_to_their_priority_and_weighted_for_it(make_world, draws, prioritised):
-    world = make_world(1, 2, "same", 0.0)
-    storage = world.storage(8, (SERIAL,))
-    play(world, storage, 4)
-    sampler = prioritised.PrioritisedSampler(storage, draws(1), alpha=1.0, floor=0.0)
-    sampler.sample(1)
-    sampler.feedback(torch.arange(8)[None], torch.arange(8.0)[None])
-    batch = sampler.sample(28_000)
-    count = np.bincount(batch["row"][0], minlength=8)
-    assert count[0] == 0
-    expected = 1000 * np.arange(1, 8)  # the priorities sum to 28
-    assert (np.square(count[1:] - expected) / expected).sum() < 22.5  # chi-squared, 6 degrees of freedom, p = 0.001
-    # weights 1 / (rows * probability), relative to the largest: that of row 1
-    assert torch.allclose(batch["weight"], 1.0 / batch["row"])
-    assert torch.equal(batch["serial"], batch["action"])
-
-
-def test_new_rows_have_the_largest_priority_and_overwritten_ones_none(make_world, draws, prioritised):
-    world = make_world(1, 1, "same", 0.0)
-    storage = world.storage(4)
-    sampler = prioritised.PrioritisedSampler(storage, draws(1), alpha=1.0, floor=0.0)
-    world.play(4, storage)
-    sampler.sample(1)
-    sampler.feedback(torch.tensor([[0, 1, 2, 3]]), torch.tensor([[7.0, 0.0, 5.0, 0.0]]))
-    world.play(1, storage)  # row 4 takes the place of row 0
-    assert set(sampler.sample(100)["row"][0].tolist()) == {2, 4}
-    assert sampler.priority.tolist() == [[7.0, 0.0, 5.0, 0.0]]
-
-
-def test_a_saved_prioritised_mixture_goes_on_with_the_very_next_draw(make_world, draws, prioritised):
-    world = make_world(2, 2, "next")
-    storage = world.storage(20)
-    world.play(15, storage)
-    shown = demonstrations_of(lessons([3, 4]), (0, 1))
-
-    def mixture():
-        parts = (prioritised.PrioritisedSampler(rows, draws(2)) for rows in (storage, shown))
-        return MixtureSampler(*parts, 0.5)
-
-    sampler, again = mixture(), mixture()
-    batch = sampler.sample(10)
-    sampler.feedback(batch["row"], torch.arange(20.0).reshape(2, 10))
-    again.load_state(decode(*encode(copy.deepcopy(sampler.state()))))
-    world.play(2, storage)
-    one, other = sampler.sample(30), again.sample(30)
-    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def begins_by_hand(rows, t, oldest):

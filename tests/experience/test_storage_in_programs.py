@@ -16,6 +16,7 @@ from rlab.experience.demonstrations import demonstrations_of
 from rlab.experience.env_contract import Step
 from rlab.experience.fields import Field
 from rlab.experience.mixture_sampler import MixtureSampler
+from rlab.experience.prioritised_sampler import PrioritisedSampler
 from rlab.experience.samplers import UniformSampler
 from rlab.experience.sequence_samplers import RolloutSampler, SequenceSampler
 from rlab.learning.compiler import why_not_compile
@@ -45,11 +46,15 @@ class Twins:
     """Two storages of one world: a program writes to the one, the host to the other."""
 
     def __init__(self, make_world, as_graph, style, rows, members=2, num_envs=3, extras=(), has_reset_rows=None):
-        self.world, self.extras = make_world(members, num_envs, style, 0.3), extras
+        self.world, self.extras, self.as_graph = make_world(members, num_envs, style, 0.3), extras, as_graph
         if has_reset_rows is not None:
             self.world.has_reset_rows = has_reset_rows
         self.inside, self.outside = (self.world.storage(rows * num_envs, extras, growing) for growing in (False, True))
-        self.write = as_graph(self.write_row, *row_of(self.world, extras))
+        self.trace()
+
+    def trace(self):
+        """Trace the writing, and what storage tells its followers then."""
+        self.write = self.as_graph(self.write_row, *row_of(self.world, self.extras))
 
     def write_row(self, *tensors):
         row, extras = as_step(tensors, self.extras)
@@ -113,7 +118,7 @@ def test_the_host_and_a_program_may_write_in_turn(make_world, as_graph):
 
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("kind", ["one step", "three steps", "sequence", "mixture", "prioritised"])
-def test_a_program_draws_what_the_host_draws_batch_after_batch(make_world, as_graph, prioritised, style, kind):
+def test_a_program_draws_what_the_host_draws_batch_after_batch(make_world, as_graph, style, kind):
     twins = Twins(make_world, as_graph, style, 9)
 
     def sampler_of(storage):
@@ -121,7 +126,7 @@ def test_a_program_draws_what_the_host_draws_batch_after_batch(make_world, as_gr
         if kind == "sequence":
             return SequenceSampler(storage, draws, 4)
         if kind == "prioritised":
-            return prioritised.PrioritisedSampler(storage, draws, 2)
+            return PrioritisedSampler(storage, draws, 2)
         if kind == "mixture":
             ids = 10_000 + np.arange(6)
             episode = Episode(np.stack([ids, -ids], axis=-1), ids[:-1] % 10, np.ones(5, np.float32), True, False)
@@ -131,6 +136,7 @@ def test_a_program_draws_what_the_host_draws_batch_after_batch(make_world, as_gr
         return UniformSampler(storage, draws, {"one step": 1, "three steps": 3}[kind])
 
     inside, outside = sampler_of(twins.inside), sampler_of(twins.outside)
+    twins.trace()
 
     def drawn(sampler):
         batch = sampler.sample(10)
