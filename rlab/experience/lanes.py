@@ -20,8 +20,9 @@ from rlab.networks.spaces import Space
 class Follower(Protocol):
     """Keeps something for every row of a storage, such as a priority."""
 
-    def add(self, valid: Tensor, first_id: int | Tensor) -> None:
-        """The rows `valid [S, N]` of one time were written, with the ids `first_id ..`; may be part of a program."""
+    def replace(self, dropped: Tensor, valid: Tensor, first_id: int | Tensor) -> None:
+        """The rows `valid [S, N]` of one time were written, with the ids `first_id ..`; the oldest, `dropped [S, N]`,
+        are no longer held. May be part of a program."""
         ...
 
 
@@ -77,7 +78,7 @@ class Lanes:
         whole = WholeObservations(self.columns, self.finals)
         self.obs_memory = StackedFrames(self.columns, self.finals, stack) if stack else whole
         self.valid_rows = ValidRows(members, num_envs, self.slots * num_envs, self.device) if has_reset_rows else None
-        self.followers: list[Follower] = []  # told of every row that is written
+        self.followers: list[Follower] = [] if self.valid_rows is None else [self.valid_rows]
         self.rows_written = 0  # rows of time, the same for every lane
         self.time = torch.zeros(1, dtype=torch.int64, device=self.device)  # the same, for programs
 

@@ -47,7 +47,7 @@ class PrioritisedSampler(UniformSampler):
             self.tree.fill((held & storage.read(row.clamp(min=0), "valid")["valid"]).double())
         storage.followers.append(self)
 
-    def add(self, valid: Tensor, first_id: int | Tensor) -> None:
+    def replace(self, dropped: Tensor, valid: Tensor, first_id: int | Tensor) -> None:
         """The rows `valid [S, N]` were written, with the ids `first_id ..`, in the place of the oldest."""
         place = (first_id + torch.arange(valid.shape[1], device=valid.device)) % self.size
         self.tree.set(place.expand(valid.shape), self.largest * valid)

@@ -47,11 +47,9 @@ class Storage(Lanes):
             if name != "obs":
                 self.columns[name].put(slot, value)
         self.obs_memory.write(slot, following, obs, step)
-        if self.valid_rows is not None:
-            self.valid_rows.drop(self.columns["valid"].at((now - self.lane_rows) % self.slots))
-            self.valid_rows.add(step.valid, now * self.num_envs)
         for follower in self.followers:
-            follower.add(step.valid, now * self.num_envs)
+            dropped = self.columns["valid"].at((now - self.lane_rows) % self.slots)
+            follower.replace(dropped, step.valid, now * self.num_envs)
         self.time += 1
 
     def read(self, row: Tensor, *names: str) -> dict[str, Tensor]:

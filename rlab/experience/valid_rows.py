@@ -9,7 +9,7 @@ class ValidRows:
 
     Args:
         members, num_envs: S and N.
-        rows: the most rows of a member between `add` and `drop`.
+        rows: the most rows of a member that are held at a time.
         device: where the ids are.
     """
 
@@ -27,8 +27,10 @@ class ValidRows:
         """How many there are, `[S, 1]`."""
         return self._newest - self._oldest + 1
 
-    def add(self, valid: Tensor, first_id: int | Tensor) -> None:
-        """The rows `valid [S, N]` of one time were written, with the ids `first_id ..`."""
+    def replace(self, dropped: Tensor, valid: Tensor, first_id: int | Tensor) -> None:
+        """The rows `valid [S, N]` of one time were written, with the ids `first_id ..`; the oldest, `dropped [S, N]`,
+        are no longer held."""
+        self._oldest += dropped.sum(dim=1, keepdim=True)
         self._list(valid, self._env + first_id)
 
     def begin(self, valid: Tensor, first_id: int) -> None:
@@ -41,10 +43,6 @@ class ValidRows:
         place = ((self._newest + rank) % self._size + self._first) * valid
         self._ids.index_copy_(0, place.flatten(), ids)  # for scatter_ a compiled program copies all of the memory
         self._newest += rank[:, -1:]
-
-    def drop(self, valid: Tensor) -> None:
-        """The oldest rows, `valid [S, N]`, are no longer held."""
-        self._oldest += valid.sum(dim=1, keepdim=True)
 
     def ids(self, number: Tensor) -> Tensor:
         """The ids `[S, B]` of rows by their numbers, each below `counts`; 0 is the oldest."""

@@ -30,9 +30,8 @@ def test_the_list_is_the_valid_rows_that_are_held_in_the_order_of_their_ids(
     if begun:
         rows.begin(valid[first:begun].movedim(1, 0).flatten(1), first * num_envs)
     for time in range(begun, steps):
-        if time >= lane_rows:
-            rows.drop(valid[time - lane_rows])
-        rows.add(valid[time], torch.tensor([time * num_envs]) if time % 2 else time * num_envs)
+        dropped = valid[time - lane_rows] if time >= lane_rows else torch.zeros_like(valid[time])
+        rows.replace(dropped, valid[time], torch.tensor([time * num_envs]) if time % 2 else time * num_envs)
     for member in range(members):
         expected = [
             time * num_envs + env
@@ -46,9 +45,7 @@ def test_the_list_is_the_valid_rows_that_are_held_in_the_order_of_their_ids(
 def test_each_row_is_drawn_equally_often_and_no_other_one_also_where_the_ring_has_come_round():
     rows, valid = ValidRows(2, 3, 6 * 3, CPU), torch.rand(40, 2, 3, generator=torch.Generator().manual_seed(1)) < 0.5
     for time in range(40):
-        if time >= 6:
-            rows.drop(valid[time - 6])
-        rows.add(valid[time], time * 3)
+        rows.replace(valid[time - 6] if time >= 6 else torch.zeros_like(valid[0]), valid[time], time * 3)
     drawn = rows.ids(Draws((0, 1), "replay", CPU).integers(rows.counts, 40_000))
     for member in range(2):
         seen, counts = drawn[member].unique(return_counts=True)
