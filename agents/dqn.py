@@ -1,5 +1,6 @@
 """Deep Q-learning (Mnih et al. 2015) with the switches of its family: n-step targets, dueling heads, LayerNorm, hard
-or soft target updates, Huber or squared error, Munchausen targets. Read from top to bottom."""
+or soft target updates, Huber or squared error, Munchausen targets, prioritised replay, noisy layers. Read from top to
+bottom."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +10,9 @@ import torch
 from torch import Tensor
 
 from rlab.draws import Draws
-from rlab.errors import UsageError
 from rlab.experience.env_contract import Acted, Step
 from rlab.experience.fields import Field
-from rlab.experience.samplers import Sampler, UniformSampler
+from rlab.experience.samplers import Sampler
 from rlab.experience.storage import Storage
 from rlab.learning.contract import Batch, Now, Updated
 from rlab.learning.demonstration_losses import DemonstrationTerm
@@ -21,14 +21,16 @@ from rlab.learning.munchausen import Munchausen
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.learning.optimizers import StackedOptimizer
 from rlab.learning.q_learning import QLearningConfig
+from rlab.learning.replay_settings import ReplaySettings, replay_sampler, replay_schedule, weighed
 from rlab.learning.returns import continuation, greedy_policy, n_step_return, weighted_mean
 from rlab.learning.targets import follow, share_due
 from rlab.learning.terms import LossTerms
 from rlab.learning.value_losses import value_loss
-from rlab.networks.bodies import BodySettings, q_network_spec
+from rlab.networks.bodies import BodySettings, noisy_policy, q_network_spec
 from rlab.networks.distributions import only
 from rlab.networks.heads import build_head
 from rlab.networks.memory import State
+from rlab.networks.noisy import Noise
 from rlab.networks.policy import Policy, PolicySpec
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Discrete, Space
@@ -40,30 +42,17 @@ from rlab.networks.spec import (
     in_training,
     load_draw_states,
 )
-from rlab.ranges import check_counts, check_not_negative
 from rlab.types import Clock
 
 
 @dataclass(frozen=True, kw_only=True)
-class DQNConfig(QLearningConfig):
+class DQNConfig(QLearningConfig, ReplaySettings):
     """Settings of DQN and double DQN. Steps are env steps of one member, summed over its envs."""
 
-    replay_capacity: int = 50_000  # transitions per member
-    learning_starts: int = 500  # env steps before the first update
-    learn_every: int = 8  # env steps
-    updates_per_learn: int = 4  # so one update every 2 env steps
     epsilon_start: float = 1.0  # share of random actions; Mnih et al. 2015
     epsilon_end: float = 0.05  # the paper has 0.1 and evaluates at 0.05
     epsilon_fraction: float = 0.2  # of the budget, over which epsilon falls linearly
     epsilon_duration: float | None = None  # exponent of how long an exploring action is held; Dabney et al. 2021 have 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_counts(self, "replay_capacity", "learn_every", "updates_per_learn")
-        for name in ("batch_size", "n_step"):
-            if getattr(self, name) > self.replay_capacity:
-                raise UsageError(f"{name} {getattr(self, name)} is more than replay_capacity {self.replay_capacity}.")
-        check_not_negative(self, "learning_starts")
 
 
 class DQN:
@@ -87,7 +76,7 @@ class DQN:
         assert isinstance(action_space, Discrete)  # as action_spaces says
         self.config, self.seeds, self.device = config, tuple(seeds), device
         self._obs_space = obs_space
-        spec = start or self.policy_spec(config, obs_space, action_space)
+        spec = noisy_policy(start or self.policy_spec(config, obs_space, action_space), config)
         self.preprocess = Preprocess.from_json(spec.preprocess, obs_space, len(seeds)).to(device)
         # trust: the layers of a given policy or network were checked where it was opened
         self.q_network = build(spec.network, seeds, "q_network", trust=True).to(device)
@@ -100,6 +89,7 @@ class DQN:
         self.munchausen = Munchausen.of(config)
         self.target_policy = greedy_policy if self.munchausen is None else self.munchausen.policy
         self.training_network = in_training(self.q_network)  # as it answers in updates, with dropout on
+        self.noise, self.target_noise = Noise(self.q_network), Noise(self.target_network)
         self.optimizer = StackedOptimizer(OptimizerSettings.of(config), self.q_network.parameters())
         self.terms = LossTerms(*DemonstrationTerm.of(config, self._policy))
         self.exploration = EpsilonGreedy(action_space.n, seeds, config.epsilon_duration, device)
@@ -136,18 +126,20 @@ class DQN:
         return Field("obs", self._obs_space.shape, self._obs_space.dtype), Field("action", (), "int64")
 
     def sampler(self, storage: Storage, draws: Draws) -> Sampler:
-        return UniformSampler(storage, draws, self.config.n_step)
+        sampler = replay_sampler(self.config, storage, draws)
+        sampler.draws_ahead &= not self.noise.layers  # noise is drawn anew for the targets of every update
+        return sampler
 
     def scheduled(self, clock: Clock) -> dict[str, float]:
         """How much is explored, the learning rate, how far the target network follows in this step of the clock."""
         config = self.config
         epsilon = linear(config.epsilon_start, config.epsilon_end, config.epsilon_fraction, clock.progress)
         share = share_due(clock, config.target_every, config.target_tau)
-        rates = {**self.optimizer.scheduled(clock), **self.terms.scheduled(clock)}
+        rates = {**self.optimizer.scheduled(clock), **self.terms.scheduled(clock), **replay_schedule(config, clock)}
         return {"explore/epsilon": epsilon, "target share": share, **rates}
 
     def act(self, obs: Tensor, now: Now, state: State) -> Acted:
-        with torch.no_grad():
+        with torch.no_grad(), self.noise:
             outputs, following = self._policy.step(obs, state)
             allowed = self.preprocess.mask(obs)
             greedy = self.head.act(outputs, allowed)  # [S, N]
@@ -161,7 +153,7 @@ class DQN:
     def prepare(self, batch: Batch) -> Batch:
         """All that stays the same until the next env step, for many batches at once: the target network is still."""
         gamma = self.config.gamma
-        with torch.no_grad():
+        with torch.no_grad(), self.target_noise:
             next_obs = self.preprocess(batch["next_obs"])
             allowed = self.preprocess.mask(batch["next_obs"])
             prepared = {
@@ -183,7 +175,7 @@ class DQN:
 
     def update(self, batch: Batch, now: Now) -> Updated:
         """One gradient step on prepared transitions `[S, B]`."""
-        loss, outputs, error = self.loss(batch)
+        loss, outputs, error = self.loss(weighed(batch, now))
         q = self.head.values(outputs.detach())
         metrics = {f"loss/td_{self.value_loss.name}": loss.detach(), "q/mean": q.mean(dim=(1, 2))}
         loss, more = self.terms.add_to(loss, outputs, batch, now)
@@ -193,7 +185,7 @@ class DQN:
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """The loss per member `[S]`, a mean over its batch, what `outputs` gives, and the TD errors `[S, B]`."""
         outputs = self.outputs(batch)
-        with torch.no_grad():
+        with torch.no_grad(), self.noise:
             next_policy = self.next_policy(self.next_q(batch), batch)
             next_bonus = None if self.munchausen is None else self.munchausen.bonus(next_policy)
         rows, error = self.value_loss(outputs, batch, next_policy, next_bonus)

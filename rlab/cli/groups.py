@@ -22,11 +22,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "replay and batches": (
         *("replay_capacity", "batch_size", "n_step", "learning_starts", "learn_every", "updates_per_learn", "utd"),
-        *("target_every", "target_tau", "policy_delay"),
+        *("target_every", "target_tau", "policy_delay", "replay", "priority_alpha", "priority_beta"),
     ),
     "rollout": ("rollout_steps", "epochs", "minibatches", "normalize_advantage", "target_kl"),
     "exploration": (
         *("epsilon_start", "epsilon_end", "epsilon_fraction", "epsilon_duration", "entropy_weight", "entropy_final"),
+        *("noisy", "noisy_sigma"),
         *("temperature", "target_entropy", "entropy_share", "exploration_noise", "exploration_scale"),
         *("target_noise", "noise_clip"),
     ),

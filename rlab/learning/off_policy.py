@@ -12,15 +12,16 @@ from rlab.draws import Draws
 from rlab.errors import UsageError
 from rlab.experience.env_contract import Acted, Step
 from rlab.experience.fields import Field
-from rlab.experience.samplers import Sampler, UniformSampler
+from rlab.experience.samplers import Sampler
 from rlab.experience.storage import Storage
 from rlab.learning.action_values import critic_errors
 from rlab.learning.choices import Activation, Init
-from rlab.learning.common_config import NetworkConfig, Unread
+from rlab.learning.common_config import Unread
 from rlab.learning.contract import Batch, Now
 from rlab.learning.exploration import UniformActions
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.learning.optimizers import StackedOptimizer
+from rlab.learning.replay_settings import ReplaySettings, replay_sampler, replay_schedule, weighed
 from rlab.learning.returns import continuation, n_step_return, squared, weighted_mean
 from rlab.learning.targets import follow
 from rlab.learning.terms import LossTerms
@@ -32,12 +33,12 @@ from rlab.networks.policy import Policy, PolicySpec, build_policy
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Box, Discrete, Space
 from rlab.networks.spec import copy_parameters, draw_states, draws_in_training, load_draw_states, load_members
-from rlab.ranges import check_counts, check_not_negative, check_positive_shares, check_shares
+from rlab.ranges import check_counts, check_positive_shares, check_shares
 from rlab.types import Clock
 
 
 @dataclass(frozen=True, kw_only=True)
-class OffPolicyConfig(NetworkConfig):
+class OffPolicyConfig(ReplaySettings):
     """Settings that all off-policy actor-critics share; each states its own defaults where they differ.
 
     The numbers are SAC's (Haarnoja et al. 2018b, table 1), which TD3's authors took over in their code. Steps are env
@@ -64,13 +65,8 @@ class OffPolicyConfig(NetworkConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_shares(self, "gamma")
-        check_counts(self, "batch_size", "replay_capacity", "learn_every", "updates_per_learn", "utd", "n_step")
-        check_counts(self, "policy_delay")
-        check_not_negative(self, "learning_starts")
+        check_counts(self, "batch_size", "utd", "n_step", "policy_delay")
         check_positive_shares(self, "target_tau")
-        for name in ("batch_size", "n_step"):
-            if getattr(self, name) > self.replay_capacity:
-                raise UsageError(f"{name} {getattr(self, name)} is more than replay_capacity {self.replay_capacity}.")
         if self.utd is not None:  # one mechanism: how many updates a round has
             object.__setattr__(self, "updates_per_learn", self.utd * self.learn_every)
 
@@ -170,11 +166,12 @@ class OffPolicy:
         return Field("obs", obs.shape, obs.dtype), Field("action", action.shape, action.dtype)
 
     def sampler(self, storage: Storage, draws: Draws) -> Sampler:
-        return UniformSampler(storage, draws, self.config.n_step)
+        return replay_sampler(self.config, storage, draws)
 
     def scheduled(self, clock: Clock) -> dict[str, float]:
-        """Whether actions are uniform, the learning rates, the weights of loss terms."""
+        """Whether actions are uniform, the learning rates, the weights of loss terms and of transitions."""
         found = {"explore/uniform": float(self._begins_fresh and clock.env_steps < self.config.learning_starts)}
+        found |= replay_schedule(self.config, clock)
         for part in (self.terms, *self.optimizers.values()):
             found |= part.scheduled(clock)
         return found
@@ -232,7 +229,7 @@ class OffPolicy:
         """A step of all critics, whose values of the rows' actions are `q [S, C, B]`, towards the targets that
         `next_value [S, B]` gives; metrics, and the mean absolute errors `[S, B]` for the sampler."""
         errors = critic_errors(q, batch["reward"], batch["discount"], next_value)
-        loss = weighted_mean(squared(errors).sum(dim=1), batch.get("weight"))
+        loss = weighted_mean(squared(errors).sum(dim=1), weighed(batch, now).get("weight"))
         norm = self.optimizers["critics"].step(loss, now)
         metrics = {"loss/critics": loss.detach(), "q/mean": q.detach().mean(dim=(1, 2)), "grad/norm": norm}
         return metrics, errors.detach().abs().mean(dim=1)

@@ -30,6 +30,8 @@ class QLearningConfig(NetworkConfig):
     layer_norm: bool = True  # after every hidden layer; Ba et al. 2016. The paper's DQN has none
     dropout: float = 0.0  # share of hidden units set to zero in updates
     init: Init = "pytorch"
+    noisy: bool = False  # learned noise on the weights of linear layers, which explores; Fortunato et al. 2018
+    noisy_sigma: float = 0.5  # that noise at first, over the root of a layer's inputs; the paper's section 3.2
     dueling: bool = False  # one stream for the state's value, one for the advantages; Wang et al. 2016
     optimizer_eps: float | None = 1.5e-4  # in the optimizer's denominator; Hessel et al. 2018. None: torch's default
     max_grad_norm: float | None = 10.0  # clips the gradient of each member; Stable-Baselines3's default. None: does not
@@ -70,6 +72,8 @@ class QLearningConfig(NetworkConfig):
             found["margin"] = f"it is for demonstration_loss margin, and that is {self.demonstration_loss}"
         if self.demonstration_loss == "none":
             found["demonstration_weight"] = "demonstration_loss is none"
+        if not self.noisy:
+            found["noisy_sigma"] = "noisy is off"
         if not self.munchausen:
             names = "munchausen_alpha", "munchausen_temperature", "munchausen_clip"
             found |= dict.fromkeys(names, "munchausen is off")
@@ -88,6 +92,6 @@ class QLearningConfig(NetworkConfig):
             raise unknown("demonstration_loss", self.demonstration_loss, DEMONSTRATION_LOSSES)
         check_not_negative(self, "demonstration_weight", "margin")
         check_shares(self, "munchausen_alpha")
-        check_positive(self, "munchausen_temperature")
+        check_positive(self, "munchausen_temperature", "noisy_sigma")
         if not -math.inf < self.munchausen_clip <= 0.0:
             raise UsageError(f"munchausen_clip {self.munchausen_clip} must be 0 or less: log probabilities are.")

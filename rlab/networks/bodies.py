@@ -9,8 +9,9 @@ from rlab.networks.bounds import MIN_SIDE
 from rlab.networks.images import ImagePart, image_parts
 from rlab.networks.layers import ACTIVATIONS
 from rlab.networks.memory_bodies import MemorySettings
-from rlab.networks.merging import merged_spec
+from rlab.networks.merging import changed, merged_spec
 from rlab.networks.own_bodies import Body, Own, own_body
+from rlab.networks.policy import PolicySpec
 from rlab.networks.spaces import Space, feature_shape
 from rlab.networks.spec import LayerSpec, NetworkSpec
 
@@ -92,6 +93,22 @@ def q_network_spec(obs_space: Space, num_actions: int, body: BodySettings, dueli
         streams.append((*stream, linear_layer(width, outputs, body.init)))
     head = LayerSpec("dueling", {"value": streams[0], "advantage": streams[1]})
     return NetworkSpec((*before.layers, *trunk, head), before.drawn)
+
+
+def noisy_policy(spec: PolicySpec, config: Any) -> PolicySpec:
+    """The policy with noise on the weights of all its linear layers, where the settings ask for it.
+
+    Convolutions have none (Fortunato et al. 2018, section 3.2), nor have modules of the user's own.
+    """
+    if not config.noisy:
+        return spec
+
+    def noisy(_: str, layer: LayerSpec) -> LayerSpec:
+        return (
+            LayerSpec("noisy_linear", {**layer.args, "sigma": config.noisy_sigma}) if layer.kind == "linear" else layer
+        )
+
+    return replace(spec, network=changed(spec.network, noisy))
 
 
 def actor_network_spec(

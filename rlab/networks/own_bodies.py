@@ -55,8 +55,8 @@ class Drawn:
         words = [int(torch.randint(2**62, (), generator=generator)) for generator in generators]
         fresh = stack([_flat(made(self.name, self.given, word)) for word in words])
         ours = network[: len(fresh)]  # type: ignore[arg-type]
-        for mine, theirs in zip(ours.parameters(), fresh.parameters(), strict=True):
-            mine.copy_(theirs)
+        for name, theirs in fresh.named_parameters():  # layers that were made noisy since have further ones
+            ours.get_parameter(name).copy_(theirs)
 
 
 def own_body(obs_space: Space, own: Own) -> Body:

@@ -71,6 +71,8 @@ CASES = {
     "dqn munchausen": Case("dqn", {**DQN, "munchausen": True}, obs=ROOM),
     "dqn demonstrations": Case("dqn", {**DQN, "demonstration_loss": "margin"}, more="demonstrations"),
     "double_dqn": Case("double_dqn", {**DQN, "n_step": 2, "optimizer": "rmsprop", "dropout": 0.2}),
+    "dqn prioritised": Case("dqn", {**DQN, "replay": "prioritised"}),
+    "double_dqn noisy": Case("double_dqn", {**DQN, "noisy": True, "replay": "prioritised", "dueling": True}),
     "reinforce": Case("reinforce", {**ROLLOUT, "reward_scaling": "running"}),
     "reinforce without a baseline": Case("reinforce", {**ROLLOUT, "baseline": False}),
     "a2c": Case("a2c", {**ROLLOUT, "reward_scaling": "running", "weight_decay": 1e-2}, more="teacher"),
@@ -93,8 +95,6 @@ CASES = {
     "td3": Case("td3", {**REPLAY, "policy_delay": 3, "learning_starts": 12}, PUSH),
     "ddpg": Case("ddpg", {**REPLAY, "exploration_noise": "ornstein_uhlenbeck"}, PUSH, more="pruning"),
     "qr_dqn": Case("qr_dqn:QRDQN", {**DQN, "quantiles": 4}),
-    "prioritised": Case("prioritised:PrioritisedDQN", DQN),
-    "noisy": Case("noisy:NoisyDQN", DQN),
     "drqn": Case("drqn:DRQN", DRQN),
     "own": Case("own_agent:ExpectedSarsa", {"hidden": (8,), "batch_size": 8, "learning_rate": 1e-4}),
 }
@@ -105,7 +105,7 @@ def _graphs_without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(OUTSIDE.parent)
     monkeypatch.syspath_prepend(OUTSIDE)
     monkeypatch.setattr("rlab.learning.program.compiled", lambda graph, arguments: graph)
-    for module in ("qr_dqn", "prioritised", "noisy", "drqn", "own_agent"):
+    for module in ("qr_dqn", "drqn", "own_agent"):
         monkeypatch.delitem(sys.modules, module, raising=False)
 
 

@@ -14,13 +14,8 @@ from rlab.runs.policies import load_policy
 
 AGENTS = {
     "qr_dqn": "QRDQN",
-    "prioritised": "PrioritisedDQN",
-    "noisy": "NoisyDQN",
     "drqn": "DRQN",
 }
-# The policies of these are like those of DQN, of which other tests make sure.
-LIKE_DQN = ("prioritised",)
-OWN_POLICIES = [pytest.param(name, marks=pytest.mark.prove if name in LIKE_DQN else ()) for name in sorted(AGENTS)]
 FORMATS = {"onnx": ".onnx", "torch-export": ".pt2", "numpy": ".npz", "c": ".h"}
 STEPS = ("int8", "prune:0.5", "distil:8")
 TINY = (
@@ -67,19 +62,15 @@ def refused(words: list[str], why: str, out: Path, capsys: pytest.CaptureFixture
 
 
 def test_its_help_names_its_settings(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    own = {"qr_dqn": "quantiles", "noisy": "epsilon-start", "drqn": "burn-in"}
+    own = {"qr_dqn": "quantiles", "drqn": "burn-in"}
     assert main(["train", f"{name}:{AGENTS[name]}", "CartPole-v1", "--help-all"]) == 0
-    assert f"--{own.get(name, 'beta')} " in capsys.readouterr().out
+    assert f"--{own[name]} " in capsys.readouterr().out
 
 
 def test_it_is_judged_watched_recorded_and_gone_on_with(
     name: str, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, film, data = str(runs[name]), str(tmp_path / "film.gif"), str(tmp_path / "data")
-    if name == "noisy":  # the one whose policy names code from outside
-        refused(
-            ["eval", run, "--episodes", "1"], "layer 'noisy:NoisyLinear' runs code from outside", Path(film), capsys
-        )
     assert main(["eval", run, "--episodes", "1", "--trust"]) == 0
     assert main(["play", run, "--video", film, "--trust"]) == 0
     assert main(["collect", run, "--episodes", "2", "--out", data, "--trust"]) == 0
@@ -89,7 +80,7 @@ def test_it_is_judged_watched_recorded_and_gone_on_with(
     assert main(["resume", run, "--env-steps", "160", "--trust"]) == 0
 
 
-@pytest.mark.parametrize("name", OWN_POLICIES)
+@pytest.mark.parametrize("name", sorted(AGENTS))
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_it_is_fine_tuned_with_every_strategy(name: str, strategy: str, runs: dict[str, Path], tmp_path: Path) -> None:
     words = ["finetune", str(runs[name]), "--strategy", strategy, "--out", str(tmp_path / "run"), *TINY, "--trust"]
@@ -97,7 +88,6 @@ def test_it_is_fine_tuned_with_every_strategy(name: str, strategy: str, runs: di
     network = load_policy(tmp_path / "run", trust=True).policy.network
     kinds = {type(layer).__name__ for layer in network.modules()}
     assert ("StackedLoraLinear" in kinds) is (strategy == "lora")
-    assert ("NoisyLinear" in kinds) is (name == "noisy" and strategy != "lora")
 
 
 def test_it_goes_on_from_another_agent_and_another_from_it(
@@ -113,7 +103,7 @@ def test_it_goes_on_from_another_agent_and_another_from_it(
         assert main(words) == 0
 
 
-@pytest.mark.parametrize("name", OWN_POLICIES)
+@pytest.mark.parametrize("name", sorted(AGENTS))
 @pytest.mark.parametrize("step", STEPS)
 def test_its_policy_is_compressed(
     name: str, step: str, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -127,7 +117,7 @@ def test_its_policy_is_compressed(
     assert rlab.load(out)([0.0, 0.1, 0.0, 0.1]) in (0, 1)  # its layers are rlab's
 
 
-@pytest.mark.parametrize("name", OWN_POLICIES)
+@pytest.mark.parametrize("name", sorted(AGENTS))
 @pytest.mark.parametrize("format", FORMATS)
 def test_its_policy_is_exported(
     name: str, format: str, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -148,14 +138,9 @@ def test_it_becomes_sparse_has_a_teacher_and_demonstrations(
 ) -> None:
     train = ["train", f"{name}:{AGENTS[name]}", "CartPole-v1", *TINY, *NEW, "--out"]
     sparse = [*train, str(tmp_path / "sparse"), "--sparsity", "0.5"]
-    if name == "noisy":
-        refused(
-            sparse, "a NoisyLinear merges into an ordinary layer when training is over", tmp_path / "sparse", capsys
-        )
-    else:
-        assert main(sparse) == 0
-        network = load_policy(tmp_path / "sparse").policy.network
-        assert all((p == 0).float().mean() >= 0.4 for n, p in network.named_parameters() if n == "0.weight")
+    assert main(sparse) == 0
+    network = load_policy(tmp_path / "sparse").policy.network
+    assert all((p == 0).float().mean() >= 0.4 for n, p in network.named_parameters() if n == "0.weight")
     assert main([*train, str(tmp_path / "taught"), "--teacher", str(runs["dqn"])]) == 0
     shown = ["--dataset", str(runs["data"]), "--demonstration-share", "0.5", "--demonstration-loss", "margin"]
     assert main([*train, str(tmp_path / "shown"), *shown]) == 0

@@ -27,7 +27,8 @@ FEW = {"env_steps": 64, "learning_starts": 16, "eval_episodes": 1, "final_eval_e
 
 
 # Of switches of DQN's family that are off.
-SWITCHED_OFF = {"munchausen_alpha", "munchausen_temperature", "munchausen_clip"}
+SWITCHED_OFF = {"munchausen_alpha", "munchausen_temperature", "munchausen_clip", "noisy_sigma"}
+NO_PRIORITIES = {"priority_alpha", "priority_beta"}
 NO_MEMORY = {"memory_size", "memory_window"}
 
 
@@ -42,13 +43,17 @@ def unread(agent: str, action_space: Any = MOVES, **settings: Any) -> set[str]:
 @pytest.mark.parametrize(
     ("agent", "settings", "expected"),
     [
-        ("dqn", {}, {"lr_final", "lr_steps", "obs_scale", "margin", "demonstration_weight", *SWITCHED_OFF}),
+        (
+            "dqn",
+            {"replay": "prioritised"},
+            {"lr_final", "lr_steps", "obs_scale", "margin", "demonstration_weight", *SWITCHED_OFF},
+        ),
         (
             "dqn",
             {"lr_schedule": "linear", "obs_scaling": "fixed"},
-            {"lr_steps", "margin", "demonstration_weight", *SWITCHED_OFF},
+            {"lr_steps", "margin", "demonstration_weight", *SWITCHED_OFF, *NO_PRIORITIES},
         ),
-        ("dqn", {"lr_schedule": "step", "demonstration_loss": "margin"}, {"obs_scale", *SWITCHED_OFF}),
+        ("dqn", {"lr_schedule": "step", "demonstration_loss": "margin"}, {"obs_scale", *SWITCHED_OFF, *NO_PRIORITIES}),
         ("cql", {"lr_schedule": "step"}, {"obs_scale", "margin", *SWITCHED_OFF}),
         (
             "ppo",
