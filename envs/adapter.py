@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from rlab.envs.atari import LIFE_LOST
 from rlab.envs.batch_checks import BatchCheck
 from rlab.envs.checks import EnvError, raised, stopped_by_user
 from rlab.envs.gym_spaces import array_space_from_gym, obs_hint
@@ -141,6 +142,7 @@ class GymVectorEnv:
             valid=valid,
             all_valid=valid is self._all_valid,
             none_ended=not any_ended,
+            life_lost=info[LIFE_LOST].reshape(self._rows) if LIFE_LOST in info else None,
             faults=self._faults() if self._check.faults else (),
             cuts=bool(restarted),
         )

@@ -6,6 +6,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from rlab.envs.atari import AtariFrames
 from rlab.envs.checks import EnvError
 from rlab.envs.gym_spaces import space_from_gym
 from rlab.envs.native import NO_LIMIT, SeededCartPole
@@ -126,6 +127,8 @@ def time_limit_of(env: gym.Env) -> int | None:
     while isinstance(env, gym.Wrapper):
         if isinstance(env, gym.wrappers.TimeLimit):
             limits.append(env._max_episode_steps)  # Gymnasium has no public attribute for it
+        elif isinstance(env, AtariFrames) and env.time_limit is not None:
+            limits.append(env.time_limit)
         env = env.env
     return min(limits, default=None)
 

@@ -33,9 +33,11 @@ class Package:
         return importlib.util.find_spec(self.module) is not None
 
 
+ALE = "ALE/"
+
 # Id prefixes that are registered on demand, since Gymnasium 1.0 loads no plugins by itself.
 ON_DEMAND = {
-    "ALE/": Package("ale-py", "ale_py", extra("atari")),
+    ALE: Package("ale-py", "ale_py", extra("atari")),
     "MinAtar/": Package("MinAtar", "minatar", extra("minatar")),
     "MiniGrid-": Package("minigrid", "minigrid", extra("minigrid")),
     "BabyAI-": Package("minigrid", "minigrid", extra("minigrid")),
@@ -234,8 +236,8 @@ def _unknown_env(env_id: str) -> UsageError:
         return UsageError(f"env {env_id!r} {what}. Did you mean {newest.id!r}?")
     game = _ATARI.fullmatch(env_id)
     if game is not None and (game["kind"] or game["game"] in _GAMES):
-        needed = "" if ON_DEMAND["ALE/"].installed else f' It needs ale-py: pip install "{extra("atari")}".'
-        frames = " --env-kwargs frameskip=1 steps single frames." if "NoFrameskip" in env_id else ""
+        needed = "" if ON_DEMAND[ALE].installed else f' It needs ale-py: pip install "{extra("atari")}".'
+        frames = " --wrapper Atari skips and stacks frames." if "NoFrameskip" in env_id else ""
         return UsageError(
             f"env {env_id!r} is an older name of an Atari game. Did you mean 'ALE/{game['game']}-v5'?{needed}{frames}"
         )

@@ -12,9 +12,11 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec as Registered
 
 from rlab.envs.adapter import GymVectorEnv
+from rlab.envs.atari_vector import AtariVector, why_not_atari_vector
 from rlab.envs.checks import Hung, old_gym, raised, stopped_by_user
 from rlab.envs.drawing import creator, drawing, make_drawn
 from rlab.envs.episodes import NativeEpisodes, SingleEpisodes, time_limit_of
+from rlab.envs.ids import ALE
 from rlab.envs.native import SeededCartPole, make_native, why_not_native
 from rlab.envs.obs_packing import Packing, find_packing
 from rlab.envs.own_globals import OwnGlobals
@@ -47,8 +49,9 @@ def make_vec(
     """`num_envs` training envs for each of the members with these training seeds.
 
     Args:
-        vector: `auto` takes the native vector env where its sub-envs can be seeded one by one and it supports the
-            spec, else sync; `async` is one process per env; `envpool` is another package's envs.
+        vector: `auto` takes the native vector env where its sub-envs can be seeded one by one, it supports the spec and
+            its state can be saved, else sync; `native` takes ALE's for Atari games, too (see `atari_vector`); `async`
+            is one process per env; `envpool` is another package's envs.
         on_nan: as of `GymVectorEnv`.
         restarts: how often each sub-env that fails is made again; those of a native vector env and of EnvPool cannot
             be, one by one, and fail.
@@ -67,6 +70,9 @@ def make_vec(
     env: gym.vector.VectorEnv
     if vector == "envpool":
         env = _make_pool(spec, found, total)
+    elif vector == "native" and found.id.startswith(ALE):
+        env = _make_atari(spec, found, total)
+        limit = env.time_limit
     elif _runs_natively(spec, found, vector):
         env = make_native(found, total, spec.max_episode_steps, spec.kwargs)
     else:
@@ -283,6 +289,13 @@ def _runs_natively(spec: EnvSpec, found: Registered, vector: str) -> bool:
     if vector == "native" and obstacle is not None:
         raise UsageError(f"--vector native: {obstacle}; use --vector sync")
     return vector in ("auto", "native") and obstacle is None
+
+
+def _make_atari(spec: EnvSpec, found: Registered, total: int) -> AtariVector:
+    obstacle = why_not_atari_vector(found, spec.kwargs, spec.wrappers, spec.max_episode_steps is not None)
+    if obstacle is not None:
+        raise UsageError(f"--vector native: {obstacle}; or use --vector sync or async")
+    return AtariVector(total, {**found.kwargs, **spec.kwargs}, spec.wrappers)
 
 
 def _make_pool(spec: EnvSpec, found: Registered, total: int) -> PoolVectorEnv:

@@ -11,9 +11,10 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec as Registered
 
 from rlab.envs import plain
-from rlab.envs.ids import foreign_module, record_of, registered
+from rlab.envs.atari import ATARI_FRAMES, ATARI_KEYWORDS, ATARI_STACK
+from rlab.envs.ids import ALE, foreign_module, record_of, registered
 from rlab.envs.watch import ENV_TIMEOUT
-from rlab.envs.wrappers import check_wrapper, foreign_wrapper_module
+from rlab.envs.wrappers import ATARI, check_wrapper, foreign_wrapper_module
 from rlab.errors import RlabError, UsageError
 from rlab.ranges import check_seconds
 from rlab.types import Json
@@ -41,7 +42,8 @@ class EnvSpec:
 
     `wrappers` are applied from first to last, around Gymnasium's own time limit. Keywords and arguments are copied and
     become plain data at once (`rlab.envs.plain` has the rule), so that training, resuming and evaluation give an env
-    the same. Lists among the arguments of wrappers become tuples, which Gymnasium's own wrappers expect for shapes.
+    the same. The wrapper `Atari` becomes what it stands for: see `rlab.envs.atari`. Lists among the arguments
+    of wrappers become tuples, which Gymnasium's own wrappers expect for shapes.
 
     An env that other processes cannot find by its `env_id` is `local`: `maker` makes it in the process that has it, and
     a spec that was read from a file has none. The time that its calls may take depends on the machine: it is not saved.
@@ -65,8 +67,9 @@ class EnvSpec:
         object.__setattr__(self, "local", self.local or self.maker is not None)
         kwargs = plain.plain(self.kwargs, "env_kwargs")
         wrappers = ((name, plain.plain(args, f"wrapper {name}", lists_as_tuples=True)) for name, args in self.wrappers)
+        kwargs, wrappers = _preset(kwargs, tuple(wrappers))
         object.__setattr__(self, "kwargs", kwargs)
-        object.__setattr__(self, "wrappers", tuple(wrappers))
+        object.__setattr__(self, "wrappers", wrappers)
         for key in RESERVED_KWARGS.keys() & self.kwargs.keys():
             raise UsageError(f"{key} cannot be an env keyword: {RESERVED_KWARGS[key]}")
 
@@ -108,6 +111,8 @@ class EnvSpec:
             found = registered(self.env_id)
         for name, _ in self.wrappers:
             check_wrapper(name)
+            if name == "AtariFrames" and not found.id.startswith(ALE):
+                raise UsageError(f"the wrappers Atari and AtariFrames are for Atari games, {ALE}...; not {found.id}")
         return found
 
     def changed(
@@ -177,6 +182,20 @@ class EnvSpec:
             return cls(_typed(data["env_id"], str), kwargs, wrappers, limit, local)
         except (KeyError, TypeError, ValueError) as error:
             raise RlabError(f"this env spec cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _preset(
+    kwargs: dict[str, Any], wrappers: tuple[tuple[str, dict[str, Any]], ...]
+) -> tuple[dict[str, Any], tuple[tuple[str, dict[str, Any]], ...]]:
+    """The keywords and wrappers with the wrapper `Atari`, which takes the arguments of `AtariFrames`, spelled out."""
+    expanded: list[tuple[str, dict[str, Any]]] = []
+    for name, args in wrappers:
+        if name == ATARI:
+            kwargs = {**ATARI_KEYWORDS, **kwargs}
+            expanded += [("AtariFrames", {**ATARI_FRAMES, **args}), ("FrameStack", dict(ATARI_STACK))]
+        else:
+            expanded.append((name, args))
+    return kwargs, tuple(expanded)
 
 
 def env_keywords(given: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:

@@ -14,10 +14,11 @@ import numpy as np
 from gymnasium.wrappers import PassiveEnvChecker
 
 from rlab.envs import checks
+from rlab.envs.atari import AtariFrames
 from rlab.envs.checks import EnvError
 from rlab.envs.gym_spaces import space_from_gym
 from rlab.envs.obs_checks import obs_reader
-from rlab.envs.obs_packing import MASK_METHOD, Packing, close_or_warn, mask_method, plain_packing
+from rlab.envs.obs_packing import MASK_METHOD, Packing, close_or_warn, layers, mask_method, plain_packing
 from rlab.envs.own_globals import OwnGlobals, due_again, warn_of_generators
 from rlab.envs.watch import ENV_TIMEOUT, watched
 from rlab.errors import RlabError
@@ -92,6 +93,7 @@ class SubEnv(gym.Wrapper):
             low, high = (-np.inf, np.inf) if dtype.kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
             self.observation_space = gym.spaces.Box(low, high, space.shape, dtype.type)
         self._read = obs_reader(space.obs if isinstance(space, Masked) else space)
+        self._counts_lives = next((layer for layer in layers(env) if isinstance(layer, AtariFrames)), None)
         self._mask = _MaskReader(self.packing, space, env, self._limited) if isinstance(space, Masked) else None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -144,6 +146,11 @@ class SubEnv(gym.Wrapper):
             return self._limited(self.env.render)
         except BaseException as error:
             raise self._broken(error) from error
+
+    @property
+    def life_lost(self) -> bool:
+        """Whether the last step lost a life that training counts as the end of an episode, and the game went on."""
+        return self._counts_lives is not None and self._counts_lives.life_lost
 
     @property
     def generators_used(self) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space, create_empty_array, iterate
 
+from rlab.envs.atari import LIFE_LOST
 from rlab.envs.checks import raised
 from rlab.envs.sub_env import SubEnv, SubEnvError
 from rlab.errors import RlabError
@@ -49,7 +50,7 @@ class WatchedVectorEnv(gym.vector.VectorEnv):
 
     A sub-env that fails may be made again instead, in a fresh episode on a seed of its own. Its step is lost: its
     observation is that of the fresh episode, its reward is 0 and nothing has ended. `info["restarted"]` has the failure
-    for each such row.
+    for each such row, `info[LIFE_LOST]` says which rows lost a life, where any did (see `SubEnv.life_lost`).
 
     Args:
         makers: of the sub-envs, as `workers.sub_env_maker` gives them.
@@ -102,17 +103,19 @@ class WatchedVectorEnv(gym.vector.VectorEnv):
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Step every sub-env; the observations are in memory that the next step writes to."""
         reward, final_obs = np.zeros(self.num_envs), np.full(self.num_envs, None, dtype=object)
-        terminated, truncated = np.zeros((2, self.num_envs), dtype=bool)
+        terminated, truncated, life_lost = np.zeros((3, self.num_envs), dtype=bool)
         restarted: dict[int, SubEnvError] = {}
         with self._all_or_none():
             for seat, action in zip(self._seats, iterate(self.action_space, actions), strict=True):
                 seat.send("step", action)
             for i, seat in enumerate(self._seats):
                 try:
-                    reward[i], terminated[i], truncated[i], final_obs[i] = seat.receive()
+                    reward[i], terminated[i], truncated[i], life_lost[i], final_obs[i] = seat.receive()
                 except SubEnvError as error:
                     restarted[i] = self._restart(i, error)
         info: dict[str, Any] = {"restarted": restarted} if restarted else {}
+        if life_lost.any():
+            info[LIFE_LOST] = life_lost
         ended = terminated | truncated
         if ended.any():
             info |= {"final_obs": final_obs, "_final_obs": ended}
@@ -240,9 +243,10 @@ def answer(
         return None
     final_obs = None
     obs, reward, terminated, truncated, _ = env.step(*args)
+    life_lost = env.life_lost
     if terminated or truncated:
         final_obs = obs
         another_call()
         obs, _ = env.reset()
     put(obs)
-    return reward, terminated, truncated, final_obs
+    return reward, terminated, truncated, life_lost, final_obs

@@ -36,7 +36,8 @@ _SHIPPED: tuple[tuple[str, Package | None, tuple[str, ...]], ...] = (
             *("GrayscaleObservation", "MaxAndSkipObservation", "FrameStackObservation"),
         ),
     ),
-    ("gymnasium.wrappers", OPENCV, ("AtariPreprocessing", "ResizeObservation")),
+    ("gymnasium.wrappers", OPENCV, ("ResizeObservation",)),
+    ("rlab.envs.atari", None, ("AtariFrames",)),
     ("rlab.envs.pixels", None, ("Pixels",)),
     ("rlab.envs.frames", None, ("FrameStack",)),
     ("rlab.envs.velocities", None, ("NoVelocity",)),
@@ -49,16 +50,18 @@ WRAPPERS: Mapping[str, tuple[str, Package | None]] = {
     name: (f"{module}:{name}", package) for module, package, names in _SHIPPED for name in names
 }
 
+ATARI = "Atari"  # stands for AtariFrames, FrameStack and keywords of the env, which an `EnvSpec` spells out
+
 ARRAYS = frozenset({"running_mean", "running_var"})  # running statistics as two arrays
 MOST_PARTS = 1_000  # of an object that are searched
 
 
 _LIMIT = "--max-episode-steps N sets a time limit (from Python max_episode_steps=N)"
 _EPISODES = "--log-episodes writes a line for each episode of training (from Python log_episodes=True)"
-_ATARI = "use AtariPreprocessing, with --env-kwargs frameskip=1, for it skips frames itself"
+_ATARI = "use Atari, which skips, shrinks and stacks frames; Atari:life_loss=true learns from lost lives as endings"
 _CLIPPING = (
-    "it does not clip rewards, since that would change what evaluation measures; --reward-scaling running (of ppo, "
-    "a2c and reinforce) scales them for learning alone, and your own wrapper (module:Class) may do the rest"
+    "it does not clip rewards, since that would change what evaluation measures; --reward-clip 1 clips them for "
+    "learning alone, and --reward-scaling running (of ppo, a2c and reinforce) scales them"
 )
 _VECTOR = "--num-envs N runs N envs, --vector async each in its own process"
 _FILM = "rlab play RUN --video film.mp4 films the trained policy, --film-every N films while it trains"
@@ -72,7 +75,8 @@ ELSEWHERE: Mapping[str, str] = {
     "VecFrameStack": "use FrameStack:frames=4",
     "VecTransposeImage": "pictures with channels last become channels first by themselves",
     **dict.fromkeys(("DummyVecEnv", "SubprocVecEnv", "SyncVectorEnv", "AsyncVectorEnv"), _VECTOR),
-    **dict.fromkeys(("AtariWrapper", "NoopResetEnv", "MaxAndSkipEnv", "EpisodicLifeEnv", "WarpFrame"), _ATARI),
+    **dict.fromkeys(("AtariWrapper", "AtariPreprocessing", "NoopResetEnv", "MaxAndSkipEnv"), _ATARI),
+    **dict.fromkeys(("FireResetEnv", "EpisodicLifeEnv", "WarpFrame"), _ATARI),
     "OrderEnforcing": "what the env gives is checked at every step",
     "PassiveEnvChecker": "what the env gives is checked at every step, and rlab check ENV reports what is wrong",
 }
@@ -175,7 +179,7 @@ def _unknown_wrapper(name: str) -> UsageError:
         )
     if name in ELSEWHERE:
         return UsageError(f"wrapper {name}: rlab does without it; {ELSEWHERE[name]}")
-    return unknown("wrapper", name, WRAPPERS)
+    return unknown("wrapper", name, [*WRAPPERS, ATARI])
 
 
 def foreign_wrapper_module(name: str) -> str | None:

@@ -32,7 +32,17 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("target_noise", "noise_clip"),
     ),
     "learning": (
-        *("gamma", "gae_lambda", "loss", "value_weight", "clip", "clip_final", "clip_value", "reward_scaling"),
+        *(
+            "gamma",
+            "gae_lambda",
+            "loss",
+            "value_weight",
+            "clip",
+            "clip_final",
+            "clip_value",
+            "reward_scaling",
+            "reward_clip",
+        ),
         *("baseline", "objective", "forward_weight", "expectile", "beta", "max_weight", "label_smoothing"),
         *("class_weights", "obs_noise", "validation_fraction", "patience"),
         *("demonstration_loss", "demonstration_weight", "margin"),

@@ -38,6 +38,7 @@ class HostEnv:
         hidden = not (found.none_ended or np.may_share_memory(found.next_obs, found.obs))
         arrays = [found.obs, found.reward, found.terminated, found.truncated]
         arrays += [] if found.all_valid else [found.valid]
+        arrays += [] if found.life_lost is None else [found.life_lost]
         arrays += [found.next_obs] if hidden else []
         obs, reward, terminated, truncated, *rest = self._crossing(arrays)
         return Step(
@@ -51,6 +52,7 @@ class HostEnv:
             found.none_ended,
             found.faults,
             found.cuts,
+            None if found.life_lost is None else rest[-2 if hidden else -1],
         )
 
     @property

@@ -57,6 +57,7 @@ class Step:
     none_ended: bool = False  # true: no row terminated or truncated
     faults: tuple[Fault, ...] = ()  # of envs on the host that are made with `on_nan="drop-member"`
     cuts: bool = False  # true: rows that are not valid cut the episode before them: their env failed and was made again
+    life_lost: "Tensor | None" = None  # [S, N] bool; rows that are learned from as endings, though the episode goes on
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ class HostStep:
     none_ended: bool = False  # true: no row terminated or truncated
     faults: tuple[Fault, ...] = ()  # of envs that are made with `on_nan="drop-member"`
     cuts: bool = False  # true: rows that are not valid cut the episode before them: their env failed and was made again
+    life_lost: np.ndarray | None = None  # [S, N] bool; rows learned from as endings, though the episode goes on
 
 
 class VectorEnv(Protocol):

@@ -36,8 +36,11 @@ class Storage(Lanes):
         Raises:
             UsageError: the value of a field is missing, or there is one without a field.
         """
-        row = {"obs": obs, "action": action, "reward": step.reward, "terminated": step.terminated}
-        row |= {"truncated": step.truncated, "valid": step.valid, **extras}
+        terminated, truncated = step.terminated, step.truncated
+        if step.life_lost is not None:  # an ending to all that learns, though the episode goes on
+            terminated, truncated = terminated | step.life_lost, truncated & ~step.life_lost
+        row = {"obs": obs, "action": action, "reward": step.reward, "terminated": terminated}
+        row |= {"truncated": truncated, "valid": step.valid, **extras}
         if row.keys() != self.names:
             lacking = ", ".join(sorted(self.names ^ row.keys()))
             raise UsageError(f"the extras of `Acted` and the agent's fields differ: {lacking} is in one of them alone.")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlab.draws import Draws
+from rlab.envs import EnvSpec
 from rlab.errors import UsageError, unknown
 from rlab.experience.demonstrations import Demonstrations
 from rlab.experience.env_contract import DeviceEnv
@@ -57,6 +58,25 @@ def check_demonstrations(name: str, agent: Agent, demonstrations: Demonstrations
         raise UsageError(
             f"{name} cannot learn from a dataset: it stores {', '.join(lacking)} of every row, which recorded episodes "
             "do not have."
+        )
+
+
+def check_training_only(run: RunConfig, env: EnvSpec, agent: Agent, demonstrations: Demonstrations | None) -> None:
+    """Refuse what would make an agent learn from two kinds of rewards or of endings.
+
+    Raises:
+        UsageError: naming both, and what to leave out.
+    """
+    if run.reward_clip is not None and demonstrations is not None and agent.data == "replay":
+        raise UsageError(
+            "--reward-clip: rewards of demonstrations are learned from as they were recorded, so that one replay would "
+            "have both kinds; leave --reward-clip or --dataset out."
+        )
+    lives = any(name == "AtariFrames" and args.get("life_loss") for name, args in env.wrappers)
+    if lives and agent.policy().has_memory:
+        raise UsageError(
+            "life_loss: a lost life would end an episode in what is learned, and not for the memory of the policy that "
+            "plays on; leave it out, as in --wrapper Atari, or use a policy without memory."
         )
 
 

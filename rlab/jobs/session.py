@@ -18,7 +18,7 @@ from rlab.experience.collector import Collector
 from rlab.experience.demonstrations import Demonstrations
 from rlab.experience.env_contract import DeviceEnv
 from rlab.jobs.agent_builder import build_agent
-from rlab.jobs.data_sources import check_demonstrations, data_source, make_sampler, make_storage
+from rlab.jobs.data_sources import check_demonstrations, check_training_only, data_source, make_sampler, make_storage
 from rlab.jobs.engine import CPU, Engine, can_step_tensors, choose
 from rlab.jobs.films import Films, check_can_film
 from rlab.jobs.foreign_code import resume_command
@@ -95,6 +95,7 @@ class Session:
             unread = unread_settings(request, agent_class, spaces[1])
             self.request = replace(request, unread=unread, engine=self.engine.to_json())
             self._check_time_limit()
+            check_training_only(run, request.env, self.agent, self.demonstrations)
             if run.film_every:
                 check_can_film(request.env)
             self.members = (Survivors if run.on_nan == "drop-member" else Everyone)(self.agent, run.training_seeds)
@@ -354,7 +355,7 @@ class Session:
         kind, programs = self._source.loop, self.engine.programs()
         if issubclass(kind, EnvLoop):
             place = Collector(self.env, programs.cycle_steps[0]), self.storage, self._sampler, run.env_steps
-            self.loop: Loop = kind(self.agent, *place, *rest, on_episodes, programs)
+            self.loop: Loop = kind(self.agent, *place, *rest, on_episodes, programs, run.reward_clip)
         else:
             assert issubclass(kind, DatasetLoop)
             held_out = None if self._held_out is None else self._held_out.rows_in_order()

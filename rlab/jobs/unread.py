@@ -13,7 +13,7 @@ from rlab.learning.finetune_config import OF_ONE_STRATEGY
 if TYPE_CHECKING:
     from rlab.networks.spaces import Space
 
-OF_ENV_LOOPS = ("env_steps", "num_envs", "vector", "log_episodes")
+OF_ENV_LOOPS = ("env_steps", "num_envs", "vector", "log_episodes", "reward_clip")
 OF_DATASETS = ("dataset", "dataset_episodes", "demonstration_share")
 # What fresh networks alone are made with. Dropout is not among them: an agent reads whether it is on.
 OF_FRESH_NETWORKS = (

@@ -8,6 +8,7 @@ the host looks in when it is over.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -136,10 +137,14 @@ class EnvLoop(Loop):
         should_stop: Callable[[], bool] = lambda: False,
         on_episodes: Sequence[Hear] = (),
         programs: Programs = AS_IT_IS,
+        reward_clip: float | None = None,
     ) -> None:
+        """`reward_clip`: the agent learns from rewards within +- this; those that are counted are as the env gave them
+        (Mnih et al. 2015, Methods)."""
         env = collector.env
         super().__init__(agent, env.seeds, sampler, env_steps, periods, evaluate, listeners, should_stop, env.num_envs)
         self.collector, self.storage, self.programs = collector, storage, programs
+        self._reward_clip = reward_clip
         self._episodes = EpisodeBook(self.seeds, on_episodes)
         self._scheduled: Mapping[str, float] | None = None  # what follows the clock, at the present time
         self._refuses_cuts = agent.needs_endings if isinstance(agent, NeedsEndings) else None  # what to change
@@ -252,9 +257,11 @@ class EnvLoop(Loop):
         return self.agent.act(self.collector.obs.clone(), now, self.collector.carried)
 
     def _store(self, acted: Acted, step: Step, now: Now) -> None:
-        obs = self.collector.obs
-        self.storage.write(obs, acted.action, step, **acted.extras)
-        self.agent.observe(obs, self.members.seen(step), now)
+        obs, clip, learned = self.collector.obs, self._reward_clip, step
+        if clip is not None:
+            learned = replace(step, reward=step.reward.clamp(-clip, clip))
+        self.storage.write(obs, acted.action, learned, **acted.extras)
+        self.agent.observe(obs, self.members.seen(learned), now)
         self.collector.take(step, acted.state)
 
     def _look_in(self) -> None:

@@ -36,6 +36,8 @@ class RunConfig:
     max_episode_steps: int | None = None  # None: the env's own time limit
     env_timeout: float = 60.0  # seconds for each constructor, reset, step and close of an env; what hangs is named
     env_restarts: int = 0  # how often each training env that fails is made again, before the run fails
+    # rewards are learned from within +- this, and reported as they are; Mnih et al. 2015 have 1 for Atari. None: any
+    reward_clip: float | None = None
     sparsity: float = 0.0  # share of each layer's weights of the policy that are 0 in the end; Graesser et al. 2022
     eval_every: int = 10_000  # env steps between evaluations during training; 0: none
     eval_episodes: int = 10  # greedy episodes per member in each of them
@@ -66,6 +68,7 @@ class RunConfig:
         check_counts(self, "checkpoint_every", "keep_checkpoints", "log_every", "threads")
         check_at_most(self, MOST_MEMBERS, "seeds", "num_envs", "eval_episodes", "final_eval_episodes", "eval_envs")
         check_at_most(self, MOST_STEPS, "env_steps", "updates", "seed")
+        check_positive(self, "reward_clip")
         check_shares_below_one(self, "sparsity")
         if self.deterministic and self.vector == "envpool":
             raise UsageError(
