@@ -89,9 +89,7 @@ class SAC(OffPolicy):
             if self._choices
             else ExplorationNoise(kind, width, seeds, device)
         )
-        self._samples = {
-            use: ActionNoise("normal", width, seeds, device, use) for use in ("next actions", "new actions")
-        }
+        self._samples = ActionNoise("normal", width, seeds, device, "sampled actions")  # for updates
 
     @staticmethod
     def head_json(config: Any, action_space: Space) -> dict[str, Any]:
@@ -106,12 +104,12 @@ class SAC(OffPolicy):
         """One gradient step of critics, policy and temperature on prepared rows `[S, B]`."""
         alpha = self._log_temperature.detach().exp()  # [S, 1]
         with torch.no_grad():
-            outputs = self.actor(batch["next_obs"])
-            next_value, _ = self.value(self.target_critics, "next_", outputs, batch, alpha)
+            obs = batch["next_obs"]
+            next_value, _ = self.value(self.target_critics, obs, self.actor(obs), batch.get("next_mask"), alpha)
         metrics, errors = self.step_critics(self.taken(batch), batch, next_value, now)
         if self.moves_policy():
             outputs = self.actor(batch["obs"])
-            value, entropy = self.value(self.critics, "", outputs, batch, alpha)
+            value, entropy = self.value(self.critics, batch["obs"], outputs, batch.get("mask"), alpha)
             metrics |= self.step_actor(-value.mean(dim=-1), outputs, batch, now)
             metrics |= self.step_temperature(entropy.detach(), batch, now)
         self.follow_targets()
@@ -121,25 +119,25 @@ class SAC(OffPolicy):
         """What each critic says of the rows' actions, `[S, C, B]`."""
         if not self._choices:
             return self.q_values(self.critics, batch["obs"], batch["action"])
-        q: Tensor = self.critics(batch["obs"])  # [S, C, B, A]
+        q = self.q_values(self.critics, batch["obs"])  # [S, C, B, A]
         return q.gather(-1, batch["action"][:, None, :, None].expand(*q.shape[:-1], 1)).squeeze(-1)
 
     def value(
-        self, critics: nn.Module, which: str, outputs: Tensor, batch: Batch, alpha: Tensor
+        self, critics: nn.Module, obs: Tensor, outputs: Tensor, allowed: Tensor | None, alpha: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The soft value of the policy with these `outputs [S, B, width]` by the smaller critic, and the policy's
-        entropy, `[S, B]` each: of choices exactly, of a Box from one sample that the gradient flows through.
+        """What observations are worth to the policy, by the smaller critic and with the entropy's weight `alpha
+        [S, 1]`; and the policy's entropy. `[S, B]` each: of choices exactly, of a Box from one sample that the gradient
+        flows through.
 
         Args:
-            which: observations, `next_` or those that were acted on.
+            outputs: of the policy's network for these observations.
+            allowed: a mask of choices, `[S, B, A]`.
         """
-        obs = batch[f"{which}obs"]
         if self._choices:
-            log_prob = only(outputs, batch.get(f"{which}mask")).log_softmax(dim=-1)
-            q: Tensor = critics(obs).amin(dim=1)  # [S, B, A]
+            log_prob = only(outputs, allowed).log_softmax(dim=-1)
+            q = self.q_values(critics, obs).amin(dim=1)  # [S, B, A]
             return soft_value(q, log_prob, alpha), soft_value(torch.zeros_like(q), log_prob, torch.ones_like(alpha))
-        noise = self._samples["next actions" if which else "new actions"].next(outputs.shape[1])
-        action, log_density = self.head.sample_with_density(outputs, noise)
+        action, log_density = self.head.sample_with_density(outputs, self._samples.next(outputs.shape[1]))
         return self.q_values(critics, obs, action).amin(dim=1) - alpha * log_density, -log_density
 
     def step_temperature(self, entropy: Tensor, batch: Batch, now: Now) -> dict[str, Tensor]:
@@ -171,4 +169,4 @@ class SAC(OffPolicy):
         return reason
 
     def _parts(self) -> dict[str, Any]:
-        return {**super()._parts(), "exploration noise": self._noise, **self._samples}
+        return {**super()._parts(), "exploration noise": self._noise, "sampled actions": self._samples}

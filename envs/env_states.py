@@ -19,7 +19,7 @@ from rlab.envs.obs_packing import layers
 
 _CLASSIC = "gymnasium.envs.classic_control"
 _TOY = "gymnasium.envs.toy_text"
-_PROBE = ("t", "x", "cue", "over", "switch")
+_PROBE = ("t", "x", "cue", "over", "switch", "paid")
 _CARD = ("dealer_top_card_suit", "dealer_top_card_value_str")
 
 # `module:Class` -> the attributes that change while it is played, those that pictures show included
@@ -41,6 +41,7 @@ ENVS: dict[str, tuple[str, ...]] = {
         f"rlab.envs.probe_spaces:Probe{name}": _PROBE
         for name in (
             *("Masked", "Continuous", "MultiDiscrete", "MultiBinary", "DiscreteObservation", "DictObservation"),
+            *("BoxEndless", "BoxCredit"),
         )
     },
 }

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from rlab.envs.probe import NUMBER, Outcome, Probe, ProbeValue, World, at, registered
+from rlab.envs.probe import NUMBER, Outcome, Probe, ProbeEndless, ProbeValue, World, at, registered
 from rlab.networks.spaces import MASK_KEY
 
 
@@ -59,6 +59,38 @@ class ProbeContinuous(_World):
 
     def step(self, action: np.ndarray) -> Outcome:
         return self.ended(1.0 - (float(action[0]) - self.x) ** 2)
+
+
+class ProbeBoxEndless(ProbeEndless):
+    """+1 for ever whatever number is chosen, cut after 3 steps: V = 1 / (1 - gamma). Fails if a time limit is treated
+    as an ending, or if actions that change nothing change values."""
+
+    tensor_env = "rlab.envs.tensor_probes:ProbeBoxEndless"
+
+    action_space = gym.spaces.Box(-1.0, 3.0, (1,), np.float32)
+
+
+class ProbeBoxCredit(World):
+    """Two steps; the first number a decides what the second step pays, 1 - 2 (a - 2)^2 / 9, which is seen there: V(0) =
+    gamma, by a = 2. Fails if credit does not flow back, or if bounds that are not symmetric are taken for symmetric."""
+
+    tensor_env = "rlab.envs.tensor_probes:ProbeBoxCredit"
+
+    action_space = gym.spaces.Box(-1.0, 3.0, (1,), np.float32)
+    paid = 0.0  # at the second step
+
+    def start(self) -> None:
+        self.paid = 0.0
+
+    def observe(self) -> np.ndarray:
+        return np.array([self.paid], np.float32)
+
+    def step(self, action: np.ndarray) -> Outcome:
+        self.t += 1
+        if self.t == 2:
+            return self.ended(self.paid)
+        self.paid = 1.0 - 2.0 * (float(action[0]) - 2.0) ** 2 / 9.0
+        return self.observe(), 0.0, False, False, {}
 
 
 class ProbeMultiDiscrete(_World):
@@ -174,6 +206,27 @@ SPACE_PROBES: Mapping[str, Probe] = registered(
             lambda gamma: [row for number in (-1.0, 1.0) for switch in (0, 1) for row in _switched(number, switch)],
             1.0,
             "an observation in parts",
+        ),
+    ]
+)
+# More worlds of numbers, for agents that choose nothing else. Of the states of `ProbeBoxCredit` some are stated.
+BOX_PROBES: Mapping[str, Probe] = registered(
+    [
+        (
+            ProbeBoxEndless,
+            lambda gamma: at((0.0,), {(action,): 1.0 / (1.0 - gamma) for action in (-1.0, 0.5, 3.0)}),
+            3.0,
+            "time limits",
+        ),
+        (
+            ProbeBoxCredit,
+            lambda gamma: (
+                at((0.0,), {(2.0,): gamma, (0.5,): 0.5 * gamma, (-1.0,): -gamma})
+                + at((1.0,), {(-1.0,): 1.0, (3.0,): 1.0})
+                + at((0.5,), {(-1.0,): 0.5, (3.0,): 0.5})
+            ),
+            1.0,
+            "credit over two steps",
         ),
     ]
 )

@@ -160,6 +160,28 @@ class ProbeContinuous(_Tossed):
         return state, 1.0 - (action[..., 0] - state["x"]).square(), _always(state)
 
 
+class ProbeBoxEndless(ProbeEndless):
+    world = probe_spaces.ProbeBoxEndless
+
+
+class ProbeBoxCredit(_World):
+    world = probe_spaces.ProbeBoxCredit
+
+    def reset(self, u: Tensor) -> EnvState:
+        return {"x": u.new_zeros(u.shape[:-1]), "t": u.new_zeros(u.shape[:-1])}
+
+    def step(self, state: EnvState, action: Tensor, u: Tensor) -> tuple[EnvState, Tensor, Tensor]:
+        x, second = state["x"], state["t"] == 1
+        paid = 1.0 - 2.0 * (action[..., 0] - 2.0).square() / 9.0
+        return {"x": torch.where(second, x, paid), "t": state["t"] + 1}, torch.where(second, x, 0.0), second
+
+    def state_of(self, gym_env: Any) -> dict[str, Any]:
+        return {"x": gym_env.paid, "t": gym_env.t}
+
+    def set_state(self, gym_env: Any, state: Mapping[str, np.ndarray]) -> None:
+        gym_env.paid, gym_env.t = float(state["x"]), int(state["t"])
+
+
 class _Choices(_Tossed):
     """One step; each of several choices pays where it is the right one of this `x`."""
 

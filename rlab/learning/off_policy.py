@@ -106,6 +106,7 @@ class OffPolicy:
         self.config, self.seeds, self.device = config, tuple(seeds), device
         self._obs_space, self._action_space = obs_space, action_space
         self._begins_fresh = start is None
+        self._check_bounds()
         # trust: the layers of a given policy or network were checked where it was opened
         self._policy = build_policy(start or self.policy_spec(config, obs_space, action_space), seeds, trust=True)
         self._policy.to(device)
@@ -124,6 +125,15 @@ class OffPolicy:
         self.terms = LossTerms()
         self.updates = 0  # see `moves_policy`
         self._uniform = UniformActions(self.head, action_space, seeds, device)
+
+    def _check_bounds(self) -> None:
+        """Refuse a Box without bounds: neither uniform actions nor a tanh make sense there."""
+        space = self._action_space
+        if isinstance(space, Box) and not build_head({"kind": "gaussian"}, space).bounded.all():
+            raise UsageError(
+                f"{type(self).__name__} needs two finite bounds for each number of an action, and these are {space}: "
+                "use ppo or a2c, or bound the env's actions in a wrapper of your own."
+            )
 
     def _ensemble(self) -> Ensemble:
         """The critics: Q(s, a) of a Box, the values of all actions of choices."""
@@ -220,9 +230,10 @@ class OffPolicy:
         """Every so many updates one moves the policy too."""
         return int(self.config.policy_delay)
 
-    def q_values(self, critics: nn.Module, obs: Tensor, action: Tensor) -> Tensor:
-        """What each critic of a member says of continuous actions `[S, B, d]`: `[S, C, B]`."""
-        values: Tensor = critics(obs, action).squeeze(-1)
+    def q_values(self, critics: nn.Module, obs: Tensor, action: Tensor | None = None) -> Tensor:
+        """What each critic of a member says of continuous actions `[S, B, d]`: `[S, C, B]`; of all choices, where no
+        action is given: `[S, C, B, A]`."""
+        values: Tensor = critics(obs) if action is None else critics(obs, action).squeeze(-1)
         return values
 
     def step_critics(self, q: Tensor, batch: Batch, next_value: Tensor, now: Now) -> tuple[dict[str, Tensor], Tensor]:

@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from rlab.envs import PROBES, SPACE_PROBES, EnvSpec, make_env, make_vec
+from rlab.envs import BOX_PROBES, PROBES, SPACE_PROBES, EnvSpec, make_env, make_vec
 
 GAMMA = 0.9
 
@@ -80,7 +80,31 @@ def test_the_stated_return_is_that_of_the_stated_values(env_id):
     assert np.mean(returns) == pytest.approx(SPACE_PROBES[env_id].episode_return, abs=0.15 if np.std(returns) else 1e-9)
 
 
-@pytest.mark.parametrize("env_id", sorted(SPACE_PROBES))
+def test_a_number_decides_what_the_second_step_of_the_world_of_credit_pays():
+    env = gym.make("rlab/ProbeBoxCredit-v0").unwrapped
+    stated = {(obs, action): value for obs, action, value in BOX_PROBES["rlab/ProbeBoxCredit-v0"].values(GAMMA)}
+    for action, paid in ((2.0, 1.0), (0.5, 0.5), (-1.0, -1.0), (3.0, 7 / 9)):  # 1 - 2 (a - 2)^2 / 9
+        assert env.reset(seed=0)[0].tolist() == [0.0]
+        obs, reward, terminated, truncated, _ = env.step(np.array([action], np.float32))
+        assert (reward, terminated, truncated) == (0.0, False, False)
+        assert obs.tolist() == pytest.approx([paid])
+        _, reward, terminated, truncated, _ = env.step(np.array([-action], np.float32))
+        assert (reward, terminated, truncated) == (pytest.approx(paid), True, False)
+        assert stated.get(((0.0,), (action,)), GAMMA * paid) == pytest.approx(GAMMA * paid)
+        assert stated.get(((paid,), None), paid) == pytest.approx(paid)
+    assert stated[(0.0,), None] == GAMMA  # no number pays more than 2 does
+
+
+def test_the_endless_world_of_numbers_pays_1_and_is_cut_after_three_steps():
+    env = gym.make("rlab/ProbeBoxEndless-v0")
+    env.reset(seed=0)
+    seen = [env.step(np.array([action], np.float32))[1:4] for action in (-1.0, 0.0, 3.0)]
+    assert seen == [(1.0, False, False), (1.0, False, False), (1.0, False, True)]
+    values = [row.value for row in BOX_PROBES["rlab/ProbeBoxEndless-v0"].values(GAMMA)]
+    assert values == pytest.approx([10.0] * 4)  # 1 + .9 + .81 + ...
+
+
+@pytest.mark.parametrize("env_id", sorted({**SPACE_PROBES, **BOX_PROBES}))
 def test_a_probe_obeys_its_spaces_and_is_stepped_in_training_and_evaluation(env_id):
     env = gym.make(env_id)
     for seed in range(5):
@@ -111,4 +135,4 @@ def test_what_is_forbidden_would_pay_most():
 
 
 def test_no_probe_has_the_name_of_another():
-    assert not SPACE_PROBES.keys() & PROBES.keys()
+    assert len({*SPACE_PROBES, *PROBES, *BOX_PROBES}) == len(SPACE_PROBES) + len(PROBES) + len(BOX_PROBES)

@@ -10,6 +10,7 @@ import torch
 
 from rlab import RlabError
 from rlab.envs import (
+    BOX_PROBES,
     MEMORY_PROBES,
     PROBES,
     SPACE_PROBES,
@@ -48,7 +49,7 @@ SPECS = [
     EnvSpec("rlab/ProbeMemory-v0", {"delay": 9}),
     *(EnvSpec(env_id, wrappers=(("NoVelocity", {}),)) for env_id in ("CartPole-v1", "Pendulum-v1", "MountainCar-v0")),
     *(EnvSpec(env_id, wrappers=(("NoVelocity", {}),)) for env_id in ("MountainCarContinuous-v0", "Acrobot-v1")),
-    *(EnvSpec(env_id) for env_id in {**PROBES, **MEMORY_PROBES, **SPACE_PROBES}),
+    *(EnvSpec(env_id) for env_id in {**PROBES, **MEMORY_PROBES, **SPACE_PROBES, **BOX_PROBES}),
 ]
 LABELS = [spec.label for spec in SPECS]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rlab.agents.ppo import PPOConfig
-from rlab.envs import MEMORY_PROBES, PROBES, SPACE_PROBES, EnvSpec, EpisodeMaker, make_env, tensor_env_of
+from rlab.envs import BOX_PROBES, MEMORY_PROBES, PROBES, SPACE_PROBES, EnvSpec, EpisodeMaker, make_env, tensor_env_of
 from rlab.envs.tensor_episodes import TensorEpisodes, why_not_tensor_episodes
 from rlab.evaluation.evaluate import evaluate
 from rlab.evaluation.tensor_evaluation import TensorEvaluation
@@ -39,7 +39,7 @@ TABLES = [
     EnvSpec(NEWEST["Taxi"], max_episode_steps=20),
 ]
 WITHOUT = EnvSpec("CartPole-v1", wrappers=(("NoVelocity", {}),))
-SMALL = [*TABLES, WITHOUT, *(EnvSpec(env_id) for env_id in {**PROBES, **MEMORY_PROBES, **SPACE_PROBES})]
+SMALL = [*TABLES, WITHOUT, *(EnvSpec(env_id) for env_id in {**PROBES, **MEMORY_PROBES, **SPACE_PROBES, **BOX_PROBES})]
 
 
 class Walk(gym.Env):

@@ -1,4 +1,4 @@
-"""Soft actor-critic (Haarnoja et al. 2018b) as anyone may write it, and the base that it shares with TD3.
+"""Soft actor-critic (Haarnoja et al. 2018b) as anyone may write it: several networks, each with its optimizer.
 
 rlab train sac:SAC Pendulum-v1 --env-steps 20000 --seeds 5
 """
@@ -37,7 +37,7 @@ from rlab.types import Clock
 
 
 @dataclass(frozen=True, kw_only=True)
-class TwinCriticsConfig(NetworkConfig):
+class SACConfig(NetworkConfig):
     replay_capacity: int = 100_000  # transitions per member
     batch_size: int = 128  # transitions per update and member
     learning_starts: int = 500  # env steps before the first update
@@ -48,9 +48,11 @@ class TwinCriticsConfig(NetworkConfig):
     activation: Activation = "relu"
 
 
-class TwinCritics:
-    """An actor and two critics. Subclasses define `Config`, `heads`, `head_json`, `explore` and `update`."""
+class SAC:
+    """Soft actor-critic with twin critics and an automatic entropy temperature."""
 
+    Config: ClassVar[type] = SACConfig
+    heads: ClassVar[tuple[str, ...]] = ("squashed_gaussian",)
     data: ClassVar[str] = "replay"
     action_spaces: ClassVar[tuple[type[Space], ...]] = (Box,)
     networks: dict[str, Any]
@@ -73,8 +75,14 @@ class TwinCritics:
         settings = OptimizerSettings.of(config)
         parts = [(name, network.parameters()) for name, network in self.networks.items()]
         self.optimizers = {name: StackedOptimizer(settings, part, name=name) for name, part in parts}
+        log = self.networks["temperature"] = nn.ParameterList([torch.zeros(len(seeds), 1)]).to(device)
+        self.optimizers["temperature"] = StackedOptimizer(settings, log, name="temperature")
         kind = ("normal", self.head.size, seeds, device)
         self.noise = {use: ActionNoise(*kind, use) for use in ("actions", "target", "update")}
+
+    @staticmethod
+    def head_json(config: Any, action_space: Space) -> dict[str, Any]:
+        return {"kind": "squashed_gaussian"}
 
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         self.acting.load_state_dict(tensors, strict=False)
@@ -91,7 +99,7 @@ class TwinCritics:
     def act(self, obs: Tensor, now: Now, state: State) -> Acted:
         with torch.no_grad():
             outputs = self.acting.outputs(obs)
-            return Acted(self.explore(outputs, self.noise["actions"].next(obs.shape[1]), now))
+            return Acted(self.head.act(outputs, noise=self.noise["actions"].next(obs.shape[1])))
 
     def observe(self, obs: Tensor, step: Step, now: Now) -> None:
         self.preprocess.observe(obs, step.valid)
@@ -142,25 +150,6 @@ class TwinCritics:
             module.load_state_dict(state[name])
         for name, part in (self.optimizers | self.noise).items():
             part.load_state(state[name])
-
-
-class SAC(TwinCritics):
-    """Soft actor-critic with twin critics and an automatic entropy temperature."""
-
-    Config: ClassVar[type] = TwinCriticsConfig
-    heads: ClassVar[tuple[str, ...]] = ("squashed_gaussian",)
-
-    def __init__(self, *arguments: Any, **start: Any) -> None:
-        super().__init__(*arguments, **start)
-        log = self.networks["temperature"] = nn.ParameterList([torch.zeros(len(self.acting.seeds), 1)]).to(self.device)
-        self.optimizers["temperature"] = StackedOptimizer(OptimizerSettings.of(self.config), log, name="temperature")
-
-    @staticmethod
-    def head_json(config: Any, action_space: Space) -> dict[str, Any]:
-        return {"kind": "squashed_gaussian"}
-
-    def explore(self, outputs: Tensor, noise: Tensor, now: Now) -> Tensor:
-        return self.head.act(outputs, noise=noise)
 
     def sample(self, outputs: Tensor, use: str) -> tuple[Tensor, Tensor]:
         """Actions `[S, B, d]` in units in which [-1, 1] is the Box, and their log densities, with gradients."""

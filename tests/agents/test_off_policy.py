@@ -1,10 +1,8 @@
-"""SAC and TD3 as somebody else's files: they learn, and live the life of registered agents."""
+"""What SAC, TD3 and DDPG have in common: acting, bounds, replay, and the life of their policies."""
 
 import copy
 import json
 import shutil
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,49 +19,22 @@ from rlab.runs.logs import read_json_lines
 from rlab.runs.policies import load_policy
 from rlab.types import Clock
 
-OUTSIDE = Path(__file__).parent / "outside"
-AGENTS = {"sac": "sac:SAC", "td3": "td3:TD3"}
-EACH = pytest.mark.parametrize("agent", AGENTS.values())
+AGENTS = ("ddpg", "sac", "td3")
+EACH = pytest.mark.parametrize("agent", AGENTS)
+CPU = torch.device("cpu")
 PROBE = "rlab/ProbeContinuous-v0"
 SMALL = {"hidden": (16,), "batch_size": 32, "learning_starts": 50, "gamma": 0.9, "learning_rate": 5e-3}
 JUDGED = ("--eval-every", "0", "--final-eval-episodes", "1")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _in_their_folder() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(OUTSIDE)
-        for name in AGENTS:  # a clone in a folder of that name is a package to pytest
-            patch.delitem(sys.modules, name, raising=False)
-        yield
-
-
-@pytest.fixture(scope="module", params=AGENTS.values())
+@pytest.fixture(scope="module", params=["sac", "td3"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run of two members, by the command line."""
-    out = tmp_path_factory.mktemp("outside") / "run"
+    out = tmp_path_factory.mktemp("off_policy") / "run"
     words = ["--env-steps", "160", "--seeds", "2", "--hidden", "8", "8", "--batch-size", "8", "--learning-starts", "16"]
     words += ["--updates-per-learn", "3", "--experiment", "none", "--sparsity", "0.25"]
     assert main(["train", request.param, "Pendulum-v1", *words, *JUDGED, "--out", str(out)]) == 0
     return out
-
-
-@EACH
-def test_it_learns_its_probe_world_in_every_seed(agent: str, tmp_path: Path) -> None:
-    budget = {"seeds": 3, "env_steps": 1_200, "eval_every": 0, "final_eval_episodes": 10}
-    run = rlab.train(agent, PROBE, out=tmp_path / "run", **budget, **SMALL)
-    assert run.evaluation is not None
-    assert (run.evaluation.returns > 0.95).all(), run.evaluation.returns  # 1 - (action - observation)^2
-
-
-@pytest.mark.prove
-@EACH
-def test_it_learns_to_balance_a_pendulum_in_20_000_env_steps(agent: str, tmp_path: Path) -> None:
-    budget = {"seeds": 5, "env_steps": 20_000, "eval_every": 0, "final_eval_episodes": 50}
-    run = rlab.train(agent, "Pendulum-v1", experiment="none", out=tmp_path / "run", **budget)
-    assert run.evaluation is not None
-    # measured: SAC -171, TD3 -174; every one of five seeds between -168 and -182
-    assert run.evaluation.returns.mean() > -200.0, run.evaluation.returns.mean(axis=1)
 
 
 def test_what_is_not_reported_at_every_update_is_logged(run: Path) -> None:
@@ -72,13 +43,7 @@ def test_what_is_not_reported_at_every_update_is_logged(run: Path) -> None:
     assert rows["train/updates"] == 3 * 145
 
 
-def test_its_settings_are_on_the_help_page(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "td3:TD3", "--help-all"]) == 0
-    page = capsys.readouterr().out
-    assert "--policy-delay INT          updates of the critics for each of the actor" in page
-
-
-def test_its_policy_is_judged_watched_and_recorded_without_trust(run: Path, tmp_path: Path) -> None:
+def test_its_policy_is_judged_watched_and_recorded(run: Path, tmp_path: Path) -> None:
     assert main(["eval", str(run), "--episodes", "1", "--stochastic"]) == 0
     assert main(["play", str(run), "--video", str(tmp_path / "film.gif")]) == 0
     assert (tmp_path / "film.gif").stat().st_size > 0
@@ -92,18 +57,14 @@ def agent_of(run: Path) -> str:
     return str(json.loads((run / "config.json").read_text())["agent"])
 
 
-def test_its_run_is_listed_and_goes_on_where_its_code_is_trusted(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_its_run_is_listed_and_goes_on(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     again = tmp_path / "again"
     shutil.copytree(run, again)
     assert main(["list", "runs", "--root", str(tmp_path)]) == 0
     assert agent_of(run) in capsys.readouterr().out
-    assert main(["resume", str(again), "--env-steps", "200"]) == 1
-    assert "which is code from outside rlab; add --trust" in capsys.readouterr().err
-    assert main(["resume", str(again), "--env-steps", "200", "--trust"]) == 0
+    assert main(["resume", str(again), "--env-steps", "200"]) == 0
     assert json.loads((again / "result.json").read_text())["resumed_at"] == []  # exactly
-    assert rlab.resume(again, env_steps=240, trust=True).evaluation is not None
+    assert rlab.resume(again, env_steps=240).evaluation is not None
 
 
 @EACH
@@ -149,15 +110,13 @@ def test_it_is_fine_tuned_by_every_strategy_and_keeps_its_critic(
 ) -> None:
     words = ["finetune", str(run), "--strategy", strategy, "--env-steps", "40", "--out", str(tmp_path / "run"), *JUDGED]
     words += ["--sparsity", "0", "--lora-rank", "1"] if strategy == "lora" else []
-    assert main(words) == 1
-    assert "add --trust" in capsys.readouterr().err
-    assert main([*words, "--trust"]) == 0
+    assert main(words) == 0
     assert "critic: from the run's checkpoint" in capsys.readouterr().out
 
 
 def test_its_actor_stands_still_while_its_critic_learns_alone(run: Path, tmp_path: Path) -> None:
     budget = {"env_steps": 40, "critic_warmup": 39, "eval_every": 0, "final_eval_episodes": 0, "num_envs": 1}
-    rlab.finetune(run, out=tmp_path / "run", trust=True, sparsity=0.0, **budget)
+    rlab.finetune(run, out=tmp_path / "run", sparsity=0.0, **budget)
     before, after = (load_policy(each / "policy").policy.state_dict() for each in (run, tmp_path / "run"))
     moved = max((after[name] - before[name]).abs().max().item() for name in before)
     # 6 updates at the last two of 40 env steps, each by at most about 0.3 times the learning rate; 69 came before
