@@ -61,7 +61,7 @@ class DQN:
     Config: ClassVar[type] = DQNConfig
     data: ClassVar[str] = "replay"
     action_spaces: ClassVar[tuple[type, ...]] = (Discrete,)
-    heads: ClassVar[tuple[str, ...]] = ("q",)
+    heads: ClassVar[tuple[str, ...]] = ("q", "categorical_value", "quantile", "implicit_quantile")
     terms: LossTerms
 
     def __init__(
@@ -98,15 +98,16 @@ class DQN:
     def policy_spec(cls, config: Any, obs_space: Space, action_space: Discrete) -> PolicySpec:
         """The policy that the settings ask for, as plain data."""
         head = cls.head_json(config, action_space)
-        width = build_head(head, action_space, trust=True).width  # the agent that names it runs already
-        network = q_network_spec(obs_space, width, BodySettings.of(config, dropout=config.dropout), config.dueling)
+        per_action = build_head(head, action_space, trust=True).per_action  # the agent that names it runs already
+        body = BodySettings.of(config, dropout=config.dropout)
+        network = q_network_spec(obs_space, action_space.n, body, config.dueling, per_action, config.implicit)
         preprocess = Preprocess(obs_space, config.obs_scaling, config.obs_scale, members=None).to_json()
         return PolicySpec(obs_space, action_space, preprocess, network, head)
 
     @staticmethod
     def head_json(config: QLearningConfig, action_space: Space) -> dict[str, Any]:
         """The policy head, as plain data."""
-        return {"kind": "q", "epsilon": config.epsilon_end}
+        return {**config.value_head_json, "epsilon": config.epsilon_end}
 
     @property
     def networks(self) -> dict[str, StackedNetwork]:

@@ -46,6 +46,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("baseline", "objective", "forward_weight", "expectile", "beta", "max_weight", "label_smoothing"),
         *("class_weights", "obs_noise", "validation_fraction", "patience"),
         *("demonstration_loss", "demonstration_weight", "margin"),
+        *("value_head", "atoms", "value_min", "value_max", "quantiles", "quantile_kappa"),
+        *("iqn_samples", "iqn_points", "iqn_cosines"),
         *("munchausen", "munchausen_alpha", "munchausen_temperature", "munchausen_clip"),
     ),
     "demonstrations and teacher": (

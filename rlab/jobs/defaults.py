@@ -18,6 +18,7 @@ FROM_START = "start"  # the origin of what the policy that a run begins with dec
 NETWORK_SETTINGS = (
     *("network", "hidden", "activation", "layer_norm", "dropout", "init", "init_gain", "actor_gain", "dueling"),
     *("obs_scaling", "obs_scale", "squash", "log_std_init", "memory", "memory_size", "memory_window"),
+    *("value_head", "atoms", "value_min", "value_max", "quantiles", "iqn_samples", "iqn_points", "iqn_cosines"),
 )
 # The default periods of a run that counts updates.
 UPDATE_PERIODS: dict[str, Any] = {"log_every": 100, "eval_every": 2_000, "checkpoint_every": 2_000}

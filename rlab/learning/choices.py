@@ -11,6 +11,7 @@ Optimizer = Literal["sgd", "momentum", "adagrad", "adadelta", "rmsprop", "adam",
 LrSchedule = Literal["constant", "linear", "cosine", "step"]
 Replay = Literal["uniform", "prioritised"]
 ValueLoss = Literal["huber", "squared"]
+ValueHead = Literal["q", "c51", "qr", "iqn"]
 DemonstrationLoss = Literal["none", "margin", "conservative"]
 CloningLoss = Literal["likelihood", "squared"]
 EncoderObjective = Literal["inverse", "forward", "dynamics", "classification"]

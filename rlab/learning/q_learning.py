@@ -2,14 +2,24 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any, get_args
 
 from rlab.errors import UsageError, unknown
-from rlab.learning.choices import Activation, DemonstrationLoss, Init, ValueLoss
+from rlab.learning.choices import Activation, DemonstrationLoss, Init, ValueHead, ValueLoss
 from rlab.learning.common_config import NetworkConfig, Unread
 from rlab.learning.demonstration_losses import DEMONSTRATION_LOSSES
 from rlab.learning.returns import LOSSES
 from rlab.networks.spaces import Space
 from rlab.ranges import check_counts, check_not_negative, check_positive, check_positive_shares, check_shares
+
+# Settings that only some value heads read.
+OF_HEADS: dict[str, tuple[str, ...]] = {
+    "loss": ("q",),
+    **dict.fromkeys(("atoms", "value_min", "value_max"), ("c51",)),
+    "quantiles": ("qr",),
+    "quantile_kappa": ("qr", "iqn"),
+    **dict.fromkeys(("iqn_samples", "iqn_points", "iqn_cosines"), ("iqn",)),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +48,40 @@ class QLearningConfig(NetworkConfig):
     lr_final: float = 0.05
     demonstration_loss: DemonstrationLoss = "none"  # beside the TD loss, of rows that come from demonstrations
     demonstration_weight: float = 1.0  # of that loss beside the TD loss; Hester et al. 2018, Experimental Setup
+    value_head: ValueHead = "q"  # what is predicted of a return: its mean, or a distribution
+    atoms: int = 51  # returns of c51 whose probabilities are predicted; Bellemare et al. 2017, section 5
+    value_min: float = (
+        -10.0
+    )  # the lowest of them; lower returns count there. The paper's, of rewards clipped to [-1, 1]
+    value_max: float = 10.0  # the highest of them; higher returns count there
+    quantiles: int = 32  # of a return, of qr. Dabney et al. 2018a have 200; time and memory grow with its square
+    quantile_kappa: float = 1.0  # up to which error the loss of qr and iqn is squared; Dabney et al. 2018a. 0: nowhere
+    iqn_samples: int = 8  # quantiles of a return that iqn draws in an update; Dabney et al. 2018b, figure 2
+    iqn_points: int = 32  # quantiles whose mean iqn acts by; the K of Dabney et al. 2018b, appendix
+    iqn_cosines: int = 64  # in which a quantile's fraction is written; Dabney et al. 2018b, equation 4
     munchausen: bool = False  # targets that reward what the agent is sure of; Vieillard et al. 2020
     munchausen_alpha: float = 0.9  # share of the log probability in the reward; the paper's section 4
     munchausen_temperature: float = 0.03  # of the softmax over values that is the policy; the paper's tau
     munchausen_clip: float = -1.0  # the least that temperature times log probability counts; the paper's l0
     margin: float = 0.8  # by which the margin loss wants a demonstrated action to be the best; Hester et al. 2018
+
+    @property
+    def value_head_json(self) -> dict[str, Any]:
+        """The policy head of these settings, as plain data."""
+        heads: dict[str, dict[str, Any]] = {
+            "q": {"kind": "q"},
+            "c51": {"kind": "categorical_value", "atoms": self.atoms, "low": self.value_min, "high": self.value_max},
+            "qr": {"kind": "quantile", "quantiles": self.quantiles},
+            "iqn": {"kind": "implicit_quantile", "points": self.iqn_points},
+        }
+        return heads[self.value_head]
+
+    @property
+    def implicit(self) -> dict[str, int] | None:
+        """The settings of the layer of implicit quantiles; None without one."""
+        if self.value_head != "iqn":
+            return None
+        return {"cosines": self.iqn_cosines, "samples": self.iqn_samples, "points": self.iqn_points}
 
     # Without an env nothing is explored; an agent that has one makes settings of these.
     @property
@@ -74,6 +113,11 @@ class QLearningConfig(NetworkConfig):
             found["demonstration_weight"] = "demonstration_loss is none"
         if not self.noisy:
             found["noisy_sigma"] = "noisy is off"
+        found |= {
+            name: f"it is for value_head {' or '.join(heads)}, and that is {self.value_head}"
+            for name, heads in OF_HEADS.items()
+            if self.value_head not in heads
+        }
         if not self.munchausen:
             names = "munchausen_alpha", "munchausen_temperature", "munchausen_clip"
             found |= dict.fromkeys(names, "munchausen is off")
@@ -84,6 +128,14 @@ class QLearningConfig(NetworkConfig):
         if self.loss not in LOSSES:
             raise unknown("loss", self.loss, LOSSES)
         check_counts(self, "batch_size", "n_step", "target_every")
+        if self.value_head not in get_args(ValueHead):
+            raise unknown("value_head", self.value_head, get_args(ValueHead))
+        check_counts(self, "quantiles", "iqn_samples", "iqn_points", "iqn_cosines")
+        check_not_negative(self, "quantile_kappa")
+        if self.atoms < 2:
+            raise UsageError(f"atoms {self.atoms} must be 2 or more.")
+        if not -math.inf < self.value_min < self.value_max < math.inf:
+            raise UsageError(f"value_min {self.value_min} must be below value_max {self.value_max}, and both finite.")
         check_shares(self, "gamma", "epsilon_start", "epsilon_end", "epsilon_fraction")
         check_positive_shares(self, "target_tau")
         if self.epsilon_duration is not None and self.epsilon_duration <= 1.0:

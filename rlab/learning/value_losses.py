@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from rlab.learning.contract import Batch
+from rlab.learning.distributional import chosen, divergence, mixed, projected, quantile_loss
 from rlab.learning.returns import LOSSES, q_td_error
-from rlab.networks.value_heads import QHead
+from rlab.networks.value_heads import CategoricalValueHead, ImplicitQuantileHead, QHead, QuantileHead
 
 
 class ValueLoss(Protocol):
@@ -55,6 +57,63 @@ class ExpectedLoss:
         return LOSSES[self.name](error), error
 
 
+@dataclass(frozen=True)
+class CategoricalLoss:
+    """Of C51 (Bellemare et al. 2017, algorithm 1): how far the distribution over atoms is from its target's projection.
+
+    Its divergence is also how surprising a row is (Hessel et al. 2018, "Prioritized replay").
+    """
+
+    head: CategoricalValueHead
+    name = "divergence"
+
+    def __call__(
+        self, outputs: Tensor, batch: Batch, next_policy: Tensor, next_bonus: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        head = self.head
+        with torch.no_grad():
+            following = mixed(head.logits(batch["next_outputs"]).softmax(dim=-1), next_policy)
+            target = projected(following, _targets(head.support, batch, next_bonus), head.support)
+        loss = divergence(target, chosen(head.logits(outputs), batch["action"]).log_softmax(dim=-1))
+        return loss, loss
+
+
+@dataclass(frozen=True)
+class QuantileLoss:
+    """Of QR-DQN (Dabney et al. 2018a, algorithm 1) and IQN (2018b, section 3.1): quantile regression of all pairs of a
+    predicted and a target return. The loss is also how surprising a row is.
+
+    Under a policy that is not sure, each quantile of what comes next is the mean over actions (Vieillard et al. 2020,
+    section 4, M-IQN).
+    """
+
+    head: QuantileHead | ImplicitQuantileHead
+    kappa: float
+    name = "quantile"
+
+    def __call__(
+        self, outputs: Tensor, batch: Batch, next_policy: Tensor, next_bonus: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        predicted = chosen(self.head.returns(outputs), batch["action"])  # [S, B, n]
+        with torch.no_grad():
+            following = mixed(self.head.returns(batch["next_outputs"]), next_policy)
+            target = _targets(following, batch, next_bonus)  # [S, B, m]
+        error = target.unsqueeze(-2) - predicted.unsqueeze(-1)
+        loss = quantile_loss(error, self.head.fractions(outputs), self.kappa)
+        return loss, loss
+
+
+def _targets(following: Tensor, batch: Batch, next_bonus: Tensor | None) -> Tensor:
+    """The returns `[S, B, m]` that rows have which go on with the returns `following`."""
+    if next_bonus is not None:
+        following = following + next_bonus.unsqueeze(-1)
+    return batch["reward"].unsqueeze(-1) + batch["discount"].unsqueeze(-1) * following
+
+
 def value_loss(head: QHead, config: Any) -> ValueLoss:
-    """The loss of a head, with the settings of a `QLearningConfig`."""
+    """The loss of a head, with the settings of a `QLearningConfig`; of a head from outside rlab that of its values."""
+    if isinstance(head, CategoricalValueHead):
+        return CategoricalLoss(head)
+    if isinstance(head, QuantileHead | ImplicitQuantileHead):
+        return QuantileLoss(head, config.quantile_kappa)
     return ExpectedLoss(head, config.loss)

@@ -1,6 +1,6 @@
 """Bodies and heads: which layers suit which observations."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,27 +72,38 @@ def linear_layer(in_features: int, out_features: int, init: str = "pytorch", gai
     return LayerSpec("linear", {"in_features": in_features, "out_features": out_features, **_weights(init, gain)})
 
 
-def q_network_spec(obs_space: Space, num_actions: int, body: BodySettings, dueling: bool = False) -> NetworkSpec:
-    """One Q value per action.
+def q_network_spec(
+    obs_space: Space,
+    num_actions: int,
+    body: BodySettings,
+    dueling: bool = False,
+    per_action: int = 1,
+    implicit: Mapping[str, int] | None = None,
+) -> NetworkSpec:
+    """One Q value per action, or `per_action` numbers that describe its return, those of one action behind each other.
 
     With `dueling` the last hidden layer is split in two streams, one for the value and one for the advantages, each as
     wide as that layer (Wang et al. 2016, figure 1). What remembers comes before the streams.
+
+    Args:
+        implicit: the settings of an `ImplicitQuantiles` layer, whose returns are made of the last hidden layer and what
+            follows (Dabney et al. 2018b, section 3); None: there is none.
 
     Raises:
         UsageError: no body suits the observation space, or a setting is out of range.
     """
     before, hidden = entrance(obs_space, body)
-    if not dueling:
-        trunk, features = _trunk(before.features, hidden, body)
-        layers = (*before.layers, *trunk, linear_layer(features, num_actions, body.init))
-        return NetworkSpec(layers, before.drawn)
-    trunk, features = _trunk(before.features, hidden[:-1], body)
-    streams = []
-    for outputs in (1, num_actions):
-        stream, width = hidden_layers(features, hidden[-1:], body)
-        streams.append((*stream, linear_layer(width, outputs, body.init)))
-    head = LayerSpec("dueling", {"value": streams[0], "advantage": streams[1]})
-    return NetworkSpec((*before.layers, *trunk, head), before.drawn)
+    inside = 1 if dueling or implicit is not None else 0  # hidden layers that belong to the last layer
+    trunk, features = _trunk(before.features, hidden[: len(hidden) - inside], body)
+    ends = []
+    for outputs in (per_action, num_actions * per_action) if dueling else (num_actions * per_action,):
+        stream, width = hidden_layers(features, hidden[len(hidden) - inside :], body)
+        ends.append((*stream, linear_layer(width, outputs, body.init)))
+    last = (LayerSpec("dueling", {"value": ends[0], "advantage": ends[1]}),) if dueling else ends[0]
+    if implicit is not None:
+        embedding = linear_layer(implicit["cosines"], features, body.init), LayerSpec("relu")
+        last = (LayerSpec("implicit_quantiles", {"embedding": embedding, "values": last, **implicit}),)
+    return NetworkSpec((*before.layers, *trunk, *last), before.drawn)
 
 
 def noisy_policy(spec: PolicySpec, config: Any) -> PolicySpec:

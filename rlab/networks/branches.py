@@ -61,15 +61,23 @@ class Streams(nn.Module):
 
 
 class Dueling(Streams):
-    """Two streams joined as `Q = V + A - mean(A)` (Wang et al. 2016, equation 9)."""
+    """Two streams joined as `Q = V + A - mean(A)` (Wang et al. 2016, equation 9).
+
+    Where the value is n numbers, such as the atoms or quantiles of a return, the advantages are n for each action,
+    those of one action behind each other, and each of the n is joined by itself.
+    """
 
     def __init__(self, value: nn.Module, advantage: nn.Module) -> None:
         super().__init__()
         self.value, self.advantage = value, advantage
 
     def forward(self, x: Tensor) -> Tensor:
-        advantage = self.advantage(x)  # [..., B, A]
-        return self.value(x) + advantage - advantage.mean(dim=-1, keepdim=True)
+        advantage, value = self.advantage(x), self.value(x)  # [..., B, A * n], [..., B, n]
+        if value.shape[-1] == 1:
+            joined: Tensor = value + advantage - advantage.mean(dim=-1, keepdim=True)
+            return joined
+        advantage = advantage.unflatten(-1, (-1, value.shape[-1]))
+        return (value.unsqueeze(-2) + advantage - advantage.mean(dim=-2, keepdim=True)).flatten(-2)
 
     def streams(self) -> dict[str, nn.Module]:
         return {"value": self.value, "advantage": self.advantage}

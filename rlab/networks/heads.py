@@ -28,6 +28,7 @@ HEADS: dict[str, str] = {
     "q": "rlab.networks.value_heads:QHead",
     "categorical_value": "rlab.networks.value_heads:CategoricalValueHead",
     "quantile": "rlab.networks.value_heads:QuantileHead",
+    "implicit_quantile": "rlab.networks.value_heads:ImplicitQuantileHead",
     "categorical": "rlab.networks.heads:CategoricalHead",
     "multi_categorical": "rlab.networks.heads:MultiCategoricalHead",
     "bernoulli": "rlab.networks.heads:BernoulliHead",

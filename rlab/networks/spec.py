@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rlab.door import clean
 from rlab.draws import Draws
 from rlab.errors import RlabError
-from rlab.networks import attention, branches, noisy, sequences  # noqa: F401  they register their layers
+from rlab.networks import attention, branches, implicit_quantiles, noisy, sequences  # noqa: F401  these register layers
 from rlab.networks.batch_renorm import BatchRenorm
 from rlab.networks.own import OWN, check_builder
 from rlab.networks.registry import layer_kind

@@ -30,6 +30,11 @@ class QHead(Head):
         self.start, self.epsilon = space.start, float(head.get("epsilon", 0.0))
 
     @property
+    def per_action(self) -> int:
+        """How many outputs describe the return of one action."""
+        return self.width // self.num_actions
+
+    @property
     def explores(self) -> bool:
         return self.epsilon > 0.0
 
@@ -125,6 +130,47 @@ class QuantileHead(QHead):
     def returns(self, outputs: Tensor) -> Tensor:
         """The quantiles of each action's return, `[..., A, quantiles]`."""
         return outputs.unflatten(-1, (self.num_actions, self.quantiles))
+
+    def fractions(self, outputs: Tensor) -> Tensor:
+        """Which quantiles these are: the middles of equal parts of [0, 1] (lemma 2), `[quantiles]`."""
+        return (torch.arange(self.quantiles, device=outputs.device, dtype=outputs.dtype) + 0.5) / self.quantiles
+
+    def values(self, outputs: Tensor) -> Tensor:
+        return self.returns(outputs).mean(dim=-1)
+
+
+class ImplicitQuantileHead(QHead):
+    """`implicit_quantile`: returns of each action at fractions that the network names (IQN, Dabney et al. 2018b), whose
+    mean is its value.
+
+    Outputs are `[..., n * (A + 1)]`: for each of n fractions the returns of the actions, then the fraction itself, as
+    an `ImplicitQuantiles` layer gives them; `points` in the head's JSON is how many there are outside of training.
+
+    Raises:
+        UsageError: the actions are not Discrete, or there is not one point or more.
+    """
+
+    kind = "implicit_quantile"
+
+    def __init__(self, head: Json, action_space: Space) -> None:
+        super().__init__(head, action_space)
+        self.points = int(head.get("points", 0))
+        if self.points < 1:
+            raise UsageError(f"the policy head 'implicit_quantile' needs points, 1 or more; not {self.points}.")
+        self.width = self.points * (self.num_actions + 1)
+
+    @property
+    def per_action(self) -> int:
+        """At one fraction."""
+        return 1
+
+    def returns(self, outputs: Tensor) -> Tensor:
+        """The quantiles of each action's return, `[..., A, n]`."""
+        return outputs.unflatten(-1, (-1, self.num_actions + 1))[..., :-1].transpose(-1, -2)
+
+    def fractions(self, outputs: Tensor) -> Tensor:
+        """Which quantiles these are, `[..., n]`."""
+        return outputs.unflatten(-1, (-1, self.num_actions + 1))[..., -1]
 
     def values(self, outputs: Tensor) -> Tensor:
         return self.returns(outputs).mean(dim=-1)

@@ -9,6 +9,7 @@ RETURN, STEPS = "reward", "env steps"
 ONLINE, SUPERVISED = "agents that learn in an env", "rlab.supervised"
 QS, ACTOR_CRITICS = "dqn, double_dqn, dqfd, cql", "ppo, a2c, reinforce"
 OFF_POLICY = "sac, td3, ddpg"
+C51, QUANTILES = f"{QS} (value_head c51)", f"{QS} (value_head qr or iqn)"
 JUDGING = "evaluation"
 
 
@@ -89,6 +90,8 @@ TAGS = (
     Tag("validation/forward_error", "share", "train/forward_error on held-out rows", "encoder"),
     Tag("loss/td_huber", "", "Huber loss of the temporal-difference errors", QS),
     Tag("loss/td_squared", "", "squared loss of the temporal-difference errors", QS),
+    Tag("loss/td_divergence", "nats", "divergence of the predicted distribution over returns from its target", C51),
+    Tag("loss/td_quantile", "", "quantile regression loss of the predicted returns", QUANTILES),
     Tag(
         "loss/margin", "", "large-margin loss on demonstrated actions (DQfD)", "dqfd; demonstrations in dqn, double_dqn"
     ),

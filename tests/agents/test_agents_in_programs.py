@@ -68,6 +68,9 @@ CASES = {
     "dqn soft targets": Case("dqn", {**DQN, "target_tau": 0.1, "target_every": 2, "loss": "squared"}, more="teacher"),
     "dqn masks": Case("dqn", HELD, obs=ROOM),
     "dqn running statistics": Case("dqn", {**HELD, "obs_scaling": "running"}, obs=PLACE),
+    "c51": Case("dqn", {**DQN, "value_head": "c51", "atoms": 5, "dueling": True}),
+    "qr": Case("double_dqn", {**DQN, "value_head": "qr", "quantiles": 4}, obs=ROOM),
+    "iqn": Case("double_dqn", {**DQN, "value_head": "iqn", "iqn_samples": 3, "iqn_points": 4, "munchausen": True}),
     "dqn munchausen": Case("dqn", {**DQN, "munchausen": True}, obs=ROOM),
     "dqn demonstrations": Case("dqn", {**DQN, "demonstration_loss": "margin"}, more="demonstrations"),
     "double_dqn": Case("double_dqn", {**DQN, "n_step": 2, "optimizer": "rmsprop", "dropout": 0.2}),
@@ -94,7 +97,6 @@ CASES = {
     "sac fixed temperature": Case("sac", {**REPLAY, "temperature": 0.2}, PUSH, more="teacher"),
     "td3": Case("td3", {**REPLAY, "policy_delay": 3, "learning_starts": 12}, PUSH),
     "ddpg": Case("ddpg", {**REPLAY, "exploration_noise": "ornstein_uhlenbeck"}, PUSH, more="pruning"),
-    "qr_dqn": Case("qr_dqn:QRDQN", {**DQN, "quantiles": 4}),
     "drqn": Case("drqn:DRQN", DRQN),
     "own": Case("own_agent:ExpectedSarsa", {"hidden": (8,), "batch_size": 8, "learning_rate": 1e-4}),
 }
@@ -105,7 +107,7 @@ def _graphs_without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(OUTSIDE.parent)
     monkeypatch.syspath_prepend(OUTSIDE)
     monkeypatch.setattr("rlab.learning.program.compiled", lambda graph, arguments: graph)
-    for module in ("qr_dqn", "drqn", "own_agent"):
+    for module in ("drqn", "own_agent"):
         monkeypatch.delitem(sys.modules, module, raising=False)
 
 

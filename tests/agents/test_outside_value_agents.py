@@ -38,7 +38,6 @@ CREDIT_VALUES = PROBES[CREDIT].values(GAMMA)
 ENDLESS = [ProbeValue(((0.0,),) * steps, action, 2.0) for steps in (1, 2, 3) for action in (0, 1)]  # 1 / (1 - 0.5)
 REMEMBERED = MEMORY_PROBES[MEMORY].values(GAMMA)
 WORLDS: list[tuple[str, str, list[ProbeValue], dict[str, Any]]] = [
-    ("qr_dqn:QRDQN", CREDIT, CREDIT_VALUES, {"quantiles": 8}),
     ("drqn:DRQN", MEMORY, REMEMBERED, RECURRENT),
     ("drqn:DRQN", MEMORY, REMEMBERED, {**RECURRENT, "stored_state": True}),
     ("drqn:DRQN", "rlab/ProbeEndless-v0", ENDLESS, {**RECURRENT, "gamma": 0.5}),
@@ -98,7 +97,7 @@ def test_without_memory_the_world_of_memory_is_a_coin(tmp_path: Path) -> None:
     assert (np.abs(run.evaluation.returns.mean(axis=1)) < 0.4).all()  # 100 coins have a standard error of 0.1
 
 
-@pytest.mark.parametrize("agent", ["qr_dqn:QRDQN", "drqn:DRQN"])
+@pytest.mark.parametrize("agent", ["drqn:DRQN"])
 def test_a_member_of_an_outsider_s_agent_learns_the_same_alone_and_beside_others(agent: str, tmp_path: Path) -> None:
     settings = {**QUICK, "env_steps": 160, "final_eval_episodes": 0, "learning_starts": 96, "batch_size": 8}
     tensors = []
@@ -107,16 +106,6 @@ def test_a_member_of_an_outsider_s_agent_learns_the_same_alone_and_beside_others
         tensors.append(load_policy(tmp_path / name, trust=True).policy.only(1).state_dict())
     for name, tensor in tensors[0].items():
         torch.testing.assert_close(tensor, tensors[1][name], rtol=0, atol=1e-5, msg=name)
-
-
-def test_the_quantile_loss_on_numbers_worked_by_hand() -> None:
-    from qr_dqn import quantile_loss  # type: ignore[import-not-found]
-
-    # Two predicted quantiles, of 1/4 and 3/4, both 0; the targets are 1 and -3. Huber losses are 0.5 and 2.5.
-    error = torch.tensor([[[[1.0, -3.0], [1.0, -3.0]]]])
-    size = torch.nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none")
-    # (1/4 0.5 + 3/4 2.5) / 2 + (3/4 0.5 + 1/4 2.5) / 2
-    assert quantile_loss(error, size).tolist() == [[1.5]]
 
 
 def test_the_state_that_was_acted_with_is_stored_and_learned_from(tmp_path: Path) -> None:
@@ -166,7 +155,6 @@ RECURRENT_CARTPOLE: dict[str, Any] = {
     "target_every": 500,
 }
 CARTPOLE: list[tuple[str, dict[str, Any], float]] = [
-    ("qr_dqn:QRDQN", {}, 475.0),  # five seeds had 500 each
     ("drqn:DRQN", RECURRENT_CARTPOLE, 50.0),  # 64 to 103: targets of one step learn slowly here
 ]
 

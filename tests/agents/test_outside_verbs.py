@@ -13,7 +13,6 @@ from rlab.learning.finetune_config import STRATEGIES
 from rlab.runs.policies import load_policy
 
 AGENTS = {
-    "qr_dqn": "QRDQN",
     "drqn": "DRQN",
 }
 FORMATS = {"onnx": ".onnx", "torch-export": ".pt2", "numpy": ".npz", "c": ".h"}
@@ -62,7 +61,7 @@ def refused(words: list[str], why: str, out: Path, capsys: pytest.CaptureFixture
 
 
 def test_its_help_names_its_settings(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    own = {"qr_dqn": "quantiles", "drqn": "burn-in"}
+    own = {"drqn": "burn-in"}
     assert main(["train", f"{name}:{AGENTS[name]}", "CartPole-v1", "--help-all"]) == 0
     assert f"--{own[name]} " in capsys.readouterr().out
 

@@ -27,7 +27,10 @@ FEW = {"env_steps": 64, "learning_starts": 16, "eval_episodes": 1, "final_eval_e
 
 
 # Of switches of DQN's family that are off.
-SWITCHED_OFF = {"munchausen_alpha", "munchausen_temperature", "munchausen_clip", "noisy_sigma"}
+SWITCHED_OFF = {
+    *("munchausen_alpha", "munchausen_temperature", "munchausen_clip", "atoms", "value_min", "value_max"),
+    *("quantiles", "quantile_kappa", "noisy_sigma", "iqn_samples", "iqn_points", "iqn_cosines"),
+}
 NO_PRIORITIES = {"priority_alpha", "priority_beta"}
 NO_MEMORY = {"memory_size", "memory_window"}
 
