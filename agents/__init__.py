@@ -40,7 +40,8 @@ ELSEWHERE = {
     "sacdiscrete": "sac takes choices too: rlab train sac.",
     **dict.fromkeys(("recurrentppo", "maskableppo"), "ppo takes masks by itself; it has no memory."),
     **dict.fromkeys(("dreamer", "dreamerv2", "dreamerv3", "muzero", "pets", "mbpo", "ars"), f"{_NUMBERS} {_CHOICES}"),
-    **dict.fromkeys(("her", "gail", "airl"), f"Demonstrations are for bc, dqfd, cql and iql. {_NUMBERS}"),
+    "her": "Goals in hindsight are a setting of the agents that learn from replay, such as dqn: --hindsight future.",
+    **dict.fromkeys(("gail", "airl"), f"Demonstrations are for bc, dqfd, cql and iql. {_NUMBERS}"),
     **dict.fromkeys(("td3bc", "bcq", "awac", "awr"), "From datasets learn bc, cql, iql and dqfd."),
 }
 

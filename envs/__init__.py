@@ -29,6 +29,7 @@ from rlab.envs.probe import Probe as Probe
 from rlab.envs.probe import ProbeValue as ProbeValue
 from rlab.envs.probe_spaces import BOX_PROBES as BOX_PROBES
 from rlab.envs.probe_spaces import SPACE_PROBES as SPACE_PROBES
+from rlab.envs.probe_sparse import SPARSE_PROBES as SPARSE_PROBES
 from rlab.envs.specs import EnvSpec as EnvSpec
 from rlab.envs.sub_env import SubEnv as SubEnv
 from rlab.envs.tensor_registry import tensor_env_of as tensor_env_of

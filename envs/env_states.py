@@ -19,7 +19,7 @@ from rlab.envs.obs_packing import layers
 
 _CLASSIC = "gymnasium.envs.classic_control"
 _TOY = "gymnasium.envs.toy_text"
-_PROBE = ("t", "x", "cue", "over", "switch", "paid")
+_PROBE = ("t", "x", "cue", "over", "switch", "paid", "goal")
 _CARD = ("dealer_top_card_suit", "dealer_top_card_value_str")
 
 # `module:Class` -> the attributes that change while it is played, those that pictures show included
@@ -37,6 +37,7 @@ ENVS: dict[str, tuple[str, ...]] = {
         f"rlab.envs.probe:Probe{name}": _PROBE
         for name in ("Constant", "Observation", "Delayed", "Action", "ActionObservation", "Endless", "Credit", "Memory")
     },
+    **{f"rlab.envs.probe_sparse:Probe{name}": _PROBE for name in ("BitFlip", "Chain")},
     **{
         f"rlab.envs.probe_spaces:Probe{name}": _PROBE
         for name in (

@@ -181,12 +181,16 @@ def at(obs: Any, actions: Mapping[Any, float]) -> list[ProbeValue]:
 
 def registered(rows: Sequence[tuple[type[World], Callable[[float], list[ProbeValue]], float, str]]) -> dict[str, Probe]:
     """The probe worlds of rows `(class, values, episode_return, what)` by their ids, known to Gymnasium."""
-    ids = [f"rlab/{world.__name__}-v0" for world, _, _, _ in rows]
-    probes = {env_id: Probe(env_id, *row[1:]) for env_id, row in zip(ids, rows, strict=True)}
-    for env_id, (world, *_) in zip(probes, rows, strict=True):
-        if env_id not in gym.registry:
-            gym.register(env_id, entry_point=f"{world.__module__}:{world.__name__}")
-    return probes
+    ids = [registered_world(world) for world, _, _, _ in rows]
+    return {env_id: Probe(env_id, *row[1:]) for env_id, row in zip(ids, rows, strict=True)}
+
+
+def registered_world(world: type[World]) -> str:
+    """The id by which Gymnasium knows a world from now on."""
+    env_id = f"rlab/{world.__name__}-v0"
+    if env_id not in gym.registry:
+        gym.register(env_id, entry_point=f"{world.__module__}:{world.__name__}")
+    return env_id
 
 
 def _endless(gamma: float) -> list[ProbeValue]:

@@ -86,6 +86,7 @@ def is_shipped(spec: EnvSpec) -> bool:
     return found.entry_point in TENSOR_ENVS or creator(found).__module__ in (
         "rlab.envs.probe",
         "rlab.envs.probe_spaces",
+        "rlab.envs.probe_sparse",
     )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rlab.draws import in_program
 from rlab.experience.columns import Column
+from rlab.experience.episode_spans import EpisodeSpans
 from rlab.experience.fields import Field, storage_nbytes, stored_fields
 from rlab.experience.final_observations import NONE, FinalObservations
 from rlab.experience.observations import AGE, StackedFrames, WholeObservations, kept_fields, stacked
@@ -78,6 +79,7 @@ class Lanes:
         whole = WholeObservations(self.columns, self.finals)
         self.obs_memory = StackedFrames(self.columns, self.finals, stack) if stack else whole
         self.valid_rows = ValidRows(members, num_envs, self.slots * num_envs, self.device) if has_reset_rows else None
+        self.spans: EpisodeSpans | None = None  # of storage that follows episodes
         self.followers: list[Follower] = [] if self.valid_rows is None else [self.valid_rows]
         self.rows_written = 0  # rows of time, the same for every lane
         self.time = torch.zeros(1, dtype=torch.int64, device=self.device)  # the same, for programs
@@ -177,8 +179,19 @@ class Lanes:
         self.time.fill_(self.rows_written)
         load_chunks(self, chunks)
         self.list_valid_rows()
+        if self.spans is not None:
+            self.spans.begin()
         for name in self._waits:
             self.put_rows(name, self.rows_written, np.asarray(state[f"waiting_{name}"])[:, :, None])
+
+    def follow_episodes(self) -> None:
+        """From now on `spans` knows which rows belong to one episode, those that are held already among them.
+
+        Raises:
+            UsageError: the machine has no memory for it.
+        """
+        self.spans = EpisodeSpans(self)
+        self.followers.append(self.spans)
 
     def list_valid_rows(self) -> None:
         """List the valid ones of the rows that are held, in storage that lists none yet."""

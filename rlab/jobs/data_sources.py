@@ -7,16 +7,19 @@ from typing import Any
 
 from rlab.draws import Draws
 from rlab.envs import EnvSpec
+from rlab.envs.goals import goals_of
 from rlab.errors import UsageError, unknown
 from rlab.experience.demonstrations import Demonstrations
 from rlab.experience.env_contract import DeviceEnv
 from rlab.experience.fields import stored_fields
+from rlab.experience.hindsight_sampler import HindsightSampler
 from rlab.experience.mixture_sampler import MixtureSampler
 from rlab.experience.samplers import Sampler
 from rlab.experience.storage import Storage
 from rlab.learning.contract import Agent, RolloutConfig
 from rlab.learning.contract_checks import check_sampler
 from rlab.learning.dataset_loop import DatasetLoop
+from rlab.learning.hindsight_config import asks_for_hindsight
 from rlab.learning.loop import Loop, ReplayLoop, updates_due
 from rlab.learning.rollout_loop import RolloutLoop
 from rlab.runs.config import RunConfig
@@ -96,20 +99,31 @@ def make_sampler(
     agent: Agent,
     run: RunConfig,
     storage: Storage,
-    demonstrations: Demonstrations | None = None,
-    share: float = 0.0,
+    demonstrations: Demonstrations | None,
+    share: float,
+    spec: EnvSpec,
+    env: DeviceEnv,
 ) -> Sampler:
-    """The agent's sampler, mixed with the share of demonstrations where there are any beside the storage.
+    """The agent's sampler, mixed with the share of demonstrations where there are any beside the storage. It reads both
+    in hindsight where the agent's settings ask for it; the env `env`, made by `spec`, then says what goals pay.
 
     Raises:
-        UsageError: it cannot draw from the storage, or as `check_sampler`.
+        UsageError: it cannot draw from the storage, the env has no goals, or as `check_sampler`.
     """
-    sampler = agent.sampler(storage, Draws(run.training_seeds, source.loop.stream_use, agent.device, AHEAD))
-    check_sampler(agent, sampler)
+    goals = goals_of(spec, env) if asks_for_hindsight(agent.config) else None
+
+    def drawn(rows: Storage, use: str) -> Sampler:
+        sampler = agent.sampler(rows, Draws(run.training_seeds, use, agent.device, AHEAD))
+        check_sampler(agent, sampler)
+        if goals is None:
+            return sampler
+        which = Draws(run.training_seeds, f"hindsight of {use}", agent.device, AHEAD)
+        return HindsightSampler(sampler, rows, goals, which, agent.config.hindsight, agent.config.hindsight_goals)
+
+    sampler = drawn(storage, source.loop.stream_use)
     if demonstrations is None or demonstrations is storage:
         return sampler
-    shown = agent.sampler(demonstrations, Draws(run.training_seeds, "demonstrations", agent.device, AHEAD))
-    return MixtureSampler(sampler, shown, share)
+    return MixtureSampler(sampler, drawn(demonstrations, "demonstrations"), share)
 
 
 def _given(demonstrations: Demonstrations | None) -> Demonstrations:

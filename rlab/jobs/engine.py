@@ -20,6 +20,7 @@ from rlab.experience.fields import torch_dtype
 from rlab.jobs.request import Request
 from rlab.learning.compiler import why_not_compile
 from rlab.learning.contract import NeedsHost
+from rlab.learning.hindsight_config import asks_for_hindsight
 from rlab.learning.programs import AS_IT_IS, CompiledPrograms, Programs
 from rlab.learning.runtime import choose_devices
 from rlab.networks.policy import Policy
@@ -89,7 +90,10 @@ def choose(request: Request, agent: Any, vector_steps: int, updates: int, rows: 
     if request.engine is not None:
         return as_begun(run.device, request.engine)
     can_step = bool(vector_steps) and can_step_tensors(request)
-    needs_host = f"{request.agent} needs the host: {why}" if (why := _needs_host(agent)) else None
+    why = _needs_host(agent)
+    if why is None and asks_for_hindsight(request.settings) and not can_step:
+        why = "hindsight asks the env for rewards"
+    needs_host = f"{request.agent} needs the host: {why}" if why else None
     modes = (False,) if needs_host and run.compile == "on" else COMPILED[run.compile]
     work = PASSES * forward_gflop(agent.policy()) * rows
     engines: dict[Engine, float] = {}  # what may be chosen, and how long it takes

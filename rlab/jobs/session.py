@@ -100,8 +100,9 @@ class Session:
                 check_can_film(request.env)
             self.members = (Survivors if run.on_nan == "drop-member" else Everyone)(self.agent, run.training_seeds)
             self.storage = make_storage(self._source, self.agent, run, self.demonstrations, self.env)
-            share = request.sources.demonstration_share
-            self._sampler = make_sampler(self._source, self.agent, run, self.storage, self.demonstrations, share)
+            share, where = request.sources.demonstration_share, (request.env, self.env)
+            rows = self.storage, self.demonstrations, share
+            self._sampler = make_sampler(self._source, self.agent, run, *rows, *where)
             if self._online:
                 undo.pop_all()  # else its spaces are known, and judging may need the only instance that can exist
         self.best = BestPolicy(self.agent)

@@ -25,8 +25,20 @@ class KnowsUnread(Protocol):
         ...
 
 
+class ConfigPart:
+    """Where the calls of `super()` in dataclasses of settings end. One that adds settings to several agents inherits
+    from this alone and stands first among an agent's bases, so that no default of a base is put back."""
+
+    def __post_init__(self) -> None:
+        """Nothing to check."""
+
+    def unread(self, action_space: Space) -> Unread:
+        """Settings that nothing reads with these actions and other settings, each with the reason."""
+        return {}
+
+
 @dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
+class OptimizerConfig(ConfigPart):
     """The optimizer and its learning rate over the budget.
 
     Raises:
@@ -48,8 +60,8 @@ class OptimizerConfig:
         OptimizerSettings.of(self)
 
     def unread(self, action_space: Space) -> Unread:
-        """Settings that nothing reads with these actions and other settings, each with the reason."""
-        found: Unread = {}
+        """Also what the schedule and the optimizer do not have."""
+        found = super().unread(action_space)
         if self.lr_schedule == "constant":
             found |= dict.fromkeys(("lr_final", "lr_steps"), "lr_schedule is constant")
         elif self.lr_schedule != "step":

@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 from gymnasium.wrappers import TimeLimit
 
-from rlab.envs import BOX_PROBES, MEMORY_PROBES, PROBES, SPACE_PROBES, EnvSpec, GymVectorEnv, make_vec
+from rlab.envs import (
+    BOX_PROBES,
+    MEMORY_PROBES,
+    PROBES,
+    SPACE_PROBES,
+    SPARSE_PROBES,
+    EnvSpec,
+    GymVectorEnv,
+    make_vec,
+)
 from rlab.envs import journal as journal_module
 from rlab.envs.watched import WatchedSyncVectorEnv
 from rlab.envs.workers import WatchedAsyncVectorEnv, sub_env_maker
@@ -399,7 +408,7 @@ def test_native_cart_poles_go_on_wherever_they_are_stopped(stops):
     check_goes_on(lambda: make_vec(EnvSpec("CartPole-v1", max_episode_steps=25), (3, 4), 5, "native"), stops)
 
 
-@pytest.mark.parametrize("env_id", [*GYMNASIUM, *PROBES, *MEMORY_PROBES, *SPACE_PROBES, *BOX_PROBES])
+@pytest.mark.parametrize("env_id", [*GYMNASIUM, *PROBES, *MEMORY_PROBES, *SPACE_PROBES, *BOX_PROBES, *SPARSE_PROBES])
 def test_known_envs_go_on_wherever_they_are_stopped(env_id):
     limit = None if env_id.startswith("rlab") else 30
     make = lambda: make_vec(EnvSpec(env_id, max_episode_steps=limit), (3, 4), 2, "sync")  # noqa: E731

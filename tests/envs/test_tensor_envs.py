@@ -14,6 +14,7 @@ from rlab.envs import (
     MEMORY_PROBES,
     PROBES,
     SPACE_PROBES,
+    SPARSE_PROBES,
     EnvSpec,
     TensorVectorEnv,
     check_tensor_env,
@@ -49,7 +50,7 @@ SPECS = [
     EnvSpec("rlab/ProbeMemory-v0", {"delay": 9}),
     *(EnvSpec(env_id, wrappers=(("NoVelocity", {}),)) for env_id in ("CartPole-v1", "Pendulum-v1", "MountainCar-v0")),
     *(EnvSpec(env_id, wrappers=(("NoVelocity", {}),)) for env_id in ("MountainCarContinuous-v0", "Acrobot-v1")),
-    *(EnvSpec(env_id) for env_id in {**PROBES, **MEMORY_PROBES, **SPACE_PROBES, **BOX_PROBES}),
+    *(EnvSpec(env_id) for env_id in [*PROBES, *MEMORY_PROBES, *SPACE_PROBES, *BOX_PROBES, *SPARSE_PROBES]),
 ]
 LABELS = [spec.label for spec in SPECS]
 

@@ -125,6 +125,15 @@ def test_without_a_compiler_a_run_goes_on_and_says_so_only_where_compiling_would
     assert chosen(1000) == CAPTURED  # the GPU has a compiler, and is faster
 
 
+def test_hindsight_in_an_env_on_the_host_is_not_compiled_and_says_why(chosen: Choose) -> None:
+    found = chosen(100, "Blackjack-v1", hindsight="future")
+    assert not found.compiled
+    assert found.notes == (
+        "note: cpu, compiled would be faster: dqn needs the host: hindsight asks the env for rewards",
+    )
+    assert chosen(1000, "rlab/ProbeBitFlip-v0", hindsight="future") == CAPTURED  # a tensor env has the reward too
+
+
 def test_compile_on_without_a_compiler_is_one_line(chosen: Choose, no_compiler: None) -> None:
     with pytest.raises(UsageError) as caught:
         chosen(20, device="cpu", compile="on")

@@ -15,6 +15,7 @@ import torch
 import rlab
 from rlab.cli.main import main
 from rlab.draws import Draws
+from rlab.envs import EnvSpec
 from rlab.jobs.request import train_request
 from rlab.jobs.resume import continue_run
 from rlab.jobs.verify import StopsAt, different, saved_differences, verify
@@ -37,7 +38,7 @@ SMALL |= {"eval_episodes": 1, "final_eval_episodes": 1, "log_episodes": True, "c
 REPLAY = {"learning_starts": 60, "learn_every": 9, "batch_size": 8, "replay_capacity": 240}
 ROLLOUT = {"rollout_steps": 20}
 RUNNING = {"obs_scaling": "running", "reward_scaling": "running"}
-WAYS: dict[str, tuple[str, str, dict[str, Any]]] = {
+WAYS: dict[str, tuple[str, str | EnvSpec, dict[str, Any]]] = {
     "dqn": ("dqn", "CartPole-v1", REPLAY),
     "dqn, envs as tensors": ("dqn", "CartPole-v1", {**REPLAY, "vector": "tensor"}),
     "dqn, sparse, n steps, held actions": (
@@ -51,6 +52,14 @@ WAYS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "reinforce": ("reinforce", "CartPole-v1", ROLLOUT),
     "ppo, one env after another": ("ppo", "MountainCarContinuous-v0", {**ROLLOUT, **RUNNING, "vector": "sync"}),
     "dqn, a process for each env": ("dqn", "FrozenLake-v1", {**REPLAY, "vector": "async", "env_steps": 300}),
+    "dqn, goals in hindsight, n steps, envs as tensors": (
+        *("dqn", EnvSpec("rlab/ProbeBitFlip-v0", {"bits": 4})),
+        {**REPLAY, "hindsight": "future", "n_step": 3, "vector": "tensor"},
+    ),
+    "dqn, goals in hindsight, one env after another": (
+        *("dqn", EnvSpec("rlab/ProbeBitFlip-v0", {"bits": 4})),
+        {**REPLAY, "hindsight": "episode", "replay_capacity": 90, "vector": "sync"},
+    ),
     "judged with the training envs closed": ("ppo", "CartPole-v1", {**ROLLOUT, "eval_alone": True}),
 }
 
