@@ -198,6 +198,8 @@ def _register(prefix: str) -> None:
                     found.entry_point = MINATAR
         else:
             gym.register_envs(module)  # the import itself has registered them
+        if prefix == ALE:
+            module.ALEInterface.setLoggerMode(module.LoggerMode.Error)  # it would print its name for every env
 
 
 def _register_installed() -> None:

@@ -58,6 +58,8 @@ def image_notes(space: Space) -> tuple[str, ...]:
 
 def _note(box: Box, key: str) -> str:
     shape, here = box.shape, f" (part {key!r})" if key else ""
+    if box.frames > 1:
+        return ""  # whoever stacked them has said where they are
     if box.channels in (FIRST, LAST):
         height, width, channels = box.image_size
         if box.channels == LAST and len(set(shape)) > 1:
