@@ -90,7 +90,7 @@ class TD3(OffPolicy):
         metrics, errors = self.step_critics(q, batch, next_value, now)
         if self.moves_policy():
             outputs = self.actor(batch["obs"])
-            first = self.q_values(self.critics, batch["obs"], outputs.tanh())[:, 0]  # [S, B]
+            first = self.critics[0](batch["obs"], outputs.tanh()).squeeze(-1)  # [S, B]
             metrics |= self.step_actor(-first.mean(dim=-1), outputs, batch, now)
             self.follow_targets()
         return Updated(metrics, feedback=errors)

@@ -86,6 +86,13 @@ class Draws:
         self._begin([counter_key(seed, use) for seed in seeds], (len(seeds),), device, ahead)
 
     @classmethod
+    def of_uses(cls, rows: Sequence[tuple[int, str]], device: torch.device | str, ahead: int = 1) -> "Draws":
+        """Numbers `[R, *shape]`, each row's by a training seed and a use of its own."""
+        draws = cls.__new__(cls)
+        draws._begin([counter_key(seed, use) for seed, use in rows], (len(rows),), device, ahead)
+        return draws
+
+    @classmethod
     def of_envs(
         cls, seeds: Sequence[int], num_envs: int, use: str, device: torch.device | str, ahead: int = 1
     ) -> "Draws":

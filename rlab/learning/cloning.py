@@ -85,7 +85,7 @@ class Cloner:
     def _optimizer_of(self, networks: Iterable[nn.Module]) -> StackedOptimizer:
         """The optimizer of all parameters of these networks."""
         parameters = [parameter for network in networks for parameter in network.parameters()]
-        return StackedOptimizer(OptimizerSettings.of(self.config), parameters)
+        return StackedOptimizer(OptimizerSettings.of(self.config), parameters, members=len(self.seeds))
 
     def _fresh(self, spec: NetworkSpec, use: str) -> StackedNetwork:
         """A network beside the policy; its dropout, if it has any, is off."""

@@ -120,7 +120,7 @@ class OffPolicy:
         settings = OptimizerSettings.of(config)
         self.optimizers = {
             "actor": StackedOptimizer(settings, self.actor.parameters()),
-            "critics": StackedOptimizer(settings, self.critics.parameters(), name="critics"),
+            "critics": StackedOptimizer(settings, self.critics.parameters(), len(self.seeds), "critics"),
         }
         self.terms = LossTerms()
         self.updates = 0  # see `moves_policy`

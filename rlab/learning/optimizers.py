@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rlab.errors import UsageError
 from rlab.learning.optimizer_settings import OptimizerSettings
-from rlab.learning.parameter_groups import ParameterGroup, as_groups, flattened, leading_members
+from rlab.learning.parameter_groups import ParameterGroup, as_groups, flattened, leading_members, parts_of, rows_of
 from rlab.learning.standing_still import or_nan, put_back, who_steps
 from rlab.learning.step_hooks import StepHook
 from rlab.learning.traceable_steps import traceable
@@ -29,6 +29,7 @@ class StackedOptimizer:
     Args:
         parameters: of one group, or the groups.
         members: S. None: the first axis of every parameter; 1 takes plain modules, whose parameters have no such axis.
+            With it the parameters of an ensemble may lead with `S * C`.
         name: what `scheduled` calls its learning rate by; two optimizers of one agent have different ones.
 
     Raises:
@@ -52,11 +53,12 @@ class StackedOptimizer:
         """Start over with these parameters or groups in place of those that it had: without moments, with its hooks."""
         self.groups = as_groups(list(parameters))
         self._rows = leading_members([p for group in self.groups for p in group.parameters], self._members)
-        self._flats = [nn.Parameter(flattened(group.parameters, self._rows)) for group in self.groups]
+        self._parts = parts_of(self.groups, self._rows)  # what is flat together
+        self._flats = [nn.Parameter(flattened(part.parameters, self._rows)) for part in self._parts]
         self._grads = [torch.zeros_like(flat) for flat in self._flats]
         self.torch_optimizer = self.settings.make(self._flats)
-        self._set_rates([self.settings.rate(0.0) * group.factor for group in self.groups])
-        self._learning: list[int] = []  # the groups that learn now
+        self._set_rates([self.settings.rate(0.0) * part.factor for part in self._parts])
+        self._learning: list[int] = []  # the parts that learn now
         self._set_time(0)
 
     def scheduled(self, clock: Clock, progress: float | None = None) -> dict[str, float]:
@@ -93,7 +95,7 @@ class StackedOptimizer:
 
     def _set_time(self, env_steps: int) -> None:
         self.env_steps = env_steps
-        learning = [i for i, group in enumerate(self.groups) if group.learns(env_steps)]
+        learning = [i for i, part in enumerate(self._parts) if part.learns(env_steps)]
         if learning == self._learning:
             return
         self._learning = learning
@@ -105,7 +107,7 @@ class StackedOptimizer:
 
     @torch.no_grad()
     def _make_moments(self, i: int) -> None:
-        """Have torch make what it remembers of a group, which it does in a first step, and set that to 0: a program
+        """Have torch make what it remembers of a part, which it does in a first step, and set that to 0: a program
         cannot keep tensors that are made in it."""
         for flat in self._flats:
             flat.grad = None
@@ -119,12 +121,12 @@ class StackedOptimizer:
 
     def learning(self) -> tuple[str, ...]:
         """The names of the groups that learn now."""
-        return tuple(self.groups[i].name for i in self._learning)
+        return tuple(dict.fromkeys(self._parts[i].name for i in self._learning))
 
     def rates(self) -> dict[str, float]:
         """The learning rate of every group, learning or not, in the last step whose rate the host knew."""
         rates = [settings["lr"] for settings in self.torch_optimizer.param_groups]
-        return {group.name: rate for group, rate in zip(self.groups, rates, strict=True)}
+        return {part.name: rate for part, rate in zip(self._parts, rates, strict=True)}
 
     @property
     def flat(self) -> nn.Parameter:
@@ -155,7 +157,7 @@ class StackedOptimizer:
             shape = tuple(loss.shape)
             raise UsageError(
                 f"the loss has the shape {shape}; a step takes one loss for each member, [S], here [{self._rows}]: "
-                "average over the batch and never over members."
+                "average over the batch and never over members. The optimizer of an ensemble takes members=S."
             )
         if not self._learning:
             return torch.zeros_like(loss, requires_grad=False)
@@ -184,13 +186,14 @@ class StackedOptimizer:
         return now[name]
 
     def _gradients(self, loss: Tensor) -> list[Tensor]:
-        """The gradient `[S, P]` of each group that learns, in the place from which the optimizer reads it."""
-        parameters = [parameter for i in self._learning for parameter in self.groups[i].parameters]
+        """The gradient `[S, P]` of each part that learns, in the place from which the optimizer reads it."""
+        parameters = [parameter for i in self._learning for parameter in self._parts[i].parameters]
         ones = torch.ones_like(loss)
         found = iter(torch.autograd.grad(loss, parameters, ones, allow_unused=True, materialize_grads=True))
         for i in self._learning:
-            parts = [next(found).reshape(self._rows, -1) for _ in self.groups[i].parameters]
-            torch.cat(parts, dim=1, out=self._grads[i])
+            rows = rows_of(self._parts[i].parameters[0], self._rows)
+            grads = [next(found).reshape(rows, -1) for _ in self._parts[i].parameters]
+            torch.cat(grads, dim=1, out=self._grads[i].view(rows, -1))
         return [self._grads[i] for i in self._learning]
 
     @torch.no_grad()
@@ -209,13 +212,13 @@ class StackedOptimizer:
             known = [settings["lr"] for settings in self.torch_optimizer.param_groups]
             self._set_rates([1.0] * len(known))
         elif rate is not None:
-            self._set_rates([rate * group.factor for group in self.groups])
+            self._set_rates([rate * part.factor for part in self._parts])
         with traceable(self.torch_optimizer):
             self.torch_optimizer.step()
         if isinstance(rate, Tensor):
             self._set_rates(known)
             for i, flat, old in zip(self._learning, flats, weights, strict=True):
-                flat.sub_(old).mul_(rate * self.groups[i].factor).add_(old)
+                flat.sub_(old).mul_(rate * self._parts[i].factor).add_(old)
         if members is not None:
             put_back(self.alive, members, self._numbers(), before)
 

@@ -1,7 +1,7 @@
 """Groups of parameters that one optimizer steps: which of them learn, from when on, and how fast."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -38,16 +38,38 @@ def as_groups(given: Sequence[nn.Parameter | ParameterGroup]) -> tuple[Parameter
 
 
 def leading_members(parameters: Sequence[nn.Parameter], members: int | None) -> int:
-    """S, which every parameter leads with, unless `members` is 1."""
-    rows = parameters[0].shape[0] if members is None else members
-    if members != 1 and any(p.shape[:1] != (rows,) for p in parameters):
-        raise ValueError(f"{rows} members lead every parameter; found shapes {[tuple(p.shape) for p in parameters]}")
-    return rows
+    """S, which every parameter leads with where `members` is None; given, `[S * C, ...]` of an ensemble lead too."""
+    if members is None:
+        members = parameters[0].shape[0]
+        fit = all(p.shape[:1] == (members,) for p in parameters)
+    else:
+        fit = members == 1 or all(p.dim() > 0 and p.shape[0] % members == 0 for p in parameters)
+    if not fit:
+        raise ValueError(f"{members} members lead every parameter; found shapes {[tuple(p.shape) for p in parameters]}")
+    return members
 
 
-def flattened(parameters: Sequence[nn.Parameter], rows: int) -> Tensor:
-    """One tensor `[S, P]` of which the parameters, their values kept, become views."""
+def parts_of(groups: Iterable[ParameterGroup], members: int) -> list[ParameterGroup]:
+    """The groups, in which all parameters lead with as many networks: one that mixes S and `S * C` becomes several."""
+    parts = []
+    for group in groups:
+        leads: dict[int, list[nn.Parameter]] = {}
+        for parameter in group.parameters:
+            leads.setdefault(rows_of(parameter, members), []).append(parameter)
+        parts += [replace(group, parameters=tuple(parameters)) for parameters in leads.values()]
+    return parts
+
+
+def rows_of(parameter: Tensor, members: int) -> int:
+    """How many networks a parameter leads with; 1 for plain modules, whose parameters have no such axis."""
+    return 1 if members == 1 else parameter.shape[0]
+
+
+def flattened(parameters: Sequence[nn.Parameter], members: int) -> Tensor:
+    """One tensor `[S, P]` of which the parameters of a part, their values kept, become views; the parameters of an
+    ensemble network by network, so that no view has to be copied to be used."""
+    rows = rows_of(parameters[0], members)
     flat = torch.cat([p.detach().reshape(rows, -1) for p in parameters], dim=1)
     for parameter, view in zip(parameters, flat.split([p.numel() // rows for p in parameters], dim=1), strict=True):
         parameter.data = view.view(parameter.shape)
-    return flat
+    return flat.view(members, -1)

@@ -213,7 +213,7 @@ def _as_stack(network: nn.Module, seeds: Sequence[int]) -> nn.Module:
         raise UsageError(f"a stack of {members} networks does not fit {len(seeds)} seeds.")
     for index, module in enumerate(network.modules()):
         if isinstance(module, StackedDropout) and module.draws is None:  # as it comes from plain modules
-            module.draws = draws_of_layer(seeds, "supervised", index)
+            module.draws = draws_of_layer([(seed, "supervised") for seed in seeds], index)
     return network
 
 

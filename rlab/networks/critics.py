@@ -1,14 +1,16 @@
 """Networks that value actions, Q(s, a), and ensembles of networks."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rlab.networks.bodies import BodySettings, critic_like, entrance, hidden_layers, linear_layer
 from rlab.networks.spaces import Space
-from rlab.networks.spec import LayerSpec, NetworkSpec, StackedNetwork, build
+from rlab.networks.spec import LayerSpec, NetworkSpec, StackedNetwork, build_rows
 from rlab.trust import Trust
 
 
@@ -60,15 +62,55 @@ class ActionValue(nn.Module):
         return self.top.forward(features if action is None else torch.cat([features, action], dim=-1))
 
 
-class Ensemble(nn.ModuleList):
+class Ensemble(nn.Module):
     """C networks for each of S members, `[S, B, ...]` in and `[S, C, B, ...]` out; all of a member see the same.
 
-    They run one after another: as one stack of S * C they took as long at 64 units and up to 1.6 times as long at 256,
-    forward and backward on one CPU core, since the weights `[S, C, ...]` that an optimizer keeps must be copied for it.
+    They are one stack of `S * C` networks, member i's from `i * C` on, so that a layer is one operation for all of
+    them. The tensors of `state_dict` are `[S, C, ...]`, as those of any stack lead with the members; the parameters
+    themselves are `[S * C, ...]`: an optimizer has to be told how many members there are.
     """
 
+    def __init__(self, network: nn.Module, size: int) -> None:
+        super().__init__()
+        self.network, self.size = network, size
+        self.register_state_dict_post_hook(_by_member)
+        self.register_load_state_dict_pre_hook(_by_network)
+
     def forward(self, *inputs: Tensor) -> Tensor:
-        return torch.stack([network(*inputs) for network in self], dim=1)
+        each = (x.unsqueeze(1).expand(-1, self.size, *x.shape[1:]).flatten(0, 1) for x in inputs)
+        values: Tensor = self.network(*each)
+        return values.unflatten(0, (-1, self.size))
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> nn.Module:
+        """A stack of the network with this place among each member's, which shares their weights; for evaluation."""
+        return _views(self.network, lambda tensor: tensor.unflatten(0, (-1, self.size))[:, index])
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return (self[index] for index in range(self.size))
+
+
+def _views(module: nn.Module, view: Callable[[Tensor], Tensor]) -> nn.Module:
+    """The same layers on views of their tensors."""
+    found = copy.copy(module)
+    for kind in ("_parameters", "_buffers"):
+        tensors = getattr(module, kind).items()
+        found.__dict__[kind] = {name: None if tensor is None else view(tensor) for name, tensor in tensors}
+    found.__dict__["_modules"] = {name: _views(child, view) for name, child in module.named_children()}
+    return found
+
+
+def _by_member(ensemble: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    assert isinstance(ensemble, Ensemble)
+    for name in [name for name in state if name.startswith(prefix)]:
+        state[name] = state[name].unflatten(0, (-1, ensemble.size))
+
+
+def _by_network(ensemble: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+    for name in [name for name in state if name.startswith(prefix)]:
+        state[name] = state[name].flatten(0, 1)
 
 
 def build_ensemble(
@@ -81,12 +123,11 @@ def build_ensemble(
     Raises:
         UsageError, RlabError: as `build`.
     """
-    uses = [f"{use}_{c}" for c in range(1, size + 1)]
+    rows = [(seed, f"{use}_{c}") for seed in seeds for c in range(1, size + 1)]
     if isinstance(spec, NetworkSpec):
-        return Ensemble(build(spec, seeds, use, trust) for use in uses).eval()
-    body, top = spec.body, spec.top
-    parts = [(build(body, seeds, f"{use}_body", trust), build(top, seeds, use, trust)) for use in uses]
-    return Ensemble(ActionValue(*part) for part in parts).eval()
+        return Ensemble(build_rows(spec, rows, trust), size).eval()
+    body = build_rows(spec.body, [(seed, f"{name}_body") for seed, name in rows], trust)
+    return Ensemble(ActionValue(body, build_rows(spec.top, rows, trust)), size).eval()
 
 
 def _with(layer: LayerSpec, name: str, value: int) -> LayerSpec:

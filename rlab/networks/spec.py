@@ -128,7 +128,6 @@ def are_streams(value: Any) -> bool:
     return isinstance(value, tuple) and bool(value) and all(map(is_stream, value))
 
 
-@with_usual_torch
 def build(spec: NetworkSpec, seeds: Sequence[int], use: str = "network", trust: Trust = False) -> StackedNetwork:
     """A stack of S freshly initialised networks; member i's weights depend on `seeds[i]` and `use` alone.
 
@@ -141,12 +140,18 @@ def build(spec: NetworkSpec, seeds: Sequence[int], use: str = "network", trust: 
         UsageError: a kind of layer is not known.
         RlabError: a layer from outside rlab is named and `trust` is false.
     """
-    network = _sequence(len(seeds), spec.layers, trust)
-    generators = [torch_stream(seed, f"init/{use}") for seed in seeds]
+    return build_rows(spec, [(seed, use) for seed in seeds], trust)
+
+
+@with_usual_torch
+def build_rows(spec: NetworkSpec, rows: Sequence[tuple[int, str]], trust: Trust = False) -> StackedNetwork:
+    """As `build`, with a training seed and a use for each network of the stack."""
+    network = _sequence(len(rows), spec.layers, trust)
+    generators = [torch_stream(seed, f"init/{use}") for seed, use in rows]
     for index, module in enumerate(network.modules()):
         initialise = getattr(module, "initialise", None)
         if _draws(module):
-            module.draws = draws_of_layer(seeds, use, index)
+            module.draws = draws_of_layer(rows, index)
         if initialise is not None:
             initialise(generators)
     if spec.drawn is not None:
@@ -172,9 +177,9 @@ def _argument(members: int, value: Any, trust: Trust) -> Any:
     return [_sequence(members, stream, trust) for stream in value] if are_streams(value) else value
 
 
-def draws_of_layer(seeds: Sequence[int], use: str, index: int) -> Draws:
-    """The random numbers of the layer with this place among a network's modules."""
-    return Draws(seeds, f"dropout/{use}/{index}", "cpu", NOISE_AHEAD)
+def draws_of_layer(rows: Sequence[tuple[int, str]], index: int) -> Draws:
+    """The random numbers of the layer with this place among the modules of a stack with these seeds and uses."""
+    return Draws.of_uses([(seed, f"dropout/{use}/{index}") for seed, use in rows], "cpu", NOISE_AHEAD)
 
 
 def draw_states(network: nn.Module) -> list[dict[str, int]]:

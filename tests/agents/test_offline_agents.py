@@ -228,9 +228,9 @@ def test_iql_s_losses_on_numbers_worked_by_hand() -> None:
         network[0].weight.data.zero_()
         network[0].bias.data.copy_(torch.tensor(bias))
     for networks in (agent.q_networks, agent.target_networks):
-        for network, bias in zip(networks, ([1.0, 2.0], [3.0, 0.0]), strict=True):
-            network.top[0].weight.data.zero_()
-            network.top[0].bias.data.copy_(torch.tensor(bias))
+        last = networks.network.top[0]  # of 2 networks for each of 2 members
+        last.weight.data.zero_()
+        last.bias.data.copy_(torch.tensor([[1.0, 2.0], [3.0, 0.0]] * 2).unsqueeze(1))
     rows = {"obs": torch.zeros(2, 2, 1), "next_obs": torch.zeros(2, 2, 1), "action": torch.tensor([[0, 1]] * 2)}
     rows |= {"reward": torch.tensor([[1.0, 1.0]] * 2), "discount": torch.tensor([[0.5, 0.0]] * 2)}
     rows["mask"] = torch.tensor([[[True, True], [False, True]]] * 2)  # the second row leaves no choice

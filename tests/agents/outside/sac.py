@@ -74,7 +74,7 @@ class SAC:
         self.targets: dict[str, nn.Module] = {"critics": targets.requires_grad_(False)}
         settings = OptimizerSettings.of(config)
         parts = [(name, network.parameters()) for name, network in self.networks.items()]
-        self.optimizers = {name: StackedOptimizer(settings, part, name=name) for name, part in parts}
+        self.optimizers = {name: StackedOptimizer(settings, part, len(seeds), name) for name, part in parts}
         log = self.networks["temperature"] = nn.ParameterList([torch.zeros(len(seeds), 1)]).to(device)
         self.optimizers["temperature"] = StackedOptimizer(settings, log, name="temperature")
         kind = ("normal", self.head.size, seeds, device)
