@@ -32,13 +32,23 @@ AGENTS = {
 _NUMBERS = "For actions that are numbers it has sac, td3 and ddpg, and ppo, a2c and reinforce."
 _CHOICES = "For a choice among actions it has dqn, double_dqn and sac, and ppo, a2c and reinforce."
 
-# Agents that other libraries have and rlab has not: what takes the actions that they are for.
+_SETTING = "It is a setting: rlab train {} ENV {}."
+_HEADS = {"c51": "c51", "categoricaldqn": "c51", "qrdqn": "qr", "iqn": "iqn"}
+
+# Agents that other libraries have and rlab has not: the setting that they are, or what takes the actions that they are
+# for.
 ELSEWHERE = {
     **dict.fromkeys(("tqc", "crossq", "redq", "droq", "mpo"), _NUMBERS),
-    **dict.fromkeys(("qrdqn", "rainbow", "c51", "iqn", "r2d2", "apex"), _CHOICES),
+    **dict.fromkeys(("rainbow", "r2d2", "apex"), _CHOICES),
+    **{name: _SETTING.format("dqn", f"--value-head {head}") for name, head in _HEADS.items()},
+    **dict.fromkeys(("mdqn", "munchausendqn"), _SETTING.format("dqn", "--munchausen")),
+    **dict.fromkeys(("per", "dqnper"), _SETTING.format("dqn", "--replay prioritised")),
+    **dict.fromkeys(("noisydqn", "noisynet"), _SETTING.format("dqn", "--noisy")),
+    "duelingdqn": _SETTING.format("dqn", "--dueling"),
     **dict.fromkeys(("trpo", "impala", "a3c", "acktr", "acer", "vtrace", "ppg"), "Closest are ppo and a2c."),
     "sacdiscrete": "sac takes choices too: rlab train sac.",
-    **dict.fromkeys(("recurrentppo", "maskableppo"), "ppo takes masks by itself; it has no memory."),
+    **dict.fromkeys(("recurrentppo", "ppolstm"), _SETTING.format("ppo", "--memory lstm")),
+    "maskableppo": "ppo takes masks by itself: rlab train ppo.",
     **dict.fromkeys(("dreamer", "dreamerv2", "dreamerv3", "muzero", "pets", "mbpo", "ars"), f"{_NUMBERS} {_CHOICES}"),
     "her": "Goals in hindsight are a setting of the agents that learn from replay, such as dqn: --hindsight future.",
     **dict.fromkeys(("gail", "airl"), f"Demonstrations are for bc, dqfd, cql and iql. {_NUMBERS}"),

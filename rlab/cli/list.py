@@ -72,6 +72,8 @@ def _cell(key: str, value: Any) -> str:
         return f"{value:.1f}"
     if key == "dropped":
         return ", ".join(map(str, value or []))
+    if key in ("actions", "takes"):
+        return ", ".join(value)
     if isinstance(value, list):
         return f"{value[0]}..{value[-1]}" if len(value) > 1 else str(value[0])
     return "" if value is None else " ".join(clean(value).split())

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 import rlab
-from rlab.agents import AGENTS, load_agent
+from rlab.agents import AGENTS, ELSEWHERE, load_agent
 from rlab.errors import RlabError, UsageError
+from rlab.jobs.list import rows_of
+from rlab.jobs.settings import merge
 
 ROOT = Path(rlab.__file__).parent.parent
 
@@ -19,6 +21,27 @@ def test_every_registered_agent_resolves(name: str) -> None:
     found = load_agent(name)
     assert isinstance(found, type)
     assert f"{found.__module__}:{found.__qualname__}" == AGENTS[name]
+
+
+@pytest.mark.parametrize("words", sorted({each for each in ELSEWHERE.values() if "rlab train" in each}))
+def test_a_setting_that_stands_for_another_library_s_agent_exists(words: str) -> None:
+    agent, *flag = words.partition("rlab train ")[2].rstrip(".").replace("ENV ", "").split()
+    config = load_agent(agent).Config()  # type: ignore[attr-defined]
+    if flag:
+        name, value = flag[0].removeprefix("--").replace("-", "_"), flag[1] if len(flag) > 1 else True
+        assert getattr(merge(config, {name: value}, "the table"), name) == value != getattr(config, name)
+
+
+def test_the_list_of_agents_says_what_each_takes() -> None:
+    rows = {row["agent"]: row for row in rows_of("agents")}
+    assert rows.keys() == AGENTS.keys()
+    assert all(row["actions"] and row["data"] and row["what"].endswith(".") for row in rows.values())
+    dqn, td3, bc = rows["dqn"], rows["td3"], rows["bc"]
+    assert (dqn["actions"], dqn["data"]) == (["one choice"], "replay")
+    assert {"masks", "distributional values", "hindsight", "a teacher", "fine-tuning"} <= set(dqn["takes"])
+    assert (td3["actions"], "masks" in td3["takes"]) == (["numbers"], False)
+    assert (bc["data"], "hindsight" in bc["takes"]) == ("a dataset", False)
+    assert "memory" in rows["ppo"]["takes"]
 
 
 @pytest.fixture
@@ -40,7 +63,10 @@ def test_anyone_s_agent_loads_by_module_and_class(outsider: str) -> None:
     [
         ("dqm", "unknown agent 'dqm'. Did you mean 'dqn'?"),
         ("MPO", "rlab does not have the agent 'MPO'. For actions that are numbers it has sac, td3 and ddpg, and ppo,"),
-        ("QR-DQN", "rlab does not have the agent 'QR-DQN'. For a choice among actions it has dqn, double_dqn and sac,"),
+        (
+            "QR-DQN",
+            "rlab does not have the agent 'QR-DQN'. It is a setting: rlab train dqn ENV --value-head qr. An age",
+        ),
         ("xyz", "unknown agent 'xyz'. Known: "),
         ("outsiders_agent:Mien", "unknown class in outsiders_agent 'Mien'. Did you mean 'Mine'?"),
         ("outsiders_agent:VALUE", "unknown class in outsiders_agent 'VALUE'. Known: Half, Mine."),
