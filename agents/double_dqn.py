@@ -11,5 +11,5 @@ class DoubleDQN(DQN):
     """Double deep Q-learning: a next value that is not its own maximum overestimates less."""
 
     def next_policy(self, next_q: Tensor, batch: Batch) -> Tensor:
-        online_q = self.head.values(self.q_network(batch["next_obs"]))
+        online_q = self.head.values(self.replayed.next_outputs(batch))
         return self.target_policy(online_q.masked_fill(next_q.isneginf(), -torch.inf))  # equation 4

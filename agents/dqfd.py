@@ -32,6 +32,7 @@ class FromDataset(DoubleDQN):
 
     Config: ClassVar[type] = QLearningConfig
     data: ClassVar[str] = "dataset"
+    learns_with_memory: ClassVar[bool] = False
 
     def fit_statistics(self, obs: Tensor, valid: Tensor) -> None:
         """Fold all observations of the data `[S, R, *obs]` into the running statistics, where `valid [S, R]`."""

@@ -1,6 +1,6 @@
 """Deep Q-learning (Mnih et al. 2015) with the switches of its family: n-step targets, dueling heads, LayerNorm, hard
-or soft target updates, Huber or squared error, Munchausen targets, prioritised replay, noisy layers. Read from top to
-bottom."""
+or soft target updates, Huber or squared error, Munchausen targets, prioritised replay, noisy layers, memory. Read from
+top to bottom."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +21,11 @@ from rlab.learning.munchausen import Munchausen
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.learning.optimizers import StackedOptimizer
 from rlab.learning.q_learning import QLearningConfig
-from rlab.learning.replay_settings import ReplaySettings, replay_sampler, replay_schedule, weighed
-from rlab.learning.returns import continuation, greedy_policy, n_step_return, weighted_mean
+from rlab.learning.replay_settings import ReplaySettings, replay_schedule, weighed
+from rlab.learning.replayed_rows import ReplayedRows
+from rlab.learning.replayed_windows import ReplayedWindows
+from rlab.learning.returns import greedy_policy, weighted_mean
+from rlab.learning.sequence_config import SequenceConfig
 from rlab.learning.targets import follow, share_due
 from rlab.learning.terms import LossTerms
 from rlab.learning.value_losses import value_loss
@@ -39,14 +42,13 @@ from rlab.networks.spec import (
     build,
     copy_parameters,
     draw_states,
-    in_training,
     load_draw_states,
 )
 from rlab.types import Clock
 
 
 @dataclass(frozen=True, kw_only=True)
-class DQNConfig(QLearningConfig, ReplaySettings):
+class DQNConfig(QLearningConfig, ReplaySettings, SequenceConfig):
     """Settings of DQN and double DQN. Steps are env steps of one member, summed over its envs."""
 
     epsilon_start: float = 1.0  # share of random actions; Mnih et al. 2015
@@ -62,6 +64,7 @@ class DQN:
     data: ClassVar[str] = "replay"
     action_spaces: ClassVar[tuple[type, ...]] = (Discrete,)
     heads: ClassVar[tuple[str, ...]] = ("q", "categorical_value", "quantile", "implicit_quantile")
+    learns_with_memory: ClassVar[bool] = True
     terms: LossTerms
 
     def __init__(
@@ -88,7 +91,8 @@ class DQN:
         self.value_loss = value_loss(self.head, config)
         self.munchausen = Munchausen.of(config)
         self.target_policy = greedy_policy if self.munchausen is None else self.munchausen.policy
-        self.training_network = in_training(self.q_network)  # as it answers in updates, with dropout on
+        reading = ReplayedWindows if self.learns_with_memory and self._policy.has_memory else ReplayedRows
+        self.replayed = reading(config, self._policy, self.target_network)
         self.noise, self.target_noise = Noise(self.q_network), Noise(self.target_network)
         self.optimizer = StackedOptimizer(OptimizerSettings.of(config), self.q_network.parameters())
         self.terms = LossTerms(*DemonstrationTerm.of(config, self._policy))
@@ -124,10 +128,11 @@ class DQN:
         copy_parameters(self.q_network, self.target_network)
 
     def fields(self) -> tuple[Field, ...]:
-        return Field("obs", self._obs_space.shape, self._obs_space.dtype), Field("action", (), "int64")
+        obs = Field("obs", self._obs_space.shape, self._obs_space.dtype)
+        return obs, Field("action", (), "int64"), *self.replayed.fields()
 
     def sampler(self, storage: Storage, draws: Draws) -> Sampler:
-        sampler = replay_sampler(self.config, storage, draws)
+        sampler = self.replayed.sampler(storage, draws)
         sampler.draws_ahead &= not self.noise.layers  # noise is drawn anew for the targets of every update
         return sampler
 
@@ -144,7 +149,8 @@ class DQN:
             outputs, following = self._policy.step(obs, state)
             allowed = self.preprocess.mask(obs)
             greedy = self.head.act(outputs, allowed)  # [S, N]
-            return Acted(self.exploration.choose(greedy, now["explore/epsilon"], allowed), state=following)
+            action = self.exploration.choose(greedy, now["explore/epsilon"], allowed)
+            return Acted(action, self.replayed.extras(state), following)
 
     def observe(self, obs: Tensor, step: Step, now: Now) -> None:
         """Fold new observations into the running statistics; update the target network when its time has come."""
@@ -153,49 +159,31 @@ class DQN:
 
     def prepare(self, batch: Batch) -> Batch:
         """All that stays the same until the next env step, for many batches at once: the target network is still."""
-        gamma = self.config.gamma
         with torch.no_grad(), self.target_noise:
-            next_obs = self.preprocess(batch["next_obs"])
-            allowed = self.preprocess.mask(batch["next_obs"])
-            prepared = {
-                "obs": self.preprocess(batch["obs"]),
-                "action": batch["action"],
-                "reward": n_step_return(batch["reward"], gamma),
-                "discount": continuation(batch["terminated"], gamma, batch["steps"]),
-                "next_obs": next_obs,
-                "next_outputs": self.target_network(next_obs),
-            }
-            if allowed is not None:
-                prepared["next_mask"] = allowed
+            prepared = self.replayed.prepare(batch, self.terms, of_target=self.munchausen is not None)
             if self.munchausen is not None:  # of a window of several steps the first reward alone grows
-                q = only(self.head.values(self.target_network(prepared["obs"])), self.preprocess.mask(batch["obs"]))
-                prepared["reward"] = prepared["reward"] + self.munchausen.reward(q, batch["action"])
-            if "weight" in batch:  # of a sampler that does not draw uniformly
-                prepared["weight"] = batch["weight"]
-            return prepared | self.terms.prepare(batch)
+                q = only(self.head.values(prepared.pop("target_outputs")), prepared.get("mask"))
+                prepared["reward"] = prepared["reward"] + self.munchausen.reward(q, prepared["action"])
+            return prepared
 
     def update(self, batch: Batch, now: Now) -> Updated:
-        """One gradient step on prepared transitions `[S, B]`."""
-        loss, outputs, error = self.loss(weighed(batch, now))
+        """One gradient step on prepared transitions `[S, B]`, or windows of them."""
+        rows = self.replayed.rows(weighed(batch, now))  # [S, R]
+        loss, outputs, error = self.loss(rows)
         q = self.head.values(outputs.detach())
         metrics = {f"loss/td_{self.value_loss.name}": loss.detach(), "q/mean": q.mean(dim=(1, 2))}
-        loss, more = self.terms.add_to(loss, outputs, batch, now)
+        loss, more = self.terms.add_to(loss, outputs, rows, now)
         norm = self.optimizer.step(loss, now)
-        return Updated({**metrics, **more, "grad/norm": norm}, feedback=error.detach())
+        return Updated({**metrics, **more, "grad/norm": norm}, self.replayed.feedback(error.detach(), rows))
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss per member `[S]`, a mean over its batch, what `outputs` gives, and the TD errors `[S, B]`."""
-        outputs = self.outputs(batch)
+        """The loss per member `[S]`, a mean over rows, what the network says of them, and the TD errors `[S, R]`."""
+        outputs = self.replayed.outputs(batch)
         with torch.no_grad(), self.noise:
             next_policy = self.next_policy(self.next_q(batch), batch)
             next_bonus = None if self.munchausen is None else self.munchausen.bonus(next_policy)
         rows, error = self.value_loss(outputs, batch, next_policy, next_bonus)
         return weighted_mean(rows, batch.get("weight")), outputs, error
-
-    def outputs(self, batch: Batch) -> Tensor:
-        """What the network that learns says of a prepared batch, `[S, B, width]`, as the head reads it."""
-        outputs: Tensor = self.training_network(batch["obs"])
-        return outputs
 
     def next_q(self, batch: Batch) -> Tensor:
         """The target network's values of what can be done next `[S, B, A]`, -inf where forbidden."""

@@ -24,6 +24,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("replay_capacity", "batch_size", "n_step", "learning_starts", "learn_every", "updates_per_learn", "utd"),
         *("target_every", "target_tau", "policy_delay", "replay", "priority_alpha", "priority_beta"),
         *("hindsight", "hindsight_goals"),
+        *("sequence_length", "burn_in", "stored_state"),
     ),
     "rollout": ("rollout_steps", "epochs", "minibatches", "normalize_advantage", "target_kl"),
     "exploration": (

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rlab.draws import Draws
 from rlab.experience.samplers import Batch, UniformSampler, read_windows
+from rlab.experience.sequence_samplers import check_held, check_length, read_sequences
 from rlab.experience.storage import Storage
 from rlab.experience.sum_tree import SumTree
 
@@ -58,9 +59,8 @@ class PrioritisedSampler(UniformSampler):
         A weight is the inverse of the row's probability, relative to the largest of the member's batch: what corrects
         the bias of the draws in full (section 3.4, beta = 1). Raise it to the power of beta to correct a part.
         """
-        place, probability = self._draw_places(batch_size)
-        weight = probability.amin(dim=1, keepdim=True) / probability
-        return {**read_windows(self.storage, self._row(place), self.n_step), "weight": weight.float()}
+        place, weight = self._weighed_places(batch_size)
+        return {**read_windows(self.storage, self._row(place), self.n_step), "weight": weight}
 
     def feedback(self, row: Tensor, value: Tensor) -> None:
         """The errors `[S, B]` of the rows `[S, B]` of the last batch. Of a row that is there several times the last one
@@ -70,6 +70,11 @@ class PrioritisedSampler(UniformSampler):
         in_order, order = (row % self.size).sort(dim=1, stable=True)
         last = torch.searchsorted(in_order, in_order, right=True) - 1
         self.tree.set(in_order, priority.gather(1, order).gather(1, last))
+
+    def _weighed_places(self, count: int) -> tuple[Tensor, Tensor]:
+        """Places `[S, count]` and their weights."""
+        place, probability = self._draw_places(count)
+        return place, (probability.amin(dim=1, keepdim=True) / probability).float()
 
     def _draw_places(self, count: int) -> tuple[Tensor, Tensor]:
         """Places `[S, count]` and the probability that a draw gives each."""
@@ -90,3 +95,52 @@ class PrioritisedSampler(UniformSampler):
         super().load_state(state)
         self.tree.load_state(state["tree"])
         self.largest.copy_(state["largest"])
+
+
+class PrioritisedSequences(PrioritisedSampler):
+    """Windows of `length` rows in time order, drawn as `PrioritisedSampler` draws rows: `feedback` gives each window a
+    priority by its first row. A window joins when its last row is written.
+
+    Windows begin at every `apart` rows of a lane, so that they overlap, as those of R2D2 do (Kapturowski et al. 2019,
+    section 2.3: 80 rows, 40 apart).
+
+    Args:
+        storage, draws, alpha: as of `PrioritisedSampler`.
+        length: L, rows in a window.
+        apart: rows between the beginnings of two windows of a lane.
+
+    Raises:
+        UsageError: a lane of the storage is shorter than a window.
+    """
+
+    def __init__(self, storage: Storage, draws: Draws, length: int, apart: int, alpha: float = 0.6) -> None:
+        check_length(storage, length)
+        # One of them is always held.
+        self.length, self.apart = length, min(apart, storage.lane_rows - length + 1)
+        super().__init__(storage, draws, alpha=alpha)
+        if storage.rows:
+            row = self._row(torch.arange(self.size, device=storage.device).expand(storage.members, -1))
+            oldest, last = (storage.rows_written - storage.rows) * storage.num_envs, storage.rows_written - length
+            behind = (last + 1) * storage.num_envs if storage.last_rows is None else storage.last_rows + 2 - length
+            begins = self._begins(row) & (row >= oldest) & (row < torch.as_tensor(behind).clamp(min=oldest + 1))
+            self.tree.fill(begins.double())
+
+    def replace(self, dropped: Tensor, valid: Tensor, first_id: int | Tensor) -> None:
+        """The rows `valid [S, N]` were written, with the ids `first_id ..`, in the place of the oldest."""
+        row = (first_id + torch.arange(valid.shape[1], device=valid.device)).expand(valid.shape)
+        self.tree.set(row % self.size, torch.zeros_like(self.largest).expand(valid.shape))
+        first = row - (self.length - 1) * self.storage.num_envs  # of the windows that are whole now
+        self.tree.set(first % self.size, self.largest * (self._begins(first) & (first >= 0)))
+
+    def _begins(self, row: Tensor) -> Tensor:
+        """Whether a window begins at rows with these ids."""
+        return row // self.storage.num_envs % self.apart == 0
+
+    def check(self) -> None:
+        """Raise RlabError where a lane holds fewer rows than a window."""
+        check_held(self.storage, self.length)
+
+    def sample(self, batch_size: int) -> Batch:
+        """A batch as `read_sequences` gives it, with `weight [S, batch_size]`."""
+        place, weight = self._weighed_places(batch_size)
+        return {**read_sequences(self.storage, self._row(place), self.length), "weight": weight}

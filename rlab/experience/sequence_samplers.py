@@ -96,6 +96,24 @@ def take_rows(value: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return value.flatten(0, 1).index_select(0, index.flatten()).unflatten(0, index.shape)
 
 
+def check_length(storage: Storage, length: int) -> None:
+    """Raise UsageError where a lane of the storage is shorter than a window."""
+    if length <= storage.lane_rows:
+        return
+    if storage.demonstrated:
+        raise UsageError(f"the demonstrations have {storage.lane_rows} rows, fewer than a sequence of {length}.")
+    raise UsageError(
+        f"the storage keeps {storage.lane_rows} rows of each of {storage.num_envs} envs, fewer than a sequence "
+        f"of {length}; raise --replay-capacity."
+    )
+
+
+def check_held(storage: Storage, length: int) -> None:
+    """Raise RlabError where a lane holds fewer rows than a window."""
+    if storage.rows < length:
+        raise RlabError(f"the storage has {storage.rows} of the {length} rows of a sequence; raise --learning-starts.")
+
+
 class SequenceSampler(RandomSampler):
     """Windows of `length` rows of one lane in time order, for agents with memory. Their first rows are drawn uniformly,
     so that episodes may begin, end and be reset inside a window.
@@ -113,23 +131,12 @@ class SequenceSampler(RandomSampler):
 
     def __init__(self, storage: Storage, draws: Draws, length: int) -> None:
         super().__init__(storage, draws)
-        if length > storage.lane_rows:
-            if storage.demonstrated:
-                raise UsageError(
-                    f"the demonstrations have {storage.lane_rows} rows, fewer than a sequence of {length}."
-                )
-            raise UsageError(
-                f"the storage keeps {storage.lane_rows} rows of each of {storage.num_envs} envs, fewer than a sequence "
-                f"of {length}; raise --replay-capacity."
-            )
+        check_length(storage, length)
         self.length = length
 
     def check(self) -> None:
         """Raise RlabError where a lane holds fewer rows than a window."""
-        if self.storage.rows < self.length:
-            raise RlabError(
-                f"the storage has {self.storage.rows} of the {self.length} rows of a sequence; raise --learning-starts."
-            )
+        check_held(self.storage, self.length)
 
     def sample(self, batch_size: int) -> Batch:
         """A batch as `read_sequences` gives it."""

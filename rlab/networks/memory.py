@@ -105,6 +105,28 @@ def unroll(network: nn.Module, x: Tensor, state: State, begins: Tensor) -> tuple
     return x, following
 
 
+def unroll_ahead(network: nn.Module, x: Tensor, ahead: Tensor, state: State, begins: Tensor) -> tuple[Tensor, Tensor]:
+    """T steps in a row as `unroll`, and from the state after each of them one step that none follows: features `x` and
+    `ahead`, `[S, B * T, ...]` each, give the outputs `[S, B * T, width]` of both."""
+    rows_axis = begins.ndim - 2
+    for name, layer in _layers(network):
+        if not is_recurrent(layer):
+            x, ahead = layer(x), layer(ahead)
+            continue
+        initial, present = layer.initial_state(begins.shape[rows_axis]), _of(name, state)
+        steps = x.unflatten(rows_axis, begins.shape[-2:]).unbind(rows_axis + 1)
+        outputs, states = [], []
+        for now, begin in zip(steps, begins.unbind(-1), strict=True):
+            y, present = layer.step(now, reset(present, initial, begin))
+            outputs.append(y)
+            states.append(present)
+        x = torch.stack(outputs, rows_axis + 1).flatten(rows_axis, rows_axis + 1)
+        after = {key: torch.stack([each[key] for each in states], rows_axis + 1) for key in present}
+        after = {key: value.flatten(rows_axis, rows_axis + 1) for key, value in after.items()}
+        ahead, _ = layer.step(ahead, after)
+    return x, ahead
+
+
 def take(state: State, index: Any) -> State:
     """The rows of a state that `index` selects on the leading axes, as `tensor[index]` does."""
     return {name: tensor[index] for name, tensor in state.items()}

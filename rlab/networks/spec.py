@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeGuard
+from typing import Any, ParamSpec, Protocol, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from rlab.trust import Trust
 from rlab.types import Json
 
 MOST_LAYERS = 2_000
+P = ParamSpec("P")
+T = TypeVar("T")
 NOISE_AHEAD = 16  # successive calls of a small layer that are drawn at once
 
 
@@ -202,15 +204,16 @@ def _draws(module: nn.Module) -> TypeGuard[DrawingLayer]:
     return hasattr(module, "draws")
 
 
-def in_training(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The network in training mode while it is called, with dropout, noise and statistics of the batch; everywhere else
-    these are off."""
+def in_training(network: nn.Module, function: Callable[P, T] | None = None) -> Callable[P, T]:
+    """The network, or a function that calls it, so that it is in training mode meanwhile: with dropout, noise and
+    statistics of the batch. Everywhere else these are off."""
+    run: Any = network if function is None else function
     if not (draws_in_training(network) or any(isinstance(layer, BatchRenorm) for layer in network.modules())):
-        return network
+        return run  # type: ignore[no-any-return]
 
-    def call(x: Tensor) -> Tensor:
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
         network.train()
-        y: Tensor = network(x)
+        y: T = run(*args, **kwargs)
         network.eval()
         return y
 

@@ -47,7 +47,7 @@ REPLAY = {**DATA, "replay_capacity": 30, "learning_starts": 0}
 DQN = {**REPLAY, "target_every": 9}
 ROLLOUT = {**STABLE, "rollout_steps": STEPS, "entropy_weight": 0.01}
 PPO = {**ROLLOUT, "epochs": 2, "minibatches": 2}
-DRQN = {**DQN, "learning_starts": 12, "length": 2, "burn_in": 1, "memory": 4, "stored_state": True, "layer_norm": False}
+WINDOWS = {**DQN, "learning_starts": 12, "sequence_length": 3, "burn_in": 1, "memory_size": 4, "memory_window": 3}
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,14 @@ CASES = {
     "iqn": Case("double_dqn", {**DQN, "value_head": "iqn", "iqn_samples": 3, "iqn_points": 4, "munchausen": True}),
     "dqn munchausen": Case("dqn", {**DQN, "munchausen": True}, obs=ROOM),
     "dqn demonstrations": Case("dqn", {**DQN, "demonstration_loss": "margin"}, more="demonstrations"),
+    "dqn gru": Case("dqn", {**WINDOWS, "memory": "gru", "stored_state": True, "munchausen": True}, obs=ROOM),
+    "dqn transformer": Case(
+        "dqn", {**WINDOWS, "memory": "transformer", "demonstration_loss": "margin"}, more="demonstrations"
+    ),
+    "double_dqn lstm": Case("double_dqn", {**WINDOWS, "memory": "lstm", "n_step": 2, "dueling": True, "dropout": 0.2}),
     "double_dqn": Case("double_dqn", {**DQN, "n_step": 2, "optimizer": "rmsprop", "dropout": 0.2}),
     "dqn prioritised": Case("dqn", {**DQN, "replay": "prioritised"}),
+    "dqn windows prioritised": Case("dqn", {**WINDOWS, "memory": "gru", "replay": "prioritised", "noisy": True}),
     "double_dqn noisy": Case("double_dqn", {**DQN, "noisy": True, "replay": "prioritised", "dueling": True}),
     "reinforce": Case("reinforce", {**ROLLOUT, "reward_scaling": "running"}),
     "reinforce without a baseline": Case("reinforce", {**ROLLOUT, "baseline": False}),
@@ -97,7 +103,6 @@ CASES = {
     "sac fixed temperature": Case("sac", {**REPLAY, "temperature": 0.2}, PUSH, more="teacher"),
     "td3": Case("td3", {**REPLAY, "policy_delay": 3, "learning_starts": 12}, PUSH),
     "ddpg": Case("ddpg", {**REPLAY, "exploration_noise": "ornstein_uhlenbeck"}, PUSH, more="pruning"),
-    "drqn": Case("drqn:DRQN", DRQN),
     "own": Case("own_agent:ExpectedSarsa", {"hidden": (8,), "batch_size": 8, "learning_rate": 1e-4}),
 }
 
@@ -107,8 +112,7 @@ def _graphs_without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(OUTSIDE.parent)
     monkeypatch.syspath_prepend(OUTSIDE)
     monkeypatch.setattr("rlab.learning.program.compiled", lambda graph, arguments: graph)
-    for module in ("drqn", "own_agent"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.delitem(sys.modules, "own_agent", raising=False)
 
 
 def observations(space: Space, rng: np.random.Generator, lead: tuple[int, ...]) -> np.ndarray:

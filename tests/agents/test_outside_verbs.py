@@ -13,7 +13,7 @@ from rlab.learning.finetune_config import STRATEGIES
 from rlab.runs.policies import load_policy
 
 AGENTS = {
-    "drqn": "DRQN",
+    "soft_dqn": "SoftDQN",
 }
 FORMATS = {"onnx": ".onnx", "torch-export": ".pt2", "numpy": ".npz", "c": ".h"}
 STEPS = ("int8", "prune:0.5", "distil:8")
@@ -61,7 +61,7 @@ def refused(words: list[str], why: str, out: Path, capsys: pytest.CaptureFixture
 
 
 def test_its_help_names_its_settings(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    own = {"drqn": "burn-in"}
+    own = {"soft_dqn": "softness"}
     assert main(["train", f"{name}:{AGENTS[name]}", "CartPole-v1", "--help-all"]) == 0
     assert f"--{own[name]} " in capsys.readouterr().out
 
@@ -89,45 +89,30 @@ def test_it_is_fine_tuned_with_every_strategy(name: str, strategy: str, runs: di
     assert ("StackedLoraLinear" in kinds) is (strategy == "lora")
 
 
-def test_it_goes_on_from_another_agent_and_another_from_it(
-    name: str, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_goes_on_from_another_agent_and_another_from_it(name: str, runs: dict[str, Path], tmp_path: Path) -> None:
     agent, there, back = f"{name}:{AGENTS[name]}", tmp_path / "there", tmp_path / "back"
     words = ["finetune", str(runs["dqn"]), "--agent", agent, "--out", str(there), *TINY, "--trust"]
     assert main(words) == 0
     words = ["finetune", str(runs[name]), "--agent", "dqn", "--out", str(back), *TINY, "--trust"]
-    if name == "drqn":
-        refused(words, "dqn cannot learn with a network that has memory, such as a gru", back, capsys)
-    else:
-        assert main(words) == 0
+    assert main(words) == 0
 
 
 @pytest.mark.parametrize("name", sorted(AGENTS))
 @pytest.mark.parametrize("step", STEPS)
-def test_its_policy_is_compressed(
-    name: str, step: str, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_its_policy_is_compressed(name: str, step: str, runs: dict[str, Path], tmp_path: Path) -> None:
     out, few = tmp_path / "small", ("--episodes", "1", "--updates", "2", "--min-return-ratio", "0")
     words = ["compress", str(runs[name]), "--steps", step, "--out", str(out), *few, "--trust"]
-    if name == "drqn":
-        refused(words, f"{step} cannot be done: this policy has memory", out, capsys)
-        return
     assert main(words) == 0
     assert rlab.load(out)([0.0, 0.1, 0.0, 0.1]) in (0, 1)  # its layers are rlab's
 
 
 @pytest.mark.parametrize("name", sorted(AGENTS))
 @pytest.mark.parametrize("format", FORMATS)
-def test_its_policy_is_exported(
-    name: str, format: str, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_its_policy_is_exported(name: str, format: str, runs: dict[str, Path], tmp_path: Path) -> None:
     if format == "onnx":
         pytest.importorskip("onnxruntime")
     out = tmp_path / f"policy{FORMATS[format]}"
     words = ["export", str(runs[name]), "--format", format, "--out", str(out), "--trust"]
-    if name == "drqn":
-        refused(words, f"format {format} cannot hold a policy with memory", out, capsys)
-        return
     assert main(words) == 0
     assert out.exists()
 
@@ -144,10 +129,7 @@ def test_it_becomes_sparse_has_a_teacher_and_demonstrations(
     shown = ["--dataset", str(runs["data"]), "--demonstration-share", "0.5", "--demonstration-loss", "margin"]
     assert main([*train, str(tmp_path / "shown"), *shown]) == 0
     taught = ["train", "dqn", "CartPole-v1", *TINY, *NEW, "--teacher", str(runs[name]), "--trust"]
-    if name == "drqn":
-        refused([*taught, "--out", str(tmp_path / "x")], "the teacher has memory", tmp_path / "x", capsys)
-    else:
-        assert main([*taught, "--out", str(tmp_path / "student")]) == 0
+    assert main([*taught, "--out", str(tmp_path / "student")]) == 0
 
 
 def test_the_same_from_python(name: str, runs: dict[str, Path], tmp_path: Path) -> None:
@@ -176,7 +158,7 @@ def remembering(shape):
 """
 
 
-@pytest.mark.parametrize("agent", ["dqn", "double_dqn", "ppo", "a2c", "reinforce", "dqfd", "cql", "iql", "bc"])
+@pytest.mark.parametrize("agent", ["ppo", "a2c", "reinforce", "dqfd", "cql", "iql", "bc"])
 def test_an_agent_without_a_use_for_memory_refuses_a_network_that_has_it(
     agent: str,
     runs: dict[str, Path],
@@ -198,8 +180,9 @@ def test_a_network_with_memory_of_one_s_own_serves_an_agent_that_learns_with_it(
 ) -> None:
     (tmp_path / "body_with_memory.py").write_text(BODY)
     monkeypatch.syspath_prepend(tmp_path)
-    words = ["train", "drqn:DRQN", "CartPole-v1", "--network", "body_with_memory:remembering", *TINY]
-    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    words = ["train", "dqn", "CartPole-v1", "--network", "body_with_memory:remembering", *TINY]
+    windows = ["--sequence-length", "6", "--burn-in", "2", "--memory", "lstm", "--memory-size", "32"]
+    assert main([*words, *windows, "--out", str(tmp_path / "run")]) == 0
     state = load_policy(tmp_path / "run").policy.initial_state(3)
-    assert sorted(tuple(tensor.shape) for tensor in state.values()) == [(1, 3, 8), (1, 3, 32)]
+    assert sorted(tuple(tensor.shape) for tensor in state.values()) == [(1, 3, 8), (1, 3, 32), (1, 3, 32)]
     assert all(torch.count_nonzero(tensor) == 0 for tensor in state.values())

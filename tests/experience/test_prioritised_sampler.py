@@ -14,7 +14,7 @@ from rlab.draws import Draws
 from rlab.experience.dataset import Dataset, Episode
 from rlab.experience.demonstrations import demonstrations_of
 from rlab.experience.mixture_sampler import MixtureSampler
-from rlab.experience.prioritised_sampler import FLOOR, PrioritisedSampler
+from rlab.experience.prioritised_sampler import FLOOR, PrioritisedSampler, PrioritisedSequences
 from rlab.experience.sum_tree import FAN_OUT, SumTree
 from rlab.learning.returns import weighted_mean
 from rlab.networks.spaces import Box, Discrete
@@ -196,3 +196,55 @@ def test_the_sums_are_those_of_the_leaves_after_any_changes(members, size, batch
 def test_the_sums_are_exact_after_a_million_changes():
     tree, leaves = changed_at_random(2, 50_000, 31_250, 0)  # of 32 leaves each on average
     check_tree(tree, leaves)
+
+
+def windows(make_world, draws, rows, lane_rows, length, apart, num_envs=1):
+    world = make_world(2, num_envs, "next", 0.1)
+    storage = world.storage(lane_rows * num_envs)
+    sampler = PrioritisedSequences(storage, draws(2), length, apart)
+    world.play(rows, storage)
+    return world, storage, sampler
+
+
+def listed(sampler):
+    """The ids of the first rows of the windows that can be drawn, of member 0."""
+    places = sampler.tree.get(torch.arange(sampler.size).expand(2, -1))[0].nonzero().squeeze(1)
+    return sorted(sampler._row(places).tolist())
+
+
+@pytest.mark.parametrize(
+    ("rows", "first"),
+    [(3, []), (4, [0]), (5, [0]), (7, [0, 3]), (10, [0, 3, 6]), (11, [3, 6]), (23, [15, 18])],
+)
+def test_whole_windows_alone_are_drawn_which_begin_so_far_apart(make_world, draws, rows, first):
+    # of 4 rows, 3 apart, in a lane that keeps 10: a window may begin at times up to rows - 4, from rows - 10 on
+    _, _, sampler = windows(make_world, draws, rows, 10, 4, 3, num_envs=2)
+    assert listed(sampler) == [time * 2 + env for time in first for env in range(2)]
+
+
+def test_windows_are_drawn_in_proportion_to_what_was_said_of_them(make_world, draws):
+    _, storage, sampler = windows(make_world, draws, 12, 20, 4, 2)
+    assert listed(sampler) == [0, 2, 4, 6, 8]
+    row = torch.tensor([[0, 2, 4, 6, 8]] * 2)
+    sampler.feedback(row, torch.tensor([[0.0, 1.0, 0.0, 3.0, 0.0]] * 2) ** (1 / 0.6))
+    batch = sampler.sample(4)
+    assert batch["row"].tolist() == [[2, 6, 6, 6]] * 2
+    torch.testing.assert_close(batch["weight"], torch.tensor([[1.0, 1 / 3, 1 / 3, 1 / 3]] * 2), rtol=1e-3, atol=0.0)
+    assert torch.equal(batch["obs"], storage.read(batch["row"].unsqueeze(-1) + torch.arange(4), "obs")["obs"])
+
+
+def test_there_is_always_a_window_to_draw_however_far_apart_they_begin(make_world, draws):
+    world, storage, sampler = windows(make_world, draws, 6, 6, 4, 50)
+    assert sampler.apart == 3
+    for _ in range(20):
+        world.play(1, storage)
+        assert listed(sampler)
+
+
+def test_windows_of_demonstrations_are_whole_for_each_member(draws):
+    action, reward = np.zeros(5, np.int64), np.zeros(5, np.float32)
+    episode = Episode(np.arange(6, dtype=np.float32)[:, None], action, reward, True, False)
+    shown = Dataset("shown", Box((1,), "float32", -9.0, 9.0), Discrete(2), (episode,) * 3)
+    storage = demonstrations_of(shown, (0, 1), 2)
+    assert listed(PrioritisedSequences(storage, draws(2), 4, 3)) == [0, 3, 6]  # 12 rows, the last of which is not one
+    assert storage.last_rows.tolist() == [[10], [10]]

@@ -45,6 +45,10 @@ WAYS: dict[str, tuple[str, str | EnvSpec, dict[str, Any]]] = {
         *("dqn", "CartPole-v1"),
         {**REPLAY, "sparsity": 0.5, "n_step": 3, "epsilon_duration": 2.0, "dropout": 0.1, "obs_scaling": "running"},
     ),
+    "dqn that remembers": (
+        *("dqn", "CartPole-v1"),
+        {**REPLAY, "memory": "lstm", "memory_size": 8, "sequence_length": 4, "burn_in": 2, "stored_state": True},
+    ),
     "double_dqn": ("double_dqn", "Acrobot-v1", {**REPLAY, "vector": "tensor"}),
     "ppo": ("ppo", "CartPole-v1", {**ROLLOUT, **RUNNING}),
     "ppo, envs as tensors": ("ppo", "Pendulum-v1", {**ROLLOUT, **RUNNING, "vector": "tensor"}),

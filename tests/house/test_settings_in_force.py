@@ -33,6 +33,7 @@ SWITCHED_OFF = {
 }
 NO_PRIORITIES = {"priority_alpha", "priority_beta"}
 NO_MEMORY = {"memory_size", "memory_window"}
+NO_WINDOWS = {*NO_MEMORY, "sequence_length", "burn_in", "stored_state"}
 
 
 def config_of(folder: Path) -> dict[str, Any]:
@@ -53,14 +54,23 @@ def unread(agent: str, action_space: Any = MOVES, **settings: Any) -> set[str]:
         (
             "dqn",
             {"replay": "prioritised"},
-            {"lr_final", "lr_steps", "obs_scale", "margin", "demonstration_weight", *SWITCHED_OFF},
+            {"lr_final", "lr_steps", "obs_scale", "margin", "demonstration_weight", *SWITCHED_OFF, *NO_WINDOWS},
+        ),
+        (
+            "double_dqn",
+            {"memory": "lstm", "replay": "prioritised"},
+            {"lr_final", "lr_steps", "obs_scale", "margin", "demonstration_weight", *SWITCHED_OFF, "memory_window"},
         ),
         (
             "dqn",
             {"lr_schedule": "linear", "obs_scaling": "fixed"},
-            {"lr_steps", "margin", "demonstration_weight", *SWITCHED_OFF, *NO_PRIORITIES},
+            {"lr_steps", "margin", "demonstration_weight", *SWITCHED_OFF, *NO_PRIORITIES, *NO_WINDOWS},
         ),
-        ("dqn", {"lr_schedule": "step", "demonstration_loss": "margin"}, {"obs_scale", *SWITCHED_OFF, *NO_PRIORITIES}),
+        (
+            "dqn",
+            {"lr_schedule": "step", "demonstration_loss": "margin"},
+            {"obs_scale", *SWITCHED_OFF, *NO_PRIORITIES, *NO_WINDOWS},
+        ),
         ("cql", {"lr_schedule": "step"}, {"obs_scale", "margin", *SWITCHED_OFF}),
         (
             "ppo",
