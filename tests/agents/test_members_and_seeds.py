@@ -52,7 +52,22 @@ ON_POLICY_EVERYTHING = {
 }
 # so small a target_kl that members leave their rollouts early, each at a time of its own
 PPO_EVERYTHING = {"epochs": 3, "minibatches": 3, "target_kl": 2e-3, "clip_value": 0.2, "clip_final": 0.5}
+NUMBERS_EVERYTHING = {
+    "hidden": (16,),
+    "layer_norm": True,
+    "obs_scaling": "running",
+    "max_grad_norm": 0.5,
+    "n_step": 3,
+    "l1": 1e-5,
+    "learning_starts": 64,
+    "learn_every": 8,
+    "batch_size": 16,
+    "exploration_noise": "pink",
+    "policy_delay": 2,
+    "learning_rate": 3e-3,
+}
 EVERYTHING: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("ddpg", "sac", "td3"), NUMBERS_EVERYTHING),
     **dict.fromkeys(FAMILY, OFF_POLICY_EVERYTHING),
     **dict.fromkeys(ON_POLICY, ON_POLICY_EVERYTHING),
     "ppo": {**ON_POLICY_EVERYTHING, **PPO_EVERYTHING},
@@ -61,7 +76,8 @@ EVERYTHING: dict[str, dict[str, Any]] = {
 BESIDE_OTHERS = [
     *((name, env_id, 400) for name in FAMILY for env_id in ("CartPole-v1", "rlab/ProbeCredit-v0")),
     *((name, "CartPole-v1", 400) for name in ON_POLICY),
-    *((name, "Pendulum-v1", 880) for name in ON_POLICY),
+    *((name, "Pendulum-v1", 880) for name in (*ON_POLICY, "sac", "td3")),
+    ("sac", "rlab/ProbeMasked-v0", 400),
 ]
 
 
@@ -84,7 +100,7 @@ def test_a_member_learns_beside_others_what_it_learns_alone(
 
 def learned(agent: Any) -> dict[str, torch.Tensor]:
     """All that a member has learned: its policy, its statistics and, where there is one, its value."""
-    critic = agent.critic.state_dict() if hasattr(agent, "critic") else {}
+    critic = next((getattr(agent, name).state_dict() for name in ("critic", "critics") if hasattr(agent, name)), {})
     return {**agent.policy().state_dict(), **{f"critic.{name}": value for name, value in critic.items()}}
 
 

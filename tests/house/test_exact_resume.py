@@ -36,6 +36,7 @@ SMALL: dict[str, Any] = {
 }
 SMALL |= {"eval_episodes": 1, "final_eval_episodes": 1, "log_episodes": True, "checkpoint_every": 200}
 REPLAY = {"learning_starts": 60, "learn_every": 9, "batch_size": 8, "replay_capacity": 240}
+NUMBERS = {**REPLAY, "updates_per_learn": 3}  # an odd number, of which TD3 moves its policy in every other one
 ROLLOUT = {"rollout_steps": 20}
 RUNNING = {"obs_scaling": "running", "reward_scaling": "running"}
 WAYS: dict[str, tuple[str, str | EnvSpec, dict[str, Any]]] = {
@@ -64,6 +65,9 @@ WAYS: dict[str, tuple[str, str | EnvSpec, dict[str, Any]]] = {
         *("dqn", EnvSpec("rlab/ProbeBitFlip-v0", {"bits": 4})),
         {**REPLAY, "hindsight": "episode", "replay_capacity": 90, "vector": "sync"},
     ),
+    "sac": ("sac", "Pendulum-v1", {**NUMBERS, "obs_scaling": "running", "exploration_noise": "pink"}),
+    "sac of choices, envs as tensors": ("sac", "CartPole-v1", {**NUMBERS, "vector": "tensor", "policy_delay": 2}),
+    "td3": ("td3", "Pendulum-v1", {**NUMBERS, "exploration_noise": "ornstein_uhlenbeck", "n_step": 2}),
     "judged with the training envs closed": ("ppo", "CartPole-v1", {**ROLLOUT, "eval_alone": True}),
 }
 
