@@ -7,6 +7,7 @@ if __name__ != "rlab.envs":
     raise ImportError(f"import this package as rlab.envs, not as {__name__}: its name inside the wheel is rlab.envs")
 
 from rlab.envs.adapter import GymVectorEnv as GymVectorEnv
+from rlab.envs.atari import atari_notes as atari_notes
 from rlab.envs.callables import EnvLike as EnvLike
 from rlab.envs.callables import env_spec as env_spec
 from rlab.envs.callables import given_again as given_again

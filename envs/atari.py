@@ -1,6 +1,6 @@
 """Atari games as agents see them, by the rules of ALE's own vector env: `AtariFrames`, and the preset that names it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -19,6 +19,13 @@ ATARI_KEYWORDS: Mapping[str, Any] = {
 ATARI_FRAMES: Mapping[str, Any] = {"skip": 4, "noops": 30, "fire": True, "life_loss": False}
 ATARI_STACK: Mapping[str, Any] = {"frames": 4}  # Mnih et al. 2015, Methods
 LIFE_LOST = "rlab_life_lost"  # of an info of a vector env: which rows [S * N] lost a life in this step
+
+
+def atari_notes(env_id: str, wrappers: Sequence[Any]) -> list[str]:
+    """A line for people where an Atari game is learned from as it comes."""
+    if wrappers or not env_id.startswith("ALE/"):
+        return []
+    return ["note: the game as it comes; --wrapper Atari shrinks its pictures to 84x84 in grey and stacks four of them"]
 
 
 class AtariFrames(gym.Wrapper):
@@ -76,6 +83,8 @@ class AtariFrames(gym.Wrapper):
         self.time_limit = -(-frames // skip) if frames > 0 else None  # env steps
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        if seed is None:  # ALE's stream of sticky actions cannot be read; that of a seed can be begun again
+            seed = int(self.env.unwrapped.np_random.integers(2**31))
         screen, info = self.env.reset(seed=seed, options=options)
         pressed = [] if self._fire is None else [self._fire]
         noops = int(self.env.unwrapped.np_random.integers(self.noops)) if self.noops else 0

@@ -107,7 +107,8 @@ def storage_nbytes(
     row_nbytes += obs if obs <= SMALL or not growing else 0
     row_nbytes += np.dtype(np.int64).itemsize if has_reset_rows else 0  # see `ValidRows`
     nbytes = members * num_envs * (capacity // num_envs + more_rows) * row_nbytes
-    check_memory(f"storage for {capacity} transitions per member", nbytes, device)
+    whose = "one member" if members == 1 else f"each of {members} members"
+    check_memory(f"storage for {capacity} transitions of {whose}", nbytes, device)
     return nbytes
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rlab.agents import check_action_space, load_agent
 from rlab.ending import before_ending
-from rlab.envs import GymVectorEnv, TensorVectorEnv, make_vec, tensor_env_of
+from rlab.envs import GymVectorEnv, TensorVectorEnv, atari_notes, make_vec, tensor_env_of
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.episode_driver import MOST_STEPS
 from rlab.evaluation.evaluate import Evaluation
@@ -179,7 +179,7 @@ class Session:
         lines += judging_notes(self.request, self.engine)
         if not self.env.time_limit:
             lines.append("warning: no time limit is known; --max-episode-steps sets one")
-        lines += image_notes(self.env.obs_space)
+        lines += [*image_notes(self.env.obs_space), *atari_notes(env.env_id, env.wrappers)]
         policy, start = self.agent.policy(), self.request.start
         lines += network_notes(policy, own_network(settings) if start is None else None)
         return "\n".join([*lines, *self._notes, *self.engine.notes, self.request.tuned()])

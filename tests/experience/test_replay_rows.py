@@ -267,7 +267,7 @@ def test_what_cannot_fit_is_refused_before_it_is_allocated(monkeypatch):
     monkeypatch.setattr(columns, "zeros", allocate)
     image = Field("obs", (84, 84, 4), "uint8")
     message = (  # 10 members * (1 000 000 + 8 slots) * (28 224 + 8 + 4 + 3 + 4 + 8) bytes
-        "storage for 1000000 transitions per member needs 263.1 GiB and 8.0 GiB are free; "
+        "storage for 1000000 transitions of each of 10 members needs 263.1 GiB and 8.0 GiB are free; "
         "lower --seeds, or --replay-capacity or --rollout-steps."
     )
     with pytest.raises(UsageError) as caught:
@@ -280,7 +280,7 @@ def test_exactly_the_free_memory_is_enough_and_one_byte_less_is_not(monkeypatch,
     monkeypatch.setattr(fields_module, "_free_memory", lambda: needed)
     make_world(1, 2, "same").storage(20)
     monkeypatch.setattr(fields_module, "_free_memory", lambda: needed - 1)
-    with pytest.raises(UsageError, match="storage for 20 transitions per member needs"):
+    with pytest.raises(UsageError, match="storage for 20 transitions of one member needs"):
         make_world(1, 2, "same").storage(20)
 
 
