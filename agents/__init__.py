@@ -16,10 +16,12 @@ AGENTS = {
     "a2c": "rlab.agents.a2c:A2C",
     "bc": "rlab.agents.bc:BC",
     "cql": "rlab.agents.cql:CQL",
+    "crossq": "rlab.agents.crossq:CrossQ",
     "ddpg": "rlab.agents.ddpg:DDPG",
     "dqfd": "rlab.agents.dqfd:DQfD",
     "dqn": "rlab.agents.dqn:DQN",
     "double_dqn": "rlab.agents.double_dqn:DoubleDQN",
+    "droq": "rlab.agents.droq:DroQ",
     "encoder": "rlab.agents.encoder:Encoder",
     "iql": "rlab.agents.iql:IQL",
     "ppo": "rlab.agents.ppo:PPO",
@@ -29,7 +31,7 @@ AGENTS = {
 }
 
 
-_NUMBERS = "For actions that are numbers it has sac, td3 and ddpg, and ppo, a2c and reinforce."
+_NUMBERS = "For actions that are numbers it has sac, td3, ddpg, crossq and droq, and ppo, a2c and reinforce."
 _CHOICES = "For a choice among actions it has dqn, double_dqn and sac, and ppo, a2c and reinforce."
 
 _SETTING = "It is a setting: rlab train {} ENV {}."
@@ -38,7 +40,8 @@ _HEADS = {"c51": "c51", "categoricaldqn": "c51", "qrdqn": "qr", "iqn": "iqn"}
 # Agents that other libraries have and rlab has not: the setting that they are, or what takes the actions that they are
 # for.
 ELSEWHERE = {
-    **dict.fromkeys(("tqc", "crossq", "redq", "droq", "mpo"), _NUMBERS),
+    **dict.fromkeys(("tqc", "mpo"), _NUMBERS),
+    "redq": "It is droq with --critics 10 --target-critics 2 --dropout 0 --no-layer-norm.",
     **dict.fromkeys(("rainbow", "r2d2", "apex"), _CHOICES),
     **{name: _SETTING.format("dqn", f"--value-head {head}") for name, head in _HEADS.items()},
     **dict.fromkeys(("mdqn", "munchausendqn"), _SETTING.format("dqn", "--munchausen")),

@@ -103,17 +103,21 @@ class SAC(OffPolicy):
     def update(self, batch: Batch, now: Now) -> Updated:
         """One gradient step of critics, policy and temperature on prepared rows `[S, B]`."""
         alpha = self._log_temperature.detach().exp()  # [S, 1]
-        with torch.no_grad():
-            obs = batch["next_obs"]
-            next_value, _ = self.value(self.target_critics, obs, self.actor(obs), batch.get("next_mask"), alpha)
-        metrics, errors = self.step_critics(self.taken(batch), batch, next_value, now)
+        metrics, errors = self.learn_critics(batch, alpha, now)
         if self.moves_policy():
-            outputs = self.actor(batch["obs"])
+            outputs = self.learning_actor(batch["obs"])
             value, entropy = self.value(self.critics, batch["obs"], outputs, batch.get("mask"), alpha)
             metrics |= self.step_actor(-value.mean(dim=-1), outputs, batch, now)
             metrics |= self.step_temperature(entropy.detach(), batch, now)
         self.follow_targets()
         return Updated(metrics, feedback=errors)
+
+    def learn_critics(self, batch: Batch, alpha: Tensor, now: Now) -> tuple[dict[str, Tensor], Tensor]:
+        """A step of the critics towards the soft value of what comes next; what `step_critics` gives."""
+        with torch.no_grad():
+            obs = batch["next_obs"]
+            next_value, _ = self.value(self.target_critics, obs, self.actor(obs), batch.get("next_mask"), alpha)
+        return self.step_critics(self.taken(batch), batch, next_value, now)
 
     def taken(self, batch: Batch) -> Tensor:
         """What each critic says of the rows' actions, `[S, C, B]`."""
@@ -125,7 +129,7 @@ class SAC(OffPolicy):
     def value(
         self, critics: nn.Module, obs: Tensor, outputs: Tensor, allowed: Tensor | None, alpha: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What observations are worth to the policy, by the smaller critic and with the entropy's weight `alpha
+        """What observations are worth to the policy, as the critics agree and with the entropy's weight `alpha
         [S, 1]`; and the policy's entropy. `[S, B]` each: of choices exactly, of a Box from one sample that the gradient
         flows through.
 
@@ -135,10 +139,14 @@ class SAC(OffPolicy):
         """
         if self._choices:
             log_prob = only(outputs, allowed).log_softmax(dim=-1)
-            q = self.q_values(critics, obs).amin(dim=1)  # [S, B, A]
+            q = self.agreed(critics, self.q_values(critics, obs))  # [S, B, A]
             return soft_value(q, log_prob, alpha), soft_value(torch.zeros_like(q), log_prob, torch.ones_like(alpha))
         action, log_density = self.head.sample_with_density(outputs, self._samples.next(outputs.shape[1]))
-        return self.q_values(critics, obs, action).amin(dim=1) - alpha * log_density, -log_density
+        return self.agreed(critics, self.q_values(critics, obs, action)) - alpha * log_density, -log_density
+
+    def agreed(self, critics: nn.Module, q: Tensor) -> Tensor:
+        """What counts of the values `q [S, C, B, ...]` by a member's critics, `[S, B, ...]`: the smallest."""
+        return q.amin(dim=1)
 
     def step_temperature(self, entropy: Tensor, batch: Batch, now: Now) -> dict[str, Tensor]:
         """A step of the temperature, unless it is fixed: it rises where the `entropy [S, B]` is below its target."""

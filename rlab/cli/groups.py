@@ -14,10 +14,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "network": (
         *("network", "hidden", "activation", "layer_norm", "dropout", "init", "init_gain", "actor_gain", "critic_gain"),
         *("shared_body", "dueling", "squash", "log_std_init", "obs_scaling", "obs_scale", "model_hidden"),
-        *("memory", "memory_size", "memory_window"),
+        *("memory", "memory_size", "memory_window", "critic_hidden", "critics", "target_critics"),
     ),
     "optimizer": (
-        *("learning_rate", "optimizer", "optimizer_eps", "max_grad_norm", "weight_decay", "l1", "sparsity"),
+        *("learning_rate", "optimizer", "optimizer_eps", "max_grad_norm", "weight_decay", "l1", "sparsity", "beta1"),
         *("lr_schedule", "lr_final", "lr_warmup_fraction", "lr_steps"),
     ),
     "replay and batches": (

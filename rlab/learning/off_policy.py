@@ -1,8 +1,8 @@
 """What SAC, TD3 and their relatives have in common: a policy, an ensemble of critics with slow copies, acting, and
 turning rows of replay into what they learn from. An agent adds its settings, how it explores and its update."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -32,7 +32,14 @@ from rlab.networks.memory import State
 from rlab.networks.policy import Policy, PolicySpec, build_policy
 from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Box, Discrete, Space
-from rlab.networks.spec import copy_parameters, draw_states, draws_in_training, load_draw_states, load_members
+from rlab.networks.spec import (
+    copy_parameters,
+    draw_states,
+    draws_in_training,
+    in_training,
+    load_draw_states,
+    load_members,
+)
 from rlab.ranges import check_counts, check_positive_shares, check_shares
 from rlab.types import Clock
 
@@ -59,6 +66,7 @@ class OffPolicyConfig(ReplaySettings):
     target_tau: float = 0.005  # share of the networks that their targets take over each time; Haarnoja et al. 2018b
     policy_delay: int = 1  # updates of the critics for each of the policy; Fujimoto et al. 2018, section 5.2
     hidden: tuple[int, ...] | None = (256, 256)  # of hidden layers, behind convolutions; Haarnoja et al. 2018b, table 1
+    critic_hidden: tuple[int, ...] | None = None  # of those of the critics; None: as wide as the policy's
     activation: Activation = "relu"  # after every hidden layer; Haarnoja et al. 2018b, table 1
     init: Init = "pytorch"  # how the first weights are drawn; as in the code of TD3's authors
 
@@ -89,7 +97,8 @@ class OffPolicy:
     data: ClassVar[str] = "replay"
     action_spaces: ClassVar[tuple[type, ...]] = (Box,)
     heads: ClassVar[tuple[str, ...]]
-    num_critics: ClassVar[int] = 2
+    num_critics: int = 2
+    slow_copies: ClassVar[bool] = True  # whether the critics learn from copies of themselves that follow them
     networks: dict[str, nn.Module]
     optimizers: dict[str, StackedOptimizer]
     terms: LossTerms
@@ -114,10 +123,12 @@ class OffPolicy:
         self.preprocess, self.actor = self._policy.preprocess, self._policy.network
         if config.network is not None and start is None and draws_in_training(self.actor):
             raise UsageError(f"{type(self).__name__} learns without dropout; leave it out of the network.")
-        self.critics, self.target_critics = (self._ensemble() for _ in range(2))
-        self.target_critics.requires_grad_(False)
+        self.critics = self._ensemble("critic")
+        if self.slow_copies:
+            self.target_critics = self._ensemble("target critic").requires_grad_(False)
+            copy_parameters(self.critics, self.target_critics)
         self.networks = {"actor": self.actor, "critics": self.critics}
-        settings = OptimizerSettings.of(config)
+        settings = self.optimizer_settings(config)
         self.optimizers = {
             "actor": StackedOptimizer(settings, self.actor.parameters()),
             "critics": StackedOptimizer(settings, self.critics.parameters(), len(self.seeds), "critics"),
@@ -135,19 +146,35 @@ class OffPolicy:
                 "use ppo or a2c, or bound the env's actions in a wrapper of your own."
             )
 
-    def _ensemble(self) -> Ensemble:
+    @staticmethod
+    def optimizer_settings(config: Any) -> OptimizerSettings:
+        """How the policy and the critics are stepped."""
+        return OptimizerSettings.of(config)
+
+    @staticmethod
+    def actor_body(config: Any) -> BodySettings:
+        """The hidden layers of the policy."""
+        return BodySettings.of(config)
+
+    @staticmethod
+    def critic_body(config: Any) -> BodySettings:
+        """The hidden layers of a critic."""
+        body = BodySettings.of(config)
+        return body if config.critic_hidden is None else replace(body, hidden=config.critic_hidden)
+
+    def _ensemble(self, use: str) -> Ensemble:
         """The critics: Q(s, a) of a Box, the values of all actions of choices."""
         choices = isinstance(self._action_space, Discrete)
         width, outputs = (0, self.head.width) if choices else (self.head.size, 1)
-        spec = action_value_spec(self._obs_space, width, BodySettings.of(self.config), outputs)
-        return build_ensemble(spec, self.seeds, "critic", self.num_critics, trust=True).to(self.device)
+        spec = action_value_spec(self._obs_space, width, self.critic_body(self.config), outputs)
+        return build_ensemble(spec, self.seeds, use, self.num_critics, trust=True).to(self.device)
 
     @classmethod
     def policy_spec(cls, config: Any, obs_space: Space, action_space: Space) -> PolicySpec:
         """The policy that the settings ask for, as plain data."""
         head = cls.head_json(config, action_space)
         width = build_head(head, action_space, trust=True).width
-        network = actor_network_spec(obs_space, width, BodySettings.of(config), output_gain=1.0)
+        network = actor_network_spec(obs_space, width, cls.actor_body(config), output_gain=1.0)
         preprocess = Preprocess(obs_space, config.obs_scaling, config.obs_scale, members=None).to_json()
         return PolicySpec(obs_space, action_space, preprocess, network, head)
 
@@ -159,7 +186,7 @@ class OffPolicy:
     @property
     def targets(self) -> dict[str, tuple[nn.Module, nn.Module]]:
         """Slow copies by name, each with the network that it follows."""
-        return {"target_critics": (self.target_critics, self.critics)}
+        return {"target_critics": (self.target_critics, self.critics)} if self.slow_copies else {}
 
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Begin from other weights: those of `policy().state_dict()` that `tensors` names. Targets follow."""
@@ -230,7 +257,7 @@ class OffPolicy:
         """Every so many updates one moves the policy too."""
         return int(self.config.policy_delay)
 
-    def q_values(self, critics: nn.Module, obs: Tensor, action: Tensor | None = None) -> Tensor:
+    def q_values(self, critics: Callable[..., Tensor], obs: Tensor, action: Tensor | None = None) -> Tensor:
         """What each critic of a member says of continuous actions `[S, B, d]`: `[S, C, B]`; of all choices, where no
         action is given: `[S, C, B, A]`."""
         values: Tensor = critics(obs) if action is None else critics(obs, action).squeeze(-1)
@@ -250,6 +277,12 @@ class OffPolicy:
         whole, metrics = self.terms.add_to(loss, outputs, batch, now)
         self.optimizers["actor"].step(whole, now)
         return {"loss/actor": loss.detach(), **metrics}
+
+    def learning_actor(self, obs: Tensor) -> Tensor:
+        """The outputs of the policy's network for an update that moves it, in training mode unless it stands still."""
+        learns = self.optimizers["actor"].learning()
+        outputs: Tensor = (in_training(self.actor) if learns else self.actor)(obs)
+        return outputs
 
     def follow_targets(self) -> None:
         """All targets take over their share."""

@@ -39,6 +39,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "radam": torch.optim.RAdam,
 }
 _WITHOUT_EPS = ("sgd", "momentum")
+ADAMS = ("adam", "adamw", "radam")
 _CAPTURABLE = ("adadelta", "rmsprop", "adam", "adamw", "radam")  # those that count steps, on the CPU unless told
 
 
@@ -60,6 +61,7 @@ class OptimizerSettings:
     eps: float | None = None  # None: torch's default; sgd and momentum have none
     max_grad_norm: float | None = None  # of one member's whole gradient; None: not clipped
     schedule: Schedule = CONSTANT  # of the learning rate
+    beta1: float = 0.9  # share of the past in the mean gradient of those that are kinds of Adam
 
     @classmethod
     def of(cls, config: Any) -> "OptimizerSettings":
@@ -80,6 +82,8 @@ class OptimizerSettings:
         kwargs: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
         if self.eps is not None and self.name not in _WITHOUT_EPS:
             kwargs["eps"] = self.eps
+        if self.name in ADAMS:
+            kwargs["betas"] = (self.beta1, 0.999)
         if self.name in _CAPTURABLE and parameters[0].is_cuda:
             kwargs["capturable"] = True
         return OPTIMIZERS[self.name]([{"params": [parameter]} for parameter in parameters], **kwargs)
@@ -97,6 +101,8 @@ class OptimizerSettings:
         for name in ("weight_decay", "l1"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name} {getattr(self, name)} must be 0 or more and finite.")
+        if not 0 <= self.beta1 < 1:
+            raise UsageError(f"beta1 {self.beta1} must be 0 or more and below 1.")
         if self.eps is not None and not 0 <= self.eps < math.inf:
             raise UsageError(f"optimizer eps {self.eps} must be 0 or more; None takes torch's default.")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:

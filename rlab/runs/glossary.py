@@ -8,7 +8,7 @@ from dataclasses import dataclass
 RETURN, STEPS = "reward", "env steps"
 ONLINE, SUPERVISED = "agents that learn in an env", "rlab.supervised"
 QS, ACTOR_CRITICS = "dqn, double_dqn, dqfd, cql", "ppo, a2c, reinforce"
-OFF_POLICY = "sac, td3, ddpg"
+OFF_POLICY, SOFT = "sac, td3, ddpg, crossq, droq", "sac, crossq, droq"
 C51, QUANTILES = f"{QS} (value_head c51)", f"{QS} (value_head qr or iqn)"
 JUDGING = "evaluation"
 
@@ -131,8 +131,8 @@ TAGS = (
         "of the targets' variance that the value explains; 1 is all of it",
         ACTOR_CRITICS,
     ),
-    Tag("policy/entropy", "nats", "entropy of the policy: how undecided it is", f"{ACTOR_CRITICS}, sac"),
-    Tag("policy/temperature", "", "weight of the entropy beside rewards", "sac"),
+    Tag("policy/entropy", "nats", "entropy of the policy: how undecided it is", f"{ACTOR_CRITICS}, {SOFT}"),
+    Tag("policy/temperature", "", "weight of the entropy beside rewards", SOFT),
     Tag("policy/kl", "nats", "how far the policy has moved from the one that collected the rollout", "ppo"),
     Tag("policy/clip_fraction", "share", "of the rows whose probability ratio is outside the clipping range", "ppo"),
     Tag("policy/clip_range", "", "the clipping range at this time", "ppo"),
@@ -142,7 +142,7 @@ TAGS = (
     Tag("features/deviation", "", "mean deviation of the features over a batch; near 0 they have collapsed", "encoder"),
     Tag("optimizer/learning_rate", "", "the learning rate at this time", "all"),
     Tag("critics/learning_rate", "", "that of the critics", OFF_POLICY),
-    Tag("temperature/learning_rate", "", "that of the temperature", "sac"),
+    Tag("temperature/learning_rate", "", "that of the temperature", SOFT),
     Tag("grad/norm", "", "norm of the gradient before clipping", "all"),
     Tag("sparsity/zeros", "share", "of the policy's weights that are 0", "runs with --sparsity"),
     Tag(

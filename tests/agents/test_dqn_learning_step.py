@@ -307,7 +307,10 @@ def test_a_setting_that_belongs_to_a_part_is_refused_before_training(
 @pytest.mark.parametrize(
     ("space", "able"),
     [
-        (Box((1,), "float32", -2.0, 2.0), ("a2c", "bc", "ddpg", "encoder", "iql", "ppo", "reinforce", "sac", "td3")),
+        (
+            Box((1,), "float32", -2.0, 2.0),
+            ("a2c", "bc", "crossq", "ddpg", "droq", "encoder", "iql", "ppo", "reinforce", "sac", "td3"),
+        ),
         (MultiDiscrete((2, 3), (0, 0), (2,)), ("a2c", "bc", "encoder", "ppo", "reinforce")),
         (MultiBinary((2,)), ("a2c", "bc", "encoder", "ppo", "reinforce")),
         (Box((1,), "int64", -2.0, 2.0), ()),

@@ -50,7 +50,13 @@ def runs(dataset: Path, dqn_run: Path, ppo_run: Path, out: Path) -> Iterator[tup
     for objective in ("dynamics", "classification"):
         settings = {"objective": objective, "validation_fraction": 0.5, **OFFLINE}
         yield "encoder", rlab.pretrain("encoder", dataset, out=out / objective, **settings)
-    for agent, settings in (("sac", {}), ("td3", {"policy_delay": 2}), ("ddpg", {})):
+    for agent, settings in (
+        ("sac", {}),
+        ("td3", {"policy_delay": 2}),
+        ("ddpg", {}),
+        ("crossq", {"policy_delay": 2}),
+        ("droq", {}),
+    ):
         yield agent, rlab.train(agent, "Pendulum-v1", out=out / agent, **REPLAY, **settings)
     rlab.collect_random("Pendulum-v1", out / "pendulum", episodes=2)
     settings = {"validation_fraction": 0.5, **OFFLINE}

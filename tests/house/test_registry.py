@@ -62,7 +62,7 @@ def test_anyone_s_agent_loads_by_module_and_class(outsider: str) -> None:
     ("name", "said"),
     [
         ("dqm", "unknown agent 'dqm'. Did you mean 'dqn'?"),
-        ("MPO", "rlab does not have the agent 'MPO'. For actions that are numbers it has sac, td3 and ddpg, and ppo,"),
+        ("MPO", "rlab does not have the agent 'MPO'. For actions that are numbers it has sac, td3, ddpg, "),
         (
             "QR-DQN",
             "rlab does not have the agent 'QR-DQN'. It is a setting: rlab train dqn ENV --value-head qr. An age",
