@@ -13,8 +13,9 @@ ROWS_AT_ONCE = 250  # states of each member that are processed together, so that
 
 @torch.no_grad()
 def outputs_of(policy: Policy, obs: Tensor) -> Tensor:
-    """The outputs `[S, R, width]` of every member in its states `[S, R, *obs]`."""
-    return torch.cat([policy.outputs(part) for part in obs.split(ROWS_AT_ONCE, dim=1)], dim=1)
+    """What every member says of its states `[S, R, *obs]`, as policies are compared: `to_distil` of its outputs."""
+    parts = obs.split(ROWS_AT_ONCE, dim=1)
+    return torch.cat([policy.head.to_distil(policy.outputs(part)) for part in parts], dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,14 +29,14 @@ class Agreement:
 
 @torch.no_grad()
 def agreement(teacher_outputs: Tensor, student_outputs: Tensor, head: Head, mask: Tensor | None = None) -> Agreement:
-    """Compare the outputs `[..., R, width]` of two networks for the same R states.
+    """Compare what two policies say of the same R states, `[..., R, width]` as `outputs_of` gives it.
 
     Choices and bits agree where the whole greedy action is the same. Continuous actions, clipped to their bounds as
     the env gets them, have a mean absolute difference, over rows and elements, in units of the range (upper less lower
     bound; an element without two finite bounds counts in half of its own unit).
 
     Args:
-        head: which both policies have.
+        head: of one of the policies; that of the other distils as the same.
         mask: bool `[..., R, head.mask_width]`, true where an action is allowed.
 
     Raises:
@@ -44,6 +45,7 @@ def agreement(teacher_outputs: Tensor, student_outputs: Tensor, head: Head, mask
     if teacher_outputs.shape != student_outputs.shape:
         raise ValueError(f"outputs {tuple(teacher_outputs.shape)} and {tuple(student_outputs.shape)} differ in shape")
     worst = (teacher_outputs - student_outputs).abs().amax(dim=(-2, -1))
+    head = head.of_distilled
     ours, theirs = head.act(teacher_outputs, mask), head.act(student_outputs, mask)
     lead = teacher_outputs.shape[:-1]
     ours, theirs = ours.reshape(*lead, -1), theirs.reshape(*lead, -1)  # [..., R, elements of an action]

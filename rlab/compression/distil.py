@@ -22,7 +22,7 @@ from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.learning.optimizers import StackedOptimizer
 from rlab.networks.bodies import BodySettings, actor_network_spec
 from rlab.networks.heads import build_head
-from rlab.networks.layers import ACTIVATIONS, StackedDropout
+from rlab.networks.layers import ACTIVATIONS
 from rlab.networks.merging import named_layers
 from rlab.networks.policy import Policy, PolicySpec, build_policy
 from rlab.networks.spaces import choices
@@ -101,7 +101,8 @@ def distil(
 
 
 def student_spec(teacher: PolicySpec, student: Sequence[int] | NetworkSpec) -> PolicySpec:
-    """A policy with the teacher's spaces, input and head around a smaller network.
+    """A policy with the teacher's spaces, input and head around a smaller network; of a teacher with distributions over
+    returns, of which a student learns the means alone, with Q values.
 
     Hidden widths make a network as agents do: convolutions for images, the teacher's activation, no LayerNorm, one
     stream even where the teacher has two; log standard deviations that no observation changes stay so.
@@ -114,10 +115,12 @@ def student_spec(teacher: PolicySpec, student: Sequence[int] | NetworkSpec) -> P
     kinds = [layer.kind for _, layer in named_layers(teacher.network)]
     activation = next((kind for kind in kinds if kind in ACTIVATIONS), "relu")
     head = build_head(teacher.head, teacher.action_space, trust=True)  # the teacher runs already
+    read = head.of_distilled
+    head_json = teacher.head if read is head else {"kind": "q", "epsilon": teacher.head.get("epsilon", 0.0)}
     log_std = 0.0 if "log_std" in kinds else None
     body = BodySettings(tuple(student), activation)
-    network = actor_network_spec(teacher.obs_space, head.width, body, output_gain=1.0, log_std=log_std)
-    return replace(teacher, network=network)
+    network = actor_network_spec(teacher.obs_space, read.width, body, output_gain=1.0, log_std=log_std)
+    return replace(teacher, network=network, head=head_json)
 
 
 def retrain(
@@ -266,11 +269,11 @@ def _best(students: Policy, teacher: Policy, make_envs: MakeEnvs, settings: Dist
 
 
 def _train_mode(network: nn.Module) -> None:
-    """Everything in training but dropout: a student is made as good as it can be on its own."""
+    """Everything in training but what draws, such as dropout: a student is made as good as it can be on its own."""
     network.train()
     for module in network.modules():
-        if isinstance(module, StackedDropout):
-            module.eval()
+        if hasattr(module, "draws"):
+            module.training = False
 
 
 def _check_finite(parameters: Sequence[Tensor], seeds: Sequence[int], updates: int) -> None:

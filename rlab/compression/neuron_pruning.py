@@ -23,6 +23,7 @@ from rlab.compression.reconstruction import reconstruct
 from rlab.errors import UsageError, unknown
 from rlab.networks.batch_renorm import BatchRenorm
 from rlab.networks.branches import Pick, PickImage, Streams
+from rlab.networks.implicit_quantiles import ImplicitQuantiles
 from rlab.networks.layers import ACTIVATIONS, LogStd
 from rlab.networks.merging import merged
 
@@ -152,6 +153,8 @@ def _walk(module: nn.Module, name: str, source: HiddenLayer | None, found: list[
         for child_name, child in module.named_children():
             source = _walk(child, f"{name}.{child_name}".lstrip("."), source, found)
         return source
+    if isinstance(module, ImplicitQuantiles):
+        source = None  # its features are multiplied by an embedding, so that none can go by itself
     if isinstance(module, Streams):
         for inner, stream in module.streams().items():
             _walk(stream, f"{name}.{inner}".lstrip("."), source, found)
@@ -300,13 +303,20 @@ def _over_states(
             read, outputs = _read_values(network, layers, part.detach().clone().requires_grad_())
             for output in outputs.sum(dim=0) if by_output else [None]:
                 for sums, tensors in zip(total, read, strict=True):
-                    for values in tensors:
+                    for values in tensors:  # more rows than states within a layer of quantiles
                         gradient = values.new_zeros(values.shape)
                         if output is not None:
                             (gradient,) = torch.autograd.grad(output, values, retain_graph=True, materialize_grads=True)
                         shape = (len(part), len(sums), -1)
-                        sums += score(values.detach().reshape(shape), gradient.reshape(shape)).sum(dim=0)
+                        sums += score(*(_elements(each, shape) for each in (values.detach(), gradient))).sum(dim=0)
     return [sums / len(features) for sums in total]
+
+
+def _elements(values: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """As `shape [R, width, elements]`: values `[R, width * elements]`, `[R, width, ...]` or `[R * elements, width]`."""
+    if len(values) == shape[0]:
+        return values.reshape(shape)
+    return values.unflatten(0, (shape[0], -1)).transpose(1, 2)
 
 
 def _read_values(

@@ -96,9 +96,9 @@ class Trial:
 
 def hidden_widths(spec: NetworkSpec) -> tuple[int, ...]:
     """The widths of the hidden linear layers; of a dueling network those of the advantage stream, without the branches
-    of an observation in parts."""
-    named = named_layers(merged_spec(spec))
-    named = [(name, layer) for name, layer in named if ".value." not in name and ".branches." not in name]
+    of an observation in parts and the embedding of quantiles."""
+    beside = (".value.", ".branches.", ".embedding.")
+    named = [(name, layer) for name, layer in named_layers(merged_spec(spec)) if not any(x in name for x in beside)]
     widths = [layer.args["out_features"] for _, layer in named if "out_features" in layer.args]
     return tuple(widths[:-1])
 

@@ -94,7 +94,7 @@ class Job:
     def finished(self) -> Policy:
         """The policy when all steps are done; a copy where it is not the same."""
         policy = packed(self.policy) if self.sparse else self.policy
-        if not self.fresh or {self.parent.spec.head["kind"], policy.spec.head["kind"]} != {"q"}:
+        if not self.fresh or policy.spec.head["kind"] != "q" or self.parent.head.distils_as != "q":
             return policy
         policy = copy.deepcopy(policy)
         obs = visited(self.parent, self.make_envs, FEATURE_ROWS, sampled=FEATURES_SAMPLED)

@@ -24,7 +24,8 @@ def give_values(student: Policy, teacher: Policy, obs: Tensor) -> None:
     network with any other last layer, such as a dueling one, stays as it is.
 
     Args:
-        student, teacher: with Q values as outputs.
+        student: with Q values as outputs.
+        teacher: with Q values, or distributions of which they are the means.
         obs: `[S, R, *obs]`, visited states.
     """
     last = list(student.network.children())[-1]
@@ -44,6 +45,6 @@ def give_values(student: Policy, teacher: Policy, obs: Tensor) -> None:
 
 def _gap(student: Policy, teacher: Policy, obs: Tensor) -> Tensor:
     """How much more the teacher's outputs are than the student's, the mean over allowed actions, `[S, R]`."""
-    values, outputs = teacher.outputs(obs), student.outputs(obs)
+    values, outputs = teacher.head.to_distil(teacher.outputs(obs)), student.outputs(obs)
     allowed = values.isfinite() & outputs.isfinite()  # forbidden actions are at -inf
     return torch.where(allowed, values - outputs, 0.0).sum(dim=-1) / allowed.sum(dim=-1).clamp(min=1)

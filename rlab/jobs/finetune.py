@@ -106,7 +106,7 @@ def next_agent(saved: SavedPolicy, trust: Trust) -> str:
     if pretrained_for is not None:
         check_trust(str(saved.folder), foreign_agent_module(str(pretrained_for)), trust)
         return str(pretrained_for)
-    return "double_dqn" if saved.policy.spec.head["kind"] == "q" else "ppo"
+    return "double_dqn" if saved.policy.head.distils_as == "q" else "ppo"
 
 
 def finetuning_defaults(

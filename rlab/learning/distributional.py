@@ -1,9 +1,8 @@
 """The arithmetic of return distributions: tensors in, tensors out, one distribution per row, on trailing dimensions."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-
-from rlab.learning.returns import huber
 
 
 def chosen(per_action: Tensor, action: Tensor) -> Tensor:
@@ -57,5 +56,7 @@ def quantile_loss(error: Tensor, fraction: Tensor, kappa: float) -> Tensor:
     Returns:
         `[...]`: a sum over the predicted quantiles, a mean over the targets.
     """
-    size = error.abs() if kappa == 0.0 else kappa * huber(error / kappa)
-    return ((fraction.unsqueeze(-1) - (error.detach() < 0).to(error.dtype)).abs() * size).mean(dim=-1).sum(dim=-1)
+    zero = error.new_zeros(()).expand_as(error)
+    size = error.abs() if kappa == 0.0 else F.huber_loss(error, zero, reduction="none", delta=kappa)
+    above = fraction.unsqueeze(-1)
+    return (torch.where(error < 0, 1 - above, above) * size).mean(dim=-1).sum(dim=-1) / (kappa or 1.0)

@@ -13,9 +13,11 @@ from rlab.networks.merging import merged_spec, named_layers
 from rlab.networks.policy import PolicySpec
 from rlab.networks.spaces import Box, Discrete, Masked, Space, choices, feature_shape, leaves
 from rlab.networks.spec import LayerSpec, NetworkSpec
+from rlab.networks.value_heads import ImplicitQuantileHead, QHead
 from rlab.types import Json
 
-OUTPUT_KINDS = ("linear", "dueling")  # what can be the last layer with weights of a policy, before `log_std`
+IMPLICIT = "implicit_quantiles"
+OUTPUT_KINDS = ("linear", "dueling", IMPLICIT)  # what can be the last layer with weights of a policy, before `log_std`
 NORMS = ("layer_norm", "batch_renorm")
 WEIGHTLESS = (*ACTIVATIONS, "dropout", "flatten", "pick", "pick_image")
 
@@ -51,7 +53,7 @@ def refit_policy(
     Args:
         head: the policy head that the agent would use, as plain data.
         heads: the kinds of head that it can learn with. The source's is kept if it is one of these, with its output
-            layer, where the actions have the same meaning; the epsilon of `q` is always the agent's.
+            layer, where the actions have the same meaning; the epsilon of Q values is always the agent's.
         log_std: initial value of log standard deviations that do not depend on the observation, for a fresh output
             layer. None: as in the source.
         output_gain: of a fresh output layer's initial weights. None: the source's.
@@ -62,13 +64,16 @@ def refit_policy(
     """
     spec = replace(source, network=merged_spec(source.network))
     walk = _Walk(_changed_features(spec.obs_space, obs_space))
-    kept_head = {**spec.head, **head} if spec.head["kind"] == head["kind"] else spec.head
+    kept_head = {**spec.head, **(head if spec.head["kind"] == head["kind"] else _epsilon(head))}
     reason = _new_output(spec, action_space, head, kept_head, heads)
     if reason is None:
         layers, head = walk.through(spec.network.layers), kept_head
     else:
-        width = build_head(head, action_space, trust=True).width  # the agent that names it runs already
-        output = _Output(width, reason, output_gain)
+        built = build_head(head, action_space, trust=True)  # the agent that names it runs already
+        output = _Output(built.width, reason, output_gain)
+        if isinstance(built, QHead):
+            points = built.points if isinstance(built, ImplicitQuantileHead) else 0
+            output = replace(output, actions=built.num_actions, per_action=built.per_action, points=points)
         layers = _with_output(walk, spec.network.layers, output, _initial_log_std(spec, action_space, log_std))
     network = NetworkSpec(layers)
     preprocess, why = _new_preprocess(spec, obs_space)
@@ -89,6 +94,9 @@ class _Output:
     width: int
     reason: str
     gain: float | None  # of its initial weights; None: as the layer in its place
+    actions: int = 0  # of Q values: how many there are
+    per_action: int = 1  # how many outputs describe one of them: the width of the value stream of `dueling`
+    points: int = 0  # how many quantiles a layer of implicit quantiles gives; 0 for any other layer
 
 
 @dataclass
@@ -132,9 +140,21 @@ class _Walk:
         name, layer = f"{prefix}.{last}", layers[last]
         if layer.kind not in OUTPUT_KINDS:
             raise UsageError(f"{name}, the output layer, is a {layer.kind}; rlab can replace a linear layer only.")
+        if (layer.kind == IMPLICIT) != (output.points > 0):
+            raise UsageError(
+                f"{name}, the output layer, is a {layer.kind}; rlab cannot put a layer of another kind in its place, "
+                "and iqn needs one of its own. Train from scratch, or start from a run with the same value_head."
+            )
         before = self.through(layers[:last], prefix)
-        fresh = self._output if layer.kind == "linear" else self._streams
+        fresh = {"linear": self._output, "dueling": self._streams, IMPLICIT: self._quantiles}[layer.kind]
         return (*before, fresh(name, layer, output), *layers[last + 1 :])
+
+    def _quantiles(self, name: str, layer: LayerSpec, output: _Output) -> LayerSpec:
+        """Returns of other actions; the embedding of quantiles stays."""
+        layer = self.step(name, layer)
+        inner = replace(output, width=output.actions, points=0)
+        values = self.to_output(layer.args["values"], inner, f"{name}.values")
+        return LayerSpec(layer.kind, {**layer.args, "values": values, "points": output.points})
 
     def _output(self, name: str, layer: LayerSpec, output: _Output) -> LayerSpec:
         layer = self.step(name, layer)
@@ -162,14 +182,15 @@ class _Walk:
         return layer
 
     def _streams(self, name: str, layer: LayerSpec, output: _Output | None = None) -> LayerSpec:
-        """Each stream of `dueling` sees the same; its value is one number (Wang et al. 2016, equation 9)."""
+        """Each stream of `dueling` sees the same; its value is as wide as one action (Wang et al. 2016, equation 9)."""
         streams, shape = {}, self.shape
         for key, value in layer.args.items():
             self.shape, prefix = shape, f"{name}.{key}"
             if output is None:
                 streams[key] = self.through(value, prefix)
             else:
-                streams[key] = self.to_output(value, replace(output, width=1) if key == "value" else output, prefix)
+                one = replace(output, width=output.per_action) if key == "value" else output
+                streams[key] = self.to_output(value, one, prefix)
         return LayerSpec(layer.kind, streams)
 
     def _fitted(self, name: str, layer: LayerSpec, size: str, what: str) -> LayerSpec:
@@ -180,6 +201,11 @@ class _Walk:
             return layer
         self.fresh[name] = f"{new} {what} instead of {old}"
         return LayerSpec(layer.kind, {**layer.args, size: new})
+
+
+def _epsilon(head: Json) -> dict[str, Any]:
+    """The part of the head of Q values that belongs to the agent."""
+    return {"epsilon": head["epsilon"]} if "epsilon" in head else {}
 
 
 def _changed_features(old: Space, new: Space) -> tuple[int, ...] | None:

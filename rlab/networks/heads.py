@@ -94,6 +94,11 @@ class Head(nn.Module):
         return outputs
 
     @property
+    def of_distilled(self) -> "Head":
+        """The head that reads what `to_distil` gives."""
+        return self
+
+    @property
     def explores(self) -> bool:
         """Whether `sample` gives anything but the greedy action."""
         return True

@@ -5,6 +5,7 @@ from math import prod
 
 from torch import nn
 
+from rlab.networks.branches import Streams
 from rlab.networks.layers import StackedConv2d
 from rlab.networks.policy import Policy
 from rlab.networks.preprocess import Preprocess
@@ -59,7 +60,7 @@ def _layer(layer: nn.Module, members: int) -> str:
     """A layer's name, its sizes where they tell something, and its number of parameters where it has any."""
     count = _count(layer, members)
     numbers = f" ({count})" if count else ""
-    streams = [module for module in layer.modules() if isinstance(module, StackedNetwork) and module is not layer]
+    streams = list(layer.streams().values()) if isinstance(layer, Streams) else []
     kind = kind_of(layer)
     name = type(layer).__name__ if kind is None else kind.name
     if streams:

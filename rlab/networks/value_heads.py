@@ -27,7 +27,7 @@ class QHead(Head):
         super().__init__(head, action_space)
         space = fitting(Discrete, action_space, self.kind)
         self.width = self.mask_width = self.num_actions = space.n
-        self.start, self.epsilon = space.start, float(head.get("epsilon", 0.0))
+        self.space, self.start, self.epsilon = space, space.start, float(head.get("epsilon", 0.0))
 
     @property
     def per_action(self) -> int:
@@ -58,6 +58,10 @@ class QHead(Head):
 
     def to_distil(self, outputs: Tensor) -> Tensor:
         return self.values(outputs)
+
+    @property
+    def of_distilled(self) -> "QHead":
+        return self if type(self) is QHead else QHead({"kind": "q", "epsilon": self.epsilon}, self.space)
 
     def act(self, outputs: Tensor, mask: Tensor | None = None) -> Tensor:
         return dist.only(self.values(outputs), mask).argmax(dim=-1)

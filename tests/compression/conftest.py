@@ -91,6 +91,15 @@ CASES = {
     },
     "squashed gaussian": {"actions": ARM, "head": "actor", "squash": True},
     "deterministic": {"actions": ARM, "head": {"kind": "deterministic"}},
+    "atoms": {"value": {"kind": "categorical_value", "atoms": 5, "low": -1.0, "high": 1.0}},
+    "atoms, dueling": {"value": {"kind": "categorical_value", "atoms": 5, "low": 0.0, "high": 2.0}, "dueling": True},
+    "implicit quantiles": {"value": {"kind": "implicit_quantile", "points": 6}},
+    "masked implicit quantiles, dueling": {
+        "space": Masked(VECTOR, 3),
+        "value": {"kind": "implicit_quantile", "points": 3},
+        "dueling": True,
+        "body": BodySettings((9, 7), "tanh", layer_norm=True),
+    },
     "masked quantiles": {"space": Masked(VECTOR, 3), "head": {"kind": "quantile", "quantiles": 5}},
 }
 
@@ -98,7 +107,10 @@ CASES = {
 def make_member(space=VECTOR, actions=THREE, body=HIDDEN, head="q", scaling="none", **more):
     """A member with random weights, biases and statistics."""
     if head == "q":
-        network, head = q_network_spec(space, actions.n, body, more.get("dueling", False)), {"kind": "q"}
+        head = more.get("value", {"kind": "q"})
+        implicit = {"cosines": 7, "samples": 2, "points": head["points"]} if "points" in head else None
+        dueling, per_action = more.get("dueling", False), build_head(head, actions).per_action
+        network = q_network_spec(space, actions.n, body, dueling, per_action, implicit)
     else:
         head = stochastic_head_json(actions, more.get("squash", False)) if head == "actor" else head
         width = build_head(head, actions).width

@@ -24,7 +24,7 @@ from rlab.compression.export.runtimes import open_exported
 from rlab.compression.export.tracing import trace
 from rlab.compression.weight_pruning import packed as without_stored_zeros
 from rlab.compression.weight_pruning import prune_weights
-from rlab.errors import RlabError, UsageError
+from rlab.errors import RlabError
 from rlab.networks.bodies import BodySettings
 
 
@@ -54,14 +54,6 @@ def test_a_file_says_what_its_member_says(case, tmp_path):
     done = export(member, obs, "numpy", tmp_path / "p.npz")
     assert done.parity.relative_error < 2e-6
     assert done.parity.agreement == 1.0
-
-
-def test_a_distribution_over_returns_goes_through_torch_and_other_formats_name_what_can(exports, tmp_path):
-    head = {"kind": "categorical_value", "atoms": 5, "low": -1.0, "high": 1.0}
-    member, obs = exports.member(head=head), exports.obs(exports.vector, 1000)
-    with pytest.raises(UsageError, match=r"format numpy cannot express the policy head CategoricalValueHead; onnx \("):
-        export(member, obs, "numpy", tmp_path / "p.npz")
-    assert export(member, obs, "torch-export", tmp_path / "p.pt2").parity.agreement == 1.0
 
 
 def test_a_batch_of_no_rows_has_no_actions(case, tmp_path):

@@ -98,6 +98,46 @@ def test_another_number_of_quantiles_replaces_the_last_layer():
         assert found.spec.network.layers[6].args["out_features"] == 2 * quantiles
 
 
+VALUE_HEADS = ("q", "categorical_value", "quantile", "implicit_quantile")
+
+
+def iqn_policy(dueling=False, body=HIDDEN):
+    network = q_network_spec(VECTOR, 2, body, dueling, implicit={"cosines": 5, "samples": 2, "points": 4})
+    return PolicySpec(VECTOR, Discrete(2), NONE, network, {"kind": "implicit_quantile", "points": 4, "epsilon": 0.3})
+
+
+@pytest.mark.parametrize("dueling", [False, True])
+def test_implicit_quantiles_of_other_actions_keep_their_embedding(dueling):
+    source = iqn_policy(dueling)
+    assert refit(source, VECTOR, Discrete(2), Q, VALUE_HEADS, FULL).spec == replace(
+        source, head={**source.head, "epsilon": 0.05}
+    )
+    head = {"kind": "implicit_quantile", "points": 6, "epsilon": 0.1}
+    found = refit(source, VECTOR, Discrete(3), head, VALUE_HEADS, FULL)
+    assert "network.3.embedding.0" in found.kept
+    ends = [".0.value.3", ".0.advantage.3"] if dueling else [".3"]
+    assert list(found.fresh) == [f"network.3.values{end}" for end in ends]
+    policy = build_policy(found.spec, (0,))
+    assert policy.outputs(torch.zeros(1, 2, 4)).shape == (1, 2, policy.head.width)
+    assert policy.head.num_actions == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "head"), [(iqn_policy(), Q), (q_policy(), {"kind": "implicit_quantile", "points": 4})]
+)
+def test_a_layer_of_implicit_quantiles_is_neither_replaced_nor_put_in(source, head):
+    with pytest.raises(UsageError, match="start from a run with the same value_head") as caught:
+        refit(source, VECTOR, Discrete(3), head, VALUE_HEADS, FULL)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_value_stream_of_a_dueling_network_is_as_wide_as_one_action():
+    head = {"kind": "quantile", "quantiles": 5, "epsilon": 0.1}
+    found = refit(q_policy(dueling=True), VECTOR, Discrete(3), head, ("quantile",), FULL)
+    dueling = found.spec.network.layers[3].args
+    assert [dueling[stream][3].args["out_features"] for stream in ("value", "advantage")] == [5, 15]
+
+
 def test_a_network_of_one_layer_says_both_reasons():
     found = to_q(q_policy(body=BodySettings(hidden=())), space=WIDER, actions=3)
     assert found.replaced == ("network.0 (5 inputs instead of 4 and 3 actions instead of 2)",)

@@ -132,6 +132,15 @@ static inline float ${p}_sum(const float *x, int n) {
   return sum;
 }
 """,
+    "softmax": """
+static inline void ${p}_softmax(const float *x, int n, float *y) {
+  float most = x[0];
+  for (int i = 1; i < n; ++i) most = x[i] > most ? x[i] : most;
+  for (int i = 0; i < n; ++i) y[i] = expf(x[i] - most);
+  const float sum = ${p}_sum(y, n);
+  for (int i = 0; i < n; ++i) y[i] /= sum;
+}
+""",
     "layer_norm": """
 static inline void ${p}_layer_norm(const float *x, const float *weight, const float *bias, float epsilon, int n,
                                   float *y) {
@@ -171,7 +180,7 @@ static inline int64_t ${p}_choose(const float *x, const ${p}_obs_t *mask, int n)
 }
 """,
 }
-NEEDS = {"layer_norm": ("sum",), "round_dynamic": ("round",)}  # kernels that call others
+NEEDS = {"softmax": ("sum",), "layer_norm": ("sum",), "round_dynamic": ("round",)}  # kernels that call others
 
 
 def render(names: Iterable[str], prefix: str) -> str:

@@ -208,6 +208,11 @@ def _mean(layout: Layout, op: Operation) -> str:
     return f"  {layout.start(op)}[0] = {layout.kernel('sum')}({layout.place(x)}, {n}) / {float_text(n)};\n"
 
 
+def _softmax(layout: Layout, op: Operation) -> str:
+    y, x, n, size = layout.start(op), layout.place(op.inputs[0]), layout.size(op.output), op.settings["size"]
+    return f"  for (int i = 0; i < {n}; i += {size}) {layout.kernel('softmax')}({x} + i, {size}, {y} + i);\n"
+
+
 def _linear(layout: Layout, op: Operation) -> str:
     y, (x, weight, bias) = layout.start(op), op.inputs
     outputs, inputs = layout.graph.constants[weight].values.shape
@@ -273,6 +278,7 @@ STATEMENTS: dict[str, Callable[[Layout, Operation], str]] = {
     "silu": _elementwise("${x} / (1.0f + expf(-${x}))"),
     "leaky_relu": _elementwise("${x} > 0.0f ? ${x} : ${alpha} * ${x}"),
     "mean": _mean,
+    "softmax": _softmax,
     "linear": _linear,
     "conv2d": _conv2d,
     "layer_norm": _layer_norm,

@@ -15,6 +15,7 @@ network, the mask, the greedy choice. The batch axis is left out: shapes are tho
 | `clip` | x, low, high -> numbers | |
 | `relu`, `tanh`, `elu`, `gelu`, `silu`, `leaky_relu` | x -> numbers | `alpha` |
 | `mean` | `[d] -> [1]` | |
+| `softmax` | `[d] -> [d]`, of each `size` neighbours | `size` |
 | `linear` | x `[in]`, weight `[out, in]`, bias `[out]` -> `[out]` | |
 | `conv2d` | x `[C, H, W]`, weight `[out, C, k, k]`, bias `[out]` -> `[out, H', W']` | `stride` |
 | `layer_norm` | x `[d]`, weight `[d]`, bias `[d]` -> `[d]` | `epsilon` |
@@ -171,6 +172,15 @@ class Tracer:
     def concat(self, parts: Sequence[str]) -> str:
         """The vectors, concatenated."""
         return parts[0] if len(parts) == 1 else self.add("concat", parts, (sum(self.values[p].size for p in parts),))
+
+    def again(self, operations: Sequence[Operation], x: str, other: str) -> str:
+        """Note these operations down once more, with `other` in the place of the value `x`; gives the last output."""
+        names = {x: other}
+        for operation in operations:
+            value, inputs = self.values[operation.output], [names.get(name, name) for name in operation.inputs]
+            last = self.add(operation.kind, inputs, value.shape, value.dtype, **operation.settings)
+            names[operation.output] = last
+        return last
 
     def finished(self, outputs: str, action: str) -> Graph:
         """The graph, with these two values under the names that every file gives them."""

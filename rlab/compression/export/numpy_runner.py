@@ -69,7 +69,10 @@ def load(path: Any, read: Callable[[Any], dict[str, Array]] = read) -> NumpyPoli
         for name, values in constants.items():
             if np.isnan(values).any() or (name not in free and not np.isfinite(values).all()):
                 raise ValueError(f"the constant {name!r:.80} is NaN or infinite")
-        steps = [_step(op, description["values"], constants) for op in description["operations"]]
+        operations = description["operations"]
+        for name in {op["inputs"][1] for op in operations if op["kind"] == "linear"}:
+            constants[name] = np.ascontiguousarray(constants[name].T)  # laid out once for all
+        steps = [_step(op, description["values"]) for op in operations]
         return NumpyPolicy(metadata, constants, steps, description["values"]["obs"])
     except (KeyError, TypeError, AttributeError, ValueError, IndexError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"not a NumPy policy of rlab: {error}") from error
@@ -112,12 +115,9 @@ def _with_zeros(stored: Array, kind: str, size: int, kept: int) -> Array:
     return dense
 
 
-def _step(op: dict[str, Any], values: dict[str, Any], constants: dict[str, Array]) -> Step:
-    """What one operation runs; settings and shapes are bound, weights laid out, once for all."""
-    kind, inputs, output = op["kind"], tuple(op["inputs"]), values[op["output"]]
-    if kind == "linear":
-        constants[inputs[1]] = np.ascontiguousarray(constants[inputs[1]].T)
-    return OPERATIONS[kind](op["settings"], output), inputs, op["output"]
+def _step(op: dict[str, Any], values: dict[str, Any]) -> Step:
+    """What one operation runs; settings and shapes are bound."""
+    return OPERATIONS[op["kind"]](op["settings"], values[op["output"]]), tuple(op["inputs"]), op["output"]
 
 
 def _plain(function: Callable[..., Array]) -> Callable[[dict[str, Any], dict[str, Any]], Callable[..., Array]]:
@@ -165,6 +165,17 @@ def _layer_norm(settings: dict[str, Any], output: dict[str, Any]) -> Callable[..
         centred = x - x.mean(axis=1, keepdims=True)
         variance = np.square(centred).mean(axis=1, keepdims=True)
         return centred / np.sqrt(variance + epsilon) * weight + bias
+
+    return run
+
+
+def _softmax(settings: dict[str, Any], output: dict[str, Any]) -> Callable[[Array], Array]:
+    size = settings["size"]
+
+    def run(x: Array) -> Array:
+        parts = x.reshape(len(x), x.shape[1] // size, size)
+        weight = np.exp(parts - parts.max(axis=-1, keepdims=True))
+        return np.asarray(weight / weight.sum(axis=-1, keepdims=True)).reshape(x.shape)
 
     return run
 
@@ -249,7 +260,7 @@ OPERATIONS: dict[str, Callable[[dict[str, Any], dict[str, Any]], Callable[..., A
     "one_hot": _plain(lambda x, element, value: np.asarray(x[:, element] == value, np.float32)),
     "centre": _plain(lambda x, mean: (x.astype(np.float64) - mean).astype(np.float32)),
     "concat": _plain(lambda *parts: np.concatenate(parts, axis=1)),
-    "append": _plain(lambda x, constant: np.concatenate([x, np.broadcast_to(constant, x.shape)], axis=1)),
+    "append": _plain(lambda x, constant: np.concatenate([x, np.tile(constant, (len(x), 1))], axis=1)),
     "add": _plain(np.add),
     "subtract": _plain(np.subtract),
     "multiply": _plain(np.multiply),
@@ -262,6 +273,7 @@ OPERATIONS: dict[str, Callable[[dict[str, Any], dict[str, Any]], Callable[..., A
     "silu": _plain(_silu),
     "leaky_relu": _leaky_relu,
     "mean": _plain(lambda x: np.asarray(x.mean(axis=1, keepdims=True))),
+    "softmax": _softmax,
     "linear": _plain(_linear),
     "conv2d": _conv2d,
     "layer_norm": _layer_norm,

@@ -220,7 +220,8 @@ def _centre(writer: _Writer, op: Operation) -> None:
 
 def _append(writer: _Writer, op: Operation) -> None:
     x, constant = op.inputs
-    rows = writer.node("Shape", (x,), f"{op.output}_shape")
+    rows = writer.node("Shape", (x,), f"{op.output}_shape", start=0, end=1)
+    rows = writer.node("Concat", (rows, writer.shape(1)), f"{op.output}_column", axis=0)
     expanded = writer.node("Expand", (writer.input(constant), rows), f"{op.output}_rows")
     writer.node("Concat", (x, expanded), op.output, axis=1)
 
@@ -241,6 +242,13 @@ def _silu(writer: _Writer, op: Operation) -> None:
 
 def _mean(writer: _Writer, op: Operation) -> None:
     writer.node("ReduceMean", (op.inputs[0], writer.shape(1)), op.output, keepdims=1)
+
+
+def _softmax(writer: _Writer, op: Operation) -> None:
+    size, name = op.settings["size"], op.output
+    (d,) = writer.graph.values[name].shape
+    parts = writer.node("Reshape", (op.inputs[0], writer.shape(-1, d // size, size)), f"{name}_parts")
+    writer.node("Reshape", (writer.node("Softmax", (parts,), f"{name}_shares", axis=-1), writer.shape(-1, d)), name)
 
 
 def _linear(writer: _Writer, op: Operation) -> None:
@@ -360,6 +368,7 @@ NODES: dict[str, Callable[[_Writer, Operation], None]] = {
     "silu": _silu,
     "leaky_relu": _simple("LeakyRelu", "alpha"),
     "mean": _mean,
+    "softmax": _softmax,
     "linear": _linear,
     "conv2d": _conv2d,
     "layer_norm": _simple("LayerNormalization", "epsilon", axis=-1),

@@ -22,12 +22,13 @@ from rlab.networks.bounds import FIRST
 from rlab.networks.branches import Branches, Dueling, Pick, PickImage
 from rlab.networks.continuous_heads import BoxHead, DeterministicHead, GaussianHead, SquashedGaussianHead
 from rlab.networks.heads import BernoulliHead, CategoricalHead, Head, MultiCategoricalHead
+from rlab.networks.implicit_quantiles import ImplicitQuantiles
 from rlab.networks.layers import ACTIVATIONS, LogStd
 from rlab.networks.merging import merged
 from rlab.networks.policy import MemberPolicy
 from rlab.networks.preprocess import Numbers, OneHot, Preprocess
 from rlab.networks.spaces import Masked
-from rlab.networks.value_heads import QHead, QuantileHead
+from rlab.networks.value_heads import CategoricalValueHead, ImplicitQuantileHead, QHead, QuantileHead
 
 WEIGHT_KINDS = {8: "int8", 4: "int4", 2: "int2"}
 
@@ -201,9 +202,37 @@ def _batch_renorm(tracer: Tracer, layer: Any, x: str) -> str:
 
 def _dueling(tracer: Tracer, layer: Any, x: str) -> str:
     value, advantage = trace_network(tracer, layer.value, x), trace_network(tracer, layer.advantage, x)
-    shape = tracer.values[advantage].shape
+    shape, n = tracer.values[advantage].shape, tracer.values[value].size
+    if n > 1:
+        return _dueling_by_itself(tracer, value, advantage, n)
     total = tracer.add("add", (advantage, value), shape)  # the second may be one number
     return tracer.add("subtract", (total, tracer.add("mean", (advantage,), (1,))), shape)
+
+
+def _dueling_by_itself(tracer: Tracer, value: str, advantage: str, n: int) -> str:
+    """Each of n numbers joined with those of the actions."""
+    actions = [tracer.slice(advantage, i, i + n) for i in range(0, tracer.values[advantage].size, n)]
+    total = actions[0]
+    for other in actions[1:]:
+        total = tracer.add("add", (total, other), (n,))
+    mean = tracer.with_constant("multiply", total, np.float32([1.0 / len(actions)]))
+    rest = tracer.add("subtract", (value, mean), (n,))
+    return tracer.concat([tracer.add("add", (each, rest), (n,)) for each in actions])
+
+
+def _implicit_quantiles(tracer: Tracer, layer: ImplicitQuantiles, x: str) -> str:
+    """Its network once for each fraction, whose embeddings are constants outside of training."""
+    fractions = layer.middles(torch.zeros(()))
+    with torch.no_grad():
+        embedded = layer.embedded(fractions)  # [n, D]
+    entering = [tracer.add("multiply", (x, tracer.constant(each)), tracer.values[x].shape) for each in embedded]
+    before = len(tracer.operations)
+    returns = [trace_network(tracer, layer.values, entering[0])]
+    noted = tracer.operations[before:]
+    returns += [tracer.again(noted, entering[0], other) for other in entering[1:]]
+    shape = (tracer.values[returns[0]].size + 1,)
+    ends = zip(returns, fractions.unsqueeze(-1), strict=True)
+    return tracer.concat([tracer.add("append", (each, tracer.constant(end)), shape) for each, end in ends])
 
 
 def _branches(tracer: Tracer, layer: Any, x: str) -> str:
@@ -252,6 +281,7 @@ LAYERS: dict[type[nn.Module], Callable[[Tracer, Any, str], str]] = {
     nn.LayerNorm: _layer_norm,
     BatchRenorm: _batch_renorm,
     Dueling: _dueling,
+    ImplicitQuantiles: _implicit_quantiles,
     Branches: _branches,
     Pick: _pick,
     PickImage: _pick_image,
@@ -292,11 +322,25 @@ def _index(tracer: Tracer, head: Any, outputs: str, mask: str | None) -> str:
     return _choice(tracer, outputs, mask, (head.mask_width,), (), np.asarray(head.start, np.int64))
 
 
+def _atoms(tracer: Tracer, head: CategoricalValueHead, outputs: str, mask: str | None) -> str:
+    probability = tracer.unary("softmax", outputs, size=head.atoms)
+    return _weighed(tracer, head, probability, np.kron(np.eye(head.num_actions), head.support.cpu().numpy()), mask)
+
+
 def _quantiles(tracer: Tracer, head: QuantileHead, outputs: str, mask: str | None) -> str:
-    mean = np.kron(np.eye(head.num_actions), np.full((1, head.quantiles), 1.0 / head.quantiles)).astype(np.float32)
-    constants = tracer.constant(mean), tracer.constant(np.zeros(head.num_actions, np.float32))
-    values = tracer.add("linear", (outputs, *constants), (head.num_actions,))
-    return _index(tracer, head, values, mask)
+    share = np.full((1, head.quantiles), 1.0 / head.quantiles)
+    return _weighed(tracer, head, outputs, np.kron(np.eye(head.num_actions), share), mask)
+
+
+def _implicit(tracer: Tracer, head: ImplicitQuantileHead, outputs: str, mask: str | None) -> str:
+    one = np.eye(head.num_actions, head.num_actions + 1) / head.points  # without the fraction
+    return _weighed(tracer, head, outputs, np.tile(one, head.points), mask)
+
+
+def _weighed(tracer: Tracer, head: QHead, x: str, weight: np.ndarray, mask: str | None) -> str:
+    """The best by the values `weight @ x`."""
+    constants = tracer.constant(weight.astype(np.float32)), tracer.constant(np.zeros(head.num_actions, np.float32))
+    return _index(tracer, head, tracer.add("linear", (x, *constants), (head.num_actions,)), mask)
 
 
 def _indices(tracer: Tracer, head: MultiCategoricalHead, outputs: str, mask: str | None) -> str:
@@ -331,10 +375,12 @@ def _choice(
     return tracer.with_constant("add", chosen, start, "int64")
 
 
-# class of a policy head -> what notes down how it chooses. A C51 head needs a softmax, which is not an operation here.
+# class of a policy head -> what notes down how it chooses
 HEADS: dict[type[Head], Callable[[Tracer, Any, str, str | None], str]] = {
     QHead: _index,
+    CategoricalValueHead: _atoms,
     QuantileHead: _quantiles,
+    ImplicitQuantileHead: _implicit,
     CategoricalHead: _index,
     MultiCategoricalHead: _indices,
     BernoulliHead: _bits,
