@@ -150,14 +150,11 @@ class SAC(OffPolicy):
 
     def step_temperature(self, entropy: Tensor, batch: Batch, now: Now) -> dict[str, Tensor]:
         """A step of the temperature, unless it is fixed: it rises where the `entropy [S, B]` is below its target."""
-        metrics = {
-            "policy/entropy": entropy.mean(dim=-1),
-            "policy/temperature": self._log_temperature.detach()[:, 0].exp(),
-        }
+        temperature = self._log_temperature.detach()[:, 0].exp()
         if self.config.temperature is None:
             loss = temperature_loss(self._log_temperature, entropy, self.target_entropy(batch)).mean(dim=-1)
-            self.optimizers["temperature"].step(loss, now)
-        return metrics
+            temperature = temperature + 0.0 * self.optimizers["temperature"].step(loss, now)  # NaN where that is
+        return {"policy/entropy": entropy.mean(dim=-1), "policy/temperature": temperature}
 
     def target_entropy(self, batch: Batch) -> Tensor | float:
         """What the entropy should be: a number, or for each row where a mask allows it fewer choices, `[S, B]`."""

@@ -269,14 +269,14 @@ class OffPolicy:
         errors = critic_errors(q, batch["reward"], batch["discount"], next_value)
         loss = weighted_mean(squared(errors).sum(dim=1), weighed(batch, now).get("weight"))
         norm = self.optimizers["critics"].step(loss, now)
-        metrics = {"loss/critics": loss.detach(), "q/mean": q.detach().mean(dim=(1, 2)), "grad/norm": norm}
+        metrics = {"loss/critics": loss.detach(), "q/mean": q.detach().mean(dim=(1, 2)), "grad/critics_norm": norm}
         return metrics, errors.detach().abs().mean(dim=1)
 
     def step_actor(self, loss: Tensor, outputs: Tensor, batch: Batch, now: Now) -> dict[str, Tensor]:
         """A step of the policy's network, which gave `outputs`, down `loss [S]` and the terms from outside."""
         whole, metrics = self.terms.add_to(loss, outputs, batch, now)
-        self.optimizers["actor"].step(whole, now)
-        return {"loss/actor": loss.detach(), **metrics}
+        norm = self.optimizers["actor"].step(whole, now)
+        return {"loss/actor": loss.detach(), **metrics, "grad/norm": norm}
 
     def learning_actor(self, obs: Tensor) -> Tensor:
         """The outputs of the policy's network for an update that moves it, in training mode unless it stands still."""

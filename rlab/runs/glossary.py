@@ -144,6 +144,7 @@ TAGS = (
     Tag("critics/learning_rate", "", "that of the critics", OFF_POLICY),
     Tag("temperature/learning_rate", "", "that of the temperature", SOFT),
     Tag("grad/norm", "", "norm of the gradient before clipping", "all"),
+    Tag("grad/critics_norm", "", "that of the critics", OFF_POLICY),
     Tag("sparsity/zeros", "share", "of the policy's weights that are 0", "runs with --sparsity"),
     Tag(
         "film",

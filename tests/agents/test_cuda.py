@@ -18,10 +18,12 @@ SMALL = {"seeds": 2, "num_envs": 4, "eval_every": 32, "eval_episodes": 1, "final
 SMALL |= {"experiment": "none", "hidden": (8,), "compile": "off"}
 REPLAY = {"n_step": 3, "dropout": 0.1, "obs_scaling": "running", "dueling": True}
 REPLAY |= {"learning_starts": 16, "batch_size": 8}
+NUMBERS = {"learning_starts": 16, "batch_size": 8, "obs_scaling": "running", "n_step": 3}
 ROLLOUT = {"reward_scaling": "running", "obs_scaling": "running", "rollout_steps": 8}
 SETTINGS: dict[str, dict[str, Any]] = {
     "dqn": REPLAY,
     "double_dqn": REPLAY,
+    "sac": {**NUMBERS, "policy_delay": 2},
     "a2c": ROLLOUT,
     "reinforce": ROLLOUT,
     "ppo": {**ROLLOUT, "epochs": 2, "target_kl": 1e-3},

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("quick_disk")
 ROLLOUTS: dict[str, Any] = {"rollout_steps": 8}  # 32 env steps
 REPLAY: dict[str, Any] = {"learning_starts": 32, "learn_every": 32, "batch_size": 16}
 AGENTS = {"ppo": {**ROLLOUTS, "epochs": 2}, "a2c": ROLLOUTS, "reinforce": ROLLOUTS, "dqn": REPLAY, "double_dqn": REPLAY}
+AGENTS |= {"sac": REPLAY}
 BUDGET: dict[str, Any] = {"env_steps": 256, "log_every": 32}
 
 
