@@ -25,6 +25,7 @@ AGENTS = {
     "encoder": "rlab.agents.encoder:Encoder",
     "iql": "rlab.agents.iql:IQL",
     "ppo": "rlab.agents.ppo:PPO",
+    "rainbow": "rlab.agents.rainbow:Rainbow",
     "reinforce": "rlab.agents.reinforce:Reinforce",
     "sac": "rlab.agents.sac:SAC",
     "td3": "rlab.agents.td3:TD3",
@@ -32,7 +33,7 @@ AGENTS = {
 
 
 _NUMBERS = "For actions that are numbers it has sac, td3, ddpg, crossq and droq, and ppo, a2c and reinforce."
-_CHOICES = "For a choice among actions it has dqn, double_dqn and sac, and ppo, a2c and reinforce."
+_CHOICES = "For a choice among actions it has dqn, double_dqn, rainbow and sac, and ppo, a2c and reinforce."
 
 _SETTING = "It is a setting: rlab train {} ENV {}."
 _HEADS = {"c51": "c51", "categoricaldqn": "c51", "qrdqn": "qr", "iqn": "iqn"}
@@ -42,7 +43,7 @@ _HEADS = {"c51": "c51", "categoricaldqn": "c51", "qrdqn": "qr", "iqn": "iqn"}
 ELSEWHERE = {
     **dict.fromkeys(("tqc", "mpo"), _NUMBERS),
     "redq": "It is droq with --critics 10 --target-critics 2 --dropout 0 --no-layer-norm.",
-    **dict.fromkeys(("rainbow", "r2d2", "apex"), _CHOICES),
+    **dict.fromkeys(("r2d2", "apex"), _CHOICES),
     **{name: _SETTING.format("dqn", f"--value-head {head}") for name, head in _HEADS.items()},
     **dict.fromkeys(("mdqn", "munchausendqn"), _SETTING.format("dqn", "--munchausen")),
     **dict.fromkeys(("per", "dqnper"), _SETTING.format("dqn", "--replay prioritised")),

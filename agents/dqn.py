@@ -16,11 +16,11 @@ from rlab.experience.samplers import Sampler
 from rlab.experience.storage import Storage
 from rlab.learning.contract import Batch, Now, Updated
 from rlab.learning.demonstration_losses import DemonstrationTerm
-from rlab.learning.exploration import EpsilonGreedy, linear
+from rlab.learning.exploration import EpsilonGreedy
 from rlab.learning.munchausen import Munchausen
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.learning.optimizers import StackedOptimizer
-from rlab.learning.q_learning import QLearningConfig
+from rlab.learning.q_learning import EpsilonConfig, QLearningConfig
 from rlab.learning.replay_settings import ReplaySettings, replay_schedule, weighed
 from rlab.learning.replayed_rows import ReplayedRows
 from rlab.learning.replayed_windows import ReplayedWindows
@@ -48,13 +48,8 @@ from rlab.types import Clock
 
 
 @dataclass(frozen=True, kw_only=True)
-class DQNConfig(QLearningConfig, ReplaySettings, SequenceConfig):
+class DQNConfig(EpsilonConfig, ReplaySettings, SequenceConfig):
     """Settings of DQN and double DQN. Steps are env steps of one member, summed over its envs."""
-
-    epsilon_start: float = 1.0  # share of random actions; Mnih et al. 2015
-    epsilon_end: float = 0.05  # the paper has 0.1 and evaluates at 0.05
-    epsilon_fraction: float = 0.2  # of the budget, over which epsilon falls linearly
-    epsilon_duration: float | None = None  # exponent of how long an exploring action is held; Dabney et al. 2021 have 2
 
 
 class DQN:
@@ -111,7 +106,7 @@ class DQN:
     @staticmethod
     def head_json(config: QLearningConfig, action_space: Space) -> dict[str, Any]:
         """The policy head, as plain data."""
-        return {**config.value_head_json, "epsilon": config.epsilon_end}
+        return {**config.value_head_json, "epsilon": config.epsilon(progress=1.0)}
 
     @property
     def networks(self) -> dict[str, StackedNetwork]:
@@ -139,10 +134,9 @@ class DQN:
     def scheduled(self, clock: Clock) -> dict[str, float]:
         """How much is explored, the learning rate, how far the target network follows in this step of the clock."""
         config = self.config
-        epsilon = linear(config.epsilon_start, config.epsilon_end, config.epsilon_fraction, clock.progress)
         share = share_due(clock, config.target_every, config.target_tau)
         rates = {**self.optimizer.scheduled(clock), **self.terms.scheduled(clock), **replay_schedule(config, clock)}
-        return {"explore/epsilon": epsilon, "target share": share, **rates}
+        return {"explore/epsilon": config.epsilon(clock.progress), "target share": share, **rates}
 
     def act(self, obs: Tensor, now: Now, state: State) -> Acted:
         with torch.no_grad(), self.noise:
@@ -174,6 +168,7 @@ class DQN:
         metrics = {f"loss/td_{self.value_loss.name}": loss.detach(), "q/mean": q.mean(dim=(1, 2))}
         loss, more = self.terms.add_to(loss, outputs, rows, now)
         norm = self.optimizer.step(loss, now)
+        more |= self.value_loss.metrics(rows)
         return Updated({**metrics, **more, "grad/norm": norm}, self.replayed.feedback(error.detach(), rows))
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

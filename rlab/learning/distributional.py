@@ -28,12 +28,17 @@ def projected(probability: Tensor, returns: Tensor, support: Tensor) -> Tensor:
         support: `[m]`, evenly spaced and rising.
 
     Returns:
-        `[..., m]`. As a matrix of shares rather than sums into places, whose order a GPU does not fix.
+        `[..., m]`.
     """
     last = support.shape[0] - 1
-    place = (returns - support[0]) * (last / (support[-1] - support[0]))
-    distance = (place.clamp(0, last).unsqueeze(-2) - torch.arange(last + 1, device=support.device).unsqueeze(-1)).abs()
-    return (probability.unsqueeze(-2) * (1 - distance).clamp(min=0)).sum(dim=-1)  # [..., m, n] -> [..., m]
+    place = ((returns - support[0]) * (last / (support[-1] - support[0]))).clamp(0, last)
+    if place.device.type != "cpu":  # a matrix of shares [..., m, n]: a GPU does not fix the order of sums into places
+        distance = (place.unsqueeze(-2) - torch.arange(last + 1, device=support.device).unsqueeze(-1)).abs()
+        return (probability.unsqueeze(-2) * (1 - distance).clamp(min=0)).sum(dim=-1)
+    below = place.long().clamp(max=last - 1)
+    above = place - below  # how far it is on the way to the next atom
+    found = probability.new_zeros(*probability.shape[:-1], last + 1)
+    return found.scatter_add(-1, below, probability * (1 - above)).scatter_add(-1, below + 1, probability * above)
 
 
 def divergence(target: Tensor, log_probability: Tensor) -> Tensor:

