@@ -29,6 +29,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "rollout": ("rollout_steps", "epochs", "minibatches", "normalize_advantage", "target_kl"),
     "exploration": (
         *("epsilon_start", "epsilon_end", "epsilon_fraction", "epsilon_duration", "entropy_weight", "entropy_final"),
+        *("novelty", "novelty_weight", "novelty_hidden", "novelty_features", "novelty_learning_rate"),
         *("noisy", "noisy_sigma"),
         *("temperature", "target_entropy", "entropy_share", "exploration_noise", "exploration_scale"),
         *("target_noise", "noise_clip"),

@@ -11,6 +11,7 @@ from rlab.experience.goals import Goals
 from rlab.experience.samplers import Batch, Sampler
 from rlab.experience.sequence_samplers import take_rows
 from rlab.experience.storage import Storage
+from rlab.experience.successors import read_successors
 
 # What goals are drawn from, section 4.5: those achieved from the row on, the one achieved last, any of the episode.
 STRATEGIES = ("future", "final", "episode")
@@ -102,16 +103,18 @@ class HindsightSampler:
         last = (new.get("steps", steps) - 1).view(*steps.shape, 1, 1).expand(*steps.shape, 1, successors.shape[-1])
         new["obs"] = self._with_goal(old["obs"], goal)
         new["next_obs"] = self._with_goal(successors.gather(2, last)[:, :, 0], goal)
+        if "successors" in old:
+            new["successors"] = self._with_goal(successors, desired)
         new["reward"] = self.goals.reward(achieved, desired).to(reward.dtype).masked_fill(~inside, 0.0)
         return new
 
     def _successors(self, old: Batch) -> Tensor:
         """What each step of the windows led to, `[S, K, n, F]`; meaningless behind a window's end."""
-        row, n = old["row"], old["reward"].shape[-1]
-        if n == 1:
+        if old["reward"].shape[-1] == 1:
             return old["next_obs"].unsqueeze(2)
-        rows = row.unsqueeze(-1) + torch.arange(n, device=row.device) * self.storage.num_envs
-        return self.storage.read(rows, "next_obs")["next_obs"]
+        if "successors" in old:
+            return old["successors"]
+        return read_successors(self.storage, old["row"], old["reward"].shape[-1])
 
     def _with_goal(self, obs: Tensor, goal: Tensor) -> Tensor:
         desired = self.goals.places.desired

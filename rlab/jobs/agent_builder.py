@@ -19,6 +19,7 @@ from rlab.learning.contract_checks import check_agent
 from rlab.learning.distillation import Teacher
 from rlab.learning.finetuning import Refit, members_of, parameter_groups, refit, trainable_share, transfer
 from rlab.learning.finite import check_saved
+from rlab.learning.novel_agent import with_novelty
 from rlab.learning.parameter_groups import ParameterGroup
 from rlab.learning.regrouping import regroup
 from rlab.learning.sparsity import GradualPruning
@@ -53,6 +54,7 @@ def build_agent(
             `check_agent`.
     """
     seeds, settings = request.run.training_seeds, request.settings
+    agent_class = with_novelty(agent_class, settings)
     arguments = (settings, *spaces, seeds, device)
     if request.start is None or inputs.start is None:
         built = BuiltAgent(agent_class(*arguments), [])

@@ -18,6 +18,7 @@ from rlab.learning.choices import Activation, Init, LrSchedule, RewardScaling
 from rlab.learning.common_config import MemoryConfig, StochasticPolicyConfig, Unread
 from rlab.learning.contract import Batch, Now, Updated
 from rlab.learning.exploration import ActionNoise
+from rlab.learning.novelty_config import NoveltyConfig
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.learning.optimizers import StackedOptimizer
 from rlab.learning.policy_gradient import explained_variance, gae
@@ -38,7 +39,7 @@ REWARD_SCALINGS = ("none", "running")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActorCriticConfig(StochasticPolicyConfig, MemoryConfig):
+class ActorCriticConfig(NoveltyConfig, StochasticPolicyConfig, MemoryConfig):
     """The settings that all policy-gradient agents share; each agent states its own defaults where they differ."""
 
     gamma: float = 0.99  # discount per env step

@@ -14,6 +14,7 @@ from rlab.learning.common_config import NetworkConfig, Unread
 from rlab.learning.contract import Batch, Now
 from rlab.learning.exploration import linear
 from rlab.learning.hindsight_config import HindsightConfig
+from rlab.learning.novelty_config import NoveltyConfig
 from rlab.networks.spaces import Space
 from rlab.ranges import check_counts, check_not_negative, check_shares
 from rlab.types import Clock
@@ -22,7 +23,7 @@ REPLAYS = {"uniform": UniformSampler, "prioritised": PrioritisedSampler}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplaySettings(HindsightConfig, NetworkConfig):
+class ReplaySettings(HindsightConfig, NoveltyConfig, NetworkConfig):
     """To be inherited beside settings that have `batch_size` and `n_step`. Steps are env steps of one member, summed
     over its envs."""
 

@@ -28,15 +28,23 @@ class RewardScaler:
         self._returns: Tensor | None = None  # [S, N] discounted sums of the episodes under way
 
     def scale(self, reward: Tensor, ended: Tensor, valid: Tensor) -> Tensor:
-        """Fold the rewards of a rollout `[S, N, T]` in, then scale all of them by what is known now.
+        """`observe` the rewards of a rollout `[S, N, T]`, then give them `scaled`; those of rows that are not
+        transitions are meaningless."""
+        self.observe(reward, ended, valid)
+        return self.scaled(reward)
+
+    def scaled(self, reward: Tensor) -> Tensor:
+        """Rewards `[S, B, n]` by the deviation that is known now."""
+        deviation = (self._variance + EPSILON).sqrt().to(reward.dtype)
+        return (reward / deviation.reshape(-1, 1, 1)).clamp(-CLIP, CLIP)
+
+    def observe(self, reward: Tensor, ended: Tensor, valid: Tensor) -> None:
+        """Fold the rewards of successive vector steps `[S, N, T]` in.
 
         An absurd reward, which would decide the statistics for good, counts as 0 in them: see `Outliers`.
 
         Args:
             ended, valid: `[S, N, T]` bool; rows that ended an episode, rows that are transitions.
-
-        Returns:
-            the scaled rewards `[S, N, T]`; those of rows that are not transitions are meaningless.
         """
         if self._returns is None or self._returns.shape != reward.shape[:2]:
             self._returns = reward.new_zeros(reward.shape[:2])
@@ -48,8 +56,6 @@ class RewardScaler:
         sums = accumulate(torch.where(kept, reward, 0.0).flip(-1), carry.flip(-1), self._returns).flip(-1)
         self._returns.copy_(torch.where(ended[..., -1], 0.0, sums[..., -1]))
         self._fold(sums.flatten(1).double(), kept.flatten(1).double())
-        deviation = (self._variance + EPSILON).sqrt().to(reward.dtype)
-        return (reward / deviation.reshape(-1, 1, 1)).clamp(-CLIP, CLIP)
 
     def state(self) -> dict[str, Any]:
         """The statistics, and the sums of the episodes under way."""

@@ -24,6 +24,7 @@ from rlab.experience.mixture_sampler import MixtureSampler
 from rlab.experience.storage import Storage
 from rlab.learning.contract import Now, UpdatesInTurn
 from rlab.learning.distillation import Teacher
+from rlab.learning.novel_agent import with_novelty
 from rlab.learning.program import Program
 from rlab.learning.sparsity import GradualPruning
 from rlab.networks.memory import State, reset
@@ -48,6 +49,7 @@ DQN = {**REPLAY, "target_every": 9}
 ROLLOUT = {**STABLE, "rollout_steps": STEPS, "entropy_weight": 0.01}
 PPO = {**ROLLOUT, "epochs": 2, "minibatches": 2}
 WINDOWS = {**DQN, "learning_starts": 12, "sequence_length": 3, "burn_in": 1, "memory_size": 4, "memory_window": 3}
+NOVEL = {"novelty": "rnd", "novelty_hidden": (8,), "novelty_features": 4}
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,10 @@ CASES = {
     "droq with the targets of redq": Case("droq", {**REPLAY, "utd": 1, "critics": 4, "target_critics": 2}, obs=ROOM),
     "td3": Case("td3", {**REPLAY, "policy_delay": 3, "learning_starts": 12}, PUSH),
     "ddpg": Case("ddpg", {**REPLAY, "exploration_noise": "ornstein_uhlenbeck"}, PUSH, more="pruning"),
+    "dqn novelty": Case("dqn", {**DQN, **NOVEL, "n_step": 2}, obs=ROOM),
+    "ppo novelty": Case("ppo", {**PPO, **NOVEL}, obs=PLACE),
+    "sac novelty": Case("sac", {**REPLAY, **NOVEL}, PUSH),
+    "dqn memory novelty": Case("dqn", {**WINDOWS, **NOVEL, "memory": "gru"}),
     "own": Case("own_agent:ExpectedSarsa", {"hidden": (8,), "batch_size": 8, "learning_rate": 1e-4}),
 }
 
@@ -182,8 +188,9 @@ class Life:
 
     def __init__(self, case: Case, device: torch.device) -> None:
         self.case, self.device = case, device
-        agent_class: Any = load_agent(case.agent)
-        self.agent: Any = agent_class(agent_class.Config(**case.settings), case.obs, case.actions, SEEDS, device)
+        settings = load_agent(case.agent).Config(**case.settings)  # type: ignore[attr-defined]
+        agent_class = with_novelty(load_agent(case.agent), settings)
+        self.agent: Any = agent_class(settings, case.obs, case.actions, SEEDS, device)
         self.rng, self.clock = np.random.default_rng(0), Clock(0, 400, ENVS)
         self.obs = torch.from_numpy(observations(case.obs, self.rng, (len(SEEDS), ENVS))).to(device)
         self.ended, self.updates = np.zeros((len(SEEDS), ENVS), bool), 0

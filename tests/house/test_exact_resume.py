@@ -68,6 +68,11 @@ WAYS: dict[str, tuple[str, str | EnvSpec, dict[str, Any]]] = {
     "sac": ("sac", "Pendulum-v1", {**NUMBERS, "obs_scaling": "running", "exploration_noise": "pink"}),
     "sac of choices, envs as tensors": ("sac", "CartPole-v1", {**NUMBERS, "vector": "tensor", "policy_delay": 2}),
     "td3": ("td3", "Pendulum-v1", {**NUMBERS, "exploration_noise": "ornstein_uhlenbeck", "n_step": 2}),
+    "dqn, novelty and goals, n steps": (
+        *("dqn", EnvSpec("rlab/ProbeBitFlip-v0", {"bits": 4})),
+        {**REPLAY, "hindsight": "future", "n_step": 2, "novelty": "rnd", "vector": "tensor"},
+    ),
+    "ppo, novelty": ("ppo", "MountainCar-v0", {**ROLLOUT, "novelty": "rnd", "novelty_hidden": (8,)}),
     "judged with the training envs closed": ("ppo", "CartPole-v1", {**ROLLOUT, "eval_alone": True}),
 }
 

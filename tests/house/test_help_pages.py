@@ -17,6 +17,7 @@ from rlab.cli.reference import page_of, reference
 from rlab.cli.train import TrainOptions
 from rlab.compression.export import member_file
 from rlab.compression.export.runtimes import SUFFIXES
+from rlab.experience.hindsight_sampler import STRATEGIES
 from rlab.jobs.defaults import agent_config
 from rlab.jobs.settings import descriptions, settings_of
 from rlab.learning import choices
@@ -24,6 +25,7 @@ from rlab.learning.actor_critic import REWARD_SCALINGS
 from rlab.learning.demonstration_losses import DEMONSTRATION_LOSSES
 from rlab.learning.exploration_noise import NOISES
 from rlab.learning.finetune_config import FinetuneConfig
+from rlab.learning.novelty_config import NOVELTIES
 from rlab.learning.optimizer_settings import OPTIMIZERS
 from rlab.learning.returns import LOSSES
 from rlab.learning.schedules import SCHEDULES
@@ -115,6 +117,8 @@ def test_the_table_of_groups_names_each_setting_once_and_nothing_else() -> None:
         (choices.LrSchedule, SCHEDULES),
         (choices.ValueLoss, LOSSES),
         (choices.DemonstrationLoss, DEMONSTRATION_LOSSES),
+        (choices.Hindsight, ("none", *STRATEGIES)),
+        (choices.Novelty, NOVELTIES),
         (choices.Noise, NOISES),
     ],
 )

@@ -19,6 +19,7 @@ from rlab.jobs.request import Request, Start
 from rlab.jobs.unread import as_started, unread_by_kind, unread_settings
 from rlab.learning.common_config import KnowsUnread
 from rlab.learning.finetune_config import FinetuneConfig
+from rlab.learning.novelty_config import OF_NOVELTY
 from rlab.networks.spaces import Box, Discrete
 from rlab.runs.config import RunConfig, SourceConfig
 
@@ -40,7 +41,7 @@ def config_of(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "config.json").read_text()))
 
 
-WITHOUT_GOALS = {"hindsight_goals"}
+WITHOUT_GOALS = {"hindsight_goals", *OF_NOVELTY}
 
 
 def unread(agent: str, action_space: Any = MOVES, **settings: Any) -> set[str]:
