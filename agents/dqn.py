@@ -97,9 +97,9 @@ class DQN:
     def policy_spec(cls, config: Any, obs_space: Space, action_space: Discrete) -> PolicySpec:
         """The policy that the settings ask for, as plain data."""
         head = cls.head_json(config, action_space)
-        per_action = build_head(head, action_space, trust=True).per_action  # the agent that names it runs already
+        built: Any = build_head(head, action_space, trust=True)  # the agent that names it runs already
         body = BodySettings.of(config, dropout=config.dropout)
-        network = q_network_spec(obs_space, action_space.n, body, config.dueling, per_action, config.implicit)
+        network = q_network_spec(obs_space, action_space.n, body, config.dueling, built.per_action, config.implicit)
         preprocess = Preprocess(obs_space, config.obs_scaling, config.obs_scale, members=None).to_json()
         return PolicySpec(obs_space, action_space, preprocess, network, head)
 

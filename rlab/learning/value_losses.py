@@ -123,8 +123,8 @@ def _targets(following: Tensor, batch: Batch, next_bonus: Tensor | None) -> Tens
     return batch["reward"].unsqueeze(-1) + batch["discount"].unsqueeze(-1) * following
 
 
-def value_loss(head: QHead, config: Any) -> ValueLoss:
-    """The loss of a head, with the settings of a `QLearningConfig`; of a head from outside rlab that of its values."""
+def value_loss(head: Any, config: Any) -> ValueLoss:
+    """The loss of a `QHead`, with the settings of a `QLearningConfig`; of one from outside rlab that of its values."""
     if isinstance(head, CategoricalValueHead):
         return CategoricalLoss(head)
     if isinstance(head, QuantileHead | ImplicitQuantileHead):

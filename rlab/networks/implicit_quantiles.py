@@ -67,7 +67,8 @@ class ImplicitQuantiles(Streams):
         return {"embedding": self.embedding, "values": self.values}
 
     def rebuilt(self, streams: Sequence[nn.Module]) -> Self:
-        return type(self)(*streams, **self.settings())
+        embedding, values = streams
+        return type(self)(embedding, values, **self.settings())
 
     def settings(self) -> dict[str, int]:
         """What builds it beside its two networks."""

@@ -91,7 +91,7 @@ def test_the_gradient_of_an_agent_s_loss_is_that_of_finite_differences(
     agent = lab.table_agent("double_dqn", munchausen=munchausen, quantile_kappa=0.5, dueling=True, **SMALL[head])
     batch = agent.prepare(lab.windows([0, 1], [0, 1], [[0.3], [-0.7]], [2, 0], [False, True]))
     batch = {name: x.double() if x.is_floating_point() else x for name, x in batch.items()}
-    agent.training_network = agent.q_network.double()  # not in training: the fractions of IQN stand still
+    agent.replayed.training_network = agent.q_network.double()  # not in training: the fractions of IQN stand still
     agent.head.double()
     with torch.no_grad():
         for parameter in agent.q_network.parameters():
@@ -137,9 +137,9 @@ def test_what_is_forbidden_is_neither_done_nor_hoped_for(lab: SimpleNamespace, h
 def test_the_margin_of_demonstrations_is_one_of_mean_values(lab: SimpleNamespace, head: str) -> None:
     agent = lab.table_agent("dqfd", n_step=1, demonstration_weight=2.0, margin=0.8, **SMALL[head])
     batch = agent.prepare(lab.windows([0, 1], [0, 1], [[0.3], [-0.7]], [2, 0], [False, True]))
-    agent.training_network = agent.q_network  # the fractions of IQN stand still
+    agent.replayed.training_network = agent.q_network  # the fractions of IQN stand still
     (term,) = agent.terms
-    outputs = agent.outputs(batch).detach()
+    outputs = agent.replayed.outputs(batch).detach()
     q = agent.head.values(outputs)[0]
     wanted = [max(q[row, a] + 0.8 * (a != row) for a in (0, 1)) - q[row, row] for row in (0, 1)]
     assert term.loss(outputs, batch).item() == pytest.approx(float(sum(wanted)) / 2)
@@ -171,6 +171,20 @@ def test_a_member_learns_the_same_alone_and_beside_others(lab: SimpleNamespace, 
     alone = lab.train_members("double_dqn", "CartPole-v1", [1], 96, **settings).policy().only(1)
     for (name, one), other in zip(both.state_dict().items(), alone.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_network_with_memory_may_predict_a_distribution(lab: SimpleNamespace, head: str) -> None:
+    settings: dict[str, Any] = {
+        "memory": "gru",
+        "memory_size": 4,
+        "sequence_length": 3,
+        "burn_in": 1,
+        "munchausen": True,
+    }
+    settings |= {"learning_starts": 32, "batch_size": 4, "hidden": (8,), "replay": "prioritised", "noisy": True}
+    agent = lab.train_members("double_dqn", "CartPole-v1", [0], 64, **settings, **SMALL[head])
+    assert all(tensor.isfinite().all() for tensor in agent.policy().state_dict().values())
 
 
 class TwoCoins(gym.Env[np.ndarray, np.int64]):

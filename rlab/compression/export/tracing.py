@@ -215,7 +215,7 @@ def _dueling_by_itself(tracer: Tracer, value: str, advantage: str, n: int) -> st
     total = actions[0]
     for other in actions[1:]:
         total = tracer.add("add", (total, other), (n,))
-    mean = tracer.with_constant("multiply", total, np.float32([1.0 / len(actions)]))
+    mean = tracer.with_constant("multiply", total, np.array([1.0 / len(actions)], np.float32))
     rest = tracer.add("subtract", (value, mean), (n,))
     return tracer.concat([tracer.add("add", (each, rest), (n,)) for each in actions])
 
