@@ -105,10 +105,20 @@ def env_for(dataset: str, named: EnvSpec | None, trust: Trust) -> EnvSpec:
     return env
 
 
+def _only_squashed(agent: str) -> bool:
+    """Whether an agent goes on with continuous policies whose actions pass a tanh, and with no others."""
+    from rlab.learning.contract import heads_of
+
+    heads = set(heads_of(load_agent(agent)))
+    return "gaussian" not in heads and bool(heads & {"squashed_gaussian", "deterministic"})
+
+
 def pretraining_defaults(method: str, agent: str, env_id: str) -> Defaults:
     """The learner's defaults with the network, the scaling and the discount of `agent` as tuned for the env."""
     tuned = defaults_for(agent, env_id, None)
     learner = defaults_for(learner_for(method, agent), env_id, None)
     learner = learner.copying(asdict(tuned.settings), (*NETWORK_SETTINGS, "gamma"), f"agent {agent}")
+    if _only_squashed(agent):
+        learner = learner.copying({"squash": True}, ("squash",), f"agent {agent}")
     values = learner_for(method, agent) == VALUE_CLONER
     return learner.copying(VALUE_SETTINGS, VALUE_SETTINGS, "pretraining") if values else learner

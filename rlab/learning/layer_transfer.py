@@ -6,6 +6,7 @@ from math import prod
 from typing import Any
 
 from rlab.errors import UsageError
+from rlab.networks.continuous_heads import GaussianHead
 from rlab.networks.heads import build_head
 from rlab.networks.images import image_parts
 from rlab.networks.layers import ACTIVATIONS
@@ -62,7 +63,7 @@ def refit_policy(
         UsageError: the bodies have nothing in common (a vector against an image), an image is too small for the
             convolutions, the head does not suit the actions, or a foreign layer cannot be adapted.
     """
-    spec = replace(source, network=merged_spec(source.network))
+    spec = _without_deviations(replace(source, network=merged_spec(source.network)), head)
     walk = _Walk(_changed_features(spec.obs_space, obs_space))
     kept_head = {**spec.head, **(head if spec.head["kind"] == head["kind"] else _epsilon(head))}
     reason = _new_output(spec, action_space, head, kept_head, heads)
@@ -74,7 +75,8 @@ def refit_policy(
         if isinstance(built, QHead):
             points = built.points if isinstance(built, ImplicitQuantileHead) else 0
             output = replace(output, actions=built.num_actions, per_action=built.per_action, points=points)
-        layers = _with_output(walk, spec.network.layers, output, _initial_log_std(spec, action_space, log_std))
+        deviations = _initial_log_std(spec, log_std) if isinstance(built, GaussianHead) else None
+        layers = _with_output(walk, spec.network.layers, output, deviations)
     network = NetworkSpec(layers)
     preprocess, why = _new_preprocess(spec, obs_space)
     if why is not None:
@@ -243,10 +245,17 @@ def _new_output(
     return f"actions {action_space} instead of {old}"
 
 
-def _initial_log_std(source: PolicySpec, action_space: Space, wanted: float | None) -> float | None:
-    """Where the log standard deviations of a fresh output begin; None where the network gives them, or has none."""
-    if not isinstance(action_space, Box):
-        return None
+def _without_deviations(source: PolicySpec, head: Json) -> PolicySpec:
+    """A squashed normal policy as the deterministic one of its means, where that is the `head` that is wanted and its
+    deviations are a layer of their own."""
+    layers = source.network.layers
+    if (source.head["kind"], head["kind"], layers[-1].kind) != ("squashed_gaussian", "deterministic", "log_std"):
+        return source
+    return replace(source, network=replace(source.network, layers=layers[:-1]), head=dict(head))
+
+
+def _initial_log_std(source: PolicySpec, wanted: float | None) -> float | None:
+    """Where the log standard deviations of a fresh output begin; None where the network gives them."""
     last = source.network.layers[-1]
     if wanted is None and last.kind == "log_std":
         return float(last.args.get("initial", 0.0))

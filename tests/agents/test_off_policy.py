@@ -1,6 +1,7 @@
 """What SAC, TD3 and DDPG have in common: acting, bounds, replay, and the life of their policies."""
 
 import copy
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +14,9 @@ import torch
 import rlab
 from rlab.agents import load_agent
 from rlab.cli.main import main
-from rlab.networks.spaces import Box
+from rlab.errors import UsageError
+from rlab.learning.loop import updates_due
+from rlab.networks.spaces import Box, Discrete, Masked, Space
 from rlab.runs.encoding import decode, encode
 from rlab.runs.logs import read_json_lines
 from rlab.runs.policies import load_policy
@@ -144,3 +147,121 @@ def test_it_is_exported(run: Path, ending: str, tmp_path: Path) -> None:
     file = tmp_path / f"policy.{ending}"
     assert main(["export", str(run), "--format", form, "--out", str(file)]) == 0
     assert main(["eval", str(file), "--episodes", "1", "--trust"]) == 0
+
+
+WIDE = Box((2,), "float32", (-1.0, 0.0), (3.0, 10.0))  # neither bound is the other's negative
+OBS = Box((3,), "float32", -1.0, 1.0)
+
+
+def agent_for(agent: str, actions: Space = WIDE, start: Any = None, **settings: Any) -> Any:
+    kind: Any = load_agent(agent)
+    return kind(kind.Config(**{"hidden": (8,), **settings}), OBS, actions, (3, 5), CPU, start)
+
+
+def actions_at(agent: Any, env_steps: int, envs: int = 2_000) -> torch.Tensor:
+    found: torch.Tensor = agent.act(torch.zeros(2, envs, 3), agent.scheduled(Clock(env_steps, 100_000)), {}).action
+    return found
+
+
+@EACH
+def test_actions_are_uniform_over_the_whole_space_until_learning_starts(agent: str) -> None:
+    one = agent_for(agent, learning_starts=500)
+    uniform = actions_at(one, 499)
+    for column, (low, high) in enumerate(((-1.0, 3.0), (0.0, 10.0))):
+        values = (uniform[..., column].flatten() - low) / (high - low)
+        shares = torch.histc(values, 8, 0.0, 1.0) / values.numel()
+        # 4 000 numbers in 8 parts: a share of 0.125 has a deviation of 0.0052
+        assert (shares - 0.125).abs().max().item() < 0.026
+    assert abs(torch.corrcoef(uniform.flatten(0, 1).T)[0, 1].item()) < 0.08
+    learned = actions_at(one, 500)
+    assert ((learned >= torch.tensor([-1.0, 0.0])) & (learned <= torch.tensor([3.0, 10.0]))).all()
+    if agent in ("ddpg", "td3"):  # the policy of the others begins wide
+        assert (learned.std(dim=1) < 0.5 * uniform.std(dim=1)).all()
+
+
+@EACH
+def test_who_begins_with_a_policy_explores_with_it_at_once(agent: str) -> None:
+    spec = agent_for(agent).policy().spec
+    assert agent_for(agent, start=spec).scheduled(Clock(0, 100))["explore/uniform"] == 0.0
+    assert agent_for(agent).scheduled(Clock(0, 100))["explore/uniform"] == 1.0
+
+
+def test_uniform_choices_are_among_those_that_a_mask_allows() -> None:
+    kind: Any = load_agent("sac")
+    agent = kind(kind.Config(hidden=(8,)), Masked(OBS, 4), Discrete(4), (3, 5), CPU)
+    mask = torch.tensor([1.0, 0.0, 1.0, 1.0]).expand(2, 3_000, 4)
+    obs = torch.cat([torch.zeros(2, 3_000, 3), mask], dim=-1)
+    found = agent.act(obs, agent.scheduled(Clock(0, 100)), {}).action
+    shares = torch.bincount(found.flatten(), minlength=4) / found.numel()
+    assert shares[1] == 0.0
+    assert (shares[[0, 2, 3]] - 1 / 3).abs().max().item() < 0.025  # 6 000 draws: a deviation of 0.0061
+
+
+@EACH
+@pytest.mark.parametrize("bound", [float("inf"), 3.4028234663852886e38])
+def test_actions_without_bounds_are_refused_in_one_line(agent: str, bound: float) -> None:
+    with pytest.raises(UsageError, match=r"needs two finite bounds for each number of an action, .*: use ppo or a2c"):
+        agent_for(agent, Box((2,), "float32", (-1.0, -bound), (1.0, bound)))
+
+
+@EACH
+def test_what_is_stored_is_the_env_s_action_and_what_critics_see_is_in_half_ranges(agent: str) -> None:
+    one = agent_for(agent, learning_starts=0)
+    action = torch.tensor([[[3.0, 0.0], [1.0, 5.0], [-1.0, 10.0]]]).expand(2, 3, 2)
+    obs, ended = torch.zeros(2, 3, 3), torch.tensor([[True, False, False]]).expand(2, 3)
+    batch = {"obs": obs, "next_obs": obs, "action": action, "reward": torch.ones(2, 3, 2), "terminated": ended}
+    rows = one.prepare({**batch, "steps": torch.tensor([[1, 2, 2]]).expand(2, 3), "truncated": ~ended})
+    assert rows["action"][0].tolist() == [[1.0, -1.0], [0.0, 0.0], [-1.0, 1.0]]
+    # an ending is followed by nothing, a time limit by what would have come: gamma to the number of steps
+    assert rows["discount"][0].tolist() == pytest.approx([0.0, 0.99**2, 0.99**2])
+    assert rows["reward"][0].tolist() == pytest.approx([1.99] * 3)
+
+
+def test_updates_per_env_step_are_one_setting_or_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kind: Any = load_agent("sac")
+    config = kind.Config(utd=3, learn_every=4)
+    assert (config.updates_per_learn, updates_due(config, 1_003, 1_004)) == (12, 12)
+    assert sum(updates_due(config, t, t + 1) for t in range(1_000, 1_100)) == 300
+    assert dataclasses.replace(config, learn_every=2).updates_per_learn == 6
+    words = ["train", "sac", "Pendulum-v1", "--utd", "2", "--updates-per-learn", "3", "--out", str(tmp_path / "run")]
+    assert main(words) == 2
+    assert "utd 2 says how many updates there are" in capsys.readouterr().err
+
+
+def test_utd_is_recorded_and_a_run_goes_on_with_it(tmp_path: Path) -> None:
+    small = {"hidden": (8,), "batch_size": 8, "learning_starts": 16, "eval_every": 0, "final_eval_episodes": 1}
+    run = rlab.train("td3", "Pendulum-v1", out=tmp_path / "run", env_steps=32, utd=2, experiment="none", **small)
+    _, (*_, rows) = read_json_lines(run.path / "metrics.jsonl")
+    assert rows["train/updates"] == 2 * 17
+    assert run.config["settings"]["updates_per_learn"] is None
+    rlab.resume(run, env_steps=40)
+    _, (*_, rows) = read_json_lines(run.path / "metrics.jsonl")
+    assert rows["train/updates"] == 2 * 25
+
+
+def test_a_policy_that_was_cloned_for_it_is_fine_tuned(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agent = agent_of(run)
+    assert main(["collect", str(run), "--episodes", "1", "--out", str(tmp_path / "data")]) == 0
+    words = ["pretrain", "bc", str(tmp_path / "data"), "--agent", agent, "--hidden", "8", "--updates", "4", *JUDGED]
+    assert main([*words, "--batch-size", "8", "--out", str(tmp_path / "cloned")]) == 0
+    words = ["finetune", str(tmp_path / "cloned"), "--agent", agent, "--env-steps", "40", "--learning-starts", "16"]
+    assert main([*words, "--batch-size", "8", *JUDGED, "--out", str(tmp_path / "tuned")]) == 0
+    cloned, tuned = (load_policy(tmp_path / name).policy for name in ("cloned", "tuned"))
+    assert cloned.spec.head["kind"] == "squashed_gaussian"
+    assert tuned.spec.head["kind"] == ("deterministic" if agent == "td3" else "squashed_gaussian")
+    # all of it is kept: 25 updates move a weight by no more than so many times the rate
+    for name, tensor in tuned.network.state_dict().items():
+        before = cloned.network.state_dict()[name]
+        assert 0.0 < (tensor - before[:1]).abs().max().item() < 0.05
+
+
+def test_a_deterministic_agent_begins_with_fresh_outputs_where_a_policy_s_are_of_another_kind(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = "sac" if agent_of(run) == "td3" else "td3"
+    words = ["finetune", str(run), "--agent", other, "--env-steps", "24", "--learning-starts", "16"]
+    words += ["--batch-size", "8", "--sparsity", "0", *JUDGED, "--out", str(tmp_path / "tuned")]
+    assert main(words) == 0
+    assert load_policy(tmp_path / "tuned").policy.spec.head["kind"] != load_policy(run).policy.spec.head["kind"]
