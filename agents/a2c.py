@@ -28,6 +28,7 @@ class A2C(ActorCritic):
 
     def update(self, batch: Batch, now: Now) -> Updated:
         """One gradient step on a rollout."""
+        batch = self.rows(batch)
         loss, outputs, metrics = self.loss(batch, now)
         loss, more = self.terms.add_to(loss, outputs, batch, now)
         members, share = self.learning_members(batch["weight"])
@@ -38,7 +39,7 @@ class A2C(ActorCritic):
         """The policy gradient, the value's loss and the entropy bonus (section 4 of the paper), per member `[S]`; the
         policy's outputs `[S, B, width]`; metrics."""
         config, weight, mask = self.config, batch["weight"], batch.get("mask")
-        outputs, value = self.forward(batch["obs"])
+        outputs, value = self.forward(batch)
         advantage = normalised(batch["advantage"], weight) if config.normalize_advantage else batch["advantage"]
         policy_loss = mean(-advantage * self.head.log_prob(outputs, batch["action"], mask), weight)
         of_value = mean(value_loss(value, batch["target"]), weight)

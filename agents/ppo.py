@@ -65,11 +65,13 @@ class PPO(ActorCritic):
         rows = super().prepare(batch)
         self._going.fill_(True)
         with torch.no_grad():
-            log_prob = self.head.log_prob(self.actor(rows["obs"]), rows["action"], rows.get("mask"))
-        return {**rows, "log_prob": log_prob}
+            flat = self.rows(rows)
+            log_prob = self.head.log_prob(self.outputs(rows), flat["action"], flat.get("mask"))
+        return {**rows, "log_prob": log_prob.reshape(rows["weight"].shape)}
 
     def update(self, batch: Batch, now: Now) -> Updated:
-        """One gradient step on a minibatch `[S, B]` of the rollout."""
+        """One gradient step on a minibatch `[S, B]` of the rollout; with memory, of whole sequences."""
+        batch = self.rows(batch)
         loss, outputs, metrics = self.loss(batch, now)
         loss, more = self.terms.add_to(loss, outputs, batch, now)
         members = self._still_going(metrics["policy/kl"])
@@ -80,7 +82,7 @@ class PPO(ActorCritic):
         """The clipped surrogate, the value's loss and the entropy bonus (equation 9), per member `[S]`; the policy's
         outputs `[S, B, width]`; metrics."""
         config, weight, mask = self.config, batch["weight"], batch.get("mask")
-        outputs, value = self.forward(batch["obs"])
+        outputs, value = self.forward(batch)
         log_ratio = self.head.log_prob(outputs, batch["action"], mask) - batch["log_prob"]
         advantage = normalised(batch["advantage"], weight) if config.normalize_advantage else batch["advantage"]
         clip = now["policy/clip_range"]

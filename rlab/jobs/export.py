@@ -1,7 +1,7 @@
 """`rlab.export`: one member of a run as one file, and exported files opened in their own runtimes."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rlab.compression.export.member_file import Exported, check_format, check_memoryless
+from rlab.compression.export.member_file import Exported, check_format
 from rlab.compression.export.member_file import export as write_file
 from rlab.compression.export.metadata import Origin
 from rlab.compression.export.runtimes import (
@@ -28,6 +28,7 @@ from rlab.jobs.compress import name_of, weights_sha256
 from rlab.jobs.foreign_code import check_trust
 from rlab.jobs.saved import open_policy
 from rlab.learning.runtime import own_surroundings
+from rlab.networks.policy import MemberPolicy
 from rlab.runs import files
 from rlab.runs.folder import ROOT
 from rlab.trust import Trust
@@ -122,7 +123,6 @@ def export(
         _check_out(Path(out), SUFFIXES[format])
     saved = replace(open_policy(run, trust, env), envs=envs)
     policy = saved.policy.only(saved.policy.seeds[0] if member is None else member)
-    check_memoryless(policy, format)
     seed = policy.seeds[0]
     path = Path(out) if out is not None else _fresh(f"{name_of(saved)}-seed{seed}", SUFFIXES[format])
     origin = Origin(saved.agent, saved.env.to_json(), weights_sha256(saved))
@@ -132,7 +132,7 @@ def export(
         alone = policy.member()
         done = write_file(alone, obs, format, path, origin=origin, exporter=exporter)
         runner = open_exported(path, trust=True)  # this call has just written it
-        timed = latency({"file": runner, "torch": alone}, obs, repeats=REPEATS)
+        timed = latency({"file": _beginning(runner), "torch": _beginning(alone)}, obs, repeats=REPEATS)
     return ExportedMember(done, seed, tuple(timed["file"]), tuple(timed["torch"]))
 
 
@@ -170,8 +170,16 @@ def measure(paths: Sequence[str], trust: Trust) -> dict[str, list[Latency]]:
             raise UsageError(f"{path} reads {runner.obs_space} and {paths[0]} {first.obs_space}: measure them apart.")
     with own_surroundings(threads=1):
         obs = _states(first, env)
-        runners = {path: _in_this_process(runner, obs) for path, (runner, _) in zip(paths, opened, strict=True)}
+        pairs = zip(paths, opened, strict=True)
+        runners = {path: _beginning(_in_this_process(runner, obs)) for path, (runner, _) in pairs}
         return latency(runners, obs, repeats=REPEATS)
+
+
+def _beginning(policy: Runner | MemberPolicy) -> Callable[[np.ndarray], Any]:
+    """A call of a policy, with memory each time in the state that an episode begins with."""
+    if not policy.initial_state():
+        return policy
+    return lambda obs: policy(obs, state=policy.initial_state(len(obs)))
 
 
 def _in_this_process(runner: Runner, obs: np.ndarray) -> Runner:
@@ -179,10 +187,11 @@ def _in_this_process(runner: Runner, obs: np.ndarray) -> Runner:
     longer than many a policy. It cannot do otherwise the second time: it draws no random numbers."""
     if not isinstance(runner, LimitedRunner):
         return runner
+    answer = _beginning(runner)
     for rows in LATENCY_ROWS:
-        runner.run(obs[:rows])
+        answer(obs[:rows])
     for row in obs:
-        runner.run(row[None])
+        answer(row[None])
     return open_exported(runner.path, trust=True)
 
 

@@ -21,10 +21,11 @@ from rlab.learning.exploration import ActionNoise
 from rlab.learning.novelty_config import NoveltyConfig
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.learning.optimizers import StackedOptimizer
+from rlab.learning.policy_and_value import PolicyAndValue, begins, successors
 from rlab.learning.policy_gradient import explained_variance, gae
 from rlab.learning.reward_scaling import RewardScaler
 from rlab.learning.terms import LossTerms
-from rlab.networks.bodies import BodySettings, actor_network_spec, critic_head_spec, critic_like
+from rlab.networks.bodies import BodySettings, actor_network_spec
 from rlab.networks.heads import STOCHASTIC_HEADS, StochasticHead, build_head, stochastic_head_json
 from rlab.networks.memory import State
 from rlab.networks.outliers import Outliers
@@ -36,6 +37,7 @@ from rlab.ranges import check_counts, check_not_negative, check_positive, check_
 from rlab.types import Clock
 
 REWARD_SCALINGS = ("none", "running")
+START = "state/"  # what the names of a batch that hold states begin with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,8 @@ class ActorCriticConfig(NoveltyConfig, StochasticPolicyConfig, MemoryConfig):
     init_gain: float = 2**0.5  # scale of the hidden layers' first weights; Huang et al. 2022, detail 2
     actor_gain: float = 0.01  # scale of the policy's last layer, so that it starts near uniform; detail 2
     critic_gain: float = 1.0  # scale of the value's last layer; detail 2
+    # With memory: vector steps that gradients flow back through, from a state that was acted with; None: a rollout
+    sequence_length: int | None = None
     shared_body: bool = False  # one body for policy and value; Huang et al. 2022, detail 13 has two
     reward_scaling: RewardScaling = "none"  # running: divide by the deviation of the discounted return
     optimizer_eps: float | None = 1e-5  # in its denominator; Huang et al. 2022, detail 3. None: torch's default
@@ -84,9 +88,20 @@ class ActorCriticConfig(NoveltyConfig, StochasticPolicyConfig, MemoryConfig):
                 "minibatches. Raise --rollout-steps, or use --no-normalize-advantage."
             )
 
+    def check_sequences(self, num_envs: int) -> None:
+        """Raise UsageError where rollouts of so many envs have too few sequences for the minibatches, with memory."""
+        count = num_envs * self.rollout_steps // (self.sequence_length or self.rollout_steps)
+        if self.minibatches > count:
+            raise UsageError(
+                f"minibatches {self.minibatches} is more than the {count} sequences of a rollout, which a memory keeps "
+                f"whole. Raise --num-envs, or lower --minibatches or --sequence-length (now {self.sequence_length})."
+            )
+
     def unread(self, action_space: Space) -> Unread:
-        """Also the final factor of an entropy bonus that is off."""
+        """Also the final factor of an entropy bonus that is off, and how long sequences are without memory."""
         found = super().unread(action_space)
+        if self.memory == "none" and self.network is None:
+            found["sequence_length"] = "memory is none"
         if self.entropy_weight == 0.0:
             found["entropy_final"] = "entropy_weight is 0"
         return found
@@ -94,7 +109,11 @@ class ActorCriticConfig(NoveltyConfig, StochasticPolicyConfig, MemoryConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_shares(self, "gamma", "gae_lambda")
-        check_counts(self, "rollout_steps", "epochs", "minibatches")
+        check_counts(self, "rollout_steps", "epochs", "minibatches", "sequence_length")
+        if self.sequence_length is not None and self.rollout_steps % self.sequence_length:
+            raise UsageError(
+                f"sequence_length {self.sequence_length} must divide rollout_steps {self.rollout_steps} evenly."
+            )
         check_not_negative(self, "value_weight", "entropy_weight", "entropy_final")
         check_positive(self, "critic_gain")
         if self.reward_scaling not in REWARD_SCALINGS:
@@ -108,6 +127,7 @@ class ActorCritic:
     data: ClassVar[str] = "rollout"
     action_spaces: ClassVar[tuple[type, ...]] = (Discrete, MultiDiscrete, MultiBinary, Box)
     heads: ClassVar[tuple[str, ...]] = STOCHASTIC_HEADS
+    learns_with_memory: ClassVar[bool] = True
     terms: LossTerms
 
     def __init__(
@@ -125,11 +145,8 @@ class ActorCritic:
         self.head, self.preprocess, self.actor, self._policy = policy_parts(spec, seeds, device)
         if config.network is not None and start is None and draws_in_training(self.actor):
             raise UsageError(f"{type(self).__name__} learns without dropout; leave it out of the network.")
-        top = 2 if spec.network.layers[-1].kind == "log_std" else 1  # layers above the body
-        self._body, self._top = self.actor[:-top], self.actor[-top:]  # views of the actor, for a shared body
-        critic = (critic_head_spec if config.shared_body else critic_like)(spec.network, config.critic_gain)
-        self.critic = build(critic, seeds, "critic", trust=True).to(device)
-        self.critic.eval()  # the actor that it is like may have dropout
+        self.model = PolicyAndValue(spec, self.actor, config.shared_body, config.critic_gain, self.seeds)
+        self.critic = self.model.critic.to(device)
         parameters = [*self.actor.parameters(), *self.critic.parameters()]
         self.optimizer = StackedOptimizer(OptimizerSettings.of(config), parameters)
         self.terms = LossTerms()
@@ -169,11 +186,19 @@ class ActorCritic:
 
     def fields(self) -> tuple[Field, ...]:
         obs, action = self._obs_space, self._action_space
-        return Field("obs", obs.shape, obs.dtype), Field("action", action.shape, action.dtype)
+        state = self.initial_state(1).items()  # the one that every row was acted on with
+        remembered = (Field(name, tuple(value.shape[2:]), "float32") for name, value in state)
+        return Field("obs", obs.shape, obs.dtype), Field("action", action.shape, action.dtype), *remembered
 
     def sampler(self, storage: Storage, draws: Draws) -> RolloutSampler:
         config = self.config
+        if self.model.has_memory:
+            config.check_sequences(storage.num_envs)
         return RolloutSampler(storage, draws, config.rollout_steps, config.epochs, config.minibatches)
+
+    def initial_state(self, rows: int) -> State:
+        """What an episode begins with: the policy's state and that of a critic of its own; `{}` without memory."""
+        return self.model.initial_state(rows)
 
     def scheduled(self, clock: Clock) -> dict[str, float]:
         """The learning rate and the weight of the entropy bonus, by when the rollout that ends now began: the last one
@@ -188,41 +213,54 @@ class ActorCritic:
         """Sampled actions `[S, N, *action]` for observations `[S, N, *obs]`."""
         with torch.no_grad():
             noise = self._noise.next(obs.shape[1])
-            return Acted(self.head.act(self._policy.outputs(obs), self.preprocess.mask(obs), noise))
+            if not self.model.has_memory:
+                return Acted(self.head.act(self._policy.outputs(obs), self.preprocess.mask(obs), noise))
+            outputs, following = self.model.act(self.preprocess(obs), state)
+            return Acted(self.head.act(outputs, self.preprocess.mask(obs), noise), extras=state, state=following)
 
     def observe(self, obs: Tensor, step: Step, now: Now) -> None:
         """Nothing to follow: statistics stand still until a rollout has been learned from."""
 
     def value(self, obs: Tensor) -> Tensor:
-        """What each member thinks observations `[S, B, *obs]` are worth, `[S, B]`, in units of the scaled reward."""
-        return self._value_of(self.preprocess(obs))
+        """What each member thinks observations `[S, B, *obs]` are worth, `[S, B]`, in units of the scaled reward;
+        without memory."""
+        return self.model.value(self.preprocess(obs))
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """The policy's outputs `[S, B, width]` and the values `[S, B]` of preprocessed observations."""
-        if not self.config.shared_body:
-            return self.actor(features), self.critic(features).squeeze(-1)
-        shared = self._body(features)
-        return self._top(shared), self.critic(shared).squeeze(-1)
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The policy's outputs `[S, B, width]` and the values `[S, B]` of a minibatch, as `prepare` gave it."""
+        if not self.model.has_memory:
+            return self.model.forward(batch["obs"])
+        return self.model.unroll(batch["obs"].flatten(1, 2), _start(batch), batch["begins"])
 
-    def _value_of(self, features: Tensor) -> Tensor:
-        value: Tensor = self.critic(self._body(features) if self.config.shared_body else features)
-        return value.squeeze(-1)
+    def outputs(self, batch: Batch) -> Tensor:
+        """The policy's outputs alone."""
+        if not self.model.has_memory:
+            outputs: Tensor = self.actor(batch["obs"])
+            return outputs
+        return self.model.unroll_policy(batch["obs"].flatten(1, 2), _start(batch), batch["begins"])
+
+    def rows(self, batch: Batch) -> Batch:
+        """A minibatch with all but what `forward` reads as rows `[S, B, ...]`: sequences lie one behind the other."""
+        if not self.model.has_memory:
+            return batch
+        return {n: v if n in ("obs", "begins") or n.startswith(START) else v.flatten(1, 2) for n, v in batch.items()}
 
     def prepare(self, batch: Batch) -> Batch:
         """A rollout as rows `[S, N * T, ...]` that know their advantage and what their value should have been.
 
+        With memory they are sequences `[S, N * T / L, L, ...]` of one env each, which minibatches do not cut, with the
+        state that they begin with.
+
         The networks and the observations' statistics stand still while a rollout is collected and learned from, so
         that values and probabilities found here are the ones that the actions were chosen with.
         """
-        num_envs = batch["valid"].shape[1]  # of [S, N, T]
         reward, terminated, truncated = batch["reward"], batch["terminated"], batch["truncated"]
         if self._rewards is not None:
             reward = self._rewards.scale(reward, terminated | truncated, batch["valid"])
         with torch.no_grad():
-            features = self.preprocess(batch["obs"].flatten(1, 2))  # [S, N * (T + 1), ...]
-            value, next_value = self._values(self._value_of(features).unflatten(1, (num_envs, -1)), batch)
+            features, value, next_value = (self._remembered if self.model.has_memory else self._values)(batch)
             advantage, target = self.advantage(reward, value, next_value, terminated, truncated)
-        rows = {"obs": _rows(features, num_envs), "action": batch["action"].flatten(1, 2)}
+        rows = {"obs": features, "action": batch["action"].flatten(1, 2)}
         rows |= {"weight": self.weight(batch).to(reward.dtype).flatten(1)}
         rows |= {"advantage": advantage.flatten(1), "target": target.flatten(1), "value": value.flatten(1)}
         obs = batch["obs"][:, :, :-1].flatten(1, 2)
@@ -230,7 +268,7 @@ class ActorCritic:
         rows |= {} if mask is None else {"mask": mask}
         rows |= self.terms.prepare({"obs": obs})
         self._explained.copy_(explained_variance(rows["value"], rows["target"], rows["weight"]))
-        return rows
+        return self._sequences(rows, batch) if self.model.has_memory else rows
 
     def advantage(
         self, reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, truncated: Tensor
@@ -288,15 +326,42 @@ class ActorCritic:
         if self._rewards is not None:
             self._rewards.load_state(state["rewards"])
 
-    def _values(self, values: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The value of each row's observation and of its true successor, `[S, N, T]`, from `values [S, N, T + 1]`."""
+    def _values(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The features of each row `[S, N * T, ...]`, the value of its observation and of its true successor
+        `[S, N, T]`."""
+        num_envs = batch["valid"].shape[1]  # of [S, N, T]
+        features = self.preprocess(batch["obs"].flatten(1, 2))  # [S, N * (T + 1), ...]
+        values = self.model.value(features).unflatten(1, (num_envs, -1))
         value, next_value = values[:, :, :-1], values[:, :, 1:]
         if batch["final_row"].shape[1]:
             hidden = self.value(batch["final_obs"])  # [S, K]
             # one column more than there are rows takes what members with fewer finals have too many
             flat = torch.cat([next_value.flatten(1), next_value.new_zeros(len(next_value), 1)], dim=1)
             next_value = flat.scatter(1, batch["final_row"], hidden)[:, :-1].reshape(value.shape)
-        return value, next_value
+        return _rows(features, num_envs), value, next_value
+
+    def _remembered(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """As `_values`, with the states that were acted with: what follows a row is seen in the state behind it, also
+        where the next row begins an episode."""
+        features = self.preprocess(batch["obs"][:, :, :-1].flatten(1, 2))
+        state = {name: batch[name].flatten(1, 2) for name in self.initial_state(1)}
+        value, state = self.model.step_value(features, state)
+        next_value, _ = self.model.step_value(self.preprocess(successors(batch)), state)
+        shape = batch["valid"].shape
+        return features, value.reshape(shape), next_value.reshape(shape)
+
+    def _sequences(self, rows: Batch, batch: Batch) -> Batch:
+        """Rows `[S, N * T, ...]` of a rollout as sequences of L vector steps."""
+        length = self.config.sequence_length or self.config.rollout_steps
+        rows = {"begins": begins(batch).flatten(1), **rows}
+        sequences = {name: value.unflatten(1, (-1, length)) for name, value in rows.items()}
+        state = {START + name: batch[name][:, :, ::length].flatten(1, 2) for name in self.initial_state(1)}
+        return {**sequences, **state}
+
+
+def _start(batch: Batch) -> State:
+    """The state that the sequences of a minibatch begin with."""
+    return {name.removeprefix(START): value for name, value in batch.items() if name.startswith(START)}
 
 
 def _rows(values: Tensor, num_envs: int) -> Tensor:

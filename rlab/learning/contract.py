@@ -145,8 +145,8 @@ class Agent(Protocol):
         """Exploring actions `[S, N]` for observations `[S, N, *obs]`, in the dtype that storage has.
 
         Args:
-            state: what the last call returned; in rows where an episode begins, `policy().initial_state`, whose names
-                it has. Empty without memory.
+            state: what the last call returned; in rows where an episode begins, `policy().initial_state`, or that of an
+                agent that `CarriesState`, whose names it has. Empty without memory.
         """
         ...
 
@@ -225,6 +225,20 @@ class LearnsWithMemory(Protocol):
     sequences. Any other agent refuses such a policy before it begins."""
 
     learns_with_memory: ClassVar[bool]  # true
+
+
+@runtime_checkable
+class CarriesState(Protocol):
+    """It carries a state of its own from step to step, such as that of a critic beside the policy's."""
+
+    def initial_state(self, rows: int) -> State:
+        """What `act` is given where an episode begins, `[S, rows, ...]`; in place of the policy's."""
+        ...
+
+
+def initial_state(agent: Agent, rows: int) -> State:
+    """What an agent's `act` is given where an episode begins."""
+    return agent.initial_state(rows) if isinstance(agent, CarriesState) else agent.policy().initial_state(rows)
 
 
 @runtime_checkable

@@ -16,7 +16,16 @@ from rlab.experience.env_contract import Acted
 from rlab.experience.fields import Field, torch_dtype
 from rlab.experience.samplers import Sampler
 from rlab.experience.sequence_samplers import RolloutSampler
-from rlab.learning.contract import PARTS, Agent, Batch, ReplayConfig, RolloutConfig, Updated, missing_parts
+from rlab.learning.contract import (
+    PARTS,
+    Agent,
+    Batch,
+    ReplayConfig,
+    RolloutConfig,
+    Updated,
+    initial_state,
+    missing_parts,
+)
 from rlab.learning.optimizers import StackedOptimizer
 from rlab.networks.memory import State
 from rlab.networks.policy import Policy
@@ -131,7 +140,7 @@ def check_acted(agent: Agent, acted: Acted, obs: Tensor, action_space: Space, fi
         raise UsageError(f"{call} gives {_kind(acted.extras)} as extras; it must be a dict of tensors by field name.")
     for name in stored.keys() & acted.extras.keys():  # storage names those that are missing
         _check_tensor(f"{call}: the value of the field {name!r}", acted.extras[name], lead, stored[name], obs.device)
-    _check_state(call, acted.state, agent.policy().initial_state(lead[1]))
+    _check_state(call, acted.state, initial_state(agent, lead[1]))
 
 
 def check_batch(agent: Agent, drawn: Batch, rows: int, members: int) -> None:

@@ -21,7 +21,16 @@ from rlab.experience.env_contract import Acted, Step
 from rlab.experience.samplers import Sampler
 from rlab.experience.storage import Storage
 from rlab.learning.base_loop import BaseLoop, Judgement, Periods
-from rlab.learning.contract import Agent, Batch, LoopListener, NeedsEndings, Now, ReplayConfig, Updated
+from rlab.learning.contract import (
+    Agent,
+    Batch,
+    LoopListener,
+    NeedsEndings,
+    Now,
+    ReplayConfig,
+    Updated,
+    initial_state,
+)
 from rlab.learning.contract_checks import check_acted, check_batch, check_updated
 from rlab.learning.episodes import EpisodeBook, Hear
 from rlab.learning.programs import AS_IT_IS, Programs
@@ -152,7 +161,7 @@ class EnvLoop(Loop):
     def begin(self) -> None:
         """Go on with the episodes under way, where they were loaded; else reset every env."""
         self._scheduled = None
-        initial = self.agent.policy().initial_state(self.collector.env.num_envs)
+        initial = initial_state(self.agent, self.collector.env.num_envs)
         if not self.collector.go_on(initial):
             self._cut_episodes()
             self.collector.start(initial)

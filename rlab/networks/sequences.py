@@ -16,6 +16,7 @@ from rlab.errors import RlabError
 from rlab.networks.layers import StackedLayer
 from rlab.networks.memory import State
 from rlab.networks.registry import LayerKind, register
+from rlab.networks.unit_sequences import GRUSequence, LSTMSequence, gru_cell, lstm_cell
 
 
 class StackedEmbedding(StackedLayer):
@@ -82,10 +83,14 @@ class _Last(nn.Module):
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """`[B, D]` to `[B, H]`, and the next state."""
-        before = tuple(state[name].unsqueeze(0) for name in self.names)
-        y, after = self.unit(x.unsqueeze(1), before if len(before) > 1 else before[0])
-        last = after if isinstance(after, tuple) else (after,)
-        return y[:, 0], {name: value[0] for name, value in zip(self.names, last, strict=True)}
+        # A single cell with the unit's weights: torch.export cannot follow the unit itself.
+        weights = [self.unit.get_parameter(f"{name}_l0") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+        after = self._cell(x, tuple(state[name] for name in self.names), weights)
+        return after[0], dict(zip(self.names, after, strict=True))
+
+    def _cell(self, x: Tensor, state: tuple[Tensor, ...], weights: list[Tensor]) -> tuple[Tensor, ...]:
+        """The next state."""
+        raise NotImplementedError
 
     def unroll(self, x: Tensor, state: State, begins: Tensor) -> tuple[Tensor, State]:
         """`[B, T, D]` to `[B, T, H]` and the last state; zeros before a step where `begins [B, T]` is true."""
@@ -108,6 +113,9 @@ class LastGRU(_Last):
         super().__init__(sequence)
         self.unit = nn.GRU(in_features, hidden, batch_first=True)
 
+    def _cell(self, x: Tensor, state: tuple[Tensor, ...], weights: list[Tensor]) -> tuple[Tensor, ...]:
+        return (torch.gru_cell(x, state[0], *weights),)
+
 
 class LastLSTM(_Last):
     """`torch.nn.LSTM` of one layer; its state is `hidden [B, H]` and `cell [B, H]`."""
@@ -117,6 +125,10 @@ class LastLSTM(_Last):
     def __init__(self, in_features: int, hidden: int, sequence: bool = False) -> None:
         super().__init__(sequence)
         self.unit = nn.LSTM(in_features, hidden, batch_first=True)
+
+    def _cell(self, x: Tensor, state: tuple[Tensor, ...], weights: list[Tensor]) -> tuple[Tensor, ...]:
+        after: tuple[Tensor, ...] = torch.lstm_cell(x, list(state), *weights)
+        return after
 
 
 class _StackedUnit(StackedLayer):
@@ -142,7 +154,7 @@ class _StackedUnit(StackedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         outputs, _ = self._run(x, self.initial_state(x.shape[1]), None)
-        return torch.stack(outputs, dim=2) if self.sequence else outputs[-1]
+        return outputs if self.sequence else outputs[:, :, -1]
 
     def initial_state(self, rows: int) -> State:
         """Zeros `[S, B, H]`."""
@@ -156,24 +168,23 @@ class _StackedUnit(StackedLayer):
 
     def unroll(self, x: Tensor, state: State, begins: Tensor) -> tuple[Tensor, State]:
         """`[S, B, T, D]` to `[S, B, T, H]` and the last state; zeros before a step where `begins [S, B, T]` is true."""
-        outputs, state = self._run(x, state, begins)
-        return torch.stack(outputs, dim=2), state
+        return self._run(x, state, begins)
 
-    def _run(self, x: Tensor, state: State, begins: Tensor | None) -> tuple[list[Tensor], State]:
-        """The hidden state `[S, B, H]` after each of T steps, and the last state."""
-        # The input's part of the gates, for all times at once: [S, B, T, G H].
-        inputs = torch.baddbmm(self.bias_ih, x.flatten(1, 2), self.weight_ih).unflatten(1, x.shape[1:3])
-        outputs = []
-        for t, now in enumerate(inputs.unbind(dim=2)):
-            if begins is not None:
-                begin = begins[:, :, t].unsqueeze(-1)
-                state = {name: value.masked_fill(begin, 0.0) for name, value in state.items()}
-            state = self._next(now, state)
-            outputs.append(state["hidden"])
-        return outputs, state
+    def _run(self, x: Tensor, state: State, begins: Tensor | None) -> tuple[Tensor, State]:
+        """The hidden state after each of T steps `[S, B, T, H]`, and the last state."""
+        # The input's part of the gates, for all times at once: [T, S, B, G H].
+        inputs = torch.baddbmm(self.bias_ih, x.transpose(1, 2).flatten(1, 2), self.weight_ih)
+        inputs = inputs.unflatten(1, (x.shape[2], x.shape[1])).transpose(0, 1)
+        marks = None if begins is None else begins.movedim(-1, 0).unsqueeze(-1)  # [T, S, B, 1]
+        outputs, state = self._unrolled(inputs, state, marks)
+        return outputs.movedim(0, 2), state
 
     def _next(self, now: Tensor, state: State) -> State:
         """The state after `state`, from the input's part of the gates `[S, B, G H]`."""
+        raise NotImplementedError
+
+    def _unrolled(self, inputs: Tensor, state: State, begins: Tensor | None) -> tuple[Tensor, State]:
+        """As `_next` for T steps, time first: the hidden states `[T, S, B, H]` and the last state."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -204,12 +215,12 @@ class StackedGRU(_StackedUnit):
     plain, gates = LastGRU, 3
 
     def _next(self, now: Tensor, state: State) -> State:
-        hidden = state["hidden"].shape[-1]
         before = torch.baddbmm(self.bias_hh, state["hidden"], self.weight_hh)  # [S, B, 3 H]
-        gates = torch.sigmoid(now[..., : 2 * hidden] + before[..., : 2 * hidden])
-        reset, update = gates[..., :hidden], gates[..., hidden:]
-        new = torch.tanh(torch.addcmul(now[..., 2 * hidden :], reset, before[..., 2 * hidden :]))
-        return {"hidden": torch.lerp(new, state["hidden"], update)}
+        return {"hidden": gru_cell(now, before, state["hidden"])[0]}
+
+    def _unrolled(self, inputs: Tensor, state: State, begins: Tensor | None) -> tuple[Tensor, State]:
+        outputs: Tensor = GRUSequence.apply(inputs, self.weight_hh, self.bias_hh, state["hidden"], begins)
+        return outputs, {"hidden": outputs[-1]}
 
 
 class StackedLSTM(_StackedUnit):
@@ -225,10 +236,14 @@ class StackedLSTM(_StackedUnit):
     plain, gates = LastLSTM, 4
 
     def _next(self, now: Tensor, state: State) -> State:
-        sums = now + torch.baddbmm(self.bias_hh, state["hidden"], self.weight_hh)
-        enter, forget, new, leave = sums.chunk(4, dim=-1)  # torch's order
-        cell = torch.addcmul(torch.sigmoid(forget) * state["cell"], torch.sigmoid(enter), torch.tanh(new))
-        return {"hidden": torch.sigmoid(leave) * torch.tanh(cell), "cell": cell}
+        sums = now + torch.baddbmm(self.bias_hh, state["hidden"], self.weight_hh)  # [S, B, 4 H]
+        hidden, cell, _ = lstm_cell(sums, state["cell"])
+        return {"hidden": hidden, "cell": cell}
+
+    def _unrolled(self, inputs: Tensor, state: State, begins: Tensor | None) -> tuple[Tensor, State]:
+        before = state["hidden"], state["cell"]
+        outputs, cell = LSTMSequence.apply(inputs, self.weight_hh, self.bias_hh, *before, begins)
+        return outputs, {"hidden": outputs[-1], "cell": cell}
 
 
 def _embedding_settings(layer: Any) -> dict[str, Any]:

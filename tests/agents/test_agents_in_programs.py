@@ -22,7 +22,7 @@ from rlab.experience.demonstrations import demonstrations_of
 from rlab.experience.env_contract import Acted, Step
 from rlab.experience.mixture_sampler import MixtureSampler
 from rlab.experience.storage import Storage
-from rlab.learning.contract import Now, UpdatesInTurn
+from rlab.learning.contract import Now, UpdatesInTurn, initial_state
 from rlab.learning.distillation import Teacher
 from rlab.learning.novel_agent import with_novelty
 from rlab.learning.program import Program
@@ -93,6 +93,8 @@ CASES = {
     "ppo running statistics": Case("ppo", {**PPO, "reward_scaling": "running", "obs_scaling": "running"}, PUSH),
     "ppo shared body": Case("ppo", {**PPO, "shared_body": True}, BITS, more="pruning"),
     "ppo squashed": Case("ppo", {**PPO, "squash": True}, PUSH),
+    "ppo lstm shared body": Case("ppo", {**PPO, "memory": "lstm", "memory_size": 4, "shared_body": True}, obs=ROOM),
+    "a2c transformer": Case("a2c", {**ROLLOUT, "memory": "transformer", "memory_size": 4, "reward_scaling": "running"}),
     "bc": Case("bc", {**DATA, "class_weights": "balanced", "label_smoothing": 0.1, "obs_noise": 0.1}),
     "bc squared": Case("bc", {**DATA, "loss": "squared", "obs_scaling": "running"}, PUSH),
     "iql": Case("iql", {**DATA, "dropout": 0.2}),
@@ -199,7 +201,7 @@ class Life:
             self.agent.terms.append(term)
         if case.more == "pruning":
             GradualPruning.of_policy(0.5, self.agent)
-        self.initial: State = self.agent.policy().initial_state(ENVS)
+        self.initial: State = initial_state(self.agent, ENVS)
         self.carried = {name: value.clone() for name, value in self.initial.items()}
         draws = Draws(SEEDS, "replay", device)
         if self.agent.data == "dataset":

@@ -54,7 +54,7 @@ def test_the_first_minibatch_has_ratio_one_and_neither_clips_nor_moves() -> None
     for actions in (Discrete(3), Box((2,), "float32", -2.0, 2.0)):
         agent = made(actions=actions)
         rows = agent.prepare(collected(agent))
-        outputs, _ = agent.forward(rows["obs"])
+        outputs, _ = agent.forward(rows)
         ratio = (agent.head.log_prob(outputs, rows["action"]) - rows["log_prob"]).exp()
         torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0.0, atol=1e-6)
         part = {name: value[:, :5] for name, value in rows.items()}
@@ -133,9 +133,9 @@ def test_policy_and_value_have_bodies_of_their_own_unless_shared() -> None:
     assert [tuple(p.shape) for p in shared.critic.parameters()] == [(2, 16, 1), (2, 1, 1)]
     body = next(iter(shared.actor.parameters()))
     rows = shared.prepare(collected(shared))
-    _, value = shared.forward(rows["obs"])
+    _, value = shared.forward(rows)
     assert torch.autograd.grad(value.sum(), body)[0].abs().sum() > 0
-    outputs, _ = shared.forward(rows["obs"])
+    outputs, _ = shared.forward(rows)
     torch.testing.assert_close(outputs, shared.actor(rows["obs"]))
 
 

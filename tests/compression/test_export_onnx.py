@@ -11,7 +11,8 @@ from torch import nn
 
 from rlab.compression import quantize
 from rlab.compression.export.member_file import export
-from rlab.compression.export.parity import answers, check, rounding_effect
+from rlab.compression.export.member_step import answers
+from rlab.compression.export.parity import check, rounding_effect
 from rlab.compression.export.runtimes import OnnxRunner, open_exported
 from rlab.errors import RlabError, UsageError
 from rlab.networks.bodies import BodySettings

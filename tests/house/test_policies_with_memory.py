@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import rlab
-from rlab.compression.export.runtimes import SUFFIXES
 from rlab.compression.steps import check_parent, parse_steps
 from rlab.envs import EnvSpec, make_episodes
 from rlab.errors import UsageError
@@ -61,15 +60,12 @@ def test_episodes_of_a_policy_with_memory_are_recorded(folder: Path, tmp_path: P
     assert done.dataset.summary()["episodes"] == 6
 
 
-@pytest.mark.parametrize("format", ["onnx", "torch-export", "numpy", "c"])
-def test_no_format_holds_a_policy_with_memory_and_each_says_why(folder: Path, tmp_path: Path, format: str) -> None:
-    pytest.importorskip("onnxruntime")
-    with pytest.raises(UsageError) as caught:
-        rlab.export(folder, format, out=tmp_path / f"policy{SUFFIXES[format]}")
-    assert str(caught.value) == (
-        f"format {format} cannot hold a policy with memory: an exported file takes observations and no state. eval, "
-        "play and collect work on the run or policy folder."
-    )
+def test_a_member_with_memory_is_exported_judged_and_timed_as_any_other(folder: Path, tmp_path: Path) -> None:
+    done = rlab.export(folder, "numpy", member=4, out=tmp_path / "policy.npz")
+    assert done.exported.parity.failure is None
+    assert {timed.batch for timed in done.latency} == {1, 64}
+    judged = rlab.evaluate(tmp_path / "policy.npz", episodes=3)
+    assert judged.returns.tolist() == rlab.evaluate(folder, member=4, episodes=3).returns.tolist()
 
 
 @pytest.mark.parametrize("steps", ["distil:8", "prune:0.5", "int8", "sparse:0.5"])

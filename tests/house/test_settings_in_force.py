@@ -33,7 +33,7 @@ SWITCHED_OFF = {
     *("quantiles", "quantile_kappa", "noisy_sigma", "iqn_samples", "iqn_points", "iqn_cosines"),
 }
 NO_PRIORITIES = {"priority_alpha", "priority_beta"}
-NO_MEMORY = {"memory_size", "memory_window"}
+NO_MEMORY = {"memory_size", "memory_window", "sequence_length"}
 NO_WINDOWS = {*NO_MEMORY, "sequence_length", "burn_in", "stored_state"}
 
 

@@ -170,6 +170,27 @@ static inline void ${p}_round_dynamic(const float *x, int n, float *y) {
   ${p}_round(x, scale, rintf(zero < 0.0f ? 0.0f : zero > 255.0f ? 255.0f : zero), n, y);
 }
 """,
+    "attend": """
+/* Values mixed by the softmax of how well their keys fit the query, head by head; those not seen do not count. */
+static inline void ${p}_attend(const float *query, const float *keys, const float *values, const float *seen,
+                               int window, int features, int heads, float *share, float *y) {
+  const int width = features / heads;
+  for (int h = 0; h < features; h += width) {
+    float most = -1e30f, total = 0.0f;
+    for (int w = 0; w < window; ++w) {
+      float sum = 0.0f;
+      for (int i = h; i < h + width; ++i) sum += query[i] * keys[w * features + i];
+      share[w] = seen[w] != 0.0f ? sum / sqrtf((float)width) : -1e30f;
+      most = share[w] > most ? share[w] : most;
+    }
+    for (int w = 0; w < window; ++w) total += share[w] = expf(share[w] - most);
+    for (int i = h; i < h + width; ++i) {
+      y[i] = 0.0f;
+      for (int w = 0; w < window; ++w) y[i] += share[w] / total * values[w * features + i];
+    }
+  }
+}
+""",
     "choose": """
 static inline int64_t ${p}_choose(const float *x, const ${p}_obs_t *mask, int n) {
   int any = 0, best = -1;

@@ -4,7 +4,7 @@ import numpy as np
 
 from rlab.compression.export.bit_packing import packed, without_zeros
 from rlab.compression.export.c_kernels import SPARSE, WEIGHTS, whole_bytes
-from rlab.compression.export.graph import ACTION, INTEGER_BITS, OBS, OUTPUTS, Graph, Operation
+from rlab.compression.export.graph import ACTION, INTEGER_BITS, NEXT_STATE, OBS, OUTPUTS, STATE, Graph, Operation
 
 C_TYPES = {
     "float32": "float",
@@ -42,9 +42,9 @@ class Layout:
     def __init__(self, graph: Graph, prefix: str) -> None:
         self.graph, self.prefix, self.memory = graph, prefix, Memory()
         self.kernels: dict[str, None] = {}
-        self._places: dict[str, str] = {OBS: "obs"}
+        self._places: dict[str, str] = {OBS: "obs", STATE: "state"}
         # the values that the action and the outputs are views of are written where these belong
-        self._given = {self._behind(ACTION): "action", self._behind(OUTPUTS): "outputs"}
+        self._given = {self._behind(ACTION): "action", self._behind(OUTPUTS): "outputs", NEXT_STATE: NEXT_STATE}
         self._last_use = self._last_uses()
         self._clock = -1
 

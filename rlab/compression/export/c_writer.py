@@ -9,7 +9,7 @@ import numpy as np
 
 from rlab.compression.export.c_kernels import render, unpacking_floats
 from rlab.compression.export.c_layout import C_TYPES, Layout, array_text, double_text, float_text
-from rlab.compression.export.graph import ACTION, OBS, OUTPUTS, Graph, Operation
+from rlab.compression.export.graph import ACTION, NEXT_STATE, OBS, OUTPUTS, STATE, Graph, Operation
 from rlab.errors import UsageError
 
 METADATA = "rlab-metadata:"  # the line of the header's comment that holds the JSON
@@ -17,11 +17,11 @@ METADATA = "rlab-metadata:"  # the line of the header's comment that holds the J
 HEADER = """/*
  * A policy of rlab: observations in, greedy actions out. C99; link with -lm.
  *
- *   int ${p}_act(const ${p}_obs_t *obs, ${p}_action_t *action);
+ *   int ${p}_act(const ${p}_obs_t *obs, ${given}${p}_action_t *action);
  *       ${P}_OBS_SIZE numbers in, ${P}_ACTION_SIZE out. Gives 0, or 1 where an output of the network is not a number.
- *   int ${p}_decide(const ${p}_obs_t *obs, ${p}_action_t *action, float *outputs);
+ *   int ${p}_decide(const ${p}_obs_t *obs, ${given}${p}_action_t *action, float *outputs);
  *       The same, with the ${P}_OUTPUTS outputs of the network.
- *   int ${p}_selftest(void);
+${about_state} *   int ${p}_selftest(void);
  *       Gives 0 where this compiler and this machine compute what was exported, else the number of the row that is off.
  *
  * They allocate nothing, keep no state and need ${P}_STACK_BYTES bytes of stack.
@@ -38,32 +38,32 @@ HEADER = """/*
 #define ${P}_OBS_SIZE ${obs_size}
 #define ${P}_ACTION_SIZE ${action_size}
 #define ${P}_OUTPUTS ${outputs}
-#define ${P}_STACK_BYTES ${stack}
+${define_state}#define ${P}_STACK_BYTES ${stack}
 
 typedef ${obs_type} ${p}_obs_t;
 typedef ${action_type} ${p}_action_t;
 
 ${constants}${kernels}
-static inline int ${p}_decide(const ${p}_obs_t *obs, ${p}_action_t *action, float *outputs) {
+static inline int ${p}_decide(const ${p}_obs_t *obs, ${given}${p}_action_t *action, float *outputs) {
   float work[${work}];
   (void)work;
-${body}
-  for (int i = 0; i < ${outputs}; ++i)
+${next_state}${body}
+${keep_state}  for (int i = 0; i < ${outputs}; ++i)
     if (outputs[i] != outputs[i]) return 1;
   return 0;
 }
 
-static inline int ${p}_act(const ${p}_obs_t *obs, ${p}_action_t *action) {
+static inline int ${p}_act(const ${p}_obs_t *obs, ${given}${p}_action_t *action) {
   float outputs[${outputs}];
-  return ${p}_decide(obs, action, outputs);
+  return ${p}_decide(obs, ${handed}action, outputs);
 }
 
 static inline int ${p}_selftest(void) {
 ${test_arrays}
-  for (int row = 0; row < ${test_rows}; ++row) {
+${test_state}  for (int row = 0; row < ${test_rows}; ++row) {
     ${p}_action_t action[${action_size}];
     float outputs[${outputs}];
-    if (${p}_decide(test_obs + row * ${obs_size}, action, outputs)) return row + 1;
+    if (${p}_decide(test_obs + row * ${obs_size}, ${handed}action, outputs)) return row + 1;
     for (int i = 0; i < ${outputs}; ++i)
       if (!(fabsf(outputs[i] - test_outputs[row * ${outputs} + i]) <= ${tolerance})) return row + 1;
     for (int i = 0; i < ${action_size}; ++i)
@@ -79,7 +79,7 @@ ${test_arrays}
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """What the exported member answers, for a test inside the file."""
+    """What the exported member answers, for a test inside the file; with memory one after another, from zeros on."""
 
     obs: np.ndarray  # [K, *obs]
     action: np.ndarray  # [K, *action]
@@ -103,7 +103,8 @@ def write_c(graph: Graph, metadata: str, examples: Examples, prefix: str = "rlab
     layout = Layout(graph, prefix)
     body = "".join(STATEMENTS[op.kind](layout, op) for op in graph.operations)
     obs, action, outputs = (graph.values[name] for name in (OBS, ACTION, OUTPUTS))
-    words = {
+    size = graph.values[STATE].size if STATE in graph.values else 0
+    words = _state_words(prefix, size) | {
         "p": prefix,
         "P": prefix.upper(),
         "metadata_key": METADATA,
@@ -112,7 +113,7 @@ def write_c(graph: Graph, metadata: str, examples: Examples, prefix: str = "rlab
         "action_size": action.size,
         "outputs": outputs.size,
         "work": max(layout.memory.most, 1),
-        "stack": 4 * (layout.memory.most + outputs.size + unpacking_floats(layout.kernels)),
+        "stack": 4 * (layout.memory.most + outputs.size + size + unpacking_floats(layout.kernels)),
         "obs_type": C_TYPES[obs.dtype],
         "action_type": C_TYPES[action.dtype],
         "constants": "".join(map(layout.definition, graph.constants)),
@@ -124,6 +125,21 @@ def write_c(graph: Graph, metadata: str, examples: Examples, prefix: str = "rlab
         "action_tolerance": double_text(examples.action_tolerance),
     }
     return Template(HEADER).substitute(words).encode()
+
+
+def _state_words(prefix: str, size: int) -> dict[str, str]:
+    """What a header with memory says besides; without it nothing."""
+    name = f"{prefix.upper()}_STATE_SIZE"
+    words = {
+        "given": "float *state, ",
+        "handed": "state, ",
+        "about_state": f" *   state: {name} numbers, zeros where an episode begins, then what the call before left.\n",
+        "define_state": f"#define {name} {size}\n",
+        "next_state": f"  float {NEXT_STATE}[{size}];\n",
+        "keep_state": f"  memcpy(state, {NEXT_STATE}, sizeof {NEXT_STATE});\n",
+        "test_state": f"  float state[{size}] = {{0}};\n",
+    }
+    return words if size else dict.fromkeys(words, "")
 
 
 def _test_arrays(graph: Graph, prefix: str, examples: Examples) -> str:
@@ -217,7 +233,9 @@ def _linear(layout: Layout, op: Operation) -> str:
     y, (x, weight, bias) = layout.start(op), op.inputs
     outputs, inputs = layout.graph.constants[weight].values.shape
     kernel, weights = layout.weight_kernel("linear", weight), layout.weights(weight)
-    return f"  {kernel}({layout.place(x)}, {weights}, {layout.place(bias)}, {inputs}, {outputs}, {y});\n"
+    rows, more = _rows(layout, op, inputs, outputs)
+    where = f"{layout.place(x)}{more[0]}, {weights}, {layout.place(bias)}, {inputs}, {outputs}, {y}{more[1]}"
+    return f"  {rows}{kernel}({where});\n"
 
 
 def _conv2d(layout: Layout, op: Operation) -> str:
@@ -233,8 +251,23 @@ def _conv2d(layout: Layout, op: Operation) -> str:
 
 def _layer_norm(layout: Layout, op: Operation) -> str:
     y, (x, weight, bias) = layout.start(op), map(layout.place, op.inputs)
-    epsilon, n = float_text(op.settings["epsilon"]), layout.size(op.output)
-    return f"  {layout.kernel('layer_norm')}({x}, {weight}, {bias}, {epsilon}, {n}, {y});\n"
+    epsilon, n = float_text(op.settings["epsilon"]), layout.size(op.inputs[1])
+    rows, more = _rows(layout, op, n, n)
+    return f"  {rows}{layout.kernel('layer_norm')}({x}{more[0]}, {weight}, {bias}, {epsilon}, {n}, {y}{more[1]});\n"
+
+
+def _rows(layout: Layout, op: Operation, inputs: int, outputs: int) -> tuple[str, tuple[str, str]]:
+    """A loop over the rows of a matrix and what it adds to both pointers; nothing for a vector."""
+    shape = layout.graph.values[op.output].shape
+    if len(shape) == 1:
+        return "", ("", "")
+    return f"for (int r = 0; r < {shape[0]}; ++r) ", (f" + r * {inputs}", f" + r * {outputs}")
+
+
+def _attend(layout: Layout, op: Operation) -> str:
+    (window, features), y = layout.graph.values[op.inputs[1]].shape, layout.start(op)
+    share, places = layout.scratch(f"{op.output}_share", window), ", ".join(map(layout.place, op.inputs))
+    return f"  {layout.kernel('attend')}({places}, {window}, {features}, {op.settings['heads']}, {share}, {y});\n"
 
 
 def _round_static(layout: Layout, op: Operation) -> str:
@@ -273,6 +306,7 @@ STATEMENTS: dict[str, Callable[[Layout, Operation], str]] = {
     "clip": _clip,
     "relu": _elementwise("${x} < 0.0f ? 0.0f : ${x}"),  # this way round a NaN stays one
     "tanh": _elementwise("tanhf(${x})"),
+    "sigmoid": _elementwise("1.0f / (1.0f + expf(-${x}))"),
     "elu": _elementwise("${x} > 0.0f ? ${x} : ${alpha} * expm1f(${x})"),
     "gelu": _elementwise("0.5f * ${x} * (1.0f + erff(${x} * 0.707106781f))"),
     "silu": _elementwise("${x} / (1.0f + expf(-${x}))"),
@@ -282,6 +316,7 @@ STATEMENTS: dict[str, Callable[[Layout, Operation], str]] = {
     "linear": _linear,
     "conv2d": _conv2d,
     "layer_norm": _layer_norm,
+    "attend": _attend,
     "round_static": _round_static,
     "round_dynamic": _round_dynamic,
     "choose": _choose,

@@ -13,12 +13,13 @@ network, the mask, the greedy choice. The batch axis is left out: shapes are tho
 | `centre` | x of any numbers, mean `[d]` of float64 -> x - mean, taken in float64 and then rounded to float32 | |
 | `add`, `subtract`, `multiply`, `divide` | x, y -> numbers; y is like x, or one number | |
 | `clip` | x, low, high -> numbers | |
-| `relu`, `tanh`, `elu`, `gelu`, `silu`, `leaky_relu` | x -> numbers | `alpha` |
+| `relu`, `tanh`, `sigmoid`, `elu`, `gelu`, `silu`, `leaky_relu` | x -> numbers | `alpha` |
 | `mean` | `[d] -> [1]` | |
 | `softmax` | `[d] -> [d]`, of each `size` neighbours | `size` |
-| `linear` | x `[in]`, weight `[out, in]`, bias `[out]` -> `[out]` | |
+| `linear` | x `[in]` or `[W, in]`, weight `[out, in]`, bias `[out]` -> `[out]` or `[W, out]` | |
 | `conv2d` | x `[C, H, W]`, weight `[out, C, k, k]`, bias `[out]` -> `[out, H', W']` | `stride` |
 | `layer_norm` | x `[d]`, weight `[d]`, bias `[d]` -> `[d]` | `epsilon` |
+| `attend` | query `[d]`, keys `[W, d]`, values `[W, d]`, seen `[W]` (0: not) -> the values, mixed `[d]` | `heads` |
 | `round_static` | x, scale, zero point -> x rounded to u8 and back: QuantizeLinear, then DequantizeLinear of ONNX | |
 | `round_dynamic` | x -> likewise, with the range of the whole batch: DynamicQuantizeLinear | |
 | `choose` | x `[sum(sizes)]`, perhaps a mask of its shape -> the largest allowed of each choice, int64 | `sizes` |
@@ -37,7 +38,9 @@ from rlab.errors import UsageError
 if TYPE_CHECKING:  # what opens a file needs the names below, and not torch, which takes a second
     from torch import Tensor
 
-OBS, OUTPUTS, ACTION = "obs", "outputs", "action"  # the names of what goes into a file and comes out of it
+# The names of what goes into a file and comes out of it; the states `[K]` only with memory, see `member_step`.
+OBS, OUTPUTS, ACTION = "obs", "outputs", "action"
+STATE, NEXT_STATE = "state", "next_state"
 INTEGER_BITS = {"int8": 8, "int4": 4, "int2": 2}  # kinds of constants that have a scale
 
 
@@ -98,11 +101,17 @@ class Operation:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Operations in the order in which they run, from the value `obs` to the values `outputs` and `action`."""
+    """Operations in the order in which they run, from the value `obs` to the values `outputs` and `action`; with memory
+    also from `state` to `next_state`."""
 
     operations: tuple[Operation, ...]
     values: dict[str, Value]
     constants: dict[str, Constant]
+
+    @property
+    def ports(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The names of the values that go in, and of those that come out."""
+        return ((OBS, STATE), (ACTION, OUTPUTS, NEXT_STATE)) if STATE in self.values else ((OBS,), (ACTION, OUTPUTS))
 
     @property
     def quantized(self) -> str:
@@ -115,9 +124,9 @@ class Graph:
 class Tracer:
     """Notes operations down one by one; `finished` makes them a graph."""
 
-    def __init__(self, obs: Value) -> None:
+    def __init__(self, obs: Value, state_size: int = 0) -> None:
         self.operations: list[Operation] = []
-        self.values: dict[str, Value] = {OBS: obs}
+        self.values: dict[str, Value] = {OBS: obs} | ({STATE: Value((state_size,))} if state_size else {})
         self.constants: dict[str, Constant] = {}
 
     def add(
@@ -182,9 +191,11 @@ class Tracer:
             names[operation.output] = last
         return last
 
-    def finished(self, outputs: str, action: str) -> Graph:
-        """The graph, with these two values under the names that every file gives them."""
+    def finished(self, outputs: str, action: str, state: Sequence[str] = ()) -> Graph:
+        """The graph, with these values under the names that every file gives them; the next `state` in parts."""
         new = {outputs: OUTPUTS, action: ACTION}
+        if state:
+            new[self.add("concat", state, (sum(self.values[part].size for part in state),))] = NEXT_STATE
 
         def named(operation: Operation) -> Operation:
             inputs = tuple(new.get(name, name) for name in operation.inputs)

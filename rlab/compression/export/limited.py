@@ -58,13 +58,13 @@ class LimitedSession:
             self.close()
             raise
 
-    def run(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(self, obs: np.ndarray, *state: np.ndarray) -> tuple[np.ndarray, ...]:
         assert self._process.stdin is not None
         with self._limit("answer"):
             with contextlib.suppress(OSError):  # where it has gone, the answer is missing
-                _send(self._process.stdin, {}, obs)
+                _send(self._process.stdin, {}, obs, *state)
             answer = self._answer()
-            return self._array(answer, len(obs)), self._array(answer, len(obs))
+            return tuple(self._array(answer, len(obs)) for _ in range(2 + len(state)))
 
     def close(self) -> None:
         """End the process."""
@@ -140,8 +140,8 @@ def serve(path: str, requests: IO[bytes], answers: IO[bytes]) -> None:
         session = open_session(Path(path))
         _send(answers, {"metadata": session.metadata})
         while (line := requests.readline()).endswith(b"\n"):
-            action, outputs = session.run(_receive(requests, json.loads(line)["arrays"][0]))
-            _send(answers, {}, action, outputs)
+            given = [_receive(requests, announced) for announced in json.loads(line)["arrays"]]
+            _send(answers, {}, *session.run(*given))
     except RlabError as error:
         _send(answers, {"kind": type(error).__name__, "error": str(error)})
     except MemoryError:

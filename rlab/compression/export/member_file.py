@@ -13,17 +13,18 @@ import numpy as np
 
 from rlab.compression.export.c_writer import Examples, write_c
 from rlab.compression.export.graph import Graph, InexpressibleError
+from rlab.compression.export.member_step import answers, states_before
 from rlab.compression.export.metadata import Origin, metadata_of, to_text
 from rlab.compression.export.numpy_writer import write_numpy
 from rlab.compression.export.onnx_writer import folds_weights, require_onnx, write_onnx
-from rlab.compression.export.parity import FLOAT_ERROR, MIN_ROWS, Parity, answers, check, rounding_effect
+from rlab.compression.export.parity import FLOAT_ERROR, MIN_ROWS, Parity, check, rounding_effect
 from rlab.compression.export.runtimes import SUFFIXES, OnnxRunner, check_runtime, open_exported
 from rlab.compression.export.torch_export import write_torch_export, write_torch_onnx
 from rlab.compression.export.tracing import quantized_kind, trace
 from rlab.disk import if_supported
 from rlab.errors import RlabError, UsageError, unknown
 from rlab.networks.finite import check_finite
-from rlab.networks.policy import MemberPolicy, Policy
+from rlab.networks.policy import MemberPolicy
 
 EXPORTERS = ("auto", "own", "torch")
 TEST_NUMBERS = 1_000  # about how many numbers of observations a C header's own test holds, at least one row
@@ -113,15 +114,6 @@ def check_format(format: str, exporter: str = "auto") -> None:
     check_runtime(format)
 
 
-def check_memoryless(policy: Policy | MemberPolicy, format: str) -> None:
-    """Raise UsageError for a policy with memory, before any work."""
-    if policy.has_memory:
-        raise UsageError(
-            f"format {format} cannot hold a policy with memory: an exported file takes observations and no state. "
-            "eval, play and collect work on the run or policy folder."
-        )
-
-
 def open_in_onnxruntime(member: MemberPolicy) -> OnnxRunner:
     """A member as the ONNX file that `export` would write, in onnxruntime; the file is deleted.
 
@@ -138,7 +130,6 @@ def open_in_onnxruntime(member: MemberPolicy) -> OnnxRunner:
 
 def _check_request(member: MemberPolicy, obs: np.ndarray, format: str, path: Path, exporter: str) -> None:
     check_format(format, exporter)
-    check_memoryless(member, format)
     if path.suffix != SUFFIXES[format]:
         raise UsageError(f"format {format} is for names that end in {SUFFIXES[format]}, not for {path.name}.")
     shape = member.spec.obs_space.shape
@@ -184,9 +175,11 @@ def _c(request: Request) -> bytes:
     graph = trace(request.member)
     rows = max(1, min(8, TEST_NUMBERS // max(1, int(np.prod(request.obs.shape[1:])))))
     obs = request.obs[:: len(request.obs) // rows][:rows]  # from all over the visited states
-    action, outputs = answers(request.member, obs, batch=1)
+    state = states_before(request.member, obs)
+    action, *numbers = answers(request.member, obs, 1, state)
+    outputs, every = numbers[0], np.concatenate(numbers, axis=1)
     scale = max(float(np.abs(outputs).max()), 1e-12)
-    tolerance = max(10 * FLOAT_ERROR * scale, rounding_effect(request.member, obs, 1, outputs))
+    tolerance = max(10 * FLOAT_ERROR * scale, rounding_effect(request.member, obs, 1, every, state))
     floats = np.issubdtype(action.dtype, np.floating)
     near = tolerance / scale * max(float(np.abs(action).max()), 1e-12) if floats else 0.0
     examples = Examples(obs, action, outputs, tolerance, near)

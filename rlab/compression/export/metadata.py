@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from rlab import door
-from rlab.compression.export.graph import ACTION, OBS, OUTPUTS
+from rlab.compression.export.graph import ACTION, NEXT_STATE, OBS, OUTPUTS, STATE
+from rlab.compression.export.member_step import decision, parts_of, state_size
 from rlab.errors import RlabError, UsageError
 from rlab.networks.policy import MemberPolicy
 from rlab.types import Json, json_number
@@ -47,12 +48,15 @@ def metadata_of(member: MemberPolicy, origin: Origin, quantized: str, **more: An
     obs_space = member.spec.obs_space
     # what one row of zeros gives shows the types and shapes
     zeros = torch.zeros((1, *obs_space.shape), dtype=getattr(torch, obs_space.dtype))  # which the space may not hold
-    action = member.head.to_env(member.head.act(member.outputs(zeros), None))
+    action = decision(member, zeros, member.step(zeros, member.initial_state(1))[0])
     inputs = {OBS: _port(obs_space.shape, obs_space.dtype)}
     outputs = {
         ACTION: _port(action.shape[1:], str(action.dtype).removeprefix("torch.")),
         OUTPUTS: _port((member.head.width,), "float32"),
     }
+    if size := state_size(member):  # an episode begins with zeros
+        inputs[STATE] = outputs[NEXT_STATE] = _port((size,), "float32")
+        more["state"] = {name: list(part.shape) for name, part in parts_of(member).items()}  # in this order, flattened
     return {
         "format": FORMAT,
         "rlab": VERSION,

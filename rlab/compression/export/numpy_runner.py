@@ -3,6 +3,11 @@
     policy = load("policy.npz")
     action, outputs = policy.run(obs)     # obs [B, *obs] in array form
 
+With memory, where `policy.state_size` is not 0, a state comes beside; an episode begins with zeros:
+
+    state = numpy.zeros((len(obs), policy.state_size), numpy.float32)
+    action, outputs, state = policy.run(obs, state)
+
 The file is data: the operations that it names are looked up in a table below, and no other code can run.
 """
 
@@ -24,23 +29,30 @@ Step = tuple[Callable[..., Array], tuple[str, ...], str]
 class NumpyPolicy:
     """`metadata` is the file's; `run` answers a batch of observations."""
 
-    def __init__(self, metadata: dict[str, Any], constants: dict[str, Array], steps: list[Step], obs: Any) -> None:
+    def __init__(self, metadata: dict[str, Any], constants: dict[str, Array], steps: list[Step], values: Any) -> None:
         self.metadata, self._constants, self._steps = metadata, constants, steps
-        self.obs_shape, self.obs_dtype = tuple(obs["shape"]), np.dtype(obs["dtype"])
+        self.obs_shape, self.obs_dtype = tuple(values["obs"]["shape"]), np.dtype(values["obs"]["dtype"])
+        self.state_size = int(values["state"]["shape"][0]) if "state" in values else 0
 
-    def run(self, obs: Array) -> tuple[Array, Array]:
-        """The greedy actions `[B, *action]` and the network's outputs `[B, width]` for `obs [B, *obs]`.
+    def run(self, obs: Array, state: Array | None = None) -> tuple[Array, ...]:
+        """The greedy actions `[B, *action]` and the network's outputs `[B, width]` for `obs [B, *obs]`; with memory
+        also the next state, for `state [B, state_size]`.
 
         Raises:
-            ValueError: the observations have another shape.
+            ValueError: the observations or the state have another shape.
         """
         obs = np.asarray(obs, self.obs_dtype)
         if obs.shape[1:] != self.obs_shape or obs.ndim == 0:
             raise ValueError(f"observations of shape {obs.shape} do not fit; expected [B, *{self.obs_shape}]")
         values = {**self._constants, "obs": obs}
+        if self.state_size:
+            values["state"] = np.asarray(state, np.float32)
+            if values["state"].shape != (len(obs), self.state_size):
+                raise ValueError(f"a state must be [B, {self.state_size}], here {(len(obs), self.state_size)}")
         for function, inputs, output in self._steps:
             values[output] = function(*[values[name] for name in inputs])
-        return values["action"], values["outputs"]
+        given = values["action"], values["outputs"]
+        return (*given, values["next_state"]) if self.state_size else given
 
 
 def read(path: Any) -> dict[str, Array]:
@@ -73,7 +85,7 @@ def load(path: Any, read: Callable[[Any], dict[str, Array]] = read) -> NumpyPoli
         for name in {op["inputs"][1] for op in operations if op["kind"] == "linear"}:
             constants[name] = np.ascontiguousarray(constants[name].T)  # laid out once for all
         steps = [_step(op, description["values"]) for op in operations]
-        return NumpyPolicy(metadata, constants, steps, description["values"]["obs"])
+        return NumpyPolicy(metadata, constants, steps, description["values"])
     except (KeyError, TypeError, AttributeError, ValueError, IndexError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"not a NumPy policy of rlab: {error}") from error
 
@@ -162,8 +174,8 @@ def _layer_norm(settings: dict[str, Any], output: dict[str, Any]) -> Callable[..
     epsilon = np.float32(settings["epsilon"])
 
     def run(x: Array, weight: Array, bias: Array) -> Array:
-        centred = x - x.mean(axis=1, keepdims=True)
-        variance = np.square(centred).mean(axis=1, keepdims=True)
+        centred = x - x.mean(axis=-1, keepdims=True)
+        variance = np.square(centred).mean(axis=-1, keepdims=True)
         return centred / np.sqrt(variance + epsilon) * weight + bias
 
     return run
@@ -190,9 +202,24 @@ def _leaky_relu(settings: dict[str, Any], output: dict[str, Any]) -> Callable[[A
     return lambda x: np.where(x > 0, x, alpha * x)
 
 
-def _silu(x: Array) -> Array:
+def _sigmoid(x: Array) -> Array:
     small = np.exp(-np.abs(x))  # never overflows
-    return x * np.where(x >= 0, 1 / (1 + small), small / (1 + small))
+    return np.where(x >= 0, 1 / (1 + small), small / (1 + small))
+
+
+def _attend(settings: dict[str, Any], output: dict[str, Any]) -> Callable[..., Array]:
+    """The values `[B, W, d]` mixed by how well their keys fit the query, head by head; those not seen do not count."""
+    heads = settings["heads"]
+
+    def run(query: Array, keys: Array, values: Array, seen: Array) -> Array:
+        width = query.shape[1] // heads
+        fit = (query[:, None] * keys).reshape(*keys.shape[:2], heads, width).sum(axis=-1)  # [B, W, h]
+        fit = np.where(seen[..., None] != 0, fit / np.float32(width**0.5), np.float32(-1e30))
+        share = np.exp(fit - fit.max(axis=1, keepdims=True))
+        share /= share.sum(axis=1, keepdims=True)
+        return np.asarray((values.reshape(*share.shape, width) * share[..., None]).sum(axis=1).reshape(query.shape))
+
+    return run
 
 
 # The error function on [-4, 4] as an odd polynomial over an even one: the coefficients of Eigen's float32 version,
@@ -268,15 +295,17 @@ OPERATIONS: dict[str, Callable[[dict[str, Any], dict[str, Any]], Callable[..., A
     "clip": _plain(lambda x, low, high: np.minimum(np.maximum(x, low), high)),
     "relu": _plain(lambda x: np.maximum(x, np.float32(0))),
     "tanh": _plain(np.tanh),
+    "sigmoid": _plain(_sigmoid),
     "elu": _elu,
     "gelu": _plain(lambda x: np.asarray(np.float32(0.5) * x * (1 + erf(x * np.float32(0.5**0.5))))),
-    "silu": _plain(_silu),
+    "silu": _plain(lambda x: x * _sigmoid(x)),
     "leaky_relu": _leaky_relu,
     "mean": _plain(lambda x: np.asarray(x.mean(axis=1, keepdims=True))),
     "softmax": _softmax,
     "linear": _plain(_linear),
     "conv2d": _conv2d,
     "layer_norm": _layer_norm,
+    "attend": _attend,
     "round_static": _plain(_round_static),
     "round_dynamic": _plain(_round_dynamic),
     "choose": _choose,

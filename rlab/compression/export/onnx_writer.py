@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from rlab.compression.export.bit_packing import packed
-from rlab.compression.export.graph import ACTION, INTEGER_BITS, OBS, OUTPUTS, Graph, Operation
+from rlab.compression.export.graph import INTEGER_BITS, Graph, Operation
+from rlab.compression.export.onnx_attention import attend
 from rlab.errors import UsageError, pip_install
 
 # The first operator set with 4-bit integers, and the first with 2-bit ones, each with its version of the file format.
@@ -30,10 +31,9 @@ def write_onnx(graph: Graph, metadata: str) -> bytes:
         NODES[operation.kind](writer, operation)
     opset, ir_version = OPSET_INT2 if writer.has_int2 else OPSET
     helper = onnx.helper
-    _shorten_names(writer.nodes, writer.tensors)
-    whole = helper.make_graph(
-        writer.nodes, "policy", [writer.info(OBS)], [writer.info(ACTION), writer.info(OUTPUTS)], writer.tensors
-    )
+    _shorten_names(writer.nodes, writer.tensors, [name for names in graph.ports for name in names])
+    inputs, outputs = ([writer.info(name) for name in names] for names in graph.ports)
+    whole = helper.make_graph(writer.nodes, "policy", inputs, outputs, writer.tensors)
     model = helper.make_model(
         whole, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version, producer_name="rlab"
     )
@@ -64,9 +64,9 @@ def require_onnx() -> Any:
     return onnx
 
 
-def _shorten_names(nodes: Sequence[Any], tensors: Sequence[Any]) -> None:
+def _shorten_names(nodes: Sequence[Any], tensors: Sequence[Any], ports: Sequence[str]) -> None:
     """Call everything but the file's inputs and outputs a, b, c ...: in a file of a few kB long names are felt."""
-    short, fresh = {name: name for name in (OBS, ACTION, OUTPUTS)}, _letters()
+    short, fresh = {name: name for name in ports}, _letters()
     for tensor in tensors:
         short[tensor.name] = next(fresh)
         tensor.name = short[tensor.name]
@@ -254,6 +254,11 @@ def _softmax(writer: _Writer, op: Operation) -> None:
 def _linear(writer: _Writer, op: Operation) -> None:
     if op.inputs[0] in writer.rounded:
         _linear_of_integers(writer, op)
+    elif len(writer.graph.values[op.output].shape) == 2:  # a matrix for each row of the batch, which Gemm does not take
+        x, weight, bias = (writer.input(name) for name in op.inputs)
+        turned = writer.node("Transpose", (weight,), f"{op.output}_weight")
+        product = writer.node("MatMul", (x, turned), f"{op.output}_product")
+        writer.node("Add", (product, bias), op.output)
     else:
         writer.node("Gemm", [writer.input(name) for name in op.inputs], op.output, transB=1)
 
@@ -363,6 +368,7 @@ NODES: dict[str, Callable[[_Writer, Operation], None]] = {
     "clip": _clip,
     "relu": _simple("Relu"),
     "tanh": _simple("Tanh"),
+    "sigmoid": _simple("Sigmoid"),
     "elu": _simple("Elu", "alpha"),
     "gelu": _simple("Gelu"),
     "silu": _silu,
@@ -372,6 +378,7 @@ NODES: dict[str, Callable[[_Writer, Operation], None]] = {
     "linear": _linear,
     "conv2d": _conv2d,
     "layer_norm": _simple("LayerNormalization", "epsilon", axis=-1),
+    "attend": attend,
     "round_static": _round_static,
     "round_dynamic": _round_dynamic,
     "choose": _choose,

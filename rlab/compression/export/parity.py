@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from rlab.compression.export.member_step import answers, states_before
 from rlab.compression.export.runtimes import Runner, open_exported
 from rlab.compression.quantized_layers import QuantizedLayer, full_precision
 from rlab.errors import UsageError
@@ -68,37 +68,35 @@ def check(member: MemberPolicy, file: Runner | Path | str, obs: np.ndarray) -> P
     runner = file if isinstance(file, Runner) else open_exported(file, trust=True)
     obs = np.ascontiguousarray(obs, member.spec.obs_space.dtype)
     batch = 250 if runner.rows_at_once is None else runner.rows_at_once
-    action, outputs = answers(member, obs, batch)
-    starts = range(0, len(obs), 250)
-    found = [runner.run(obs[i : i + 250]) for i in starts]
-    found_action, found_outputs = (np.concatenate(part) for part in zip(*found, strict=True))
-    if (found_action.shape, found_outputs.shape) != (action.shape, outputs.shape):
+    state = states_before(member, obs)
+    action, *numbers = answers(member, obs, batch, state)
+    parts = [(obs[i : i + 250], *(() if state is None else (state[i : i + 250],))) for i in range(0, len(obs), 250)]
+    found = [runner.run(*part) for part in parts]
+    found_action, *found_numbers = (np.concatenate(part) for part in zip(*found, strict=True))
+    shapes = [[array.shape for array in each] for each in ((action, *numbers), (found_action, *found_numbers))]
+    if shapes[0] != shapes[1]:
         raise UsageError(f"the file answers actions {found_action.shape}, the member {action.shape}: not its file.")
+    # The next state counts as the outputs do.
+    outputs, found_outputs = (np.concatenate(each, axis=1) for each in (numbers, found_numbers))
     return Parity(
         rows=len(obs),
         largest_error=float(np.abs(found_outputs.astype(np.float64) - outputs).max()),
         output_scale=float(np.abs(outputs).max()),
-        rounding=rounding_effect(member, obs, batch, outputs),
+        rounding=rounding_effect(member, obs, batch, outputs, state),
         agreement=_equal_share(action, found_action),
     )
 
 
-@torch.no_grad()
-def answers(member: MemberPolicy, obs: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """A member's greedy actions `[R, *action]` and outputs `[R, width]`, asked in batches of this size."""
-    parts = [torch.from_numpy(np.array(obs[i : i + batch])) for i in range(0, len(obs), batch)]
-    found = [(member(part).numpy(), member.outputs(part).numpy()) for part in parts]
-    action, outputs = (np.concatenate(part) for part in zip(*found, strict=True))
-    return action, outputs
-
-
-def rounding_effect(member: MemberPolicy, obs: np.ndarray, batch: int, outputs: np.ndarray) -> float:
-    """How far rounded activations move any of the outputs that the member gave, in their units."""
+def rounding_effect(
+    member: MemberPolicy, obs: np.ndarray, batch: int, outputs: np.ndarray, state: np.ndarray | None = None
+) -> float:
+    """How far rounded activations move any of the outputs, and of the next states, that the member gave."""
     layers = (layer for layer in member.network.modules() if isinstance(layer, QuantizedLayer))
     if all(layer.activations == "none" for layer in layers):
         return 0.0
     exact = MemberPolicy(member.spec, member.preprocess, full_precision(member.network), member.seed).eval()
-    return float(np.abs(answers(exact, obs, batch)[1] - outputs).max())
+    _, *numbers = answers(exact, obs, batch, state)
+    return float(np.abs(np.concatenate(numbers, axis=1) - outputs).max())
 
 
 def _equal_share(action: np.ndarray, found: np.ndarray) -> float:

@@ -17,12 +17,13 @@ import numpy as np
 from rlab import door
 from rlab.compression.export import metadata as meta
 from rlab.compression.export.c_writer import METADATA as C_METADATA
-from rlab.compression.export.graph import ACTION, OBS, OUTPUTS
+from rlab.compression.export.graph import ACTION, NEXT_STATE, OBS, OUTPUTS, STATE
 from rlab.compression.export.limited import LimitedSession
 from rlab.compression.export.sessions import NumpySession, OnnxSession, onnxruntime
 from rlab.errors import RlabError, UsageError, pip_install
 from rlab.networks.spaces import pack, space_from_json
 
+State = dict[str, np.ndarray]
 LATENCY_ROWS = (1, 64)  # batches whose calls are timed
 MOST_SOURCE = 2**28  # bytes of a .h
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "numpy": ".npz", "c": ".h"}  # format -> how its files end
@@ -49,35 +50,64 @@ class Runner:
             self.action_shape = tuple(ports[ACTION]["shape"])
             self.action_dtype = np.dtype(ports[ACTION]["dtype"])
             self.width = int(ports[OUTPUTS]["shape"][0])
+            self.state_size = int(ports[NEXT_STATE]["shape"][0]) if NEXT_STATE in ports else 0
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise RlabError(f"{path}: the file's metadata are incomplete ({error!r}).") from error
 
-    def run(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Actions `[B, *action]` and outputs `[B, width]` for a batch `[B, *obs]` in array form and its dtype."""
+    def run(self, obs: np.ndarray, *state: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Actions `[B, *action]` and outputs `[B, width]` for a batch `[B, *obs]` in array form and its dtype; with
+        memory, for a state `[B, state_size]`, also the next one."""
         raise NotImplementedError
 
     def act(self, obs: np.ndarray) -> np.ndarray:
-        """The actions of `run` alone."""
+        """The actions of `run` alone, without memory."""
         return self.run(obs)[0]
 
-    def __call__(self, obs: Any) -> np.ndarray:
+    def initial_state(self, rows: int | None = None) -> State:
+        """What an episode begins with: `{}` without memory, else zeros, with the axes of `obs` in a call; None: of a
+        single observation."""
+        if not self.state_size:
+            return {}
+        lead = () if rows is None else (1, rows)
+        return {STATE: np.zeros((*lead, self.state_size), np.float32)}
+
+    def __call__(self, obs: Any, *, state: State | None = None) -> Any:
         """Greedy actions for `[*obs]`, `[B, *obs]` or, as evaluation asks, `[1, B, *obs]`; with the same axes in front.
 
-        `obs` is in array form, or what an env of the observation space gives.
+        With `state`, which a file with memory needs, the answer is `(action, next state)`.
+
+        Args:
+            obs: in array form, or what an env of the observation space gives.
+            state: what the previous call gave, or `initial_state` where the episode begins.
 
         Raises:
-            UsageError: the shape does not fit.
+            UsageError: the shape does not fit, or the state is missing.
         """
         batch, lead = self._batch(obs)
-        action = self.act(batch)
+        following: State = {}
+        if self.state_size:
+            action, _, after = self.run(batch, self._row(state, len(batch)))
+            following[STATE] = after.reshape((*lead, self.state_size))
+        else:
+            action = self.act(batch)
         # [()] makes a number of a 0-d array, which envs that look actions up in a table do not take
-        return action.reshape((*lead, *action.shape[1:]))[()]
+        answer = action.reshape((*lead, *action.shape[1:]))[()]
+        return answer if state is None else (answer, following)
 
-    def outputs(self, obs: Any) -> np.ndarray:
+    def outputs(self, obs: Any, state: State | None = None) -> np.ndarray:
         """The network's outputs, `[..., width]`; axes and errors as for a call."""
         batch, lead = self._batch(obs)
-        outputs = self.run(batch)[1]
+        outputs = self.run(batch, *((self._row(state, len(batch)),) if self.state_size else ()))[1]
         return outputs.reshape((*lead, outputs.shape[-1]))
+
+    def _row(self, state: State | None, rows: int) -> np.ndarray:
+        """`[B, K]` of a state."""
+        if state is None or np.size(state.get(STATE, ())) != rows * self.state_size:
+            raise UsageError(
+                f"{self.path} has memory and needs its state: state = policy.initial_state() where an episode begins, "
+                f"then action, state = policy(obs, state=state) at every step; here {rows} x {self.state_size} numbers."
+            )
+        return np.ascontiguousarray(state[STATE], np.float32).reshape(rows, self.state_size)
 
     def _batch(self, obs: Any) -> tuple[np.ndarray, tuple[int, ...]]:
         """`[B, *obs]`, contiguous, and the axes that led."""
@@ -162,14 +192,14 @@ class LimitedRunner(Runner):
         super().__init__(path, meta.from_text(told, path) if isinstance(told, str) else meta.checked(told, path))
         self._session = session
 
-    def run(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        action, outputs = self._session.run(obs)
+    def run(self, obs: np.ndarray, *state: np.ndarray) -> tuple[np.ndarray, ...]:
+        action, *others = self._session.run(obs, *state)
         if action.shape[1:] != self.action_shape or action.dtype != self.action_dtype:
             raise RlabError(
                 f"{self.path} gives actions {action.shape[1:]} of {action.dtype}, and its metadata declare "
                 f"{self.action_shape} of {self.action_dtype}. Was it edited?"
             )
-        return action, outputs
+        return action, *others
 
 
 class CRunner(Runner):
@@ -191,51 +221,57 @@ class CRunner(Runner):
         prefix = str(self.metadata.get("prefix"))
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", prefix):
             raise RlabError(f"{path}: the prefix {prefix!r} is not a C identifier.")
-        self._library = _compiled(path, source, prefix)
-        self._library.runner_rows.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
-        sizes = (ctypes.c_int * 5)()
+        self._library = _compiled(path, source, prefix, self.state_size > 0)
+        self._library.runner_rows.argtypes = [ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 3]
+        sizes = (ctypes.c_int * 6)()
         self._library.runner_sizes(sizes)
         lengths = [int(np.prod(shape)) for shape in (self.obs_space.shape, self.action_shape)]
         widths = [np.dtype(dtype).itemsize for dtype in (self.obs_space.dtype, self.action_dtype)]
-        if list(sizes) != [*lengths, self.width, *widths]:
+        if list(sizes) != [*lengths, self.width, *widths, self.state_size]:
             raise RlabError(f"{path}: the functions do not fit the file's metadata. Was it edited?")
         failed = self._library.runner_selftest()
         if failed:
             raise RlabError(f"{path}: its own test fails in row {failed}: this machine computes something else.")
 
-    def run(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(self, obs: np.ndarray, *state: np.ndarray) -> tuple[np.ndarray, ...]:
         action = np.empty((len(obs), *self.action_shape), self.action_dtype)
         outputs = np.empty((len(obs), self.width), np.float32)
-        if self._library.runner_rows(obs.ctypes.data, len(obs), action.ctypes.data, outputs.ctypes.data):
+        after = tuple(each.copy() for each in state)  # which the functions change in place
+        pointers = [array.ctypes.data for array in (action, outputs, *after)] + [None] * (1 - len(after))
+        if self._library.runner_rows(obs.ctypes.data, len(obs), *pointers):
             raise RlabError(f"{self.path}: an output of the network is not a number. Are the observations finite?")
-        return action, outputs
+        return action, outputs, *after
 
 
 _C_RUNNER = """
 #include "policy.h"
-int runner_rows(const {p}_obs_t *obs, int64_t rows, {p}_action_t *action, float *outputs) {{
+int runner_rows(const {p}_obs_t *obs, int64_t rows, {p}_action_t *action, float *outputs, float *state) {{
   int bad = 0;
+  (void)state;
   for (int64_t i = 0; i < rows; ++i)
-    bad |= {p}_decide(obs + i * {P}_OBS_SIZE, action + i * {P}_ACTION_SIZE, outputs + i * {P}_OUTPUTS);
+    bad |= {p}_decide(obs + i * {P}_OBS_SIZE, {state}action + i * {P}_ACTION_SIZE, outputs + i * {P}_OUTPUTS);
   return bad;
 }}
 int runner_selftest(void) {{ return {p}_selftest(); }}
 void runner_sizes(int *sizes) {{
   sizes[0] = {P}_OBS_SIZE, sizes[1] = {P}_ACTION_SIZE, sizes[2] = {P}_OUTPUTS;
   sizes[3] = (int)sizeof({p}_obs_t), sizes[4] = (int)sizeof({p}_action_t);
+  sizes[5] = {size};
 }}
 """
 
 
-def _compiled(path: Path, source: str, prefix: str) -> ctypes.CDLL:
-    """The header as a library."""
+def _compiled(path: Path, source: str, prefix: str, state: bool) -> ctypes.CDLL:
+    """The header as a library; `state`: of a policy with memory."""
     compiler = which("gcc")
     if compiler is None:
         raise UsageError(f"{path} is C and needs gcc to run, which is not on this machine's PATH.")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "policy.h").write_text(source)
-        (folder / "runner.c").write_text(_C_RUNNER.format(p=prefix, P=prefix.upper()))
+        size = f"{prefix.upper()}_STATE_SIZE" if state else "0"
+        words = {"state": f"state + i * {size}, " if state else "", "size": size}
+        (folder / "runner.c").write_text(_C_RUNNER.format(p=prefix, P=prefix.upper(), **words))
         flags = ["-std=c99", "-O3", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
         command = [compiler, *flags, "runner.c", "-o", "policy.so", "-lm"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -258,13 +294,13 @@ class TorchRunner(Runner):
         super().__init__(path, meta.from_text(read_metadata(path), path))
         self._program = load_program(path)
 
-    def run(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(self, obs: np.ndarray, *state: np.ndarray) -> tuple[np.ndarray, ...]:
         import torch
 
         # torch does not take read-only memory
+        given = [torch.from_numpy(each if each.flags.writeable else each.copy()) for each in (obs, *state)]
         with torch.no_grad():
-            action, outputs = self._program(torch.from_numpy(obs if obs.flags.writeable else obs.copy()))
-        return action.numpy(), outputs.numpy()
+            return tuple(found.numpy() for found in self._program(*given))
 
 
 def check_runtime(format: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from rlab import door
 from rlab.compression.export import numpy_runner
-from rlab.compression.export.graph import ACTION, OBS, OUTPUTS
+from rlab.compression.export.graph import ACTION, NEXT_STATE, OBS, OUTPUTS, STATE
 from rlab.compression.export.onnx_writer import METADATA
 from rlab.errors import RlabError, UsageError, pip_install
 
@@ -22,8 +22,9 @@ class Session(Protocol):
     @property
     def metadata(self) -> str | dict[str, Any]: ...
 
-    def run(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Actions `[B, *action]` and outputs `[B, width]` for a batch `[B, *obs]`."""
+    def run(self, obs: np.ndarray, *state: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Actions `[B, *action]` and outputs `[B, width]` for a batch `[B, *obs]`; with memory, for a state `[B, K]`,
+        also the next one."""
         ...
 
 
@@ -91,9 +92,9 @@ class OnnxSession:
             self._options.add_session_config_entry("session.disable_quant_qdq", "1")
             self.native = self._open()
 
-    def run(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        action, outputs = self.native.run([ACTION, OUTPUTS], {OBS: obs})
-        return action, outputs
+    def run(self, obs: np.ndarray, *state: np.ndarray) -> tuple[np.ndarray, ...]:
+        names = [ACTION, OUTPUTS, NEXT_STATE][: 2 + len(state)]
+        return tuple(self.native.run(names, dict(zip((OBS, STATE), (obs, *state), strict=False))))
 
     def _open(self) -> Any:
         try:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from rlab import door
-from rlab.compression.export.graph import ACTION, OBS, OUTPUTS
+from rlab.compression.export.graph import ACTION, NEXT_STATE, OBS, OUTPUTS, STATE
+from rlab.compression.export.member_step import as_row, decision, from_row, parts_of, state_size
 from rlab.compression.export.onnx_writer import METADATA, OPSET, require_onnx
 from rlab.errors import RlabError, UsageError, pip_install
 from rlab.networks.policy import MemberPolicy
@@ -22,15 +23,18 @@ EXTRA = "rlab.json"  # the file inside a .pt2 that holds the metadata
 
 
 class Exportable(nn.Module):
-    """A member's greedy decision as one function of the observations: `[B, *obs]` to actions and outputs."""
+    """A member's greedy decision as one function of the observations `[B, *obs]`, with memory also of the state
+    `[B, K]`: to actions, outputs and, with memory, the next state."""
 
     def __init__(self, member: MemberPolicy) -> None:
         super().__init__()
-        self.preprocess, self.network, self.head = member.preprocess, member.network, member.head
+        self.member, self.parts = member, parts_of(member)
 
-    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = self.network(self.preprocess(obs))
-        return self.head.to_env(self.head.act(outputs, self.preprocess.mask(obs))), outputs
+    def forward(self, obs: Tensor, state: Tensor | None = None) -> tuple[Tensor, ...]:
+        member = self.member
+        outputs, after = member.step(obs, {} if state is None else from_row(state, self.parts))
+        given = decision(member, obs, outputs), outputs
+        return given if state is None else (*given, as_row(after))
 
 
 def write_torch_export(member: MemberPolicy, obs: np.ndarray, metadata: str) -> bytes:
@@ -50,7 +54,7 @@ def write_torch_export(member: MemberPolicy, obs: np.ndarray, metadata: str) -> 
     return content.getvalue()
 
 
-def load_program(path: Path) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def load_program(path: Path) -> Callable[..., tuple[Tensor, ...]]:
     """The function in a `.pt2`. This can run code: torch unpickles parts of the file, and has sympy evaluate others.
 
     Raises:
@@ -59,7 +63,7 @@ def load_program(path: Path) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     try:
         content = io.BytesIO(door.read_file(path, follow=True))
         with _quiet():  # torch 2.11 warns that it reads its own buffers
-            module: Callable[[Tensor], tuple[Tensor, Tensor]] = torch.export.load(content).module()
+            module: Callable[..., tuple[Tensor, ...]] = torch.export.load(content).module()
     except Exception as error:  # of a damaged file, each part fails in its own way
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise RlabError(f"{path} is not a complete .pt2 file of this torch ({reason}). Was it damaged?") from error
@@ -106,10 +110,13 @@ def write_torch_onnx(member: MemberPolicy, obs: np.ndarray, metadata: str) -> by
 
 def _program(member: MemberPolicy, obs: np.ndarray) -> torch.export.ExportedProgram:
     # Two rows: torch takes an axis of length 1 for one that is always so.
-    examples = torch.from_numpy(np.array(obs[:2]))
-    shapes = {OBS: {0: torch.export.Dim("batch")}}
+    examples: tuple[Tensor, ...] = (torch.from_numpy(np.array(obs[:2])),)
+    batch = torch.export.Dim("batch")
+    shapes = {OBS: {0: batch}}
+    if size := state_size(member):
+        examples, shapes = (*examples, torch.zeros(2, size)), {**shapes, STATE: {0: batch}}
     try:
-        return torch.export.export(Exportable(member).eval(), (examples,), dynamic_shapes=shapes)
+        return torch.export.export(Exportable(member).eval(), examples, dynamic_shapes=shapes)
     except Exception as error:  # a foreign layer may raise anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UsageError(f"torch.export cannot follow this network: {reason}") from error
@@ -131,7 +138,8 @@ def _quiet() -> Iterator[None]:
 
 def _rename(graph: Any) -> None:
     """Our names for what goes in and comes out."""
-    new = {graph.input[0].name: OBS, graph.output[0].name: ACTION, graph.output[1].name: OUTPUTS}
+    new = dict(zip((port.name for port in graph.input), (OBS, STATE), strict=False))
+    new |= dict(zip((port.name for port in graph.output), (ACTION, OUTPUTS, NEXT_STATE), strict=False))
     for port in (*graph.input, *graph.output):
         port.name = new[port.name]
     for node in graph.node:

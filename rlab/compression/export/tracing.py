@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from rlab.compression.export.graph import OBS, Graph, InexpressibleError, Tracer, Value
+from rlab.compression.export.member_step import parts_of, state_size
+from rlab.compression.export.memory_tracing import trace_step
 from rlab.compression.quantized_layers import HalfConv2d, HalfLinear, QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from rlab.compression.sparse_layers import (
     SparseConv2d,
@@ -17,6 +19,7 @@ from rlab.compression.sparse_layers import (
     SparseQuantizedConv2d,
     SparseQuantizedLinear,
 )
+from rlab.networks.attention import Residual
 from rlab.networks.batch_renorm import BatchRenorm
 from rlab.networks.bounds import FIRST
 from rlab.networks.branches import Branches, Dueling, Pick, PickImage
@@ -58,13 +61,14 @@ def trace(member: MemberPolicy) -> Graph:
         InexpressibleError: a layer or the policy head cannot be expressed in these operations.
     """
     space, inner = member.spec.obs_space, member.preprocess.obs_space
-    tracer = Tracer(Value(space.shape, space.dtype))
+    tracer = Tracer(Value(space.shape, space.dtype), state_size(member))
     mask = None
     if isinstance(inner, Masked):
         first = space.shape[0] - inner.size
         mask = tracer.slice(OBS, first, space.shape[0])
-    outputs = trace_network(tracer, merged(member.network), _features(tracer, member.preprocess))
-    return tracer.finished(outputs, trace_action(tracer, member.head, outputs, mask))
+    network, features = merged(member.network), _features(tracer, member.preprocess)
+    outputs, state = trace_step(tracer, network, parts_of(member), features, trace_network)
+    return tracer.finished(outputs, trace_action(tracer, member.head, outputs, mask), state)
 
 
 # ---- features ----
@@ -145,9 +149,10 @@ def _linear(tracer: Tracer, layer: Any, x: str) -> str:
     shape = tracer.values[x].shape
     weight, bias = _weight(tracer, layer), layer.bias
     out_features, in_features = tracer.constants[weight].values.shape
-    if bias is None or shape != (in_features,):
+    if bias is None or shape[-1:] != (in_features,) or len(shape) > 2:
         raise InexpressibleError(f"{layer} on an input of shape {shape}")
-    return tracer.add("linear", (_entering(tracer, layer, x), weight, tracer.constant(bias)), (out_features,))
+    inputs = (_entering(tracer, layer, x), weight, tracer.constant(bias))
+    return tracer.add("linear", inputs, (*shape[:-1], out_features))
 
 
 def _conv2d(tracer: Tracer, layer: Any, x: str) -> str:
@@ -188,7 +193,7 @@ def _entering(tracer: Tracer, layer: Any, x: str) -> str:
 
 def _layer_norm(tracer: Tracer, layer: Any, x: str) -> str:
     shape = tracer.values[x].shape
-    if tuple(layer.normalized_shape) != shape or len(shape) != 1 or layer.weight is None or layer.bias is None:
+    if tuple(layer.normalized_shape) != shape[-1:] or len(shape) > 2 or layer.weight is None or layer.bias is None:
         raise InexpressibleError(f"{layer} on an input of shape {shape}")
     inputs = (x, tracer.constant(layer.weight), tracer.constant(layer.bias))
     return tracer.add("layer_norm", inputs, shape, epsilon=layer.eps)
@@ -233,6 +238,10 @@ def _implicit_quantiles(tracer: Tracer, layer: ImplicitQuantiles, x: str) -> str
     shape = (tracer.values[returns[0]].size + 1,)
     ends = zip(returns, fractions.unsqueeze(-1), strict=True)
     return tracer.concat([tracer.add("append", (each, tracer.constant(end)), shape) for each, end in ends])
+
+
+def _residual(tracer: Tracer, layer: Any, x: str) -> str:
+    return tracer.add("add", (trace_network(tracer, layer.body, x), x), tracer.values[x].shape)
 
 
 def _branches(tracer: Tracer, layer: Any, x: str) -> str:
@@ -282,6 +291,7 @@ LAYERS: dict[type[nn.Module], Callable[[Tracer, Any, str], str]] = {
     BatchRenorm: _batch_renorm,
     Dueling: _dueling,
     ImplicitQuantiles: _implicit_quantiles,
+    Residual: _residual,
     Branches: _branches,
     Pick: _pick,
     PickImage: _pick_image,
