@@ -41,7 +41,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("demonstration_loss", "demonstration_weight", "margin"),
         *("value_head", "atoms", "value_min", "value_max", "quantiles", "quantile_kappa"),
         *("iqn_samples", "iqn_points", "iqn_cosines"),
-        *("munchausen", "munchausen_alpha", "munchausen_temperature", "munchausen_clip"),
+        *("value_rescaling", "munchausen", "munchausen_alpha", "munchausen_temperature", "munchausen_clip"),
     ),
     "demonstrations and teacher": (
         *("dataset", "dataset_episodes", "demonstration_share", "teacher", "teacher_member", "teacher_weight"),

@@ -15,7 +15,7 @@ from rlab.ranges import check_counts, check_not_negative, check_positive, check_
 
 # Settings that only some value heads read.
 OF_HEADS: dict[str, tuple[str, ...]] = {
-    "loss": ("q",),
+    **dict.fromkeys(("loss", "value_rescaling"), ("q",)),
     **dict.fromkeys(("atoms", "value_min", "value_max"), ("c51",)),
     "quantiles": ("qr",),
     "quantile_kappa": ("qr", "iqn"),
@@ -60,6 +60,7 @@ class QLearningConfig(NetworkConfig):
     iqn_samples: int = 8  # quantiles of a return that iqn draws in an update; Dabney et al. 2018b, figure 2
     iqn_points: int = 32  # quantiles whose mean iqn acts by; the K of Dabney et al. 2018b, appendix
     iqn_cosines: int = 64  # in which a quantile's fraction is written; Dabney et al. 2018b, equation 4
+    value_rescaling: bool = False  # values are learned on about the scale of their root; Pohlen et al. 2018
     munchausen: bool = False  # targets that reward what the agent is sure of; Vieillard et al. 2020
     munchausen_alpha: float = 0.9  # share of the log probability in the reward; the paper's section 4
     munchausen_temperature: float = 0.03  # of the softmax over values that is the policy; the paper's tau
@@ -117,6 +118,11 @@ class QLearningConfig(NetworkConfig):
         if self.loss not in LOSSES:
             raise unknown("loss", self.loss, LOSSES)
         check_counts(self, "batch_size", "n_step", "target_every")
+        if self.value_rescaling and self.munchausen:
+            raise UsageError(
+                "value_rescaling and munchausen do not combine: log probabilities are those of values on their own "
+                "scale. Leave one of the two out."
+            )
         if self.value_head not in get_args(ValueHead):
             raise unknown("value_head", self.value_head, get_args(ValueHead))
         check_counts(self, "quantiles", "iqn_samples", "iqn_points", "iqn_cosines")

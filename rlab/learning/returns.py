@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+RESCALING_EPS = 1e-3  # of `rescaled`, so that it has an inverse; Kapturowski et al. 2019, section 2.3
+
 
 def continuation(terminated: Tensor, gamma: float, steps: Tensor) -> Tensor:
     """gamma^steps where the episode goes on, 0 where the world ended. A time limit is not an ending.
@@ -44,6 +46,17 @@ def q_td_error(q: Tensor, action: Tensor, reward: Tensor, discount: Tensor, next
         )
     taken = q.gather(-1, action.unsqueeze(-1)).squeeze(-1)  # [..., B, A] -> [..., B]
     return (reward + discount * next_value).detach() - taken
+
+
+def rescaled(x: Tensor) -> Tensor:
+    """sgn(x) (sqrt(|x| + 1) - 1) + eps x: about the root of large values (Pohlen et al. 2018, proposition A.2)."""
+    return x.sign() * ((x.abs() + 1.0).sqrt() - 1.0) + RESCALING_EPS * x
+
+
+def unscaled(x: Tensor) -> Tensor:
+    """The inverse of `rescaled`. The paper's form, multiplied out so that no digits are lost where values are small."""
+    whole = x.abs() + 1.0 + RESCALING_EPS
+    return x.sign() * ((2.0 * whole / (1.0 + (1.0 + 4.0 * RESCALING_EPS * whole).sqrt())).square() - 1.0)
 
 
 def greedy_policy(q: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rlab.learning.contract import Batch
 from rlab.learning.distributional import chosen, divergence, mixed, projected, quantile_loss
-from rlab.learning.returns import LOSSES, q_td_error
+from rlab.learning.returns import LOSSES, q_td_error, rescaled, unscaled
 from rlab.networks.distributions import only
 from rlab.networks.value_heads import CategoricalValueHead, ImplicitQuantileHead, QHead, QuantileHead
 
@@ -45,19 +45,26 @@ class ValueLoss:
 
 @dataclass(frozen=True)
 class ExpectedLoss(ValueLoss):
-    """Of heads whose prediction is the expected return alone: the TD error (Watkins 1989) through `LOSSES[name]`."""
+    """Of heads whose prediction is the expected return alone: the TD error (Watkins 1989) through `LOSSES[name]`.
+
+    With `rescaling` the head predicts `rescaled` returns (Kapturowski et al. 2019, section 2.3).
+    """
 
     head: QHead
     name: str
+    rescaling: bool = False
 
     def __call__(
         self, outputs: Tensor, batch: Batch, next_policy: Tensor, next_bonus: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         q, next_q = self.head.values(outputs), self.head.values(batch["next_outputs"])
-        next_value = (next_policy * next_q).sum(dim=-1)
+        next_value = (next_policy * (unscaled(next_q) if self.rescaling else next_q)).sum(dim=-1)
         if next_bonus is not None:
             next_value = next_value + next_bonus
-        error = q_td_error(q, batch["action"], batch["reward"], batch["discount"], next_value)
+        reward, discount = batch["reward"], batch["discount"]
+        if self.rescaling:  # all that is expected, as one reward
+            reward, discount = rescaled(reward + discount * next_value), torch.zeros_like(discount)
+        error = q_td_error(q, batch["action"], reward, discount, next_value)
         return LOSSES[self.name](error), error
 
 
@@ -129,4 +136,4 @@ def value_loss(head: Any, config: Any) -> ValueLoss:
         return CategoricalLoss(head)
     if isinstance(head, QuantileHead | ImplicitQuantileHead):
         return QuantileLoss(head, config.quantile_kappa)
-    return ExpectedLoss(head, config.loss)
+    return ExpectedLoss(head, config.loss, config.value_rescaling)

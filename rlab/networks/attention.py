@@ -87,29 +87,57 @@ class Attention(Streams):
         was seen."""
         return self._attend(x, state, begins)
 
+    def unroll_ahead(self, x: Tensor, ahead: Tensor, state: State, begins: Tensor) -> tuple[Tensor, Tensor]:
+        """As `rlab.networks.memory.unroll_ahead`: what is behind each step of `x` looks at the same steps before it."""
+        inputs, visible = self._in_sight(x, state, begins)
+        key, value = self._windows(self._normed(inputs))
+        own = self._normed(ahead)
+        after = (
+            torch.cat([windows[..., 1:, :], self._heads(network, own).unsqueeze(-2)], dim=-2)
+            for network, windows in ((self.key, key), (self.value, value))
+        )
+        itself = torch.cat([visible[..., 1:], torch.ones_like(visible[..., :1])], dim=-1)
+        return self._mixed(x, key, value, visible), self._mixed(ahead, *after, itself)
+
     def _attend(self, x: Tensor, state: State, begins: Tensor | None) -> tuple[Tensor, State]:
+        inputs, visible = self._in_sight(x, state, begins)
+        y = self._mixed(x, *self._windows(self._normed(inputs)), visible)
+        seen = visible[..., -1, 1:]
+        before = inputs[..., x.shape[-2] :, :].masked_fill(seen.unsqueeze(-1) == 0, 0.0)  # as after a reset
+        return y, {"inputs": before, "seen": seen}
+
+    def _in_sight(self, x: Tensor, state: State, begins: Tensor | None) -> tuple[Tensor, Tensor]:
+        """All steps from the state's first on `[..., W - 1 + T, D]`, and which of the last W each of the T steps sees
+        `[..., T, W]`."""
         steps, window = x.shape[-2], self.window
-        inputs = torch.cat([state["inputs"], x], dim=-2)  # [..., W - 1 + T, D]
         seen = F.pad(state["seen"], (0, steps), value=1.0)  # [..., W - 1 + T]
-        visible = seen.unfold(-1, window, 1)  # [..., T, W]
+        visible = seen.unfold(-1, window, 1)
         if begins is not None:
             episode = F.pad(begins.cumsum(dim=-1), (window - 1, 0))  # which one each step belongs to; the state's is 0
-            same = episode.unfold(-1, window, 1) == episode[..., window - 1 :].unsqueeze(-1)
-            visible = visible * same
-        normed = self.norm(_rows(inputs)).reshape(inputs.shape)
-        query = self._heads(self.query, normed[..., window - 1 :, :]).unsqueeze(-2)  # [..., T, h, 1, d]
-        key, value = (  # [..., T, h, W, d]
-            self._heads(network, normed).unfold(-3, window, 1).transpose(-1, -2) for network in (self.key, self.value)
+            visible = visible * (episode.unfold(-1, window, 1) == episode[..., window - 1 :].unsqueeze(-1))
+        return torch.cat([state["inputs"], x], dim=-2), visible
+
+    def _normed(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(_rows(x)).reshape(x.shape)
+        return y
+
+    def _windows(self, normed: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values of the last W steps of each of T, `[..., T, h, W, d]`."""
+        key, value = (
+            self._heads(network, normed).unfold(-3, self.window, 1).transpose(-1, -2)
+            for network in (self.key, self.value)
         )
-        key = key + self._places(x.ndim)
-        score = (query * key).sum(dim=-1) / math.sqrt(self.features // self.heads)  # [..., T, h, W]
+        return key, value
+
+    def _mixed(self, x: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
+        """What attention makes of T steps `[..., T, D]`."""
+        query = self._heads(self.query, self._normed(x)).unsqueeze(-2)  # [..., T, h, 1, d]
+        score = (query * (key + self._places(x.ndim))).sum(dim=-1) / math.sqrt(self.features // self.heads)
         # Masked by a number, not by -inf, whose gradient may be NaN; a step always sees itself.
-        score = score.masked_fill(visible.unsqueeze(-2) == 0, -1e30)
+        score = score.masked_fill(visible.unsqueeze(-2) == 0, -1e30)  # [..., T, h, W]
         mixed = (score.softmax(dim=-1).unsqueeze(-1) * value).sum(dim=-2).flatten(-2)  # [..., T, D]
-        y = x + self.output(_rows(mixed)).reshape(x.shape)
-        seen = visible[..., -1, 1:]
-        before = inputs[..., steps:, :].masked_fill(seen.unsqueeze(-1) == 0, 0.0)  # as after a reset
-        return y, {"inputs": before, "seen": seen}
+        y: Tensor = x + self.output(_rows(mixed)).reshape(x.shape)
+        return y
 
     def _heads(self, network: nn.Module, x: Tensor) -> Tensor:
         """`[..., T, D]` through a network, as `[..., T, h, d]`."""

@@ -10,6 +10,7 @@ is applied to all rows and times at once.
 
 import functools
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -35,6 +36,16 @@ class RecurrentLayer(Protocol):
     def unroll(self, x: Tensor, state: State, begins: Tensor) -> tuple[Tensor, State]:
         """T steps in a row: `x [S, B, T, D]` gives `[S, B, T, H]` and the last state; where `begins [S, B, T]` is
         true, the state before that step is the initial one."""
+        ...
+
+
+@runtime_checkable
+class RunsAhead(Protocol):
+    """A layer with memory that has a faster way than one step after another for `unroll_ahead`."""
+
+    def unroll_ahead(self, x: Tensor, ahead: Tensor, state: State, begins: Tensor) -> tuple[Tensor, Tensor]:
+        """T steps `x [S, B, T, D]` as `unroll`, and from the state after each of them one step with `ahead
+        [S, B, T, D]` that none follows: `[S, B, T, H]` of both."""
         ...
 
 
@@ -113,18 +124,24 @@ def unroll_ahead(network: nn.Module, x: Tensor, ahead: Tensor, state: State, beg
         if not is_recurrent(layer):
             x, ahead = layer(x), layer(ahead)
             continue
-        initial, present = layer.initial_state(begins.shape[rows_axis]), _of(name, state)
-        steps = x.unflatten(rows_axis, begins.shape[-2:]).unbind(rows_axis + 1)
-        outputs, states = [], []
-        for now, begin in zip(steps, begins.unbind(-1), strict=True):
-            y, present = layer.step(now, reset(present, initial, begin))
-            outputs.append(y)
-            states.append(present)
-        x = torch.stack(outputs, rows_axis + 1).flatten(rows_axis, rows_axis + 1)
-        after = {key: torch.stack([each[key] for each in states], rows_axis + 1) for key in present}
-        after = {key: value.flatten(rows_axis, rows_axis + 1) for key, value in after.items()}
-        ahead, _ = layer.step(ahead, after)
+        run = layer.unroll_ahead if isinstance(layer, RunsAhead) else partial(step_ahead, layer)
+        both = run(*(each.unflatten(rows_axis, begins.shape[-2:]) for each in (x, ahead)), _of(name, state), begins)
+        x, ahead = (each.flatten(rows_axis, rows_axis + 1) for each in both)
     return x, ahead
+
+
+def step_ahead(layer: RecurrentLayer, x: Tensor, ahead: Tensor, state: State, begins: Tensor) -> tuple[Tensor, Tensor]:
+    """`RunsAhead.unroll_ahead` of any layer with memory, one step after another."""
+    rows_axis, outputs, states = begins.ndim - 2, [], []
+    initial = layer.initial_state(begins.shape[rows_axis])
+    for now, begin in zip(x.unbind(rows_axis + 1), begins.unbind(-1), strict=True):
+        y, state = layer.step(now, reset(state, initial, begin))
+        outputs.append(y)
+        states.append(state)
+    after = {key: torch.stack([each[key] for each in states], rows_axis + 1) for key in state}
+    after = {key: value.flatten(rows_axis, rows_axis + 1) for key, value in after.items()}
+    y, _ = layer.step(ahead.flatten(rows_axis, rows_axis + 1), after)
+    return torch.stack(outputs, rows_axis + 1), y.unflatten(rows_axis, begins.shape[-2:])
 
 
 def take(state: State, index: Any) -> State:

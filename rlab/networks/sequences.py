@@ -214,6 +214,12 @@ class StackedGRU(_StackedUnit):
 
     plain, gates = LastGRU, 3
 
+    def unroll_ahead(self, x: Tensor, ahead: Tensor, state: State, begins: Tensor) -> tuple[Tensor, Tensor]:
+        """As `rlab.networks.memory.unroll_ahead`: the state after a step is its output."""
+        outputs, _ = self.unroll(x, state, begins)
+        y, _ = self.step(ahead.flatten(1, 2), {"hidden": outputs.flatten(1, 2)})
+        return outputs, y.unflatten(1, x.shape[1:3])
+
     def _next(self, now: Tensor, state: State) -> State:
         before = torch.baddbmm(self.bias_hh, state["hidden"], self.weight_hh)  # [S, B, 3 H]
         return {"hidden": gru_cell(now, before, state["hidden"])[0]}

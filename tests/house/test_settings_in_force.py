@@ -72,6 +72,11 @@ def unread(agent: str, action_space: Any = MOVES, **settings: Any) -> set[str]:
             {"lr_schedule": "step", "demonstration_loss": "margin"},
             {"obs_scale", *SWITCHED_OFF, *NO_PRIORITIES, *NO_WINDOWS},
         ),
+        (
+            "cql",
+            {"lr_schedule": "step", "value_head": "c51"},
+            {"obs_scale", "margin", "loss", "value_rescaling", *SWITCHED_OFF} - {"atoms", "value_min", "value_max"},
+        ),
         ("cql", {"lr_schedule": "step"}, {"obs_scale", "margin", *SWITCHED_OFF}),
         (
             "ppo",

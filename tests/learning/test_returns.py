@@ -16,8 +16,21 @@ from rlab.learning.returns import (
     huber,
     n_step_return,
     q_td_error,
+    rescaled,
     squared,
+    unscaled,
 )
+
+
+def test_rescaled_values_on_numbers_worked_by_hand_and_back():
+    # sqrt(8 + 1) - 1 + 8 / 1000, and the same below 0; sqrt(1e4) - 1 + 9.999
+    x = torch.tensor([8.0, -8.0, 0.0, 9_999.0])
+    torch.testing.assert_close(rescaled(x), torch.tensor([2.008, -2.008, 0.0, 108.999]))
+    many = torch.cat([-torch.logspace(-4, 6, 200), torch.logspace(-4, 6, 200)])
+    # near 0 a root loses what is below half an ulp of 1; elsewhere a few roundings of squares and roots
+    torch.testing.assert_close(unscaled(rescaled(many)), many, rtol=2e-6, atol=1e-6)
+    exact = many.double()
+    torch.testing.assert_close(unscaled(rescaled(exact)), exact, rtol=1e-12, atol=1e-13)
 
 
 def test_q_td_error_on_numbers_worked_by_hand() -> None:
