@@ -43,7 +43,9 @@ _HEADS = {"c51": "c51", "categoricaldqn": "c51", "qrdqn": "qr", "iqn": "iqn"}
 ELSEWHERE = {
     **dict.fromkeys(("tqc", "mpo"), _NUMBERS),
     "redq": "It is droq with --critics 10 --target-critics 2 --dropout 0 --no-layer-norm.",
-    **dict.fromkeys(("r2d2", "apex"), _CHOICES),
+    "apex": _CHOICES,
+    "r2d2": "It is double_dqn with --memory lstm --replay prioritised --n-step 5.",
+    "drqn": _SETTING.format("dqn", "--memory lstm"),
     **{name: _SETTING.format("dqn", f"--value-head {head}") for name, head in _HEADS.items()},
     **dict.fromkeys(("mdqn", "munchausendqn"), _SETTING.format("dqn", "--munchausen")),
     **dict.fromkeys(("per", "dqnper"), _SETTING.format("dqn", "--replay prioritised")),
@@ -54,6 +56,7 @@ ELSEWHERE = {
     **dict.fromkeys(("recurrentppo", "ppolstm"), _SETTING.format("ppo", "--memory lstm")),
     "maskableppo": "ppo takes masks by itself: rlab train ppo.",
     **dict.fromkeys(("dreamer", "dreamerv2", "dreamerv3", "muzero", "pets", "mbpo", "ars"), f"{_NUMBERS} {_CHOICES}"),
+    **dict.fromkeys(("rnd", "ppornd"), _SETTING.format("ppo", "--novelty rnd")),
     "her": "Goals in hindsight are a setting of the agents that learn from replay, such as dqn: --hindsight future.",
     **dict.fromkeys(("gail", "airl"), f"Demonstrations are for bc, dqfd, cql and iql. {_NUMBERS}"),
     **dict.fromkeys(("td3bc", "bcq", "awac", "awr"), "From datasets learn bc, cql, iql and dqfd."),

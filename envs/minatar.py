@@ -9,7 +9,7 @@ from minatar.gym import BaseEnv
 PIXELS = 16  # of a picture, for each square of the board
 
 
-class MinAtarEnv(BaseEnv):  # type: ignore[misc]  # MinAtar has no types
+class MinAtarEnv(BaseEnv):
     """A game of MinAtar: boards `bool [10, 10, C]`; with 10 % chance the action before is repeated.
 
     MinAtar itself repeats the last action of one episode in the first step of the next, and draws pictures that no

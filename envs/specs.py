@@ -66,8 +66,8 @@ class EnvSpec:
         check_seconds(self, "timeout")
         object.__setattr__(self, "local", self.local or self.maker is not None)
         kwargs = plain.plain(self.kwargs, "env_kwargs")
-        wrappers = ((name, plain.plain(args, f"wrapper {name}", lists_as_tuples=True)) for name, args in self.wrappers)
-        kwargs, wrappers = _preset(kwargs, tuple(wrappers))
+        given = ((name, plain.plain(args, f"wrapper {name}", lists_as_tuples=True)) for name, args in self.wrappers)
+        kwargs, wrappers = _preset(kwargs, tuple(given))
         object.__setattr__(self, "kwargs", kwargs)
         object.__setattr__(self, "wrappers", wrappers)
         for key in RESERVED_KWARGS.keys() & self.kwargs.keys():

@@ -29,6 +29,7 @@ SETTINGS = {
     "replay": "prioritised replay",
     "noisy": "noisy layers",
     "hindsight": "hindsight",
+    "novelty": "novelty",
 }
 
 LISTS: Mapping[str, Callable[[str], list[dict[str, Any]]]] = {

@@ -1,9 +1,11 @@
 """Agents by name, and the bridge that makes agents/, envs/ and experiments/ part of rlab in a checkout."""
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,13 +25,15 @@ def test_every_registered_agent_resolves(name: str) -> None:
     assert f"{found.__module__}:{found.__qualname__}" == AGENTS[name]
 
 
-@pytest.mark.parametrize("words", sorted({each for each in ELSEWHERE.values() if "rlab train" in each}))
-def test_a_setting_that_stands_for_another_library_s_agent_exists(words: str) -> None:
-    agent, *flag = words.partition("rlab train ")[2].rstrip(".").replace("ENV ", "").split()
-    config = load_agent(agent).Config()  # type: ignore[attr-defined]
-    if flag:
-        name, value = flag[0].removeprefix("--").replace("-", "_"), flag[1] if len(flag) > 1 else True
-        assert getattr(merge(config, {name: value}, "the table"), name) == value != getattr(config, name)
+@pytest.mark.parametrize("words", sorted({each for each in ELSEWHERE.values() if "--" in each or "train" in each}))
+def test_settings_that_stand_for_another_library_s_agent_exist(words: str) -> None:
+    named = re.search(r"(?:rlab train|It is|such as) (?!a )(\w+)", words)
+    assert named is not None
+    config: Any = load_agent(named[1]).Config()  # type: ignore[attr-defined]
+    for flag, value in re.findall(r"--([a-z-]+[a-z])(?: (\w+(?:\.\d+)?))?", words):
+        name, off = flag.removeprefix("no-").replace("-", "_"), flag.startswith("no-")
+        given: Any = (int(value) if value.isdigit() else value) if value else not off
+        assert getattr(merge(config, {name: given}, "the table"), name) == given != getattr(config, name)
 
 
 def test_the_list_of_agents_says_what_each_takes() -> None:
