@@ -19,7 +19,10 @@ from rlab.runs.folder import RunFolder, is_run, path_of
 from rlab.trust import Trust
 
 # Settings that decide what the values of a pretrained network mean, and the loss on demonstrations where it has one.
-PRETRAINED_WITH = ("gamma", "demonstration_loss", "demonstration_weight", "margin")
+PRETRAINED_WITH = (
+    *("gamma", "demonstration_loss", "demonstration_weight", "margin"),
+    *("munchausen", "munchausen_alpha", "munchausen_temperature", "munchausen_clip"),
+)
 # Of the learning rate from scratch: with the whole of it PPO of CartPole-v1 fell from 500 to an IQM of 203 in 20 000
 # env steps after cloning, with this share no seed of 20 fell at all.
 RATE = 0.3

@@ -62,8 +62,9 @@ def test_the_quantile_loss_on_numbers_worked_by_hand() -> None:
     assert quantile_loss(error, fraction, 0.0).tolist() == [2.0]
     # with kappa 2: 1/4 within it, 3 - 1 beyond: (1/4 1/4 + 3/4 2) / 2 + (3/4 1/4 + 1/4 2) / 2
     assert quantile_loss(error, fraction, 2.0).tolist() == [1.125]
-    # fractions of its own for each row
-    assert quantile_loss(error, tensor([[0.75, 0.25]]), 0.0).tolist() == [2.0]
+    # a low quantile minds a target below it more, a high one a target above: 1/4 1 + 3/4 3 and 3/4 1 + 1/4 3, by 2
+    rows = tensor([[[1.0, -3.0]], [[1.0, -3.0]]])  # each with a fraction of its own
+    assert quantile_loss(rows, tensor([[0.25], [0.75]]), 0.0).tolist() == [1.25, 0.75]
 
 
 @pytest.mark.parametrize("kappa", [0.0, 0.5, 1.0])
