@@ -25,6 +25,7 @@ EXTRAS = {
     "minari": ("minari", "datasets"),
     "minatar": ("minatar", "small Atari games"),
     "minigrid": ("minigrid", "grid worlds"),
+    "mujoco": ("mujoco", "HalfCheetah, Hopper and their like"),
     "onnx": ("onnxruntime", "exported .onnx files"),
     "pandas": ("pandas", "run.frame()"),
     "plot": ("matplotlib", "plots"),

@@ -1,5 +1,8 @@
 """Threads, denormals and the device."""
 
+import ctypes
+import sys
+
 import pytest
 import torch
 
@@ -84,3 +87,17 @@ def test_a_device_that_is_not_there_gets_one_line(
         choose_devices(name)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def test_memory_of_large_tensors_is_used_again_without_the_system_clearing_it() -> None:
+    resource = pytest.importorskip("resource")
+    if sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"):
+        pytest.skip("needs glibc")
+    with torch_settings(1):
+        size = 4_000_000  # floats, 16 MB: 3 907 pages
+        torch.ones(size)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(5):
+            torch.ones(size)
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    assert faults < 3 * 3_907  # 19 535 where every tensor is of fresh pages; the first may still be
