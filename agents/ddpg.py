@@ -19,4 +19,4 @@ class DDPG(TD3):
     """Deep deterministic policy gradients: a deterministic policy for continuous actions, and its critic."""
 
     Config: ClassVar[type] = DDPGConfig
-    num_critics: ClassVar[int] = 1
+    num_critics = 1

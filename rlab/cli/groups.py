@@ -38,7 +38,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("gamma", "gae_lambda", "loss", "value_weight", "clip", "clip_final", "clip_value", "reward_scaling"),
         *("baseline", "objective", "forward_weight", "expectile", "beta", "max_weight", "label_smoothing"),
         *("reward_clip", "class_weights", "obs_noise", "validation_fraction", "patience"),
-        *("demonstration_loss", "demonstration_weight", "margin"),
+        *("demonstration_loss", "demonstration_weight", "margin", "cloning_weight"),
         *("value_head", "atoms", "value_min", "value_max", "quantiles", "quantile_kappa"),
         *("iqn_samples", "iqn_points", "iqn_cosines"),
         *("value_rescaling", "munchausen", "munchausen_alpha", "munchausen_temperature", "munchausen_clip"),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rlab.networks.spaces import Space
 
 OF_ENV_LOOPS = ("env_steps", "num_envs", "vector", "log_episodes", "reward_clip")
+OF_DEMONSTRATIONS = ("demonstration_loss", "demonstration_weight", "margin", "cloning_weight")
 OF_DATASETS = ("dataset", "dataset_episodes", "demonstration_share")
 # What fresh networks alone are made with. Dropout is not among them: an agent reads whether it is on.
 OF_FRESH_NETWORKS = (
@@ -40,7 +41,6 @@ def unread_by_kind(agent: str, agent_class: Any) -> dict[str, str]:
 def unread_settings(request: Request, agent_class: Any, action_space: "Space") -> dict[str, str]:
     """All settings of a request that its run does not read, each with the reason."""
     from rlab.learning.common_config import KnowsUnread  # torch takes its time, and help pages do not need it
-    from rlab.learning.q_learning import QLearningConfig
 
     sources, start = request.sources, request.start
     found = unread_by_kind(request.agent, agent_class)
@@ -48,9 +48,8 @@ def unread_settings(request: Request, agent_class: Any, action_space: "Space") -
         found |= request.settings.unread(action_space)
     if sources.dataset is None:
         found.setdefault("dataset_episodes", "no dataset is named: --dataset DIR")
-        if isinstance(request.settings, QLearningConfig):
-            names = ("demonstration_loss", "demonstration_weight", "margin")
-            found |= dict.fromkeys(names, "there are no demonstrations: --dataset DIR --demonstration-share SHARE")
+        names = [name for name in OF_DEMONSTRATIONS if hasattr(request.settings, name)]
+        found |= dict.fromkeys(names, "there are no demonstrations: --dataset DIR --demonstration-share SHARE")
     if sources.teacher is None:
         for name in OF_TEACHERS[1:]:
             found.setdefault(name, "no teacher is named: --teacher DIR")

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from rlab.learning.contract import Batch
+from rlab.learning.returns import squared
 from rlab.networks.distributions import only
+from rlab.networks.heads import StochasticHead
 from rlab.networks.policy import Policy
 from rlab.types import Clock
 
@@ -74,6 +76,49 @@ class DemonstrationTerm:
         else:
             error = conservative(q, batch["action"])
         return (error * batch["demonstration"]).mean(dim=-1)
+
+    def weight(self, clock: Clock) -> float:
+        return self._weight
+
+
+class CloningTerm:
+    """A loss term of the rows that are demonstrated, for agents with a policy network of its own (Nair et al. 2018,
+    section IV-B): how unlikely the policy makes their actions, in nats; of a deterministic policy half the squared
+    distance in half ranges.
+
+    Args:
+        weight: of the loss beside the agent's own.
+        policy: the agent's; its observations may hold masks.
+    """
+
+    name = "cloning"
+
+    def __init__(self, weight: float, policy: Policy) -> None:
+        self._weight = weight
+        self._preprocess, self._head = policy.preprocess, policy.head
+
+    @classmethod
+    def of(cls, config: Any, policy: Policy) -> "list[CloningTerm]":
+        """The term that a config asks for; none where its `cloning_weight` is 0."""
+        return [cls(config.cloning_weight, policy)] if config.cloning_weight else []
+
+    def prepare(self, batch: Batch) -> Batch:
+        if "demonstration" not in batch:
+            return {}
+        mask = self._preprocess.mask(batch["obs"])
+        rows = {"demonstration": batch["demonstration"], "demonstrated": batch["action"]}
+        return rows if mask is None else {**rows, "mask": mask}
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor | None:
+        """The mean over the batch `[S]`; rows that are not demonstrated count 0."""
+        if "demonstration" not in batch:
+            return None
+        action = batch["demonstrated"]
+        if isinstance(self._head, StochasticHead):
+            error = -self._head.log_prob(outputs, action, batch.get("mask"))
+        else:
+            error = squared(self._head.normalised(action) - outputs.tanh()).sum(dim=-1)
+        return torch.where(batch["demonstration"], error, torch.zeros_like(error)).mean(dim=-1)
 
     def weight(self, clock: Clock) -> float:
         return self._weight

@@ -18,6 +18,7 @@ from rlab.learning.action_values import critic_errors
 from rlab.learning.choices import Activation, Init
 from rlab.learning.common_config import Unread
 from rlab.learning.contract import Batch, Now
+from rlab.learning.demonstration_losses import CloningTerm
 from rlab.learning.exploration import UniformActions
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.learning.optimizers import StackedOptimizer
@@ -40,7 +41,7 @@ from rlab.networks.spec import (
     load_draw_states,
     load_members,
 )
-from rlab.ranges import check_counts, check_positive_shares, check_shares
+from rlab.ranges import check_counts, check_not_negative, check_positive_shares, check_shares
 from rlab.types import Clock
 
 
@@ -70,9 +71,12 @@ class OffPolicyConfig(ReplaySettings):
     activation: Activation = "relu"  # after every hidden layer; Haarnoja et al. 2018b, table 1
     init: Init = "pytorch"  # how the first weights are drawn; as in the code of TD3's authors
 
+    cloning_weight: float = 0.0  # of demonstrated actions' loss beside the policy's; 0: none; Nair et al. 2018
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_shares(self, "gamma")
+        check_not_negative(self, "cloning_weight")
         check_counts(self, "batch_size", "utd", "n_step", "policy_delay")
         check_positive_shares(self, "target_tau")
         if self.utd is not None:  # one mechanism: how many updates a round has
@@ -133,14 +137,17 @@ class OffPolicy:
             "actor": StackedOptimizer(settings, self.actor.parameters()),
             "critics": StackedOptimizer(settings, self.critics.parameters(), len(self.seeds), "critics"),
         }
-        self.terms = LossTerms()
+        self.terms = LossTerms(*CloningTerm.of(config, self._policy))
         self.updates = 0  # see `moves_policy`
         self._uniform = UniformActions(self.head, action_space, seeds, device)
 
     def _check_bounds(self) -> None:
         """Refuse a Box without bounds: neither uniform actions nor a tanh make sense there."""
         space = self._action_space
-        if isinstance(space, Box) and not build_head({"kind": "gaussian"}, space).bounded.all():
+        if not isinstance(space, Box):
+            return
+        head: Any = build_head({"kind": "gaussian"}, space)
+        if not head.bounded.all():
             raise UsageError(
                 f"{type(self).__name__} needs two finite bounds for each number of an action, and these are {space}: "
                 "use ppo or a2c, or bound the env's actions in a wrapper of your own."
@@ -208,9 +215,9 @@ class OffPolicy:
     def scheduled(self, clock: Clock) -> dict[str, float]:
         """Whether actions are uniform, the learning rates, the weights of loss terms and of transitions."""
         found = {"explore/uniform": float(self._begins_fresh and clock.env_steps < self.config.learning_starts)}
-        found |= replay_schedule(self.config, clock)
-        for part in (self.terms, *self.optimizers.values()):
-            found |= part.scheduled(clock)
+        found |= replay_schedule(self.config, clock) | self.terms.scheduled(clock)
+        for optimizer in self.optimizers.values():
+            found |= optimizer.scheduled(clock)
         return found
 
     def act(self, obs: Tensor, now: Now, state: State) -> Acted:

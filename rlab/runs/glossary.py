@@ -103,6 +103,7 @@ TAGS = (
         "cql; demonstrations in dqn, double_dqn",
     ),
     Tag("loss/q", "", "squared error of Q", "iql"),
+    Tag("loss/cloning", "", "loss of demonstrated actions, beside the policy's own", f"demonstrations in {OFF_POLICY}"),
     Tag("loss/critics", "", "sum over a member's critics of half their squared errors", OFF_POLICY),
     Tag("loss/actor", RETURN, "the loss of the policy: what its actions are worth to the critics, negated", OFF_POLICY),
     Tag(

@@ -16,6 +16,7 @@ from rlab.agents import load_agent
 from rlab.cli.main import main
 from rlab.errors import UsageError
 from rlab.learning.loop import updates_due
+from rlab.networks.heads import StochasticHead
 from rlab.networks.spaces import Box, Discrete, Masked, Space
 from rlab.runs.encoding import decode, encode
 from rlab.runs.logs import read_json_lines
@@ -52,6 +53,7 @@ def test_its_policy_is_judged_watched_and_recorded(run: Path, tmp_path: Path) ->
     assert (tmp_path / "film.gif").stat().st_size > 0
     assert main(["collect", str(run), "--episodes", "1", "--out", str(tmp_path / "data")]) == 0
     demonstrations = ["--dataset", str(tmp_path / "data"), "--demonstration-share", "0.5", "--env-steps", "40"]
+    demonstrations += ["--cloning-weight", "0.5"]
     small = ["--batch-size", "8", "--learning-starts", "16", *JUDGED, "--out", str(tmp_path / "run")]
     assert main(["train", agent_of(run), "Pendulum-v1", *demonstrations, *small]) == 0
 
@@ -265,3 +267,27 @@ def test_a_deterministic_agent_begins_with_fresh_outputs_where_a_policy_s_are_of
     words += ["--batch-size", "8", "--sparsity", "0", *JUDGED, "--out", str(tmp_path / "tuned")]
     assert main(words) == 0
     assert load_policy(tmp_path / "tuned").policy.spec.head["kind"] != load_policy(run).policy.spec.head["kind"]
+
+
+@EACH
+def test_demonstrated_rows_alone_are_cloned(agent: str) -> None:
+    one = agent_for(agent, cloning_weight=2.0)
+    (term,) = one.terms
+    actions = torch.tensor([[[2.0, 5.0], [1.0, 5.0]]]).expand(2, 2, 2)
+    batch = {"obs": torch.zeros(2, 2, 3), "action": actions, "demonstration": torch.tensor([[True, False]] * 2)}
+    outputs = torch.zeros(2, 2, one.head.width)
+    loss = term.loss(outputs, term.prepare(batch))
+    if isinstance(one.head, StochasticHead):
+        expected = -one.head.log_prob(outputs, actions)[:, 0] / 2.0  # of two rows the second counts 0
+    else:
+        expected = torch.full((2,), 0.5 * 0.5**2 / 2.0)  # 2 is half a half range from the middle, 1; 5 is the middle
+    torch.testing.assert_close(loss, expected)
+    assert one.scheduled(Clock(1, 10))["weight of cloning"] == 2.0
+    assert term.loss(outputs, {}) is None
+
+
+def test_without_demonstrations_the_weight_of_cloning_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "sac", "Pendulum-v1", "--cloning-weight", "1", "--out", str(tmp_path / "run")]) == 2
+    assert "there are no demonstrations: --dataset DIR" in capsys.readouterr().err

@@ -51,15 +51,16 @@ def runs(dataset: Path, dqn_run: Path, ppo_run: Path, out: Path) -> Iterator[tup
     for objective in ("dynamics", "classification"):
         settings = {"objective": objective, "validation_fraction": 0.5, **OFFLINE}
         yield "encoder", rlab.pretrain("encoder", dataset, out=out / objective, **settings)
+    rlab.collect_random("Pendulum-v1", out / "pendulum", episodes=2)
+    shown = {"dataset": str(out / "pendulum"), "demonstration_share": 0.5, "cloning_weight": 0.1}
     for agent, settings in (
-        ("sac", {}),
+        ("sac", shown),
         ("td3", {"policy_delay": 2}),
         ("ddpg", {}),
         ("crossq", {"policy_delay": 2}),
         ("droq", {}),
     ):
         yield agent, rlab.train(agent, "Pendulum-v1", out=out / agent, **REPLAY, **settings)
-    rlab.collect_random("Pendulum-v1", out / "pendulum", episodes=2)
     settings = {"validation_fraction": 0.5, **OFFLINE}
     yield "bc", rlab.pretrain("bc", out / "pendulum", out=out / "continuous", **settings)
 
