@@ -28,7 +28,6 @@ from rlab.jobs.compress import name_of, weights_sha256
 from rlab.jobs.foreign_code import check_trust
 from rlab.jobs.saved import open_policy
 from rlab.learning.runtime import own_surroundings
-from rlab.networks.policy import MemberPolicy
 from rlab.runs import files
 from rlab.runs.folder import ROOT
 from rlab.trust import Trust
@@ -175,11 +174,10 @@ def measure(paths: Sequence[str], trust: Trust) -> dict[str, list[Latency]]:
         return latency(runners, obs, repeats=REPEATS)
 
 
-def _beginning(policy: Runner | MemberPolicy) -> Callable[[np.ndarray], Any]:
-    """A call of a policy, with memory each time in the state that an episode begins with."""
-    if not policy.initial_state():
-        return policy
-    return lambda obs: policy(obs, state=policy.initial_state(len(obs)))
+def _beginning(policy: Any) -> Callable[[np.ndarray], Any]:
+    """A call of a runner or a member, with memory each time in the state that an episode begins with."""
+    call: Callable[[np.ndarray], Any] = policy
+    return (lambda obs: policy(obs, state=policy.initial_state(len(obs)))) if policy.initial_state() else call
 
 
 def _in_this_process(runner: Runner, obs: np.ndarray) -> Runner:

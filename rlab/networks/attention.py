@@ -59,7 +59,8 @@ class Attention(Streams):
         return {name: getattr(self, name) for name in NETWORKS}
 
     def rebuilt(self, streams: Sequence[nn.Module]) -> Self:
-        again = type(self)(*streams, self.features, self.window, self.heads)
+        networks = dict(zip(NETWORKS, streams, strict=True))
+        again = type(self)(**networks, features=self.features, window=self.window, heads=self.heads)
         again.waves = self.waves
         return again
 
@@ -92,12 +93,12 @@ class Attention(Streams):
         inputs, visible = self._in_sight(x, state, begins)
         key, value = self._windows(self._normed(inputs))
         own = self._normed(ahead)
-        after = (
+        own_key, own_value = (
             torch.cat([windows[..., 1:, :], self._heads(network, own).unsqueeze(-2)], dim=-2)
             for network, windows in ((self.key, key), (self.value, value))
         )
         itself = torch.cat([visible[..., 1:], torch.ones_like(visible[..., :1])], dim=-1)
-        return self._mixed(x, key, value, visible), self._mixed(ahead, *after, itself)
+        return self._mixed(x, key, value, visible), self._mixed(ahead, own_key, own_value, itself)
 
     def _attend(self, x: Tensor, state: State, begins: Tensor | None) -> tuple[Tensor, State]:
         inputs, visible = self._in_sight(x, state, begins)

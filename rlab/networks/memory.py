@@ -125,7 +125,8 @@ def unroll_ahead(network: nn.Module, x: Tensor, ahead: Tensor, state: State, beg
             x, ahead = layer(x), layer(ahead)
             continue
         run = layer.unroll_ahead if isinstance(layer, RunsAhead) else partial(step_ahead, layer)
-        both = run(*(each.unflatten(rows_axis, begins.shape[-2:]) for each in (x, ahead)), _of(name, state), begins)
+        x, ahead = (each.unflatten(rows_axis, begins.shape[-2:]) for each in (x, ahead))
+        both = run(x, ahead, _of(name, state), begins)
         x, ahead = (each.flatten(rows_axis, rows_axis + 1) for each in both)
     return x, ahead
 

@@ -88,7 +88,7 @@ class _Last(nn.Module):
         after = self._cell(x, tuple(state[name] for name in self.names), weights)
         return after[0], dict(zip(self.names, after, strict=True))
 
-    def _cell(self, x: Tensor, state: tuple[Tensor, ...], weights: list[Tensor]) -> tuple[Tensor, ...]:
+    def _cell(self, x: Tensor, state: tuple[Tensor, ...], weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The next state."""
         raise NotImplementedError
 
@@ -113,7 +113,7 @@ class LastGRU(_Last):
         super().__init__(sequence)
         self.unit = nn.GRU(in_features, hidden, batch_first=True)
 
-    def _cell(self, x: Tensor, state: tuple[Tensor, ...], weights: list[Tensor]) -> tuple[Tensor, ...]:
+    def _cell(self, x: Tensor, state: tuple[Tensor, ...], weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return (torch.gru_cell(x, state[0], *weights),)
 
 
@@ -126,7 +126,7 @@ class LastLSTM(_Last):
         super().__init__(sequence)
         self.unit = nn.LSTM(in_features, hidden, batch_first=True)
 
-    def _cell(self, x: Tensor, state: tuple[Tensor, ...], weights: list[Tensor]) -> tuple[Tensor, ...]:
+    def _cell(self, x: Tensor, state: tuple[Tensor, ...], weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
         after: tuple[Tensor, ...] = torch.lstm_cell(x, list(state), *weights)
         return after
 

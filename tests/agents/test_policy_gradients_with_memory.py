@@ -16,6 +16,7 @@ from rlab.experience.storage import Storage
 from rlab.learning.distillation import Teacher
 from rlab.networks import memory
 from rlab.networks.spaces import Box, Discrete
+from rlab.runs.policies import load_policy
 from rlab.types import Clock
 
 OBS = Box((3,), "float32", -1.0, 1.0)
@@ -229,6 +230,18 @@ def test_settings_of_a_memory_that_do_not_fit_are_one_clear_line(
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("strategy", ["full", "head", "lora"])
+def test_a_run_with_memory_is_fine_tuned_with_its_memory_and_its_critic_s(strategy: str, tmp_path: Path) -> None:
+    small = {"rollout_steps": 16, "num_envs": 4, "env_steps": 128, "final_eval_episodes": 1, "eval_every": 0}
+    first = rlab.train("a2c", "CartPole-v1", out=tmp_path / "first", memory="lstm", experiment="none", **small)
+    more = rlab.finetune(first.path, out=tmp_path / "more", strategy=strategy, critic_warmup=0, **small)
+    before, after = (load_policy(tmp_path / name).policy for name in ("first", "more"))
+    assert after.initial_state(1).keys() == before.initial_state(1).keys()
+    assert more.evaluation is not None
+    moved = not torch.equal(before.state_dict()["network.4.weight_hh"], after.state_dict()["network.4.weight_hh"])
+    assert moved is (strategy == "full")
 
 
 def solves_the_cue(name: str, kind: str, out: Path, seeds: int, env_steps: int) -> None:

@@ -53,6 +53,14 @@ WAYS: dict[str, tuple[str, str | EnvSpec, dict[str, Any]]] = {
     "double_dqn": ("double_dqn", "Acrobot-v1", {**REPLAY, "vector": "tensor"}),
     "ppo": ("ppo", "CartPole-v1", {**ROLLOUT, **RUNNING}),
     "ppo, envs as tensors": ("ppo", "Pendulum-v1", {**ROLLOUT, **RUNNING, "vector": "tensor"}),
+    "ppo that remembers": (
+        *("ppo", "CartPole-v1"),
+        {**ROLLOUT, **RUNNING, "memory": "transformer", "memory_size": 8, "sequence_length": 10},
+    ),
+    "a2c that remembers, envs as tensors": (
+        *("a2c", "CartPole-v1"),
+        {**ROLLOUT, "memory": "lstm", "memory_size": 8, "vector": "tensor"},
+    ),
     "a2c": ("a2c", "CartPole-v1", {**ROLLOUT, **RUNNING}),
     "reinforce": ("reinforce", "CartPole-v1", ROLLOUT),
     "ppo, one env after another": ("ppo", "MountainCarContinuous-v0", {**ROLLOUT, **RUNNING, "vector": "sync"}),

@@ -34,7 +34,7 @@ class NumpyPolicy:
         self.obs_shape, self.obs_dtype = tuple(values["obs"]["shape"]), np.dtype(values["obs"]["dtype"])
         self.state_size = int(values["state"]["shape"][0]) if "state" in values else 0
 
-    def run(self, obs: Array, state: Array | None = None) -> tuple[Array, ...]:
+    def run(self, obs: Array, *state: Array) -> tuple[Array, ...]:
         """The greedy actions `[B, *action]` and the network's outputs `[B, width]` for `obs [B, *obs]`; with memory
         also the next state, for `state [B, state_size]`.
 
@@ -46,9 +46,9 @@ class NumpyPolicy:
             raise ValueError(f"observations of shape {obs.shape} do not fit; expected [B, *{self.obs_shape}]")
         values = {**self._constants, "obs": obs}
         if self.state_size:
-            values["state"] = np.asarray(state, np.float32)
-            if values["state"].shape != (len(obs), self.state_size):
-                raise ValueError(f"a state must be [B, {self.state_size}], here {(len(obs), self.state_size)}")
+            if len(state) != 1 or np.shape(state[0]) != (len(obs), self.state_size):
+                raise ValueError(f"it has memory: run(obs, state) with a state [B, {self.state_size}], zeros at first")
+            values["state"] = np.asarray(state[0], np.float32)
         for function, inputs, output in self._steps:
             values[output] = function(*[values[name] for name in inputs])
         given = values["action"], values["outputs"]
