@@ -44,7 +44,7 @@ ELSEWHERE = {
     **dict.fromkeys(("tqc", "mpo"), _NUMBERS),
     "redq": "It is droq with --critics 10 --target-critics 2 --dropout 0 --no-layer-norm.",
     "apex": _CHOICES,
-    "r2d2": "It is double_dqn with --memory lstm --replay prioritised --n-step 5.",
+    "r2d2": "It is double_dqn with --memory lstm --replay prioritised --value-rescaling --n-step 5.",
     "drqn": _SETTING.format("dqn", "--memory lstm"),
     **{name: _SETTING.format("dqn", f"--value-head {head}") for name, head in _HEADS.items()},
     **dict.fromkeys(("mdqn", "munchausendqn"), _SETTING.format("dqn", "--munchausen")),
