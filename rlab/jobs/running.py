@@ -21,7 +21,9 @@ from rlab.jobs.progress import ProgressListener
 from rlab.jobs.request import Request
 from rlab.jobs.session import Session, only_here
 from rlab.jobs.shared_out import SharedOut, session_for
+from rlab.jobs.support_watch import SupportWatch
 from rlab.jobs.unread import refuse_unread
+from rlab.learning.contract import LoopListener
 from rlab.learning.dropping import Dropped
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.policy import MemberPolicy
@@ -224,7 +226,8 @@ def carry_out(
             running.enter_context(bar if bar is not None else nullcontext())
             audience.check("Nothing was trained.")
             folder = folder if write_changes is None else write_changes()
-            outcome = session.train(folder, [bar] if bar is not None else [], audience)
+            hearing: list[LoopListener] = [*SupportWatch.of(request.settings)]
+            outcome = session.train(folder, [*hearing, bar] if bar is not None else hearing, audience)
             status = outcome.status(request.run.final_eval_episodes > 0)
             record(status, outcome.why)
     except BaseException:

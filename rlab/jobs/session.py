@@ -30,7 +30,6 @@ from rlab.jobs.recording import judged_at_last, open_log
 from rlab.jobs.request import Request
 from rlab.jobs.saving import Saver
 from rlab.jobs.signals import stop_on_signal
-from rlab.jobs.support_watch import SupportWatch
 from rlab.jobs.unread import as_started, unread_settings
 from rlab.learning.base_loop import JudgementError, Periods
 from rlab.learning.best import BestPolicy
@@ -209,7 +208,7 @@ class Session:
                     log = logs.enter_context(closed_at_last(open_log(self.request, folder, resume_at, due)))
                     asked_for = [EpisodeLog(folder.path, resume_at)] if run.log_episodes else []
                     rest = [logs.enter_context(closed_at_last(each)) for each in asked_for]
-                    films = [*self._films(folder, resume_at, log), *SupportWatch.of(self.request.settings)]
+                    films = self._films(folder, resume_at, log)
                     at_once = audience.hears("on_save")
                     self._saver = logs.enter_context(Saver(self, folder, [log, *rest], self._base, at_once))
                     logs.enter_context(before_ending(self._saver.complete))

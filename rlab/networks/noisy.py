@@ -60,7 +60,8 @@ class StackedNoisyLinear(StackedLinear):
 
     def merge(self) -> StackedLinear:
         """The linear layers of the means; a copy."""
-        plain = StackedLinear(*self.weight.shape, self.init, self.gain).to(self.weight)
+        members, in_features, out_features = self.weight.shape
+        plain = StackedLinear(members, in_features, out_features, self.init, self.gain).to(self.weight)
         plain.load_state_dict({"weight": self.weight, "bias": self.bias})
         return plain
 
