@@ -1,8 +1,10 @@
 """Env ids: which exist, which package each needs, and the error for one that does not exist."""
 
+import contextlib
 import difflib
 import importlib
 import importlib.util
+import io
 import os
 import re
 import warnings
@@ -41,6 +43,10 @@ ON_DEMAND = {
     "MinAtar/": Package("MinAtar", "minatar", extra("minatar")),
     "MiniGrid-": Package("minigrid", "minigrid", extra("minigrid")),
     "BabyAI-": Package("minigrid", "minigrid", extra("minigrid")),
+    **dict.fromkeys(
+        ("Fetch", "PointMaze_", "AntMaze_", "HandReach", "HandManipulate", "AdroitHand", "FrankaKitchen-"),
+        Package("gymnasium-robotics", "gymnasium_robotics", extra("robotics")),
+    ),
 }
 
 MINATAR = "rlab.envs.minatar:MinAtarEnv"  # in the place of MinAtar's own class
@@ -188,8 +194,8 @@ def _register(prefix: str) -> None:
     """Let the installed package of a prefix register its envs; a second call changes nothing."""
     if any(env_id.startswith(prefix) for env_id in gym.registry):
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations inside other packages do not concern the user
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")  # deprecations and notices inside other packages do not concern the user
         module = importlib.import_module(ON_DEMAND[prefix].module)
         if prefix == "MinAtar/":
             importlib.import_module("minatar.gym").register_envs()

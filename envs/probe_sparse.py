@@ -21,6 +21,8 @@ class ProbeBitFlip(World):
     """
 
     tensor_env = "rlab.envs.tensor_sparse:ProbeBitFlip"
+    x: Any = 0  # the bits
+    goal: Any = 0
 
     def __init__(self, bits: int = 15) -> None:
         if bits < 2:

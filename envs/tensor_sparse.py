@@ -30,8 +30,8 @@ class ProbeBitFlip(TensorEnv):
         return {"x": x, "goal": state["goal"]}, reached.to(x.dtype) - 1.0, reached
 
     def obs(self, state: EnvState) -> Tensor:
-        parts = {"observation": state["x"], "achieved_goal": state["x"], "desired_goal": state["goal"]}
-        return torch.cat([parts[name] for name, _ in self.obs_space.items], dim=-1).to(torch.uint8)  # type: ignore[union-attr]
+        x = state["x"]  # observed, and achieved
+        return torch.cat([x, x, state["goal"]], dim=-1).to(torch.uint8)
 
     def compute_reward(self, achieved_goal: Tensor, desired_goal: Tensor, info: Mapping[str, Any]) -> Tensor:
         """As the Gymnasium env's."""

@@ -20,8 +20,10 @@ class Rows(Protocol):
     slots: int
     rows_written: int
     device: torch.device
-    columns: Mapping[str, Column]
     first_places: Tensor
+
+    @property
+    def columns(self) -> Mapping[str, Column]: ...
 
     @property
     def rows(self) -> int: ...

@@ -26,6 +26,7 @@ EXTRAS = {
     "minatar": ("minatar", "small Atari games"),
     "minigrid": ("minigrid", "grid worlds"),
     "mujoco": ("mujoco", "HalfCheetah, Hopper and their like"),
+    "robotics": ("gymnasium_robotics", "goals for robot arms, hands and mazes"),
     "onnx": ("onnxruntime", "exported .onnx files"),
     "pandas": ("pandas", "run.frame()"),
     "plot": ("matplotlib", "plots"),

@@ -7,6 +7,7 @@ import torch
 
 from rlab.envs import EnvSpec, TensorVectorEnv, env_spec, make_vec, tensor_env_of
 from rlab.envs.goals import goals_of
+from rlab.envs.ids import ON_DEMAND
 from rlab.errors import RlabError, RlabWarning, UsageError
 from rlab.experience.border import HostEnv
 from rlab.experience.goals import GoalPlaces
@@ -162,3 +163,14 @@ def test_the_best_policy_of_the_chain_is_paid_ten_times():
             _, reward, terminated, over, _ = env.step(1)
             total, steps = total + reward, steps + 1
         assert (total, terminated, steps) == (10.0, False, cells + 7)
+
+
+@pytest.mark.skipif(not ON_DEMAND["Fetch"].installed, reason="needs the extra robotics")
+@pytest.mark.filterwarnings("ignore")  # of the packages of the extra
+def test_a_robot_arm_and_a_maze_answer():
+    for env_id in ("FetchReach-v4", "PointMaze_UMaze-v3"):
+        goals = asked(EnvSpec(env_id))
+        width = goals.places.achieved.stop - goals.places.achieved.start
+        same, far = torch.zeros(1, 5, width).double(), torch.ones(1, 5, width).double()
+        assert (goals.reward(same, same) > goals.reward(same, far)).all()
+        assert not goals.terminated(same, far).any()
