@@ -24,25 +24,27 @@ class FrameStack(gym.ObservationWrapper):
         space = env.observation_space
         if not isinstance(space, gym.spaces.Box) or not 1 <= len(space.shape) <= 3:
             raise ValueError(f"FrameStack expects numbers [D] or frames [H, W], [H, W, C] or [C, H, W], not {space}")
-        if type(frames) is not int or frames < 2:
-            raise ValueError(f"frames {frames!r} must be a whole number, 2 or more")
+        if type(frames) is not int or not 2 <= frames <= 255:  # storage counts them in a byte
+            raise ValueError(f"frames {frames!r} must be a whole number from 2 to 255")
         if getattr(space, FRAMES, 1) > 1:
             raise ValueError("the observations are stacks of frames already: use FrameStack once")
         low, high = (np.asarray(bound) for bound in (space.low, space.high))
         self._new_axis = len(space.shape) == 2
         shape = (1, *space.shape) if self._new_axis else space.shape
-        place = getattr(space, CHANNELS, channels_of(shape, str(space.dtype), low.ravel(), high.ravel()))
+        place = getattr(
+            space, CHANNELS, channels_of(shape, str(space.dtype), low.ravel().tolist(), high.ravel().tolist())
+        )
         if place == UNCLEAR:
             raise ValueError(unclear_channels(shape))
         if self._new_axis and place == NO_IMAGE:
             raise ValueError(f"FrameStack takes {space} for numbers, not for pixels; put FlattenObservation before it")
         place = FIRST if self._new_axis else place
         self._axis = 0 if place == FIRST else len(shape) - 1
-        bounds = [self._repeated(bound, frames) for bound in (np.minimum(low, 0), np.maximum(high, 0))]
-        self.observation_space = gym.spaces.Box(*bounds, dtype=space.dtype.type)
+        low, high = (self._repeated(bound, frames) for bound in (np.minimum(low, 0), np.maximum(high, 0)))
+        self.observation_space = gym.spaces.Box(low, high, dtype=space.dtype.type)
         setattr(self.observation_space, CHANNELS, place)
         setattr(self.observation_space, FRAMES, frames)
-        self._stack = np.zeros(self.observation_space.shape, space.dtype)
+        self._stack = np.zeros(low.shape, space.dtype)
         self._length = self._stack.shape[self._axis] // frames  # of one frame along the axis
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:

@@ -103,7 +103,7 @@ class ProbeMemory(_World):
 
     def __init__(self, delay: int = 2) -> None:
         super().__init__()
-        self.delay = self.world(delay).delay  # type: ignore[call-arg, attr-defined]  # a number that is allowed
+        self.delay = self.world(delay).delay  # a number that is allowed
 
     def reset(self, u: Tensor) -> EnvState:
         cue = _tossed(u[..., 0])

@@ -29,7 +29,9 @@ TENSOR_ENVS: Mapping[str, str] = {
     f"{_TABLES}.frozen_lake:FrozenLakeEnv": "rlab.envs.tensor_tables:FrozenLake",
     f"{_TABLES}.taxi:TaxiEnv": "rlab.envs.tensor_tables:Taxi",
 }
-NO_VELOCITY = (("NoVelocity", {}),)  # the wrappers of a spec that can be stepped as tensors
+NO_VELOCITY: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("NoVelocity", {}),
+)  # the wrappers of a spec that can be stepped as tensors
 
 
 def tensor_env_of(spec: EnvSpec) -> "TensorEnv":

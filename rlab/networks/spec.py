@@ -209,7 +209,7 @@ def in_training(network: nn.Module, function: Callable[P, T] | None = None) -> C
     statistics of the batch. Everywhere else these are off."""
     run: Any = network if function is None else function
     if not (draws_in_training(network) or any(isinstance(layer, BatchRenorm) for layer in network.modules())):
-        return run  # type: ignore[no-any-return]
+        return run
 
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         network.train()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import rlab
 from rlab.agents import load_agent
+from rlab.draws import Draws
 from rlab.envs import MEMORY_PROBES, PROBES
 from rlab.envs.probe import remembered
 from rlab.errors import UsageError
@@ -51,10 +52,10 @@ def made(name: str, seeds: tuple[int, ...] = (0,), **settings: Any) -> Any:
     )
 
 
-def filled(agent: Any, rows: int = 40, num_envs: int = 2, reset_rows: bool = False) -> Storage:
-    """Storage of random rows, in which episodes end, are cut and begin."""
-    members, rng = len(agent.seeds), torch.Generator().manual_seed(7)
-    storage = Storage(members, num_envs, 400, agent.fields(), has_reset_rows=reset_rows)
+def filled(agent: Any, rows: int = 40, reset_rows: bool = False, into: Storage | None = None) -> Storage:
+    """Storage of random rows of two envs, in which episodes end, are cut and begin."""
+    members, num_envs, rng = len(agent.seeds), 2, torch.Generator().manual_seed(7)
+    storage = into or Storage(members, num_envs, 400, agent.fields(), has_reset_rows=reset_rows)
     shape, state = (members, num_envs), agent.policy().initial_state(num_envs)
     initial, resetting = state, torch.zeros(shape, dtype=torch.bool)
     obs = torch.randn(*shape, 3, generator=rng)
@@ -195,6 +196,35 @@ def test_the_priority_of_a_window_on_numbers_worked_by_hand() -> None:
     # 0.9 * 4 + 0.1 * (1 + 4) / 2, and 0.9 * 2 + 0.1 * 2
     found = agent.replayed.feedback(error, {"valid": valid})
     torch.testing.assert_close(found, torch.tensor([[3.85, 2.0]]))
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"value_head": "c51", "replay": "prioritised", "noisy": True, "dueling": True, "n_step": 3},
+        {"value_head": "qr", "munchausen": True, "dropout": 0.2},
+        {"value_head": "iqn", "iqn_samples": 3, "iqn_points": 4, "replay": "prioritised"},
+        {"value_rescaling": True, "l1": 1e-3, "stored_state": True},
+    ],
+    ids=lambda switches: next(iter(switches.values())),
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_memory_combines_with_the_switches_of_the_family(kind: str, switches: dict[str, Any]) -> None:
+    agent = made("double_dqn", (3, 4), memory=kind, **switches)
+    before = {name: value.detach().clone() for name, value in agent.q_network.named_parameters()}
+    storage = Storage(2, 2, 60, agent.fields(), has_reset_rows=False)
+    sampler = agent.sampler(storage, Draws((3, 4), "replay", CPU))
+    filled(agent, 30, into=storage)
+    now = agent.scheduled(Clock(0, 100))
+    for _ in range(2):
+        batch = sampler.sample(6)
+        report = agent.update(agent.prepare(batch), now)
+        sampler.feedback(batch["row"], report.feedback)
+        assert report.feedback.shape == (2, 6)
+        assert all(value.isfinite().all() for value in report.metrics.values())
+    still = [name for name, value in agent.q_network.named_parameters() if torch.equal(value, before[name])]
+    # a softmax does not see what all keys share
+    assert all("bias" in name and (".key." in name or ".place." in name) for name in still)
 
 
 @pytest.mark.usefixtures("quick_disk")
