@@ -1,4 +1,4 @@
-"""The plain defaults of SAC, TD3 and DDPG find the values and actions that are known on paper."""
+"""The plain defaults of SAC, TD3, DDPG and CrossQ find the values and actions that are known on paper."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -15,15 +15,16 @@ GAMMA = 0.9
 NUMBERS = ("rlab/ProbeBoxCredit-v0", "rlab/ProbeBoxEndless-v0", "rlab/ProbeContinuous-v0")
 CHOICES = (*sorted(PROBES), "rlab/ProbeMasked-v0", "rlab/ProbeDictObservation-v0")
 WORLDS = {**PROBES, **SPACE_PROBES, **BOX_PROBES}
-CASES = [*((agent, env_id) for agent in ("ddpg", "sac", "td3") for env_id in NUMBERS)]
+CASES = [*((agent, env_id) for agent in ("crossq", "ddpg", "sac", "td3") for env_id in NUMBERS)]
 CASES += [("sac", env_id) for env_id in CHOICES]
 # The endless world's value, ten, is reached in steps of a tenth of what is missing, one for each 200 updates; TD3's
 # targets take 400.
-ENDLESS = {"ddpg": 10_000, "sac": 10_000, "td3": 20_000}
+ENDLESS = {"crossq": 4_000, "ddpg": 10_000, "sac": 10_000, "td3": 20_000}
 # Every day with small networks that learn in fewer env steps.
 SMALL = {"hidden": (16,), "batch_size": 32, "learning_starts": 100, "learning_rate": 5e-3, "target_tau": 0.1}
 DAILY = [("sac", env_id) for env_id in (*NUMBERS, "rlab/ProbeCredit-v0", "rlab/ProbeEndless-v0", "rlab/ProbeMasked-v0")]
 DAILY += [("td3", "rlab/ProbeBoxCredit-v0"), ("td3", "rlab/ProbeBoxEndless-v0"), ("ddpg", "rlab/ProbeBoxCredit-v0")]
+DAILY += [("crossq", "rlab/ProbeBoxCredit-v0"), ("crossq", "rlab/ProbeBoxEndless-v0")]
 
 
 def check_solved(
@@ -34,7 +35,7 @@ def check_solved(
     learned = lab.train_members(agent, env_id, tuple(range(seeds)), env_steps, num_envs=1, **settings)
     world = WORLDS[env_id]
     if env_id.endswith("Endless-v0"):  # no action changes anything: but for SAC's entropy each is worth 10
-        extra = soft_extra(learned) if agent == "sac" else torch.zeros(seeds)
+        extra = soft_extra(learned) if agent in ("sac", "crossq") else torch.zeros(seeds)
         q = learned.q_values(learned.critics, torch.zeros(seeds, 1, 1), *box_action(learned, seeds))
         found = q.detach().flatten(1).mean(dim=1)
         np.testing.assert_allclose(found, 10.0 + extra, rtol=0.05)
