@@ -80,7 +80,7 @@ def main() -> None:
     """Time, print, record."""
     torch.set_flush_denormal(True)  # for both
     torch.set_num_threads(1)
-    nets = {}
+    nets: dict[str, dict[str, Any]] = {}
     for hidden in ((64, 64), (256, 256)):
         name = "-".join(map(str, hidden))
         things: dict[str, Callable[[], Any]] = {

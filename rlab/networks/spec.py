@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, Protocol, TypeGuard, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeGuard, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -204,16 +204,24 @@ def _draws(module: nn.Module) -> TypeGuard[DrawingLayer]:
     return hasattr(module, "draws")
 
 
-def in_training(network: nn.Module, function: Callable[P, T] | None = None) -> Callable[P, T]:
+@overload
+def in_training(network: nn.Module) -> Callable[..., Tensor]: ...
+
+
+@overload
+def in_training(network: nn.Module, function: Callable[P, T]) -> Callable[P, T]: ...
+
+
+def in_training(network: nn.Module, function: Callable[..., Any] | None = None) -> Callable[..., Any]:
     """The network, or a function that calls it, so that it is in training mode meanwhile: with dropout, noise and
     statistics of the batch. Everywhere else these are off."""
-    run: Any = network if function is None else function
+    run = network if function is None else function
     if not (draws_in_training(network) or any(isinstance(layer, BatchRenorm) for layer in network.modules())):
         return run
 
-    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+    def call(*args: Any, **kwargs: Any) -> Any:
         network.train()
-        y: T = run(*args, **kwargs)
+        y = run(*args, **kwargs)
         network.eval()
         return y
 
