@@ -7,16 +7,24 @@ import numpy as np
 import pytest
 
 import rlab
+from rlab.agents import AGENTS, load_agent
+from rlab.networks.spaces import Discrete
 from rlab.runs.logs import read_json_lines
 from rlab.runs.policies import load_policy
 
 SMALL: dict[str, Any] = {"num_envs": 4, "experiment": "none", "eval_every": 0, "final_eval_episodes": 1}
 
 
-@pytest.mark.parametrize("agent", ["dqn", "double_dqn", "ppo", "a2c", "reinforce", "sac", "td3", "ddpg"])
+ONLINE = sorted(name for name in AGENTS if getattr(load_agent(name), "data", "") in ("replay", "rollout"))
+
+
+@pytest.mark.parametrize("agent", [*ONLINE, "ppo gru"])
 def test_every_agent_that_acts_takes_novelty_and_its_returns_stay_the_env_s(agent: str, tmp_path: Path) -> None:
-    env = "rlab/ProbeCredit-v0" if agent not in ("td3", "ddpg") else "rlab/ProbeContinuous-v0"
-    own = {"rollout_steps": 16} if agent in ("ppo", "a2c", "reinforce") else {"learning_starts": 32, "batch_size": 8}
+    agent, _, memory = agent.partition(" ")
+    kind: Any = load_agent(agent)
+    env = "rlab/ProbeCredit-v0" if Discrete in kind.action_spaces else "rlab/ProbeContinuous-v0"
+    own: dict[str, Any] = {"learning_starts": 32, "batch_size": 8} if kind.data == "replay" else {"rollout_steps": 16}
+    own |= {"memory": memory} if memory else {}
     settings = {**SMALL, **own, "env_steps": 256, "log_every": 64, "novelty": "rnd", "novelty_weight": 3.0}
     rlab.train(agent, env, out=tmp_path / "run", seeds=2, **settings)
     _, rows = read_json_lines(tmp_path / "run" / "metrics.jsonl")
