@@ -95,7 +95,8 @@ class CloningTerm:
 
     def __init__(self, weight: float, policy: Policy) -> None:
         self._weight = weight
-        self._preprocess, self._head = policy.preprocess, policy.head
+        self._preprocess = policy.preprocess
+        self._head: Any = policy.head
 
     @classmethod
     def of(cls, config: Any, policy: Policy) -> "list[CloningTerm]":

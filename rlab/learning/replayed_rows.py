@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rlab.draws import Draws
 from rlab.experience.fields import Field
-from rlab.experience.samplers import RandomSampler
+from rlab.experience.samplers import Sampler
 from rlab.experience.storage import Storage
 from rlab.learning.contract import Batch
 from rlab.learning.replay_settings import replay_sampler
@@ -45,7 +45,7 @@ class ReplayedRows:
         """The values of `fields`, where the agent acted with this state."""
         return NO_FIELDS
 
-    def sampler(self, storage: Storage, draws: Draws) -> RandomSampler:
+    def sampler(self, storage: Storage, draws: Draws) -> Sampler:
         """How batches are drawn."""
         return replay_sampler(self.config, storage, draws)
 

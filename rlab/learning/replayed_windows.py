@@ -17,7 +17,7 @@ from rlab.draws import Draws
 from rlab.errors import UsageError
 from rlab.experience.fields import Field
 from rlab.experience.prioritised_sampler import PrioritisedSequences
-from rlab.experience.samplers import RandomSampler
+from rlab.experience.samplers import Sampler
 from rlab.experience.sequence_samplers import SequenceSampler
 from rlab.experience.storage import Storage
 from rlab.learning.contract import Batch
@@ -56,7 +56,7 @@ class ReplayedWindows:
     def extras(self, state: State) -> Mapping[str, Tensor]:
         return state if self.config.stored_state else NO_FIELDS
 
-    def sampler(self, storage: Storage, draws: Draws) -> RandomSampler:
+    def sampler(self, storage: Storage, draws: Draws) -> Sampler:
         rows, least = self.config.window_rows, self.config.window_rows * storage.num_envs
         if not storage.demonstrated and self.config.learning_starts < least:
             raise UsageError(
