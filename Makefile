@@ -9,7 +9,7 @@ EXTRAS := dev,box2d,minigrid,minatar,atari,video,minari,sklearn,plot,onnx,pandas
 export OMP_NUM_THREADS ?= 1
 PYTEST := $(BIN)/python -m pytest -n 2
 
-STUDIES := overestimation digits text_task cloning value_pretraining no_dip head_start strategies bodies offline kickstarting quantization distillation pruning return_against_size
+STUDIES := overestimation digits text_task cloning value_pretraining no_dip head_start strategies bodies offline kickstarting quantization distillation pruning return_against_size switches sparse_rewards
 
 # Quick tests of every room, one training among them.
 SMOKE := $(addprefix tests/,networks/test_spaces.py networks/test_stacked_layers.py learning/test_returns.py \
@@ -29,7 +29,7 @@ help:
 	@echo "make smoke      a quick test of every room: an answer in under a minute"
 	@echo "make test-cpus  the tests under six settings that round as other CPUs do (the time of six make test)"
 	@echo "make floors     the tests with the lowest versions that pyproject.toml allows, in a venv of its own"
-	@echo "make prove      the long proofs, every experiment's claim and every study (hours)"
+	@echo "make prove      the long proofs, every experiment's claim and every study (days)"
 	@echo "make bench      the speed comparisons"
 	@echo "make docs       the documentation, into build/site"
 	@echo "make lint       ruff"
@@ -64,13 +64,14 @@ floors:
 
 prove: $(READY)
 	$(PYTEST) -m prove
+	$(BIN)/pip install -q -c constraints.txt -e ".[mujoco,robotics]" --no-build-isolation
 	$(BIN)/python -m rlab bench experiments/*.toml
 	for name in $(STUDIES); do $(BIN)/python -m rlab.experiments.$$name || exit 1; done
 	for name in kills crashes disk_faults env_failures; do $(BIN)/python -m rlab.experiments.reliability.$$name || exit 1; done
 
 bench: $(READY)
 	$(BIN)/pip install -q -c constraints.txt -e ".[bench]" --no-build-isolation
-	for name in speed_against_sb3 ppo_speed main_job cost_of_seeds export border draws tensor_envs engine checkpoints; do $(BIN)/python -m rlab.experiments.benchmarks.$$name || exit 1; done
+	for name in speed_against_sb3 ppo_speed main_job cost_of_seeds export border draws tensor_envs engine checkpoints sac_against_sb3; do $(BIN)/python -m rlab.experiments.benchmarks.$$name || exit 1; done
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
