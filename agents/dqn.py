@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rlab.draws import Draws
+from rlab.errors import UsageError
 from rlab.experience.env_contract import Acted, Step
 from rlab.experience.fields import Field
 from rlab.experience.samplers import Sampler
@@ -50,6 +51,14 @@ from rlab.types import Clock
 @dataclass(frozen=True, kw_only=True)
 class DQNConfig(EpsilonConfig, ReplaySettings, SequenceConfig):
     """Settings of DQN and double DQN. Steps are env steps of one member, summed over its envs."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.memory != "none" and self.hindsight != "none":
+            raise UsageError(
+                f"--hindsight {self.hindsight} gives single transitions other goals, and --memory {self.memory} learns "
+                "from sequences: leave one of them out."
+            )
 
 
 class DQN:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rlab.draws import Draws
-from rlab.errors import RlabError
+from rlab.errors import UsageError
 from rlab.experience.goals import Goals
 from rlab.experience.samplers import Batch, Sampler
 from rlab.experience.sequence_samplers import take_rows
@@ -55,11 +55,13 @@ class HindsightSampler:
         """A batch of the other sampler, relabelled.
 
         Raises:
-            RlabError: the other sampler gives something else than windows.
+            UsageError: the other sampler gives something else than windows.
         """
         batch = self.sampler.sample(batch_size)
         if "steps" not in batch:
-            raise RlabError("--hindsight takes windows of transitions and cannot relabel sequences; use --memory none.")
+            raise UsageError(
+                "--hindsight takes windows of transitions and cannot relabel sequences: take a network without memory."
+            )
         count = batch_size - -(-batch_size // (self.per_row + 1))
         if not count:
             return batch

@@ -171,9 +171,9 @@ def start(
     ):  # before the first torch operation
         inputs = open_inputs(request, None, trust)
         session = session_for(request, inputs, audience)
-        path = place if out is not None else fresh_run_path(request.agent, request.env.env_id, place)
         try:
             refuse_unread(session.request.unread, request.origins)
+            path = place if out is not None else fresh_run_path(request.agent, request.env.env_id, place)
             tuned = {} if session.request.start is None else {"trainable": session.trainable}
             config = {**session.request.to_json(), **tuned}
             folder = RunFolder.create(path, config, out or Path(ROOT) / path.name, inputs.keep)

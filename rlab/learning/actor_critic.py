@@ -94,7 +94,8 @@ class ActorCriticConfig(NoveltyConfig, StochasticPolicyConfig, MemoryConfig):
         if self.minibatches > count:
             raise UsageError(
                 f"minibatches {self.minibatches} is more than the {count} sequences of a rollout, which a memory keeps "
-                f"whole. Raise --num-envs, or lower --minibatches or --sequence-length (now {self.sequence_length})."
+                f"whole. Raise --num-envs, or lower --minibatches or --sequence-length (now "
+                f"{self.sequence_length or self.rollout_steps})."
             )
 
     def unread(self, action_space: Space) -> Unread:

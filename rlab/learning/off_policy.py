@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -148,9 +149,11 @@ class OffPolicy:
             return
         head: Any = build_head({"kind": "gaussian"}, space)
         if not head.bounded.all():
+            first = int(np.flatnonzero(~head.bounded)[0])
+            low, high = (np.broadcast_to(bound, head.size)[first] for bound in (space.low, space.high))
             raise UsageError(
-                f"{type(self).__name__} needs two finite bounds for each number of an action, and these are {space}: "
-                "use ppo or a2c, or bound the env's actions in a wrapper of your own."
+                f"{type(self).__name__} needs two finite bounds for each number of an action, and number {first} of "
+                f"{space} has {low:g} to {high:g}: use ppo or a2c, or bound the env's actions in a wrapper of your own."
             )
 
     @staticmethod

@@ -60,8 +60,9 @@ class ReplayedWindows:
         rows, least = self.config.window_rows, self.config.window_rows * storage.num_envs
         if not storage.demonstrated and self.config.learning_starts < least:
             raise UsageError(
-                f"learning_starts {self.config.learning_starts} must be at least {least}: windows of {rows} rows from "
-                f"each of {storage.num_envs} envs."
+                f"learning_starts {self.config.learning_starts} must be at least {least}: a window of {rows} rows "
+                f"(sequence_length {self.config.sequence_length} + burn_in {self.config.burn_in}) from each of "
+                f"{storage.num_envs} envs."
             )
         if prioritises(self.config):
             apart = max(1, self.config.sequence_length // 2)  # as in the paper

@@ -209,6 +209,7 @@ class _Acting(nn.Module):
         rows = None if single else batch.shape[0 if self.preprocess.members is None else 1]
         if state is None:
             raise missing_state(rows)
+        state = {name: self._tensor(value) for name, value in state.items()}
         expected, found = _shapes(self.initial_state(rows)), _shapes(state)
         if found != expected:
             raise wrong_state(found, expected, rows)

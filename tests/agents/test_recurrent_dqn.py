@@ -264,7 +264,11 @@ def test_the_state_that_was_acted_with_is_stored_and_windows_begin_with_it(tmp_p
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"learning_starts": 20}, "learning_starts 20 must be at least 28: windows of 7 rows from each of 4 envs."),
+        (
+            {"learning_starts": 20},
+            "learning_starts 20 must be at least 28: a window of 7 rows (sequence_length 5 + "
+            "burn_in 2) from each of 4 envs.",
+        ),
         (
             {"replay_capacity": 20, "batch_size": 4},
             "the storage keeps 5 rows of each of 4 envs, fewer than a sequence of 7; raise --replay-capacity.",
@@ -277,6 +281,12 @@ def test_windows_that_cannot_be_drawn_are_refused_before_anything_is_written(
     with pytest.raises(UsageError) as caught:
         rlab.train("dqn", MEMORY, out=tmp_path / "run", num_envs=4, **{**SMALL, "memory": "gru", **settings})
     assert str(caught.value) == said
+    assert not (tmp_path / "run").exists()
+
+
+def test_memory_and_hindsight_are_refused_together_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--hindsight future .* --memory gru learns from sequences: leave one"):
+        rlab.train("dqn", "rlab/ProbeBitFlip-v0", out=tmp_path / "run", memory="gru", hindsight="future")
     assert not (tmp_path / "run").exists()
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rlab.draws import Draws
-from rlab.errors import RlabError, UsageError
+from rlab.errors import UsageError
 from rlab.experience.env_contract import Step
 from rlab.experience.fields import Field
 from rlab.experience.goals import GoalPlaces, Goals, goal_places
@@ -286,7 +286,7 @@ def test_sequences_are_refused_in_one_line(make_world):
     world.play(10, storage)
     inner = SequenceSampler(storage, Draws((3,), "replay", "cpu"), 4)
     sampler = HindsightSampler(inner, storage, goals(), Draws((3,), "goals", "cpu"), "future", 4)
-    with pytest.raises(RlabError, match="cannot relabel sequences; use --memory none"):
+    with pytest.raises(UsageError, match="cannot relabel sequences: take a network without memory"):
         sampler.sample(5)
 
 
