@@ -103,8 +103,11 @@ def check_action_space(name: str, agent: type, space: Space, env_id: str) -> Non
     """
     if _chooses(agent, space):
         return
-    able = [other for other in AGENTS if _chooses(load_agent(other), space)]
-    hint = f"agents that can: {', '.join(able)}." if able else "no registered agent can."
+    able = {other: found for other in AGENTS if _chooses(found := load_agent(other), space)}
+    acting = [other for other, found in able.items() if found.data != "dataset"]
+    taught = ", ".join(other for other in able if other not in acting)
+    from_data = f"; from a dataset: {taught}" if taught else ""
+    hint = f"agents that can: {', '.join(acting)}{from_data}." if acting else "no registered agent can."
     raise UsageError(f"{name} cannot choose the actions {space} of {env_id}; {hint}")
 
 

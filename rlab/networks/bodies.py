@@ -52,9 +52,16 @@ def mlp_spec(features: int, outputs: int, body: BodySettings, output_gain: float
     return NetworkSpec((*hidden, linear_layer(width, outputs, body.init, output_gain)))
 
 
-def hidden_layers(features: int, widths: Sequence[int], body: BodySettings) -> tuple[list[LayerSpec], int]:
-    """Linear layers, each with what follows it by the settings, and the width of the last."""
-    layers: list[LayerSpec] = [LayerSpec("batch_renorm", {"features": features})] if body.batch_renorm else []
+def hidden_layers(
+    features: int, widths: Sequence[int], body: BodySettings, renormalised: bool = False
+) -> tuple[list[LayerSpec], int]:
+    """Linear layers, each with what follows it by the settings, and the width of the last.
+
+    Args:
+        renormalised: the features come out of such layers.
+    """
+    fresh = body.batch_renorm and not renormalised
+    layers: list[LayerSpec] = [LayerSpec("batch_renorm", {"features": features})] if fresh else []
     for width in widths:
         layers.append(linear_layer(features, width, body.init, body.gain))
         if body.layer_norm:
@@ -97,7 +104,7 @@ def q_network_spec(
     trunk, features = _trunk(before.features, hidden[: len(hidden) - inside], body)
     ends = []
     for outputs in (per_action, num_actions * per_action) if dueling else (num_actions * per_action,):
-        stream, width = hidden_layers(features, hidden[len(hidden) - inside :], body)
+        stream, width = hidden_layers(features, hidden[len(hidden) - inside :], body, renormalised=True)
         ends.append((*stream, linear_layer(width, outputs, body.init)))
     last = (LayerSpec("dueling", {"value": ends[0], "advantage": ends[1]}),) if dueling else ends[0]
     if implicit is not None:

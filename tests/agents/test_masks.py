@@ -19,7 +19,11 @@ EXPLORERS = sorted(name for name in CHOOSERS if load_agent(name).data != "datase
 WORLDS = ("rlab/ProbeMasked-v0", "Taxi-v4")
 # Few updates: it is acting that is looked at.
 QUICK: dict[str, dict[str, Any]] = {
-    **{name: {"learn_every": 400, "updates_per_learn": 1, "hidden": (16,)} for name in ("dqn", "double_dqn", "sac")},
+    **{
+        name: {"learn_every": 400, "updates_per_learn": 1, "hidden": (16,)}
+        for name in ("dqn", "double_dqn", "sac", "rainbow")
+    },
+    "droq": {"learn_every": 400, "utd": None, "updates_per_learn": 1, "hidden": (16,)},
     **{name: {"rollout_steps": 20, "hidden": (16,)} for name in ON_POLICY},
     "ppo": {"rollout_steps": 20, "hidden": (16,), "epochs": 1},
 }

@@ -110,14 +110,16 @@ def weights(loop: Any) -> None:
 
 def moments(loop: Any) -> None:
     for optimizer in loop.agent.optimizers.values():
-        optimizer.torch_optimizer.state[optimizer.flat]["exp_avg"][1, 0] = math.inf
+        for kept in optimizer.torch_optimizer.state.values():
+            kept["exp_avg"][1, 0] = math.inf
 
 
 def other_networks(loop: Any) -> None:
     """The target network of DQN; the critics of the others."""
     agent = loop.agent
     network = agent.target_network if hasattr(agent, "target_network") else list(agent.networks.values())[-1]
-    next(network.parameters())[1].view(-1)[0] = -math.inf
+    parameter = next(network.parameters())  # of an ensemble it leads with S x C
+    parameter[len(parameter) // len(SEEDS)].view(-1)[0] = -math.inf
 
 
 def stored(name: str, value: float) -> Poison:

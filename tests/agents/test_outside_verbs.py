@@ -158,7 +158,7 @@ def remembering(shape):
 """
 
 
-@pytest.mark.parametrize("agent", ["ppo", "a2c", "reinforce", "dqfd", "cql", "iql", "bc"])
+@pytest.mark.parametrize("agent", ["sac", "dqfd", "cql", "iql", "bc"])
 def test_an_agent_without_a_use_for_memory_refuses_a_network_that_has_it(
     agent: str,
     runs: dict[str, Path],

@@ -121,7 +121,10 @@ def test_the_command_line_trains_judges_and_films_and_python_acts(
 
 
 IMPOSSIBLE = [
-    (["dqn", "Pendulum-v1"], "agents that can: a2c, bc, encoder, iql, ppo, reinforce."),
+    (
+        ["dqn", "Pendulum-v1"],
+        "agents that can: a2c, crossq, ddpg, droq, ppo, reinforce, sac, td3; from a dataset: bc, encoder, iql.",
+    ),
     (["ppo", "Pendulum-v1", "--optimiser", "sgd"], "unknown setting --optimiser for ppo. Did you mean --optimizer?"),
     (["a2c", "CartPole-v1", "--epochs", "4"], "unknown setting --epochs for a2c"),
     (["ppo", "FrozenLake-v1", "--obs-scaling", "running"], "obs_scaling 'running' is for vectors"),

@@ -32,7 +32,7 @@ SEEDS = (3, 4, 9)
 def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three untrained members for CartPole-v1."""
     envs = make_episodes(CARTPOLE, 1)
-    network = q_network_spec(envs.obs_space, 2, BodySettings((16,), "tanh", False, 0.0, "orthogonal"), False)
+    network = q_network_spec(envs.obs_space, 2, BodySettings((16,), "tanh", init="orthogonal"), False)
     head = {"kind": "q", "epsilon": 0.3}
     spec = PolicySpec(envs.obs_space, envs.action_space, {"scaling": "none", "scale": None}, network, head)
     folder = tmp_path_factory.mktemp("policy")

@@ -22,7 +22,7 @@ SEEDS = (3, 4, 9)
 def saved(folder: Path, epsilon: float) -> Path:
     """Three untrained members for CartPole."""
     envs = make_episodes(CARTPOLE, 1)
-    network = q_network_spec(envs.obs_space, 2, BodySettings((16,), "tanh", False, 0.0, "orthogonal"), False)
+    network = q_network_spec(envs.obs_space, 2, BodySettings((16,), "tanh", init="orthogonal"), False)
     head = {"kind": "q", "epsilon": epsilon}
     spec = PolicySpec(envs.obs_space, envs.action_space, {"scaling": "none", "scale": None}, network, head)
     save_policy(folder, build_policy(spec, SEEDS), {"agent": "dqn", "env": CARTPOLE.to_json()})
