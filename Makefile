@@ -25,7 +25,7 @@ COMPUTING := tests/agents tests/compression tests/evaluation tests/learning test
 
 help:
 	@echo "make train      set up, then train DQN on CartPole-v1"
-	@echo "make test       set up, then run the tests: about 18 minutes of CPU time, 11 on two cores"
+	@echo "make test       set up, then run the tests: about 28 minutes of CPU time, 16 on two cores"
 	@echo "make smoke      a quick test of every room: an answer in under a minute"
 	@echo "make test-cpus  the tests under six settings that round as other CPUs do (the time of six make test)"
 	@echo "make floors     the tests with the lowest versions that pyproject.toml allows, in a venv of its own"
@@ -40,7 +40,7 @@ train: $(READY)
 	$(BIN)/python -m rlab train dqn CartPole-v1
 
 test: $(READY)
-	@echo "About 18 minutes of CPU time, 11 on two cores; make smoke answers in under one."
+	@echo "About 28 minutes of CPU time, 16 on two cores; make smoke answers in under one."
 	$(PYTEST)
 
 smoke: $(READY)

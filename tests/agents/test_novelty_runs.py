@@ -24,7 +24,7 @@ def test_every_agent_that_acts_takes_novelty_and_its_returns_stay_the_env_s(agen
     kind: Any = load_agent(agent)
     env = "rlab/ProbeCredit-v0" if Discrete in kind.action_spaces else "rlab/ProbeContinuous-v0"
     own: dict[str, Any] = {"learning_starts": 32, "batch_size": 8} if kind.data == "replay" else {"rollout_steps": 16}
-    own |= {"memory": memory} if memory else {}
+    own |= {"hidden": (16,)} | ({"memory": memory} if memory else {}) | ({"utd": 1} if agent == "droq" else {})
     settings = {**SMALL, **own, "env_steps": 256, "log_every": 64, "novelty": "rnd", "novelty_weight": 3.0}
     rlab.train(agent, env, out=tmp_path / "run", seeds=2, **settings)
     _, rows = read_json_lines(tmp_path / "run" / "metrics.jsonl")
