@@ -103,7 +103,7 @@ def check_action_space(name: str, agent: type, space: Space, env_id: str) -> Non
     """
     if _chooses(agent, space):
         return
-    able = {other: found for other in AGENTS if _chooses(found := load_agent(other), space)}
+    able: dict[str, Any] = {other: found for other in AGENTS if _chooses(found := load_agent(other), space)}
     acting = [other for other, found in able.items() if found.data != "dataset"]
     taught = ", ".join(other for other in able if other not in acting)
     from_data = f"; from a dataset: {taught}" if taught else ""
