@@ -7,7 +7,6 @@
 TensorBoard calls a curve by the folder that its file lies in, so that files lie in the run's folder itself.
 """
 
-import io
 import itertools
 import os
 import socket
@@ -23,11 +22,10 @@ from rlab.errors import DiskError, RlabError
 from rlab.places import warn
 from rlab.runs import files
 from rlab.runs.appending import Appender, Trouble
-from rlab.runs.event_files import drop_after
+from rlab.runs.event_files import VERSION, drop_after, encoded
 from rlab.runs.glossary import GLOSSARY
 
 FILES = "events.out.tfevents."  # how the names of event files begin; TensorBoard reads those of a folder by name
-VERSION = "brain.Event:2"  # of the format, as the first event of a file says
 SCORE = "return"  # what the HPARAMS tab compares runs by
 FILM = "film"
 # Charts on the CUSTOM SCALARS tab; tags are regular expressions there.
@@ -198,13 +196,8 @@ class _Curves:
             self._write(step=self._purged + 1, session_log=SessionLog(status=SessionLog.START))
 
     def _write(self, **event: Any) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
-
         if self._file is not None:
-            record = io.BytesIO()
-            RecordWriter(record).write(Event(wall_time=time.time(), **event).SerializeToString())
-            self._file.append(record.getvalue())
+            self._file.append(encoded(**event))
 
 
 def _fresh_file(folder: Path) -> Path:

@@ -14,6 +14,7 @@ from tensorboard.plugins.scalar.scalars_plugin import ScalarsPlugin
 
 from rlab.runs.glossary import GLOSSARY
 from rlab.runs.logs import MetricsLog
+from rlab.runs.reading import drawn
 
 NAN = float("nan")
 SETTINGS = {"gamma": 0.9, "dueling": True, "hidden": (64, 64)}
@@ -117,6 +118,19 @@ def test_a_resumed_run_is_compared_by_its_last_number_alone(tmp_path):
     provider = MultiplexerDataProvider(multiplexer, str(tmp_path))
     last = provider.read_last_scalars(RequestContext(), experiment_id="", plugin_name="scalars")
     assert last["run/hparams"]["return"].value == 25.0
+
+
+@pytest.mark.parametrize("left", ["nothing", "half a record"])
+def test_a_point_stays_one_where_a_killed_process_left_a_file_without_its_beginning(left, tmp_path):
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    write_run(whole, [3], {"Agent": "dqn"}, judged=False)
+    begun = next(whole.glob("events.*")).read_bytes()[:20]
+    run.mkdir()
+    (run / "events.out.tfevents.1000000000.host.1.0").write_bytes(begun if left == "half a record" else b"")
+    write_run(run, [3], {"Agent": "dqn"}, judged=False, resume_at=0)
+    for _ in range(3):  # killed before anything new is drawn, again and again
+        MetricsLog(run, [3], iqm=np.median, summarise=summarise, resume_at=1000).close()
+    assert drawn(run) == drawn(whole)
 
 
 def test_all_settings_are_a_table_of_text(shown):
