@@ -108,6 +108,10 @@ def check_action_space(name: str, agent: type, space: Space, env_id: str) -> Non
     taught = ", ".join(other for other in able if other not in acting)
     from_data = f"; from a dataset: {taught}" if taught else ""
     hint = f"agents that can: {', '.join(acting)}{from_data}." if acting else "no registered agent can."
+    if isinstance(space, Box) and np.dtype(space.dtype).kind != "f":
+        hint += (
+            " Make the space a MultiDiscrete where its integers are choices, or its dtype float32 where they are not."
+        )
     raise UsageError(f"{name} cannot choose the actions {space} of {env_id}; {hint}")
 
 

@@ -12,6 +12,7 @@ from rlab.envs.gym_spaces import space_from_gym
 from rlab.envs.native import NO_LIMIT, SeededCartPole
 from rlab.envs.obs_checks import first_not_held
 from rlab.envs.obs_packing import plain_packing
+from rlab.envs.probe import World
 from rlab.envs.sub_env import SubEnv
 from rlab.errors import RlabError
 from rlab.networks.limits import float32_holds
@@ -118,8 +119,8 @@ class NativeEpisodes:
 
 
 def time_limit_of(env: gym.Env) -> int | None:
-    """Env steps after which an env truncates its episodes: the smallest of the time limits around it; None: none is
-    known.
+    """Env steps after which an env truncates its episodes: the smallest of its own time limit and those around it;
+    None: none is known.
 
     A wrapper around the limit that repeats actions only makes episodes shorter, so the limit holds for it too.
     """
@@ -127,10 +128,12 @@ def time_limit_of(env: gym.Env) -> int | None:
     while isinstance(env, gym.Wrapper):
         if isinstance(env, gym.wrappers.TimeLimit):
             limits.append(env._max_episode_steps)  # Gymnasium has no public attribute for it
-        elif isinstance(env, AtariFrames) and env.time_limit is not None:
+        elif isinstance(env, AtariFrames):
             limits.append(env.time_limit)
         env = env.env
-    return min(limits, default=None)
+    if isinstance(env, World):
+        limits.append(env.time_limit)
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _check_seeds(seeds: Sequence[int], num_envs: int) -> None:

@@ -37,11 +37,13 @@ class Probe:
 
 
 class World(gym.Env[Any, Any]):
-    """`t` counts the steps of the episode; `x` is the state, the one number that is observed."""
+    """`t` counts the steps of the episode; `x` is the state, the one number that is observed; `time_limit` is the step
+    at which the world truncates its episodes, if it does."""
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  # as Gymnasium declares it
     observation_space: gym.Space = NUMBER
     action_space: gym.Space = gym.spaces.Discrete(2)
+    time_limit: int | None = None
     t = x = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -126,10 +128,11 @@ class ProbeEndless(World):
     """+1 for ever, cut after 3 steps: V = 1 / (1 - gamma). Fails if a time limit is treated as an ending."""
 
     tensor_env = "rlab.envs.tensor_probes:ProbeEndless"
+    time_limit: int = 3
 
     def step(self, action: np.int64) -> Outcome:
         self.t += 1
-        return self.observe(), 1.0, False, self.t >= 3, {}
+        return self.observe(), 1.0, False, self.t >= self.time_limit, {}
 
 
 class ProbeCredit(World):

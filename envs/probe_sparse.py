@@ -21,13 +21,14 @@ class ProbeBitFlip(World):
     """
 
     tensor_env = "rlab.envs.tensor_sparse:ProbeBitFlip"
+    time_limit: int
     x: Any = 0  # the bits
     goal: Any = 0
 
     def __init__(self, bits: int = 15) -> None:
         if bits < 2:
             raise UsageError(f"bits must be 2 or more, not {bits}")
-        self.bits = bits
+        self.bits = self.time_limit = bits
         part = gym.spaces.MultiBinary(bits)
         self.observation_space = gym.spaces.Dict(observation=part, achieved_goal=part, desired_goal=part)
         self.action_space = gym.spaces.Discrete(bits)
@@ -43,7 +44,7 @@ class ProbeBitFlip(World):
         self.t += 1
         self.x = self.x ^ (np.arange(self.bits) == action)
         reached = bool(self.compute_terminated(self.x, self.goal, {}))
-        return self.observe(), float(reached) - 1.0, reached, not reached and self.t >= self.bits, {}
+        return self.observe(), float(reached) - 1.0, reached, not reached and self.t >= self.time_limit, {}
 
     @staticmethod
     def compute_reward(achieved_goal: np.ndarray, desired_goal: np.ndarray, info: dict[str, Any]) -> Any:
@@ -66,13 +67,14 @@ class ProbeChain(World):
     """
 
     tensor_env = "rlab.envs.tensor_sparse:ProbeChain"
+    time_limit: int
     SMALL = 0.001
     EPISODE_RETURN = 10.0  # of the best policy, undiscounted
 
     def __init__(self, cells: int = 30) -> None:
         if cells < 3:
             raise UsageError(f"cells must be 3 or more, not {cells}")
-        self.cells = cells
+        self.cells, self.time_limit = cells, cells + 7
         self.observation_space = gym.spaces.Discrete(cells)
 
     def start(self) -> None:
@@ -85,7 +87,7 @@ class ProbeChain(World):
         self.t += 1
         self.x = min(max(self.x + 2 * int(action) - 1, 0), self.cells - 1)
         reward = 1.0 if self.x == self.cells - 1 else self.SMALL if self.x == 0 else 0.0
-        return self.observe(), reward, False, self.t >= self.cells + 7, {}
+        return self.observe(), reward, False, self.t >= self.time_limit, {}
 
 
 SPARSE_PROBES = tuple(registered_world(world) for world in (ProbeBitFlip, ProbeChain))

@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from rlab.agents import load_agent
+from rlab.agents import AGENTS, load_agent
 from rlab.envs import EnvLike, EnvSpec, env_spec
 from rlab.errors import RlabError, UsageError, unknown
 from rlab.experience.minari_files import read_dataset
@@ -78,6 +78,12 @@ def learner_for(method: str, agent: str) -> str:
         UsageError: the method or the agent does not exist.
     """
     if method not in METHODS:
+        if method in AGENTS:
+            taught = load_agent(method).data == "dataset"
+            words = f"train {method} ENV --dataset DATASET" if taught else f"pretrain bc DATASET --agent {method}"
+            raise UsageError(
+                f"{method} is an agent and no method of pretraining, as {' and '.join(METHODS)} are: rlab {words}"
+            )
         raise unknown("method of pretraining", method, METHODS)
     from rlab.learning.contract import heads_of  # torch takes its time; the agent's module has it already
 

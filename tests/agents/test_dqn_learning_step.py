@@ -313,7 +313,11 @@ def test_a_setting_that_belongs_to_a_part_is_refused_before_training(
         ),
         (MultiDiscrete((2, 3), (0, 0), (2,)), "agents that can: a2c, ppo, reinforce; from a dataset: bc, encoder."),
         (MultiBinary((2,)), "agents that can: a2c, ppo, reinforce; from a dataset: bc, encoder."),
-        (Box((1,), "int64", -2.0, 2.0), "no registered agent can."),
+        (
+            Box((1,), "int64", -2.0, 2.0),
+            "no registered agent can. Make the space a MultiDiscrete where its integers are choices, or its dtype "
+            "float32 where they are not.",
+        ),
     ],
     ids=str,
 )

@@ -7,6 +7,7 @@ import torch
 
 from rlab import RlabError, UsageError
 from rlab.envs import EnvSpec, TensorEnv, check_tensor_env, tensor_env_of, why_not_tensor
+from rlab.envs.episodes import time_limit_of
 from rlab.envs.tensor_classic import CartPole, MountainCar
 from rlab.envs.tensor_noise import GivenUniforms
 from rlab.envs.tensor_rounding import largest_differences
@@ -208,6 +209,12 @@ def test_the_time_limit_is_the_specs_the_registered_one_or_the_envs_own():
     assert tensor_env_of(EnvSpec("rlab/ProbeEndless-v0", max_episode_steps=2)).time_limit == 2
     assert tensor_env_of(EnvSpec("rlab/ProbeEndless-v0", max_episode_steps=9)).time_limit == 3
     assert tensor_env_of(EnvSpec("rlab/ProbeConstant-v0")).time_limit is None
+
+
+@pytest.mark.parametrize("name", ["Endless", "BitFlip", "Chain", "Constant"])
+def test_both_versions_of_a_world_that_truncates_its_episodes_state_the_same_time_limit(name):
+    spec = EnvSpec(f"rlab/Probe{name}-v0")
+    assert time_limit_of(gym.make(spec.env_id)) == tensor_env_of(spec).time_limit
 
 
 def test_an_env_names_its_own_tensor_version_and_a_subclass_does_not_inherit_it():

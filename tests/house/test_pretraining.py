@@ -229,6 +229,11 @@ def test_code_of_others_that_a_dataset_names_runs_only_where_it_is_trusted(
 WRONG = [
     ("", "pretrain needs a method and a dataset: rlab pretrain"),
     ("bcc {whole}", "unknown method of pretraining 'bcc'. Did you mean 'bc'?"),
+    (
+        "cql {whole}",
+        "cql is an agent and no method of pretraining, as bc and encoder are: rlab train cql ENV --dataset",
+    ),
+    ("dqn {whole}", "as bc and encoder are: rlab pretrain bc DATASET --agent dqn"),
     ("{whole} bc", "unknown method of pretraining"),
     ("bc", "pretrain bc needs a dataset"),
     ("encoder --updates 3", "pretrain encoder needs a dataset"),
