@@ -52,6 +52,12 @@ from rlab.types import Clock
 class DQNConfig(EpsilonConfig, ReplaySettings, SequenceConfig):
     """Settings of DQN and double DQN. Steps are env steps of one member, summed over its envs."""
 
+    def begins_uniformly(self, env_steps: int) -> bool:
+        """With noisy layers until learning starts: a fresh network that noise moves does the same almost everywhere. An
+        episode of CartPole is then 9 steps of one action, and 22 of uniform ones; some that learned from the former
+        stayed at 120 steps for ever."""
+        return self.noisy and env_steps < self.learning_starts
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.memory != "none" and self.hindsight != "none":
@@ -82,7 +88,7 @@ class DQN:
     ) -> None:
         assert isinstance(action_space, Discrete)  # as action_spaces says
         self.config, self.seeds, self.device = config, tuple(seeds), device
-        self._obs_space = obs_space
+        self._obs_space, self._begins_fresh = obs_space, start is None
         spec = noisy_policy(start or self.policy_spec(config, obs_space, action_space), config)
         self.preprocess = Preprocess.from_json(spec.preprocess, obs_space, len(seeds)).to(device)
         # trust: the layers of a given policy or network were checked where it was opened
@@ -145,7 +151,9 @@ class DQN:
         config = self.config
         share = share_due(clock, config.target_every, config.target_tau)
         rates = {**self.optimizer.scheduled(clock), **self.terms.scheduled(clock), **replay_schedule(config, clock)}
-        return {"explore/epsilon": config.epsilon(clock.progress), "target share": share, **rates}
+        uniform = self._begins_fresh and config.begins_uniformly(clock.env_steps)
+        epsilon = 1.0 if uniform else config.epsilon(clock.progress)
+        return {"explore/epsilon": epsilon, "target share": share, **rates}
 
     def act(self, obs: Tensor, now: Now, state: State) -> Acted:
         with torch.no_grad(), self.noise:

@@ -51,9 +51,7 @@ class QLearningConfig(NetworkConfig):
     demonstration_weight: float = 1.0  # of that loss beside the TD loss; Hester et al. 2018, Experimental Setup
     value_head: ValueHead = "q"  # what is predicted of a return: its mean, or a distribution
     atoms: int = 51  # returns of c51 whose probabilities are predicted; Bellemare et al. 2017, section 5
-    value_min: float = (
-        -10.0
-    )  # the lowest of them; lower returns count there. The paper's, of rewards clipped to [-1, 1]
+    value_min: float = -10.0  # the lowest of them; lower returns count there. The paper's, of clipped rewards
     value_max: float = 10.0  # the highest of them; higher returns count there
     quantiles: int = 32  # of a return, of qr. Dabney et al. 2018a have 200; time and memory grow with its square
     quantile_kappa: float = 1.0  # up to which error the loss of qr and iqn is squared; Dabney et al. 2018a. 0: nowhere
@@ -88,6 +86,10 @@ class QLearningConfig(NetworkConfig):
     def epsilon(self, progress: float) -> float:
         """The share of random actions when this share of the budget is used; without an env nothing is explored."""
         return 0.0
+
+    def begins_uniformly(self, env_steps: int) -> bool:
+        """Whether a fresh network's actions are uniform at this time, whatever epsilon is."""
+        return False
 
     @property
     def epsilon_duration(self) -> float | None:

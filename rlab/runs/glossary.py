@@ -139,7 +139,7 @@ TAGS = (
     Tag("policy/clip_fraction", "share", "of the rows whose probability ratio is outside the clipping range", "ppo"),
     Tag("policy/clip_range", "", "the clipping range at this time", "ppo"),
     Tag("policy/weight", "", "mean weight of the data's actions in the policy's loss", "iql"),
-    Tag("explore/epsilon", "probability", "of a random action; 0 with noisy layers", "dqn, double_dqn, rainbow"),
+    Tag("explore/epsilon", "probability", "of a random action", "dqn, double_dqn, rainbow"),
     Tag("replay/beta", "", "exponent of importance weights", "agents that learn from prioritised replay"),
     Tag("explore/uniform", "", "1 while actions are uniform, before learning starts", OFF_POLICY),
     Tag("features/deviation", "", "mean deviation of the features over a batch; near 0 they have collapsed", "encoder"),

@@ -81,7 +81,7 @@ def test_importance_weights_count_more_and_more() -> None:
 
 def test_it_acts_with_noise_of_every_step_and_its_policy_plays_without() -> None:
     agent = agent_of(noisy=True)
-    obs, now = torch.linspace(-1, 1, 200).reshape(1, 200, 1), agent.scheduled(Clock(0, 10))
+    obs, now = torch.linspace(-1, 1, 200).reshape(1, 200, 1), agent.scheduled(Clock(5_000, 10_000))
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(agent.head, "act", lambda outputs, _: seen.append(outputs) or outputs.argmax(dim=-1))
@@ -91,6 +91,15 @@ def test_it_acts_with_noise_of_every_step_and_its_policy_plays_without() -> None
     first, second = (agent.policy().outputs(obs) for _ in range(2))
     assert torch.equal(first, second)
     assert not torch.equal(first, seen[1])
+
+
+def test_fresh_networks_act_uniformly_until_learning_starts_and_given_ones_act_with_noise_at_once() -> None:
+    fresh = agent_of(noisy=True, learning_starts=32)
+    given = DQN(fresh.config, OBS, Discrete(2), (0,), CPU, start=fresh.policy().spec)
+    epsilon = {
+        step: [each.scheduled(Clock(step, 100))["explore/epsilon"] for each in (fresh, given)] for step in (0, 31, 32)
+    }
+    assert epsilon == {0: [1.0, 0.0], 31: [1.0, 0.0], 32: [0.0, 0.0]}
 
 
 def test_each_update_draws_noise_for_the_network_that_learns_its_choices_and_its_targets() -> None:
