@@ -124,7 +124,7 @@ def time_limit_of(env: gym.Env) -> int | None:
 
     A wrapper around the limit that repeats actions only makes episodes shorter, so the limit holds for it too.
     """
-    limits = []
+    limits: list[int | None] = []
     while isinstance(env, gym.Wrapper):
         if isinstance(env, gym.wrappers.TimeLimit):
             limits.append(env._max_episode_steps)  # Gymnasium has no public attribute for it

@@ -79,8 +79,12 @@ def learner_for(method: str, agent: str) -> str:
     """
     if method not in METHODS:
         if method in AGENTS:
-            taught = load_agent(method).data == "dataset"
-            words = f"train {method} ENV --dataset DATASET" if taught else f"pretrain bc DATASET --agent {method}"
+            named: Any = load_agent(method)
+            words = (
+                f"train {method} ENV --dataset DATASET"
+                if named.data == "dataset"
+                else f"pretrain bc DATASET --agent {method}"
+            )
             raise UsageError(
                 f"{method} is an agent and no method of pretraining, as {' and '.join(METHODS)} are: rlab {words}"
             )
