@@ -5,17 +5,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rlab.compression.sequences import Visits, outputs
 from rlab.networks.heads import Head
 from rlab.networks.policy import Policy
 
-ROWS_AT_ONCE = 250  # states of each member that are processed together, so that large images fit into memory
-
 
 @torch.no_grad()
-def outputs_of(policy: Policy, obs: Tensor) -> Tensor:
-    """What every member says of its states `[S, R, *obs]`, as policies are compared: `to_distil` of its outputs."""
-    parts = obs.split(ROWS_AT_ONCE, dim=1)
-    return torch.cat([policy.head.to_distil(policy.outputs(part)) for part in parts], dim=1)
+def outputs_of(policy: Policy, visits: Visits) -> Tensor:
+    """What every member says of its states, `[S, R, width]`, as policies are compared: `to_distil` of its outputs."""
+    return policy.head.to_distil(outputs(policy, visits))
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,24 +5,27 @@ with their parameter-free choice: the teacher acts in the first round and the st
 every state). All members learn as one stack.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from rlab.compression.visits import END_OF_VISIT_SEEDS, FIRST_VISIT_SEED, seeds_needed, visited
+from rlab.compression.sequences import Visits, outputs
+from rlab.compression.visits import END_OF_VISIT_SEEDS, FIRST_VISIT_SEED, seeds_needed, visits
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.episode_driver import EpisodeEnvs
 from rlab.learning.choices import LrSchedule
 from rlab.learning.common_config import OptimizerConfig
-from rlab.learning.distillation import Teacher, distillation_loss, distilled_kinds
+from rlab.learning.distillation import check_temperature, distillation_loss, labels
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.learning.optimizers import StackedOptimizer
+from rlab.learning.policy_gradient import mean
 from rlab.networks.bodies import BodySettings, actor_network_spec
 from rlab.networks.heads import build_head
 from rlab.networks.layers import ACTIVATIONS
+from rlab.networks.memory_bodies import MemorySettings
 from rlab.networks.merging import named_layers
 from rlab.networks.policy import Policy, PolicySpec, build_policy
 from rlab.networks.spaces import choices
@@ -37,7 +40,6 @@ MakeEnvs = Callable[[int], EpisodeEnvs]
 # Agreement of ten DQNs' students at 0.02, 0.2 and 1: 0.916, 0.916, 0.914 (CartPole, 12-12), 0.948, 0.951, 0.933
 # (Acrobot, 12-12), 0.710, 0.715, 0.728 (LunarLander, 28-28); after prune:0.5 on CartPole 0.953, 0.959, 0.957.
 Q_SHARPNESS = 0.2
-LABELLED_ROWS = 1024  # states of each member that are labelled at once, so that large images fit into memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,7 @@ class DistilSettings(OptimizerConfig):
     sampled: float = 0.5  # share of the episodes of visits in which actions are sampled instead of greedy
     updates: int = 2_000  # over all rounds
     batch_size: int = 256  # rows per update and member
+    sequence_length: int = 32  # with memory: of these rows so many follow each other, and gradients flow through them
     learning_rate: float = 1e-2  # Adam
     lr_schedule: LrSchedule = "cosine"
     temperature: float | None = None  # of the outputs; None: 1 for logits, for Q values see `Q_SHARPNESS`
@@ -64,7 +67,7 @@ class DistilSettings(OptimizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_counts(self, "rounds", "rows", "updates", "batch_size", "starts")
+        check_counts(self, "rounds", "rows", "updates", "batch_size", "sequence_length", "starts")
         if self.starts > self.rows:
             raise UsageError(f"{self.rows} rows of visits are too few for {self.starts} starts.")
         if self.first_seed + (self.rounds + 1) * seeds_needed(self.rows) > END_OF_VISIT_SEEDS:
@@ -94,10 +97,25 @@ def distil(
         UsageError: student and teacher do not fit each other, or settings are out of range.
     """
     settings = settings or DistilSettings()
-    spec = student_spec(teacher.spec, student)
+    spec = student_of(teacher, student)
     students = _fresh(teacher, spec, settings.starts)
     retrain(students, teacher, make_envs, settings, after_update)
     return students if settings.starts == 1 else _best(students, teacher, make_envs, settings)
+
+
+def student_of(teacher: Policy, student: Sequence[int] | NetworkSpec) -> PolicySpec:
+    """As `student_spec`.
+
+    Raises:
+        UsageError: as that, or hidden widths are given for a teacher whose memory is not one of rlab's.
+    """
+    spec = student_spec(teacher.spec, student)
+    if not isinstance(student, NetworkSpec) and teacher.has_memory and memory_of(teacher.spec.network) is None:
+        raise UsageError(
+            "this policy remembers by a layer of your own, and students made of widths by gru, lstm or transformer; "
+            "give the student's NetworkSpec to rlab.compression.distil.distil."
+        )
+    return spec
 
 
 def student_spec(teacher: PolicySpec, student: Sequence[int] | NetworkSpec) -> PolicySpec:
@@ -105,10 +123,11 @@ def student_spec(teacher: PolicySpec, student: Sequence[int] | NetworkSpec) -> P
     returns, of which a student learns the means alone, with Q values.
 
     Hidden widths make a network as agents do: convolutions for images, the teacher's activation, no LayerNorm, one
-    stream even where the teacher has two; log standard deviations that no observation changes stay so.
+    stream even where the teacher has two; log standard deviations that no observation changes stay so. Of a teacher
+    with memory the last width is that of a memory of the same kind, behind hidden layers of the others.
 
     Raises:
-        UsageError: a width is below 1 or no body suits the observations.
+        UsageError: a width is not possible, no body suits the observations, or the memory is not one of rlab's.
     """
     if isinstance(student, NetworkSpec):
         return replace(teacher, network=student)
@@ -118,9 +137,23 @@ def student_spec(teacher: PolicySpec, student: Sequence[int] | NetworkSpec) -> P
     read = head.of_distilled
     head_json = teacher.head if read is head else {"kind": "q", "epsilon": teacher.head.get("epsilon", 0.0)}
     log_std = 0.0 if "log_std" in kinds else None
-    body = BodySettings(tuple(student), activation)
+    found = memory_of(teacher.network)
+    memory = None if found is None else replace(found[1], size=student[-1])
+    body = BodySettings(tuple(student if memory is None else student[:-1]), activation, memory=memory)
     network = actor_network_spec(teacher.obs_space, read.width, body, output_gain=1.0, log_std=log_std)
     return replace(teacher, network=network, head=head_json)
+
+
+def memory_of(spec: NetworkSpec) -> tuple[int, MemorySettings] | None:
+    """The first memory of rlab's in a network, and how many layers are before it."""
+    for place, layer in enumerate(spec.layers):
+        if layer.kind in ("gru", "lstm"):
+            return place, MemorySettings(layer.kind, layer.args["hidden"], 1)
+        if layer.kind == "linear_unit":
+            return place, MemorySettings(layer.args["cell"], layer.args["size"], 1)
+        if layer.kind == "attention":  # behind a linear layer of its own
+            return place - 1, MemorySettings("transformer", layer.args["features"], layer.args["window"])
+    return None
 
 
 def retrain(
@@ -147,12 +180,15 @@ def retrain(
     lessons = _Lessons(student, teacher, make_envs, settings)
     learning = [parameter for parameter in student.network.parameters() if parameter.requires_grad]
     optimizer = StackedOptimizer(OptimizerSettings.of(settings), learning, members=len(student.seeds))
+    state = student.initial_state(lessons.lanes)
     ends = [settings.updates * (k + 1) // settings.rounds for k in range(settings.rounds)]
     for round_, (first, last) in enumerate(zip([0, *ends], ends, strict=False)):
         lessons.visit(round_)
         _train_mode(student.network)
-        for update, (obs, labels) in enumerate(lessons.batches(round_, last - first), first):
-            loss = lessons.loss(student.outputs(obs), labels).mean(dim=-1)
+        for update, batch in enumerate(lessons.batches(round_, last - first), first):
+            said, state = student.unroll(batch.obs, state, batch.begins)
+            state = {name: value.detach() for name, value in state.items()}
+            loss = mean(lessons.loss(said.flatten(1, 2), batch.labels.flatten(1, 2)), batch.weight.flatten(1))
             optimizer.step(loss, optimizer.scheduled(Clock(update, settings.updates)))
             if after_update is not None:
                 after_update(update + 1)
@@ -163,54 +199,95 @@ def retrain(
     return student
 
 
+class _Batch(NamedTuple):
+    """B stretches of T rows that follow each other, for each student; T = 1 without memory."""
+
+    obs: Tensor  # [S * starts, B, T, *obs]
+    begins: Tensor  # [S * starts, B, T] bool, as in `Visits`
+    labels: Tensor  # [S * starts, B, T, width]
+    weight: Tensor  # [S * starts, B, T]: 0 where an episode goes on whose beginning the student has not read, else 1
+
+
 class _Lessons:
-    """Visited states and the teacher's outputs in them: `[S, R, ...]`, S the teacher's members."""
+    """Visited states and the teacher's outputs in them: `[S, R, ...]`, S the teacher's members.
+
+    With memory, every stretch of a batch goes on where the same one of the batch before ended, and behind the last row
+    with the first, so that the student's state is its own; what it starts with in the middle of an episode is not used.
+    """
 
     def __init__(self, student: Policy, teacher: Policy, make_envs: MakeEnvs, settings: DistilSettings) -> None:
         self.starts, rest = divmod(len(student.seeds), len(teacher.seeds))
         if rest or not self.starts:
             raise UsageError(f"{len(student.seeds)} students do not fit {len(teacher.seeds)} teachers.")
         self.student, self.teacher, self.make_envs, self.settings = student, teacher, make_envs, settings
-        self._kinds = distilled_kinds(student.head, teacher.head)
-        # A copy, since `Teacher` freezes the policy that it is given.
-        self._teacher = Teacher(copy.deepcopy(teacher), student.head, 1.0, 1.0, settings.temperature)
+        self._kinds = check_temperature(student.head, teacher.head, settings.temperature)
         self._nvec = choices(teacher.spec.action_space)
         self.device = next(student.network.parameters()).device
         self.unit: Tensor | None = None  # [S * starts, 1, 1], of Q values; known from the first visits
         self._obs: list[Tensor] = []
+        self._begins: list[Tensor] = []
         self._labels: list[Tensor] = []
+        self.in_order = student.has_memory or teacher.has_memory
+        self._length = min(settings.sequence_length, settings.batch_size) if self.in_order else 1
+        self.lanes = settings.batch_size // self._length  # B
+        self._at: Tensor | None = None  # [S * starts, B], the first row of each stretch of the next batch
+        self._begun = torch.zeros(len(student.seeds), self.lanes, dtype=torch.bool)
 
-    def visit(self, round_: int) -> tuple[Tensor, Tensor]:
-        """The states of one more round, `[S, R, *obs]`, and their labels `[S, R, width]`."""
+    def visit(self, round_: int) -> tuple[Visits, Tensor]:
+        """The states of one more round, R of each teacher, and their labels `[S, R, width]`."""
         seed = self.settings.first_seed + round_ * seeds_needed(self.settings.rows)
-        if round_ == 0:
-            obs = visited(self.teacher, self.make_envs, self.settings.rows, seed, self.settings.sampled)
-        else:
-            each = -(-self.settings.rows // self.starts)
-            obs = visited(self.student, self.make_envs, each, seed, self.settings.sampled)
-            obs = obs.reshape(len(self.teacher.seeds), -1, *obs.shape[2:])[:, : self.settings.rows]
-        self._obs.append(torch.from_numpy(obs))
-        self._labels.append(self._label(self._obs[-1]))
+        who, rows = (self.teacher, self.settings.rows) if round_ == 0 else (self.student, self._each)
+        found = visits(who, self.make_envs, rows, seed, self.settings.sampled, self.in_order)
+        if round_ > 0:
+            found = Visits(self._joined(found.obs), self._joined(found.begins))
+        self._obs.append(found.obs)
+        self._begins.append(found.begins)
+        self._labels.append(self._label(found))
         if self.unit is None:
             self.unit = self._unit(self._labels[-1]).to(self.device)
-        return self._obs[-1], self._labels[-1]
+        return found, self._labels[-1]
 
-    def _label(self, obs: Tensor) -> Tensor:
-        parts = [self._teacher.outputs(part.to(self.device)) for part in obs.split(LABELLED_ROWS, dim=1)]
-        return torch.cat(parts, dim=1).cpu()
+    @property
+    def _each(self) -> int:
+        """The rows that each of a teacher's students visits in a round."""
+        return -(-self.settings.rows // self.starts)
 
-    def batches(self, round_: int, updates: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows of all rounds so far, `[S * starts, B, ...]`, drawn uniformly for each student."""
-        obs, labels = torch.cat(self._obs, dim=1), torch.cat(self._labels, dim=1)
-        self._obs, self._labels = [obs], [labels]
-        shape = (updates, self.settings.batch_size)
+    def _joined(self, of_students: Tensor) -> Tensor:
+        """`[S * starts, r, ...]` to `[S, R, ...]`."""
+        return of_students.unflatten(0, (-1, self.starts)).flatten(1, 2)[:, : self.settings.rows]
+
+    @torch.no_grad()
+    def _label(self, found: Visits) -> Tensor:
+        found = found.to(self.device)
+        return labels(self.teacher, found.obs, outputs(self.teacher, found)).cpu()
+
+    def batches(self, round_: int, updates: int) -> Iterator[_Batch]:
+        """Rows of all rounds so far, drawn uniformly for each student; with memory in their order."""
+        obs, begins, labels = (torch.cat(parts, dim=1) for parts in (self._obs, self._begins, self._labels))
+        self._obs, self._begins, self._labels = [obs], [begins], [labels]
+        member = torch.arange(len(self.student.seeds)).view(-1, 1, 1) // self.starts  # [S * K, 1, 1]
+        for rows in self._rows(obs.shape[1], round_, updates):
+            fresh = begins[member, rows]
+            begun = self._begun.unsqueeze(-1) | (fresh.cumsum(dim=-1) > 0)
+            self._begun = begun[..., -1] if self.in_order else self._begun
+            parts = obs[member, rows], fresh, labels[member, rows], begun.float()
+            yield _Batch(*(part.to(self.device) for part in parts))
+
+    def _rows(self, count: int, round_: int, updates: int) -> Iterator[Tensor]:
+        """Which of so many rows each batch has, `[S * starts, B, T]`."""
         streams = [
             torch_stream(seed, f"distil {round_}/{i % self.starts}") for i, seed in enumerate(self.student.seeds)
         ]
-        drawn = torch.stack([torch.randint(obs.shape[1], shape, generator=s) for s in streams], dim=1)  # [U, S * K, B]
-        member = torch.arange(len(streams)).unsqueeze(1) // self.starts  # [S * K, 1]
-        for rows in drawn:
-            yield obs[member, rows].to(self.device), labels[member, rows].to(self.device)
+        if not self.in_order:
+            shape = (updates, self.lanes)
+            drawn = torch.stack([torch.randint(count, shape, generator=s) for s in streams], dim=1)  # [U, S * K, B]
+            yield from drawn.unsqueeze(-1)
+            return
+        if self._at is None:
+            self._at = torch.stack([torch.randint(count, (self.lanes,), generator=s) for s in streams])
+        for _ in range(updates):
+            yield (self._at.unsqueeze(-1) + torch.arange(self._length)) % count
+            self._at = (self._at + self._length) % count
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """How far each student is from its teacher, one value per row `[S * starts, B]`."""
@@ -252,15 +329,9 @@ def _fresh(teacher: Policy, spec: PolicySpec, starts: int) -> Policy:
 def _best(students: Policy, teacher: Policy, make_envs: MakeEnvs, settings: DistilSettings) -> Policy:
     """Of each member's students the one with the lowest loss on states that all of them visit now."""
     lessons = _Lessons(students, teacher, make_envs, settings)
-    obs, labels = lessons.visit(settings.rounds)
-    obs, labels = (x.repeat_interleave(settings.starts, dim=0) for x in (obs, labels))
-    loss = torch.cat(
-        [
-            lessons.loss(students.outputs(o.to(lessons.device)), y.to(lessons.device))
-            for o, y in zip(obs.split(LABELLED_ROWS, dim=1), labels.split(LABELLED_ROWS, dim=1), strict=True)
-        ],
-        dim=1,
-    ).mean(dim=1)
+    found, goal = lessons.visit(settings.rounds)
+    obs, begins, goal = (x.repeat_interleave(settings.starts, dim=0) for x in (found.obs, found.begins, goal))
+    loss = lessons.loss(outputs(students, Visits(obs, begins).to(lessons.device)), goal.to(lessons.device)).mean(dim=1)
     first = torch.arange(0, len(students.seeds), settings.starts, device=loss.device)
     best = first + loss.view(-1, settings.starts).argmin(dim=1)
     kept = build_policy(students.spec, teacher.seeds, trust=True).to(loss.device)

@@ -142,6 +142,10 @@ class FakeLayer(CompressedLayer):
         scale = self._per_channel(self.scale())
         return rounding.to_floats(rounding.to_integers(self.weight, scale, 0, *rounding.limits(self.bits)), scale)
 
+    @property
+    def rounds_inputs(self) -> bool:
+        return self.activations != "none"
+
     def entering(self, x: Tensor) -> Tensor:
         if self.activations == "none":
             return x

@@ -1,15 +1,18 @@
 """The linear layers and convolutions of a network that have weights in float, and what may stand in their places."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from rlab.compression.quantized_layers import CompressedLayer, plain_layer, replaced
+from rlab.compression.sequences import Features, run
 from rlab.errors import RlabError, UsageError
 from rlab.networks.branches import Streams
-from rlab.networks.layers import FLOAT_LAYERS, StackedConv2d, StackedLinear, is_float_layer, is_stacked
+from rlab.networks.layers import FLOAT_LAYERS, StackedConv2d, StackedLinear, WeightLayer, is_float_layer, is_stacked
+from rlab.networks.memory import initial_state
 from rlab.networks.merging import merged
 
 Linear = TypeVar("Linear", bound=CompressedLayer)
@@ -42,11 +45,12 @@ def first_layers(network: nn.Module) -> set[nn.Module]:
     return next((layers for layers in found if layers), set())
 
 
-class _Observer(nn.Module):
+class _Observer(WeightLayer):
     """Replaces a layer and passes its inputs to `note` before it calls it."""
 
     def __init__(self, layer: nn.Module, note: Callable[[nn.Module, Tensor], None]) -> None:
         super().__init__()
+        self.members = len(layer.get_parameter("bias")) if is_stacked(layer) else None
         self.held = (layer,)  # no child: the mode of the network that runs is not the layer's
         self.note = note
 
@@ -58,14 +62,15 @@ class _Observer(nn.Module):
 
 
 @torch.no_grad()
-def observe(network: nn.Module, features: Tensor, note: Callable[[nn.Module, Tensor], None]) -> None:
+def observe(network: nn.Module, features: Features, note: Callable[[nn.Module, Tensor], None]) -> None:
     """Run the network on `features` in evaluation mode and call `note(layer, x)` with what enters each linear layer
-    and convolution, in float or compressed, in the order of the forward."""
+    and convolution, in float or compressed, in the order of the forward; behind memory once for some or each of the
+    steps."""
 
     def change(layer: nn.Module) -> nn.Module | None:
         return _Observer(layer, note) if is_float_layer(layer) or isinstance(layer, CompressedLayer) else None
 
-    replaced(network, change).eval()(features)
+    run(replaced(network, change).eval(), features, partial(initial_state, network))
 
 
 def float_weight(layer: nn.Module) -> Tensor:

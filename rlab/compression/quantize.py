@@ -2,7 +2,7 @@
 
 Plain networks and stacks both work; in a stack each member has scales and ranges of its own. Linear layers and
 convolutions change (LoRA adapters are merged into theirs first); everything else, such as LayerNorm, log_std,
-activations, embeddings and recurrent units, stays as it is.
+activations, embeddings and recurrent units (which `linear_units.opened` makes linear layers of), stays as it is.
 """
 
 from collections.abc import Callable
@@ -24,6 +24,7 @@ from rlab.compression.quantized_layers import (
     u8,
 )
 from rlab.compression.rounding_correction import correct
+from rlab.compression.sequences import Features
 from rlab.errors import unknown
 from rlab.networks.layers import is_float_layer, is_stacked
 
@@ -34,7 +35,7 @@ MSE_SAMPLE = 100_000  # values of each input that the search for its range uses,
 Range = tuple[Tensor, Tensor]  # the lower and the upper end, each `[...]`
 
 
-def half(network: nn.Module, dtype: str = "float16", features: Tensor | None = None) -> nn.Module:
+def half(network: nn.Module, dtype: str = "float16", features: Features | None = None) -> nn.Module:
     """Weights in 16 bits, `float16` or `bfloat16`; biases and arithmetic stay in float32.
 
     Args:
@@ -47,12 +48,13 @@ def half(network: nn.Module, dtype: str = "float16", features: Tensor | None = N
     return _rounded(network, lambda layer: _half_layer(layer, dtype), features)
 
 
-def weight_only(network: nn.Module, bits: int = 8, features: Tensor | None = None) -> nn.Module:
+def weight_only(network: nn.Module, bits: int = 8, features: Features | None = None) -> nn.Module:
     """Weights as integers of 8, 4 or 2 bits with one scale for each output channel; activations stay in float32.
 
     Args:
         features: `[R, ...]` (`[S, R, ...]` for a stack), the network's input on visited states, by which scales,
-            roundings and biases are corrected (`rounding_correction`). None: each weight takes the nearest value.
+            roundings and biases are corrected (`rounding_correction`); with memory `InOrder`. None: each weight takes
+            the nearest value.
 
     Raises:
         UsageError: other bits, or the network cannot be quantized.
@@ -61,7 +63,7 @@ def weight_only(network: nn.Module, bits: int = 8, features: Tensor | None = Non
     return _rounded(network, lambda layer: quantized_layer(layer, bits), features)
 
 
-def dynamic(network: nn.Module, features: Tensor | None = None, keep_first_input: bool = True) -> nn.Module:
+def dynamic(network: nn.Module, features: Features | None = None, keep_first_input: bool = True) -> nn.Module:
     """Weights as int8, and each layer's input as u8 with the range that it has in the batch at hand.
 
     Args:
@@ -78,7 +80,7 @@ def dynamic(network: nn.Module, features: Tensor | None = None, keep_first_input
 
 def static(
     network: nn.Module,
-    features: Tensor,
+    features: Features,
     calibration: str = "minmax",
     keep_first_input: bool = True,
     corrected: bool = True,
@@ -112,7 +114,7 @@ def static(
     return _rounded(network, quantized, features if corrected else None)
 
 
-def _rounded(network: nn.Module, change: Callable[[nn.Module], nn.Module], features: Tensor | None) -> nn.Module:
+def _rounded(network: nn.Module, change: Callable[[nn.Module], nn.Module], features: Features | None) -> nn.Module:
     """A copy with `change(layer)` in the place of every float layer, corrected on the features where there are any."""
     found = replaced(network, lambda layer: change(layer) if is_float_layer(layer) else None)
     return found if features is None else correct(network, found, features)
@@ -179,7 +181,9 @@ def set_input_range(layer: QuantizedLayer, low: Tensor, high: Tensor) -> None:
     layer.input_zero_point.copy_(zero_point)
 
 
-def _input_ranges(network: nn.Module, features: Tensor, calibrate: Callable[[Tensor], Range]) -> dict[nn.Module, Range]:
+def _input_ranges(
+    network: nn.Module, features: Features, calibrate: Callable[[Tensor], Range]
+) -> dict[nn.Module, Range]:
     """The range of what enters each layer that can be quantized."""
     ranges: dict[nn.Module, Range] = {}
 

@@ -63,6 +63,11 @@ class CompressedLayer(WeightLayer):
         channels = {"in_channels": in_channels, "out_channels": out_channels}
         return {**channels, "kernel_size": kernel_size, "stride": self.stride}
 
+    @property
+    def rounds_inputs(self) -> bool:
+        """Whether `entering` gives anything but its argument."""
+        return False
+
     def entering(self, x: Tensor) -> Tensor:
         """The input that is multiplied with the weights: rounded where the layer rounds activations."""
         return x
@@ -205,6 +210,10 @@ class QuantizedLayer(CompressedLayer):
         if self.bits == 8:
             return self.weight
         return rounding.unpack(self.weight, self.bits, self.row).unflatten(-1, self.weight_shape[1:])
+
+    @property
+    def rounds_inputs(self) -> bool:
+        return self.activations != "none"
 
     def quantized_weight(self, member: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Integers int8 `[*weight_shape]` and scales float32 `[out]` of one member, for exporters; copies."""

@@ -54,6 +54,10 @@ class _Tuned(CompressedLayer):
     def dense(self) -> Tensor:
         return rounding.to_floats(self.integers, self._per_channel(self.scale()))
 
+    @property
+    def rounds_inputs(self) -> bool:
+        return self.layer.rounds_inputs
+
     def entering(self, x: Tensor) -> Tensor:
         return self.layer.entering(x)
 

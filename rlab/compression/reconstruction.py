@@ -26,19 +26,19 @@ def reconstruct(network: nn.Module, pruned: nn.Module, masks: Mapping[str, Tenso
         features: `[R, ...]`, the networks' input on visited states.
     """
     names = {layer: name for name, layer in network.named_modules()}
-    wanted: dict[str, Tensor] = {}  # the output that a layer should have, `[R, out]`
+    wanted: dict[str, list[Tensor]] = {}  # the outputs that a layer should have, `[R, out]` of each call
 
     def note(layer: nn.Module, x: Tensor) -> None:
-        if isinstance(layer, nn.Linear) and names[layer] not in wanted:
+        if isinstance(layer, nn.Linear):
             outputs: Tensor = layer(x)
             keep = masks.get(names[layer])
-            wanted[names[layer]] = outputs if keep is None else outputs[:, keep]
+            wanted.setdefault(names[layer], []).append(outputs if keep is None else outputs[:, keep])
 
     observe(network, features, note)
-    for name, outputs in wanted.items():
+    for name, parts in wanted.items():
         layer = pruned.get_submodule(name)
         assert isinstance(layer, nn.Linear)
-        rows = entering(pruned, layer, features)
+        outputs, rows = torch.cat(parts), torch.cat(entering(pruned, layer, features))
         layer.weight.copy_(fitted(layer.weight, rows, outputs)[0])
         if layer.bias is not None:
             layer.bias.copy_((outputs - rows @ layer.weight.T).mean(dim=0, dtype=torch.double))

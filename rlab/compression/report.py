@@ -16,11 +16,15 @@ from rlab.compression.distil import MakeEnvs
 from rlab.compression.export.graph import InexpressibleError
 from rlab.compression.export.member_file import open_in_onnxruntime
 from rlab.compression.export.runtimes import Latency, Runner, latency
+from rlab.compression.linear_units import opened
 from rlab.compression.quantized_layers import full_precision
-from rlab.compression.visits import visited
+from rlab.compression.sequences import Visits
+from rlab.compression.visits import visits
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import evaluate
 from rlab.evaluation.stats import Interval, paired_difference, paired_ratio
+from rlab.networks import memory
+from rlab.networks.attention import Attention
 from rlab.networks.merging import merged
 from rlab.networks.policy import MemberPolicy, Policy
 
@@ -146,8 +150,10 @@ def compare(
     """
     _check(parent, child, episodes)
     played = [evaluate(policy, make_envs, episodes, first_seed) for policy in (parent, child)]
-    obs = visited(parent, make_envs, STATES, FIRST_STATE_SEED)
-    agreed, worst, measure = _agreement(parent, child, torch.from_numpy(obs))
+    in_order = parent.has_memory or child.has_memory
+    states = visits(parent, make_envs, STATES, FIRST_STATE_SEED, in_order=in_order)
+    agreed, worst, measure = _agreement(parent, child, states)
+    obs = states.obs.numpy()
     timed = _timed({"parent": parent.member(), "child": child.member()}, obs[0])
     before, after = played
     return Report(
@@ -188,8 +194,9 @@ def _relative(child: np.ndarray, parent: np.ndarray) -> Interval | None:
 
 
 @torch.no_grad()
-def _agreement(parent: Policy, child: Policy, obs: Tensor) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-    found = agreement(outputs_of(parent, obs), outputs_of(child, obs), child.head, parent.preprocess.mask(obs))
+def _agreement(parent: Policy, child: Policy, states: Visits) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+    ours, theirs = outputs_of(parent, states), outputs_of(child, states)
+    found = agreement(ours, theirs, child.head, parent.preprocess.mask(states.obs))
     return tuple(found.value.tolist()), tuple(found.worst_output_error.tolist()), found.measure
 
 
@@ -239,9 +246,10 @@ def weight_bytes(member: MemberPolicy) -> int:
 
 @torch.no_grad()
 def count_multiply_adds(network: nn.Module, features: Tensor) -> int:
-    """Multiplications of the linear layers and convolutions of a plain network in float for one row of features
-    `[1, ...]`; biases, activations and norms, and recurrent units, are not counted."""
-    found = 0
+    """Multiplications of the linear layers and convolutions, gates of recurrent units included, of a plain network in
+    float for one row of features `[1, ...]`; biases, activations, norms and what attention makes of its queries, keys
+    and values are not counted."""
+    found, network = 0, opened(network)
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal found
@@ -249,9 +257,11 @@ def count_multiply_adds(network: nn.Module, features: Tensor) -> int:
         assert isinstance(weight, Tensor)
         found += weight.numel() * output.numel() // weight.shape[0]  # each weight, at each place of the output
 
-    layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    constant = {each for layer in network.modules() if isinstance(layer, Attention) for each in layer.place.modules()}
+    layers = [each for each in network.modules() if isinstance(each, nn.Linear | nn.Conv2d) and each not in constant]
     handles = [layer.register_forward_hook(note) for layer in layers]
-    network(features)
+    state = memory.initial_state(network, 1)
+    memory.step(network, features, state) if state else network(features)
     for handle in handles:
         handle.remove()
     return found

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rlab.compression import rounding
 from rlab.compression.float_layers import float_weight, observe
 from rlab.compression.quantized_layers import CompressedLayer, HalfLayer, QuantizedLayer
+from rlab.compression.sequences import Features
 
 # Of the mean variance of the inputs, added to each. Agreement at 4 bits with 1e-3, 1e-4, 1e-5 and 1e-6, DQN: CartPole
 # 0.966, 0.966, 0.964, 0.960; LunarLander 0.711, 0.694, 0.624, 0.647; Frantar et al. 2023 have 1e-2.
@@ -30,7 +31,7 @@ Grid = Callable[[Tensor], Tensor]  # `[K, out]` to the nearest numbers that the 
 
 
 @torch.no_grad()
-def correct(network: nn.Module, quantized: nn.Module, features: Tensor, candidates: int = CANDIDATES) -> nn.Module:
+def correct(network: nn.Module, quantized: nn.Module, features: Features, candidates: int = CANDIDATES) -> nn.Module:
     """Fit the layers of `quantized` to those of the float network that it was made from, in place, in forward order.
 
     Each layer should give what the float layer gives, from the inputs that the rounded layers before it give (the
@@ -45,20 +46,19 @@ def correct(network: nn.Module, quantized: nn.Module, features: Tensor, candidat
         candidates: scales to try at most, beside the present one of a channel.
     """
     names = {layer: name for name, layer in network.named_modules()}
-    wanted: dict[str, Tensor] = {}  # the output that a layer should have, `[..., n, out]`, less its bias
+    wanted: dict[str, list[Tensor]] = {}  # the outputs that a layer should have, `[..., n, out]`, less its bias
 
     def note(layer: nn.Module, x: Tensor) -> None:
         name = names[layer]
-        if name not in wanted:
-            like = quantized.get_submodule(name)
-            assert isinstance(like, CompressedLayer)
-            wanted[name] = _rows(like, x) @ _matrix(like, float_weight(layer)).mT
+        like = quantized.get_submodule(name)
+        assert isinstance(like, CompressedLayer)
+        wanted.setdefault(name, []).append(_rows(like, x) @ _matrix(like, float_weight(layer)).mT)
 
     observe(network, features, note)
-    for name, outputs in wanted.items():
-        layer = quantized.get_submodule(name)
+    for name, parts in wanted.items():
+        outputs, layer = torch.cat(parts, dim=-2), quantized.get_submodule(name)
         assert isinstance(layer, CompressedLayer)
-        rows = _rows(layer, layer.entering(entering(quantized, layer, features)))
+        rows = torch.cat([_rows(layer, layer.entering(x)) for x in entering(quantized, layer, features)], dim=-2)
         _fit(layer, float_weight(network.get_submodule(name)), rows, outputs, candidates)
         found = rows @ _matrix(layer, layer.dense()).mT
         layer.bias.add_((outputs - found).mean(dim=-2, dtype=torch.double))
@@ -70,8 +70,8 @@ def _matrix(layer: CompressedLayer, weight: Tensor) -> Tensor:
     return weight.flatten(len(layer.lead) + 1)
 
 
-def entering(network: nn.Module, layer: nn.Module, features: Tensor) -> Tensor:
-    """What enters one layer of the network, the first time that it is called."""
+def entering(network: nn.Module, layer: nn.Module, features: Features) -> list[Tensor]:
+    """What enters one layer of the network, each time that it is called."""
     found: list[Tensor] = []
 
     def note(each: nn.Module, x: Tensor) -> None:
@@ -79,7 +79,7 @@ def entering(network: nn.Module, layer: nn.Module, features: Tensor) -> Tensor:
             found.append(x)
 
     observe(network, features, note)
-    return found[0]
+    return found
 
 
 def _rows(layer: CompressedLayer, x: Tensor) -> Tensor:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TypeVar
 
+from rlab.compression.distil import memory_of
 from rlab.compression.steps import Step
 from rlab.evaluation.stats import Interval
+from rlab.networks.memory_bodies import HEADS
 from rlab.networks.merging import merged_spec, named_layers
-from rlab.networks.spec import NetworkSpec
+from rlab.networks.spec import LayerSpec, NetworkSpec
 
 T = TypeVar("T")
 FIRST_RUNG = 4
@@ -96,31 +98,47 @@ class Trial:
 
 def hidden_widths(spec: NetworkSpec) -> tuple[int, ...]:
     """The widths of the hidden linear layers; of a dueling network those of the advantage stream, without the branches
-    of an observation in parts and the embedding of quantiles."""
+    of an observation in parts and the embedding of quantiles. With memory its width is the last, behind those of the
+    layers before it."""
+    if (found := memory_of(spec)) is not None:
+        before = NetworkSpec(spec.layers[: found[0]])
+        return (*(layer.args["out_features"] for layer in _hidden(before)), found[1].size)
+    return tuple(layer.args["out_features"] for layer in _hidden(spec))[:-1]
+
+
+def heads_of(spec: NetworkSpec) -> int:
+    """What the last of the hidden widths is a multiple of."""
+    found = memory_of(spec)
+    return HEADS if found is not None and found[1].kind == "transformer" else 1
+
+
+def _hidden(spec: NetworkSpec) -> list[LayerSpec]:
+    """The linear layers, those beside the main line left out."""
     beside = (".value.", ".branches.", ".embedding.")
     named = [(name, layer) for name, layer in named_layers(merged_spec(spec)) if not any(x in name for x in beside)]
-    widths = [layer.args["out_features"] for _, layer in named if "out_features" in layer.args]
-    return tuple(widths[:-1])
+    return [layer for _, layer in named if "out_features" in layer.args]
 
 
-def ladder(hidden: Sequence[int]) -> list[tuple[int, ...]]:
+def ladder(hidden: Sequence[int], last: int = 1) -> list[tuple[int, ...]]:
     """Networks of as many hidden layers, ever wider: 4, 6, 8, 12, 16, 24, ... below the widest of `hidden`,
-    and no layer wider than it was."""
+    and no layer wider than it was; the last one is a multiple of `last`, 4 at most."""
     rungs, rung = [], FIRST_RUNG
     while hidden and rung < max(hidden):
         rungs.append(rung)
         rung += rung // 2 if rung & (rung - 1) == 0 else rung // 3
-    return [tuple(min(rung, width) for width in hidden) for rung in rungs]
+    found = [[min(rung, width) for width in hidden] for rung in rungs]
+    return list(dict.fromkeys((*each[:-1], each[-1] - each[-1] % last) for each in found))
 
 
-def candidates(hidden: Sequence[int], rounded: bool = False) -> tuple[Candidate, ...]:
+def candidates(hidden: Sequence[int], rounded: bool = False, last: int = 1) -> tuple[Candidate, ...]:
     """Every combination of widths, zeros and bits but the parent itself.
 
     Args:
         hidden: the widths of the parent's hidden layers.
+        last: what the width of the last one is a multiple of.
         rounded: the parent's weights are rounded already, so that only students can be made from it.
     """
-    widths: list[tuple[int, ...] | None] = [*ladder(hidden)]
+    widths: list[tuple[int, ...] | None] = [*ladder(hidden, last)]
     every = [Candidate(*each) for each in product(widths if rounded else [*widths, None], SHARES, BITS)]
     return tuple(each for each in every if each.steps)
 

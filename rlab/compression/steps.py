@@ -14,21 +14,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlab.compression.distil import DistilSettings, MakeEnvs, distil, retrain
+from rlab.compression import step_values
+from rlab.compression.distil import DistilSettings, MakeEnvs, distil, retrain, student_of
 from rlab.compression.fake_quantize import convert, prepare_qat
+from rlab.compression.linear_units import opened
 from rlab.compression.low_rank import factorise
 from rlab.compression.neuron_pruning import prune_neurons
 from rlab.compression.quantize import dynamic, half, static, weight_only
 from rlab.compression.quantized_layers import CompressedLayer, full_precision
 from rlab.compression.quantized_tuning import prepare_tuning, tuned
 from rlab.compression.rounding import BITS
+from rlab.compression.sequences import Features, features_of
 from rlab.compression.sparse_layers import SparseFloatLayer, SparseLayer
 from rlab.compression.student_values import give_values
-from rlab.compression.visits import END_OF_VISIT_SEEDS, FIRST_VISIT_SEED, WIDTH, visited
+from rlab.compression.visits import END_OF_VISIT_SEEDS, FIRST_VISIT_SEED, WIDTH, visits
 from rlab.compression.weight_pruning import packed
 from rlab.errors import UsageError, unknown
 from rlab.learning.sparsity import MaskedTraining
 from rlab.networks.describe import with_network
+from rlab.networks.memory import is_recurrent
 from rlab.networks.merging import merge_policy
 from rlab.networks.own import check_layers
 from rlab.networks.policy import Policy
@@ -86,10 +90,14 @@ class Job:
     sparse: bool = False  # weights that are 0 must stay so
     fresh: bool = False  # a student with fresh weights
 
-    def note(self, step: "Step") -> None:
-        """Record what a finished step means for later ones."""
+    def carry_out(self, step: Step) -> None:
+        """Take the policy one step on, and record what that means for later ones."""
+        kind = STEPS[step.name]
+        if self.policy.has_memory and not kind.fresh:
+            self.policy = with_network(self.policy, opened(self.policy.network))
+        self.policy = kind.function(self, step.value).eval()
         self.sparse = self.sparse or step.name == "sparse"
-        self.fresh = self.fresh or STEPS[step.name].fresh
+        self.fresh = self.fresh or kind.fresh
 
     def finished(self) -> Policy:
         """The policy when all steps are done; a copy where it is not the same."""
@@ -97,18 +105,17 @@ class Job:
         if not self.fresh or policy.spec.head["kind"] != "q" or self.parent.head.distils_as != "q":
             return policy
         policy = copy.deepcopy(policy)
-        obs = visited(self.parent, self.make_envs, FEATURE_ROWS, sampled=FEATURES_SAMPLED)
-        give_values(policy, self.parent, torch.from_numpy(obs).to(_device_of(policy)))
+        in_order = policy.has_memory or self.parent.has_memory
+        found = visits(self.parent, self.make_envs, FEATURE_ROWS, sampled=FEATURES_SAMPLED, in_order=in_order)
+        give_values(policy, self.parent, found.to(_device_of(policy)))
         return policy
 
-    def features(self) -> Tensor:
+    def features(self) -> Features:
         """What the network reads in states that the policy visits, `[S, R, ...]`."""
-        obs = visited(self.policy, self.make_envs, FEATURE_ROWS, sampled=FEATURES_SAMPLED)
-        with torch.no_grad():
-            features: Tensor = self.policy.preprocess(torch.from_numpy(obs).to(_device_of(self.policy)))
-        return features
+        found = visits(self.policy, self.make_envs, FEATURE_ROWS, sampled=FEATURES_SAMPLED)
+        return features_of(self.policy, found.to(_device_of(self.policy)))
 
-    def correcting_features(self) -> Tensor | None:
+    def correcting_features(self) -> Features | None:
         """The features that rounded weights are corrected by; None where that would move weights away from 0."""
         return None if self.sparse else self.features()
 
@@ -174,8 +181,7 @@ def compress(
     keeps_zeros = zeros and not STEPS[steps[0].name].fresh
     job = Job(parent, parent, make_envs, settings or DistilSettings(), keeps_zeros)
     for step in steps:
-        job.policy = STEPS[step.name].function(job, step.value).eval()
-        job.note(step)
+        job.carry_out(step)
         if after_step is not None:
             after_step(step)
     return job.finished()
@@ -238,8 +244,10 @@ def _parsed(word: str, text: str) -> Step:
 
 def check_parent(policy: Policy, steps: Sequence[Step]) -> None:
     """Raise UsageError where the first step cannot begin with this policy."""
-    check_memoryless(policy, f"{steps[0]} cannot be done")
-    if not STEPS[steps[0].name].fresh:
+    check_memory(policy, steps)
+    if STEPS[steps[0].name].fresh:
+        student_of(policy, steps[0].value)
+    else:
         check_layers(policy.network, f"{steps[0]} cannot be done")
     if not STEPS[steps[0].name].fresh and any(_is_rounded(layer) for layer in policy.network.modules()):
         raise UsageError(
@@ -248,13 +256,17 @@ def check_parent(policy: Policy, steps: Sequence[Step]) -> None:
         )
 
 
-def check_memoryless(policy: Policy, what: str) -> None:
-    """Raise UsageError where `what` is asked of a policy with memory."""
-    if policy.has_memory:
-        raise UsageError(
-            f"{what}: this policy has memory, and compression learns from and compares single observations, without a "
-            "state."
-        )
+def check_memory(policy: Policy, steps: Sequence[Step]) -> None:
+    """Raise UsageError where a step cannot be done with a policy that has memory."""
+    refused = [step for step in steps if not STEPS[step.name].remembers]
+    if not policy.has_memory or not refused:
+        return
+    place, layer = next((name, layer) for name, layer in policy.network.named_children() if is_recurrent(layer))
+    able = ", ".join(name for name, kind in STEPS.items() if kind.remembers)
+    raise UsageError(
+        f"{refused[0]} cannot be done: no neuron of the layer with memory {place} ({type(layer).__name__}) can go by "
+        f"itself; steps for policies with memory are {able}."
+    )
 
 
 def _is_rounded(layer: nn.Module) -> bool:
@@ -266,26 +278,6 @@ def _device_of(policy: Policy) -> torch.device:
     return next(policy.network.parameters()).device
 
 
-def _widths(value: str) -> tuple[int, ...]:
-    widths = tuple(int(part) for part in value.split("x"))
-    if min(widths) < 1:
-        raise ValueError(value)
-    return widths
-
-
-def _share(value: str) -> float:
-    share = float(value)
-    if not 0.0 < share < 1.0:
-        raise ValueError(value)
-    return share
-
-
-def _rank(value: str) -> int | float:
-    if value.isdecimal() and int(value) >= 1:
-        return int(value)
-    return _share(value)
-
-
 def _distil(hard: bool) -> Callable[[Job, tuple[int, ...]], Policy]:
     return lambda job, widths: distil(job.parent, widths, job.make_envs, replace(job.settings, hard=hard))
 
@@ -293,6 +285,7 @@ def _distil(hard: bool) -> Callable[[Job, tuple[int, ...]], Policy]:
 def _prune(by: str) -> Callable[[Job, float], Policy]:
     def step(job: Job, share: float) -> Policy:
         features, network = job.features(), job.policy.network
+        assert isinstance(features, Tensor)  # a policy with memory is refused
         members = range(len(job.policy.seeds))
         pruned = [prune_neurons(unstack(network, i), share, by, features[i], not job.sparse) for i in members]
         return job.retrained(_stacked(job.policy, pruned))
@@ -359,17 +352,22 @@ class Kind:
     function: Callable[[Job, Any], Policy]
     final: bool = False  # its weights are rounded: nothing can be done with them afterwards
     fresh: bool = False  # its network starts with fresh weights, so that earlier steps are lost
+    remembers: bool = True  # takes policies with memory
     read: Callable[[str], Any] | None = None  # its value; raises ValueError. None: it takes none
     form: str = ""
     example: str = ""
 
 
 def _distillation(example: str, hard: bool) -> Kind:
-    return Kind(_distil(hard), False, True, _widths, "the widths of the student's hidden layers", example)
+    return Kind(
+        _distil(hard), False, True, True, step_values.widths, "the widths of the student's hidden layers", example
+    )
 
 
 def _pruning(example: str, by: str) -> Kind:
-    return Kind(_prune(by), False, False, _share, "the share of neurons that go, above 0 and below 1", example)
+    return Kind(
+        _prune(by), False, False, False, step_values.share, "the share of neurons that go, above 0 and below 1", example
+    )
 
 
 STEPS: dict[str, Kind] = {
@@ -379,11 +377,14 @@ STEPS: dict[str, Kind] = {
     "prune-norm": _pruning("prune-norm:0.5", "norm"),
     "prune-gradient": _pruning("prune-gradient:0.5", "gradient"),
     "sparse": Kind(
-        _sparse, read=_share, form="the share of weights that become 0, above 0 and below 1", example="sparse:0.8"
+        _sparse,
+        read=step_values.share,
+        form="the share of weights that become 0, above 0 and below 1",
+        example="sparse:0.8",
     ),
     "lowrank": Kind(
         _lowrank,
-        read=_rank,
+        read=step_values.rank,
         form="a rank of 1 or more, or the share of energy that stays, above 0 and below 1",
         example="lowrank:8 or lowrank:0.95",
     ),

@@ -8,16 +8,17 @@ episodes on which `compare` then evaluates it.
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
+from torch import nn
 
 from rlab.compression.agreement import agreement, outputs_of
 from rlab.compression.distil import DistilSettings, MakeEnvs, student_spec
 from rlab.compression.export.runtimes import latency
+from rlab.compression.linear_units import opened
 from rlab.compression.quantize import weight_only
 from rlab.compression.report import in_its_runtime, weight_bytes
 from rlab.compression.search import BITS, Candidate, Size, Trial
-from rlab.compression.steps import STEPS, Job, Step, check_order
-from rlab.compression.visits import visited
+from rlab.compression.steps import Job, Step, check_order
+from rlab.compression.visits import visits
 from rlab.compression.weight_pruning import packed, prune_weights
 from rlab.evaluation.evaluate import evaluate
 from rlab.evaluation.stats import paired_difference
@@ -47,9 +48,9 @@ class Trials:
         self._make_envs, self._episodes = make_envs, episodes
         self._made: dict[Candidate, Policy] = {}
         self._jobs: dict[tuple[Step, ...], Job] = {(): Job(self.parent, self.parent, make_envs, settings)}
-        self.obs = visited(self.parent, make_envs, STATES, FIRST_SCREENING_STATE_SEED)
+        self.states = visits(self.parent, make_envs, STATES, FIRST_SCREENING_STATE_SEED)
         self.returns = evaluate(self.parent, make_envs, episodes, FIRST_SCREENING_SEED).returns  # [S, E]
-        self._outputs = outputs_of(self.parent, torch.from_numpy(self.obs))
+        self._outputs = outputs_of(self.parent, self.states)
         self.same_action = self.parent.head.half_range is None  # what `agreement` measures
 
     def made(self, candidate: Candidate) -> Policy:
@@ -65,10 +66,8 @@ class Trials:
     def _job(self, steps: tuple[Step, ...]) -> Job:
         if steps not in self._jobs:
             check_order(steps)
-            before, step = self._job(steps[:-1]), steps[-1]
-            policy = STEPS[step.name].function(before, step.value).eval()
-            self._jobs[steps] = replace(before, policy=policy)
-            self._jobs[steps].note(step)
+            self._jobs[steps] = replace(self._job(steps[:-1]))
+            self._jobs[steps].carry_out(steps[-1])
         return self._jobs[steps]
 
     def expected(self, candidates: Sequence[Candidate], timed: bool) -> dict[Candidate, Size]:
@@ -90,9 +89,8 @@ class Trials:
         """How the candidate does, made where it was not yet; `latency_us` is what was expected."""
         policy = self.made(candidate)
         returns = evaluate(policy, self._make_envs, self._episodes, FIRST_SCREENING_SEED).returns
-        mask = self.parent.preprocess.mask(torch.from_numpy(self.obs))
-        with torch.no_grad():
-            found = agreement(self._outputs, outputs_of(policy, torch.from_numpy(self.obs)), policy.head, mask)
+        mask = self.parent.preprocess.mask(self.states.obs)
+        found = agreement(self._outputs, outputs_of(policy, self.states), policy.head, mask)
         likeness = found.value.mean().item()
         difference = paired_difference(returns, self.returns)
         return Trial(
@@ -115,7 +113,7 @@ class Trials:
         """Microseconds of one decision of each, in the runtime that the report uses; timed in turn, so that all
         of them see one machine."""
         runners = {str(number): in_its_runtime(member)[0] or member for number, member in enumerate(members)}
-        found = latency(runners, self.obs[0], batch_sizes=(1,), repeats=REPEATS)
+        found = latency(runners, self.states.obs[0].numpy(), batch_sizes=(1,), repeats=REPEATS)
         return [found[str(number)][0].p50_us for number in range(len(members))]
 
 
@@ -126,7 +124,9 @@ def _untrained(parent: Policy, candidate: Candidate) -> MemberPolicy:
         policy = parent.only(*first)
     else:
         policy = build_policy(student_spec(parent.spec, candidate.widths), first, trust=True)  # as the parent runs
-    network = policy.network
+    network: nn.Module = policy.network
+    if policy.has_memory and len(candidate.steps) > (candidate.widths is not None):
+        network = opened(network)
     if candidate.share:
         network = prune_weights(network, candidate.share)
     if candidate.word != "float32":

@@ -1,7 +1,7 @@
 """`rlab.export`: one member of a run as one file, and exported files opened in their own runtimes."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -18,6 +18,7 @@ from rlab.compression.export.runtimes import (
     Latency,
     LimitedRunner,
     Runner,
+    beginning,
     latency,
     open_exported,
 )
@@ -131,7 +132,7 @@ def export(
         alone = policy.member()
         done = write_file(alone, obs, format, path, origin=origin, exporter=exporter)
         runner = open_exported(path, trust=True)  # this call has just written it
-        timed = latency({"file": _beginning(runner), "torch": _beginning(alone)}, obs, repeats=REPEATS)
+        timed = latency({"file": runner, "torch": alone}, obs, repeats=REPEATS)
     return ExportedMember(done, seed, tuple(timed["file"]), tuple(timed["torch"]))
 
 
@@ -170,14 +171,8 @@ def measure(paths: Sequence[str], trust: Trust) -> dict[str, list[Latency]]:
     with own_surroundings(threads=1):
         obs = _states(first, env)
         pairs = zip(paths, opened, strict=True)
-        runners = {path: _beginning(_in_this_process(runner, obs)) for path, (runner, _) in pairs}
+        runners = {path: _in_this_process(runner, obs) for path, (runner, _) in pairs}
         return latency(runners, obs, repeats=REPEATS)
-
-
-def _beginning(policy: Any) -> Callable[[np.ndarray], Any]:
-    """A call of a runner or a member, with memory each time in the state that an episode begins with."""
-    call: Callable[[np.ndarray], Any] = policy
-    return (lambda obs: policy(obs, state=policy.initial_state(len(obs)))) if policy.initial_state() else call
 
 
 def _in_this_process(runner: Runner, obs: np.ndarray) -> Runner:
@@ -185,7 +180,7 @@ def _in_this_process(runner: Runner, obs: np.ndarray) -> Runner:
     longer than many a policy. It cannot do otherwise the second time: it draws no random numbers."""
     if not isinstance(runner, LimitedRunner):
         return runner
-    answer = _beginning(runner)
+    answer = beginning(runner)
     for rows in LATENCY_ROWS:
         answer(obs[:rows])
     for row in obs:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rlab.compression.distil import student_of
 from rlab.compression.quantized_layers import CompressedLayer
 from rlab.compression.report import Report, compare
 from rlab.compression.search import (
@@ -20,13 +21,13 @@ from rlab.compression.search import (
     best,
     candidates,
     finalists,
+    heads_of,
     hidden_widths,
     hopeful,
     on_front,
     outdone,
     spread,
 )
-from rlab.compression.steps import check_memoryless
 from rlab.compression.trials import EPISODES, FIRST_SCREENING_SEED, Trials
 from rlab.envs import EnvLike
 from rlab.errors import RlabError, UsageError
@@ -207,8 +208,9 @@ def search(
     bounds = Bounds(max_bytes, max_latency_us)
     _check(bounds, candidates)
     request = compression_request(run, out, episodes, min_return_ratio, member, updates, trust, env, envs)
-    check_memoryless(request.parent, "--search cannot be done")
     check_layers(request.parent.network, "--search cannot be done")
+    if request.parent.has_memory:
+        student_of(request.parent, hidden_widths(request.parent.spec.network))
     check_drawing()
     write = line_writer(progress)
     with own_surroundings(threads=1):
@@ -245,7 +247,8 @@ def _worth_trying(
     """The candidates that may fit and that no other one of their widths outdoes, by what they take untrained."""
     network = trials.parent.network
     rounded = any(isinstance(layer, CompressedLayer) for layer in network.modules())
-    every = candidates(hidden_widths(trials.parent.spec.network), rounded)
+    spec = trials.parent.spec.network
+    every = candidates(hidden_widths(spec), rounded, heads_of(spec))
     if not every:
         raise UsageError("the weights of this policy are rounded and its layers as narrow as can be: nothing to try.")
     sizes = trials.expected(every, bounds.max_latency_us is not None)

@@ -109,6 +109,28 @@ def distilled_kinds(student: Head, teacher: Head) -> tuple[str, str]:
     return kinds[0], kinds[1]
 
 
+def labels(teacher: Policy, obs: Tensor, outputs: Tensor) -> Tensor:
+    """What a student learns from a teacher's outputs `[..., width]` for observations `[..., *obs]` in array form: as
+    its head distils them, and -inf where the observation forbids an action, which `distillation_loss` leaves out."""
+    outputs, mask = teacher.head.to_distil(outputs), teacher.preprocess.mask(obs)
+    if mask is None:
+        return outputs
+    nvec = choices(teacher.spec.action_space)
+    parts = [bits | ~bits.any(dim=-1, keepdim=True) for bits in mask.split(nvec, dim=-1)]
+    return only(outputs, torch.cat(parts, dim=-1))
+
+
+def check_temperature(student: Head, teacher: Head, temperature: float | None) -> tuple[str, str]:
+    """What the two heads distil as.
+
+    Raises:
+        UsageError: as `distilled_kinds`, or the temperature is not one for them.
+    """
+    kinds = distilled_kinds(student, teacher)
+    _temperatures(*kinds, temperature, None)
+    return kinds
+
+
 def _temperatures(
     student_kind: str, teacher_kind: str, temperature: float | None, student_temperature: float | None
 ) -> tuple[float, float]:
@@ -211,28 +233,15 @@ class Teacher:
             raise UsageError(
                 "the teacher has memory, and teachers are asked about single observations, without a state."
             )
-        self._student, self._kinds = student, distilled_kinds(student, teacher.head)
-        _temperatures(*self._kinds, temperature, None)
+        self._student, self._kinds = student, check_temperature(student, teacher.head, temperature)
         self.teacher = teacher.requires_grad_(False).eval()
         self._weight, self._fraction, self._temperature = weight, fraction, temperature
         self._nvec = choices(teacher.spec.action_space)
 
     @torch.no_grad()
-    def outputs(self, obs: Tensor) -> Tensor:
-        """The teacher's outputs for observations `[S, B, *obs]` in array form, as its head distils them, no gradient.
-
-        Where an observation forbids an action the output is -inf, so that `loss` leaves it out.
-        """
-        outputs = self.teacher.head.to_distil(self.teacher.outputs(obs))
-        mask = self.teacher.preprocess.mask(obs)
-        if mask is None:
-            return outputs
-        parts = [bits | ~bits.any(dim=-1, keepdim=True) for bits in mask.split(self._nvec, dim=-1)]
-        return only(outputs, torch.cat(parts, dim=-1))
-
     def prepare(self, batch: Batch) -> Batch:
         """The teacher's outputs beside the agent's rows."""
-        return {"teacher": self.outputs(batch["obs"])}
+        return {"teacher": labels(self.teacher, batch["obs"], self.teacher.outputs(batch["obs"]))}
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """How far the student, by its network's outputs, is from the teacher, a mean over the batch `[S]`, in which

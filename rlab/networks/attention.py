@@ -66,7 +66,7 @@ class Attention(Streams):
 
     def initial_state(self, rows: int) -> State:
         """Zeros: nothing was seen."""
-        members = _members(self.query)
+        members = stacked_members(self.query)
         lead = (rows,) if members is None else (members, rows)
         return {
             "inputs": self.waves.new_zeros(*lead, self.window - 1, self.features),
@@ -147,7 +147,7 @@ class Attention(Streams):
 
     def _places(self, dimensions: int) -> Tensor:
         """What is added to the keys of a window: `[h, W, d]`, with the axes of a stack before it."""
-        members = _members(self.query)
+        members = stacked_members(self.query)
         waves = self.waves if members is None else self.waves.expand(members, -1, -1)
         place: Tensor = self.place(waves).unflatten(-1, (self.heads, -1)).transpose(-2, -3)  # [S, h, W, d]
         return place if members is None else place.reshape(members, *(1,) * (dimensions - 2), *place.shape[1:])
@@ -179,7 +179,7 @@ def _rows(x: Tensor) -> Tensor:
     return x.flatten(-3, -2)
 
 
-def _members(network: nn.Module) -> int | None:
+def stacked_members(network: nn.Module) -> int | None:
     """S of a stack; None of one member's network."""
     for layer in network.modules():
         if isinstance(layer, WeightLayer):

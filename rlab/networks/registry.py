@@ -27,6 +27,7 @@ PROVIDERS: dict[str, str] = {
         ("sparse_linear", "sparse_conv2d", "sparse_quantized_linear", "sparse_quantized_conv2d"),
         "rlab.compression.sparse_layers",
     ),
+    "linear_unit": "rlab.compression.linear_units",
 }
 
 

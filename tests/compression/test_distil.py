@@ -11,6 +11,7 @@ from rlab.compression.distil import DistilSettings, _Lessons, distil, retrain, s
 from rlab.compression.fake_quantize import convert, prepare_qat
 from rlab.compression.neuron_pruning import prune_neurons
 from rlab.compression.quantize import weight_only
+from rlab.compression.sequences import Visits
 from rlab.compression.visits import END_OF_VISIT_SEEDS, FIRST_VISIT_SEED, visited
 from rlab.compression.weight_pruning import prune_weights
 from rlab.envs import EnvSpec, make_episodes
@@ -98,11 +99,11 @@ def test_states_are_the_teachers_and_then_the_students_own_and_the_teacher_label
     student.network[2].weight.data.neg_()  # falls over at once
     lessons = _Lessons(student, teacher, make_envs, TINY)
     for round_, policy in enumerate((teacher, student)):
-        obs, labels = lessons.visit(round_)
+        found, labels = lessons.visit(round_)
         want = visited(policy, make_envs, 40, FIRST_VISIT_SEED + 40 * round_, sampled=0.5)
-        assert (obs.numpy() == want).all()
-        assert torch.equal(labels, teacher.outputs(obs))
-    drawn = torch.cat([obs for obs, _ in lessons.batches(1, 50)], dim=1)  # [S, 50 * 8, 4] of 80 states
+        assert (found.obs.numpy() == want).all()
+        assert torch.equal(labels, teacher.outputs(found.obs))
+    drawn = torch.cat([batch.obs.squeeze(2) for batch in lessons.batches(1, 50)], dim=1)  # [S, 50 * 8, 4] of 80 states
     assert [len(member.unique(dim=0)) for member in drawn] == [80, 80]
 
 
@@ -192,8 +193,8 @@ def test_the_loss_of_q_values_knows_no_units():
         for policy in (teacher, student):
             policy.network[2].weight.data *= unit
         lessons = _Lessons(student, teacher, make_envs, TINY)
-        obs, labels = lessons.visit(0)
-        losses.append(lessons.loss(student.outputs(obs), labels))
+        found, labels = lessons.visit(0)
+        losses.append(lessons.loss(student.outputs(found.obs), labels))
     torch.testing.assert_close(losses[0], losses[1], atol=1e-6, rtol=1e-3)
     assert losses[0].max() > 0
 
@@ -207,7 +208,7 @@ def test_labels_leave_out_what_a_mask_forbids():
     lessons = _Lessons(policy, policy, make_envs, TINY)
     obs = torch.zeros(1, 1, 9)
     obs[..., 4:] = torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0])
-    labels = lessons._label(obs)
+    labels = lessons._label(Visits(obs, torch.ones(1, 1, dtype=torch.bool)))
     assert labels.isneginf().tolist() == [[[False, True, True, False, False]]]
     assert lessons.loss(policy.outputs(obs), labels).item() == pytest.approx(0.0, abs=1e-6)
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rlab.compression.distil import DistilSettings
+from rlab.compression.sequences import Visits
 from rlab.compression.steps import compress
 from rlab.compression.student_values import give_values
 from rlab.envs import EnvSpec, make_episodes
@@ -33,7 +34,7 @@ def test_a_constant_that_all_actions_have_in_common_comes_back_exactly():
     teacher, student = q_policy(offset=50.0), q_policy()
     obs = torch.randn(2, 300, 4)
     decided = student(obs.numpy())
-    give_values(student, teacher, obs)
+    give_values(student, teacher, Visits(obs, torch.ones(obs.shape[:2], dtype=torch.bool)))
     with torch.no_grad():
         assert torch.allclose(student.outputs(obs), teacher.outputs(obs), atol=1e-3)
     assert (student(obs.numpy()) == decided).all()
@@ -46,7 +47,7 @@ def test_what_a_state_is_worth_is_fitted_by_the_last_layer_and_decisions_stay():
         obs = torch.randn(2, 2000, 4)
         fresh = torch.randn(2, 500, 4)
         decided, before = student(fresh.numpy()), (teacher.outputs(fresh) - student.outputs(fresh)).mean(-1)
-        give_values(student, teacher, obs)
+        give_values(student, teacher, Visits(obs, torch.ones(obs.shape[:2], dtype=torch.bool)))
         after = (teacher.outputs(fresh) - student.outputs(fresh)).mean(-1)
     assert after.square().mean() < 0.5 * before.square().mean()
     assert (student(fresh.numpy()) == decided).mean() > 0.999  # but for ties
@@ -64,6 +65,6 @@ def test_a_student_of_q_values_has_values_of_its_teacher_s_size(steps):
 def test_other_heads_are_left_alone():
     teacher = q_policy()
     kept = with_network(teacher, teacher.network)
-    give_values(kept, teacher, torch.randn(2, 50, 4))
+    give_values(kept, teacher, Visits(torch.randn(2, 50, 4), torch.ones(2, 50, dtype=torch.bool)))
     for ours, theirs in zip(kept.network.parameters(), teacher.network.parameters(), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-6)

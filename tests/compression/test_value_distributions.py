@@ -7,8 +7,9 @@ import torch
 from rlab.compression.agreement import agreement, outputs_of
 from rlab.compression.distil import DistilSettings
 from rlab.compression.neuron_pruning import neuron_masks
+from rlab.compression.sequences import Visits
 from rlab.compression.steps import compress, parse_steps
-from rlab.compression.visits import visited
+from rlab.compression.visits import visits
 from rlab.envs import EnvSpec, make_episodes
 from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.heads import build_head
@@ -47,7 +48,7 @@ def test_a_step_gives_a_policy_of_the_same_head_that_acts(head, steps):
     parent = parent_with(head, dueling=steps == "prune:0.5,int8")
     small = compress(parent, parse_steps(steps), make_envs, TINY)
     assert small.spec.head == parent.spec.head
-    assert outputs_of(small, observations()).shape == (2, 30, 2)
+    assert outputs_of(small, Visits(observations(), torch.ones(2, 30, dtype=torch.bool))).shape == (2, 30, 2)
     assert torch.equal(small.outputs(observations()), small.outputs(observations()))  # nothing is drawn
     assert small(observations().numpy()).shape == (2, 30)
 
@@ -58,8 +59,8 @@ def test_a_student_has_q_values_like_its_teacher_s_means(head):
     settings = DistilSettings(rounds=1, rows=200, updates=300, batch_size=32, learning_rate=1e-2)
     student = compress(parent, parse_steps("distil:8"), make_envs, settings)
     assert student.spec.head["kind"] == "q"
-    obs = torch.from_numpy(visited(parent, make_envs, 100))
-    ours, theirs = outputs_of(parent, obs), outputs_of(student, obs)
+    states = visits(parent, make_envs, 100)
+    ours, theirs = outputs_of(parent, states), outputs_of(student, states)
     assert (agreement(ours, theirs, student.head).value > 0.8).all()
     # the values too are near, where a softmax would leave what both have in common anywhere
     assert (ours - theirs).mean(dim=(1, 2)).abs().max() < 0.2 * ours.abs().max()

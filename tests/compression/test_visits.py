@@ -204,10 +204,10 @@ def test_an_episode_that_never_ends_is_named_and_the_envs_are_closed(monkeypatch
 def test_a_sample_is_the_same_however_its_rows_arrive(size, cuts):
     rows = np.arange(200)
     samples = [visits._Sample(size, stream(3, "sample")) for _ in range(2)]
-    samples[0].add(rows)
+    samples[0].add(rows, rows)
     for first, last in pairwise(sorted([0, *cuts, 200])):
-        samples[1].add(rows[first:last])
-    assert samples[0].rows().tolist() == samples[1].rows().tolist()
+        samples[1].add(rows[first:last], rows[first:last])
+    assert samples[0].rows()[0].tolist() == samples[1].rows()[0].tolist()
     assert samples[1].seen == 200
 
 
@@ -216,7 +216,7 @@ def test_every_row_is_as_likely_to_be_kept_as_any_other():
     for seed in range(400):
         sample = visits._Sample(5, stream(seed, "sample"))
         for row in np.arange(20):
-            sample.add(row[None])
-        counts[sample.rows()] += 1
+            sample.add(row[None], row[None])
+        counts[sample.rows()[0]] += 1
     # 400 x 5 / 20 = 100 each, with a standard deviation of sqrt(400 x 1/4 x 3/4) = 8.7
     assert (abs(counts - 100) < 4 * 8.7).all()

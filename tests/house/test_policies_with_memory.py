@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 
 import rlab
-from rlab.compression.steps import check_parent, parse_steps
 from rlab.envs import EnvSpec, make_episodes
 from rlab.errors import UsageError
-from rlab.jobs.search import search
 from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.memory_bodies import MemorySettings
 from rlab.networks.policy import PolicySpec, build_policy
-from rlab.runs.policies import load_policy, save_policy
+from rlab.runs.policies import save_policy
 
 CARTPOLE = EnvSpec("CartPole-v1", max_episode_steps=40)
 SEEDS = (3, 4, 9)
@@ -66,14 +64,6 @@ def test_a_member_with_memory_is_exported_judged_and_timed_as_any_other(folder: 
     assert {timed.batch for timed in done.latency} == {1, 64}
     judged = rlab.evaluate(tmp_path / "policy.npz", episodes=3)
     assert judged.returns.tolist() == rlab.evaluate(folder, member=4, episodes=3).returns.tolist()
-
-
-@pytest.mark.parametrize("steps", ["distil:8", "prune:0.5", "int8", "sparse:0.5"])
-def test_no_step_of_a_compression_takes_a_policy_with_memory(folder: Path, steps: str) -> None:
-    with pytest.raises(UsageError, match="cannot be done: this policy has memory, and compression learns from and"):
-        check_parent(load_policy(folder).policy, parse_steps(steps))
-    with pytest.raises(UsageError, match="--search cannot be done: this policy has memory"):
-        search(folder, max_bytes=10_000)
 
 
 def test_a_teacher_with_memory_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_heads_of_return_distributions_teach_and_learn_by_their_mean_values() ->
     outputs = torch.tensor([[[0.0, 4.0, 1.0, 1.0, -1.0, 0.0]]] * 2)  # two quantiles of three actions: 2, 1, -0.5
     student = head("quantile", quantiles=2)
     term = Teacher(policy(VECTOR, Discrete(3), 3, "q"), student, weight=1.0, fraction=1.0)
-    said = term.outputs(torch.rand(2, 1, 2))
+    said = term.prepare({"obs": torch.rand(2, 1, 2)})["teacher"]
     expected = distillation_loss(torch.tensor([[[2.0, 1.0, -0.5]]] * 2), "q", said, "q")
     torch.testing.assert_close(term.loss(outputs, {"teacher": said}), expected.mean(dim=1))
 
@@ -224,7 +224,7 @@ def test_the_term_has_the_teacher_s_outputs_without_a_gradient_and_its_loss_is_t
     teacher = policy(VECTOR, Discrete(3), 3, "q")
     term = Teacher(teacher, teacher.head, weight=1.0, fraction=1.0, temperature=0.5)
     obs = torch.rand(2, 7, 2)
-    said = term.outputs(obs)
+    said = term.prepare({"obs": obs})["teacher"]
     assert not said.requires_grad
     assert not any(p.requires_grad for p in teacher.parameters())
     torch.testing.assert_close(said, teacher.outputs(obs))
@@ -242,7 +242,7 @@ def test_the_term_leaves_out_what_an_observation_forbids() -> None:
     space = Masked(VECTOR, 3)
     term = Teacher(policy(space, Discrete(3), 3, "categorical"), head("q"), weight=1.0, fraction=1.0)
     obs = torch.tensor([[[0.5, 0.5, 1, 0, 1], [0.5, 0.5, 0, 0, 0]]]).expand(2, 2, 5)
-    said = term.outputs(obs)
+    said = term.prepare({"obs": obs})["teacher"]
     assert said.isneginf()[0].tolist() == [[False, True, False], [False, False, False]]  # at the end nothing is chosen
     student = torch.zeros(2, 2, 3)
     wild = student.clone()
@@ -254,7 +254,7 @@ def test_of_several_choices_each_part_is_masked_by_itself() -> None:
     space, actions = Masked(VECTOR, 5), MultiDiscrete((2, 3), (0, 0), (2,))
     teacher = policy(space, actions, 5, "multi_categorical")
     term = Teacher(teacher, teacher.head, weight=1.0, fraction=1.0)
-    said = term.outputs(torch.tensor([[[0.5, 0.5, 0, 0, 0, 1, 1]]]).expand(2, 1, 7))
+    said = term.prepare({"obs": torch.tensor([[[0.5, 0.5, 0, 0, 0, 1, 1]]]).expand(2, 1, 7)})["teacher"]
     assert said.isneginf()[0, 0].tolist() == [False, False, True, False, False]
     assert term.loss(torch.randn(2, 1, 5), {"teacher": said}).isfinite().all()
 

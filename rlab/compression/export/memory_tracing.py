@@ -9,9 +9,9 @@ from torch import nn
 
 from rlab.compression.export.graph import STATE, InexpressibleError, Tracer
 from rlab.compression.export.member_step import Part
+from rlab.compression.linear_units import LinearUnit
 from rlab.networks.attention import Attention
 from rlab.networks.memory import is_recurrent
-from rlab.networks.sequences import LastGRU, LastLSTM
 
 Parts = dict[str, str]  # the values that are a layer's state, by the layer's own names
 Inner = Callable[[Tracer, nn.Module, str], str]  # notes down what a layer without memory makes of a value
@@ -20,7 +20,8 @@ Inner = Callable[[Tracer, nn.Module, str], str]  # notes down what a layer witho
 def trace_step(
     tracer: Tracer, network: nn.Module, places: dict[str, Part], x: str, inner: Inner
 ) -> tuple[str, list[str]]:
-    """Note one step of a member's network down: its outputs, and the parts of the next state in their order.
+    """Note one step of a member's network, of which units are `opened`, down: its outputs, and the parts of the next
+    state in their order.
 
     Raises:
         InexpressibleError: a layer with memory cannot be expressed in these operations.
@@ -40,18 +41,13 @@ def trace_step(
     return x, [tracer.reshape(value, (part.last - part.first,)) for value, part in flat]
 
 
-def _gates(tracer: Tracer, unit: Any, x: str, hidden: str) -> tuple[str, str]:
-    """The parts of the gates that the input and the state give."""
-    parts = []
-    for value, name in ((x, "ih"), (hidden, "hh")):
-        weight, bias = unit.get_parameter(f"weight_{name}_l0"), unit.get_parameter(f"bias_{name}_l0")
-        parts.append(tracer.add("linear", (value, tracer.constant(weight), tracer.constant(bias)), bias.shape))
-    return parts[0], parts[1]
+def _unit(tracer: Tracer, layer: LinearUnit, x: str, state: Parts, inner: Inner) -> tuple[str, Parts]:
+    now, before = inner(tracer, layer.inputs, x), inner(tracer, layer.hidden, state["hidden"])
+    return (_gru if layer.cell == "gru" else _lstm)(tracer, layer.size, now, before, state)
 
 
-def _gru(tracer: Tracer, layer: LastGRU, x: str, state: Parts, inner: Inner) -> tuple[str, Parts]:
-    width, hidden = layer.unit.hidden_size, state["hidden"]
-    now, before = _gates(tracer, layer.unit, x, hidden)
+def _gru(tracer: Tracer, width: int, now: str, before: str, state: Parts) -> tuple[str, Parts]:
+    hidden = state["hidden"]
     sums = tracer.add("add", (tracer.slice(now, 0, 2 * width), tracer.slice(before, 0, 2 * width)), (2 * width,))
     gates = tracer.unary("sigmoid", sums)
     kept = tracer.add("multiply", (tracer.slice(before, 2 * width, 3 * width), tracer.slice(gates, 0, width)), (width,))
@@ -62,9 +58,8 @@ def _gru(tracer: Tracer, layer: LastGRU, x: str, state: Parts, inner: Inner) -> 
     return after, {"hidden": after}
 
 
-def _lstm(tracer: Tracer, layer: LastLSTM, x: str, state: Parts, inner: Inner) -> tuple[str, Parts]:
-    width = layer.unit.hidden_size
-    sums = tracer.add("add", _gates(tracer, layer.unit, x, state["hidden"]), (4 * width,))
+def _lstm(tracer: Tracer, width: int, now: str, before: str, state: Parts) -> tuple[str, Parts]:
+    sums = tracer.add("add", (now, before), (4 * width,))
     enter, forget, new, leave = (tracer.slice(sums, i * width, (i + 1) * width) for i in range(4))  # torch's order
     kept = tracer.add("multiply", (tracer.unary("sigmoid", forget), state["cell"]), (width,))
     more = tracer.add("multiply", (tracer.unary("sigmoid", enter), tracer.unary("tanh", new)), (width,))
@@ -95,7 +90,6 @@ def _attention(tracer: Tracer, layer: Attention, x: str, state: Parts, inner: In
 
 # plain layer with memory -> what notes one step down: the output and the parts of the next state
 RECURRENT: dict[type[nn.Module], Callable[[Tracer, Any, str, Parts, Inner], tuple[str, Parts]]] = {
-    LastGRU: _gru,
-    LastLSTM: _lstm,
+    LinearUnit: _unit,
     Attention: _attention,
 }

@@ -361,6 +361,7 @@ def latency(
     repeats: int = 1000,
 ) -> dict[str, list[Latency]]:
     """Time calls with batches `[B, *obs]` taken from the rows of `obs`; runners in turn, so that all see one machine.
+    What has memory begins each time.
 
     Raises:
         UsageError: there are fewer rows than the largest batch.
@@ -371,14 +372,22 @@ def latency(
     for size in batch_sizes:
         batches = [np.ascontiguousarray(obs[i * size : (i + 1) * size]) for i in range(min(64, len(obs) // size))]
         times: dict[str, list[int]] = {name: [] for name in runners}
+        calls = {name: beginning(runner) for name, runner in runners.items()}
         while min(map(len, times.values())) < repeats:
-            for name, run in runners.items():
+            for name, run in calls.items():
                 run(batches[0])  # warms up: the one before has used the caches
                 times[name] += [_nanoseconds(run, batch) for batch in batches]
         for name, measured in times.items():
             p50, p99 = np.percentile(measured, (50, 99)) / 1000
             found[name].append(Latency(size, float(p50), float(p99)))
     return found
+
+
+def beginning(policy: Any) -> Callable[[np.ndarray], Any]:
+    """A call of a runner or a member, with memory each time in the state that an episode begins with."""
+    call: Callable[[np.ndarray], Any] = policy
+    remembers = hasattr(policy, "initial_state") and policy.initial_state()
+    return (lambda obs: policy(obs, state=policy.initial_state(len(obs)))) if remembers else call
 
 
 def _nanoseconds(run: Callable[[np.ndarray], Any], batch: np.ndarray) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rlab.compression.export.graph import OBS, Graph, InexpressibleError, Tracer, Value
 from rlab.compression.export.member_step import parts_of, state_size
 from rlab.compression.export.memory_tracing import trace_step
+from rlab.compression.linear_units import opened
 from rlab.compression.quantized_layers import HalfConv2d, HalfLinear, QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from rlab.compression.sparse_layers import (
     SparseConv2d,
@@ -64,9 +65,8 @@ def trace(member: MemberPolicy) -> Graph:
     tracer = Tracer(Value(space.shape, space.dtype), state_size(member))
     mask = None
     if isinstance(inner, Masked):
-        first = space.shape[0] - inner.size
-        mask = tracer.slice(OBS, first, space.shape[0])
-    network, features = merged(member.network), _features(tracer, member.preprocess)
+        mask = tracer.slice(OBS, space.shape[0] - inner.size, space.shape[0])
+    network, features = opened(merged(member.network)), _features(tracer, member.preprocess)
     outputs, state = trace_step(tracer, network, parts_of(member), features, trace_network)
     return tracer.finished(outputs, trace_action(tracer, member.head, outputs, mask), state)
 
