@@ -58,9 +58,7 @@ class OffPolicyConfig(ReplaySettings):
     learning_rate: float = 3e-4  # of all networks; Haarnoja et al. 2018b, table 1
     batch_size: int = 256  # transitions per update and member; Haarnoja et al. 2018b, table 1
     replay_capacity: int = 1_000_000  # transitions per member; Haarnoja et al. 2018b, table 1
-    learning_starts: int = (
-        1_000  # env steps of uniform actions before the first update; Fujimoto et al. 2018, section 6
-    )
+    learning_starts: int = 1_000  # env steps of uniform actions before updates; Fujimoto et al. 2018, section 6
     learn_every: int = 1  # env steps between rounds of updates
     updates_per_learn: int = 1  # updates in a round
     utd: int | None = None  # updates per env step: a round then has learn_every times as many; Chen et al. 2021
