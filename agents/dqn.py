@@ -139,7 +139,11 @@ class DQN:
 
     def fields(self) -> tuple[Field, ...]:
         obs = Field("obs", self._obs_space.shape, self._obs_space.dtype)
-        return obs, Field("action", (), "int64"), *self.replayed.fields()
+        return obs, Field("action", (), "int64"), *self.replayed.fields(), *self.terms.fields()
+
+    def initial_state(self, rows: int) -> State:
+        """What an episode begins with: the policy's state and those of loss terms; `{}` without memory."""
+        return self._policy.initial_state(rows) | self.terms.initial_state(rows)
 
     def sampler(self, storage: Storage, draws: Draws) -> Sampler:
         sampler = self.replayed.sampler(storage, draws)
@@ -158,10 +162,12 @@ class DQN:
     def act(self, obs: Tensor, now: Now, state: State) -> Acted:
         with torch.no_grad(), self.noise:
             outputs, following = self._policy.step(obs, state)
+            said, after = self.terms.act(obs, state)
             allowed = self.preprocess.mask(obs)
             greedy = self.head.act(outputs, allowed)  # [S, N]
             action = self.exploration.choose(greedy, now["explore/epsilon"], allowed)
-            return Acted(action, self.replayed.extras(state), following)
+            own = {name: state[name] for name in following}
+            return Acted(action, {**self.replayed.extras(own), **said}, following | after)
 
     def observe(self, obs: Tensor, step: Step, now: Now) -> None:
         """Fold new observations into the running statistics; update the target network when its time has come."""

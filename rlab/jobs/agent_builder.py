@@ -77,7 +77,13 @@ def build_agent(
                 f"{request.agent} cannot learn from a teacher: its class has no loss terms; those that have annotate "
                 "`terms: LossTerms` (rlab.learning.terms)."
             )
-        built.agent.terms.append(_teacher(built.agent, request, spaces, inputs.teacher))
+        teacher = _teacher(built.agent, request, spaces, inputs.teacher)
+        built.agent.terms.append(teacher)
+        if not {field.name for field in built.agent.fields()}.issuperset(field.name for field in teacher.fields()):
+            raise UsageError(
+                f"{request.agent} cannot learn from a teacher with memory, whose state it does not carry through its "
+                "episodes; ppo, a2c, reinforce and the DQN family can, with memory or without."
+            )
         built.notes.append(f"teacher: {request.sources.teacher}")
     if request.run.sparsity:
         if patience_of(settings) is not None:

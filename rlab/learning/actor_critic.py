@@ -187,9 +187,9 @@ class ActorCritic:
 
     def fields(self) -> tuple[Field, ...]:
         obs, action = self._obs_space, self._action_space
-        state = self.initial_state(1).items()  # the one that every row was acted on with
-        remembered = (Field(name, tuple(value.shape[2:]), "float32") for name, value in state)
-        return Field("obs", obs.shape, obs.dtype), Field("action", action.shape, action.dtype), *remembered
+        state = self.model.initial_state(1).items()  # the one that every row was acted on with
+        further = *(Field(name, tuple(value.shape[2:]), "float32") for name, value in state), *self.terms.fields()
+        return Field("obs", obs.shape, obs.dtype), Field("action", action.shape, action.dtype), *further
 
     def sampler(self, storage: Storage, draws: Draws) -> RolloutSampler:
         config = self.config
@@ -198,8 +198,9 @@ class ActorCritic:
         return RolloutSampler(storage, draws, config.rollout_steps, config.epochs, config.minibatches)
 
     def initial_state(self, rows: int) -> State:
-        """What an episode begins with: the policy's state and that of a critic of its own; `{}` without memory."""
-        return self.model.initial_state(rows)
+        """What an episode begins with: the policy's state and those of a critic of its own and of loss terms; `{}`
+        without memory."""
+        return self.model.initial_state(rows) | self.terms.initial_state(rows)
 
     def scheduled(self, clock: Clock) -> dict[str, float]:
         """The learning rate and the weight of the entropy bonus, by when the rollout that ends now began: the last one
@@ -213,11 +214,12 @@ class ActorCritic:
     def act(self, obs: Tensor, now: Now, state: State) -> Acted:
         """Sampled actions `[S, N, *action]` for observations `[S, N, *obs]`."""
         with torch.no_grad():
-            noise = self._noise.next(obs.shape[1])
+            noise, (said, after) = self._noise.next(obs.shape[1]), self.terms.act(obs, state)
             if not self.model.has_memory:
-                return Acted(self.head.act(self._policy.outputs(obs), self.preprocess.mask(obs), noise))
+                return Acted(self.head.act(self._policy.outputs(obs), self.preprocess.mask(obs), noise), said, after)
             outputs, following = self.model.act(self.preprocess(obs), state)
-            return Acted(self.head.act(outputs, self.preprocess.mask(obs), noise), extras=state, state=following)
+            own = {name: state[name] for name in following}
+            return Acted(self.head.act(outputs, self.preprocess.mask(obs), noise), own | said, following | after)
 
     def observe(self, obs: Tensor, step: Step, now: Now) -> None:
         """Nothing to follow: statistics stand still until a rollout has been learned from."""
@@ -267,7 +269,8 @@ class ActorCritic:
         obs = batch["obs"][:, :, :-1].flatten(1, 2)
         mask = self.preprocess.mask(obs)
         rows |= {} if mask is None else {"mask": mask}
-        rows |= self.terms.prepare({"obs": obs})
+        said = {field.name: batch[field.name].flatten(1, 2) for field in self.terms.fields()}
+        rows |= self.terms.prepare({"obs": obs, **said})
         self._explained.copy_(explained_variance(rows["value"], rows["target"], rows["weight"]))
         return self._sequences(rows, batch) if self.model.has_memory else rows
 
@@ -345,7 +348,7 @@ class ActorCritic:
         """As `_values`, with the states that were acted with: what follows a row is seen in the state behind it, also
         where the next row begins an episode."""
         features = self.preprocess(batch["obs"][:, :, :-1].flatten(1, 2))
-        state = {name: batch[name].flatten(1, 2) for name in self.initial_state(1)}
+        state = {name: batch[name].flatten(1, 2) for name in self.model.initial_state(1)}
         value, state = self.model.step_value(features, state)
         next_value, _ = self.model.step_value(self.preprocess(successors(batch)), state)
         shape = batch["valid"].shape
@@ -356,7 +359,7 @@ class ActorCritic:
         length = self.config.sequence_length or self.config.rollout_steps
         rows = {"begins": begins(batch).flatten(1), **rows}
         sequences = {name: value.unflatten(1, (-1, length)) for name, value in rows.items()}
-        state = {START + name: batch[name][:, :, ::length].flatten(1, 2) for name in self.initial_state(1)}
+        state = {START + name: batch[name][:, :, ::length].flatten(1, 2) for name in self.model.initial_state(1)}
         return {**sequences, **state}
 
 

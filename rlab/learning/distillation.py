@@ -8,12 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlab.errors import UsageError, unknown
+from rlab.experience.fields import Field
 from rlab.learning.contract import Batch
 from rlab.learning.exploration import linear
 from rlab.learning.policy_gradient import mean
 from rlab.networks.continuous_heads import LOG_STD
 from rlab.networks.distributions import normal_log_density, only
 from rlab.networks.heads import Head
+from rlab.networks.memory import State
 from rlab.networks.policy import Policy
 from rlab.networks.spaces import choices
 from rlab.types import Clock
@@ -206,7 +208,8 @@ class Teacher:
 
     Schmitt et al. (2018), equation 4: the agent's loss plus a weight times the cross-entropy of teacher and student.
     Here the weight falls linearly to 0 instead of being found by population-based training, and the teacher's own
-    entropy is subtracted, so that the loss is 0 where the two agree.
+    entropy is subtracted, so that the loss is 0 where the two agree. A teacher with memory follows the agent's episodes
+    with a state of its own.
 
     Args:
         teacher: one member for each of the agent's, over the same observation space and the same actions.
@@ -216,8 +219,7 @@ class Teacher:
         temperature: by which the teacher's outputs are divided; None: 1 for logits, `Q_TEMPERATURE` for Q values.
 
     Raises:
-        UsageError: a number out of range, a teacher with memory, or one whose policy head cannot teach such a
-            student.
+        UsageError: a number out of range, or a teacher whose policy head cannot teach such a student.
     """
 
     name = "teacher"
@@ -229,19 +231,32 @@ class Teacher:
             raise UsageError(f"the weight {weight} of a teacher must be 0 or more.")
         if not 0.0 <= fraction <= 1.0:
             raise UsageError(f"the share {fraction} of the budget that a teacher guides must be in [0, 1].")
-        if teacher.has_memory:
-            raise UsageError(
-                "the teacher has memory, and teachers are asked about single observations, without a state."
-            )
         self._student, self._kinds = student, check_temperature(student, teacher.head, temperature)
         self.teacher = teacher.requires_grad_(False).eval()
         self._weight, self._fraction, self._temperature = weight, fraction, temperature
         self._nvec = choices(teacher.spec.action_space)
 
+    def fields(self) -> tuple[Field, ...]:
+        """With memory the teacher's outputs are kept with each row, since they depend on the rows before."""
+        width = self.teacher.head.of_distilled.width
+        return (Field(self.name, (width,), "float32"),) if self.teacher.has_memory else ()
+
+    def initial_state(self, rows: int) -> State:
+        """The teacher's own."""
+        return self.teacher.initial_state(rows)
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, state: State) -> tuple[Batch, State]:
+        """The teacher's outputs at a step of the agent's, and its next state."""
+        outputs, following = self.teacher.step(obs, state)
+        return {self.name: labels(self.teacher, obs, outputs)}, following
+
     @torch.no_grad()
     def prepare(self, batch: Batch) -> Batch:
         """The teacher's outputs beside the agent's rows."""
-        return {"teacher": labels(self.teacher, batch["obs"], self.teacher.outputs(batch["obs"]))}
+        if self.teacher.has_memory:
+            return {self.name: batch[self.name]}
+        return {self.name: labels(self.teacher, batch["obs"], self.teacher.outputs(batch["obs"]))}
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """How far the student, by its network's outputs, is from the teacher, a mean over the batch `[S]`, in which

@@ -1,16 +1,20 @@
 """Loss terms that an agent gets from outside, beside the loss of its own paper: a teacher's, the demonstrations'.
 
 An agent that takes them annotates `terms: LossTerms` in its class, hands on `terms.scheduled`, calls `terms.prepare`
-where it prepares rows and `terms.add_to` behind its own loss. Without any all three cost nothing.
+where it prepares rows and `terms.add_to` behind its own loss. For terms that follow the episodes it adds `terms.fields`
+to its fields, `terms.initial_state` to its state, and what `terms.act` gives to what its `act` does. Without any term
+all of these cost nothing.
 """
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from rlab.errors import UsageError
+from rlab.experience.fields import Field
 from rlab.learning.contract import Batch, Now
+from rlab.networks.memory import State
 from rlab.types import Clock
 
 
@@ -33,6 +37,25 @@ class LossTerm(Protocol):
         ...
 
 
+@runtime_checkable
+class FollowingTerm(Protocol):
+    """A term that sees every step as the agent acts, with a state that it carries through the episodes."""
+
+    name: str
+
+    def fields(self) -> tuple[Field, ...]:
+        """What storage keeps for it of every row; none where it has no state."""
+        ...
+
+    def initial_state(self, rows: int) -> State:
+        """What an episode begins with, `[S, rows, ...]`."""
+        ...
+
+    def act(self, obs: Tensor, state: State) -> tuple[Batch, State]:
+        """The values of its fields for observations `[S, N, *obs]`, and the next state."""
+        ...
+
+
 def takes_terms(agent_class: type) -> bool:
     """Whether agents of this class take loss terms: the class, or one that it inherits from, annotates `terms`."""
     return any("terms" in vars(each).get("__annotations__", {}) for each in agent_class.__mro__)
@@ -49,6 +72,29 @@ class LossTerms:
 
     def __iter__(self) -> Iterator[LossTerm]:
         return iter(self._terms)
+
+    def fields(self) -> tuple[Field, ...]:
+        """What storage keeps of every row for terms that follow the episodes."""
+        return tuple(field for term in self._following for field in term.fields())
+
+    def initial_state(self, rows: int) -> State:
+        """Their states where an episode begins, `[S, rows, ...]`."""
+        return {f"{t.name}/{name}": value for t in self._following for name, value in t.initial_state(rows).items()}
+
+    def act(self, obs: Tensor, state: State) -> tuple[Batch, State]:
+        """The values of their fields for observations `[S, N, *obs]`, and their next states; `state` may hold more."""
+        rows: Batch = {}
+        following: State = {}
+        for term in self._following:
+            own = {n.removeprefix(f"{term.name}/"): v for n, v in state.items() if n.startswith(f"{term.name}/")}
+            more, after = term.act(obs, own)
+            rows |= more
+            following |= {f"{term.name}/{name}": value for name, value in after.items()}
+        return rows, following
+
+    @property
+    def _following(self) -> list[FollowingTerm]:
+        return [term for term in self._terms if isinstance(term, FollowingTerm) and term.fields()]
 
     def prepare(self, batch: Batch) -> Batch:
         """What all terms need beside the agent's own rows."""

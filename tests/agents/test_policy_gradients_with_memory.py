@@ -208,6 +208,25 @@ def test_a_teacher_without_memory_guides_a_student_with_memory() -> None:
     torch.testing.assert_close(metrics["loss/teacher"], expected.sum(-1).mean(-1), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("student", "kind"), [("gru", "lstm"), ("none", "gru"), ("lstm", "transformer")])
+def test_a_teacher_with_memory_follows_the_episodes_with_a_state_of_its_own(student: str, kind: str) -> None:
+    """From one rollout to the next; beside a student with memory or without."""
+    agent, teacher = made("ppo", student), made("a2c", kind).policy()
+    agent.terms.append(Teacher(teacher, agent.head, weight=1.0, fraction=1.0))
+    play = Played(agent, reset_rows=True)
+    batches = [play.rollout() for _ in range(2)]
+    state, initial = teacher.initial_state(ENVS), teacher.initial_state(ENVS)
+    for batch in batches:
+        for t in range(STEPS):
+            outputs, after = teacher.step(batch["obs"][:, :, t], state)
+            torch.testing.assert_close(batch["teacher"][:, :, t], outputs)
+            over = batch["terminated"][:, :, t] | batch["truncated"][:, :, t] | ~batch["valid"][:, :, t]
+            state = memory.reset(after, initial, over)
+    rows = agent.rows(agent.prepare(batches[1]))
+    torch.testing.assert_close(rows["teacher"], batches[1]["teacher"].flatten(1, 2))
+    assert agent.update(agent.prepare(batches[1]), agent.scheduled(CLOCK)).metrics["loss/teacher"].min() > 0.0
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

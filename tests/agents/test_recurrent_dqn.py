@@ -18,6 +18,7 @@ from rlab.experience.env_contract import Step
 from rlab.experience.samplers import read_windows
 from rlab.experience.sequence_samplers import read_sequences
 from rlab.experience.storage import Storage
+from rlab.learning.distillation import Teacher
 from rlab.learning.replayed_windows import ReplayedWindows, n_step_windows
 from rlab.networks.memory import reset
 from rlab.networks.policy import Policy
@@ -56,7 +57,7 @@ def filled(agent: Any, rows: int = 40, reset_rows: bool = False, into: Storage |
     """Storage of random rows of two envs, in which episodes end, are cut and begin."""
     members, num_envs, rng = len(agent.seeds), 2, torch.Generator().manual_seed(7)
     storage = into or Storage(members, num_envs, 400, agent.fields(), has_reset_rows=reset_rows)
-    shape, state = (members, num_envs), agent.policy().initial_state(num_envs)
+    shape, state = (members, num_envs), agent.initial_state(num_envs)
     initial, resetting = state, torch.zeros(shape, dtype=torch.bool)
     obs = torch.randn(*shape, 3, generator=rng)
     for _ in range(rows):
@@ -155,6 +156,18 @@ def test_what_learns_answers_as_if_it_had_gone_through_the_window_step_by_step(k
         seen = stepped(agent.policy(), agent.q_network, storage, s, env, time, time + 6)[2:]
         torch.testing.assert_close(outputs[s], torch.stack([each[0] for each in seen]), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(ahead[s], torch.stack([each[1] for each in seen]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gru", "none"])
+def test_what_a_teacher_with_memory_said_as_the_agent_acted_is_learned_from(kind: str) -> None:
+    agent, teacher = made("dqn", (3, 4), memory=kind, stored_state=kind != "none"), made("dqn", (3, 4), memory="lstm")
+    agent.terms.append(Teacher(teacher.policy(), agent.head, weight=1.0, fraction=1.0))
+    storage, rows = filled(agent), torch.tensor([[8, 21], [9, 22]])
+    said = storage.read(rows, "teacher")["teacher"]
+    assert said.abs().min() > 0.0
+    prepared = agent.prepare(read_windows(storage, rows) if kind == "none" else read_sequences(storage, rows - 4, 7))
+    # with memory the windows begin two rows of either env before, which warm the state up
+    torch.testing.assert_close(prepared["teacher"] if kind == "none" else prepared["teacher"][:, :, 0], said)
 
 
 @pytest.mark.parametrize("name", ["dqn", "double_dqn"])

@@ -94,6 +94,16 @@ def test_a_run_that_is_stopped_five_times_is_the_run_that_never_was(way: str) ->
     assert "exact: weights" in found.report()
 
 
+def test_a_run_with_a_teacher_that_remembers_goes_on_with_the_teacher_s_state(tmp_path: Path) -> None:
+    remembers: dict[str, Any] = {**SMALL, **ROLLOUT, "memory": "gru", "memory_size": 8, "sequence_length": 10}
+    remembers |= {"seeds": 1, "env_steps": 180, "checkpoint_every": 60}
+    teacher = rlab.train("ppo", "CartPole-v1", out=tmp_path / "teacher", experiment="none", **remembers)
+    settings = {**remembers, "teacher": teacher.path, "teacher_fraction": 1.0}
+    found = verify(train_request("ppo", "CartPole-v1", (), (), "none", settings))
+    assert found.differences == ()
+    assert "exact: weights" in found.report()
+
+
 @pytest.fixture(scope="module")
 def earlier(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """Runs to begin from, and demonstrations."""

@@ -66,7 +66,12 @@ def test_a_member_with_memory_is_exported_judged_and_timed_as_any_other(folder: 
     assert judged.returns.tolist() == rlab.evaluate(folder, member=4, episodes=3).returns.tolist()
 
 
-def test_a_teacher_with_memory_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="the teacher has memory, and teachers are asked about single observations"):
-        rlab.train("ppo", "CartPole-v1", teacher=folder, seed=3, env_steps=64, out=tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+def test_a_teacher_with_memory_is_taken_where_its_state_is_carried_and_else_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    quick = {"teacher": folder, "seed": 3, "experiment": "none", "eval_every": 10**6, "final_eval_episodes": 1}
+    run = rlab.train("ppo", CARTPOLE, env_steps=1024, num_envs=4, out=tmp_path / "run", **quick)
+    with pytest.raises(UsageError, match="sac cannot learn from a teacher with memory, whose state it does not carry"):
+        rlab.train("sac", CARTPOLE, env_steps=64, out=tmp_path / "other", **quick)
+    assert not (tmp_path / "other").exists()
+    assert run.finished
