@@ -64,6 +64,7 @@ floors:
 
 prove: $(READY)
 	$(PYTEST) -m prove
+	$(PYTEST) -m "hypothesis and not prove" --hypothesis-profile=ci # with a hundred examples each
 	$(BIN)/pip install -q -c constraints.txt -e ".[mujoco,robotics]" --no-build-isolation
 	$(BIN)/python -m rlab bench experiments/*.toml
 	for name in $(STUDIES); do $(BIN)/python -m rlab.experiments.$$name || exit 1; done

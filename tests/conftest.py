@@ -10,6 +10,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,13 +18,21 @@ from torch.utils._pytree import tree_leaves
 
 from rlab.compression.distil import DistilSettings
 
+# Hypothesis' own profile `ci` draws the same examples on every machine and has no deadline; `make prove` has all its
+# examples.
+settings.register_profile("daily", settings.get_profile("ci"), max_examples=25)
+
 
 @pytest.fixture(scope="module")
 def few_visits() -> Iterator[None]:
-    """Compression visits a tenth of the states that it does for people: what is kept, told and refused is the same."""
+    """Compression visits a tenth of the states that it does for people, and a search has half the candidates, timed an
+    eighth as often: what is kept, told and refused is the same."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rlab.jobs.compress.DistilSettings", functools.partial(DistilSettings, rows=200))
         patch.setattr("rlab.compression.steps.FEATURE_ROWS", 200)
+        patch.setattr("rlab.compression.search.SHARES", (0.0, 0.5))
+        patch.setattr("rlab.compression.report.REPEATS", 64)
+        patch.setattr("rlab.compression.trials.REPEATS", 32)
         yield
 
 

@@ -2,6 +2,7 @@
 and its sampler give at the first step, draw and update. Later ones are not looked at: a run should not pay for it."""
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from types import FunctionType
@@ -38,6 +39,7 @@ CALLED = {"__init__", *PARTS}
 SAMPLER_PARTS = ("draws_ahead", "sample", "feedback", "check", "state", "load_state")
 
 
+@functools.cache  # a run asks for its agent's class a dozen times
 def check_class(name: str, agent_class: Any) -> None:
     """Refuse a class that lacks parts of the contract, takes other arguments, or has settings that no loop can read.
 

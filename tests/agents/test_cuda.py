@@ -1,5 +1,6 @@
 """Runs on a GPU; where there is none, on the stand-in of `conftest`, which fails as a GPU would over mixed devices."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,13 @@ def test_the_stand_in_fails_as_a_gpu_would(gpu: Any) -> None:
     assert torch.ones(3).device == torch.device("cpu")
 
 
-@pytest.mark.parametrize("vector", ["tensor", "sync"])
-@pytest.mark.parametrize("agent", SETTINGS)
+EVERY_DAY = [("dqn", "tensor"), ("sac", "tensor"), ("ppo", "sync")]
+OTHERS = [each for each in itertools.product(SETTINGS, ("tensor", "sync")) if each not in EVERY_DAY]
+
+
+@pytest.mark.parametrize(
+    ("agent", "vector"), [*EVERY_DAY, *(pytest.param(*each, marks=pytest.mark.prove) for each in OTHERS)]
+)
 def test_a_population_trains_saves_and_resumes_on_a_gpu(agent: str, vector: str, cuda: str, tmp_path: Path) -> None:
     settings = {**SMALL, **SETTINGS[agent], "vector": vector, "sparsity": 0.5}
     run = rlab.train(agent, "CartPole-v1", out=tmp_path / "run", device=cuda, env_steps=64, **settings)
@@ -100,7 +106,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "data"
 
 
-@pytest.mark.parametrize("agent", OFFLINE)
+@pytest.mark.parametrize(
+    "agent", [pytest.param(name, marks=() if name in ("bc", "cql") else pytest.mark.prove) for name in OFFLINE]
+)
 def test_an_agent_learns_from_a_dataset_on_a_gpu_and_goes_on(agent: str, cuda: str, data: Path, tmp_path: Path) -> None:
     learning = {"batch_size": 8, "obs_scaling": "running", "dropout": 0.1, "updates": 20, "hidden": (8,)}
     learning |= {"device": cuda, "compile": "off", "out": tmp_path / "run", "eval_every": 10, "final_eval_episodes": 2}
@@ -120,7 +128,15 @@ def test_the_first_weights_are_the_same_on_both_devices(cuda: str, tmp_path: Pat
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
 
 
-@pytest.mark.parametrize("agent", SETTINGS)
+@pytest.mark.parametrize(
+    "agent",
+    [
+        "dqn",
+        "sac",
+        "ppo",
+        *(pytest.param(name, marks=pytest.mark.prove) for name in ("double_dqn", "a2c", "reinforce")),
+    ],
+)
 def test_members_learn_on_a_gpu_what_they_learn_on_a_cpu(agent: str, cuda: str, tmp_path: Path) -> None:
     # An optimizer divides by the size of a gradient: with this in its denominator a rounding of one moves nothing much.
     settings = {**SMALL, **SETTINGS[agent], "env_steps": 64, "optimizer_eps": 1e-2, "eval_every": 0}
@@ -132,8 +148,14 @@ def test_members_learn_on_a_gpu_what_they_learn_on_a_cpu(agent: str, cuda: str, 
         torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("agent", ["dqn", "ppo"])
-@pytest.mark.parametrize(("first", "then"), [("cpu", "cuda"), ("cuda", "cpu")])
+@pytest.mark.parametrize(
+    ("agent", "first", "then"),
+    [
+        *(("dqn", "cpu", "cuda"), ("ppo", "cuda", "cpu")),
+        pytest.param("dqn", "cuda", "cpu", marks=pytest.mark.prove),
+        pytest.param("ppo", "cpu", "cuda", marks=pytest.mark.prove),
+    ],
+)
 def test_a_run_goes_on_on_the_other_kind_of_device_where_that_is_allowed(
     agent: str, first: str, then: str, cuda: str, tmp_path: Path
 ) -> None:

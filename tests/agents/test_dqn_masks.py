@@ -1,5 +1,6 @@
 """DQN and double DQN on observations of every kind, and with masks: what is forbidden is neither done nor hoped for."""
 
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -154,8 +155,13 @@ DISCRETE_WORLDS = sorted(
 )
 
 
-@pytest.mark.parametrize("env_id", DISCRETE_WORLDS)
-@pytest.mark.parametrize("name", FAMILY)
+EVERY_DAY = ("dqn", "rlab/ProbeMasked-v0")
+OTHERS = [each for each in itertools.product(FAMILY, DISCRETE_WORLDS) if each != EVERY_DAY]
+
+
+@pytest.mark.parametrize(
+    ("name", "env_id"), [EVERY_DAY, *(pytest.param(*each, marks=pytest.mark.prove) for each in OTHERS)]
+)
 def test_plain_defaults_learn_the_values_of_worlds_with_other_spaces(name: str, env_id: str, tmp_path: Path) -> None:
     seeds, budget = 3, {"env_steps": 2_500, "eval_every": 2_500, "eval_episodes": 2, "final_eval_episodes": 20}
     run = rlab.train(name, env_id, experiment="none", out=tmp_path / "run", seeds=seeds, gamma=GAMMA, **budget)

@@ -22,12 +22,16 @@ def reached(out: Path, hindsight: str, **settings: Any) -> np.ndarray:
     return share
 
 
-@pytest.mark.parametrize("vector", ["tensor", "sync"])
-def test_dqn_reaches_a_goal_among_many_with_hindsight_alone(vector: str, tmp_path: Path) -> None:
-    few = {"seeds": 3, "env_steps": 2_500, "final_eval_episodes": 40, "vector": vector}
-    assert (reached(tmp_path / "hindsight", "future", **few) == 1.0).all()
-    if vector == "tensor":
-        assert (reached(tmp_path / "none", "none", **few) < 0.7).all()
+@pytest.mark.parametrize("vector", ["sync", pytest.param("tensor", marks=pytest.mark.prove)])
+def test_dqn_reaches_a_goal_among_many_with_hindsight(vector: str, tmp_path: Path) -> None:
+    few = {"seeds": 3, "env_steps": 2_500, "final_eval_episodes": 40}
+    assert (reached(tmp_path / "hindsight", "future", **few, vector=vector) == 1.0).all()
+
+
+@pytest.mark.prove
+def test_without_hindsight_it_does_not(tmp_path: Path) -> None:
+    few = {"seeds": 3, "env_steps": 2_500, "final_eval_episodes": 40, "vector": "tensor"}
+    assert (reached(tmp_path / "none", "none", **few) < 0.7).all()
 
 
 def test_a_member_learns_with_hindsight_what_it_learns_alone(tmp_path: Path) -> None:

@@ -74,14 +74,18 @@ EVERYTHING: dict[str, dict[str, Any]] = {
 }
 # CartPole has reset rows, which are no transitions; Pendulum continuous actions and a time limit at 200 vector steps.
 BESIDE_OTHERS = [
-    *((name, env_id, 400) for name in FAMILY for env_id in ("CartPole-v1", "rlab/ProbeCredit-v0")),
-    *((name, "CartPole-v1", 400) for name in ON_POLICY),
-    *((name, "Pendulum-v1", 880) for name in (*ON_POLICY, "sac", "td3")),
-    ("sac", "rlab/ProbeMasked-v0", 400),
+    *(("double_dqn", "CartPole-v1", 400), ("sac", "rlab/ProbeMasked-v0", 400), ("ppo", "CartPole-v1", 400)),
+    *((name, "Pendulum-v1", 880) for name in ("reinforce", "td3")),
 ]
+OF_OTHERS_TOO = [("dqn", "CartPole-v1", 400), *((name, "rlab/ProbeCredit-v0", 400) for name in FAMILY)]
+OF_OTHERS_TOO += [(name, "CartPole-v1", 400) for name in ("a2c", "reinforce")]
+OF_OTHERS_TOO += [(name, "Pendulum-v1", 880) for name in ("a2c", "ppo", "sac")]
 
 
-@pytest.mark.parametrize(("name", "env_id", "env_steps"), BESIDE_OTHERS)
+@pytest.mark.parametrize(
+    ("name", "env_id", "env_steps"),
+    [*BESIDE_OTHERS, *(pytest.param(*each, marks=pytest.mark.prove) for each in OF_OTHERS_TOO)],
+)
 def test_a_member_learns_beside_others_what_it_learns_alone(
     lab: SimpleNamespace, name: str, env_id: str, env_steps: int
 ) -> None:
@@ -180,13 +184,20 @@ def check_same(one: Any, other: Any, where: str = "state") -> None:
 
 # dqn's Q values, and policies of every kind: choices, numbers
 RUNS = [("double_dqn", "CartPole-v1"), *((name, "CartPole-v1") for name in ON_POLICY), ("ppo", "Pendulum-v1")]
+PlainRun = Callable[[str, str], Path]
 
 
-@pytest.mark.parametrize(("agent", "env_id"), RUNS)
+@pytest.fixture(scope="module")
+def plain_run(tmp_path_factory: pytest.TempPathFactory) -> PlainRun:
+    """The run of an agent in an env, which is made once; nobody changes it."""
+    return cache(lambda agent, env_id: run(tmp_path_factory.mktemp("plain") / "run", agent, env_id))
+
+
+@pytest.mark.parametrize(("agent", "env_id"), [RUNS[0], RUNS[-1]])  # of the others: house/test_determinism.py
 def test_the_same_seed_twice_gives_the_same_bytes_and_another_seed_does_not(
-    tmp_path: Path, agent: str, env_id: str
+    tmp_path: Path, plain_run: PlainRun, agent: str, env_id: str
 ) -> None:
-    one, two = (run(tmp_path / name, agent, env_id) for name in ("1", "2"))
+    one, two = plain_run(agent, env_id), run(tmp_path / "2", agent, env_id)
     other = run(tmp_path / "3", agent, env_id, seed=50)
     weight_files = [str(path.relative_to(one)) for path in sorted(one.glob("*/weights*.safetensors"))]
     assert len(weight_files) == 2
@@ -196,42 +207,26 @@ def test_the_same_seed_twice_gives_the_same_bytes_and_another_seed_does_not(
         assert not (other / name).exists() or (one / name).read_bytes() != (other / name).read_bytes(), name
 
 
-RUNS_OF_CADENCES = [("double_dqn", "CartPole-v1"), ("ppo", "CartPole-v1")]
-CADENCES = [
-    {"eval_every": 10**6},
-    {"eval_every": 8, "eval_episodes": 1},
-    {"log_every": 4},
-    {"log_every": 10**6},
-    {"checkpoint_every": 100},
-    {"final_eval_episodes": 0},
-]
-OFTEN = {"eval_every": 24, "eval_episodes": 1, "log_every": 4, "checkpoint_every": 100}
+# One by one, and for the others, house/test_determinism.py has them.
+OFTEN = {"eval_every": 24, "eval_episodes": 1, "log_every": 4, "checkpoint_every": 100, "final_eval_episodes": 0}
 
 
-@pytest.mark.parametrize(
-    ("agent", "env_id", "settings"),
-    [
-        *((agent, env_id, settings) for agent, env_id in RUNS_OF_CADENCES for settings in CADENCES),
-        *((agent, env_id, OFTEN) for agent, env_id in RUNS if (agent, env_id) not in RUNS_OF_CADENCES),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("agent", "env_id"), [RUNS[0], RUNS[-1]])
 def test_how_often_a_run_is_judged_logged_and_saved_does_not_change_what_it_learns(
-    tmp_path: Path, plain_run: Callable[[str, str], Path], agent: str, env_id: str, settings: dict[str, int]
+    tmp_path: Path, plain_run: PlainRun, agent: str, env_id: str
 ) -> None:
-    often = run(tmp_path / "run", agent, env_id, **settings)
+    often = run(tmp_path / "run", agent, env_id, **OFTEN)
     assert same(weights(often), weights(plain_run(agent, env_id)))
     check_same(training_state(often), training_state(plain_run(agent, env_id)))
 
 
-@pytest.fixture(scope="module")
-def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    return cache(lambda agent, env_id: run(tmp_path_factory.mktemp("plain") / "run", agent, env_id))
-
-
 # In sync envs the successors of ended rows are hidden, and members have different numbers of them in a rollout.
 @pytest.mark.parametrize(
-    ("agent", "vector"), [("double_dqn", "auto"), ("a2c", "sync"), ("ppo", "sync"), ("reinforce", "sync")]
+    ("agent", "vector"),
+    [
+        *(("double_dqn", "auto"), ("ppo", "sync")),
+        *(pytest.param(agent, "sync", marks=pytest.mark.prove) for agent in ("a2c", "reinforce")),
+    ],
 )
 def test_a_member_of_a_run_is_the_member_of_another_run_that_has_its_seed(
     tmp_path: Path, agent: str, vector: str
@@ -244,8 +239,8 @@ def test_a_member_of_a_run_is_the_member_of_another_run_that_has_its_seed(
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=name)
 
 
-def test_a_checkpoint_holds_every_stream_that_training_draws_from(tmp_path: Path) -> None:
-    loop = training_state(run(tmp_path / "run"))
+def test_a_checkpoint_holds_every_stream_that_training_draws_from(plain_run: PlainRun) -> None:
+    loop = training_state(plain_run(*RUNS[0]))
     # updates drew four batches each, of which one served them all; acting drew once in every vector step
     assert loop["sampler"]["draws"]["draw"] > 0
     assert loop["agent"]["exploration"]["draw"] == 480 // 4
@@ -256,9 +251,9 @@ def test_a_checkpoint_holds_every_stream_that_training_draws_from(tmp_path: Path
 
 @pytest.mark.parametrize(("agent", "env_id"), RUNS[1:])
 def test_a_checkpoint_of_a_policy_gradient_agent_holds_streams_moments_and_statistics(
-    tmp_path: Path, agent: str, env_id: str
+    plain_run: PlainRun, agent: str, env_id: str
 ) -> None:
-    loop = training_state(run(tmp_path / "run", agent, env_id))
+    loop = training_state(plain_run(agent, env_id))
     state = loop["agent"]
     orders = 480 // 40 * 3 if agent == "ppo" else 0  # of minibatches, one for each epoch of a rollout
     assert (loop["sampler"]["draws"]["draw"], state["noise"]["draw"]) == (orders, 480 // 4)
@@ -271,8 +266,8 @@ def test_a_checkpoint_of_a_policy_gradient_agent_holds_streams_moments_and_stati
 
 
 @pytest.mark.parametrize(("agent", "env_id"), RUNS)
-def test_running_statistics_are_saved_with_the_policy(tmp_path: Path, agent: str, env_id: str) -> None:
-    path = run(tmp_path / "run", agent, env_id)
+def test_running_statistics_are_saved_with_the_policy(plain_run: PlainRun, agent: str, env_id: str) -> None:
+    path = plain_run(agent, env_id)
     policy = rlab.load(path, 1)
     state = training_state(path)
     saved = state["agent"]["policy"]["preprocess.mean"][1, 0]

@@ -58,7 +58,7 @@ def credit_values(gamma: float, alpha: float = 0.9, tau: float = 0.03) -> list[P
     return [*rows, *(ProbeValue((x,), action, last[x]) for x in last for action in (0, 1))]
 
 
-@pytest.mark.parametrize("name", ["dqn", "double_dqn"])
+@pytest.mark.parametrize("name", ["dqn", pytest.param("double_dqn", marks=pytest.mark.prove)])
 def test_it_learns_the_values_known_on_paper(name: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"munchausen": True, "target_every": 25, "epsilon_end": 0.3, "gamma": 0.9}
     budget: dict[str, Any] = {"experiment": "none", "env_steps": 2_500, "eval_every": 10**6, "seeds": 3}

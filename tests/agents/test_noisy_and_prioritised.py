@@ -22,7 +22,7 @@ QUICK: dict[str, Any] = {"experiment": "none", "eval_every": 10**6, "eval_episod
 NOISY, PRIORITISED = {"noisy": True}, {"replay": "prioritised"}
 OBS, CPU = Box((1,), "float32", -1.0, 1.0), torch.device("cpu")
 
-pytestmark = pytest.mark.usefixtures("quick_disk")
+pytestmark = pytest.mark.usefixtures("quick_disk", "few_visits")
 
 
 def agent_of(kind: type[DQN] = DQN, seeds: tuple[int, ...] = (0,), **settings: Any) -> DQN:
@@ -36,6 +36,7 @@ def rows(seeds: int = 1) -> dict[str, torch.Tensor]:
     return {**batch, "steps": zeros.long() + 1, "row": zeros.long()}
 
 
+@pytest.mark.prove  # every day rainbow learns with both
 @pytest.mark.parametrize("settings", [PRIORITISED, NOISY], ids=["prioritised", "noisy"])
 def test_it_learns_the_values_known_on_paper_in_every_seed(settings: dict[str, Any], tmp_path: Path) -> None:
     settings = {**QUICK, "env_steps": 2_500, "gamma": GAMMA, "seeds": 3, **settings}
@@ -142,7 +143,11 @@ def test_a_noisy_policy_is_compressed(step: str, run: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("format", "ending"), [("onnx", ".onnx"), ("torch-export", ".pt2"), ("numpy", ".npz"), ("c", ".h")]
+    ("format", "ending"),
+    [
+        *(("numpy", ".npz"), ("c", ".h")),
+        *(pytest.param(*each, marks=pytest.mark.prove) for each in (("onnx", ".onnx"), ("torch-export", ".pt2"))),
+    ],
 )
 def test_a_noisy_policy_is_exported(format: str, ending: str, run: Path, tmp_path: Path) -> None:
     if format == "onnx":

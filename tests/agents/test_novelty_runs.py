@@ -18,7 +18,13 @@ SMALL: dict[str, Any] = {"num_envs": 4, "experiment": "none", "eval_every": 0, "
 ONLINE = sorted(name for name in AGENTS if getattr(load_agent(name), "data", "") in ("replay", "rollout"))
 
 
-@pytest.mark.parametrize("agent", [*ONLINE, "ppo gru"])
+EVERY_DAY = ("rainbow", "td3", "a2c", "ppo gru")  # replay and rollouts, choices and numbers, memory
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [*EVERY_DAY, *(pytest.param(name, marks=pytest.mark.prove) for name in ONLINE if name not in EVERY_DAY)],
+)
 def test_every_agent_that_acts_takes_novelty_and_its_returns_stay_the_env_s(agent: str, tmp_path: Path) -> None:
     agent, _, memory = agent.partition(" ")
     kind: Any = load_agent(agent)
@@ -38,7 +44,7 @@ def test_every_agent_that_acts_takes_novelty_and_its_returns_stay_the_env_s(agen
     assert not any("novelty" in name for name in names)
 
 
-@pytest.mark.parametrize("agent", ["dqn", "ppo"])
+@pytest.mark.parametrize("agent", ["ppo", pytest.param("dqn", marks=pytest.mark.prove)])
 def test_a_member_learns_with_novelty_what_it_learns_alone(agent: str, tmp_path: Path) -> None:
     own = {"rollout_steps": 20} if agent == "ppo" else {"n_step": 2, "learning_starts": 60}
     settings = {**SMALL, **own, "env_steps": 400, "novelty": "rnd", "hidden": (16,)}

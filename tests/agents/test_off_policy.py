@@ -29,15 +29,18 @@ CPU = torch.device("cpu")
 PROBE = "rlab/ProbeContinuous-v0"
 SMALL = {"hidden": (16,), "batch_size": 32, "learning_starts": 50, "gamma": 0.9, "learning_rate": 5e-3}
 JUDGED = ("--eval-every", "0", "--final-eval-episodes", "1")
+SHORT = ("--max-episode-steps", "20")
+
+pytestmark = pytest.mark.usefixtures("few_visits", "quick_disk")
 
 
-@pytest.fixture(scope="module", params=["crossq", "sac", "td3"])
+@pytest.fixture(scope="module", params=["crossq", "sac", pytest.param("td3", marks=pytest.mark.prove)])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run of two members, by the command line."""
     out = tmp_path_factory.mktemp("off_policy") / "run"
     words = ["--env-steps", "160", "--seeds", "2", "--hidden", "8", "8", "--batch-size", "8", "--learning-starts", "16"]
     words += ["--updates-per-learn", "3", "--experiment", "none", "--sparsity", "0.25"]
-    assert main(["train", request.param, "Pendulum-v1", *words, *JUDGED, "--out", str(out)]) == 0
+    assert main(["train", request.param, "Pendulum-v1", *words, *JUDGED, *SHORT, "--out", str(out)]) == 0
     return out
 
 
@@ -55,7 +58,7 @@ def test_its_policy_is_judged_watched_and_recorded(run: Path, tmp_path: Path) ->
     demonstrations = ["--dataset", str(tmp_path / "data"), "--demonstration-share", "0.5", "--env-steps", "40"]
     demonstrations += ["--cloning-weight", "0.5"]
     small = ["--batch-size", "8", "--learning-starts", "16", *JUDGED, "--out", str(tmp_path / "run")]
-    assert main(["train", agent_of(run), "Pendulum-v1", *demonstrations, *small]) == 0
+    assert main(["train", agent_of(run), "Pendulum-v1", *SHORT, *demonstrations, *small]) == 0
 
 
 def agent_of(run: Path) -> str:
@@ -132,7 +135,7 @@ def test_its_actor_stands_still_while_its_critic_learns_alone(run: Path, tmp_pat
 def test_it_learns_from_a_teacher(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--teacher", str(run), "--seeds", "2", "--env-steps", "40", "--learning-starts", "16", "--batch-size", "8"]
     out = tmp_path / "run"
-    assert main(["train", agent_of(run), "Pendulum-v1", *words, *JUDGED, "--out", str(out)]) == 0
+    assert main(["train", agent_of(run), "Pendulum-v1", *words, *JUDGED, *SHORT, "--out", str(out)]) == 0
     assert "loss/teacher" in (out / "metrics.jsonl").read_text()
 
 

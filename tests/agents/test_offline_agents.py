@@ -133,7 +133,10 @@ PLAIN = {"demonstration_weight": 0.0, "target_every": 20}
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("cql", PLAIN), ("dqfd", {**PLAIN, "n_step": 1}), ("dqfd", PLAIN), ("iql", {"target_tau": 0.2})],
+    [
+        *(("cql", PLAIN), ("dqfd", PLAIN), ("iql", {"target_tau": 0.2})),
+        pytest.param("dqfd", {**PLAIN, "n_step": 1}, marks=pytest.mark.prove),
+    ],
 )
 def test_a_time_limit_is_no_ending(name: str, settings: dict[str, Any]) -> None:
     agent = learned(name, recorded("rlab/ProbeEndless-v0", 100, alternate), 800, **settings)

@@ -15,8 +15,6 @@ from rlab.runs.policies import load_policy
 GAMMA = 0.9
 OFF_POLICY = sorted(name for name in AGENTS if load_agent(name).data == "replay" and "q" in load_agent(name).heads)
 OFF_POLICY.remove("rainbow")  # noise explores, so that of what is never done again nothing is known: test_rainbow.py
-# The endless world's value, ten, is reached in steps of a tenth of what is missing, one per target update.
-QUICK_BUDGET = {"rlab/ProbeEndless-v0": 11_000}
 
 
 def train(agent: str, env_id: str, out: Path, seeds: int, env_steps: int) -> Any:
@@ -41,14 +39,13 @@ def check_solved(agent: str, env_id: str, out: Path, seeds: int, env_steps: int,
     np.testing.assert_allclose(run.evaluation.returns, world.episode_return)
 
 
-# Which action double DQN takes its value from is nothing to a world of one action, and that one takes long.
-DAILY = [(agent, env_id) for agent in OFF_POLICY for env_id in sorted(PROBES)]
-DAILY.remove(("double_dqn", "rlab/ProbeEndless-v0"))
+# `make prove` has both in each, and the switches of the family.
+DAILY = [("dqn", "rlab/ProbeCredit-v0"), ("double_dqn", "rlab/ProbeActionObservation-v0")]
 
 
 @pytest.mark.parametrize(("agent", "env_id"), DAILY)
 def test_plain_defaults_solve_a_probe_world(agent: str, env_id: str, tmp_path: Path) -> None:
-    check_solved(agent, env_id, tmp_path / "run", seeds=3, env_steps=QUICK_BUDGET.get(env_id, 2_500), tolerance=0.02)
+    check_solved(agent, env_id, tmp_path / "run", seeds=3, env_steps=2_500, tolerance=0.02)
 
 
 @pytest.mark.prove
@@ -61,6 +58,7 @@ def test_plain_defaults_solve_a_probe_world_in_ten_of_ten_seeds(agent: str, env_
 SWITCHES = ({"n_step": 3}, {"dueling": True}, {"target_tau": 0.2, "target_every": 8})
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("settings", SWITCHES, ids=str)
 def test_the_switches_of_the_family_keep_the_values(settings: dict[str, Any], tmp_path: Path) -> None:
     # A time limit is where a wrong switch shows: windows of n steps are cut by it, and the value is 1 / (1 - 0.9).

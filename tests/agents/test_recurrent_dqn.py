@@ -241,7 +241,13 @@ def test_memory_combines_with_the_switches_of_the_family(kind: str, switches: di
 
 
 @pytest.mark.usefixtures("quick_disk")
-@pytest.mark.parametrize(("agent", "kind"), [("dqn", "gru"), ("double_dqn", "lstm"), ("dqn", "transformer")])
+@pytest.mark.parametrize(
+    ("agent", "kind"),
+    [
+        ("double_dqn", "lstm"),
+        *(pytest.param("dqn", kind, marks=pytest.mark.prove) for kind in ("gru", "transformer")),
+    ],
+)
 def test_a_run_with_memory_learns_for_a_member_the_same_beside_others(agent: str, kind: str, tmp_path: Path) -> None:
     settings = {**QUICK, **SMALL, "memory": kind, "env_steps": 160, "final_eval_episodes": 0, "batch_size": 8}
     tensors = []
@@ -328,7 +334,10 @@ FEW: dict[str, Any] = {
 
 
 @pytest.mark.usefixtures("quick_disk")
-@pytest.mark.parametrize("more", [{}, {"stored_state": True}], ids=["empty state", "stored state"])
+@pytest.mark.parametrize(
+    "more",
+    [pytest.param({}, id="empty state"), pytest.param({"stored_state": True}, id="stored", marks=pytest.mark.prove)],
+)
 def test_values_after_each_history_of_the_memory_world_are_those_known_on_paper(
     more: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -343,6 +352,7 @@ def test_values_after_each_history_of_the_memory_world_are_those_known_on_paper(
         assert (worth - row.value).abs().max().item() <= 0.05, f"{row} was learned as {worth.tolist()}"
 
 
+@pytest.mark.prove
 @pytest.mark.usefixtures("quick_disk")
 def test_a_time_limit_is_not_an_ending_in_a_window(tmp_path: Path) -> None:
     settings = {**QUICK, **FEW, "memory": "lstm", "gamma": 0.5, "seeds": 3, "final_eval_episodes": 1}

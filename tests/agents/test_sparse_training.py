@@ -46,7 +46,14 @@ def zeros_by_layer(network: nn.Module) -> dict[str, list[int]]:
     return {name: (weight == 0).flatten(1).sum(dim=1).tolist() for name, weight in prunable(network)[0].items()}
 
 
-@pytest.mark.parametrize(("name", "env_id", "settings"), CASES)
+# The others share their learning with these.
+SHARED = [CASES[0], CASES[2], *CASES[-2:]]
+
+
+@pytest.mark.parametrize(
+    ("name", "env_id", "settings"),
+    [pytest.param(*case, marks=pytest.mark.prove if case in SHARED else ()) for case in CASES],
+)
 def test_every_layer_of_every_member_ends_with_the_share_that_was_asked_for(
     lab: SimpleNamespace, name: str, env_id: str, settings: dict[str, Any]
 ) -> None:
@@ -62,7 +69,7 @@ def test_every_layer_of_every_member_ends_with_the_share_that_was_asked_for(
     assert any(not torch.equal(mask[0], mask[1]) for mask in masks)  # members choose for themselves
 
 
-@pytest.mark.parametrize("name", ["dqn", "ppo"])
+@pytest.mark.parametrize("name", ["dqn", pytest.param("ppo", marks=pytest.mark.prove)])
 def test_a_member_is_pruned_beside_others_as_it_is_alone(lab: SimpleNamespace, name: str) -> None:
     settings = OFF_POLICY if name == "dqn" else ON_POLICY
     together = lab.train_members(name, "CartPole-v1", (5, 17, 2), 400, **settings).policy().network
@@ -86,7 +93,7 @@ class Told:
     def on_save(self, env_steps: int) -> None: ...
 
 
-@pytest.mark.parametrize("name", ["dqn", "ppo"])
+@pytest.mark.parametrize("name", ["ppo", pytest.param("dqn", marks=pytest.mark.prove)])
 def test_the_share_of_zeros_is_reported_where_it_was_asked_for(lab: SimpleNamespace, name: str) -> None:
     settings = OFF_POLICY if name == "dqn" else ON_POLICY
     told, silent = Told(), Told()

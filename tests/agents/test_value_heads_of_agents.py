@@ -203,7 +203,8 @@ class TwoCoins(gym.Env[np.ndarray, np.int64]):
         return np.array([0.0, 1.0], np.float32), reward, ended, False, {}
 
 
-@pytest.mark.parametrize("head", HEADS)
+# Every day rainbow learns with c51.
+@pytest.mark.parametrize("head", ["qr", "iqn", pytest.param("c51", marks=pytest.mark.prove)])
 def test_the_distribution_of_random_returns_is_learned(lab: SimpleNamespace, head: str) -> None:
     if "rlab-test/TwoCoins-v0" not in gym.registry:
         gym.register("rlab-test/TwoCoins-v0", entry_point=TwoCoins)
@@ -238,6 +239,7 @@ def test_plain_defaults_solve_a_probe_world_in_ten_of_ten_seeds(head: str, env_i
     solve(head, env_id, tmp_path / "run", seeds=10, env_steps=20_000)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("head", HEADS)
 def test_plain_defaults_solve_a_probe_world(head: str, tmp_path: Path) -> None:
     solve(head, "rlab/ProbeCredit-v0", tmp_path / "run", seeds=2, env_steps=1_500, share=0.1)

@@ -37,8 +37,11 @@ def test_it_combines_with_the_plain_head_alone() -> None:
         rlab.train("dqn", DELAYED, value_head="qr", value_rescaling=True, env_steps=100)
 
 
+MEMORY = {"memory": "gru", "memory_size": 8, "sequence_length": 4, "burn_in": 2}
+
+
 @pytest.mark.usefixtures("quick_disk")
-@pytest.mark.parametrize("more", [{}, {"memory": "gru", "memory_size": 8, "sequence_length": 4, "burn_in": 2}])
+@pytest.mark.parametrize("more", [{}, pytest.param(MEMORY, marks=pytest.mark.prove)], ids=["plain", "memory"])
 def test_the_values_are_those_known_on_paper(more: dict[str, Any], tmp_path: Path) -> None:
     settings = {"experiment": "none", "eval_every": 10**6, "final_eval_episodes": 1, "env_steps": 1_500, "seeds": 3}
     settings |= {"gamma": 0.9, "batch_size": 32, "learning_rate": 5e-3, "target_every": 50, "layer_norm": False}

@@ -167,11 +167,25 @@ def exports():
     )
 
 
+def member_and_obs(name):
+    """A member of that kind, and 1000 observations for it."""
+    member = make_member(**CASES[name])
+    return member, make_obs(member.spec.obs_space, 1000)
+
+
 @pytest.fixture(scope="session", params=list(CASES))
 def case(request):
-    """A member of each kind in turn, and 1000 observations for it."""
-    member = make_member(**CASES[request.param])
-    return member, make_obs(member.spec.obs_space, 1000)
+    """A member of each kind in turn, and its observations."""
+    return member_and_obs(request.param)
+
+
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param(name, marks=pytest.mark.prove if at % 4 else ()) for at, name in enumerate(CASES)],
+)
+def fourth_case(request):
+    """As `case`, for what knows nothing of kinds: of every fourth kind every day, of all of them in `make prove`."""
+    return member_and_obs(request.param)
 
 
 class MaskedLayerNorm(nn.Module):

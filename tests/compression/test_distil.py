@@ -78,7 +78,9 @@ class RecordingSeeds:
         return envs
 
 
-@pytest.mark.parametrize(("kind", "hard"), [("categorical", False), ("q", False), ("q", True)])
+@pytest.mark.parametrize(
+    ("kind", "hard"), [("categorical", False), ("q", True), pytest.param("q", False, marks=pytest.mark.prove)]
+)
 def test_a_small_student_balances_as_its_teacher_does(kind, hard):
     teacher = cartpole_teacher(kind=kind)
     student = distil(teacher, (8, 8), make_envs, replace(QUICK, hard=hard))

@@ -250,8 +250,8 @@ def test_a_file_is_judged_by_the_protocol_of_its_member(file, plain):
     assert judged.returns.tolist() == expected.returns.tolist()
 
 
-def test_members_of_every_kind_go_through_torch_export(case, tmp_path):
-    member, obs = case
+def test_members_of_every_kind_go_through_torch_export(fourth_case, tmp_path):
+    member, obs = fourth_case
     done = export(member, obs, "torch-export", tmp_path / "p.pt2")
     assert (done.writer, done.parity.agreement) == ("torch.export", 1.0)
     assert done.parity.relative_error < 1e-6

@@ -1,5 +1,7 @@
 """Learning behind the rounding: integers stand still, the rest learns, and what was trained is what is stored."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -45,9 +47,18 @@ def train(network, x, wanted, steps=10):
         optimizer.step()
 
 
-@pytest.mark.parametrize("stacked", [True, False])
-@pytest.mark.parametrize("space", [VECTOR, IMAGE], ids=["vector", "image"])
-@pytest.mark.parametrize("method", METHODS)
+EVERY = list(itertools.product(METHODS, [VECTOR, IMAGE], [True, False]))
+EVERY_DAY = EVERY[::5]  # each value of each
+
+
+def test_every_method_and_space_is_tried_every_day():
+    assert [{case[i] for case in EVERY_DAY} for i in range(3)] == [set(METHODS), {VECTOR, IMAGE}, {True, False}]
+
+
+@pytest.mark.parametrize(
+    ("method", "space", "stacked"),
+    [pytest.param(*case, marks=() if case in EVERY_DAY else pytest.mark.prove) for case in EVERY],
+)
 def test_all_but_the_integers_learns_and_is_stored_to_the_bit(method, space, stacked):
     network, x = network_of(space), states_of(space)
     if not stacked:

@@ -445,9 +445,10 @@ def test_mini_grids_go_on():
     check_goes_on(lambda: make_vec(spec, (3,), 2, "sync"), stops=(7, 70, 111))
 
 
+@pytest.mark.parametrize("stops", [(0, 15, 16, 60, 150), pytest.param(STOPS, marks=pytest.mark.prove)], ids=len)
 @pytest.mark.parametrize("make", OWN)
-def test_envs_of_your_own_go_on_whatever_they_hold(make):
-    check_goes_on(lambda: vector_env(make, "sync"))
+def test_envs_of_your_own_go_on_whatever_they_hold(make, stops):
+    check_goes_on(lambda: vector_env(make, "sync"), stops)
 
 
 @pytest.mark.parametrize("make", [Walk, GlobalNumpy, RareGlobal, Remembers, OwnState])
@@ -461,7 +462,7 @@ def test_cart_poles_in_processes_of_their_own_go_on():
 
 def test_an_env_in_an_unknown_wrapper_is_played_again():
     check_goes_on(lambda: vector_env(lambda: TimeLimit(Wrapped(Walk()), 7), "sync"))
-    check_goes_on(lambda: vector_env(lambda: Wrapped(gym.make("CartPole-v1")), "sync"))
+    check_goes_on(lambda: vector_env(lambda: Wrapped(gym.make("CartPole-v1")), "sync"), stops=(15, 60, 150))
 
 
 def test_an_env_that_was_seen_late_to_use_a_global_generator_goes_on_from_there():

@@ -86,7 +86,10 @@ def test_results_stay_what_they_were_when_it_judges_again():
     assert first.returns.tolist() == [[3.0]]
 
 
-def test_a_compiled_step_gives_the_same_with_the_weights_of_the_moment():
+@pytest.mark.parametrize("compiles", [False, pytest.param(True, marks=pytest.mark.prove)], ids=["traced", "compiled"])
+def test_a_step_as_a_program_gives_the_same_with_the_weights_of_the_moment(compiles, monkeypatch):
+    if not compiles:  # the graph is run operator by operator, without the compiler's time
+        monkeypatch.setattr("rlab.learning.program.compiled", lambda graph, arguments: graph)
     policy, notes = constant_policy(0, 1), []
     evaluation = judge(policy, Countdown(3, 5, 40), CompiledPrograms(torch.device("cpu"), notes.append))
     expected = [[3.0, 10.0, 780.0], [0.0, 3.0, 380.0]]

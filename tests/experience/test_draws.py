@@ -116,6 +116,7 @@ def test_a_traced_program_draws_the_numbers_of_eager_calls_and_other_ones_at_eac
         agree(way, WAYS[way](draws), WAYS[way](eager))  # an eager call in between goes on where the program stopped
 
 
+@pytest.mark.prove
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_compiled_code_draws_the_numbers_of_eager_calls():
     draws, eager = Draws([1, 2], "actions", "cpu"), Draws([1, 2], "actions", "cpu", ahead=2)

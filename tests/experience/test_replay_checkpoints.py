@@ -44,8 +44,14 @@ def assert_equal_samples(a, b, draws, n_step):
         assert torch.equal(value, second[name]), name
 
 
-@pytest.mark.parametrize("style", ["same", "next", "disabled"])
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(
+    ("style", "seed"),
+    [
+        pytest.param(style, seed, marks=() if seed % 3 == number else pytest.mark.prove)
+        for number, style in enumerate(["same", "next", "disabled"])
+        for seed in range(8)
+    ],
+)
 def test_saved_at_any_moment_a_replay_comes_back_with_equal_samples(make_world, draws, run, seed, style, monkeypatch):
     rng = np.random.default_rng(seed)
     if seed % 2:  # observations count as large ones, whose final ones have a table that grows

@@ -101,9 +101,18 @@ def assert_read_alike(frames, whole, draws):
         assert_equal(*(read_rollout(s, steps) for s in (frames, whole)))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("style", ["same", "next", "disabled"])
-@pytest.mark.parametrize("seed", range(4))
+STYLES = ["same", "next", "disabled"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "style", "seed"),
+    [
+        pytest.param(layout, style, seed, marks=() if (number + seed) % 3 == STYLES.index(style) else pytest.mark.prove)
+        for number, layout in enumerate(LAYOUTS)
+        for style in STYLES
+        for seed in range(4)
+    ],
+)
 def test_what_is_read_is_to_the_bit_what_whole_stacks_give(
     make_world, draws, layout, style, seed, monkeypatch, tmp_path
 ):

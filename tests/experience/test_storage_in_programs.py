@@ -116,8 +116,17 @@ def test_the_host_and_a_program_may_write_in_turn(make_world, as_graph):
         twins.check()
 
 
-@pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("kind", ["one step", "three steps", "sequence", "mixture", "prioritised"])
+KINDS = ["one step", "three steps", "sequence", "mixture", "prioritised"]
+
+
+@pytest.mark.parametrize(
+    ("style", "kind"),
+    [
+        pytest.param(style, kind, marks=() if number % len(STYLES) == STYLES.index(style) else pytest.mark.prove)
+        for number, kind in enumerate(KINDS)
+        for style in STYLES
+    ],
+)
 def test_a_program_draws_what_the_host_draws_batch_after_batch(make_world, as_graph, style, kind):
     twins = Twins(make_world, as_graph, style, 9)
 
@@ -268,6 +277,7 @@ def test_compiled_code_writes_and_draws_what_the_host_does(make_world, as_graph)
     twins.check()
 
 
+@pytest.mark.prove
 @pytest.mark.skipif(why_not_compile(CPU) is not None, reason="needs a C++ compiler, such as g++")
 def test_compiled_code_changes_large_memory_in_place(make_world, as_graph):
     twins = Twins(make_world, as_graph, "same", 200_000, has_reset_rows=True)

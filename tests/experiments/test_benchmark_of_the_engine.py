@@ -21,6 +21,7 @@ def test_every_engine_is_timed_in_a_process_of_its_own_and_written_down(
     assert row["start"] >= 0.0
 
 
+@pytest.mark.prove
 def test_what_goes_wrong_in_a_process_is_written_down_too() -> None:
     found = engine.in_process("ppo", "cdua", "1", "tensor envs", "4096")
     assert "unknown device 'cdua'" in found["failed"]

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from rlab.experiments.reliability.disk_faults import FLIPPED, KINDS
+
 if not hasattr(os, "fork"):
     pytest.skip("needs os.fork, which this system lacks", allow_module_level=True)
 
@@ -30,15 +32,24 @@ def studied(script: str, out: Path, *words: str) -> dict[str, Any]:
     return found
 
 
-def test_runs_that_crash_at_a_disk_operation_become_the_runs_that_never_did(tmp_path: Path) -> None:
-    for way, found in studied("crashes", tmp_path / "result.json", "--every", "299")["ways"].items():
-        assert found["crashes"] >= 2, way
-        assert (found["not_gone_on_with"], found["different"]) == (0, 0), found["first"]
+@pytest.mark.parametrize(
+    "way", ["ppo", *(pytest.param(way, marks=pytest.mark.prove) for way in ("dqn", "fine-tuning with a teacher"))]
+)
+def test_runs_that_crash_at_a_disk_operation_become_the_runs_that_never_did(way: str, tmp_path: Path) -> None:
+    found = studied("crashes", tmp_path / "result.json", "--every", "299", "--ways", way)["ways"][way]
+    assert found["crashes"] >= 2
+    assert (found["not_gone_on_with"], found["different"]) == (0, 0), found["first"]
 
 
-def test_disks_that_break_harm_no_checkpoint_and_are_named(tmp_path: Path) -> None:
-    kinds = studied("disk_faults", tmp_path / "result.json", "--tries", "1")["kinds"]
-    assert len(kinds) == 6
-    for kind, found in kinds.items():
+EVERY_DAY = ("full", "folder deleted", FLIPPED)
+
+
+@pytest.mark.parametrize(
+    "kinds", [EVERY_DAY, pytest.param(tuple(kind for kind in KINDS if kind not in EVERY_DAY), marks=pytest.mark.prove)]
+)
+def test_disks_that_break_harm_no_checkpoint_and_are_named(kinds: tuple[str, ...], tmp_path: Path) -> None:
+    tried = studied("disk_faults", tmp_path / "result.json", "--tries", "1", "--kinds", *kinds)["kinds"]
+    assert tuple(tried) == kinds
+    for kind, found in tried.items():
         wrong = {name: found[name] for name in ("unnamed", "unreadable", "not_gone_on_with", "different")}
         assert not any(wrong.values()), (kind, found["first"])

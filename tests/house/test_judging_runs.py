@@ -1,10 +1,7 @@
 """Nothing that was trained is lost: judging in envs that are few, that fail, or that are interrupted."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -183,78 +180,42 @@ def test_envs_that_judge_are_few_and_kept_from_one_judgement_to_the_next(tmp_pat
     assert Single.peak == 3 + 2
 
 
-SCRIPT = """
-import sys
-import rlab
-sys.path.insert(0, {folder!r})
-import slow_env
+class Interrupts(Single):
+    """The program is asked to end while an episode is judged."""
 
-class Says(rlab.Listener):
-    def on_metrics(self, env_steps, metrics):
-        print("trained", env_steps, flush=True)
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        if seed is not None and 100_000 <= seed < 2**30:  # the seeds of training are above, those of a look below
+            signal.raise_signal(signal.SIGTERM)
+        return super().reset(seed=seed, options=options)
 
-try:
-    rlab.train("ppo", "slow_env:Slow-v0", out={out!r}, listeners=[Says()], env_kwargs={kwargs!r}, **{settings!r})
-except KeyboardInterrupt as stopped:
-    print("stopped:", stopped, flush=True)
-    raise
-print("the next training begins")
-"""
-SLOW = """
-import time
-import gymnasium as gym
-import numpy as np
 
-class Slow(gym.Env):
-    observation_space = gym.spaces.Box(0.0, 1.0, (1,), np.float32)
-    action_space = gym.spaces.Discrete(2)
+class PressesCtrlC(rlab.Listener):
+    """In training."""
 
-    def __init__(self, slow):
-        self.slow = slow
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.judged = seed is not None and seed < 2**30  # the seeds of training are above
-        if self.judged and seed >= 100_000:
-            print("judged", seed, flush=True)
-        return np.zeros(1, np.float32), {}
-
-    def step(self, action):
-        if self.judged == (self.slow == "judging"):
-            time.sleep(0.005)
-        return np.zeros(1, np.float32), 1.0, False, False, {}
-
-gym.register("Slow-v0", Slow, max_episode_steps=1000)
-"""
+    def on_metrics(self, env_steps: int, metrics: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize(
-    ("slow", "heard", "status", "number"),
-    [("training", "trained", "stopped", signal.SIGINT), ("judging", "judged", "not-judged", signal.SIGTERM)],
+    ("env", "listeners", "status", "env_steps"),
+    [(Single, [PressesCtrlC()], "stopped", 16), (Interrupts, [], "not-judged", 96)],
 )
-def test_an_interrupted_script_saves_and_does_not_go_on_to_its_next_training(
-    tmp_path: Path, slow: str, heard: str, status: str, number: signal.Signals
+def test_a_script_that_is_interrupted_saves_and_does_not_go_on_to_its_next_training(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    env: type[Single],
+    listeners: list[rlab.Listener],
+    status: str,
+    env_steps: int,
 ) -> None:
-    """By a signal in training, and in the final evaluation of a run that trains in no time."""
+    """By Ctrl+C in training, and by SIGTERM in the final evaluation: an exception leaves `rlab.train`."""
     out = tmp_path / "run"
-    (tmp_path / "slow_env.py").write_text(SLOW)
-    settings = {**SMALL, "env_steps": 10**6 if slow == "training" else 32, "eval_every": 0, "log_every": 16}
-    script = SCRIPT.format(folder=str(tmp_path), out=str(out), settings=settings, kwargs={"slow": slow})
-    environment = {**os.environ, "PYTHONPATH": str(Path(rlab.__file__).parent.parent)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith(heard):
-            process.send_signal(number)
-            break
-    said, errors = process.communicate(timeout=600)
-    assert process.returncode != 0
-    assert "KeyboardInterrupt" in errors
-    assert "the next training begins" not in said
-    assert f"rlab resume {out}" in said
+    monkeypatch.setattr(gym.registry[SINGLE], "entry_point", env)
+    settings = {**SMALL, "eval_every": 0, "log_every": 16}
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        rlab.train("ppo", SINGLE, out=out, listeners=listeners, **settings)
+    assert f"rlab resume {out}" in str(stopped.value)
     (row,) = list_runs(tmp_path)
     assert (row["status"], row["reason"], row["final_iqm"]) == (status, "interrupted", None)
-    assert env_steps_of(out) == row["env_steps"]
+    assert env_steps_of(out) == row["env_steps"] == env_steps
     assert not (out / "result.json").exists()

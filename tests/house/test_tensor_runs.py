@@ -23,6 +23,7 @@ PPO = LEARNED | {"rollout_steps": 16, "epochs": 2, "minibatches": 2}
 AGENTS = {"dqn": DQN, "ppo": PPO}
 QUIET = {"eval_every": 0, "final_eval_episodes": 0, "log_every": 128, "checkpoint_every": 512}
 BUSY = {"eval_every": 96, "eval_episodes": 1, "final_eval_episodes": 1, "log_every": 36, "checkpoint_every": 68}
+WATCHED = {"log_every": 64, "eval_every": 256, "eval_episodes": 1, "final_eval_episodes": 1}
 AS_TENSORS = {"vector": "tensor", "compile": "off"}
 EVERY = list(range(64, 513, 64))
 
@@ -65,7 +66,7 @@ def test_the_same_command_gives_the_same_bits_however_it_is_watched(agent: str, 
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_run_in_tensor_envs_goes_on_where_it_stopped(agent: str, tmp_path: Path, road: SimpleNamespace) -> None:
-    watched = AS_TENSORS | {"log_every": 64, "eval_every": 256, "eval_episodes": 1, "final_eval_episodes": 1}
+    watched = AS_TENSORS | WATCHED
     whole = trained(agent, tmp_path / "whole", watched)
     stopped = trained(agent, tmp_path / "stopped", watched, listeners=[Leaves()])
     assert (stopped.time, stopped.status) == (192, "stopped")
@@ -74,16 +75,40 @@ def test_a_run_in_tensor_envs_goes_on_where_it_stopped(agent: str, tmp_path: Pat
     check_went_on(agent, run, whole, road)
 
 
-def test_a_compiled_run_gives_the_same_bits_and_goes_on(tmp_path: Path, road: SimpleNamespace) -> None:
+def skip_without_compiler() -> None:
     missing = why_not_compile(torch.device("cpu"))
     if missing is not None:
         pytest.skip(missing)
-    watched = {"compile": "on", "log_every": 64, "eval_every": 256, "eval_episodes": 1, "final_eval_episodes": 1}
-    whole = trained("dqn", tmp_path / "whole", watched)
-    assert whole.config["engine"] == {"device": "cpu", "compiled": True, "tensor": True}
-    assert stored(trained("dqn", tmp_path / "again", {"compile": "on"} | QUIET)) == stored(whole)
-    stopped = trained("dqn", tmp_path / "stopped", watched, listeners=[Leaves()])
+
+
+def test_a_compiled_run_does_as_much_as_one_that_is_not(tmp_path: Path, road: SimpleNamespace) -> None:
+    skip_without_compiler()
+    plain = trained("dqn", tmp_path / "plain", AS_TENSORS | WATCHED)
+    run = trained("dqn", tmp_path / "run", {"compile": "on"} | WATCHED)
+    assert run.config["engine"] == {"device": "cpu", "compiled": True, "tensor": True}
+    check_went_on("dqn", run, plain, road)
+
+
+def check_in_programs(folder: Path, road: SimpleNamespace) -> None:
+    """Two runs give the same bits, and one that is stopped goes on."""
+    whole = trained("dqn", folder / "whole", {"compile": "on"} | WATCHED)
+    assert stored(trained("dqn", folder / "again", {"compile": "on"} | QUIET)) == stored(whole)
+    stopped = trained("dqn", folder / "stopped", {"compile": "on"} | WATCHED, listeners=[Leaves()])
     check_went_on("dqn", rlab.resume(stopped), whole, road)
+
+
+def test_a_run_in_programs_gives_the_same_bits_and_goes_on(
+    tmp_path: Path, road: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # graphs that are run operator by operator, without the compiler's time
+    monkeypatch.setattr("rlab.learning.program.compiled", lambda graph, arguments: graph)
+    check_in_programs(tmp_path, road)
+
+
+@pytest.mark.prove
+def test_a_compiled_run_gives_the_same_bits_and_goes_on(tmp_path: Path, road: SimpleNamespace) -> None:
+    skip_without_compiler()
+    check_in_programs(tmp_path, road)
 
 
 def test_no_program_looks_into_what_belongs_to_the_host(tmp_path: Path, road: SimpleNamespace) -> None:

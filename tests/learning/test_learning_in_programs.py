@@ -102,6 +102,7 @@ def test_every_optimizer_steps_in_a_graph_as_it_does_outside(name: str, stands_s
     assert not torch.allclose(inside.weights[0], Learner(name, stands_still).weights[0], atol=1e-4)
 
 
+@pytest.mark.prove
 @pytest.mark.skipif(why_not_compile(torch.device("cpu")) is not None, reason="needs a C++ compiler, such as g++")
 def test_a_compiled_program_steps_as_it_is_stepped_outside() -> None:
     inside, outside = (Learner("adam", stands_still=True) for _ in range(2))
