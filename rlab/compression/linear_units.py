@@ -38,7 +38,8 @@ class LinearUnit(Streams):
         return {"inputs": self.inputs, "hidden": self.hidden}
 
     def rebuilt(self, streams: Sequence[nn.Module]) -> Self:
-        return type(self)(*streams, self.cell, self.size)
+        inputs, hidden = streams
+        return type(self)(inputs, hidden, self.cell, self.size)
 
     def initial_state(self, rows: int) -> State:
         """Zeros `[S, B, H]`."""
@@ -115,7 +116,8 @@ def _open_stack(unit: StackedGRU | StackedLSTM) -> LinearUnit:
         layer = StackedLinear(*weight.shape).to(weight)
         layer.load_state_dict({"weight": weight, "bias": bias})
         networks.append(StackedNetwork(layer))
-    return LinearUnit(*networks, "gru" if isinstance(unit, StackedGRU) else "lstm", unit.weight_hh.shape[1])
+    inputs, hidden = networks
+    return LinearUnit(inputs, hidden, "gru" if isinstance(unit, StackedGRU) else "lstm", unit.weight_hh.shape[1])
 
 
 def _open_plain(layer: LastGRU | LastLSTM) -> LinearUnit:
@@ -125,7 +127,8 @@ def _open_plain(layer: LastGRU | LastLSTM) -> LinearUnit:
         linear = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0]).to(weight)
         linear.load_state_dict({"weight": weight, "bias": bias})
         networks.append(nn.Sequential(linear))
-    return LinearUnit(*networks, "gru" if isinstance(layer, LastGRU) else "lstm", layer.unit.hidden_size)
+    inputs, hidden = networks
+    return LinearUnit(inputs, hidden, "gru" if isinstance(layer, LastGRU) else "lstm", layer.unit.hidden_size)
 
 
 OPENED: dict[type[nn.Module], Callable[[Any], LinearUnit]] = {
