@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import rlab
 from rlab.compression.agreement import agreement, outputs_of
@@ -24,6 +26,7 @@ from rlab.networks import memory
 from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.memory_bodies import KINDS, MemorySettings
 from rlab.networks.policy import Policy, PolicySpec, build_policy
+from rlab.networks.spec import LayerSpec, NetworkSpec
 from rlab.networks.stacking import stack, unstack
 from rlab.runs.policies import save_policy
 
@@ -165,7 +168,7 @@ def test_weights_of_every_memory_are_rounded_and_the_policy_acts_as_before(kind:
     rounded = [name for name, layer in names.items() if hasattr(layer, "load_dense")]
     inside = ("query", "key", "value", "place", "output") if kind == "transformer" else ("inputs", "hidden")
     assert {f"{2 if kind != 'transformer' else 3}.{name}.0" for name in inside} <= set(rounded)
-    assert not any(isinstance(layer, torch.nn.Linear) for layer in names.values())
+    assert not any(isinstance(layer, nn.Linear) for layer in names.values())
     assert apart(parent, small) < 0.15  # 0.08 at most; 0.5 and more where they answer one episode with another's
 
 
@@ -241,6 +244,50 @@ def test_what_memory_does_not_take_says_so_in_one_line(kind: str, steps: str, wo
         return
     with pytest.raises(UsageError, match=words):
         check_parent(policy_with(kind), parse_steps(steps))
+
+
+class Total(nn.Module):
+    """A memory of the user's own: what a row has read so far, in all."""
+
+    def __init__(self, members: int) -> None:
+        super().__init__()
+        self.members = members
+
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    def initial_state(self, rows: int) -> memory.State:
+        return {"total": torch.zeros(self.members, rows, 1)}
+
+    def step(self, x: torch.Tensor, state: memory.State) -> tuple[torch.Tensor, memory.State]:
+        total = state["total"] + x
+        return total, {"total": total}
+
+    def unroll(self, x: torch.Tensor, state: memory.State, begins: torch.Tensor) -> tuple[torch.Tensor, memory.State]:
+        outputs = []
+        for now, begin in zip(x.unbind(2), begins.unbind(2), strict=True):
+            y, state = self.step(now, memory.reset(state, self.initial_state(x.shape[1]), begin))
+            outputs.append(y)
+        return torch.stack(outputs, dim=2), state
+
+
+def test_beside_a_memory_of_the_user_s_own_layers_are_rounded_and_a_student_needs_a_spec() -> None:
+    envs = make_envs(1)
+    linear = LayerSpec("linear", {"in_features": 1, "out_features": 2})
+    network = NetworkSpec((LayerSpec(f"{__name__}:Total"), linear))
+    spec = PolicySpec(envs.obs_space, envs.action_space, {"scaling": "none", "scale": None}, network)
+    parent = build_policy(spec, (3, 4), trust=True)
+    with torch.no_grad():
+        parent.network[1].weight.copy_(torch.tensor([[-1.0, 1.0]]))
+        parent.network[1].bias.zero_()
+    small = compress(parent, "int8", make_envs, TINY)
+    assert evaluate(small, make_envs, 20, 100_000).returns.tolist() == [[1.0] * 20] * 2
+    with pytest.raises(
+        UsageError, match="this policy remembers by a layer of your own, and students made of widths by"
+    ):
+        check_parent(parent, parse_steps("distil:8"))
+    student = distil(parent, network, make_envs, replace(QUICK, updates=150))
+    assert evaluate(student, make_envs, 20, 100_000).returns.tolist() == [[1.0] * 20] * 2
 
 
 @pytest.mark.parametrize("format", ["numpy", "onnx"])
