@@ -16,7 +16,7 @@ class SequenceConfig(MemoryConfig):
 
     sequence_length: int = 16  # with memory: rows of a window that are learned from; Kapturowski et al. 2019 have 80
     burn_in: int = 8  # with memory: rows before these that only warm the state up; the paper has 40
-    stored_state: bool = False  # with memory: windows begin with the state that was acted with, not with an empty one
+    stored_state: bool = True  # with memory: windows begin with the state that was acted with, not with an empty one
 
     def __post_init__(self) -> None:
         super().__post_init__()
