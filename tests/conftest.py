@@ -44,6 +44,14 @@ def quick_disk() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def registered_here() -> Iterator[None]:
+    """No module registers the ids of a test when it is imported, which a process of its own would find out."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlab.envs.callables._registering_module", lambda env_id, candidates: None)
+        yield
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_terminal() -> Iterator[None]:
     """Tests that care for the width of a terminal set one themselves."""

@@ -21,6 +21,7 @@ from rlab.networks.spaces import Discrete, Masked, pack
 from rlab.runs.policies import load_policy
 from rlab.types import Clock
 
+pytestmark = pytest.mark.usefixtures("quick_disk", "registered_here")
 FAMILY = ("dqn", "double_dqn")
 ROOM = Masked(Discrete(3), 4)  # three states, four actions
 GAMMA = 0.9

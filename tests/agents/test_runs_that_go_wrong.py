@@ -22,6 +22,7 @@ from rlab.learning.contract import Now
 from rlab.runs.checkpoint import load_checkpoint
 from rlab.runs.folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("quick_disk", "registered_here")
 FAMILY = ("dqn", "double_dqn")
 
 

@@ -19,6 +19,7 @@ from rlab.experience.samplers import read_windows
 from rlab.experience.sequence_samplers import read_rollout
 from rlab.experience.storage import Storage
 
+pytestmark = pytest.mark.usefixtures("registered_here")
 STEP = np.zeros((1, 2), np.int64)
 
 

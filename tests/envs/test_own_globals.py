@@ -12,6 +12,7 @@ import rlab
 from rlab.envs import EnvSpec, make_env, make_vec, own_globals
 from rlab.errors import RlabWarning
 
+pytestmark = pytest.mark.usefixtures("registered_here")
 DRAWS = {
     "numpy": lambda: np.random.normal(),  # draws pairs, of which one waits for the next call
     "random": lambda: random.gauss(0.0, 1.0),

@@ -14,7 +14,7 @@ from rlab.learning.reward_scaling import RewardScaler
 from rlab.runs.checkpoint import load_checkpoint
 from rlab.runs.folder import RunFolder
 
-pytestmark = pytest.mark.usefixtures("quick_disk")
+pytestmark = pytest.mark.usefixtures("quick_disk", "registered_here")
 RUN: dict[str, Any] = {"seed": 5, "seeds": 2, "num_envs": 2, "env_steps": 400, "experiment": "none", "hidden": (8,)}
 RUN |= {"eval_every": 0, "final_eval_episodes": 0, "checkpoint_every": 200, "log_every": 100, "progress": False}
 DQN = {**RUN, "learning_starts": 20, "batch_size": 8, "learn_every": 4, "updates_per_learn": 1}

@@ -18,7 +18,7 @@ from rlab.errors import RlabError, RlabWarning, UsageError
 from rlab.runs.checkpoint import load_checkpoint
 from rlab.runs.folder import RunFolder
 
-pytestmark = pytest.mark.usefixtures("quick_disk")
+pytestmark = pytest.mark.usefixtures("quick_disk", "registered_here")
 SEEDS = (5, 6, 7)
 RUN: dict[str, Any] = {"seed": 5, "seeds": 3, "num_envs": 2, "env_steps": 400, "experiment": "none", "hidden": (8,)}
 RUN |= {"eval_every": 200, "eval_episodes": 1, "final_eval_episodes": 2, "checkpoint_every": 200, "log_every": 100}

@@ -19,6 +19,7 @@ from rlab.runs.checkpoint import load_checkpoint
 from rlab.runs.folder import RunFolder
 from rlab.runs.listing import list_runs
 
+pytestmark = pytest.mark.usefixtures("quick_disk", "registered_here")
 SINGLE = "rlab-test/Single-v0"
 SMALL: dict[str, Any] = {"experiment": "none", "num_envs": 1, "env_steps": 96, "rollout_steps": 16, "minibatches": 1}
 SMALL |= {"epochs": 1, "eval_episodes": 2, "final_eval_episodes": 6, "hidden": (4,)}

@@ -14,7 +14,7 @@ import rlab
 from rlab import supervised
 from rlab.learning.runtime import own_surroundings
 
-pytestmark = pytest.mark.usefixtures("quick_disk", "few_visits")
+pytestmark = pytest.mark.usefixtures("quick_disk", "few_visits", "registered_here")
 SMALL = {"env_steps": 256, "num_envs": 4, "rollout_steps": 32, "eval_every": 128, "eval_episodes": 2}
 
 

@@ -21,9 +21,13 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-@functools.cache
 def modules_of(folders: tuple[str, ...]) -> dict[str, ast.Module]:
-    paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    return {name: tree for folder in folders for name, tree in modules_in(folder).items()}
+
+
+@functools.cache
+def modules_in(folder: str) -> dict[str, ast.Module]:
+    paths = sorted((ROOT / folder).rglob("*.py"))
     return {module_name(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in paths}
 
 
