@@ -25,7 +25,7 @@ COMPUTING := tests/agents tests/compression tests/evaluation tests/learning test
 
 help:
 	@echo "make train      set up, then train DQN on CartPole-v1"
-	@echo "make test       set up, then run the tests: about 28 minutes of CPU time, 16 on two cores"
+	@echo "make test       set up, then run the tests: about 14 minutes of CPU time, 8 on two cores"
 	@echo "make smoke      a quick test of every room: an answer in under a minute"
 	@echo "make test-cpus  the tests under six settings that round as other CPUs do (the time of six make test)"
 	@echo "make floors     the tests with the lowest versions that pyproject.toml allows, in a venv of its own"
@@ -40,14 +40,14 @@ train: $(READY)
 	$(BIN)/python -m rlab train dqn CartPole-v1
 
 test: $(READY)
-	@echo "About 28 minutes of CPU time, 16 on two cores; make smoke answers in under one."
+	@echo "About 14 minutes of CPU time, 8 on two cores; make smoke answers in under one."
 	$(PYTEST)
 
 smoke: $(READY)
 	$(PYTEST) -q $(SMOKE)
 
 test-cpus: $(READY)
-	@echo "Six times the tests: almost two hours of CPU time, an hour on two cores."
+	@echo "Six times the tests: almost an hour and a half of CPU time, 50 minutes on two cores."
 	$(BIN)/python .ci/cpus -n 2
 
 test-two-cpus: $(READY)

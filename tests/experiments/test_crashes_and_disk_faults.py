@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rlab.experiments.reliability.disk_faults import FLIPPED, KINDS
+from rlab.experiments.reliability.faulty_disk import WAYS
 
 if not hasattr(os, "fork"):
     pytest.skip("needs os.fork, which this system lacks", allow_module_level=True)
@@ -32,9 +33,8 @@ def studied(script: str, out: Path, *words: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(
-    "way", ["ppo", *(pytest.param(way, marks=pytest.mark.prove) for way in ("dqn", "fine-tuning with a teacher"))]
-)
+@pytest.mark.prove  # every day runs are killed, and tests/runs dies at each operation of a save
+@pytest.mark.parametrize("way", WAYS)
 def test_runs_that_crash_at_a_disk_operation_become_the_runs_that_never_did(way: str, tmp_path: Path) -> None:
     found = studied("crashes", tmp_path / "result.json", "--every", "299", "--ways", way)["ways"][way]
     assert found["crashes"] >= 2
