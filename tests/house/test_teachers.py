@@ -108,7 +108,7 @@ def test_members_have_their_own_teachers_or_one_for_all(
         request = road.asked("train", "ppo", "CartPole-v1", **settings)
         session, _, _ = road.begin(request, tmp_path / str(len(list(tmp_path.iterdir()))))
         (term,) = session.agent.terms
-        told = term.outputs(obs[:1].expand(len(members), -1, -1).to(session.agent.device))
+        told = term.teacher.outputs(obs[:1].expand(len(members), -1, -1).to(session.agent.device))
         torch.testing.assert_close(told.cpu(), of_teacher[list(members)])
 
 
