@@ -8,6 +8,8 @@ EXTRAS := dev,box2d,minigrid,minatar,atari,video,minari,sklearn,plot,onnx,pandas
 # One torch thread per process: more cost time at this size, and the results would depend on the machine.
 export OMP_NUM_THREADS ?= 1
 PYTEST := $(BIN)/python -m pytest -n 2
+# The tests of a file stay in one process: what they share is made once.
+BY_FILE := --dist loadfile
 
 STUDIES := overestimation digits text_task cloning value_pretraining no_dip head_start strategies bodies offline kickstarting quantization distillation pruning return_against_size switches sparse_rewards
 
@@ -41,17 +43,17 @@ train: $(READY)
 
 test: $(READY)
 	@echo "About 14 minutes of CPU time, 8 on two cores; make smoke answers in under one."
-	$(PYTEST)
+	$(PYTEST) $(BY_FILE)
 
 smoke: $(READY)
 	$(PYTEST) -q $(SMOKE)
 
 test-cpus: $(READY)
 	@echo "Six times the tests: almost an hour and a half of CPU time, 50 minutes on two cores."
-	$(BIN)/python .ci/cpus -n 2
+	$(BIN)/python .ci/cpus -n 2 $(BY_FILE)
 
 test-two-cpus: $(READY)
-	$(BIN)/python .ci/cpus --sets oldest,avx2 -n 2 $(COMPUTING)
+	$(BIN)/python .ci/cpus --sets oldest,avx2 -n 2 $(BY_FILE) $(COMPUTING)
 
 # What is installed are the floors themselves, read from pyproject.toml. Box2D is left out: with Gymnasium 1.1 it is
 # built from source. Tools of the tests are not what is tested: they are those of constraints.txt.
