@@ -45,7 +45,7 @@ class LinearUnit(Streams):
         """Zeros `[S, B, H]`."""
         members = stacked_members(self.hidden)
         lead = (rows,) if members is None else (members, rows)
-        some = next(self.hidden.parameters())
+        some = next(self.hidden.parameters(), torch.empty(0))
         return {name: some.new_zeros(*lead, self.size) for name in self.names}
 
     def forward(self, x: Tensor) -> Tensor:

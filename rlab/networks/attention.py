@@ -184,8 +184,8 @@ def stacked_members(network: nn.Module) -> int | None:
     for layer in network.modules():
         if isinstance(layer, WeightLayer):
             return layer.members
-        if isinstance(layer, StackedLayer):
-            return len(next(layer.parameters()))
+        if isinstance(layer, StackedLayer) and (first := next(layer.parameters(), None)) is not None:
+            return len(first)
     return None
 
 

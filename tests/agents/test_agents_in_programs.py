@@ -75,7 +75,9 @@ CASES = {
     "iqn": Case("double_dqn", {**DQN, "value_head": "iqn", "iqn_samples": 3, "iqn_points": 4, "munchausen": True}),
     "dqn munchausen": Case("dqn", {**DQN, "munchausen": True}, obs=ROOM),
     "dqn demonstrations": Case("dqn", {**DQN, "demonstration_loss": "margin"}, more="demonstrations"),
-    "dqn gru": Case("dqn", {**WINDOWS, "memory": "gru", "stored_state": True, "munchausen": True}, obs=ROOM),
+    "dqn gru": Case(
+        "dqn", {**WINDOWS, "memory": "gru", "stored_state": True, "munchausen": True}, obs=ROOM, more="teacher"
+    ),
     "dqn transformer": Case(
         "dqn", {**WINDOWS, "memory": "transformer", "demonstration_loss": "margin"}, more="demonstrations"
     ),
@@ -94,7 +96,9 @@ CASES = {
     "ppo shared body": Case("ppo", {**PPO, "shared_body": True}, BITS, more="pruning"),
     "ppo squashed": Case("ppo", {**PPO, "squash": True}, PUSH),
     "ppo lstm shared body": Case("ppo", {**PPO, "memory": "lstm", "memory_size": 4, "shared_body": True}, obs=ROOM),
-    "a2c transformer": Case("a2c", {**ROLLOUT, "memory": "transformer", "memory_size": 4, "reward_scaling": "running"}),
+    "a2c transformer": Case(
+        "a2c", {**ROLLOUT, "memory": "transformer", "memory_size": 4, "reward_scaling": "running"}, more="teacher"
+    ),
     "bc": Case("bc", {**DATA, "class_weights": "balanced", "label_smoothing": 0.1, "obs_noise": 0.1}),
     "bc squared": Case("bc", {**DATA, "loss": "squared", "obs_scaling": "running"}, PUSH),
     "iql": Case("iql", {**DATA, "dropout": 0.2}),

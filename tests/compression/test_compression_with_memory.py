@@ -20,10 +20,11 @@ from rlab.compression.steps import check_parent, compress, parse_steps
 from rlab.compression.trials import Trials
 from rlab.compression.visits import visits
 from rlab.envs import EnvSpec, make_episodes
-from rlab.errors import UsageError
+from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import evaluate
 from rlab.networks import memory
 from rlab.networks.bodies import BodySettings, q_network_spec
+from rlab.networks.describe import with_network
 from rlab.networks.memory_bodies import KINDS, MemorySettings
 from rlab.networks.policy import Policy, PolicySpec, build_policy
 from rlab.networks.spec import LayerSpec, NetworkSpec
@@ -190,6 +191,26 @@ def test_an_opened_unit_says_what_the_whole_one_says(kind: str) -> None:
     for name, value in memory.unroll(steps, x, state, begins)[1].items():
         torch.testing.assert_close(value, last[name])
         torch.testing.assert_close(after[name], last[name])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"hidden": [{"kind": "relu"}]},
+        {"cell": "rnn"},
+        {"size": 5},
+        {"hidden": [{"kind": "dropout", "p": 0.1}]},
+        {"inputs": 3},
+    ],
+)
+def test_a_file_whose_unit_does_not_fit_together_is_refused_in_one_line(changed: dict[str, Any]) -> None:
+    parent = policy_with("gru")
+    spec = with_network(parent, opened(parent.network)).spec.to_json()
+    assert build_policy(PolicySpec.from_json(spec), (3,)).has_memory
+    (unit,) = (layer for layer in spec["network"]["layers"] if layer["kind"] == "linear_unit")
+    unit.update(changed)
+    with pytest.raises(RlabError, match="the policy's spec cannot be built"):
+        build_policy(PolicySpec.from_json(spec), (3,))
 
 
 def test_multiply_adds_of_memory_on_numbers_worked_by_hand() -> None:
