@@ -22,7 +22,7 @@ from rlab.experiments.benchmarks.timing import ratio, record
 
 ENV_STEPS = 600
 LEARNING_STARTS = 100  # env steps; SB3's default
-ROUNDS = 3
+ROUNDS = 5
 
 
 def train_rlab(hidden: tuple[int, ...], seeds: int) -> None:
