@@ -267,9 +267,11 @@ class _Lessons:
         self._obs, self._begins, self._labels = [obs], [begins], [labels]
         member = torch.arange(len(self.student.seeds)).view(-1, 1, 1) // self.starts  # [S * K, 1, 1]
         for rows in self._rows(obs.shape[1], round_, updates):
-            fresh = begins[member, rows]
-            begun = self._begun.unsqueeze(-1) | (fresh.cumsum(dim=-1) > 0)
-            self._begun = begun[..., -1] if self.in_order else self._begun
+            fresh = begun = torch.ones_like(rows, dtype=torch.bool)
+            if self.in_order:
+                fresh = begins[member, rows]
+                begun = self._begun.unsqueeze(-1) | (fresh.cumsum(dim=-1) > 0)
+                self._begun = begun[..., -1]
             parts = obs[member, rows], fresh, labels[member, rows], begun.float()
             yield _Batch(*(part.to(self.device) for part in parts))
 

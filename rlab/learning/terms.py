@@ -65,10 +65,15 @@ class LossTerms:
     """The terms of one agent, in the order in which they are added."""
 
     def __init__(self, *terms: LossTerm) -> None:
-        self._terms = list(terms)
+        self._terms: list[LossTerm] = []
+        self._following: list[FollowingTerm] = []  # those that storage keeps something for
+        for term in terms:
+            self.append(term)
 
     def append(self, term: LossTerm) -> None:
         self._terms.append(term)
+        if isinstance(term, FollowingTerm) and term.fields():
+            self._following.append(term)
 
     def __iter__(self) -> Iterator[LossTerm]:
         return iter(self._terms)
@@ -91,10 +96,6 @@ class LossTerms:
             rows |= more
             following |= {f"{term.name}/{name}": value for name, value in after.items()}
         return rows, following
-
-    @property
-    def _following(self) -> list[FollowingTerm]:
-        return [term for term in self._terms if isinstance(term, FollowingTerm) and term.fields()]
 
     def prepare(self, batch: Batch) -> Batch:
         """What all terms need beside the agent's own rows."""
