@@ -36,7 +36,7 @@ def run(argv: list[str]) -> int:
     if not options.files:
         raise UsageError("bench needs one experiment file or more; `rlab list experiments` names them.")
     experiments = [read_experiment(experiment_path(file)) for file in options.files]
-    from rlab.jobs.bench import record, run_experiment, verdicts
+    from rlab.search.bench import record, run_experiment, verdicts
 
     results = []
     for experiment in experiments:

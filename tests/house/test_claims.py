@@ -13,7 +13,7 @@ import pytest
 from rlab.cli.bench import run
 from rlab.errors import UsageError
 from rlab.evaluation.evaluate import Evaluation
-from rlab.jobs.bench import run_experiment
+from rlab.search.bench import run_experiment
 from rlab.jobs.experiment_files import MEASURES, Claim, read_experiment
 
 # Four seeds of five episodes. Means: 10, 20, 40, 90; 13 of the 20 episodes return 20 or more.
@@ -45,7 +45,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(*args: Any, **kwargs: Any) -> Any:
         return SimpleNamespace(evaluation=evaluation)
 
-    monkeypatch.setattr("rlab.jobs.bench.start", start)
+    monkeypatch.setattr("rlab.search.bench.start", start)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_the_median_of_an_odd_number_of_seeds_is_a_seed_s_and_no_iqm(
 ) -> None:
     returns = np.array([[10.0], [0.0], [7.0], [99.0], [1.0]])  # the IQM drops one at each end: (1 + 7 + 10) / 3
     evaluation = Evaluation((0, 1, 2, 3, 4), 100_000, returns, returns.astype(np.int64))
-    monkeypatch.setattr("rlab.jobs.bench.start", lambda *args, **kwargs: SimpleNamespace(evaluation=evaluation))
+    monkeypatch.setattr("rlab.search.bench.start", lambda *args, **kwargs: SimpleNamespace(evaluation=evaluation))
     experiment = read_experiment(experiment_file(f'measure = "{measure}"\nat_least = 6.5'))
     (claim,) = run_experiment(experiment, seeds=5)["claims"]
     assert (claim["found"], claim["holds"]) == (pytest.approx(found), holds)
