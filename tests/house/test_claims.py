@@ -13,8 +13,8 @@ import pytest
 from rlab.cli.bench import run
 from rlab.errors import UsageError
 from rlab.evaluation.evaluate import Evaluation
-from rlab.search.bench import run_experiment
 from rlab.jobs.experiment_files import MEASURES, Claim, read_experiment
+from rlab.search.bench import run_experiment
 
 # Four seeds of five episodes. Means: 10, 20, 40, 90; 13 of the 20 episodes return 20 or more.
 RETURNS = np.array([[0, 0, 10, 20, 20], [20, 20, 20, 20, 20], [40, 40, 40, 40, 40], [0, 0, 0, 0, 450]], dtype=float)
