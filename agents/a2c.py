@@ -9,15 +9,16 @@ from torch import Tensor
 from rlab.learning.actor_critic import ActorCritic, ActorCriticConfig
 from rlab.learning.contract import Batch, Now, Updated
 from rlab.learning.policy_gradient import mean, normalised, value_loss
+from rlab.search_ranges import searched
 
 
 @dataclass(frozen=True, kw_only=True)
 class A2CConfig(ActorCriticConfig):
     """Settings of A2C. Steps are env steps of one member, summed over its envs."""
 
-    rollout_steps: int = 8  # vector steps; Mnih et al. 2016 have 5
+    rollout_steps: int = searched(8, 4, 256, "powers")  # vector steps; Mnih et al. 2016 have 5
     gae_lambda: float = 1.0  # 1 is the n-step advantage of the paper, n up to rollout_steps
-    learning_rate: float = 1e-3  # differs from the paper: Adam instead of RMSProp
+    learning_rate: float = searched(1e-3, 1e-5, 1e-2, "log")  # differs from the paper: Adam instead of RMSProp
 
 
 class A2C(ActorCritic):

@@ -7,6 +7,7 @@ from typing import ClassVar
 from rlab.agents.dqfd import FromDataset
 from rlab.learning.choices import DemonstrationLoss
 from rlab.learning.q_learning import QLearningConfig
+from rlab.search_ranges import searched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +15,8 @@ class CQLConfig(QLearningConfig):
     """Settings of CQL. The clock counts updates; the paper's alpha is `demonstration_weight`."""
 
     demonstration_loss: DemonstrationLoss = "conservative"  # beside the TD loss, of rows that come from demonstrations
-    demonstration_weight: float = 1.0  # alpha of equation 4; 1 weighs it like the TD loss
+    # alpha of equation 4; 1 weighs it like the TD loss
+    demonstration_weight: float = searched(1.0, 0.5, 10.0, "log", source="Kumar et al. 2020")
 
 
 class CQL(FromDataset):

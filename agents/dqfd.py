@@ -14,6 +14,7 @@ from rlab.learning.contract import Batch, Now, Updated
 from rlab.learning.q_learning import QLearningConfig
 from rlab.learning.targets import follow
 from rlab.networks.memory import State
+from rlab.search_ranges import searched
 from rlab.types import Clock
 
 
@@ -21,7 +22,8 @@ from rlab.types import Clock
 class DQfDConfig(QLearningConfig):
     """Settings of DQfD's pretraining. The clock counts updates."""
 
-    n_step: int = 10  # transitions per return; Hester et al. 2018 add this loss to the one-step loss
+    # transitions per return; Hester et al. 2018 add this loss to the one-step loss
+    n_step: int = searched(10, 1, 10, source="Hester et al. 2018")
     weight_decay: float = 1e-5  # the paper's weight of its L2 loss
     demonstration_loss: DemonstrationLoss = "margin"  # beside the TD loss, of rows that come from demonstrations
     demonstration_weight: float = 1.0  # of that loss beside the TD loss; Hester et al. 2018, Experimental Setup

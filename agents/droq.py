@@ -17,6 +17,7 @@ from rlab.networks.policy import PolicySpec
 from rlab.networks.spaces import Space
 from rlab.networks.spec import in_training
 from rlab.ranges import check_counts, check_shares_below_one
+from rlab.search_ranges import searched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,8 @@ class DroQConfig(SACConfig):
     utd: int | None = 20  # Hiraoka et al. 2022, section 4: updates per env step, learn_every times as many in a round
     policy_delay: int = 20  # updates of the critics for each of the policy; Hiraoka et al. 2022, algorithm 2
     layer_norm: bool = True  # after every hidden layer of the critics; Hiraoka et al. 2022, figure 1
-    dropout: float = 0.01  # share of the critics' hidden units set to zero, in their targets too; appendix
+    # share of the critics' hidden units set to zero, in their targets too; appendix
+    dropout: float = searched(0.01, 1e-4, 0.1, "log", source="Hiraoka et al. 2022")
     critics: int = 2  # of each member; Hiraoka et al. 2022, section 4
     target_critics: int | None = None  # drawn of them for each target, of which the smallest value counts; None: all
 

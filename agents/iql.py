@@ -26,17 +26,21 @@ from rlab.networks.critics import Ensemble, action_value_like, build_ensemble
 from rlab.networks.policy import PolicySpec
 from rlab.networks.spaces import Box, Discrete, Space
 from rlab.ranges import check_not_negative, check_positive, check_positive_shares, check_shares
+from rlab.search_ranges import searched
 
 
 @dataclass(frozen=True, kw_only=True)
 class IQLConfig(CloningConfig):
     """Settings of IQL. The clock counts updates. The paper's networks are 256 256."""
 
-    gamma: float = 0.99  # discount per env step; Kostrikov et al. 2022, appendix B
-    expectile: float = 0.7  # of the value: 0.5 is the behaviour's own, 1 the best action's; section 5 (locomotion)
-    beta: float = 3.0  # inverse temperature of the policy's weights: 0 is cloning; section 5 (locomotion)
+    gamma: float = searched(0.99, 0.9, 0.9999, "one_minus")  # discount per env step; Kostrikov et al. 2022, appendix B
+    # of the value: 0.5 is the behaviour's own, 1 the best action's; section 5 (locomotion)
+    expectile: float = searched(0.7, 0.5, 0.95, source="Kostrikov et al. 2022, section 5")
+    # inverse temperature of the policy's weights: 0 is cloning; section 5 (locomotion)
+    beta: float = searched(3.0, 0.5, 10.0, "log", source="Kostrikov et al. 2022, section 5")
     max_weight: float = 100.0  # that a row can have in the policy's loss; the authors' code
-    target_tau: float = 0.005  # share of the Q networks that their targets take over in every update; appendix B
+    # share of the Q networks that their targets take over in every update; appendix B
+    target_tau: float = searched(0.005, 0.001, 0.08, "log")
     learning_rate: float = 3e-4  # of all networks; appendix B
     activation: Activation = "relu"  # after every hidden layer; appendix B
 

@@ -16,6 +16,7 @@ from rlab.learning.policy_gradient import clipped_surrogate, kl_estimate, mean, 
 from rlab.networks.policy import PolicySpec
 from rlab.networks.spaces import Space
 from rlab.ranges import check_positive
+from rlab.search_ranges import searched
 from rlab.types import Clock
 
 KL_SLACK = 1.5  # times target_kl; openai/spinningup's ppo and Stable-Baselines3
@@ -26,9 +27,9 @@ class PPOConfig(ActorCriticConfig):
     """Settings of PPO. Steps are env steps of one member, summed over its envs."""
 
     rollout_steps: int = 128  # vector steps; Schulman et al. 2017, table 5 (Atari)
-    epochs: int = 10  # passes over each rollout; Schulman et al. 2017, table 3
-    minibatches: int = 4  # how many parts each pass is cut into; a count, not a size
-    clip: float = 0.2  # how far an action's probability ratio may move and still pay; table 3
+    epochs: int = searched(10, 1, 20, "log")  # passes over each rollout; Schulman et al. 2017, table 3
+    minibatches: int = searched(4, 1, 32, "powers")  # how many parts each pass is cut into; a count, not a size
+    clip: float = searched(0.2, 0.1, 0.4)  # how far an action's probability ratio may move and still pay; table 3
     clip_final: float = 1.0  # factor of clip at the end of the budget, reached linearly
     clip_value: float | None = None  # how far a value may move in a rollout; Huang et al. 2022, detail 9. None: any
     normalize_advantage: bool = True  # within each minibatch; Huang et al. 2022, detail 7

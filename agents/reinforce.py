@@ -12,6 +12,7 @@ from rlab.learning.common_config import Unread
 from rlab.learning.contract import Batch
 from rlab.learning.policy_gradient import completed, returns_to_go
 from rlab.networks.spaces import Space
+from rlab.search_ranges import searched, unsearched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +20,9 @@ class ReinforceConfig(A2CConfig):
     """Settings of REINFORCE. Steps are env steps of one member, summed over its envs."""
 
     baseline: bool = True  # subtract a learned value, which also stands in for what a cut episode would have returned
-    rollout_steps: int = 32  # vector steps
-    gae_lambda: float = 1.0  # whole returns are what REINFORCE is; only 1 is taken
-    learning_rate: float = 5e-3  # Adam; fewer and larger steps than the other agents take
+    rollout_steps: int = searched(32, 16, 256, "powers")  # vector steps
+    gae_lambda: float = unsearched(1.0)  # whole returns are what REINFORCE is; only 1 is taken
+    learning_rate: float = searched(5e-3, 1e-4, 2e-2, "log")  # Adam; fewer and larger steps than the other agents take
     normalize_advantage: bool = True  # over the rollout
 
     def unread(self, action_space: Space) -> Unread:

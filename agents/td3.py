@@ -19,6 +19,7 @@ from rlab.learning.off_policy import OffPolicy, OffPolicyConfig
 from rlab.networks.policy import PolicySpec, build_policy
 from rlab.networks.spaces import Space
 from rlab.ranges import check_not_negative
+from rlab.search_ranges import searched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,8 @@ class TD3Config(OffPolicyConfig):
 
     policy_delay: int = 2  # updates of the critics for each of the policy and the targets; Fujimoto et al. 2018
     exploration_noise: Noise = "normal"  # how the noise of one step resembles that of those before
-    exploration_scale: float = 0.1  # standard deviation of that noise; Fujimoto et al. 2018, section 6.1
+    # standard deviation of that noise; Fujimoto et al. 2018, section 6.1
+    exploration_scale: float = searched(0.1, 0.0, 1.0)
     target_noise: float = 0.2  # standard deviation of the noise of target actions; Fujimoto et al. 2018, section 6.1
     noise_clip: float = 0.5  # the most that this noise may be; Fujimoto et al. 2018, section 6.1
 

@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeVar, Union
 
 from rlab.errors import RlabError, UsageError
 from rlab.jobs.aliases import agents_with, answer
+from rlab.search_ranges import Choices, Range, ranges_of
 
 T = TypeVar("T")
 
@@ -49,6 +50,7 @@ class Setting:
     help: str
     choices: tuple[str, ...]  # () where any value of the type will do
     group: str | None  # as the field's metadata says
+    search: Range | Choices | None = None  # where it is worth searching, as the metadata says
 
     @property
     def flag(self) -> str:
@@ -65,7 +67,7 @@ def settings_of(schemas: Sequence[Any]) -> dict[str, Setting]:
     for schema in schemas:
         kind = schema if isinstance(schema, type) else type(schema)
         hints = typing.get_type_hints(kind, include_extras=True)
-        texts = descriptions(kind)
+        texts, ranges = descriptions(kind), ranges_of(kind)
         for field in dataclasses.fields(kind):
             if field.name in found:
                 raise RlabError(
@@ -96,6 +98,7 @@ def settings_of(schemas: Sequence[Any]) -> dict[str, Setting]:
                 help=texts.get(field.name, ""),
                 choices=tuple(field.metadata.get("choices", choices_of(hint))),
                 group=field.metadata.get("group"),
+                search=ranges.get(field.name),
             )
     return found
 

@@ -34,6 +34,7 @@ from rlab.networks.preprocess import Preprocess
 from rlab.networks.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 from rlab.networks.spec import StackedNetwork, build, draws_in_training, load_members
 from rlab.ranges import check_counts, check_not_negative, check_positive, check_shares
+from rlab.search_ranges import chosen, searched
 from rlab.types import Clock
 
 REWARD_SCALINGS = ("none", "running")
@@ -44,15 +45,17 @@ START = "state/"  # what the names of a batch that hold states begin with
 class ActorCriticConfig(NoveltyConfig, StochasticPolicyConfig, MemoryConfig):
     """The settings that all policy-gradient agents share; each agent states its own defaults where they differ."""
 
-    gamma: float = 0.99  # discount per env step
-    gae_lambda: float = 0.95  # weight of longer returns in advantages; Schulman et al. 2016
-    rollout_steps: int = 128  # vector steps between updates; env steps are that times num_envs
-    learning_rate: float = 3e-4  # of the optimizer, for policy and value alike
+    gamma: float = searched(0.99, 0.97, 0.9999, "one_minus")  # discount per env step
+    gae_lambda: float = searched(0.95, 0.8, 1.0)  # weight of longer returns in advantages; Schulman et al. 2016
+    # vector steps between updates; env steps are that times num_envs
+    rollout_steps: int = searched(128, 16, 256, "powers")
+    learning_rate: float = searched(3e-4, 1e-5, 2e-3, "log")  # of the optimizer, for policy and value alike
     value_weight: float = 0.5  # of the value's loss beside the policy's; Mnih et al. 2016
-    entropy_weight: float = 0.0  # of the entropy in the loss, a reward for acting at random
+    entropy_weight: float = searched(0.0, 1e-8, 0.1, "log")  # of the entropy in the loss, a reward for acting at random
     entropy_final: float = 1.0  # factor of entropy_weight at the end of the budget, reached linearly
     normalize_advantage: bool = False  # within each minibatch; Huang et al. 2022, detail 7
-    activation: Activation = "tanh"  # after every hidden layer; Andrychowicz et al. 2021, section 3.2
+    # after every hidden layer; Andrychowicz et al. 2021, section 3.2
+    activation: Activation = chosen("tanh", "relu")
     init: Init = "orthogonal"  # how the first weights are drawn; Huang et al. 2022, detail 2
     init_gain: float = 2**0.5  # scale of the hidden layers' first weights; Huang et al. 2022, detail 2
     actor_gain: float = 0.01  # scale of the policy's last layer, so that it starts near uniform; detail 2
@@ -62,7 +65,8 @@ class ActorCriticConfig(NoveltyConfig, StochasticPolicyConfig, MemoryConfig):
     shared_body: bool = False  # one body for policy and value; Huang et al. 2022, detail 13 has two
     reward_scaling: RewardScaling = "none"  # running: divide by the deviation of the discounted return
     optimizer_eps: float | None = 1e-5  # in its denominator; Huang et al. 2022, detail 3. None: torch's default
-    max_grad_norm: float | None = 0.5  # clips each member's whole gradient; Huang et al. 2022, detail 11
+    # clips each member's whole gradient; Huang et al. 2022, detail 11
+    max_grad_norm: float | None = searched(0.5, 0.3, 2.0, "log")
     lr_schedule: LrSchedule = "linear"  # how the learning rate falls over the budget; Huang et al. 2022, detail 4
 
     @property

@@ -38,6 +38,7 @@ from rlab.networks.spec import (
     load_draw_states,
 )
 from rlab.ranges import check_counts, check_shares_below_one
+from rlab.search_ranges import searched
 from rlab.types import Clock
 
 
@@ -45,8 +46,9 @@ from rlab.types import Clock
 class CloningConfig(StochasticPolicyConfig):
     """The settings that these agents share; each states its own defaults where they differ."""
 
-    batch_size: int = 256  # rows per update and member
-    dropout: float = 0.0  # share of the policy's hidden units set to zero in updates; Srivastava et al. 2014
+    batch_size: int = searched(256, 32, 1024, "powers")  # rows per update and member
+    # share of the policy's hidden units set to zero in updates; Srivastava et al. 2014
+    dropout: float = searched(0.0, 0.0, 0.5, source="Srivastava et al. 2014")
     obs_scaling: ObsScaling = "none"  # of vectors; fixed: by obs_scale, running: by mean and deviation of all data
     lr_final: float = 0.05
 

@@ -11,6 +11,7 @@ from rlab.learning.choices import Activation, Init, LrSchedule, Memory, ObsScali
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.networks.spaces import Box, Space
 from rlab.ranges import check_counts, check_positive, check_shares_below_one
+from rlab.search_ranges import chosen, searched
 
 MOST_LAYERS, MOST_WIDTH = 1_000, 1_000_000  # of what `hidden` says; a file may say anything
 Unread = dict[str, str]  # setting -> why nothing reads it
@@ -45,13 +46,13 @@ class OptimizerConfig(ConfigPart):
         UsageError: an unknown name or a number out of range.
     """
 
-    learning_rate: float = 1e-3  # of the optimizer
+    learning_rate: float = searched(1e-3, 1e-5, 1e-2, "log")  # of the optimizer
     optimizer: Optimizer = "adam"  # of all networks, by its name in torch.optim; momentum: SGD with 0.9
     optimizer_eps: float | None = None  # in the optimizer's denominator; None: torch's default
     weight_decay: float = 0.0  # L2: decoupled for adamw, added to the gradient otherwise
     l1: float = 0.0  # L1: weight of the sum of absolute parameters in the loss
     max_grad_norm: float | None = None  # clips the gradient of each member, over all networks; None: does not
-    lr_schedule: LrSchedule = "constant"  # how the learning rate falls over the budget
+    lr_schedule: LrSchedule = chosen("constant", "linear")  # how the learning rate falls over the budget
     lr_final: float = 0.0  # factor at the end of linear and cosine, or of each step of step
     lr_warmup_fraction: float = 0.0  # share of the budget over which the rate first rises from 0
     lr_steps: int = 3  # stretches that the step schedule cuts the budget into
@@ -76,7 +77,8 @@ class NetworkConfig(OptimizerConfig):
     """A policy's network and the scaling of what it sees, beside the optimizer that trains it."""
 
     network: str | None = None  # module:function that makes the body, instead of the layers below
-    hidden: tuple[int, ...] | None = None  # of hidden layers; None: 64 64 for vectors, 512 or 128 after convolutions
+    # of hidden layers; None: 64 64 for vectors, 512 or 128 after convolutions
+    hidden: tuple[int, ...] | None = chosen(None, (64,), (256, 256))
     activation: Activation = "tanh"  # after every hidden layer
     layer_norm: bool = False  # after every hidden layer
     init: Init = "orthogonal"  # how the first weights are drawn
@@ -104,7 +106,8 @@ class MemoryConfig(NetworkConfig):
     """
 
     memory: Memory = "none"  # what remembers, behind the hidden layers; transformer: attends to the last steps
-    memory_size: int = 64  # numbers that it gives; of gru and lstm also those in its state
+    # numbers that it gives; of gru and lstm also those in its state
+    memory_size: int = searched(64, 16, 256, "powers")
     memory_window: int = 16  # transformer alone: steps that it sees, the present one included
 
     def unread(self, action_space: Space) -> Unread:

@@ -43,6 +43,7 @@ from rlab.networks.spec import (
     load_members,
 )
 from rlab.ranges import check_counts, check_not_negative, check_positive_shares, check_shares
+from rlab.search_ranges import chosen, searched, unsearched
 from rlab.types import Clock
 
 
@@ -54,18 +55,21 @@ class OffPolicyConfig(ReplaySettings):
     steps of one member, summed over its envs.
     """
 
-    gamma: float = 0.99  # discount per env step; Haarnoja et al. 2018b, table 1
+    gamma: float = searched(0.99, 0.9, 0.9999, "one_minus")  # discount per env step; Haarnoja et al. 2018b, table 1
     learning_rate: float = 3e-4  # of all networks; Haarnoja et al. 2018b, table 1
-    batch_size: int = 256  # transitions per update and member; Haarnoja et al. 2018b, table 1
+    # transitions per update and member; Haarnoja et al. 2018b, table 1
+    batch_size: int = searched(256, 64, 1024, "powers")
     replay_capacity: int = 1_000_000  # transitions per member; Haarnoja et al. 2018b, table 1
     learning_starts: int = 1_000  # env steps of uniform actions before updates; Fujimoto et al. 2018, section 6
     learn_every: int = 1  # env steps between rounds of updates
-    updates_per_learn: int = 1  # updates in a round
+    updates_per_learn: int = unsearched(1)  # updates in a round
     utd: int | None = None  # updates per env step: a round then has learn_every times as many; Chen et al. 2021
     n_step: int = 1  # transitions per return; Sutton and Barto 2018, chapter 7
-    target_tau: float = 0.005  # share of the networks that their targets take over each time; Haarnoja et al. 2018b
+    # share of the networks that their targets take over each time; Haarnoja et al. 2018b
+    target_tau: float = searched(0.005, 0.001, 0.08, "log")
     policy_delay: int = 1  # updates of the critics for each of the policy; Fujimoto et al. 2018, section 5.2
-    hidden: tuple[int, ...] | None = (256, 256)  # of hidden layers, behind convolutions; Haarnoja et al. 2018b, table 1
+    # of hidden layers, behind convolutions; Haarnoja et al. 2018b, table 1
+    hidden: tuple[int, ...] | None = chosen((256, 256), (64, 64), (400, 300))
     critic_hidden: tuple[int, ...] | None = None  # of those of the critics; None: as wide as the policy's
     activation: Activation = "relu"  # after every hidden layer; Haarnoja et al. 2018b, table 1
     init: Init = "pytorch"  # how the first weights are drawn; as in the code of TD3's authors

@@ -12,6 +12,7 @@ from rlab.learning.exploration import linear
 from rlab.learning.returns import LOSSES
 from rlab.networks.spaces import Space
 from rlab.ranges import check_counts, check_not_negative, check_positive, check_positive_shares, check_shares
+from rlab.search_ranges import searched
 
 # Settings that only some value heads read.
 OF_HEADS: dict[str, tuple[str, ...]] = {
@@ -30,19 +31,22 @@ class QLearningConfig(NetworkConfig):
     The clock counts env steps of one member, or updates without an env.
     """
 
-    gamma: float = 0.99  # discount per env step; Mnih et al. 2015, Extended Data Table 1
+    # discount per env step; Mnih et al. 2015, Extended Data Table 1
+    gamma: float = searched(0.99, 0.9, 0.9999, "one_minus")
     learning_rate: float = 1e-3  # of the optimizer; the paper differs: RMSProp on images, not Adam on small networks
-    batch_size: int = 64  # transitions per update and member
-    n_step: int = 1  # transitions per return; Sutton and Barto 2018, chapter 7
+    batch_size: int = searched(64, 16, 512, "powers")  # transitions per update and member
+    # transitions per return; Sutton and Barto 2018, chapter 7
+    n_step: int = searched(1, 1, 5, source="Hessel et al. 2018")
     loss: ValueLoss = "huber"  # of TD errors; Huber is the paper's error clipping
-    target_every: int = 250  # env steps between target updates; updates without an env
+    target_every: int = searched(250, 50, 5_000, "log")  # env steps between target updates; updates without an env
     target_tau: float = 1.0  # share of the online weights that the target takes over; 1 is a hard copy
     activation: Activation = "relu"
     layer_norm: bool = True  # after every hidden layer; Ba et al. 2016. The paper's DQN has none
     dropout: float = 0.0  # share of hidden units set to zero in updates
     init: Init = "pytorch"
     noisy: bool = False  # learned noise on the weights of linear layers, which explores; Fortunato et al. 2018
-    noisy_sigma: float = 0.5  # that noise at first, over the root of a layer's inputs; the paper's section 3.2
+    # that noise at first, over the root of a layer's inputs; the paper's section 3.2
+    noisy_sigma: float = searched(0.5, 0.1, 1.0, "log", source="Hessel et al. 2018")
     dueling: bool = False  # one stream for the state's value, one for the advantages; Wang et al. 2016
     optimizer_eps: float | None = 1.5e-4  # in the optimizer's denominator; Hessel et al. 2018. None: torch's default
     max_grad_norm: float | None = 10.0  # clips the gradient of each member; Stable-Baselines3's default. None: does not
@@ -53,7 +57,8 @@ class QLearningConfig(NetworkConfig):
     atoms: int = 51  # returns of c51 whose probabilities are predicted; Bellemare et al. 2017, section 5
     value_min: float = -10.0  # the lowest of them; lower returns count there. The paper's, of clipped rewards
     value_max: float = 10.0  # the highest of them; higher returns count there
-    quantiles: int = 32  # of a return, of qr. Dabney et al. 2018a have 200; time and memory grow with its square
+    # of a return, of qr. Dabney et al. 2018a have 200; time and memory grow with its square
+    quantiles: int = searched(32, 8, 128, "powers")
     quantile_kappa: float = 1.0  # up to which error the loss of qr and iqn is squared; Dabney et al. 2018a. 0: nowhere
     iqn_samples: int = 8  # quantiles of a return that iqn draws in an update; Dabney et al. 2018b, figure 2
     iqn_points: int = 32  # quantiles whose mean iqn acts by; the K of Dabney et al. 2018b, appendix
@@ -149,8 +154,8 @@ class EpsilonConfig(QLearningConfig):
     """Of agents that explore by random actions, or by noisy layers instead (Fortunato et al. 2018, section 3.1)."""
 
     epsilon_start: float = 1.0  # share of random actions; Mnih et al. 2015
-    epsilon_end: float = 0.05  # the paper has 0.1 and evaluates at 0.05
-    epsilon_fraction: float = 0.2  # of the budget, over which epsilon falls linearly
+    epsilon_end: float = searched(0.05, 0.0, 0.2)  # the paper has 0.1 and evaluates at 0.05
+    epsilon_fraction: float = searched(0.2, 0.0, 0.5)  # of the budget, over which epsilon falls linearly
     epsilon_duration: float | None = None  # exponent of how long an exploring action is held; Dabney et al. 2021 have 2
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from rlab.learning.hindsight_config import HindsightConfig
 from rlab.learning.novelty_config import NoveltyConfig
 from rlab.networks.spaces import Space
 from rlab.ranges import check_counts, check_not_negative, check_shares
+from rlab.search_ranges import searched
 from rlab.types import Clock
 
 REPLAYS = {"uniform": UniformSampler, "prioritised": PrioritisedSampler}
@@ -30,9 +31,10 @@ class ReplaySettings(HindsightConfig, NoveltyConfig, NetworkConfig):
     replay_capacity: int = 50_000  # transitions per member
     learning_starts: int = 500  # env steps before the first update
     learn_every: int = 8  # env steps
-    updates_per_learn: int = 4  # so one update every 2 env steps
+    updates_per_learn: int = searched(4, 1, 8, "powers")  # so one update every 2 env steps
     replay: Replay = "uniform"  # which transitions are learned from; prioritised: those with large errors more often
-    priority_alpha: float = 0.6  # exponent of the error in a transition's probability; Schaul et al. 2016, section 4
+    # exponent of the error in a transition's probability; Schaul et al. 2016, section 4
+    priority_alpha: float = searched(0.6, 0.4, 0.8, source="Schaul et al. 2016")
     priority_beta: float = 0.4  # exponent of importance weights at first, 1 in the end; Schaul et al. 2016, section 4
 
     def __post_init__(self) -> None:
