@@ -1,6 +1,6 @@
 """Wires one run together: envs, agent, storage, sampler, loop, logs, checkpoints. Nothing else does."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -8,7 +8,6 @@ from threading import Event
 from typing import Any
 
 from rlab.agents import check_action_space, load_agent
-from rlab.ending import before_ending
 from rlab.envs import GymVectorEnv, TensorVectorEnv, atari_notes, make_vec, tensor_env_of
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.episode_driver import MOST_STEPS
@@ -20,15 +19,14 @@ from rlab.experience.env_contract import DeviceEnv
 from rlab.jobs.agent_builder import build_agent
 from rlab.jobs.data_sources import check_demonstrations, check_training_only, data_source, make_sampler, make_storage
 from rlab.jobs.engine import CPU, Engine, can_step_tensors, choose
-from rlab.jobs.films import Films, check_can_film
+from rlab.jobs.films import check_can_film
 from rlab.jobs.foreign_code import resume_command
 from rlab.jobs.inputs import NO_INPUTS, Inputs, demonstrations_for
-from rlab.jobs.judging import TRAINING_EPISODE_SEED, Judge, judging_failed, judging_notes
+from rlab.jobs.judging import Judge, judging_failed, judging_notes
 from rlab.jobs.listeners import Audience
 from rlab.jobs.outcome import Outcome
-from rlab.jobs.recording import judged_at_last, open_log
+from rlab.jobs.recording import Recorder
 from rlab.jobs.request import Request
-from rlab.jobs.saving import Saver
 from rlab.jobs.signals import stop_on_signal
 from rlab.jobs.unread import as_started, unread_settings
 from rlab.learning.base_loop import JudgementError, Periods
@@ -47,13 +45,10 @@ from rlab.networks.spaces import Space, choices
 from rlab.networks.summary import shapes
 from rlab.places import warn
 from rlab.randomness import generator_states, load_generator_states
-from rlab.runs.appending import closed_at_last
 from rlab.runs.checkpoint import has_checkpoint, newest_checkpoint
 from rlab.runs.folder import RunFolder
 from rlab.runs.listing import whole_steps
-from rlab.runs.logs import MetricsLog
 from rlab.runs.state_schema import check_clock, check_like, fitting, sound_rows
-from rlab.runs.tables import EpisodeLog
 
 LONG = 1_000  # env steps of one env, after which an episode that has not ended may never end
 
@@ -202,18 +197,9 @@ class Session:
             self._judge = Judge(self.request, self.engine, stop.is_set)
             try:
                 state, self._state = self._state, None
-                resume_at = 0 if state is None else state["loop"][self.request.unit]
-                due = state is not None and bool(state["loop"].get("judgement_due"))
-                with ExitStack() as logs:
-                    log = logs.enter_context(closed_at_last(open_log(self.request, folder, resume_at, due)))
-                    asked_for = [EpisodeLog(folder.path, resume_at)] if run.log_episodes else []
-                    rest = [logs.enter_context(closed_at_last(each)) for each in asked_for]
-                    films = self._films(folder, resume_at, log)
-                    at_once = audience.hears("on_save")
-                    self._saver = logs.enter_context(Saver(self, folder, [log, *rest], self._base, at_once))
-                    logs.enter_context(before_ending(self._saver.complete))
-                    hearing: list[LoopListener] = [self.best, log, *rest, *films, self._saver, *listeners, audience]
-                    on_episodes: list[Hear] = [each.on_episodes for each in rest]
+                with self._recorder(folder, state, audience) as self._record:
+                    hearing: list[LoopListener] = [self.best, *self._record.listeners, *listeners, audience]
+                    on_episodes = [*self._record.on_episodes]
                     on_episodes += [audience.on_episodes] if audience.hears("on_episode") else []
                     loop = self._loop(partial(self._stops, stop, audience), hearing, on_episodes)
                     if state is None:
@@ -227,25 +213,27 @@ class Session:
                     audience.check(f"The run is saved: {resume_command(folder.name, folder.config)}")
                     if finished and not loop.updates:
                         self.unlearned = f"nothing was learned, not one update was made: {self._source.too_late}"
-                    wanted = finished and run.final_eval_episodes and not (stop.is_set() or audience.leaves)
                     judged = None
-                    if wanted:
-                        time, verdict = loop.clock.env_steps, partial(self.evaluate, verdict=True)
-                        judged = judged_at_last(
-                            verdict, self.request, folder, log, time, self.resumed_at, self.members.state()
-                        )
+                    if finished and run.final_eval_episodes and not (stop.is_set() or audience.leaves):
+                        judged = self._record.judge(partial(self.evaluate, verdict=True), loop.clock.env_steps)
                 stopped_by = None if finished else audience.stopped_by
                 return Outcome(finished, loop.clock.env_steps, judged, stopped_by, stop.is_set())
             finally:
                 self._judge.close()
                 self.env.close()
 
+    def _recorder(self, folder: RunFolder, state: Mapping[str, Any] | None, audience: Audience) -> Recorder:
+        """What writes the run down, from this checkpoint on, or from the start."""
+        resume_at = 0 if state is None else state["loop"][self.request.unit]
+        due = state is not None and bool(state["loop"].get("judgement_due"))
+        return Recorder(self, folder, resume_at, due, self._base, audience.hears("on_save"))
+
     def evaluate(self, verdict: bool = False) -> Evaluation | None:
         """Judge the current weights in separate envs and on separate seeds; None where the run should stop.
 
         `verdict` asks for the run's result, not for one of the evaluations during training.
         """
-        self._saver.settle()  # whatever judging does to the process, nothing that was learned is lost
+        self._record.settle()  # whatever judging does to the process, nothing that was learned is lost
         learns_in_env, last = isinstance(self.loop, EnvLoop), self.loop.finished
         alone = self.request.run.eval_alone and learns_in_env
         if last or alone:
@@ -331,20 +319,13 @@ class Session:
     def _stops(self, stop: Event, audience: Audience) -> bool:
         return stop.is_set() or audience.wants_stop_at(self.loop.clock.env_steps)
 
-    def _films(self, folder: RunFolder, resume_at: int, log: MetricsLog) -> list[Films]:
-        every, env = self.request.run.film_every, self.request.env
-        if not every:
-            return []
-        show, first = log.on_film, lambda: self.agent.policy().only(self.members.left[0])
-        return [Films(folder.path, env, first, every, TRAINING_EPISODE_SEED, resume_at, show)]
-
     def _loop(
         self, should_stop: Callable[[], bool], listeners: Sequence[LoopListener], on_episodes: Sequence[Hear]
     ) -> Loop:
         run = self.request.run
 
         def between_cycles() -> bool:
-            self._saver.on_cycle()
+            self._record.on_cycle()
             return should_stop()
 
         rest = (
@@ -375,14 +356,14 @@ class Session:
     def _run(self, loop: Loop, folder: RunFolder) -> bool:
         try:
             finished = loop.run()
-            self._saver.finish()
+            self._record.finish()
         except JudgementError as error:
-            self._saver.settle()
+            self._record.settle()
             reached = f"{loop.clock.env_steps:,} {self.request.unit.replace('_', ' ')}"
             resume = partial(resume_command, folder.name, folder.config)
             raise judging_failed(error, resume, loop.finished, reached) from error
         except RlabError as error:
-            self._saver.settle()
+            self._record.settle()
             kept = "It had not been saved yet."
             if has_checkpoint(folder):
                 again = resume_command(folder.name, folder.config)
