@@ -3,7 +3,9 @@
 import importlib.metadata
 import os
 import platform
+import subprocess
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,24 @@ def versions() -> dict[str, str | None]:
         except importlib.metadata.PackageNotFoundError:
             known[package] = None
     return known
+
+
+@cache
+def commit() -> str | None:
+    """The git commit of rlab's own code, with `-dirty` behind it where tracked files differ from that; None where rlab
+    is installed without its repository, or there is no git."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    words = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    own = {
+        name: value for name, value in os.environ.items() if not name.startswith("GIT_")
+    }  # not of another repository
+    try:
+        found = subprocess.run(words, env=own, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
 
 
 def processor() -> str:

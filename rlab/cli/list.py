@@ -29,6 +29,8 @@ class ListOptions:
     json: bool = False  # one JSON object on standard output
 
 
+# Of runs: columns that --json has and that would make the table too wide.
+FOR_SCRIPTS = frozenset({"final_ci95", "eval_ci95", "began", "wall_seconds", "version", "commit", "command"})
 SCHEMAS = (ListOptions,)
 PAGE = Page(
     "rlab list {agents, envs, experiments, runs, datasets, metrics} [settings]",
@@ -55,7 +57,7 @@ def run(argv: list[str]) -> int:
     if not rows:
         print(f"no such {options.what} here" if wanted else f"no {options.what} here")
         return 0
-    columns = [key for key in rows[0] if any(row[key] is not None for row in rows)]
+    columns = [key for key in rows[0] if key not in FOR_SCRIPTS and any(row[key] is not None for row in rows)]
     print("\n".join(table([[_cell(key, row[key]) for key in columns] for row in rows], columns, _width())))
     return 0
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rlab.errors import RlabError, UsageError
+from rlab.errors import RlabError, UsageError, pip_install
 from rlab.evaluation.episode_driver import (
     PolicyActor,
     PolicyStack,
@@ -104,6 +104,21 @@ class Evaluation:
             "ci95_coverage": COVERAGE.get(len(self.seeds)),
             "episodes_ci95": list(self.episodes_ci95) if self.episodes_ci95 else None,
         }
+
+    def to_frame(self) -> Any:
+        """A pandas table with a row for each member and episode: seed, episode_seed, return and length.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        try:
+            import pandas as pd  # type: ignore[import-untyped, import-not-found, unused-ignore]
+        except ImportError as error:
+            needed = f"evaluation.to_frame() needs pandas: {pip_install('pandas')}"
+            raise UsageError(f"{needed}; evaluation.returns [seeds, episodes] is there without it.") from error
+        of_episodes = np.arange(self.first_seed, self.first_seed + self.episodes)
+        keys = {"seed": np.repeat(self.seeds, self.episodes), "episode_seed": np.tile(of_episodes, len(self.seeds))}
+        return pd.DataFrame({**keys, "return": self.returns.ravel(), "length": self.lengths.ravel()})
 
     def summary(self) -> str:
         """The result for people: a line per member, then what it says about other seeds and other episodes."""

@@ -28,7 +28,7 @@ EXTRAS = {
     "mujoco": ("mujoco", "HalfCheetah, Hopper and their like"),
     "robotics": ("gymnasium_robotics", "goals for robot arms, hands and mazes"),
     "onnx": ("onnxruntime", "exported .onnx files"),
-    "pandas": ("pandas", "run.frame()"),
+    "pandas": ("pandas", "run.to_frame() and evaluation.to_frame()"),
     "plot": ("matplotlib", "plots"),
     "sklearn": ("sklearn", "classification metrics beside scikit-learn's"),
     "video": ("moviepy", "films as .mp4"),

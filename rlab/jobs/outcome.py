@@ -1,5 +1,6 @@
 """How a run ended, and the record of it that stays in its folder."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,16 +43,21 @@ class Outcome:
 def recorded_status(run: RunFolder) -> Iterator[Callable[[str, str | None], None]]:
     """Keep `status.json` true while a run goes on: running, then what the caller says of its end, or why it failed."""
     write_status(run, RUNNING)
+    began = time.perf_counter()
+
+    def write(status: str, why: str | None) -> None:
+        write_status(run, status, why, time.perf_counter() - began)
+
     try:
-        yield lambda status, why: write_status(run, status, None if status == FINISHED else why)
+        yield lambda status, why: write(status, None if status == FINISHED else why)
     except NotJudgedError as error:
-        write_status(run, NOT_JUDGED, _why(error))
+        write(NOT_JUDGED, _why(error))
         raise
     except KeyboardInterrupt:  # a second Ctrl+C, in the middle of anything
-        write_status(run, STOPPED, f"{INTERRUPTED} twice, before it could save")
+        write(STOPPED, f"{INTERRUPTED} twice, before it could save")
         raise
     except Exception as error:
-        write_status(run, FAILED, _why(error))
+        write(FAILED, _why(error))
         raise
 
 

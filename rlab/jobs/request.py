@@ -13,7 +13,7 @@ from rlab.jobs.experiment_files import inherited_experiment
 from rlab.jobs.foreign_code import check_trust, foreign_code
 from rlab.jobs.settings import merge
 from rlab.learning.finetune_config import FinetuneConfig
-from rlab.machine import computed_with
+from rlab.machine import commit, computed_with
 from rlab.runs.config import RunConfig, SourceConfig
 from rlab.runs.folder import A_RUN, path_of
 from rlab.trust import Trust
@@ -123,6 +123,7 @@ class Request:
             "not_in_force": dict(self.unread),
             "engine": self.engine,
             "computed_with": computed_with(str((self.engine or {}).get("device", "cpu"))),
+            "commit": commit(),
             "command": self.command,
         }
 

@@ -113,13 +113,13 @@ class Run:
         """
         return read_episodes(self.path)
 
-    def frame(self) -> Any:
+    def to_frame(self) -> Any:
         """All that was logged as a tidy pandas table, with the columns env_steps (or updates), seed, metric and value.
 
         Raises:
             UsageError: pandas is not installed.
         """
-        return reading.frame(self.path, self.unit)
+        return reading.to_frame(self.path, self.unit)
 
     def report(self) -> str:
         """The result for people, with the command that goes on where the run is not finished."""

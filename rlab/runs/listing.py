@@ -17,9 +17,11 @@ def list_runs(root: Path | str = "runs") -> list[dict[str, Any]]:
     Keys: `path`, `agent`, `env_id`, `seeds` (list), `env_steps` (saved, or reached by a run in progress) and
     `total_env_steps` (both per member, the total in whole steps of all its envs; None where a run learns from a
     dataset), `updates` and `total_updates` (only there), `dropped` (the seeds that it went on without), `final_iqm` (of
-    the final evaluation), `eval_iqm` (of the last one during training), `status` (`finished`, `not-judged`: trained,
-    and the final evaluation is still to come, `running`, `stopped`, `failed` or `broken`), `at` (since when, UTC),
-    `only_here` (true where no other process finds the env) and `reason` (why so).
+    the final evaluation) with its 95 % interval `final_ci95`, `eval_iqm` and `eval_ci95` (of the last one during
+    training), `status` (`finished`, `not-judged`: trained, and the final evaluation is still to come, `running`,
+    `stopped`, `failed` or `broken`), `reason` (why so), `at` (since when, UTC), `began` (UTC), `wall_seconds` (of
+    training and judging, without processes that were killed), `only_here` (true where no other process finds the env),
+    and what made it: `version` and `commit` of rlab, and the `command`.
     What is not known is None. Weights are not read: `load_policy` checks them.
     """
     try:
@@ -33,7 +35,8 @@ def _described(path: Path) -> dict[str, Any]:
     known: dict[str, Any] = dict.fromkeys(
         (
             *("path", "agent", "env_id", "seeds", "env_steps", "total_env_steps", "updates", "total_updates"),
-            *("dropped", "final_iqm", "eval_iqm", "status", "at", "only_here", "reason"),
+            *("dropped", "final_iqm", "final_ci95", "eval_iqm", "eval_ci95"),
+            *("status", "at", "began", "wall_seconds", "only_here", "reason", "version", "commit", "command"),
         )
     )
     known["path"] = str(path)
@@ -52,7 +55,8 @@ def _facts(run: RunFolder) -> dict[str, Any]:
     first, total = settings["seed"], settings[unit]
     saved = saved_time(run)
     evaluations = read_json_lines(run.path / "eval.jsonl")[1] if (run.path / "eval.jsonl").is_file() else []
-    iqms: dict[bool, float | None] = {bool(row.get("final")): row["iqm"] for row in evaluations}
+    last = {bool(row.get("final")): row for row in evaluations}
+    final, during = (last.get(kind, {"iqm": None, "ci95": None}) for kind in (True, False))
     status = read_status(run, saved, total)
     return {
         "agent": run.config["agent"],
@@ -62,9 +66,14 @@ def _facts(run: RunFolder) -> dict[str, Any]:
         f"total_{unit}": whole_steps(total, settings.get("num_envs", 1)) if unit == "env_steps" else total,
         "dropped": [each["seed"] for each in policy_facts(run).get("dropped", [])] or None,
         "only_here": True if run.config["env"].get("local") else None,
-        "final_iqm": iqms.get(True),
-        "eval_iqm": iqms.get(False),
+        "final_iqm": final["iqm"],
+        "final_ci95": final["ci95"],
+        "eval_iqm": during["iqm"],
+        "eval_ci95": during["ci95"],
         **asdict(status),
+        "version": run.config.get("computed_with", {}).get("rlab"),
+        "commit": run.config.get("commit"),
+        "command": run.config.get("command"),
     }
 
 

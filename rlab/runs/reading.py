@@ -55,7 +55,7 @@ def curve(folder: Path, unit: str, tag: str) -> Series:
     return found[tag]
 
 
-def frame(folder: Path, unit: str) -> Any:
+def to_frame(folder: Path, unit: str) -> Any:
     """Everything that a run logged as a tidy pandas table: one row for each clock, seed and metric that has a value.
 
     Raises:
@@ -65,7 +65,7 @@ def frame(folder: Path, unit: str) -> Any:
     try:
         import pandas as pd  # type: ignore[import-untyped, import-not-found, unused-ignore]
     except ImportError as error:
-        raise UsageError(f"run.frame() needs pandas: {pip_install('pandas')}; run.curve() does not.") from error
+        raise UsageError(f"run.to_frame() needs pandas: {pip_install('pandas')}; run.curve() does not.") from error
     seeds = read_json_lines(folder / "metrics.jsonl")[0]["seeds"]
     parts = []
     for tag, (when, values) in series(folder, unit).items():

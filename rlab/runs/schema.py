@@ -13,6 +13,7 @@ KNOWN: dict[str, tuple[type, ...]] = {
     **{name: (kind,) for name, kind in REQUIRED.items()},
     "unit": (str,),
     "command": (str,),
+    "commit": (str, type(None)),
     "origins": (dict,),
     "not_in_force": (dict,),
     "versions": (dict,),

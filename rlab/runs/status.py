@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rlab.errors import RlabError
@@ -23,14 +23,22 @@ class Status:
     status: str
     reason: str | None = None  # why it stopped, failed or was not judged, in a few words
     at: str | None = None  # UTC, ISO 8601: since when
+    began: str | None = None  # the same, of the first process that trained it
+    wall_seconds: float | None = None  # of all processes that trained it, but for those that were killed
 
 
-def write_status(run: RunFolder, status: str, reason: str | None = None) -> None:
-    """Record the state of the run. Where it cannot be written nothing is raised, so that the run itself goes on."""
+def write_status(run: RunFolder, status: str, reason: str | None = None, seconds: float = 0.0) -> None:
+    """Record the state of the run. Where it cannot be written nothing is raised, so that the run itself goes on.
+
+    Args:
+        seconds: how long this process has trained it.
+    """
     short = None if reason is None else " ".join(reason.split())[:WORDS_KEPT]
-    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    at, before = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), _record(run.path / STATUS)
+    total = round((before.wall_seconds or 0.0) + seconds, 3)
+    now = Status(status, short, at, before.began or at, total)
     with contextlib.suppress(RlabError):
-        files.write_json(run.path / STATUS, {"status": status, "reason": short, "at": at})
+        files.write_json(run.path / STATUS, asdict(now))
 
 
 def read_status(run: RunFolder, saved: int, budget: int) -> Status:
@@ -43,21 +51,23 @@ def read_status(run: RunFolder, saved: int, budget: int) -> Status:
     record = _record(run.path / STATUS)
     held = run.is_held()
     if held or (held is None and record.status == RUNNING):
-        return Status(RUNNING, None, record.at)
+        return replace(record, status=RUNNING, reason=None)
     if (run.path / RESULT).is_file() or record.status == FINISHED:
-        return Status(FINISHED, None, record.at)
+        return replace(record, status=FINISHED, reason=None)
     if record.status == NOT_JUDGED or saved >= budget:
         wanted = run.config["run"].get("final_eval_episodes", 0)
-        return Status(NOT_JUDGED if wanted else FINISHED, record.reason, record.at)
+        return replace(record, status=NOT_JUDGED if wanted else FINISHED)
     if record.status == RUNNING:
-        return Status(STOPPED, VANISHED, record.at)
-    return Status(FAILED if record.status == FAILED else STOPPED, record.reason, record.at)
+        return replace(record, status=STOPPED, reason=VANISHED)
+    return replace(record, status=FAILED if record.status == FAILED else STOPPED)
 
 
 def _record(path: Path) -> Status:
     """The record; an empty one where there is none, or it is broken."""
     with contextlib.suppress(RlabError):
         record = files.read_json(path)
-        status, reason, at = (record.get(key) for key in ("status", "reason", "at"))
-        return Status(str(status), None if reason is None else str(reason), None if at is None else str(at))
+        reason, at, began = (None if record.get(key) is None else str(record[key]) for key in ("reason", "at", "began"))
+        seconds = record.get("wall_seconds")
+        known = type(seconds) in (int, float) and 0 <= seconds < float("inf")
+        return Status(str(record.get("status")), reason, at, began, seconds if known else None)
     return Status("")

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 import rlab
-from rlab import api
+from rlab import api, machine
+from rlab.evaluation.evaluate import Evaluation
+from rlab.runs.listing import list_runs
 
 STEPS = {"env_steps": 512, "log_every": 128, "eval_every": 256, "eval_episodes": 2, "final_eval_episodes": 3}
 SMALL: dict[str, Any] = {"experiment": "none", "num_envs": 4, "seed": 3, "seeds": 2, "hidden": (8,), **STEPS}
@@ -76,6 +78,16 @@ def test_a_stopped_run_goes_on_with_its_tables(tmp_path: Path) -> None:
     episodes = again.episodes()
     assert (episodes[: len(before)] == before).all()
     assert (episodes["env_steps"][len(before) :] > 256).all()
+
+
+def test_a_list_of_runs_says_what_made_each_and_how_sure_it_is(run: rlab.Run) -> None:
+    (row,) = list_runs(run.path.parent)
+    assert run.evaluation is not None
+    assert (row["final_iqm"], row["final_ci95"]) == (run.evaluation.iqm, list(run.evaluation.ci95 or ()))
+    assert (row["version"], row["commit"]) == (rlab.__version__, machine.commit())
+    assert row["command"].startswith("rlab.train('dqn', 'CartPole-v1', ")
+    assert row["began"] <= row["at"]
+    assert row["wall_seconds"] > 0
 
 
 def test_curves_by_tag(run: rlab.Run, road: SimpleNamespace) -> None:
@@ -153,7 +165,7 @@ def test_a_run_that_goes_on_may_get_tables(tmp_path: Path) -> None:
 
 def test_the_frame_is_tidy(run: rlab.Run) -> None:
     pytest.importorskip("pandas")
-    frame = run.frame()
+    frame = run.to_frame()
     assert list(frame.columns) == ["env_steps", "seed", "metric", "value"]
     assert frame["value"].notna().all()
     assert not frame.duplicated(["env_steps", "seed", "metric"]).any()
@@ -162,10 +174,22 @@ def test_the_frame_is_tidy(run: rlab.Run) -> None:
     assert {"train/episode_return", "final/return", "time/env_steps_per_second"} <= set(frame.metric)
 
 
+def test_an_evaluation_is_a_table_of_seeds_and_episodes() -> None:
+    pytest.importorskip("pandas")
+    returns, lengths = np.array([[1.5, 2.0], [3.0, 4.0]]), np.array([[10, 20], [30, 40]])
+    frame = Evaluation((7, 8), 100, returns, lengths).to_frame()
+    assert list(frame.columns) == ["seed", "episode_seed", "return", "length"]
+    assert frame.to_numpy().tolist() == [[7, 100, 1.5, 10], [7, 101, 2, 20], [8, 100, 3, 30], [8, 101, 4, 40]]
+    assert frame.dtypes.astype(str).tolist() == ["int64", "int64", "float64", "int64"]
+
+
 def test_without_pandas_a_line_says_what_to_install(run: rlab.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
-    with pytest.raises(rlab.UsageError, match=r'run.frame\(\) needs pandas: pip install "rlab-agents\[pandas\]"'):
-        run.frame()
+    assert run.evaluation is not None
+    with pytest.raises(rlab.UsageError, match=r"evaluation.to_frame\(\) needs pandas"):
+        run.evaluation.to_frame()
+    with pytest.raises(rlab.UsageError, match=r'run.to_frame\(\) needs pandas: pip install "rlab-agents\[pandas\]"'):
+        run.to_frame()
 
 
 def test_an_agent_that_steps_no_env_logs_no_episodes(dataset: Path, tmp_path: Path) -> None:

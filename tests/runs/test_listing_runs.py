@@ -30,13 +30,27 @@ def test_runs_are_listed_with_how_far_and_how_good_they_are(run, make_policy, tm
         "updates": None,
         "total_updates": None,
         "final_iqm": None,
+        "final_ci95": None,
         "at": None,
+        "began": None,
+        "wall_seconds": None,
+        "version": None,
+        "commit": None,
+        "command": None,
         "only_here": None,
         "dropped": None,
     }
     assert list_runs(tmp_path) == [
-        {"path": str(done.path), "env_steps": 1000, "eval_iqm": None, "status": "finished", **common},
-        {"path": str(run.path), "env_steps": 0, "eval_iqm": 77.5, "status": "stopped", **common},
+        {
+            "path": str(done.path),
+            "env_steps": 1000,
+            "eval_iqm": None,
+            "eval_ci95": None,
+            "status": "finished",
+            **common,
+        },
+        {"path": str(run.path), "env_steps": 0, "eval_iqm": 77.5, "eval_ci95": [76.5, 78.5]}
+        | {"status": "stopped", **common},
     ]
 
 
@@ -98,6 +112,16 @@ def test_a_run_stands_as_its_record_says_where_the_folder_does_not_say_better(
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", listed["at"])
     with run.held():
         assert list_runs(tmp_path)[0]["status"] == "running"
+
+
+def test_the_seconds_of_all_processes_that_trained_a_run_are_added_up(run, tmp_path):
+    for status, seconds in (("running", 0.0), ("stopped", 2.5), ("running", 0.0), ("finished", 4.0)):
+        write_status(run, status, None, seconds)
+    (listed,) = list_runs(tmp_path)
+    assert (listed["status"], listed["wall_seconds"]) == ("finished", 6.5)
+    (run.path / "status.json").write_text('{"format": 1, "status": "finished", "wall_seconds": "many"}')
+    (listed,) = list_runs(tmp_path)
+    assert (listed["status"], listed["wall_seconds"], listed["began"]) == ("finished", None, None)
 
 
 def test_a_training_score_is_never_shown_as_the_final_one(run, tmp_path):
