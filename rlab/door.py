@@ -129,14 +129,18 @@ def check_part(folder: Path) -> None:
         check_folder(folder)
 
 
-def whole_lines(path: Path) -> Iterator[bytes]:
+def whole_lines(path: Path, start: int = 0) -> Iterator[bytes]:
     """The lines of a file of the run, one at a time and without their ends; what is left of a last line that was cut
     off is passed over.
+
+    Args:
+        start: the byte at which the first of them begins.
 
     Raises:
         RlabError: as `read_file`; a line is longer than `MOST_LINE`.
     """
     with opened(path) as file:
+        file.seek(start)
         for number in itertools.count(1):
             line = file.readline(MOST_LINE)
             if not line.endswith(b"\n"):

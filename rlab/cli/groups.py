@@ -3,9 +3,9 @@
 # Heading -> names, in the order in which a page shows them. A setting in none of them is the agent's own.
 GROUPS: dict[str, tuple[str, ...]] = {
     "run": (
-        *("run", "env_steps", "updates", "seeds", "seed", "member", "agent", "device", "devices"),
+        *("run", "env_steps", "updates", "seeds", "seed", "member", "agent", "device", "devices", "jobs", "engine"),
         *("compile", "threads", "deterministic", "on_nan"),
-        *("allow_version_change", "experiment", "out", "trust", "json"),
+        *("allow_version_change", "experiment", "out", "trust", "quiet", "json"),
     ),
     "environment": (
         *("env", "env_kwargs", "wrapper", "num_envs", "vector", "max_episode_steps", "env_timeout", "env_restarts"),

@@ -37,9 +37,11 @@ class ResumeOptions:
     # drop-member: a seed whose numbers are not finite stands still from then on, and the others go on
     on_nan: Literal["stop", "drop-member"] | None = None
     film_every: int | None = None  # env steps between films of a greedy episode of the first seed; 0: none
+    engine: Literal["local", "ray"] | None = None  # where the processes of a run with --jobs run from now on
     device: str | None = None  # cpu, cuda, or one of several such as cuda:1; see --allow-version-change
     allow_version_change: bool = False  # go on with other versions or hardware, which round otherwise
     trust: bool = False  # run an agent, env or wrapper from outside rlab that the folder names
+    quiet: bool = False  # no bar and no report: warnings alone
     json: bool = False  # how the run ended and its final evaluation as one JSON object on standard output
 
 
@@ -90,8 +92,9 @@ def run(argv: list[str]) -> int:
     (options,) = parse(argv, SCHEMAS, prog="rlab resume", page=PAGE)
     from rlab.jobs.resume import continue_run
 
-    allow, own = options.allow_version_change, {"run", "trust", "json", "allow_version_change"}
+    allow, own = options.allow_version_change, {"run", "trust", "quiet", "json", "allow_version_change"}
     changes = {name: getattr(options, name) for name in given(argv, SCHEMAS) - own}
+    told = not options.quiet
     return carry_out(
-        lambda: continue_run(options.run, changes, True, options.trust, allow_version_change=allow), options.json
+        lambda: continue_run(options.run, changes, told, options.trust, allow_version_change=allow), options.json, told
     )

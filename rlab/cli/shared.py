@@ -73,12 +73,13 @@ def train(request: Request, options: Any) -> int:
     return carry_out(lambda: start(request, options.out, True, options.trust), options.json)
 
 
-def carry_out(job: Callable[[], Any], as_json: bool) -> int:
+def carry_out(job: Callable[[], Any], as_json: bool, report_it: bool = True) -> int:
     """Run a job that trains, and report for people or as one JSON object; the exit code."""
     report = sys.stdout
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         done = job()
-        print(clean(done.report()))
+        if report_it:
+            print(clean(done.report()))
     if as_json:
         print(json.dumps(run_as_json(done)), file=report)
     return STOPPED if done.interrupted else 0

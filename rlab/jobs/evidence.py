@@ -20,8 +20,8 @@ from rlab.jobs.compress import name_of, weights_sha256
 from rlab.jobs.evaluate import open_judged
 from rlab.jobs.experiment_files import experiment_path, shipped_folder
 from rlab.jobs.judging import FINAL_EPISODE_SEED
+from rlab.jobs.recording import final_evaluation
 from rlab.jobs.request import stated
-from rlab.jobs.running import final_evaluation
 from rlab.jobs.saved import has_exported_name
 from rlab.learning.dropping import Dropped
 from rlab.runs import files

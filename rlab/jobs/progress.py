@@ -40,6 +40,12 @@ def in_notebook() -> bool:
     return "ipykernel" in sys.modules and shell is not None and shell.get_ipython() is not None
 
 
+def terminal() -> Console:
+    """Where bars are drawn and lines written beside them."""
+    # rich would show every line as a block of HTML in a notebook, and its bar needs widgets there.
+    return Console(file=sys.stdout if in_notebook() else sys.stderr, force_jupyter=False)
+
+
 def show(bar: Bar) -> Callable[[Bar], None]:
     """Show a bar in the cell that runs; what comes back draws another one in its place."""
     handle: Any = importlib.import_module("IPython.display").display(bar, display_id=True)
@@ -52,8 +58,7 @@ class ProgressListener:
     def __init__(self, total: int, unit: str = "env_steps") -> None:
         self._total, self._unit, self._words = total, unit, unit.replace("_", " ")
         self._notebook = in_notebook()
-        # rich would show every line as a block of HTML in a notebook, and its bar needs widgets there.
-        self._console = Console(file=sys.stdout if self._notebook else sys.stderr, force_jupyter=False)
+        self._console = terminal()
         self._redraw: Callable[[Bar], None] | None = None  # in a notebook: how its bar is drawn again
         self._bar = Progress(
             TextColumn(f"{{task.completed:,.0f}}/{{task.total:,.0f}} {self._words}"),
@@ -120,9 +125,10 @@ class ProgressListener:
     def on_save(self, env_steps: int) -> None:
         """Saving is quick; nothing to show."""
 
-    def on_note(self, text: str) -> None:
-        """What is about to happen, before the bar begins."""
-        print(clean(text))
+
+def announce(text: str) -> None:
+    """What is about to happen, before a bar begins."""
+    print(clean(text))
 
 
 def line_writer(progress: bool) -> Callable[[str], None]:

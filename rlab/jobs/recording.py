@@ -14,7 +14,7 @@ from rlab.evaluation.evaluate import Evaluation
 from rlab.evaluation.stats import interval_over_members, iqm
 from rlab.jobs.films import Films
 from rlab.jobs.foreign_code import resume_command
-from rlab.jobs.judging import TRAINING_EPISODE_SEED, judging_failed
+from rlab.jobs.judging import FINAL_EPISODE_SEED, TRAINING_EPISODE_SEED, judging_failed
 from rlab.jobs.request import Request
 from rlab.jobs.saving import Saved, Saver
 from rlab.learning.contract import LoopListener
@@ -23,7 +23,7 @@ from rlab.learning.episodes import Hear
 from rlab.runs import files
 from rlab.runs.appending import closed_at_last
 from rlab.runs.folder import RESULT, RunFolder
-from rlab.runs.logs import MetricsLog
+from rlab.runs.logs import MetricsLog, read_json_lines
 from rlab.runs.tables import EpisodeLog
 
 
@@ -158,3 +158,15 @@ def judged_at_last(
     # Where a run was not taken up exactly it is not the run that it would have been: that belongs to the result.
     files.write_json(folder.path / RESULT, {**report, "dropped": list(dropped), "resumed_at": list(resumed_at)})
     return result
+
+
+def final_evaluation(folder: RunFolder) -> Evaluation | None:
+    """The evaluation of a run's final weights, as its log keeps it; None where they were not judged."""
+    path = folder.path / "eval.jsonl"
+    header, rows = read_json_lines(path) if path.is_file() else ({}, [])
+    if not rows or not rows[-1].get("final"):
+        return None
+    returns, lengths = np.array(rows[-1]["returns"], np.float64), np.array(rows[-1]["lengths"], np.int64)
+    judged = np.flatnonzero(~np.isnan(returns).any(axis=1)).tolist()  # without the members that were dropped
+    seeds = tuple(header["seeds"][member] for member in judged)
+    return Evaluation(seeds, FINAL_EPISODE_SEED, returns[judged], lengths[judged])

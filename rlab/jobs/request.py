@@ -31,6 +31,8 @@ BOOKKEEPING = frozenset(
         "film_every",
         "device",
         "devices",
+        "jobs",
+        "engine",
         "compile",
         "threads",
         "vector",
@@ -47,7 +49,7 @@ CHANGEABLE = (
     *BUDGETS,
     *("eval_every", "eval_episodes", "final_eval_episodes", "eval_envs", "eval_alone", "judge"),
     *("checkpoint_every", "keep_checkpoints", "log_every", "log", "log_episodes", "film_every", "max_episode_steps"),
-    *("device", "env_timeout", "on_nan"),
+    *("device", "engine", "env_timeout", "on_nan"),
 )
 A_DATASET = "a folder of demonstrations, or what rlab.collect returned"
 

@@ -15,7 +15,7 @@ from rlab.jobs.defaults import check_budget
 from rlab.jobs.foreign_code import resume_command
 from rlab.jobs.inputs import open_inputs
 from rlab.jobs.listeners import Audience, audience_of
-from rlab.jobs.progress import ProgressListener
+from rlab.jobs.progress import announce
 from rlab.jobs.request import CHANGEABLE, Request
 from rlab.jobs.running import Run, carry_out, unless_interrupted
 from rlab.jobs.settings import merge
@@ -66,9 +66,9 @@ def resume(
         trust: allow an agent, env or wrapper from outside rlab that the folder names; it runs their code.
         settings: what changes: the budget, `env_steps` or `updates`; and what does not touch learning: `eval_every`,
             `eval_episodes`, `final_eval_episodes`, `eval_envs`, `eval_alone`, `judge`, `checkpoint_every`,
-            `keep_checkpoints`, `log_every`, `log`, `log_episodes`, `film_every`; `env_timeout`; `device`; `on_nan`,
-            unless members were dropped; and `max_episode_steps`, where the env has no time limit, so that episodes
-            without an end can be judged.
+            `keep_checkpoints`, `log_every`, `log`, `log_episodes`, `film_every`; `env_timeout`; `device`; `engine`, of
+            a run in several processes; `on_nan`, unless members were dropped; and `max_episode_steps`, where the env
+            has no time limit, so that episodes without an end can be judged.
 
     Raises:
         RlabError: the folder is broken, has lost its checkpoint, or names code from outside rlab and `trust` is false.
@@ -96,9 +96,8 @@ def continue_run(
     audience = audience_of(listeners)
     continued = continuation(path_of(path), settings, trust, env, allow_version_change)
     request, folder = continued.request, continued.folder
-    bar = ProgressListener(request.budget, request.unit) if progress else None
-    if bar is not None:
-        bar.on_note(continued.news)
+    if progress:
+        announce(continued.news)
     if continued.finished:
         return Run.open(folder.name)
     with own_surroundings(request.run.threads, request.run.seed, request.run.deterministic):
@@ -106,7 +105,7 @@ def continue_run(
         session = session_for(request, inputs, audience)
         for note in session.engine.notes:
             warn(note)
-        return carry_out(session, folder, bar, audience, continued.write_changes)
+        return carry_out(session, folder, progress, audience, continued.write_changes)
 
 
 @dataclass(frozen=True)
@@ -166,6 +165,8 @@ def continuation(
         raise RlabError(f"another process is writing {folder.name}; wait for it, or stop it")
     changed = {name: value for name, value in changes.items() if getattr(request.run, name) != value}
     request = replace(request, run=merge(request.run, changed, "rlab resume"))
+    if "engine" in changed and not (folder.path / PARTS).is_dir():
+        raise UsageError(f"{folder.name} is trained in one process on this machine; rlab train --jobs N has several.")
     if "max_episode_steps" in changed:
         request = replace(request, env=_limited(request.env, request.run.max_episode_steps))
     _check_budget(folder, request, done, before)
@@ -176,7 +177,7 @@ def continuation(
         finished = False  # it was not to be judged, and now it is
     if finished:
         return Continuation(folder, request, done, True)
-    kept = has_checkpoint(folder) if request.run.devices is None else (folder.path / PARTS).is_dir()
+    kept = (folder.path / PARTS).is_dir() if request.run.shared_out else has_checkpoint(folder)
     if done and not kept:
         raise RlabError(f"{path} has lost its checkpoint, so it cannot go on; rlab eval {path} judges what it has.")
     _check_at_hand(folder, request)

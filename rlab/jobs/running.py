@@ -14,13 +14,14 @@ from rlab.errors import RlabError
 from rlab.evaluation.evaluate import Evaluation
 from rlab.jobs.foreign_code import resume_command
 from rlab.jobs.inputs import open_inputs
-from rlab.jobs.judging import FINAL_EPISODE_SEED
+from rlab.jobs.jobs_progress import JobsProgress
 from rlab.jobs.listeners import Audience, audience_of
 from rlab.jobs.outcome import BY_LISTENER, INTERRUPTED, recorded_status
-from rlab.jobs.progress import ProgressListener
+from rlab.jobs.progress import ProgressListener, announce
+from rlab.jobs.recording import final_evaluation
 from rlab.jobs.request import Request
 from rlab.jobs.session import Session, only_here
-from rlab.jobs.shared_out import SharedOut, session_for
+from rlab.jobs.shared_out import SharedOut, check_for_processes, session_for
 from rlab.jobs.support_watch import SupportWatch
 from rlab.jobs.unread import refuse_unread
 from rlab.learning.contract import LoopListener
@@ -31,7 +32,6 @@ from rlab.places import warn
 from rlab.runs import reading
 from rlab.runs.folder import ROOT, RunFolder, check_free, fresh_run_path, path_of
 from rlab.runs.listing import clock_unit, policy_facts, saved_time
-from rlab.runs.logs import read_json_lines
 from rlab.runs.policies import load_policy
 from rlab.runs.status import FAILED, FINISHED, NOT_JUDGED, STOPPED, read_status, write_status
 from rlab.runs.tables import read_episodes
@@ -136,18 +136,6 @@ class Run:
         return f"{verdict}\n{saved}"
 
 
-def final_evaluation(folder: RunFolder) -> Evaluation | None:
-    """The evaluation of a run's final weights, as its log keeps it; None where they were not judged."""
-    path = folder.path / "eval.jsonl"
-    header, rows = read_json_lines(path) if path.is_file() else ({}, [])
-    if not rows or not rows[-1].get("final"):
-        return None
-    returns, lengths = np.array(rows[-1]["returns"], np.float64), np.array(rows[-1]["lengths"], np.int64)
-    judged = np.flatnonzero(~np.isnan(returns).any(axis=1)).tolist()  # without the members that were dropped
-    seeds = tuple(header["seeds"][member] for member in judged)
-    return Evaluation(seeds, FINAL_EPISODE_SEED, returns[judged], lengths[judged])
-
-
 def _dropped(folder: RunFolder) -> tuple[Dropped, ...]:
     """The members that a run has gone on without so far."""
     return Dropped.from_json(policy_facts(folder).get("dropped", []), folder.path)
@@ -160,30 +148,47 @@ def start(
     trust: Trust = False,
     listeners: Sequence[Any] | Audience = (),
 ) -> Run:
-    """Make the run folder and train; nothing is on the disk before everything else is known to fit. An interrupt ends
-    it with a run that says so."""
+    """Make the run folder and train. An interrupt ends it with a run that says so."""
     audience = audience_of(listeners)
+    # Before the first torch operation:
+    with own_surroundings(request.run.threads, request.run.seed, request.run.deterministic):
+        session, folder = _begun(request, out, trust, audience)
+        if progress:
+            announce(session.describe())
+        return carry_out(session, folder, progress, audience)
+
+
+def begin(request: Request, out: str | Path, trust: Trust = False) -> RunFolder:
+    """Make the run folder and leave the training to another process, which an engine starts: `rlab.engines.job.Job`.
+
+    Raises:
+        UsageError: the request cannot be carried out, or not in another process.
+    """
+    check_for_processes(request, "--jobs")
+    with own_surroundings(request.run.threads, request.run.seed, request.run.deterministic):
+        session, folder = _begun(request, out, trust, Audience())
+        session.close()
+    return folder
+
+
+def _begun(
+    request: Request, out: str | Path | None, trust: Trust, audience: Audience
+) -> tuple[Session | SharedOut, RunFolder]:
+    """A run that is ready, and its folder; nothing is on the disk before everything else is known to fit."""
     if out is not None:
         check_free(out, unfinished=True)
     place = Path(ROOT if out is None else out).absolute()  # before an env is made, which may change the working folder
-    with own_surroundings(
-        request.run.threads, request.run.seed, request.run.deterministic
-    ):  # before the first torch operation
-        inputs = open_inputs(request, None, trust)
-        session = session_for(request, inputs, audience)
-        try:
-            refuse_unread(session.request.unread, request.origins)
-            path = place if out is not None else fresh_run_path(request.agent, request.env.env_id, place)
-            tuned = {} if session.request.start is None else {"trainable": session.trainable}
-            config = {**session.request.to_json(), **tuned}
-            folder = RunFolder.create(path, config, out or Path(ROOT) / path.name, inputs.keep)
-        except RlabError:
-            session.close()
-            raise
-        bar = ProgressListener(request.budget, request.unit) if progress else None
-        if bar is not None:
-            bar.on_note(session.describe())
-        return carry_out(session, folder, bar, audience)
+    inputs = open_inputs(request, None, trust)
+    session = session_for(request, inputs, audience)
+    try:
+        refuse_unread(session.request.unread, request.origins)
+        path = place if out is not None else fresh_run_path(request.agent, request.env.env_id, place)
+        tuned = {} if session.request.start is None else {"trainable": session.trainable}
+        config = {**session.request.to_json(), **tuned}
+        return session, RunFolder.create(path, config, out or Path(ROOT) / path.name, inputs.keep)
+    except RlabError:
+        session.close()
+        raise
 
 
 def unless_interrupted(run: Run) -> Run:
@@ -200,17 +205,21 @@ def unless_interrupted(run: Run) -> Run:
 def carry_out(
     session: Session | SharedOut,
     folder: RunFolder,
-    bar: ProgressListener | None,
+    progress: bool,
     audience: Audience,
     write_changes: Callable[[], RunFolder] | None = None,
 ) -> Run:
     """Train a session into its folder, with a user's listeners.
 
     Args:
-        bar: shows the progress; None: nothing is shown.
+        progress: show how far it is.
         write_changes: for a run that is resumed: writes its new settings once the folder is locked; returns the folder.
     """
     request = session.request
+    bar: ProgressListener | JobsProgress | None = None
+    if progress:
+        shared = isinstance(session, SharedOut)
+        bar = JobsProgress(session.num_jobs) if shared else ProgressListener(request.budget, request.unit)
     here = only_here(request.env.env_id) if request.env.local else None
     done = saved_time(folder)
     begun = Run(folder.path, False, request.unit, done, None, session.trainable, status="running")

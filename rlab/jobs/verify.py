@@ -78,10 +78,12 @@ def verify(request: Request, trust: Trust = False, stops: int = STOPS) -> Verifi
         stops: how often.
 
     Raises:
-        UsageError: the run is shared out over devices, or known to this process alone.
+        UsageError: the run is shared out over processes, or known to this process alone.
     """
-    if request.run.devices is not None or request.env.local:
-        raise UsageError("--verify needs one device and an env that a name stands for; leave --devices out.")
+    if request.run.shared_out or request.env.local:
+        raise UsageError(
+            "--verify needs one process and an env that a name stands for; leave --devices, --jobs and --engine out."
+        )
     chances = stream(request.run.seed, "times at which a verification stops")
     times = sorted({int(time) for time in chances.integers(1, max(2, request.budget), size=stops)})
     with tempfile.TemporaryDirectory(prefix="rlab-verify-") as folder:

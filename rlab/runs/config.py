@@ -54,6 +54,8 @@ class RunConfig:
     log_episodes: bool = False  # one line of episodes.csv for every episode that training finished
     device: str = "auto"  # cpu, cuda, or one GPU of several such as cuda:1; auto: what is faster for this run
     devices: str | None = None  # several, such as cuda:0,cuda:1, or all: members are shared out, a process for each
+    jobs: int | None = None  # processes that members are shared out over; None: one, or with ray one for each CPU of it
+    engine: Literal["local", "ray"] = "local"  # where those processes run: on this machine, or on a cluster of Ray
     compile: Literal["auto", "on", "off"] = "auto"  # auto: where the run is long enough to win its compile time back
     # drop-member: a seed of which a loss, gradient, weight, reward or observation is not finite stands still from then
     # on, and its scores do not count; the others learn what they would have learned. stop: the run ends
@@ -65,7 +67,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_counts(self, "env_steps", "updates", "seeds", "num_envs", "eval_episodes", "eval_envs")
-        check_counts(self, "checkpoint_every", "keep_checkpoints", "log_every", "threads")
+        check_counts(self, "checkpoint_every", "keep_checkpoints", "log_every", "threads", "jobs")
         check_at_most(self, MOST_MEMBERS, "seeds", "num_envs", "eval_episodes", "final_eval_episodes", "eval_envs")
         check_at_most(self, MOST_STEPS, "env_steps", "updates", "seed")
         check_positive(self, "reward_clip")
@@ -82,6 +84,11 @@ class RunConfig:
     def training_seeds(self) -> tuple[int, ...]:
         """One per member."""
         return tuple(range(self.seed, self.seed + self.seeds))
+
+    @property
+    def shared_out(self) -> bool:
+        """Whether the members are trained in several processes."""
+        return self.devices is not None or self.jobs is not None or self.engine != "local"
 
 
 @dataclass(frozen=True, kw_only=True)

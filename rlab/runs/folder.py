@@ -9,7 +9,7 @@ policy/         the final policy and nothing else: what people share
 best/           the same, best in evaluation
 start/          the policy that fine-tuning began with; teacher/ the one that was imitated
 checkpoint/     full training state
-parts/          instead, where members are shared out over devices: a run folder for each
+parts/          instead, where members are shared out over processes: a run folder for each
 events.out.*    TensorBoard's curves; seed-3/ those of one of several seeds, hparams/ what runs are compared by
 metrics.jsonl, eval.jsonl (nothing that depends on the clock), timing.jsonl (what does)
 """
@@ -31,7 +31,7 @@ from rlab.runs.schema import check_config
 CONFIG = "config.json"
 MANIFEST = "manifest.json"
 ROOT = "runs"  # where runs are stored by default
-PARTS = "parts"  # of a run whose members are shared out over devices: a run folder for each
+PARTS = "parts"  # of a run whose members are shared out over processes: a run folder for each
 RESULT = "result.json"  # the final evaluation; a run that has it is finished
 BEGUN = f"{files.TEMPORARY}begun"  # is in the folder of a run until all that belongs to its beginning is, too
 A_RUN = "a run or policy folder, or the Run that rlab.train returned"  # for messages

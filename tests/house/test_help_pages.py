@@ -102,7 +102,7 @@ def test_the_table_of_groups_names_each_setting_once_and_nothing_else() -> None:
     kinds: list[Any] = [TrainOptions, FinetuneOptions, PretrainOptions, RunConfig, SourceConfig, FinetuneConfig]
     known = {f.name for kind in (*kinds, *(load_agent(a).Config for a in AGENTS)) for f in fields(kind)}  # type: ignore[attr-defined]
     assert known - set(names) == set()
-    assert set(names) - known <= {"run", "network", "allow_version_change"}
+    assert set(names) - known <= {"run", "network", "allow_version_change", "quiet"}
     assert set(names) >= COMMON
 
 

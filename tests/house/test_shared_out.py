@@ -1,4 +1,4 @@
-"""Members that are shared out over devices: a process for each, and in the end one run."""
+"""Members that are shared out over processes: a run folder for each, and in the end one run."""
 
 import shutil
 import signal
@@ -15,8 +15,11 @@ import torch
 
 import rlab
 from rlab.cli.main import main
+from rlab.engines import pool
+from rlab.engines.job import Job
+from rlab.engines.local import LocalEngine
 from rlab.errors import RlabError, UsageError
-from rlab.jobs import part_processes, shared_out
+from rlab.jobs import shared_out
 from rlab.jobs.inputs import NO_INPUTS
 from rlab.jobs.request import train_request
 from rlab.jobs.shared_out import SharedOut, devices_of, part_requests, write_again
@@ -36,7 +39,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     out = tmp_path_factory.mktemp("shared") / "run"
     with pytest.MonkeyPatch.context() as patch:
         looks = iter([lambda seconds: signal.raise_signal(signal.SIGINT)])
-        patch.setattr(part_processes, "time", SimpleNamespace(sleep=lambda seconds: next(looks, time.sleep)(seconds)))
+        patch.setattr(pool, "time", SimpleNamespace(sleep=lambda seconds: next(looks, time.sleep)(seconds)))
         with pytest.raises(KeyboardInterrupt) as caught:
             rlab.train("dqn", "CartPole-v1", out=out, devices="cpu,cpu", **DQN)
     (listed,) = list_runs(out.parent)
@@ -83,19 +86,21 @@ def test_one_that_has_lost_its_parts_cannot_go_on(shared: SimpleNamespace, tmp_p
 
 
 def test_an_error_in_a_part_names_its_device_and_seeds(shared: SimpleNamespace, tmp_path: Path) -> None:
-    part = part_processes.Part(RunFolder.open(shared.out), "cpu seed 7", ("--env-steps", "0"))
-    with pytest.raises(RlabError, match=r"^cpu seed 7: env_steps"):
-        part_processes.train_parts([part], threading.Event(), print)
+    job = Job(RunFolder.open(shared.out), "cpu seed 7", ("--env-steps", "0"))
+    (ended,) = LocalEngine(1).run([job], lambda event: None, threading.Event())
+    assert ended.status == "failed"
+    assert str(ended.error).startswith("env_steps")
 
 
 def test_members_are_shared_out_in_order() -> None:
     request = train_request("dqn", "CartPole-v1", (), (), "none", {"seed": 3, "seeds": 5})
-    parts = part_requests(request, ["cuda:0", "cuda:1"])
+    parts = part_requests(request, 2, ["cuda:0", "cuda:1"])
     assert [(each.run.device, each.run.training_seeds) for each in parts] == [
         ("cuda:0", (3, 4, 5)),
         ("cuda:1", (6, 7)),
     ]
-    assert len(part_requests(request, [f"cuda:{n}" for n in range(8)])) == 5
+    parts = part_requests(request, 5, ["cuda:0", "cuda:1"])
+    assert [each.run.device for each in parts] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
 
 
 def test_devices_are_all_gpus_or_those_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +122,9 @@ def test_a_run_goes_on_in_the_same_shares_where_its_devices_are_gone(monkeypatch
     request = train_request("dqn", "CartPole-v1", (), (), "none", {"seeds": 3, "devices": "cuda:0,cuda:1"})
     begun = {"device": "cuda", "compiled": False, "tensor": True}
     shared = SharedOut(replace(request, engine=begun), NO_INPUTS)
-    assert shared.describe().startswith("shared out over 2 processes: cuda:0 seeds 0 to 1; cuda:1 seed 2.")
+    assert shared.describe().startswith(
+        "shared out over 2 processes on this machine: cuda:0 seeds 0 to 1; cuda:1 seed 2."
+    )
     (note,) = shared.engine.notes
     assert note.endswith("goes on on cpu, not compiled, envs as tensors: torch sees no cuda device")
 

@@ -1,0 +1,118 @@
+"""Whole runs in processes of this machine: one is killed in the middle, and its result is that of a run in peace."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rlab
+from rlab.engines.choice import job_engine
+from rlab.engines.job import Event, Job
+from rlab.engines.process import ResumeProcess
+from rlab.jobs.request import train_request
+from rlab.jobs.running import begin
+from rlab.runs.folder import RunFolder
+
+pytestmark = pytest.mark.usefixtures("quick_disk")
+DQN: dict[str, Any] = {"experiment": "none", "num_envs": 4, "hidden": (8,), "batch_size": 8, "learning_starts": 64}
+DQN |= {"max_episode_steps": 30, "env_steps": 512, "log_every": 64, "eval_every": 128, "eval_episodes": 1}
+DQN |= {"final_eval_episodes": 2, "seeds": 2, "vector": "tensor", "compile": "off", "checkpoint_every": 128}
+
+
+def begun(path: Path, **changes: Any) -> RunFolder:
+    settings = {**DQN, **changes}
+    experiment = settings.pop("experiment")
+    return begin(train_request("dqn", "CartPole-v1", (), (), experiment, settings), path)
+
+
+def test_a_run_that_is_killed_is_run_again_to_the_same_bytes(tmp_path: Path) -> None:
+    alone = rlab.train("dqn", "CartPole-v1", out=tmp_path / "alone", **DQN)
+    jobs = [Job(begun(tmp_path / "a"), "a"), Job(begun(tmp_path / "b", seed=7), "b")]
+    events: list[Event] = []
+
+    def hear(event: Event) -> None:
+        events.append(event)
+        killed = any(each.kind == "again" for each in events)
+        if event.job is jobs[0] and event.kind == "metrics" and event.row["env_steps"] == 256 and not killed:
+            (child,) = children_of(jobs[0])
+            os.kill(child, signal.SIGKILL)
+
+    with closing(job_engine("local", 2)) as engine:
+        ended = engine.run(jobs, hear, threading.Event())
+    assert [(each.status, each.error) for each in ended] == [("done", None)] * 2
+    assert [each.text for each in events if each.kind == "again"] == [
+        "its process was killed (SIGKILL; is there enough memory?)"
+    ]
+    assert [e.row["env_steps"] for e in events if e.job is jobs[0] and e.kind == "metrics"] == list(range(64, 513, 64))
+    (weights,) = (alone.path / "policy").glob("*.safetensors")
+    for name in ("metrics.jsonl", "eval.jsonl", f"policy/{weights.name}"):
+        assert (tmp_path / "a" / name).read_bytes() == (alone.path / name).read_bytes()
+    found = rlab.Run.open(tmp_path / "a")
+    assert found.status == "finished"
+    np.testing.assert_array_equal(found.evaluation.returns, alone.evaluation.returns)
+
+
+def test_a_process_whose_parent_is_gone_saves_and_ends(tmp_path: Path) -> None:
+    """So that nobody waits for the folder of a run that nobody waits for."""
+    folder = begun(tmp_path / "run", env_steps=10**7)
+    code = (
+        "import os, sys, time; from pathlib import Path; from rlab.engines.process import ResumeProcess\n"
+        "process = ResumeProcess(Path(sys.argv[1]), ())\n"
+        "while not process.look().rows: time.sleep(0.05)\n"
+        "print(process._process.pid, flush=True); os._exit(1)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder.path)], capture_output=True, text=True, env=surroundings(), check=False
+    )
+    wait_for(int(done.stdout))
+    assert rlab.Run.open(folder.path).status == "stopped"
+    assert rlab.Run.open(folder.path).time > 0
+
+
+def test_what_a_process_says_is_warnings_alone_and_what_it_fails_with_is_its_error(tmp_path: Path) -> None:
+    folder = begun(tmp_path / "run", env_steps=64)
+    process = ResumeProcess(folder.path, ("--env-steps", "0"))
+    looks = list(until_ended(process))
+    assert [line for look in looks for line in look.said] == []
+    assert looks[-1].code == 2
+    assert str(looks[-1].error).startswith("env_steps")
+
+
+def until_ended(process: ResumeProcess) -> Iterator[Any]:
+    while True:
+        look = process.look()
+        yield look
+        if look.code is not None:
+            process.end()
+            return
+
+
+def children_of(job: Job) -> list[int]:
+    """The processes that were started for a job."""
+    path = str(job.folder.path).encode()
+    numbers = [int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit()]
+    return [n for n in numbers if path in command_of(n).split(b"\0")]
+
+
+def command_of(number: int) -> bytes:
+    try:
+        return Path(f"/proc/{number}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def wait_for(process: int) -> None:
+    while Path(f"/proc/{process}").exists() and b"resume" in command_of(process):
+        threading.Event().wait(0.05)
+
+
+def surroundings() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
