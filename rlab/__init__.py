@@ -43,6 +43,7 @@ API = (
     "check",
     "collect",
     "collect_random",
+    "compare",
     "compress",
     "evaluate",
     "export",

@@ -4,6 +4,7 @@ from rlab.jobs.check import check as check
 from rlab.jobs.collect import collect as collect
 from rlab.jobs.collect import collect_random as collect_random
 from rlab.jobs.collect import merge_datasets as merge_datasets
+from rlab.jobs.compare import compare as compare
 from rlab.jobs.compress import compress as compress
 from rlab.jobs.evaluate import evaluate as evaluate
 from rlab.jobs.export import export as export

@@ -35,6 +35,7 @@ VERBS = {
     "finetune": "go on from a trained or pretrained policy in an environment",
     "compress": "make a trained policy smaller and faster, and report what that costs",
     "export": "write one member as one file: ONNX, torch.export, NumPy or C",
+    "compare": "say who is better, by how much and how sure that is",
     "bench": "run experiment files and check their claims",
     "doctor": "say what rlab runs on, what is missing and which runs are damaged",
 }

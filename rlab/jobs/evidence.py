@@ -4,7 +4,7 @@ A run folder, a policy folder, an exported file and a result that `rlab bench` r
 result has returns and no policy, a policy has no curve. `Evidence` says what there is, and None where there is nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -21,7 +21,7 @@ from rlab.jobs.evaluate import open_judged
 from rlab.jobs.experiment_files import experiment_path, shipped_folder
 from rlab.jobs.judging import FINAL_EPISODE_SEED
 from rlab.jobs.recording import final_evaluation
-from rlab.jobs.request import stated
+from rlab.jobs.request import BOOKKEEPING, stated
 from rlab.jobs.saved import has_exported_name
 from rlab.learning.dropping import Dropped
 from rlab.runs import files
@@ -48,6 +48,14 @@ class Protocol:
     first_seed: int  # of the episodes; episode k has `first_seed + k`
     greedy: bool = True  # False: actions were sampled as in training
 
+    def covers(self, other: "Protocol") -> bool:
+        """Whether every episode of the other one is among its episodes."""
+        return (
+            self.greedy == other.greedy
+            and self.first_seed <= other.first_seed
+            and other.first_seed + other.episodes <= self.first_seed + self.episodes
+        )
+
     def __str__(self) -> str:
         sampled = "" if self.greedy else ", sampled actions"
         return f"{self.episodes} episodes from seed {self.first_seed}{sampled}"
@@ -60,6 +68,7 @@ class Parent:
     name: str
     weights_sha256: str
     how: str  # `compressed`, `fine-tuned` or `exported`
+    same_members: bool = True  # the member of a training seed was made of the parent's member of that seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +130,14 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**stated(config, "run"), **stated(config, "sources"), **start, **stated(config, "settings")}
 
 
+def different_settings(of: Sequence[Evidence]) -> dict[str, list[Any]]:
+    """The settings that not all of these have in common, with the value of each; those that change what is learned, and
+    that all of them record."""
+    known = set.intersection(*(set(each.settings) for each in of)) - BOOKKEEPING - {"seeds"}
+    values = {name: [each.settings[name] for each in of] for name in sorted(known)}
+    return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
+
+
 def _of_run(folder: Path, path: str) -> Evidence:
     run = RunFolder.open(folder)
     config, unit, done = run.config, clock_unit(run), saved_time(run)
@@ -130,7 +147,7 @@ def _of_run(folder: Path, path: str) -> Evidence:
     everyone = range(first, first + count)
     judged = final_evaluation(run)
     seeds = tuple(seed for seed in everyone if seed not in dropped) if judged is None else judged.seeds
-    weights = _weights_of(run, "policy")
+    weights = weights_of(run, "policy")
     return Evidence(
         path=path,
         kind=RUN,
@@ -245,7 +262,7 @@ def _result_path(path: str) -> Path:
     return found
 
 
-def _weights_of(run: RunFolder, part: str) -> str | None:
+def weights_of(run: RunFolder, part: str) -> str | None:
     """The checksum of the weights in one of the policy folders of a run; None where there is none."""
     path = run.path / part / POLICY
     if not path.exists():
@@ -256,10 +273,10 @@ def _weights_of(run: RunFolder, part: str) -> str | None:
 
 def _fine_tuned(run: RunFolder) -> Parent | None:
     """The policy that a run began with, of which it keeps a copy."""
-    began, weights = run.config.get("start"), _weights_of(run, "start")
+    began, weights = run.config.get("start"), weights_of(run, "start")
     if not began or weights is None:
         return None
-    return Parent(Path(str(began.get("run"))).name, weights, "fine-tuned")
+    return Parent(Path(str(began.get("run"))).name, weights, "fine-tuned", began.get("member") is None)
 
 
 def _curve(run: RunFolder, unit: str, seeds: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray] | None:

@@ -5,6 +5,7 @@ file: it is written down instead of run.
 """
 
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -62,6 +63,7 @@ def small(argv: list[str]) -> list[str]:
         "compress": {"episodes": 2, "updates": 20, "min_return_ratio": 0, **candidates},
         "collect": {"episodes": 3},
         "eval": {"episodes": 2},
+        "compare": {"episodes": 2},
         "resume": {"env_steps": 640} if {"--env-steps", "--verify"} & set(argv) else {},
     }
     fewer = {"seeds": MOST_SEEDS} if "--seeds" in argv and int(argv[argv.index("--seeds") + 1]) > MOST_SEEDS else {}
@@ -75,7 +77,7 @@ def run_shell(content: str) -> None:
         words = line.partition("#")[0].strip()
         if not words or words.startswith(ONLY_READ):
             continue
-        argv = words.split()
+        argv = shlex.split(words)
         assert argv[0] == "rlab", f"a documented command that no test runs: {line}"
         if argv[1] == "bench":  # an experiment at its full size: `make prove`
             continue
