@@ -10,8 +10,8 @@ weights.
 from typing import Any
 
 import rlab
+from rlab.evaluation.differences import probability_of_improvement
 from rlab.evaluation.plots import Curve
-from rlab.evaluation.stats import probability_of_improvement
 from rlab.experiments.studies import demonstrations, judged, picture, record, run_folder, say
 
 ENV, AGENT, SEEDS, UPDATES = "LunarLander-v3", "ppo", 10, 3_000

@@ -12,8 +12,9 @@ import numpy as np
 
 import rlab
 from rlab import api
+from rlab.evaluation.differences import probability_of_improvement
 from rlab.evaluation.plots import Curve
-from rlab.evaluation.stats import iqm, probability_of_improvement
+from rlab.evaluation.stats import iqm
 from rlab.experiments.studies import control, demonstrations, expert, goal, judged, picture, record, run_folder, say
 
 AGENT, DEMONSTRATIONS = "double_dqn", 20

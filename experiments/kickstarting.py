@@ -9,8 +9,8 @@ so that what is judged in the end has learned on without it.
 from typing import Any
 
 import rlab
+from rlab.evaluation.differences import probability_of_improvement
 from rlab.evaluation.plots import Curve
-from rlab.evaluation.stats import probability_of_improvement
 from rlab.experiments.studies import EXPERT_SEED, expert, goal, judged, picture, record, run_folder, say
 
 ENV, SEEDS, EXPERT_AGENT = "LunarLander-v3", 10, "ppo"

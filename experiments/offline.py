@@ -12,7 +12,7 @@ from typing import Any
 
 import rlab
 from rlab import api
-from rlab.evaluation.stats import probability_of_improvement
+from rlab.evaluation.differences import probability_of_improvement
 from rlab.experiments.studies import goal, judged, record, run_folder, say
 
 ENV, FIRST_SEED, SEEDS, UPDATES = "CartPole-v1", 100, 20, 10_000

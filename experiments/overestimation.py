@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 import rlab
-from rlab.evaluation.stats import iqm, probability_of_improvement, stratified_bootstrap
+from rlab.evaluation.differences import probability_of_improvement
+from rlab.evaluation.stats import iqm, stratified_bootstrap
 
 ENV = "LunarLander-v3"
 SEEDS = 20

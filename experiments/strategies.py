@@ -12,8 +12,9 @@ import numpy as np
 
 import rlab
 from rlab import api
+from rlab.evaluation.differences import probability_of_improvement
 from rlab.evaluation.plots import Curve
-from rlab.evaluation.stats import iqm, probability_of_improvement
+from rlab.evaluation.stats import iqm
 from rlab.experiments.studies import RUNS, control, goal, judged, of_seeds, picture, record, run_folder, say
 
 ENV, CHANGED, SEEDS = "CartPole-v1", "CartPolePhysics:length=2,gravity=20", 20

@@ -21,8 +21,9 @@ from rlab.compression.quantized_layers import full_precision
 from rlab.compression.sequences import Visits
 from rlab.compression.visits import visits
 from rlab.errors import RlabError, UsageError
+from rlab.evaluation.differences import paired_difference, paired_ratio
 from rlab.evaluation.evaluate import evaluate
-from rlab.evaluation.stats import Interval, paired_difference, paired_ratio
+from rlab.evaluation.stats import Interval
 from rlab.networks import memory
 from rlab.networks.attention import Attention
 from rlab.networks.merging import merged

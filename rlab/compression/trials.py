@@ -20,8 +20,8 @@ from rlab.compression.search import BITS, Candidate, Size, Trial
 from rlab.compression.steps import Job, Step, check_order
 from rlab.compression.visits import visits
 from rlab.compression.weight_pruning import packed, prune_weights
+from rlab.evaluation.differences import paired_difference
 from rlab.evaluation.evaluate import evaluate
-from rlab.evaluation.stats import paired_difference
 from rlab.networks.describe import with_network
 from rlab.networks.merging import merge_policy
 from rlab.networks.policy import MemberPolicy, Policy, build_policy

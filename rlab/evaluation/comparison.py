@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from rlab.errors import RlabError, UsageError
-from rlab.evaluation.stats import LEVEL, Interval, probability_of_improvement, shown_digits
+from rlab.evaluation.differences import probability_of_improvement
+from rlab.evaluation.quantiles import student_t
+from rlab.evaluation.stats import LEVEL, Interval, shown_digits
 
 BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no difference"
 SEEDS, EPISODES = "training seeds", "episodes"  # what a difference is about: others of them
 POWER = 0.8  # how often a difference should be found that there is; what studies are usually planned with
 FEW = 5  # training seeds below which nothing shows how returns are spread
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(128)
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,20 +180,6 @@ def difference_spread(a: np.ndarray, b: np.ndarray, same_members: bool = False) 
     if total > 0:
         freedom = total**2 / sum(value**2 / count for value, count in parts if count)
     return Spread(sum(of_seeds), of_episodes, freedom)
-
-
-def student_t(level: float, freedom: float) -> float:
-    """The `t` for which Student's t with 1 degree of freedom or more lies within `-t .. t` with probability `level`.
-
-    With `t = tan(x) sqrt(freedom)` the density is in proportion to `cos(x) ** (freedom - 1)`, whose integral on the way
-    to x a quadrature of Gauss and Legendre gives to a millionth; x is bisected.
-    """
-    half = 0.5 * math.sqrt(math.pi) * math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2))  # to pi / 2
-    low, high = 0.0, math.pi / 2 if freedom < 50 else math.atan(40.0 / math.sqrt(freedom))  # so far out nothing is left
-    while low < (x := (low + high) / 2) < high:  # until no number lies between the two
-        below = x / 2 * float((_WEIGHTS * np.cos(x / 2 * (_NODES + 1)) ** (freedom - 1)).sum())
-        low, high = (x, high) if below < level * half else (low, x)
-    return math.tan(x) * math.sqrt(freedom)
 
 
 def level_of_each(sides: int, level: float = LEVEL) -> float:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from rlab.errors import UsageError, pip_install
-from rlab.evaluation.stats import Interval, stratified_bootstrap
+from rlab.evaluation.learning_curves import efficiency_curve
+from rlab.evaluation.stats import Interval
 
 Curve = tuple[np.ndarray, np.ndarray]  # when [T], and each member's value then [S, T]
 OTHERS: Any = {"color": "0.75", "markersize": 5, "zorder": 1}
-REPS = 2_000  # of the bootstrap at each point: a curve is read by eye
 
 
 def save_curves(path: Path | str, curves: Mapping[str, Curve], x_label: str, y_label: str, title: str = "") -> None:
@@ -24,12 +24,10 @@ def save_curves(path: Path | str, curves: Mapping[str, Curve], x_label: str, y_l
     figure = _figure()
     axes = figure.add_subplot()
     for name, (when, values) in curves.items():
-        line = [stratified_bootstrap(column, reps=REPS) if len(column) > 1 else None for column in values.T]
-        middle = [column[0] if i is None else i.estimate for i, column in zip(line, values.T, strict=True)]
-        (drawn,) = axes.plot(when, middle, label=f"{name} ({len(values)} seeds)")
-        if len(values) > 1:
-            low, high = [i.low for i in line if i], [i.high for i in line if i]
-            axes.fill_between(when, low, high, alpha=0.12, color=drawn.get_color(), linewidth=0)
+        curve = efficiency_curve(when, values)
+        (drawn,) = axes.plot(curve.when, curve.iqm, label=f"{name} ({curve.runs} seeds)")
+        if curve.runs > 1:
+            axes.fill_between(curve.when, curve.low, curve.high, alpha=0.12, color=drawn.get_color(), linewidth=0)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.set_title(title or "IQM over seeds with its 95 % interval", fontsize="medium")

@@ -19,8 +19,8 @@ from rlab.evaluation.comparison import (
     difference_spread,
     level_of_each,
     pair,
-    student_t,
 )
+from rlab.evaluation.quantiles import student_t
 
 RECORDED = sorted(Path(str(rlab.experiments.__file__)).parent.glob("*-v*.result.json"))
 
@@ -28,27 +28,6 @@ RECORDED = sorted(Path(str(rlab.experiments.__file__)).parent.glob("*-v*.result.
 def side(name: str, returns: object) -> Side:
     table = np.array(returns, np.float64)
     return Side(name, tuple(range(len(table))), table)
-
-
-@pytest.mark.parametrize(
-    ("level", "freedom", "t"),
-    [
-        (0.95, 1, 12.7062047364),  # printed tables of Student's t; 1 degree of freedom: tan(0.95 pi / 2)
-        (0.95, 2, 4.30265272991),
-        (0.95, 9, 2.26215716280),
-        (0.6, 4, 0.940964564),
-        (0.95, 1e7, 1.95996422),
-        (0.0, 5, 0.0),
-    ],
-)
-def test_the_quantiles_of_student_s_t_are_those_of_the_tables(level: float, freedom: float, t: float) -> None:
-    assert student_t(level, freedom) == pytest.approx(t, rel=1e-6, abs=1e-12)
-
-
-@pytest.mark.parametrize("freedom", [1.5, 2.7, 18.3, 49.0, 51.0, 400.0])
-def test_student_s_t_between_whole_degrees_agrees_with_scipy(freedom: float) -> None:
-    scipy = pytest.importorskip("scipy.stats")
-    assert student_t(0.95, freedom) == pytest.approx(scipy.t.ppf(0.975, freedom), rel=1e-6)
 
 
 def test_members_without_shared_episodes_are_welch_s_test() -> None:
