@@ -4,7 +4,6 @@ import os
 
 from rlab.engines.job import JobEngine
 from rlab.engines.local import LocalEngine
-from rlab.errors import UsageError
 
 
 def job_engine(name: str, at_once: int | None = None) -> JobEngine:
@@ -15,8 +14,10 @@ def job_engine(name: str, at_once: int | None = None) -> JobEngine:
         at_once: how many jobs it runs at once; None: one for each CPU that it has.
 
     Raises:
-        UsageError: what it runs on cannot be reached.
+        UsageError: Ray is not installed, or no cluster is found.
     """
-    if name != "local":
-        raise UsageError(f"--engine {name} is not there yet; --engine local is.")
+    if name == "ray":
+        from rlab.engines.ray_engine import RayEngine  # Ray takes its time
+
+        return RayEngine(at_once)
     return LocalEngine(at_once or os.cpu_count() or 1)

@@ -6,6 +6,7 @@ run. When all are trained they are put together as if they had been one run, and
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from itertools import cycle
@@ -29,7 +30,9 @@ from rlab.jobs.session import Session
 from rlab.jobs.signals import stop_on_signal
 from rlab.learning.common_config import own_network
 from rlab.learning.runtime import choose_devices
+from rlab.machine import computed_with, differences
 from rlab.networks.policy import Policy, build_policy
+from rlab.places import warn
 from rlab.runs import files
 from rlab.runs.appending import closed_at_last
 from rlab.runs.folder import PARTS, RESULT, RunFolder, is_run
@@ -80,16 +83,14 @@ class SharedOut:
             devices = devices_of(run.devices) if request.engine is None else tuple(run.devices.split(","))
             run = replace(run, devices=",".join(devices))
         jobs = run.jobs if run.devices is None else run.jobs or len(devices)
-        self._on = job_engine(run.engine, None if jobs is None else min(jobs, run.seeds))
-        try:
+        with ExitStack() as undo:
+            self._on = undo.enter_context(closing(job_engine(run.engine, jobs)))
             count = min(self._on.at_once, run.seeds)
             request = replace(request, run=run if run.devices is not None else replace(run, jobs=count))
             parts = part_requests(request, count, devices)
             first = Session(parts[0], inputs)  # what is wrong is found before anything is written
             first.close()
-        except BaseException:
-            self._on.close()
-            raise
+            undo.pop_all()
         self.engine, self.trainable, self._lines = first.engine, first.trainable, first.describe()
         known: dict[str, Any] = {
             name: getattr(first.request, name) for name in ("settings", "start", "unread", "engine")
@@ -134,6 +135,7 @@ class SharedOut:
         if not done and time < self.request.budget:
             return Outcome(False, time, None, None, True)
         put_together(folder, folders)
+        self._warn_of_other_machines(jobs)
         judged = None
         with closed_at_last(open_log(self.request, folder, BEFORE_ALL)) as log:
             write_again(log, folders, self.request.unit)
@@ -164,6 +166,15 @@ class SharedOut:
         if errors:
             raise RlabError(errors[0])
         return len(ended) == len(jobs) and all(each.status == "done" for each in ended)
+
+    def _warn_of_other_machines(self, jobs: Sequence[Job]) -> None:
+        """Say where members were computed with something else than this machine has, which rounds otherwise."""
+        here = computed_with(str((self.request.engine or {}).get("device", "cpu")))
+        for job in jobs:
+            there = RunFolder.open(job.folder.path).config.get("computed_with", {})
+            if found := differences(here, there):
+                warn(f"{job.label}: not computed as here, so that last digits may differ: {'; '.join(found)}")
+                return
 
     def _job(self, folder: RunFolder, number: int, request: Request) -> Job:
         """One part with its folder, which is made where it is not there yet."""
