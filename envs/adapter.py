@@ -39,6 +39,7 @@ class GymVectorEnv:
         timeout: seconds that each call of `env` may take; None: it watches its sub-envs by itself.
         on_nan: `stop` raises where the env gives, or is given, a number that is not finite; `drop-member` puts zeros in
             its place and the fault into the step.
+        first_env: of each member's envs the number of the first of these: the others are in other processes.
 
     Raises:
         UsageError: a space that rlab does not support, or an autoreset mode that the env does not state.
@@ -53,12 +54,14 @@ class GymVectorEnv:
         time_limit: int | None = None,
         timeout: float | None = None,
         on_nan: str = "stop",
+        first_env: int = 0,
     ) -> None:
         if not seeds or env.num_envs % len(seeds):
             raise ValueError(f"{env.num_envs} sub-envs cannot be divided among {len(seeds)} members")
         self.env_id = env_id
         self.seeds = tuple(seeds)
         self.num_envs = env.num_envs // len(seeds)
+        self._envs = range(first_env, first_env + self.num_envs)  # of each member
         self.time_limit = time_limit
         of_gym = env.single_observation_space
         arrays = array_space_from_gym(of_gym, f"the observation space of {env_id}", obs_hint(of_gym))
@@ -84,7 +87,7 @@ class GymVectorEnv:
         """Start every env on its own stream; observations `[S, N, *obs]`."""
         self._restart += self._loaded  # a run that goes on does not meet its first episodes again
         self._loaded = False
-        seeds = [env_seed(seed, n, self._restart) for seed in self.seeds for n in range(self.num_envs)]
+        seeds = [env_seed(seed, n, self._restart) for seed in self.seeds for n in self._envs]
         self._env.action_space.seed(seeds[0])
         self._vector_steps = 0
         self._resetting = None
@@ -265,7 +268,7 @@ class GymVectorEnv:
     def _name(self, row: int) -> str:
         """`env 3 of seed 7` for a row of `[S*N]`."""
         member, env_index = divmod(row, self.num_envs)
-        return f"env {env_index} of seed {self.seeds[member]}"
+        return f"env {self._envs[env_index]} of seed {self.seeds[member]}"
 
     def _fail(self, error: BaseException) -> NoReturn:
         """Raise with the sub-env and the step in the message, unless the user interrupted it."""

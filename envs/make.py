@@ -45,6 +45,7 @@ def make_vec(
     vector: str = "auto",
     on_nan: str = "stop",
     restarts: int = 0,
+    first_env: int = 0,
 ) -> GymVectorEnv:
     """`num_envs` training envs for each of the members with these training seeds.
 
@@ -55,6 +56,7 @@ def make_vec(
         on_nan: as of `GymVectorEnv`.
         restarts: how often each sub-env that fails is made again; those of a native vector env and of EnvPool cannot
             be, one by one, and fail.
+        first_env: as of `GymVectorEnv`.
 
     Raises:
         UsageError: an env, keyword, wrapper or space that does not work, or a vector env that is not available.
@@ -79,7 +81,7 @@ def make_vec(
         packing, limit = packing_of(spec, found)
         obs_space = packing.obs_space
         make = partial(make_single, spec, found)
-        own_seeds = [env_seed(seed, n) for seed in seeds for n in range(num_envs)]
+        own_seeds = [env_seed(seed, first_env + n) for seed in seeds for n in range(num_envs)]
         makers = [sub_env_maker(make, i, packing, own_seed, spec.timeout) for i, own_seed in enumerate(own_seeds)]
         try:
             if vector == "async":
@@ -89,7 +91,7 @@ def make_vec(
         except SubEnvError as error:
             raise RlabError(f"{spec.env_id} could not be started: {error}") from error
     timeout = spec.timeout if obs_space is None else None
-    return GymVectorEnv(env, seeds, spec.env_id, obs_space, limit, timeout, on_nan)
+    return GymVectorEnv(env, seeds, spec.env_id, obs_space, limit, timeout, on_nan, first_env)
 
 
 def make_episodes(spec: EnvSpec, n: int, render_mode: str | None = None) -> SingleEpisodes | NativeEpisodes:

@@ -33,6 +33,19 @@ class UsageError(RlabError):
     exit_code = 2
 
 
+class ToldElsewhereError(RlabError):
+    """Another process of the same run has failed, and says with what: nobody need read it twice."""
+
+
+def told_elsewhere(error: BaseException | None) -> bool:
+    """Whether an error, or what it was raised for, is one that another process tells of."""
+    while error is not None:
+        if isinstance(error, ToldElsewhereError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 class RlabWarning(UserWarning):
     """Something went wrong that does no harm, in one line."""
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from rlab.version import VERSION
 
+TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun puts into the environment
+
 
 def versions() -> dict[str, str | None]:
     """What this process runs on, for config.json; None where a package is not installed."""
@@ -59,16 +61,32 @@ def hardware() -> dict[str, Any]:
     return {"cpu": processor(), "cores": os.cpu_count(), "gpu": gpu}
 
 
-def computed_with(device: str) -> dict[str, str | None]:
+def computed_with(device: str, processes: int = 1) -> dict[str, str | None]:
     """What decides how the numbers of a run are rounded: the kind of device (`cpu`, `cuda`), versions of packages, the
-    processor with the instructions that torch uses of it, and the GPU where one computes."""
+    processor with the instructions that torch uses of it, the GPU where one computes, and how many processes train one
+    learner."""
     import torch
 
     of_cpu = {"cpu": processor(), "cpu instructions": torch.backends.cpu.get_cpu_capability()}
     on_gpu = device == "cuda" and torch.cuda.is_available()
-    return {**versions(), **of_cpu, "device": torch.cuda.get_device_name() if on_gpu else device}
+    gpu = torch.cuda.get_device_name() if on_gpu else None
+    return {**versions(), **of_cpu, "device": gpu or device, "processes": str(processes)}
 
 
 def differences(before: Mapping[str, str | None], now: Mapping[str, str | None]) -> list[str]:
     """What is not as it was, in words: `torch 2.12.0 (now 2.13.0)`."""
     return [f"{name} {was} (now {now[name]})" for name, was in before.items() if now.get(name, was) != was]
+
+
+def ranks_started() -> tuple[int, int]:
+    """The rank of this process and how many there are, as `torchrun` says; (0, 1) where it did not start this one."""
+    if any(name not in os.environ for name in TORCHRUN):
+        return 0, 1
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+def ranks_here() -> tuple[int, int]:
+    """The rank of this process among those of its machine, and how many there are; (0, 1) without `torchrun`."""
+    if ranks_started()[1] == 1:
+        return 0, 1
+    return int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

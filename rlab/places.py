@@ -4,6 +4,8 @@ import os
 import sys
 import sysconfig
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -59,6 +61,14 @@ def warn(message: str) -> None:
         warnings.warn(message, RlabWarning, stacklevel=2)
     else:
         warnings.warn_explicit(message, RlabWarning, frame.f_code.co_filename, frame.f_lineno)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """A block whose warnings another process gives."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RlabWarning)
+        yield
 
 
 def _is_own(file: str) -> bool:

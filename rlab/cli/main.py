@@ -18,7 +18,8 @@ from typing import Any
 import rlab
 from rlab.door import clean
 from rlab.ending import ends_with_line
-from rlab.errors import RlabError, RlabWarning, unknown
+from rlab.errors import RlabError, RlabWarning, UsageError, told_elsewhere, unknown
+from rlab.machine import ranks_started
 from rlab.trust import in_force
 
 # What each verb does; the module of its name has `run`, and is imported when the verb is asked for.
@@ -40,6 +41,7 @@ VERBS = {
     "doctor": "say what rlab runs on, what is missing and which runs are damaged",
 }
 
+TOGETHER = ("train", "resume", "finetune")  # verbs that several processes carry out, which torchrun starts
 STOPPED = 130  # exit code of what was interrupted: 128 + SIGINT, as shells count
 WIDEST = 120  # characters of a line of help; longer ones are hard to read
 CORE_PACKAGES = ("torch", "gymnasium", "numpy", "tensorboard", "safetensors", "tyro", "rich")
@@ -68,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _report("interrupted", STOPPED, debug, as_json)
     except RlabError as error:
-        return _report(str(error), error.exit_code, debug, as_json)
+        return _report(str(error), error.exit_code, debug, as_json, told_elsewhere(error))
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_left():
             return 141  # 128 + SIGPIPE
@@ -141,6 +143,10 @@ def _dispatch(words: list[str]) -> int:
         return 0
     if verb not in VERBS:
         raise unknown("verb", verb, VERBS)
+    if ranks_started()[1] > 1 and verb not in TOGETHER:
+        raise UsageError(
+            f"torchrun starts processes that {', '.join(TOGETHER)} one learner together; {verb} takes one."
+        )
     if _names_code(rest):
         _see_current_folder()
     return int(importlib.import_module(f"rlab.cli.{verb}").run(rest))
@@ -160,12 +166,19 @@ def _see_current_folder() -> None:
         sys.path.append(here)
 
 
-def _report(message: str, code: int, debug: bool, as_json: bool) -> int:
+def leads() -> bool:
+    """Whether this process reports: of several that `torchrun` started, the first."""
+    return ranks_started()[0] == 0
+
+
+def _report(message: str, code: int, debug: bool, as_json: bool, said: bool = False) -> int:
     if debug:
         traceback.print_exc()
     line = " ".join(clean(" ".join(message.split())).split())
-    print(f"rlab: {line}", file=sys.stderr)
-    if as_json:
+    if not said:
+        where = "" if leads() else " (process {} of {})".format(*ranks_started())
+        print(f"rlab{where}: {line}", file=sys.stderr)
+    if as_json and leads():
         print(json.dumps({"format": 1, "error": line, "exit_code": code}))
     return code
 

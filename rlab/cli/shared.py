@@ -10,7 +10,7 @@ from typing import Any
 from rlab.agents import load_agent
 from rlab.cli.flags import HELP, given, parse
 from rlab.cli.help import Page
-from rlab.cli.main import STOPPED
+from rlab.cli.main import STOPPED, leads
 from rlab.door import clean
 from rlab.jobs.defaults import DEFAULT, UPDATE_PERIODS, Defaults, data_of
 from rlab.jobs.request import Request
@@ -78,9 +78,9 @@ def carry_out(job: Callable[[], Any], as_json: bool, report_it: bool = True) -> 
     report = sys.stdout
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         done = job()
-        if report_it:
+        if report_it and leads():
             print(clean(done.report()))
-    if as_json:
+    if as_json and leads():
         print(json.dumps(run_as_json(done)), file=report)
     return STOPPED if done.interrupted else 0
 

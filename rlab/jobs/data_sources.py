@@ -16,11 +16,11 @@ from rlab.experience.hindsight_sampler import HindsightSampler
 from rlab.experience.mixture_sampler import MixtureSampler
 from rlab.experience.samplers import Sampler
 from rlab.experience.storage import Storage
-from rlab.learning.contract import Agent, RolloutConfig
+from rlab.learning.contract import Agent, RolloutConfig, updates_due
 from rlab.learning.contract_checks import check_sampler
 from rlab.learning.dataset_loop import DatasetLoop
 from rlab.learning.hindsight_config import asks_for_hindsight
-from rlab.learning.loop import Loop, ReplayLoop, updates_due
+from rlab.learning.loop import Loop, ReplayLoop
 from rlab.learning.rollout_loop import RolloutLoop
 from rlab.runs.config import RunConfig
 

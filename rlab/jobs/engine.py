@@ -27,6 +27,7 @@ from rlab.networks.policy import Policy
 from rlab.places import warn
 
 CPU = torch.device("cpu")
+SPLIT = "several processes train one learner"  # why something is not done
 
 
 class Cost(NamedTuple):
@@ -88,12 +89,14 @@ def choose(request: Request, agent: Any, vector_steps: int, updates: int, rows: 
     """
     run = request.run
     if request.engine is not None:
-        return as_begun(run.device, request.engine)
+        return as_begun(run.device, request.engine, request.processes)
     can_step = bool(vector_steps) and can_step_tensors(request)
     why = _needs_host(agent)
     if why is None and asks_for_hindsight(request.settings) and not can_step:
         why = "hindsight asks the env for rewards"
     needs_host = f"{request.agent} needs the host: {why}" if why else None
+    if request.processes > 1:
+        needs_host = SPLIT
     modes = (False,) if needs_host and run.compile == "on" else COMPILED[run.compile]
     work = PASSES * forward_gflop(agent.policy()) * rows
     engines: dict[Engine, float] = {}  # what may be chosen, and how long it takes
@@ -120,20 +123,25 @@ def choose(request: Request, agent: Any, vector_steps: int, updates: int, rows: 
     return replace(best, notes=(f"note: {fastest} would be faster: {missed[fastest][1]}",))
 
 
-def as_begun(named: str, engine: Mapping[str, Any]) -> Engine:
+def as_begun(named: str, engine: Mapping[str, Any], processes: int = 1) -> Engine:
     """What a run began with, or as much of it as this machine has.
 
     Args:
         named: the run's `--device`.
         engine: what its `config.json` says.
+        processes: that train one learner.
     """
     device, missing = _same_device(named, engine["device"]), []
     if device.type != engine["device"]:
         missing.append(f"torch sees no {engine['device']} device")
-    obstacle = why_not_compile(device) if engine["compiled"] else None
+    compiled, tensor = engine["compiled"], engine["tensor"]
+    if processes > 1 and (compiled or tensor):
+        missing.append(SPLIT)
+        compiled = tensor = False
+    obstacle = why_not_compile(device) if compiled else None
     if obstacle is not None:
         missing.append(obstacle)
-    found = Engine(device, engine["compiled"] and obstacle is None, engine["tensor"])
+    found = Engine(device, compiled and obstacle is None, tensor)
     before = Engine(torch.device(engine["device"]), engine["compiled"], engine["tensor"])
     notes = (f"the run began on {before} and goes on on {found}: {'; '.join(missing)}",) if missing else ()
     return replace(found, notes=notes)
@@ -161,6 +169,8 @@ def can_step_tensors(request: Request) -> bool:
     """
     vector = request.run.vector
     why = why_not_tensor(request.env) if vector in ("auto", "tensor") else "they are to be stepped otherwise"
+    if request.processes > 1:
+        why = SPLIT
     if vector == "tensor" and why is not None:
         raise UsageError(f"--vector tensor: {why}; use --vector auto.")
     return why is None

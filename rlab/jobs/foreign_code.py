@@ -27,7 +27,9 @@ def resume_command(name: str, config: Mapping[str, Any], **changes: Any) -> str:
     env, trusted = EnvSpec.from_json(config["env"]), in_force(False)
     modules = {*foreign_code(config, env), *env.modules_elsewhere}  # another process asks for the env's, too
     needed = not all(trusts(trusted, module) for module in modules)
-    return " ".join(["rlab resume", name, *(["--trust"] if needed else []), *flags])
+    processes = str((config.get("computed_with") or {}).get("processes", 1))
+    rlab = "rlab" if processes == "1" else f"torchrun --nproc-per-node {processes} -m rlab"
+    return " ".join([rlab, "resume", name, *(["--trust"] if needed else []), *flags])
 
 
 def foreign_agent_module(agent: str) -> list[str]:

@@ -86,6 +86,7 @@ class Request:
     for_agent: str | None = None  # whose network is pretrained; None: nobody's but the agent's own
     unread: Mapping[str, str] = field(default_factory=dict)  # settings that are not in force, and why
     engine: Mapping[str, Any] | None = None  # what it computes with, once that is chosen; see `jobs.engine`
+    processes: int = 1  # that train one learner now; see `jobs.data_parallel`
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "env", replace(self.env, timeout=self.run.env_timeout))
@@ -124,7 +125,7 @@ class Request:
             "origins": self.origins,
             "not_in_force": dict(self.unread),
             "engine": self.engine,
-            "computed_with": computed_with(str((self.engine or {}).get("device", "cpu"))),
+            "computed_with": computed_with(str((self.engine or {}).get("device", "cpu")), self.processes),
             "commit": commit(),
             "command": self.command,
         }

@@ -22,9 +22,10 @@ from rlab.jobs.settings import merge
 from rlab.jobs.shared_out import session_for
 from rlab.learning.common_config import own_network, patience_of
 from rlab.learning.runtime import choose_devices, own_surroundings
-from rlab.machine import computed_with, differences
+from rlab.machine import computed_with, differences, ranks_started
 from rlab.networks.own import Builder, find_builder, standing_in
 from rlab.places import warn
+from rlab.ranks import joined
 from rlab.runs import files
 from rlab.runs.checkpoint import has_checkpoint, load_checkpoint
 from rlab.runs.folder import CONFIG, PARTS, RESULT, RunFolder, path_of
@@ -96,13 +97,13 @@ def continue_run(
     audience = audience_of(listeners)
     continued = continuation(path_of(path), settings, trust, env, allow_version_change)
     request, folder = continued.request, continued.folder
-    if progress:
+    if progress and ranks_started()[0] == 0:
         announce(continued.news)
     if continued.finished:
         return Run.open(folder.name)
-    with own_surroundings(request.run.threads, request.run.seed, request.run.deterministic):
+    with own_surroundings(request.run.threads, request.run.seed, request.run.deterministic), joined() as ranks:
         inputs = open_inputs(request, folder, trust)
-        session = session_for(request, inputs, audience)
+        session = session_for(request, inputs, audience, ranks)
         for note in session.engine.notes:
             warn(note)
         return carry_out(session, folder, progress, audience, continued.write_changes)
@@ -156,6 +157,7 @@ def continuation(
             refuse_fixed(name, folder.config)
             raise unknown("setting of resume", name, CHANGEABLE)
     request = Request.from_json(folder.config, str(folder.path / CONFIG), trust)
+    request = replace(request, processes=ranks_started()[1])
     if env is not None:
         request = request.with_env(env)
     check_budget(request.agent, changes)
@@ -197,7 +199,7 @@ def continuation(
 def _surroundings(folder: RunFolder, request: Request) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the run has been computed with, and what it would be computed with here: what both know of."""
     kind = str((request.engine or {}).get("device", "cpu"))
-    now = computed_with(choose_devices("auto")[-1].type if kind == "cuda" else kind)
+    now = computed_with(choose_devices("auto")[-1].type if kind == "cuda" else kind, request.processes)
     before = {name: value for name, value in folder.config.get("computed_with", {}).items() if name in now}
     return before, {name: now[name] for name in before}
 

@@ -28,7 +28,8 @@ from rlab.learning.contract import LoopListener
 from rlab.learning.dropping import Dropped
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.policy import MemberPolicy
-from rlab.places import warn
+from rlab.places import quiet, warn
+from rlab.ranks import ALONE, Ranks, joined
 from rlab.runs import reading
 from rlab.runs.folder import ROOT, RunFolder, check_free, fresh_run_path, path_of
 from rlab.runs.listing import clock_unit, policy_facts, saved_time
@@ -151,9 +152,10 @@ def start(
     """Make the run folder and train. An interrupt ends it with a run that says so."""
     audience = audience_of(listeners)
     # Before the first torch operation:
-    with own_surroundings(request.run.threads, request.run.seed, request.run.deterministic):
-        session, folder = _begun(request, out, trust, audience)
-        if progress:
+    surroundings = own_surroundings(request.run.threads, request.run.seed, request.run.deterministic)
+    with surroundings, joined() as ranks:
+        session, folder = _begun(request, out, trust, audience, ranks)
+        if progress and ranks.leads:
             announce(session.describe())
         return carry_out(session, folder, progress, audience)
 
@@ -166,26 +168,30 @@ def begin(request: Request, out: str | Path, trust: Trust = False) -> RunFolder:
     """
     check_for_processes(request, "--jobs")
     with own_surroundings(request.run.threads, request.run.seed, request.run.deterministic):
-        session, folder = _begun(request, out, trust, Audience())
+        session, folder = _begun(request, out, trust, Audience(), ALONE)
         session.close()
     return folder
 
 
 def _begun(
-    request: Request, out: str | Path | None, trust: Trust, audience: Audience
+    request: Request, out: str | Path | None, trust: Trust, audience: Audience, ranks: Ranks
 ) -> tuple[Session | SharedOut, RunFolder]:
     """A run that is ready, and its folder; nothing is on the disk before everything else is known to fit."""
     if out is not None:
         check_free(out, unfinished=True)
     place = Path(ROOT if out is None else out).absolute()  # before an env is made, which may change the working folder
     inputs = open_inputs(request, None, trust)
-    session = session_for(request, inputs, audience)
-    try:
-        refuse_unread(session.request.unread, request.origins)
+    session = session_for(request, inputs, audience, ranks)
+
+    def fresh() -> RunFolder:
         path = place if out is not None else fresh_run_path(request.agent, request.env.env_id, place)
         tuned = {} if session.request.start is None else {"trainable": session.trainable}
         config = {**session.request.to_json(), **tuned}
-        return session, RunFolder.create(path, config, out or Path(ROOT) / path.name, inputs.keep)
+        return RunFolder.create(path, config, out or Path(ROOT) / path.name, inputs.keep)
+
+    try:
+        refuse_unread(session.request.unread, request.origins)
+        return session, ranks.of_first(fresh)
     except RlabError:
         session.close()
         raise
@@ -209,17 +215,16 @@ def carry_out(
     audience: Audience,
     write_changes: Callable[[], RunFolder] | None = None,
 ) -> Run:
-    """Train a session into its folder, with a user's listeners.
+    """Train a session into its folder, with a user's listeners. Of several processes that train one learner the first
+    writes the run down; the others have its folder to read from alone.
 
     Args:
         progress: show how far it is.
         write_changes: for a run that is resumed: writes its new settings once the folder is locked; returns the folder.
     """
-    request = session.request
-    bar: ProgressListener | JobsProgress | None = None
-    if progress:
-        shared = isinstance(session, SharedOut)
-        bar = JobsProgress(session.num_jobs) if shared else ProgressListener(request.budget, request.unit)
+    request, leads = session.request, session.ranks.leads
+    audience = audience if leads else Audience()
+    bar = _bar(session) if progress and leads else None
     here = only_here(request.env.env_id) if request.env.local else None
     done = saved_time(folder)
     begun = Run(folder.path, False, request.unit, done, None, session.trainable, status="running")
@@ -228,23 +233,24 @@ def carry_out(
     try:
         failed = before_ending(lambda line: write_status(folder, FAILED, line))
         with ExitStack() as running:
-            running.enter_context(folder.held())
+            running.enter_context(folder.held() if leads else quiet())
             session.restore(folder)  # before anything of the run is changed: it may be damaged
-            running.enter_context(failed)
-            record = running.enter_context(recorded_status(folder))
+            running.enter_context(failed if leads else nullcontext())
+            record = running.enter_context(recorded_status(folder) if leads else nullcontext(lambda status, why: None))
             running.enter_context(bar if bar is not None else nullcontext())
             audience.check("Nothing was trained.")
-            folder = folder if write_changes is None else write_changes()
+            folder = folder if write_changes is None or not leads else write_changes()
             hearing: list[LoopListener] = [*SupportWatch.of(request.settings)]
             outcome = session.train(folder, [*hearing, bar] if bar is not None else hearing, audience)
             status = outcome.status(request.run.final_eval_episodes > 0)
             record(status, outcome.why)
+            session.ranks.any(False)  # all wait until the run is whole
     except BaseException:
         audience.on_end(replace(begun, time=_reached(folder)))
         raise
     finally:
         session.close()
-    if session.unlearned is not None:
+    if session.unlearned is not None and leads:
         warn(session.unlearned)
     ended = replace(
         begun,
@@ -253,13 +259,20 @@ def carry_out(
         evaluation=outcome.evaluation,
         stopped_by=outcome.stopped_by,
         status=status,
-        dropped=_dropped(folder),
+        dropped=_dropped(folder) if leads else (),
         interrupted=outcome.interrupted,
     )
     audience.on_end(ended)
     audience.leave()
     audience.check(f"The run is whole: {folder.name}")
     return ended
+
+
+def _bar(session: Session | SharedOut) -> ProgressListener | JobsProgress:
+    """What shows how far a session is."""
+    if isinstance(session, SharedOut):
+        return JobsProgress(session.num_jobs)
+    return ProgressListener(session.request.budget, session.request.unit)
 
 
 def _reached(folder: RunFolder) -> int:

@@ -8,15 +8,17 @@ from threading import Event
 from typing import Any
 
 from rlab.agents import check_action_space, load_agent
-from rlab.envs import GymVectorEnv, TensorVectorEnv, atari_notes, make_vec, tensor_env_of
+from rlab.envs import TensorVectorEnv, atari_notes, make_vec, tensor_env_of
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.episode_driver import MOST_STEPS
 from rlab.evaluation.evaluate import Evaluation
 from rlab.experience.border import HostEnv
 from rlab.experience.collector import Collector
 from rlab.experience.demonstrations import Demonstrations
-from rlab.experience.env_contract import DeviceEnv
+from rlab.experience.env_contract import DeviceEnv, VectorEnv
+from rlab.experience.split_envs import SplitEnvs
 from rlab.jobs.agent_builder import build_agent
+from rlab.jobs.data_parallel import Follower, WeightCheck, check_alike, check_splits, shared, split_sampler
 from rlab.jobs.data_sources import check_demonstrations, check_training_only, data_source, make_sampler, make_storage
 from rlab.jobs.engine import CPU, Engine, can_step_tensors, choose
 from rlab.jobs.films import check_can_film
@@ -45,6 +47,7 @@ from rlab.networks.spaces import Space, choices
 from rlab.networks.summary import shapes
 from rlab.places import warn
 from rlab.randomness import generator_states, load_generator_states
+from rlab.ranks import ALONE, Ranks
 from rlab.runs.checkpoint import has_checkpoint, newest_checkpoint
 from rlab.runs.folder import RunFolder
 from rlab.runs.listing import whole_steps
@@ -61,8 +64,8 @@ class Session:
             from it. Nothing is written yet.
     """
 
-    def __init__(self, request: Request, inputs: Inputs = NO_INPUTS) -> None:
-        self.request, self.inputs = request, inputs
+    def __init__(self, request: Request, inputs: Inputs = NO_INPUTS, ranks: Ranks = ALONE) -> None:
+        self.request, self.inputs, self.ranks = request, inputs, ranks
         run = request.run
         agent_class: Any = load_agent(request.agent)
         self._source = data_source(request.agent, agent_class.data)
@@ -73,6 +76,8 @@ class Session:
             spaces, host = self._look_at_env(undo)
             check_action_space(request.agent, agent_class, spaces[1], request.env.env_id)
             built = build_agent(agent_class, request, spaces, CPU, inputs)
+            if ranks.count > 1:
+                check_splits(built.agent, request)
             self.engine = self._choose(built.agent)
             device = self.engine.device
             if device != CPU:
@@ -97,7 +102,9 @@ class Session:
             self.storage = make_storage(self._source, self.agent, run, self.demonstrations, self.env)
             share, where = request.sources.demonstration_share, (request.env, self.env)
             rows = self.storage, self.demonstrations, share
-            self._sampler = make_sampler(self._source, self.agent, run, *rows, *where)
+            sampler = make_sampler(self._source, self.agent, run, *rows, *where)
+            self._sampler = split_sampler(sampler, self.agent, ranks)
+            check_alike(self.request, ranks)
             if self._online:
                 undo.pop_all()  # else its spaces are known, and judging may need the only instance that can exist
         self.best = BestPolicy(self.agent)
@@ -107,7 +114,7 @@ class Session:
         self._base: int | None = None  # the number of the checkpoint that the run goes on from
         self.resumed_at: list[int] = []  # times at which the run was taken up again otherwise than exactly
 
-    def _look_at_env(self, undo: ExitStack) -> tuple[tuple[Space, Space], GymVectorEnv | None]:
+    def _look_at_env(self, undo: ExitStack) -> tuple[tuple[Space, Space], VectorEnv | None]:
         """The spaces of observations and actions, and the envs on the host that had to be made to know them."""
         run, spec = self.request.run, self.request.env
         if self._online and can_step_tensors(self.request):
@@ -124,9 +131,11 @@ class Session:
         steps = whole_steps(run.env_steps, run.num_envs) // run.num_envs if self._online else 0
         return choose(self.request, agent, steps, self._source.updates(run, settings), self._source.rows(run, settings))
 
-    def _host_envs(self, seeds: tuple[int, ...], num_envs: int, vector: str = "auto") -> GymVectorEnv:
-        run = self.request.run
-        return make_vec(self.request.env, seeds, num_envs, vector, run.on_nan, run.env_restarts)
+    def _host_envs(self, seeds: tuple[int, ...], num_envs: int, vector: str = "auto") -> VectorEnv:
+        run, own = self.request.run, self.ranks.own(num_envs)
+        size, rest = own.stop - own.start, (run.on_nan, run.env_restarts)
+        envs = make_vec(self.request.env, seeds, size, vector, *rest, first_env=own.start)
+        return envs if self.ranks.count == 1 else SplitEnvs(envs, self.ranks)
 
     def _make_env(self) -> DeviceEnv:
         """The training envs, as the engine has them."""
@@ -161,7 +170,7 @@ class Session:
         learns = f"{updates:,} updates" if updates else f"warning: NO UPDATE, {source.too_late}"
         mib = f"{self.storage.nbytes / 2**20:.1f} MiB in all"
         lines = [
-            f"{self.request.agent} on {env.label}: {seeds}, {size}, {self.engine}",
+            f"{self.request.agent} on {env.label}: {seeds}, {size}, {self.engine}{shared(self.ranks)}",
             f"{source.name}: {self._capacity:,} transitions per seed, {mib}; {learns}",
         ]
         policy = self.agent.policy()
@@ -195,10 +204,12 @@ class Session:
         audience = audience or Audience()
         with stop_on_signal() as stop:
             self._judge = Judge(self.request, self.engine, stop.is_set)
+            any_process = self.ranks.any
             try:
                 state, self._state = self._state, None
                 with self._recorder(folder, state, audience) as self._record:
-                    hearing: list[LoopListener] = [self.best, *self._record.listeners, *listeners, audience]
+                    hearing: list[LoopListener] = [] if self.ranks.count == 1 else [self._weight_check()]
+                    hearing += [self.best, *self._record.listeners, *listeners, audience]
                     on_episodes = [*self._record.on_episodes]
                     on_episodes += [audience.on_episodes] if audience.hears("on_episode") else []
                     loop = self._loop(partial(self._stops, stop, audience), hearing, on_episodes)
@@ -214,16 +225,21 @@ class Session:
                     if finished and not loop.updates:
                         self.unlearned = f"nothing was learned, not one update was made: {self._source.too_late}"
                     judged = None
-                    if finished and run.final_eval_episodes and not (stop.is_set() or audience.leaves):
+                    if finished and run.final_eval_episodes and not any_process(stop.is_set() or audience.leaves):
                         judged = self._record.judge(partial(self.evaluate, verdict=True), loop.clock.env_steps)
                 stopped_by = None if finished else audience.stopped_by
-                return Outcome(finished, loop.clock.env_steps, judged, stopped_by, stop.is_set())
+                return Outcome(finished, loop.clock.env_steps, judged, stopped_by, any_process(stop.is_set()))
             finally:
                 self._judge.close()
                 self.env.close()
 
-    def _recorder(self, folder: RunFolder, state: Mapping[str, Any] | None, audience: Audience) -> Recorder:
-        """What writes the run down, from this checkpoint on, or from the start."""
+    def _weight_check(self) -> WeightCheck:
+        return WeightCheck(self.agent.networks, self.ranks)
+
+    def _recorder(self, folder: RunFolder, state: Mapping[str, Any] | None, audience: Audience) -> Recorder | Follower:
+        """What writes the run down, from this checkpoint on, or from the start; one process does."""
+        if not self.ranks.leads:
+            return Follower(lambda: self.loop)
         resume_at = 0 if state is None else state["loop"][self.request.unit]
         due = state is not None and bool(state["loop"].get("judgement_due"))
         return Recorder(self, folder, resume_at, due, self._base, audience.hears("on_save"))
@@ -241,7 +257,7 @@ class Session:
         self._warn_of_no_ending()
         policy = self.agent.policy()
         policy = policy.only(*self.members.left) if self.members.dropped else policy
-        found = self._judge(policy, verdict)
+        found: Evaluation | None = self.ranks.of_first(lambda: self._judge(policy, verdict))
         if alone and not last:
             self._judge.close()
             self._open_envs_again()
@@ -317,7 +333,7 @@ class Session:
             self.resumed_at = [*self.resumed_at, now]
 
     def _stops(self, stop: Event, audience: Audience) -> bool:
-        return stop.is_set() or audience.wants_stop_at(self.loop.clock.env_steps)
+        return self.ranks.any(stop.is_set() or audience.wants_stop_at(self.loop.clock.env_steps))
 
     def _loop(
         self, should_stop: Callable[[], bool], listeners: Sequence[LoopListener], on_episodes: Sequence[Hear]
@@ -346,7 +362,7 @@ class Session:
             self.loop = kind(
                 self.agent, run.training_seeds, self._sampler, run.updates, *rest, validation, stopping, programs
             )
-        self.loop.members = self.members
+        self.loop.members, self.loop.ranks = self.members, self.ranks
         return self.loop
 
     def _early_stopping(self) -> EarlyStopping | None:

@@ -19,6 +19,7 @@ from rlab.engines.choice import job_engine
 from rlab.engines.job import Event, Job
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import Evaluation
+from rlab.jobs.data_parallel import split
 from rlab.jobs.defaults import DEFAULT
 from rlab.jobs.inputs import Inputs
 from rlab.jobs.jobs_progress import JobsProgress
@@ -33,6 +34,7 @@ from rlab.learning.runtime import choose_devices
 from rlab.machine import computed_with, differences
 from rlab.networks.policy import Policy, build_policy
 from rlab.places import warn
+from rlab.ranks import ALONE, Ranks
 from rlab.runs import files
 from rlab.runs.appending import closed_at_last
 from rlab.runs.folder import PARTS, RESULT, RunFolder, is_run
@@ -48,14 +50,15 @@ SHOWN = 6  # parts that are named before a run begins
 BEFORE_ALL = -1  # where the logs of the whole are written again from
 
 
-def session_for(request: Request, inputs: Inputs, audience: Audience) -> "Session | SharedOut":
-    """What carries a request out.
+def session_for(request: Request, inputs: Inputs, audience: Audience, ranks: Ranks) -> "Session | SharedOut":
+    """What carries a request out, in this process and the others that train the same learner.
 
     Raises:
         UsageError: it cannot be carried out.
     """
+    request = split(request, ranks)
     if not request.run.shared_out:
-        return Session(request, inputs)
+        return Session(request, inputs, ranks)
     if any(map(audience.hears, ("on_metrics", "on_evaluation", "on_save", "on_episode"))):
         raise UsageError(
             f"{_flag(request)} trains in several processes, of which listeners hear on_start and on_end alone; "
@@ -73,6 +76,7 @@ class SharedOut:
     """
 
     unlearned: str | None = None  # each process warns by itself
+    ranks = ALONE
 
     def __init__(self, request: Request, inputs: Inputs) -> None:
         _check_can_share_out(request)

@@ -74,6 +74,13 @@ class ReplayConfig(Protocol):
     def updates_per_learn(self) -> int: ...
 
 
+def updates_due(config: ReplayConfig, before: int, now: int) -> int:
+    """Updates between two env-step counts: `updates_per_learn` for each multiple of `learn_every` from
+    `learning_starts` on that was passed, also where one vector step passes several."""
+    start = max(before, config.learning_starts - 1)
+    return max(0, now // config.learn_every - start // config.learn_every) * config.updates_per_learn
+
+
 class RolloutConfig(Protocol):
     """How an agent that learns from rollouts does so."""
 

@@ -27,13 +27,14 @@ from rlab.learning.contract import (
     LoopListener,
     NeedsEndings,
     Now,
-    ReplayConfig,
     Updated,
     initial_state,
+    updates_due,
 )
 from rlab.learning.contract_checks import check_acted, check_batch, check_updated
 from rlab.learning.episodes import EpisodeBook, Hear
 from rlab.learning.programs import AS_IT_IS, Programs
+from rlab.ranks import ALONE, Ranks
 from rlab.types import Clock
 
 # One draw serves many updates, up to this many bytes of observations of one member. It must not depend on the number of
@@ -51,6 +52,7 @@ class Loop(BaseLoop):
     """
 
     programs: Programs = AS_IT_IS
+    ranks: Ranks = ALONE  # the processes that train the same agent, each with a share of the envs and of every batch
 
     def run(self) -> bool:
         """Train until the budget is used (true) or `should_stop` says so (false). A save ends it either way.
@@ -103,10 +105,11 @@ class Loop(BaseLoop):
 
     def _update(self, batch: Batch, row: Tensor, now: Now) -> Updated:
         """One update; its metrics go into the means, and what it says of the rows to the sampler."""
-        updated = self.agent.update(batch, now)
+        with self.ranks.sharing():
+            updated = self.agent.update(batch, now)
         if not self.updates:
             check_updated(self.agent, updated, self.seeds, row, self.sampler)
-        updated = self.members.learned(updated)
+        updated = self.members.learned(updated._replace(metrics=self.ranks.averaged(updated.metrics)))
         self._learned.add(updated.metrics)
         if updated.feedback is not None and not self.sampler.draws_ahead:
             self.sampler.feedback(row, updated.feedback)
@@ -309,6 +312,7 @@ class ReplayLoop(EnvLoop):
         size, together = self.agent.config.batch_size, 1
         if self.sampler.draws_ahead:
             together = max(1, DRAWN_BYTES // (size * 2 * self.storage.fields[0].nbytes))  # obs and next_obs
+        size //= self.ranks.count  # what the sampler gives is this process's share
         for first in range(0, updates, together):
             rows = size * min(together, updates - first)
             drawn = self._sample(rows)
@@ -318,10 +322,3 @@ class ReplayLoop(EnvLoop):
                 prepared = self._run("prepare", self.agent.prepare, few)
                 for i in range(0, min(part, rows - start), size):
                     yield {name: value[:, i : i + size] for name, value in prepared.items()}, drawn["row"]
-
-
-def updates_due(config: ReplayConfig, before: int, now: int) -> int:
-    """Updates between two env-step counts: `updates_per_learn` for each multiple of `learn_every` from
-    `learning_starts` on that was passed, also where one vector step passes several."""
-    start = max(before, config.learning_starts - 1)
-    return max(0, now // config.learn_every - start // config.learn_every) * config.updates_per_learn

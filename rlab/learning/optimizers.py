@@ -12,6 +12,7 @@ from rlab.learning.parameter_groups import ParameterGroup, as_groups, flattened,
 from rlab.learning.standing_still import or_nan, put_back, who_steps
 from rlab.learning.step_hooks import StepHook
 from rlab.learning.traceable_steps import traceable
+from rlab.ranks import average_
 from rlab.types import Clock
 
 
@@ -194,7 +195,7 @@ class StackedOptimizer:
             rows = rows_of(self._parts[i].parameters[0], self._rows)
             grads = [next(found).reshape(rows, -1) for _ in self._parts[i].parameters]
             torch.cat(grads, dim=1, out=self._grads[i].view(rows, -1))
-        return [self._grads[i] for i in self._learning]
+        return average_([self._grads[i] for i in self._learning])
 
     @torch.no_grad()
     def _move(self, rate: float | Tensor | None, members: Tensor | None) -> None:

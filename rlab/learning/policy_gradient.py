@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rlab.ranks import batch_sums
+
 EPSILON = 1e-8  # added to a standard deviation before dividing by it, as in openai/baselines
 ROUNDING = 1e-10  # of the mean square: numbers that vary by less than this differ by float32's rounding alone
 
@@ -108,7 +110,8 @@ def mean(value: Tensor, weight: Tensor) -> Tensor:
         ValueError: the shapes differ.
     """
     _check_shapes(value=value, weight=weight)
-    return (value * weight).sum(dim=-1) / weight.sum(dim=-1).clamp(min=1.0)
+    total, count = batch_sums((value * weight).sum(dim=-1), weight.sum(dim=-1))
+    return total / count.clamp(min=1.0)
 
 
 def normalised(value: Tensor, weight: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 
 from rlab.errors import UsageError
 from rlab.learning.determinism import deterministic_torch
+from rlab.machine import ranks_here
 from rlab.networks.torch_defaults import usual_torch
 from rlab.randomness import global_seeds
 
@@ -130,7 +131,10 @@ def choose_devices(name: str) -> tuple[torch.device, ...]:
         raise UsageError(f"--device {name}: this torch sees no CUDA device; use --device cpu or a CUDA build.")
     if number and int(number) >= there:
         raise UsageError(f"--device {name}: torch sees {there} CUDA devices, cuda:0 to cuda:{there - 1}.")
-    gpu = (torch.device("cuda", int(number or 0)),) if there else ()
+    own, of_machine = ranks_here()
+    if kind == "cuda" and of_machine > there:
+        raise UsageError(f"--device {name}: {of_machine} processes need a GPU each, and torch sees {there} here.")
+    gpu = (torch.device("cuda", int(number or own)),) if there >= of_machine else ()
     return {"auto": (torch.device("cpu"), *gpu), "cpu": (torch.device("cpu"),), "cuda": gpu}[kind]
 
 

@@ -9,7 +9,7 @@ from torch import tensor
 from rlab.agents import load_agent
 from rlab.agents.droq import DroQ, DroQConfig
 from rlab.errors import UsageError
-from rlab.learning.loop import updates_due
+from rlab.learning.contract import updates_due
 from rlab.networks.layers import StackedDropout, StackedLayerNorm
 from rlab.networks.spaces import Box, Discrete
 from rlab.types import Clock

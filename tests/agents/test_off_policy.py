@@ -15,7 +15,7 @@ import rlab
 from rlab.agents import load_agent
 from rlab.cli.main import main
 from rlab.errors import UsageError
-from rlab.learning.loop import updates_due
+from rlab.learning.contract import updates_due
 from rlab.networks.heads import StochasticHead
 from rlab.networks.spaces import Box, Discrete, Masked, Space
 from rlab.runs.encoding import decode, encode

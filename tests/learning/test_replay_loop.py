@@ -20,8 +20,7 @@ from rlab.experience.samplers import read_windows
 from rlab.experience.storage import Storage
 from rlab.learning import loop as loop_module
 from rlab.learning.base_loop import JudgementError, Periods
-from rlab.learning.contract import Batch, Now, Updated
-from rlab.learning.loop import updates_due
+from rlab.learning.contract import Batch, Now, Updated, updates_due
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.learning.optimizers import StackedOptimizer
 from rlab.learning.parameter_groups import ParameterGroup
