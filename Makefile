@@ -68,7 +68,7 @@ prove: $(READY)
 	$(PYTEST) -m prove
 	$(PYTEST) -m "hypothesis and not prove" --hypothesis-profile=ci # with a hundred examples each
 	$(BIN)/pip install -q -c constraints.txt -e ".[mujoco,robotics]" --no-build-isolation
-	$(BIN)/python -m rlab bench experiments/*.toml
+	$(BIN)/python -m rlab bench --all
 	for name in $(STUDIES); do $(BIN)/python -m rlab.experiments.$$name || exit 1; done
 	for name in kills crashes disk_faults env_failures; do $(BIN)/python -m rlab.experiments.reliability.$$name || exit 1; done
 

@@ -40,6 +40,7 @@ API = (
     "Listener",
     "Played",
     "Run",
+    "bench",
     "check",
     "collect",
     "collect_random",

@@ -21,3 +21,4 @@ from rlab.jobs.search import search as search
 from rlab.jobs.train import train as train
 from rlab.machine import hardware as hardware
 from rlab.machine import versions as versions
+from rlab.search.bench import bench as bench

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from rlab.errors import RlabError, UsageError
-from rlab.evaluation.differences import probability_of_improvement
+from rlab.evaluation.differences import probability_of_improvement, seeds_to_settle
 from rlab.evaluation.quantiles import student_t
 from rlab.evaluation.stats import LEVEL, Interval, shown_digits
 
 BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no difference"
 SEEDS, EPISODES = "training seeds", "episodes"  # what a difference is about: others of them
 POWER = 0.8  # how often a difference should be found that there is; what studies are usually planned with
+MOST_SEEDS = 1_000  # that anybody would train to settle a difference
 FEW = 5  # training seeds below which nothing shows how returns are spread
 
 
@@ -60,6 +61,8 @@ class Pair:
     means: tuple[float, float]  # of the returns
     difference: Interval | None  # of the mean returns; None: one episode shows nothing about others
     smallest: float | None  # difference that such a comparison would find in 80 of 100 cases
+    seeds_to_settle: int | None  # of each side, for a difference of the size that was measured; None: of no other seeds
+    more_episodes: bool  # seeds alone would not settle it
     improvement: Interval | None  # how likely a run of `a` beats one of `b`; None without several seeds of both
 
     def to_json(self) -> dict[str, Any]:
@@ -100,6 +103,12 @@ class Pair:
         if self.verdict == NO_DIFFERENCE and self.smallest is not None:
             least = f"{self.smallest:.{shown_digits(*self.means)}f}"
             lines.append(f"a difference of {least} or more would have been found in 4 of 5 such comparisons")
+        if self.seeds_to_settle is not None:
+            count = (
+                f"about {self.seeds_to_settle}" if self.seeds_to_settle <= MOST_SEEDS else f"more than {MOST_SEEDS:,}"
+            )
+            also = " and more episodes" if self.more_episodes else ""
+            lines.append(f"{count} training seeds each{also} would settle a difference of the size measured here")
         if self.about == SEEDS and min(self.members) < FEW:
             lines.append(
                 f"{min(self.members)} training seeds: the interval takes their returns to be spread about normally, "
@@ -134,6 +143,11 @@ def pair(a: Side, b: Side, level: float = LEVEL, same_members: bool = False) -> 
         verdict = BETTER if difference.low > 0 else WORSE if difference.high < 0 else NO_DIFFERENCE
     if about == SEEDS and not same_members:
         improvement = probability_of_improvement(a.returns.mean(axis=1), b.returns.mean(axis=1), level=level)
+    needed, more_episodes = None, False
+    if spread is not None and about == SEEDS and verdict == NO_DIFFERENCE:
+        per_seed = a.returns.mean(axis=1), b.returns.mean(axis=1)
+        needed = seeds_to_settle(*per_seed, np.mean, POWER, level, paired=same_members)
+        more_episodes = abs(gap) < student_t(level, a.returns.shape[1]) * math.sqrt(spread.of_episodes)
     identical = a.returns.shape == b.returns.shape and bool((a.returns == b.returns).all())
     return Pair(
         a=a.name,
@@ -146,6 +160,8 @@ def pair(a: Side, b: Side, level: float = LEVEL, same_members: bool = False) -> 
         means=means,
         difference=difference,
         smallest=smallest or None,
+        seeds_to_settle=needed,
+        more_episodes=more_episodes,
         improvement=improvement,
     )
 

@@ -91,8 +91,10 @@ class Evidence:
     origins: Mapping[str, str] = field(default_factory=dict)  # setting -> default, command line, experiment NAME
     weights_sha256: str | None = None  # of its weights file; None: of a result, and of a run that has saved nothing
     parent: Parent | None = None
+    commit: str | None = None  # of rlab's own repository
     versions: Mapping[str, str | None] = field(default_factory=dict)
     hardware: Mapping[str, Any] = field(default_factory=dict)
+    wall_seconds: float | None = None  # that training and judging took
     command: str | None = None
 
     @property
@@ -147,7 +149,7 @@ def _of_run(folder: Path, path: str) -> Evidence:
     everyone = range(first, first + count)
     judged = final_evaluation(run)
     seeds = tuple(seed for seed in everyone if seed not in dropped) if judged is None else judged.seeds
-    weights = weights_of(run, "policy")
+    weights, status = weights_of(run, "policy"), read_status(run, done, config["run"][unit])
     return Evidence(
         path=path,
         kind=RUN,
@@ -160,7 +162,9 @@ def _of_run(folder: Path, path: str) -> Evidence:
         curve=_curve(run, unit, seeds),
         unit=unit,
         time=done,
-        status=read_status(run, done, config["run"][unit]).status,
+        status=status.status,
+        commit=config.get("commit"),
+        wall_seconds=status.wall_seconds,
         settings=settings_of(config),
         origins=config.get("origins", {}),
         weights_sha256=weights,
@@ -241,6 +245,8 @@ def _of_result(path: str, place: Path) -> Evidence:
             origins=dict(result.get("origins", {})),
             versions=of_process["versions"],
             hardware=dict(result.get("hardware", {})) | of_process["hardware"],
+            commit=result.get("commit"),
+            wall_seconds=result.get("wall_seconds"),
             command=str(result["command"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -1,76 +1,179 @@
-"""`rlab bench`: training what an experiment file says, and holding the result to the file's claims."""
+"""`rlab bench`: training what experiment files say, and holding the results to the claims and to what is on record."""
 
-import statistics
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
-from rlab.envs import EnvSpec
+import numpy as np
+
+from rlab.door import MOST_TOML, read_file
+from rlab.engines.choice import job_engine
 from rlab.errors import UsageError
-from rlab.jobs.experiment_files import Claim, Experiment
+from rlab.evaluation.evaluate import Evaluation
+from rlab.jobs.evidence import read_evidence
+from rlab.jobs.experiment_files import Experiment, experiment_path, list_experiments, read_experiment
 from rlab.jobs.foreign_code import check_trust
-from rlab.jobs.request import train_request
-from rlab.jobs.running import start
-from rlab.machine import hardware
-from rlab.runs import files
+from rlab.jobs.jobs_progress import JobsProgress
+from rlab.jobs.signals import stop_on_signal
+from rlab.machine import commit, versions
+from rlab.runs import files, locks
+from rlab.runs.folder import ROOT, claim_folder, fresh_folder
+from rlab.search.bench_jobs import BenchJobs, BenchRequest
+from rlab.search.regression import WORSE
+from rlab.search.results import held, verdicts
 from rlab.trust import Trust
 
-
-def run_experiment(experiment: Experiment, seeds: int, progress: bool = False, trust: Trust = False) -> dict[str, Any]:
-    """Train with the file's settings over `seeds` training seeds and judge the final weights; the result as JSON."""
-    check_trust(str(experiment.path), experiment.foreign_modules(), trust)
-    settings = {"seed": experiment.seed, "seeds": seeds, "final_eval_episodes": experiment.episodes}
-    env = EnvSpec.parse(experiment.env)
-    request = train_request(experiment.agent, env, (), (), str(experiment.path), settings, trust=trust)
-    began = time.perf_counter()
-    done = start(request, None, progress=progress, trust=trust)
-    seconds = time.perf_counter() - began
-    if done.evaluation is None:
-        raise UsageError(f"{experiment.path} was interrupted; nothing was recorded. Its run: {done.name}")
-    report = done.evaluation.to_json("policy", experiment.agent, experiment.env)
-    return {
-        "format": 1,
-        "experiment": experiment.name,
-        "command": f"rlab bench experiments/{experiment.path.name}",
-        "claims": [_held(claim, report) for claim in experiment.claims],
-        "wall_seconds": round(seconds, 1),
-        "hardware": hardware(),
-        "config": {key: value for key, value in request.to_json().items() if key not in ("command", "origins")},
-        "evaluation": report,
-    }
+BENCH = "bench.json"  # what a bench was asked for, in its folder
+Named = str | PathLike[str]
 
 
-def record(experiment: Experiment, result: dict[str, Any]) -> None:
-    """Write a result beside its file."""
-    files.write_json(experiment.result_path, result)
+@dataclass(frozen=True)
+class Bench:
+    """What became of the experiments of a bench."""
+
+    folder: str | None  # None: nothing was trained
+    results: tuple[dict[str, Any], ...]
+    failed: dict[str, str]  # experiment -> why it has no result
+    not_recorded: dict[str, str]  # experiment -> why its result is not recorded
+    interrupted: bool = False
+    accepted: bool = False  # what is worse than on record is recorded all the same
+
+    @property
+    def success(self) -> bool:
+        """Whether every experiment was run, every claim holds, and nothing is worse than on record."""
+        holds = all(claim["holds"] for result in self.results for claim in result["claims"])
+        worse = [result for result in self.results if (result.get("regression") or {}).get("verdict") == WORSE]
+        return holds and not self.failed and (self.accepted or not worse)
+
+    def to_json(self) -> dict[str, Any]:
+        """The one object that `rlab bench --json` prints."""
+        return {"format": 1, **vars(self), "results": list(self.results), "success": self.success}
+
+    def summary(self) -> str:
+        """The verdicts for people."""
+        lines = []
+        for result in self.results:
+            lines += verdicts(result)
+            if reason := self.not_recorded.get(result["experiment"]):
+                lines.append(f"{result['experiment']}: not recorded: {reason}")
+        lines += [f"{name}: NOT RUN: {why}" for name, why in self.failed.items()]
+        if self.interrupted:
+            lines.append(f"interrupted with {len(self.results)} done; the same command goes on from {self.folder}")
+        return "\n".join(lines)
 
 
-def verdicts(result: dict[str, Any]) -> list[str]:
-    """One line for each claim, for people."""
-    lines = []
-    for claim in result["claims"]:
-        what = claim["measure"] if claim["threshold"] is None else f"{claim['measure']} {claim['threshold']:g}"
-        verdict = "holds" if claim["holds"] else "FAILS"
-        lines.append(
-            f"{result['experiment']}: {what} is {claim['found']:g}, claimed at least {claim['at_least']:g}: {verdict} "
-            f"({claim['of_seeds']} seeds, {result['wall_seconds']:.0f} s)"
-        )
-    return lines
+def bench(
+    *named: Named,
+    every: bool = False,
+    seeds: int | None = None,
+    jobs: int = 1,
+    engine: str = "local",
+    out: str | Path | None = None,
+    accept_worse: bool = False,
+    trust: Trust = False,
+    progress: bool = False,
+) -> Bench:
+    """Run experiments, hold them to their claims and to their recorded results, and record what came out.
+
+    A bench that was interrupted goes on where it stopped, exactly: its runs are run folders in one folder.
+
+    Args:
+        named: experiment files, or names of those that come with rlab.
+        every: all that come with rlab, in their place.
+        seeds: a trial with fewer or more than the files say; it is not recorded.
+        jobs: how many experiments run at once, each in a process of its own.
+        engine: where they run, `local` or `ray`.
+        out: the folder of the bench; None: that of the same bench, where it was interrupted, else a fresh one.
+        accept_worse: record a result that is worse than the one on record, too.
+        trust: run code from outside rlab that the files name.
+        progress: show how far they are.
+
+    Raises:
+        UsageError: nothing is named, or the only experiment cannot be run.
+        RlabError: a file is broken, or needs trust.
+    """
+    found = _experiments(named, every)
+    for each in found:
+        check_trust(str(each.path), each.foreign_modules(), trust)
+    request = BenchRequest(found, seeds, accept_worse, trust)
+    path, name = _folder(request, out)
+    with ExitStack() as stack:
+        stack.enter_context(locks.held(path, name))
+        on = stack.enter_context(closing(job_engine(engine, jobs)))
+        running = BenchJobs(request, path, name)
+        running.shows = stack.enter_context(JobsProgress(running.to_do)) if progress else None
+        stop = stack.enter_context(stop_on_signal())
+        on.run(running.jobs(), running.hear, stop)
+        missing = len(found) - len(running.results) - len(running.failed)
+    if len(found) == 1 and running.errors:
+        raise running.errors[0]
+    if not missing:
+        files.write_json(path / BENCH, {**_identity(request), "finished": True})
+    results = tuple(running.results[each.name] for each in found if each.name in running.results)
+    return Bench(name, results, running.failed, running.not_recorded, bool(missing), accept_worse)
 
 
-def _held(claim: Claim, report: dict[str, Any]) -> dict[str, Any]:
-    """A claim with the number that was found and whether it holds."""
-    found = _found(claim, report)
-    return {**asdict(claim), "found": found, "of_seeds": len(report["per_seed"]), "holds": found >= claim.at_least}
+def hold_recorded(*named: Named, every: bool = False) -> Bench:
+    """Hold recorded results to the claims as the files state them now; nothing is trained.
+
+    Raises:
+        UsageError: nothing is named.
+        RlabError: a file is broken.
+    """
+    results, failed = [], {}
+    for each in _experiments(named, every):
+        if not each.result_path.is_file():
+            failed[each.name] = "it has no recorded result"
+            continue
+        known = read_evidence(each.result_path)
+        assert known.returns is not None
+        assert known.protocol is not None
+        lengths = np.zeros(known.returns.shape, np.int64)
+        judged = Evaluation(known.seeds, known.protocol.first_seed, known.returns, lengths)
+        results.append({**files.read_json(each.result_path), "claims": held(each, judged), "regression": None})
+    return Bench(None, tuple(results), failed, {})
 
 
-def _found(claim: Claim, report: dict[str, Any]) -> float:
-    """What a claim is about, measured."""
-    means = [member["return_mean"] for member in report["per_seed"]]
-    plain = {"iqm": float(report["iqm"]), "median": float(statistics.median(means)), "lowest_seed": min(means)}
-    if claim.threshold is None:
-        return float(plain[claim.measure])
-    if claim.measure == "seeds_at_or_above":
-        return sum(mean >= claim.threshold for mean in means)
-    returns = [value for member in report["per_seed"] for value in member["returns"]]
-    return sum(value >= claim.threshold for value in returns) / len(returns)
+def _experiments(named: Sequence[Named], every: bool) -> tuple[Experiment, ...]:
+    if every == bool(named):
+        raise UsageError("bench needs experiment files, or --all; `rlab list experiments` names those of rlab.")
+    found = list_experiments() if every else [read_experiment(experiment_path(str(each))) for each in named]
+    if len({each.name for each in found}) < len(found):
+        raise UsageError("two of these experiments have the same name; bench them apart.")
+    return tuple(found)
+
+
+def _identity(request: BenchRequest) -> dict[str, Any]:
+    """What tells a bench from others: it goes on where the same one was interrupted."""
+    contents = {each.name: files.sha256(read_file(each.path, MOST_TOML, follow=True)) for each in request.experiments}
+    return {"experiments": contents, "seeds": request.seeds, "commit": commit(), "versions": versions()}
+
+
+def _folder(request: BenchRequest, out: str | Path | None) -> tuple[Path, str]:
+    """The folder of a bench and its name: that of the same one where it was interrupted, else a fresh one.
+
+    Raises:
+        UsageError: there is another bench, or something else, in `out`.
+    """
+    identity = _identity(request)
+    candidates = sorted(Path(ROOT).glob(f"bench-*/{BENCH}"), reverse=True) if out is None else [Path(out) / BENCH]
+    for known in candidates:
+        if not known.is_file():
+            continue
+        asked = files.read_json(known)
+        if not asked.pop("finished", False) and asked == {"format": files.FORMAT, **identity}:
+            if out is not None or locks.is_held(known.parent) is not True:
+                return known.parent.absolute(), str(known.parent)
+        elif out is not None:
+            raise UsageError(f"{out} is of another bench, or one that is finished; name a new folder with --out.")
+    if out is not None:
+        claim_folder(Path(out))
+        path = Path(out)
+    else:
+        path = fresh_folder(f"bench-{time.strftime('%Y%m%d-%H%M%S')}")
+    files.write_json(path / BENCH, {**identity, "finished": False})
+    return path.absolute(), str(path)

@@ -122,6 +122,26 @@ def test_what_few_seeds_cannot_show_is_said() -> None:
     assert lines[-1].startswith("2 training seeds: the interval takes their returns to be spread about normally")
 
 
+def test_how_many_seeds_would_settle_it_is_said() -> None:
+    """Means 0 to 4 and 1 to 5: a gap of 1 at a variance of 2.5 needs 2 x 2.5 x (1.96 + 0.84)^2 = 39 seeds each."""
+    a, b = np.arange(5.0)[:, None] * np.ones(4), np.arange(1.0, 6.0)[:, None] * np.ones(4)
+    found = pair(side("a", a), side("b", b))
+    assert found.seeds_to_settle == pytest.approx(41, abs=3)
+    assert not found.more_episodes
+    said = f"about {found.seeds_to_settle} training seeds each would settle a difference of the size measured here"
+    assert said in found.lines()
+    close = pair(side("a", a), side("b", a + np.array([[0.001], [-0.0004], [0.0], [0.0], [0.0]])))
+    said = "more than 1,000 training seeds each would settle a difference of the size measured here"
+    assert said in close.lines()
+
+
+def test_where_episodes_decide_more_of_them_are_asked_for() -> None:
+    gap = np.array([-9.0, 10.0, -8.0, 9.5])
+    found = pair(side("a", np.array([[0.0], [1.0], [2.0]]) + gap), side("b", np.array([[0.5], [1.0], [1.5]]) + 0 * gap))
+    assert found.more_episodes
+    assert any("training seeds each and more episodes would settle" in line for line in found.lines())
+
+
 def test_several_pairs_hold_all_at_once() -> None:
     assert level_of_each(2) == 0.95
     assert level_of_each(4) == pytest.approx(1 - 0.05 / 6)

@@ -1,20 +1,16 @@
 """`rlab bench`: what a claim may say, what is measured for it, and when it holds. Nothing is trained: the returns are
 written by hand."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
-from rlab.cli.bench import run
 from rlab.errors import UsageError
 from rlab.evaluation.evaluate import Evaluation
 from rlab.jobs.experiment_files import MEASURES, Claim, read_experiment
-from rlab.search.bench import run_experiment
+from rlab.search.results import held, verdicts
 
 # Four seeds of five episodes. Means: 10, 20, 40, 90; 13 of the 20 episodes return 20 or more.
 RETURNS = np.array([[0, 0, 10, 20, 20], [20, 20, 20, 20, 20], [40, 40, 40, 40, 40], [0, 0, 0, 0, 450]], dtype=float)
@@ -37,15 +33,8 @@ def experiment_file(tmp_path: Path) -> ExperimentFile:
     return write
 
 
-@pytest.fixture(autouse=True)
-def judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts `RETURNS` in the place of training and judging."""
-    evaluation = Evaluation((0, 1, 2, 3), 100_000, RETURNS, RETURNS.astype(np.int64))
-
-    def start(*args: Any, **kwargs: Any) -> Any:
-        return SimpleNamespace(evaluation=evaluation)
-
-    monkeypatch.setattr("rlab.search.bench.start", start)
+def judged(returns: np.ndarray = RETURNS) -> Evaluation:
+    return Evaluation(tuple(range(len(returns))), 100_000, returns, returns.astype(np.int64))
 
 
 @pytest.mark.parametrize(
@@ -63,33 +52,30 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_each_measure_on_returns_worked_by_hand(experiment_file: ExperimentFile, claim: str, found: float) -> None:
     experiment = read_experiment(experiment_file(f"{claim}\nat_least = 0"))
-    result = run_experiment(experiment, seeds=4)
-    assert [(c["found"], c["of_seeds"]) for c in result["claims"]] == [(pytest.approx(found, abs=1e-12), 4)]
+    claims = held(experiment, judged())
+    assert [(c["found"], c["of_seeds"]) for c in claims] == [(pytest.approx(found, abs=1e-12), 4)]
 
 
 @pytest.mark.parametrize(("measure", "found", "holds"), [("median", 7.0, True), ("iqm", 6.0, False)])
 def test_the_median_of_an_odd_number_of_seeds_is_a_seed_s_and_no_iqm(
-    experiment_file: ExperimentFile, monkeypatch: pytest.MonkeyPatch, measure: str, found: float, holds: bool
+    experiment_file: ExperimentFile, measure: str, found: float, holds: bool
 ) -> None:
     returns = np.array([[10.0], [0.0], [7.0], [99.0], [1.0]])  # the IQM drops one at each end: (1 + 7 + 10) / 3
-    evaluation = Evaluation((0, 1, 2, 3, 4), 100_000, returns, returns.astype(np.int64))
-    monkeypatch.setattr("rlab.search.bench.start", lambda *args, **kwargs: SimpleNamespace(evaluation=evaluation))
     experiment = read_experiment(experiment_file(f'measure = "{measure}"\nat_least = 6.5'))
-    (claim,) = run_experiment(experiment, seeds=5)["claims"]
+    (claim,) = held(experiment, judged(returns))
     assert (claim["found"], claim["holds"]) == (pytest.approx(found), holds)
 
 
-@pytest.mark.parametrize(("at_least", "code", "verdict"), [(0.65, 0, "holds"), (0.66, 1, "FAILS")])
-def test_a_share_that_is_exactly_reached_holds_and_one_that_is_missed_fails_the_command(
-    experiment_file: ExperimentFile, capsys: pytest.CaptureFixture[str], at_least: float, code: int, verdict: str
+@pytest.mark.parametrize(("at_least", "holds", "verdict"), [(0.65, True, "holds"), (0.66, False, "FAILS")])
+def test_a_share_that_is_exactly_reached_holds_and_one_that_is_missed_fails(
+    experiment_file: ExperimentFile, at_least: float, holds: bool, verdict: str
 ) -> None:
-    path = experiment_file(f'measure = "{SHARE}"\nthreshold = 20\nat_least = {at_least}')
-    assert run([str(path)]) == code
-    said = f"small: {SHARE} 20 is 0.65, claimed at least {at_least}: {verdict} (4 seeds, 0 s)\n"
-    assert capsys.readouterr().out.startswith(said)
-    (recorded,) = json.loads(path.with_suffix(".result.json").read_text())["claims"]
+    experiment = read_experiment(experiment_file(f'measure = "{SHARE}"\nthreshold = 20\nat_least = {at_least}'))
+    (claim,) = held(experiment, judged())
     expected = {"measure": SHARE, "threshold": 20, "at_least": at_least, "found": 0.65, "of_seeds": 4}
-    assert recorded == {**expected, "holds": not code}
+    assert claim == {**expected, "holds": holds}
+    said = f"small: {SHARE} 20 is 0.65, claimed at least {at_least}: {verdict} (4 seeds, 7 s)"
+    assert verdicts({"experiment": "small", "claims": [claim], "wall_seconds": 7.2}) == [said]
 
 
 @pytest.mark.parametrize("measure", MEASURES)
