@@ -11,9 +11,11 @@ from rlab.jobs.export import export as export
 from rlab.jobs.finetune import finetune as finetune
 from rlab.jobs.listeners import FinishedEpisode as FinishedEpisode
 from rlab.jobs.listeners import Listener as Listener
+from rlab.jobs.live_report import live_report as live_report
 from rlab.jobs.play import Played as Played
 from rlab.jobs.play import play as play
 from rlab.jobs.pretrain import pretrain as pretrain
+from rlab.jobs.report import report as report
 from rlab.jobs.resume import resume as resume
 from rlab.jobs.running import Run as Run
 from rlab.jobs.saved import load as load

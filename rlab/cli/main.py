@@ -37,6 +37,7 @@ VERBS = {
     "compress": "make a trained policy smaller and faster, and report what that costs",
     "export": "write one member as one file: ONNX, torch.export, NumPy or C",
     "compare": "say who is better, by how much and how sure that is",
+    "report": "put runs side by side on a page, or follow runs under way in a browser",
     "bench": "run experiment files and check their claims",
     "doctor": "say what rlab runs on, what is missing and which runs are damaged",
 }

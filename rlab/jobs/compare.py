@@ -169,7 +169,7 @@ def compare(
     sides = [
         _side(name, made_of, [recorded(each, spec, protocol) for each in made_of], judged) for name, made_of in named
     ]
-    return _comparison(spec, protocol, sides)
+    return comparison_of(spec, protocol, sides)
 
 
 def _side(
@@ -185,7 +185,7 @@ def _side(
     return Compared(name, made_of, tuple(each.path for each, known in both if known is None), _together(returns))
 
 
-def _comparison(env: EnvSpec, protocol: Protocol, sides: Sequence[Compared]) -> Comparison:
+def comparison_of(env: EnvSpec, protocol: Protocol, sides: Sequence[Compared]) -> Comparison:
     """All pairs of the sides."""
     compared = [_pair(a, b, level_of_each(len(sides))) for a, b in itertools.combinations(sides, 2)]
     notes = [*notes_of({side.name: side.made_of for side in sides}), *(note for _, found in compared for note in found)]

@@ -62,7 +62,7 @@ def _facts(run: RunFolder) -> dict[str, Any]:
         "agent": run.config["agent"],
         "env_id": run.config["env"]["env_id"],
         "seeds": list(range(first, first + settings["seeds"])),
-        unit: _reached(run, unit, saved) if status.status == RUNNING else saved,
+        unit: reached(run, unit, saved) if status.status == RUNNING else saved,
         f"total_{unit}": whole_steps(total, settings.get("num_envs", 1)) if unit == "env_steps" else total,
         "dropped": [each["seed"] for each in policy_facts(run).get("dropped", [])] or None,
         "only_here": True if run.config["env"].get("local") else None,
@@ -77,7 +77,7 @@ def _facts(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _reached(run: RunFolder, unit: str, saved: int) -> int:
+def reached(run: RunFolder, unit: str, saved: int) -> int:
     """How far a run in progress has come: its last row of metrics, or what was saved."""
     return max(saved, int((last_row(run.path / "metrics.jsonl") or {}).get(unit, 0)))
 

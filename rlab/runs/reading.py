@@ -1,6 +1,6 @@
 """The logs of a run as arrays and tables."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,20 @@ from rlab.runs.state_schema import fitting
 Series = tuple[np.ndarray, np.ndarray]  # when [T], in the run's unit, and values [S, T]
 
 
-def series(folder: Path, unit: str) -> dict[str, Series]:
+def series(folder: Path, unit: str, logs: Sequence[str] = ("metrics", "timing", "eval")) -> dict[str, Series]:
     """Everything that a run logged, by tag: what training reported, then the evaluations, means over their episodes.
 
     What all members share has the same value for each of them; NaN where a member had nothing to report.
+
+    Args:
+        logs: those of the files that are read.
 
     Raises:
         RlabError: a log is missing or broken.
     """
     found: dict[str, list[tuple[int, np.ndarray]]] = {}
     members = 1
-    for name in ("metrics", "timing", "eval"):
+    for name in logs:
         path = folder / f"{name}.jsonl"
         header, rows = read_json_lines(path)
         with fitting(str(path)):

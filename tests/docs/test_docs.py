@@ -23,7 +23,13 @@ ROOT = Path(rlab.__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 TITLE = re.compile(r'title="([^"]+)"')
-ONLY_READ = ("make ", "source ", "pip install ", "tensorboard ")  # how the lines begin that are not run
+ONLY_READ = (
+    "make ",
+    "source ",
+    "pip install ",
+    "tensorboard ",
+    "rlab report --live",
+)  # how the lines begin that are not run
 MOST_SEEDS = 4
 TINY: dict[str, Any] = {"env_steps": 320, "eval_every": 320, "eval_episodes": 1, "final_eval_episodes": 2}
 TINY_UPDATES: dict[str, Any] = {"updates": 40, "eval_every": 40, "eval_episodes": 1, "final_eval_episodes": 2}

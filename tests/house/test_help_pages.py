@@ -49,6 +49,7 @@ ANY_TEXT = {
         "teacher",
         "root",
         "video",
+        "title",
     ),
     *("merge", "files", "modules", "steps", "network", "device", "devices"),
 }

@@ -95,13 +95,13 @@ def test_every_extra_that_the_source_names_is_one_that_pyproject_has(export: Pat
 
 
 def test_every_python_file_experiment_and_record_is_in_the_wheel(export: Path, contents: set[str]) -> None:
-    ours = {shipped_name(path) for path in files_of(export, ".py", ".toml", ".json", ".typed")}
+    ours = {shipped_name(path) for path in files_of(export, ".py", ".toml", ".json", ".typed", ".css", ".js")}
     assert ours - contents == set()
     assert "rlab/py.typed" in ours
 
 
 def test_the_wheel_holds_nothing_that_a_clone_does_not(export: Path, contents: set[str]) -> None:
-    ours = {shipped_name(path) for path in files_of(export, ".py", ".toml", ".json", ".typed")}
+    ours = {shipped_name(path) for path in files_of(export, ".py", ".toml", ".json", ".typed", ".css", ".js")}
     assert {name for name in contents if name.startswith("rlab/")} - ours == set()
 
 

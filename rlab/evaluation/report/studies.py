@@ -1,0 +1,79 @@
+"""The charts and the table of a search for settings."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rlab.evaluation.charts.bars import BarOf, bars_chart
+from rlab.evaluation.charts.marks import Chart
+from rlab.evaluation.charts.trials import TrialOf, trials_chart
+from rlab.evaluation.report.figures import Figure
+from rlab.evaluation.report.model import Study, Trial
+from rlab.evaluation.report.numbers import plain, setting_text
+from rlab.evaluation.report.sections import MISSING, details, table
+
+BEST = 10  # trials in the table that is open
+MOST_BARS = 12
+
+
+def study_figures(study: Study) -> list[Figure]:
+    """The history of the search, and which settings mattered."""
+    found = [_history(study), _importance(study)]
+    return [each for each in found if each is not None]
+
+
+def _history(study: Study) -> Figure | None:
+    trials = [TrialOf(each.number, each.value, each.state, _settings(each)) for each in study.trials]
+    known = [each for each in trials if each.value is not None and np.isfinite(each.value)]
+    if not known:
+        return None
+    about = "Every trial of the search in its order; hollow ones were stopped early. The line is the best so far."
+
+    def draw(width: float) -> Chart:
+        return trials_chart(known, study.objective, f"History of the study {study.name}", width)
+
+    return Figure("history", "History", about, draw)
+
+
+def _importance(study: Study) -> Figure | None:
+    if not study.importance:
+        return None
+    ranked = sorted(study.importance.items(), key=lambda each: -each[1])[:MOST_BARS]
+    bars = [BarOf(name, share, f"{100 * share:.0f} %") for name, share in ranked]
+    about = (
+        "How much of the variation of the objective over the trials each setting explains: an estimate from these "
+        "trials, which says nothing of values that were not tried."
+    )
+
+    def draw(width: float) -> Chart:
+        return bars_chart(bars, f"Importance of settings in the study {study.name}", width)
+
+    return Figure("importance", "Which settings mattered", about, draw)
+
+
+def study_table(study: Study, name: str) -> str:
+    """The best trials, and all of them to open."""
+    ranked = sorted((each for each in study.trials if each.value is not None), key=lambda each: -(each.value or 0.0))
+    best = [each for each in ranked if each.state == "complete"][:BEST]
+    if not study.trials:
+        return ""
+    heading = f"<h3>Best trials</h3>{_trials(best)}" if best else ""
+    return heading + details(f"{name}-trials", f"All {len(study.trials)} trials", _trials(study.trials))
+
+
+def _trials(trials: Sequence[Trial]) -> str:
+    names = list(dict.fromkeys(name for each in trials for name in each.settings))
+    rows = [
+        [
+            str(each.number),
+            MISSING if each.value is None else plain(each.value),
+            each.state,
+            *(setting_text(each.settings[name]) if name in each.settings else MISSING for name in names),
+        ]
+        for each in trials
+    ]
+    return table(["trial", "value", "state", *names], rows, scroll=True)
+
+
+def _settings(trial: Trial) -> str:
+    return ", ".join(f"{name} {setting_text(value)}" for name, value in trial.settings.items())

@@ -1,0 +1,202 @@
+"""What a report is about: the populations that are named or lie in a folder, in groups that were judged alike."""
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlab.errors import RlabError, UsageError
+from rlab.evaluation.evaluate import Evaluation
+from rlab.evaluation.report.model import Side, Task
+from rlab.jobs.compare import Compared, comparison_of
+from rlab.jobs.evidence import FILE, POLICY_FOLDER, RUN, Evidence, Protocol, read_evidence
+from rlab.runs.folder import RunFolder, is_run, path_of
+from rlab.runs.listing import reached, whole_steps
+from rlab.runs.logs import read_json_lines
+from rlab.runs.policies import POLICY
+from rlab.runs.reading import series
+from rlab.runs.status import RUNNING
+from rlab.trust import Trust
+
+Source = str | PathLike[str]
+RESULTS = "*.result.json"
+TRAINING = "train/episode_return"  # a tag of what training reports
+MOST_COMPARED = 12  # sides; more are shown and not compared
+WHAT = "a run, policy or study folder, a folder of these, an exported file, or a recorded result"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the sources hold."""
+
+    evidence: tuple[Evidence, ...]
+    unreadable: tuple[str, ...]  # what lies in a folder and is broken, a line each
+
+
+def find(sources: Sequence[Source], trust: Trust = False) -> Found:
+    """Everything that the sources name, in their order and each once; of a folder what is directly in it, by name.
+
+    Raises:
+        UsageError: a source is not `WHAT`, or a folder holds nothing of it.
+        RlabError: what a source names itself is broken.
+    """
+    found: dict[str, Evidence] = {}
+    unreadable: list[str] = []
+    for source in sources:
+        path = Path(path_of(source, WHAT))
+        inside = _inside(path)
+        if inside is None:
+            found.setdefault(str(path.absolute()), read_evidence(source, trust))
+            continue
+        for each in inside:
+            try:
+                found.setdefault(str(each.absolute()), read_evidence(each, trust))
+            except (RlabError, OSError) as error:
+                unreadable.append(f"{each} is left out: {error}")
+    return Found(tuple(found.values()), tuple(unreadable))
+
+
+def _inside(path: Path) -> list[Path] | None:
+    """What is in a folder of runs; None where the path is something itself."""
+    if not path.is_dir() or is_run(path) or (path / POLICY).exists() or (path.name == "policy" and is_run(path.parent)):
+        return None
+    inside = sorted(each for each in path.iterdir() if each.is_dir() and (is_run(each) or (each / POLICY).exists()))
+    return inside + sorted(path.glob(RESULTS))
+
+
+def judged_first(found: Found, judge: Any) -> Found:
+    """The same, with the returns of policies and files that have none on record: `judge(evidence)` gives them."""
+    evidence = (
+        judge(each) if each.returns is None and each.kind in (POLICY_FOLDER, FILE) else each for each in found.evidence
+    )
+    return replace(found, evidence=tuple(evidence))
+
+
+def tasks_of(evidence: Iterable[Evidence], films: Mapping[str, tuple[bytes, str]] | None = None) -> list[Task]:
+    """The populations in groups of one env and one protocol, in the order in which they come; those without returns
+    are beside others in their env.
+
+    Args:
+        films: a GIF and what it shows, by the path of its population.
+    """
+    everyone = list(evidence)
+    protocols: dict[str, Protocol] = {}  # of each env, the first
+    for each in everyone:
+        if each.protocol is not None:
+            protocols.setdefault(_env_key(each), each.protocol)
+    groups: dict[tuple[str, Protocol | None], list[Evidence]] = {}
+    for each in everyone:
+        groups.setdefault((_env_key(each), each.protocol or protocols.get(_env_key(each))), []).append(each)
+    labels = [_env_label(members[0]) for members in groups.values()]
+    tasks = []
+    for label, ((_, protocol), members) in zip(labels, groups.items(), strict=True):
+        if labels.count(label) > 1:
+            label += " (not judged)" if protocol is None else f", {protocol}"
+        sides = [
+            _side(each, name, (films or {}).get(each.path)) for each, name in zip(members, _names(members), strict=True)
+        ]
+        task = Task(label, "" if protocol is None else _judged(protocol), sides)
+        tasks.append(task if protocol is None else _compared(task, members, protocol))
+    return tasks
+
+
+def _compared(task: Task, members: Sequence[Evidence], protocol: Protocol) -> Task:
+    """The task with the comparisons of those that are judged."""
+    judged = [
+        Compared(side.name, (each,), (), Evaluation(each.seeds, protocol.first_seed, each.returns, _no_lengths(each)))
+        for side, each in zip(task.sides, members, strict=True)
+        if each.returns is not None
+    ]
+    if not 2 <= len(judged) <= MOST_COMPARED:
+        return task
+    found = comparison_of(members[0].env, protocol, judged)
+    command = shlex.join(["rlab", "compare", *(side.made_of[0].path for side in judged)])
+    return replace(task, pairs=found.pairs, notes=found.notes, compared_by=command)
+
+
+def _no_lengths(evidence: Evidence) -> np.ndarray:
+    return np.zeros(np.shape(evidence.returns), np.int64)
+
+
+def _env_key(evidence: Evidence) -> str:
+    return json.dumps(evidence.env.to_json(), sort_keys=True)
+
+
+def _env_label(evidence: Evidence) -> str:
+    env = evidence.env
+    return env.label + (f", at most {env.max_episode_steps:,} steps" if env.max_episode_steps else "")
+
+
+def _judged(protocol: Protocol) -> str:
+    how = "greedy" if protocol.greedy else "sampled"
+    return f"{protocol.episodes:,} episodes for each seed, {how} actions, episode seeds from {protocol.first_seed}."
+
+
+def _names(group: Sequence[Evidence]) -> list[str]:
+    """Short names that tell them apart: those on record, or as much of the end of their paths as it takes."""
+    names = [each.name for each in group]
+    parts = [Path(each.path).absolute().parts for each in group]
+    length = 1
+    while len(set(names)) < len(names) and length <= max(map(len, parts)):
+        twice = {name for name in names if names.count(name) > 1}
+        names = ["/".join(path[-length:]) if name in twice else name for name, path in zip(names, parts, strict=True)]
+        length += 1
+    return names
+
+
+def _side(evidence: Evidence, name: str, film: tuple[bytes, str] | None) -> Side:
+    settings = evidence.settings
+    budget, time = settings.get(evidence.unit), evidence.time
+    training = None
+    if evidence.kind == RUN:
+        run = RunFolder.open(evidence.path)
+        training = _training(run, evidence)
+        if evidence.status == RUNNING:
+            time = reached(run, evidence.unit, evidence.time or 0)
+    if budget is not None and evidence.unit == "env_steps":
+        budget = whole_steps(budget, settings.get("num_envs", 1))
+    return Side(
+        name=name,
+        path=evidence.path,
+        agent=evidence.agent,
+        seeds=evidence.seeds,
+        returns=evidence.returns,
+        curve=evidence.curve,
+        training=training,
+        unit=evidence.unit.replace("_", " "),
+        time=time,
+        budget=budget,
+        status=evidence.status,
+        settings=settings,
+        origins=evidence.origins,
+        versions=evidence.versions,
+        hardware=evidence.hardware,
+        made_by=evidence.command,
+        film=None if film is None else film[0],
+        film_of="" if film is None else film[1],
+    )
+
+
+def _training(run: RunFolder, evidence: Evidence) -> tuple[np.ndarray, np.ndarray] | None:
+    """What the episodes of training returned, of the members of the evidence; None where nothing says so yet."""
+    path = run.path / "metrics.jsonl"
+    if not path.is_file():
+        return None
+    found = series(run.path, evidence.unit, ("metrics",)).get(TRAINING)
+    if found is None:
+        return None
+    in_log = read_json_lines(path)[0]["seeds"]
+    return found[0], found[1][[in_log.index(seed) for seed in evidence.seeds]]
+
+
+def check_any(found: Found, sources: Sequence[Source]) -> None:
+    """Raise UsageError where there is nothing to report."""
+    if not found.evidence:
+        broken = f" ({found.unreadable[0]})" if found.unreadable else ""
+        where = ", ".join(path_of(source) for source in sources)
+        raise UsageError(f"there is nothing to report in {where}{broken}: name {WHAT}.")
