@@ -73,7 +73,7 @@ class RayProcess:
         on_gpu = (config.get("engine") or {}).get("device") == "cuda"
         self._needs = "GPU" if on_gpu else "CPU"
         room = {"num_cpus": 0 if on_gpu else int(config["run"].get("threads") or 1), "num_gpus": int(on_gpu)}
-        self._worker = ray.remote(Worker).options(**room, max_restarts=0, max_task_retries=0).remote()
+        self._worker = ray.remote(Worker).options(**room, scheduling_strategy="SPREAD", max_restarts=0).remote()
         manifest = list(files.identity(job.folder.path / MANIFEST) or ())
         self._answer = self._worker.meet.remote(str(job.folder.path), manifest)  # the one that is waited for
         self._met: dict[str, Any] | None = None

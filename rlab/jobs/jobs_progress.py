@@ -14,6 +14,7 @@ from rlab.jobs.progress import PLAIN_EVERY, Bar, in_notebook, line_writer, show,
 from rlab.runs.listing import clock_unit
 
 SHOWN = 4  # jobs that a plain line names
+MOST_BARS = 16  # of jobs, so that they fit into a terminal
 
 
 @dataclass
@@ -82,8 +83,8 @@ class JobsProgress:
         if event.kind == "begun" and job not in self._under_way:
             unit = clock_unit(job.folder)
             budget = int(job.folder.config["run"][unit])
-            terminal_bar = self._console.is_terminal and not self._notebook
-            task = self._bars.add_task(job.label, total=1.0, words="begins") if terminal_bar else None
+            has_bar = self._whole is not None and len(self._bars.task_ids) <= MOST_BARS
+            task = self._bars.add_task(clean(job.label), total=1.0, words="begins") if has_bar else None
             self._under_way[job] = _Shown(job.label, unit, budget, task)
         shown = self._under_way.get(job)
         if event.kind == "again":

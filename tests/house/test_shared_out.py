@@ -103,6 +103,21 @@ def test_members_are_shared_out_in_order() -> None:
     assert [each.run.device for each in parts] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
 
 
+def test_jobs_share_members_out_without_devices_and_are_written_down(tmp_path: Path) -> None:
+    request = train_request("dqn", "CartPole-v1", (), (), "none", {"seeds": 3, "jobs": 5, "device": "cpu"})
+    shared = SharedOut(request, NO_INPUTS)
+    assert shared.request.run.jobs == 3  # no more than there are seeds
+    assert shared.describe().startswith(
+        "shared out over 3 processes on this machine: cpu seed 0; cpu seed 1; cpu seed 2."
+    )
+
+
+def test_where_a_run_in_one_process_goes_on_cannot_be_chosen(tmp_path: Path) -> None:
+    run = rlab.train("dqn", "CartPole-v1", out=tmp_path / "run", **{**DQN, "env_steps": 64, "seeds": 1})
+    with pytest.raises(UsageError, match="is trained in one process on this machine"):
+        rlab.resume(run, env_steps=128, engine="ray")
+
+
 def test_devices_are_all_gpus_or_those_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -139,6 +154,7 @@ def test_all_devices_are_written_down_by_name(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"engine": "ray"}, "--engine ray gives each process a GPU by itself"),
         ({"device": "cpu"}, "--devices cpu,cpu names the devices; leave --device out."),
         ({"log_episodes": True}, "--log-episodes needs a run in one process; leave it or --devices out."),
         ({"film_every": 100}, "--film-every needs a run in one process; leave it or --devices out."),
