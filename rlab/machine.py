@@ -1,6 +1,7 @@
 """What this process runs on, for records of results: versions of packages and the hardware."""
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import subprocess
@@ -41,6 +42,14 @@ def commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip() or None
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module could be imported; nothing is."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def processor() -> str:

@@ -48,7 +48,15 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("teacher_fraction", "teacher_temperature"),
     ),
     "evaluation": ("eval_every", "eval_episodes", "final_eval_episodes", "eval_envs", "eval_alone", "judge"),
-    "saving and logging": ("checkpoint_every", "keep_checkpoints", "log_every", "log", "log_episodes", "film_every"),
+    "saving and logging": (
+        "checkpoint_every",
+        "keep_checkpoints",
+        "log_every",
+        "log",
+        "log_project",
+        "log_episodes",
+        "film_every",
+    ),
 }
 GROUP_OF = {name: heading for heading, names in GROUPS.items() for name in names}
 

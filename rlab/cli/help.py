@@ -86,7 +86,8 @@ def metavar(setting: Setting) -> str:
     if setting.hint is bool:
         return ""
     if setting.choices:
-        return "{" + ", ".join(setting.choices) + "}"
+        several = " ..." if short_type(setting.hint).endswith("...") else ""
+        return "{" + ", ".join(setting.choices) + "}" + several
     return short_type(setting.hint)
 
 

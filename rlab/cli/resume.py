@@ -32,7 +32,9 @@ class ResumeOptions:
     checkpoint_every: int | None = None  # env steps between checkpoints
     keep_checkpoints: int | None = None  # the newest ones
     log_every: int | None = None  # env steps between rows of metrics
-    log: Literal["csv"] | None = None  # csv: metrics.csv and eval.csv, too, for spreadsheets
+    # beside TensorBoard: csv: metrics.csv and eval.csv; mlflow, wandb: services, which get what they lack; None: none
+    log: tuple[Literal["csv", "mlflow", "wandb"], ...] | None = None
+    log_project: str | None = None  # MLflow's experiment, W&B's project
     log_episodes: bool = False  # one line of episodes.csv for every episode that training finished
     # drop-member: a seed whose numbers are not finite stands still from then on, and the others go on
     on_nan: Literal["stop", "drop-member"] | None = None

@@ -1,6 +1,5 @@
 """`rlab doctor`: what rlab runs on here, what is missing, and which runs are damaged."""
 
-import importlib.util
 import os
 import tempfile
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ import torch
 from rlab.errors import pip_install
 from rlab.experience.minari_files import dataset_root
 from rlab.learning.compiler import cache_folder, why_not_compile
-from rlab.machine import processor, versions
+from rlab.machine import is_installed, processor, versions
 from rlab.runs.folder import CONFIG, MANIFEST, ROOT, existing_folder
 from rlab.runs.health import damages, leftovers
 
@@ -27,11 +26,17 @@ EXTRAS = {
     "minigrid": ("minigrid", "grid worlds"),
     "mujoco": ("mujoco", "HalfCheetah, Hopper and their like"),
     "robotics": ("gymnasium_robotics", "goals for robot arms, hands and mazes"),
+    "mlflow": ("mlflow", "--log mlflow"),
+    "notebook": ("ipykernel", "notebooks"),
     "onnx": ("onnxruntime", "exported .onnx files"),
     "pandas": ("pandas", "run.to_frame() and evaluation.to_frame()"),
     "plot": ("matplotlib", "plots"),
+    "postgres": ("psycopg", "rlab tune on a PostgreSQL server"),
+    "ray": ("ray", "--engine ray"),
     "sklearn": ("sklearn", "classification metrics beside scikit-learn's"),
+    "tune": ("optuna", "rlab tune"),
     "video": ("moviepy", "films as .mp4"),
+    "wandb": ("wandb", "--log wandb"),
 }
 
 
@@ -95,7 +100,7 @@ def doctor(runs: Sequence[str] = (), root: str = ROOT) -> Diagnosis:
         versions=versions(),
         cpu=_cpu(),
         devices=_devices(),
-        missing={name: pip_install(name) for name, (module, _) in EXTRAS.items() if not _is_installed(module)},
+        missing={name: pip_install(name) for name, (module, _) in EXTRAS.items() if not is_installed(module)},
         caches={
             "compiled code": str(cache_folder()),
             "datasets by Minari id": str(dataset_root()),
@@ -127,13 +132,6 @@ def _devices() -> dict[str, str | None]:
     return found | {
         f"cuda:{n} ({torch.cuda.get_device_name(n)})": why_not_compile(torch.device("cuda", n)) for n in gpus
     }
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
 
 
 def _runs_under(root: Path) -> list[Path]:

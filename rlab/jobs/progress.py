@@ -131,6 +131,11 @@ def announce(text: str) -> None:
     print(clean(text))
 
 
+def announcer(progress: bool) -> Callable[[str], None]:
+    """Announces lines; without `progress` it says nothing."""
+    return announce if progress else lambda line: None
+
+
 def line_writer(progress: bool) -> Callable[[str], None]:
     """Writes a line for each step of a job that has no bar; without `progress` it writes nothing."""
     if not progress:

@@ -116,7 +116,7 @@ def open_log(request: Request, folder: RunFolder, resume_at: int, judgement_due:
         resume_at=resume_at,
         judgement_due=judgement_due,
         unit=request.unit,
-        tables=request.run.log == "csv",
+        tables="csv" in (request.run.log or ()),
     )
     log.on_start(request.logged(), request.origins, request.compared())
     return log

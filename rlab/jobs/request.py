@@ -22,7 +22,16 @@ from rlab.trust import Trust
 CALL, OF_ENV = ("out", "progress", "trust", "listeners", "experiment"), ("env_kwargs", "wrappers")
 # Settings that say how a run is watched and where it runs, and change nothing of what is learned.
 BOOKKEEPING = frozenset(
-    {"log", "log_every", "log_episodes", "eval_every", "eval_episodes", "final_eval_episodes", "checkpoint_every"}
+    {
+        "log",
+        "log_project",
+        "log_every",
+        "log_episodes",
+        "eval_every",
+        "eval_episodes",
+        "final_eval_episodes",
+        "checkpoint_every",
+    }
     | {"keep_checkpoints"}
     | {
         "eval_envs",
@@ -48,7 +57,16 @@ BUDGETS = ("env_steps", "updates")
 CHANGEABLE = (
     *BUDGETS,
     *("eval_every", "eval_episodes", "final_eval_episodes", "eval_envs", "eval_alone", "judge"),
-    *("checkpoint_every", "keep_checkpoints", "log_every", "log", "log_episodes", "film_every", "max_episode_steps"),
+    *(
+        "checkpoint_every",
+        "keep_checkpoints",
+        "log_every",
+        "log",
+        "log_project",
+        "log_episodes",
+        "film_every",
+        "max_episode_steps",
+    ),
     *("device", "engine", "env_timeout", "on_nan"),
 )
 A_DATASET = "a folder of demonstrations, or what rlab.collect returned"

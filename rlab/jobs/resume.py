@@ -15,7 +15,8 @@ from rlab.jobs.defaults import check_budget
 from rlab.jobs.foreign_code import resume_command
 from rlab.jobs.inputs import open_inputs
 from rlab.jobs.listeners import Audience, audience_of
-from rlab.jobs.progress import announce
+from rlab.jobs.progress import announce, announcer
+from rlab.jobs.publishing import publish_again, services_of
 from rlab.jobs.request import CHANGEABLE, Request
 from rlab.jobs.running import Run, carry_out, unless_interrupted
 from rlab.jobs.settings import merge
@@ -55,7 +56,8 @@ def resume(
     On the same kind of machine and with the same versions it becomes, to the bit, the run that it would have been
     without the stop. Where its envs cannot be put back into the middle of an episode, fresh ones begin and a warning
     says why. What depends on the share of the budget that is used, such as exploration or a learning rate that falls,
-    follows the new budget from where the clock is. A finished run without more budget is returned as it is.
+    follows the new budget from where the clock is. A finished run without more budget is returned as it is; `log` has
+    it written, or sent to services, in further ways.
 
     Args:
         progress: show a bar, as the command line does.
@@ -67,9 +69,9 @@ def resume(
         trust: allow an agent, env or wrapper from outside rlab that the folder names; it runs their code.
         settings: what changes: the budget, `env_steps` or `updates`; and what does not touch learning: `eval_every`,
             `eval_episodes`, `final_eval_episodes`, `eval_envs`, `eval_alone`, `judge`, `checkpoint_every`,
-            `keep_checkpoints`, `log_every`, `log`, `log_episodes`, `film_every`; `env_timeout`; `device`; `engine`, of
-            a run in several processes; `on_nan`, unless members were dropped; and `max_episode_steps`, where the env
-            has no time limit, so that episodes without an end can be judged.
+            `keep_checkpoints`, `log_every`, `log`, `log_project`, `log_episodes`, `film_every`; `env_timeout`;
+            `device`; `engine`, of a run in several processes; `on_nan`, unless members were dropped; and
+            `max_episode_steps`, where the env has no time limit, so that episodes without an end can be judged.
 
     Raises:
         RlabError: the folder is broken, has lost its checkpoint, or names code from outside rlab and `trust` is false.
@@ -99,7 +101,10 @@ def continue_run(
     request, folder = continued.request, continued.folder
     if progress and ranks_started()[0] == 0:
         announce(continued.news)
+    services_of(request)  # which says where a package is missing
     if continued.finished:
+        if "log" in settings and ranks_started()[0] == 0:
+            publish_again(request, folder, announcer(progress))
         return Run.open(folder.name)
     with own_surroundings(request.run.threads, request.run.seed, request.run.deterministic), joined() as ranks:
         inputs = open_inputs(request, folder, trust)
@@ -165,8 +170,9 @@ def continuation(
     status = read_status(folder, done, before)
     if folder.is_held():
         raise RlabError(f"another process is writing {folder.name}; wait for it, or stop it")
-    changed = {name: value for name, value in changes.items() if getattr(request.run, name) != value}
-    request = replace(request, run=merge(request.run, changed, "rlab resume"))
+    run = merge(request.run, changes, "rlab resume")
+    changed = {name: getattr(run, name) for name in changes if getattr(run, name) != getattr(request.run, name)}
+    request = replace(request, run=run)
     if "engine" in changed and not (folder.path / PARTS).is_dir():
         raise UsageError(f"{folder.name} is trained in one process on this machine; rlab train --jobs N has several.")
     if "max_episode_steps" in changed:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from rlab.jobs.inputs import open_inputs
 from rlab.jobs.jobs_progress import JobsProgress
 from rlab.jobs.listeners import Audience, audience_of
 from rlab.jobs.outcome import BY_LISTENER, INTERRUPTED, recorded_status
-from rlab.jobs.progress import ProgressListener, announce
+from rlab.jobs.progress import ProgressListener, announce, announcer
+from rlab.jobs.publishing import Publisher, check_services, services_of
 from rlab.jobs.recording import final_evaluation
 from rlab.jobs.request import Request
 from rlab.jobs.session import Session, only_here
@@ -180,6 +182,7 @@ def _begun(
     if out is not None:
         check_free(out, unfinished=True)
     place = Path(ROOT if out is None else out).absolute()  # before an env is made, which may change the working folder
+    ranks.of_first(partial(check_services, request))
     inputs = open_inputs(request, None, trust)
     session = session_for(request, inputs, audience, ranks)
 
@@ -225,10 +228,7 @@ def carry_out(
     request, leads = session.request, session.ranks.leads
     audience = audience if leads else Audience()
     bar = _bar(session) if progress and leads else None
-    here = only_here(request.env.env_id) if request.env.local else None
-    done = saved_time(folder)
-    begun = Run(folder.path, False, request.unit, done, None, session.trainable, status="running")
-    begun = replace(begun, only_here=here, name=folder.name)
+    begun = _as_begun(session, folder)
     audience.on_start(begun)
     try:
         failed = before_ending(lambda line: write_status(folder, FAILED, line))
@@ -237,13 +237,17 @@ def carry_out(
             session.restore(folder)  # before anything of the run is changed: it may be damaged
             running.enter_context(failed if leads else nullcontext())
             record = running.enter_context(recorded_status(folder) if leads else nullcontext(lambda status, why: None))
-            running.enter_context(bar if bar is not None else nullcontext())
             audience.check("Nothing was trained.")
             folder = folder if write_changes is None or not leads else write_changes()
-            hearing: list[LoopListener] = [*SupportWatch.of(request.settings)]
-            outcome = session.train(folder, [*hearing, bar] if bar is not None else hearing, audience)
+            services = services_of(request) if leads else []
+            publisher = running.enter_context(Publisher(services, request, folder, announcer(progress)))
+            hearing: list[LoopListener] = [*SupportWatch.of(request.settings), publisher]
+            if bar is not None:
+                hearing.append(running.enter_context(bar))
+            outcome = session.train(folder, hearing, audience)
             status = outcome.status(request.run.final_eval_episodes > 0)
             record(status, outcome.why)
+            publisher.ends(status)
             session.ranks.any(False)  # all wait until the run is whole
     except BaseException:
         audience.on_end(replace(begun, time=_reached(folder)))
@@ -273,6 +277,14 @@ def _bar(session: Session | SharedOut) -> ProgressListener | JobsProgress:
     if isinstance(session, SharedOut):
         return JobsProgress(session.num_jobs)
     return ProgressListener(session.request.budget, session.request.unit)
+
+
+def _as_begun(session: Session | SharedOut, folder: RunFolder) -> Run:
+    """The run before this process trains it."""
+    request, done = session.request, saved_time(folder)
+    here = only_here(request.env.env_id) if request.env.local else None
+    begun = Run(folder.path, False, request.unit, done, None, session.trainable, status="running")
+    return replace(begun, only_here=here, name=folder.name)
 
 
 def _reached(folder: RunFolder) -> int:

@@ -106,7 +106,8 @@ def settings_of(schemas: Sequence[Any]) -> dict[str, Setting]:
 def merge(defaults: T, overrides: Mapping[str, Any], where: str, elsewhere: Collection[str] = ()) -> T:
     """`defaults`, a dataclass, with the settings of a file or a call put over it.
 
-    An `int` is accepted as a float, a list as a tuple, `"None"` (TOML has no null) as None where the field can be.
+    An `int` is accepted as a float, a list as a tuple, a text as a list of one, `"None"` (TOML has no null) as None
+    where the field can be.
 
     Args:
         where: what the settings were read from, for messages: `experiments/dqn.toml`.
@@ -146,6 +147,8 @@ def _fitted(value: Any, hint: Any) -> Any:
         for member in members:
             with contextlib.suppress(TypeError):
                 return _fitted(value, member)
+    elif origin is tuple and members[-1] is Ellipsis and isinstance(value, str):
+        return (_fitted(value, members[0]),)
     elif origin is tuple and isinstance(value, (list, tuple)):
         inner = members[:1] * len(value) if members[-1] is Ellipsis else members
         if len(inner) == len(value):
@@ -186,8 +189,11 @@ def wanted(hint: Any) -> str:
 
 
 def choices_of(hint: Any) -> tuple[str, ...]:
-    """What a setting of this type can be, where that is a closed set of words; `None` is one of them."""
+    """What a setting of this type, or each value of a list, can be, where that is a closed set of words; `None` is one
+    of them."""
     members, origin = typing.get_args(hint), typing.get_origin(hint)
+    if origin is tuple and members[-1] is Ellipsis:
+        return choices_of(members[0])
     if origin is Literal:
         return tuple(map(str, members))
     if origin in (Union, types.UnionType) and all(choices_of(m) or m is types.NoneType for m in members):

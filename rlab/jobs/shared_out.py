@@ -45,7 +45,7 @@ from rlab.types import LOCAL
 
 ALL = "all"
 OF_ONE_PROCESS = ("log_episodes", "film_every")  # settings that a run in several processes does not have
-OF_PARTS = frozenset(CHANGEABLE) - {"log", "engine", *OF_ONE_PROCESS}
+OF_PARTS = frozenset(CHANGEABLE) - {"log", "log_project", "engine", *OF_ONE_PROCESS}
 SHOWN = 6  # parts that are named before a run begins
 BEFORE_ALL = -1  # where the logs of the whole are written again from
 
@@ -215,7 +215,7 @@ def part_requests(request: Request, count: int, devices: Sequence[str]) -> list[
         {"seed": int(share[0]), "seeds": len(share), "device": device}
         for share, device in zip(np.array_split(np.array(run.training_seeds), count), cycle(devices), strict=False)
     ]
-    whole: dict[str, Any] = {"devices": None, "jobs": None, "engine": "local"}
+    whole: dict[str, Any] = {"devices": None, "jobs": None, "engine": "local", "log": None, "log_project": None}
     origins = {**request.origins, **dict.fromkeys(("devices", "jobs", "engine"), DEFAULT)}
     runs = [replace(run, **whole, **each) for each in own]
     return [replace(request, run=each, origins=origins) for each in runs]

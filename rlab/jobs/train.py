@@ -51,8 +51,8 @@ def train(
 
     Settings of every run: `env_steps`, `updates`, `seed`, `seeds`, `num_envs`, `vector`, `max_episode_steps`,
     `env_timeout`, `env_restarts`, `eval_every`, `eval_episodes`, `final_eval_episodes`, `eval_envs`, `eval_alone`,
-    `judge`, `checkpoint_every`, `keep_checkpoints`, `log_every`, `log`, `film_every`, `log_episodes`, `device`,
-    `devices`, `jobs`, `engine`, `compile`, `threads`, `deterministic`, `on_nan`, `reward_clip`, `sparsity`.
+    `judge`, `checkpoint_every`, `keep_checkpoints`, `log_every`, `log`, `log_project`, `film_every`, `log_episodes`,
+    `device`, `devices`, `jobs`, `engine`, `compile`, `threads`, `deterministic`, `on_nan`, `reward_clip`, `sparsity`.
     Of what else it learns from: `dataset`, `dataset_episodes`, `demonstration_share`, `teacher`, `teacher_member`,
     `teacher_weight`, `teacher_fraction`, `teacher_temperature`.
     Of an agent, with meanings and defaults of all: `rlab train dqn --help-all`.

@@ -107,7 +107,7 @@ def small(request: Request) -> Request:
     """The request with a budget that is quickly trained, where none was asked for by name."""
     own = {name: most for name, most in QUICK.items() if request.origins.get(name) != "command line"}
     run = replace(request.run, **{name: min(most, getattr(request.run, name)) for name, most in own.items()})
-    return replace(request, run=run)
+    return replace(request, run=replace(run, log=None))  # no service need see it
 
 
 class StopsAt(Audience):

@@ -49,7 +49,10 @@ class RunConfig:
     checkpoint_every: int = 10_000  # env steps between checkpoints
     keep_checkpoints: int = 2  # the newest ones; where one is damaged the one before it is gone on from
     log_every: int = 1_000  # env steps between rows of metrics
-    log: Literal["csv"] | None = None  # csv: metrics.csv and eval.csv, too, for spreadsheets
+    # beside TensorBoard: csv: metrics.csv and eval.csv, for spreadsheets; mlflow, wandb: services, as they are set up
+    log: tuple[Literal["csv", "mlflow", "wandb"], ...] | None = None
+    # MLflow's experiment, W&B's project; None: MLFLOW_EXPERIMENT_NAME, WANDB_PROJECT, else rlab
+    log_project: str | None = None
     film_every: int = 0  # env steps between films of a greedy episode of the first seed; 0: none
     log_episodes: bool = False  # one line of episodes.csv for every episode that training finished
     device: str = "auto"  # cpu, cuda, or one GPU of several such as cuda:1; auto: what is faster for this run

@@ -11,6 +11,7 @@ start/          the policy that fine-tuning began with; teacher/ the one that wa
 checkpoint/     full training state
 parts/          instead, where members are shared out over processes: a run folder for each
 events.out.*    TensorBoard's curves; seed-3/ those of one of several seeds, hparams/ what runs are compared by
+log-key.json    what services such as MLflow know the run by
 metrics.jsonl, eval.jsonl (nothing that depends on the clock), timing.jsonl (what does)
 """
 

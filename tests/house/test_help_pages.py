@@ -42,6 +42,7 @@ ANY_TEXT = {
         "out",
         "experiment",
         "env",
+        "log_project",
         "env_kwargs",
         "wrapper",
         "agent",

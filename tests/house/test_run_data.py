@@ -200,7 +200,7 @@ def test_an_agent_that_steps_no_env_logs_no_episodes(dataset: Path, tmp_path: Pa
 
 def test_the_command_line_asks_in_the_same_words(tmp_path: Path, road: SimpleNamespace) -> None:
     asked = road.asked("train", "dqn", "CartPole-v1", "--log", "csv", "--log-episodes")
-    assert (asked.run.log, asked.run.log_episodes) == ("csv", True)
+    assert (asked.run.log, asked.run.log_episodes) == (("csv",), True)
 
 
 @pytest.mark.parametrize(
