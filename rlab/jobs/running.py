@@ -272,7 +272,7 @@ def carry_out(
     return ended
 
 
-def _bar(session: Session | SharedOut) -> ProgressListener | JobsProgress:
+def _bar(session: Session | SharedOut) -> Any:
     """What shows how far a session is."""
     if isinstance(session, SharedOut):
         return JobsProgress(session.num_jobs)
