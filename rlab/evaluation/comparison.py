@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rlab.errors import RlabError, UsageError
-from rlab.evaluation.differences import probability_of_improvement, seeds_to_settle
+from rlab.evaluation.differences import difference_spread, probability_of_improvement, seeds_to_settle
 from rlab.evaluation.quantiles import student_t
 from rlab.evaluation.stats import LEVEL, Interval, shown_digits
 
@@ -31,20 +31,6 @@ class Side:
     name: str
     seeds: tuple[int, ...]  # training seeds, or numbers of runs where several were put together
     returns: np.ndarray  # [S, E]; column k is the same episode for every side
-
-
-@dataclass(frozen=True)
-class Spread:
-    """How sure a difference is: its standard error, by source."""
-
-    of_seeds: float  # variance of the difference that comes from the training seeds, 0 where they are not sampled
-    of_episodes: float  # and from the episodes
-    freedom: float  # degrees of freedom of the sum
-
-    @property
-    def error(self) -> float:
-        """The standard error of the difference."""
-        return math.sqrt(self.of_seeds + self.of_episodes)
 
 
 @dataclass(frozen=True)
@@ -166,49 +152,10 @@ def pair(a: Side, b: Side, level: float = LEVEL, same_members: bool = False) -> 
     )
 
 
-def difference_spread(a: np.ndarray, b: np.ndarray, same_members: bool = False) -> Spread | None:
-    """The chance in `mean(a) - mean(b)` of returns `[S_a, E]` and `[S_b, E]` on the same E episodes; None where nothing
-    shows it: of one episode, unless both have several members.
-
-    With one member on a side the training seeds are taken as they are, and the episodes alone vary. Otherwise the
-    variance of the members' means counts once for the seeds; of the variance of the episodes' means what the
-    residual of the crossed design explains is taken off, since the members' means contain it already.
-    """
-    if same_members:
-        rows, columns = [a - b], (a - b).mean(axis=0)
-    else:
-        rows, columns = [a, b], a.mean(axis=0) - b.mean(axis=0)
-    episodes = len(columns)
-    of_seeds = [float(each.mean(axis=1).var(ddof=1)) / len(each) for each in rows if len(each) > 1]
-    if len(of_seeds) < len(rows):
-        of_seeds = []
-    if not of_seeds and episodes < 2:
-        return None
-    of_episodes = 0.0
-    if episodes > 1:
-        of_episodes = float(columns.var(ddof=1)) / episodes
-        if of_seeds:
-            of_episodes = max(0.0, of_episodes - sum(_residual(each) / each.size for each in rows))
-    parts = [(value, len(each) - 1) for value, each in zip(of_seeds, rows, strict=bool(of_seeds))]
-    parts.append((of_episodes, episodes - 1))
-    total = sum(value for value, _ in parts)
-    freedom = float(sum(count for _, count in parts))
-    if total > 0:
-        freedom = total**2 / sum(value**2 / count for value, count in parts if count)
-    return Spread(sum(of_seeds), of_episodes, freedom)
-
-
 def level_of_each(sides: int, level: float = LEVEL) -> float:
     """The level of each of the intervals between so many sides, so that all of them hold at once with `level`
     (Bonferroni)."""
     return 1 - (1 - level) / math.comb(sides, 2)
-
-
-def _residual(returns: np.ndarray) -> float:
-    """What neither the member nor the episode explains of returns `[S, E]`: its variance."""
-    members, episodes = returns.shape
-    centred = returns - returns.mean(axis=1, keepdims=True) - returns.mean(axis=0) + returns.mean()
-    return float((centred**2).sum()) / ((members - 1) * (episodes - 1))
 
 
 def _check(a: Side, b: Side, same_members: bool) -> None:

@@ -5,6 +5,7 @@ Scores are `[runs, tasks]`, or `[runs]`, as in `rlab.evaluation.stats`.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
@@ -104,42 +105,88 @@ def seeds_to_settle(
     return many
 
 
-def paired_difference(a: Any, b: Any, reps: int = REPS, level: float = LEVEL, seed: int = 0) -> Interval:
+@dataclass(frozen=True)
+class Spread:
+    """How sure a difference is: its standard error, by source."""
+
+    of_seeds: float  # variance of the difference that comes from the training seeds, 0 where they are not sampled
+    of_episodes: float  # and from the episodes
+    freedom: float  # degrees of freedom of the sum
+
+    @property
+    def error(self) -> float:
+        """The standard error of the difference."""
+        return math.sqrt(self.of_seeds + self.of_episodes)
+
+
+def paired_difference(a: Any, b: Any, level: float = LEVEL) -> Interval:
     """`mean(a) - mean(b)` on shared episodes: how much better `a` is than `b`.
 
     `a` and `b` are `[runs, episodes]`. Column k of both is the episode that was started from the same seed, row i of
-    both the same member (such as before and after compression) or training seed. One resample draws rows and,
-    independently, columns, with replacement, and takes the **same** rows and columns from `a` and from `b`: what an
-    easy episode or a lucky member gives to both cancels, as a difference of two separate intervals never would.
-    An axis of length one is not resampled: with one run the interval covers other episodes only. With more it
-    covers other runs and other episodes at once, and is conservative where each run does well in other episodes: that
-    variance is overstated (Owen 2007, "The pigeonhole bootstrap").
+    both the same member (such as before and after compression) or training seed: what an easy episode or a lucky member
+    gives to both cancels, as a difference of two separate intervals never would. The interval is Student's, for other
+    runs and other episodes, see `difference_spread`; with one run for other episodes only.
 
     Raises:
         UsageError: the shapes differ, or there is but one pair.
         RlabError: a score is NaN.
     """
     a, b = _paired(a, b)
-    gap = a - b
-    return between(gap.mean(), _resampled_means((gap,), reps, seed)[0], level, _widening_of_pairs(gap))
+    gap, half = float(a.mean() - b.mean()), _half_width(a, b, level)
+    return Interval(gap, gap - half, gap + half, level)
 
 
-def paired_ratio(a: Any, b: Any, reps: int = REPS, level: float = LEVEL, seed: int = 0) -> Interval:
+def paired_ratio(a: Any, b: Any, level: float = LEVEL) -> Interval:
     """`mean(a) / mean(b)` on shared episodes, such as the share of its return that a compressed policy keeps.
 
-    Resampled as in `paired_difference`. It is the ratio of the means, not the mean of ratios, which one episode of
-    return 0 would ruin. Where returns are negative a ratio above 1 is the **worse** one.
+    It is the ratio of the means, not the mean of ratios, which one episode of return 0 would ruin. Its interval is that
+    of the difference between `a` and so many times `b`, over the mean of `b` (the delta method). Where returns are
+    negative a ratio above 1 is the **worse** one.
 
     Raises:
-        UsageError: as `paired_difference`; also where the mean of `b` is 0 or changes its sign among the resamples,
-            for a ratio means nothing there.
+        UsageError: as `paired_difference`; also where the mean of `b` may be 0, for a ratio means nothing there: where
+            `b` has both signs, or zeros, and the interval of its mean holds 0.
     """
     a, b = _paired(a, b)
-    above, below = _resampled_means((a, b), reps, seed)
-    if not ((below > 0).all() or (below < 0).all()) or b.mean() == 0:
+    mean = float(b.mean())
+    one_sign = bool((b > 0).all() or (b < 0).all())
+    if not one_sign and abs(mean) <= _half_width(b, np.zeros_like(b), level):
         raise UsageError("a ratio means nothing when the mean it divides by may be 0; use the paired difference")
-    ratio = a.mean() / b.mean()
-    return between(ratio, above / below, level, _widening_of_pairs(a - ratio * b))
+    ratio = float(a.mean()) / mean
+    half = _half_width(a, ratio * b, level) / abs(mean)
+    return Interval(ratio, ratio - half, ratio + half, level)
+
+
+def difference_spread(a: np.ndarray, b: np.ndarray, same_members: bool = False) -> Spread | None:
+    """The chance in `mean(a) - mean(b)` of returns `[S_a, E]` and `[S_b, E]` on the same E episodes; None where nothing
+    shows it: of one episode, unless both have several members.
+
+    With one member on a side the training seeds are taken as they are, and the episodes alone vary. Otherwise the
+    variance of the members' means counts once for the seeds; of the variance of the episodes' means what the
+    residual of the crossed design explains is taken off, since the members' means contain it already.
+    """
+    if same_members:
+        rows, columns = [a - b], (a - b).mean(axis=0)
+    else:
+        rows, columns = [a, b], a.mean(axis=0) - b.mean(axis=0)
+    episodes = len(columns)
+    of_seeds = [float(each.mean(axis=1).var(ddof=1)) / len(each) for each in rows if len(each) > 1]
+    if len(of_seeds) < len(rows):
+        of_seeds = []
+    if not of_seeds and episodes < 2:
+        return None
+    of_episodes = 0.0
+    if episodes > 1:
+        of_episodes = float(columns.var(ddof=1)) / episodes
+        if of_seeds:
+            of_episodes = max(0.0, of_episodes - sum(_residual(each) / each.size for each in rows))
+    parts = [(value, len(each) - 1) for value, each in zip(of_seeds, rows, strict=bool(of_seeds))]
+    parts.append((of_episodes, episodes - 1))
+    total = sum(value for value, _ in parts)
+    freedom = float(sum(count for _, count in parts))
+    if total > 0:
+        freedom = total**2 / sum(value**2 / count for value, count in parts if count)
+    return Spread(sum(of_seeds), of_episodes, freedom)
 
 
 def probability_of_improvement(x: Any, y: Any, level: float = LEVEL) -> Interval:
@@ -185,8 +232,8 @@ def probability_of_improvement_as_rliable(
     rng_x, rng_y = np.random.default_rng(seed).spawn(2)
     values = []
     for block in blocks(reps, tasks * (runs_x + runs_y)):
-        drawn_x = _counts(rng_x, (tasks, block), runs_x)
-        drawn_y = _counts(rng_y, (tasks, block), runs_y)
+        drawn_x = _counts(rng_x, (block, tasks), runs_x).swapaxes(0, 1)  # [tasks, block, runs_x]
+        drawn_y = _counts(rng_y, (block, tasks), runs_y).swapaxes(0, 1)
         won = ((drawn_x @ wins) * drawn_y).sum(axis=-1)  # [tasks, block]
         values.append(won.mean(axis=0) / (runs_x * runs_y))
     return between(wins.mean(), np.concatenate(values), level, None)
@@ -234,27 +281,18 @@ def _pooled(parts: Sequence[tuple[float, Widening]]) -> Widening:
     return Widening(freedom, total / sum(variance for variance, _ in parts))
 
 
-def _widening_of_pairs(gap: np.ndarray) -> Widening:
-    """Of the mean of `gap [runs, episodes]` over resampled rows and columns, from how much rows and columns vary."""
-    parts = []
-    for length, means in zip(gap.shape, (gap.mean(axis=1), gap.mean(axis=0)), strict=True):
-        if length > 1:
-            parts.append((float(means.var()) / length, Widening(length - 1, length / (length - 1))))
-    return _pooled(parts)
+def _half_width(a: np.ndarray, b: np.ndarray, level: float) -> float:
+    """Of the interval of the paired difference of two `[runs, episodes]`."""
+    spread = difference_spread(a, b, same_members=True)
+    assert spread is not None  # there are two rows or two columns
+    return student_t(checked_level(level), spread.freedom) * spread.error
 
 
-def _resampled_means(tables: Sequence[np.ndarray], reps: int, seed: int) -> list[np.ndarray]:
-    """The means `[reps]` of each table `[runs, episodes]` over resampled rows and columns, the same for all tables."""
-    runs, episodes = tables[0].shape
-    rng_runs, rng_episodes = np.random.default_rng(seed).spawn(2)
-    means: list[list[np.ndarray]] = [[] for _ in tables]
-    for block in blocks(reps, runs + episodes):
-        # The mean over the drawn rows and columns is a product with how often each of them was drawn.
-        rows = _counts(rng_runs, (block,), runs)
-        columns = _counts(rng_episodes, (block,), episodes)
-        for table, found in zip(tables, means, strict=True):
-            found.append(((rows @ table) * columns).sum(axis=-1) / table.size)
-    return [np.concatenate(found) for found in means]
+def _residual(returns: np.ndarray) -> float:
+    """What neither the member nor the episode explains of returns `[S, E]`: its variance."""
+    members, episodes = returns.shape
+    centred = returns - returns.mean(axis=1, keepdims=True) - returns.mean(axis=0) + returns.mean()
+    return float((centred**2).sum()) / ((members - 1) * (episodes - 1))
 
 
 def _counts(rng: np.random.Generator, shape: tuple[int, ...], n: int) -> np.ndarray:

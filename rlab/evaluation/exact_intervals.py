@@ -1,6 +1,7 @@
 """Intervals that hold for any distribution of returns: of a success rate, of a median, and around most runs."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -98,15 +99,22 @@ def tolerance_interval(scores: Any, share: float = 0.9, level: float = LEVEL) ->
         raise UsageError(f"the share of runs in a tolerance interval lies between 0 and 1, such as 0.9, not {share}")
     checked_level(level)
     k = sum(_confidence(n, rank, share) >= level for rank in range(1, n // 2 + 1))
-    needed = 2
-    while _confidence(needed, 1, share) < level:
-        needed += 1
+    needed = _runs_needed(share, level)
     if k:
         return ToleranceInterval(float(values[k - 1]), float(values[n - k]), share, share, level, n, needed)
     low, high = 0.0, share
     while low < (held := (low + high) / 2) < high:  # until no number lies between the two
         low, high = (held, high) if _confidence(n, 1, held) >= level else (low, held)
     return ToleranceInterval(float(values[0]), float(values[-1]), low, share, level, n, needed)
+
+
+@lru_cache
+def _runs_needed(share: float, level: float) -> int:
+    """From how many runs on the range of all of them holds this share with this confidence."""
+    runs = 2
+    while _confidence(runs, 1, share) < level:
+        runs += 1
+    return runs
 
 
 def _confidence(n: int, k: int, share: float) -> float:

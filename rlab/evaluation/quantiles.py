@@ -1,7 +1,7 @@
 """The distributions that intervals are read from, without SciPy: Student's t, the normal and the binomial."""
 
 import math
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 
@@ -13,7 +13,7 @@ def normal_tail(z: float) -> float:
     return math.erfc(z / math.sqrt(2)) / 2
 
 
-@cache
+@lru_cache
 def student_t(level: float, freedom: float) -> float:
     """The `t` for which Student's t with 1 degree of freedom or more lies within `-t .. t` with probability `level`.
 
@@ -34,7 +34,12 @@ def binomial_tail(k: int, n: int, p: float) -> float:
         return 1.0
     if p in (0.0, 1.0):
         return p
-    counts = np.arange(k, n + 1)
-    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+    counts, log_factorial = np.arange(k, n + 1), _log_factorials(n)
     log_choose = log_factorial[n] - log_factorial[counts] - log_factorial[n - counts]
     return float(np.exp(log_choose + counts * np.log(p) + (n - counts) * np.log1p(-p)).sum())
+
+
+@lru_cache(maxsize=8)
+def _log_factorials(most: int) -> np.ndarray:
+    """The logarithms of 0!, 1!, ... `most`!."""
+    return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, most + 1)))])

@@ -165,8 +165,9 @@ def test_a_ratio_above_1_is_better_whatever_the_sign_of_returns():
     assert better.estimate == pytest.approx(1.1)
     assert _relative(-parent * 0.5, -parent).estimate == pytest.approx(0.5)
     spread = _relative(np.array([[-80.0, -140.0]]), parent)
-    assert spread.low == pytest.approx(0.6)
-    assert spread.high == pytest.approx(1.2)
+    # Gains of 0.2 and -0.4: -0.1 of standard error 0.3, and t of 1 degree of freedom.
+    assert spread.low == pytest.approx(0.9 - 12.7062047362 * 0.3)
+    assert spread.high == pytest.approx(0.9 + 12.7062047362 * 0.3)
     assert _relative(parent, np.array([[-1.0, 1.0]])) is None
 
 

@@ -16,10 +16,10 @@ from rlab.evaluation.comparison import (
     SEEDS,
     WORSE,
     Side,
-    difference_spread,
     level_of_each,
     pair,
 )
+from rlab.evaluation.differences import difference_spread
 from rlab.evaluation.quantiles import student_t
 
 RECORDED = sorted(Path(str(rlab.experiments.__file__)).parent.glob("*-v*.result.json"))

@@ -1,7 +1,5 @@
 """The statistics against numbers worked on paper and against rliable's."""
 
-from math import comb
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,12 +9,10 @@ from rlab.errors import RlabError, UsageError
 from rlab.evaluation import stats
 from rlab.evaluation.differences import (
     paired_difference,
-    paired_ratio,
     probability_of_improvement,
     probability_of_improvement_as_rliable,
+    unpaired_difference,
 )
-from rlab.evaluation.exact_intervals import success_rate_interval
-from rlab.evaluation.quantiles import normal_tail, student_t
 from rlab.evaluation.stats import (
     COVERAGE,
     LEVEL,
@@ -149,7 +145,7 @@ def test_bootstrap_resamples_inside_each_task_and_tasks_apart():
 
 def test_bootstrap_repeats_itself_and_a_seed_changes_it():
     assert stratified_bootstrap(X) == stratified_bootstrap(X)
-    assert paired_difference(X[:5], Y) == paired_difference(X[:5], Y)
+    assert unpaired_difference(X, Y) == unpaired_difference(X, Y)
     noisy = np.random.default_rng(0).normal(size=9)
     assert stratified_bootstrap(noisy, reps=500) != stratified_bootstrap(noisy, reps=500, seed=1)
 
@@ -158,8 +154,8 @@ def test_memory_blocks_do_not_change_a_digit(monkeypatch):
     def all_of_them():
         return [
             stratified_bootstrap(X, reps=999),
-            paired_difference(X[:5], Y, reps=999),
-            paired_ratio(X[:5], Y, reps=999),
+            unpaired_difference(X, Y, reps=999),
+            probability_of_improvement_as_rliable(X, Y, reps=999),
         ]
 
     whole = all_of_them()
@@ -204,133 +200,12 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
         (lambda: stratified_bootstrap([1.0, 2.0], reps=0), "one resample or more"),
         (lambda: mean_interval([1.0]), "two values or more"),
         (lambda: iqm([]), "one score or more"),
-        (lambda: paired_difference(np.zeros((2, 3)), np.zeros((3, 3))), "of one shape"),
-        (lambda: paired_difference(np.zeros(3), np.zeros(3)), "of one shape"),
-        (lambda: paired_difference([[1.0]], [[2.0]]), "two episodes or two runs"),
-        (lambda: probability_of_improvement(X, Y[:, :2]), "same tasks, not 3 and 2"),
-        (lambda: probability_of_improvement(X, Y[:1]), "not 7 and 1"),
-        (lambda: success_rate_interval(4, 3), "4 of 3"),
-        (lambda: success_rate_interval(0, 0), "0 of 0"),
-        (lambda: success_rate_interval(1, 2, level=0.0), "between 0 and 1"),
     ],
 )
 def test_a_wrong_request_is_one_clear_line(call, message):
     with pytest.raises(UsageError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
-
-
-# --- pairs ---
-
-
-def test_pairing_takes_out_what_the_episodes_share():
-    rng = np.random.default_rng(0)
-    easy_or_hard = rng.normal(scale=100.0, size=(1, 50))
-    b = easy_or_hard + np.zeros((3, 1))
-    assert paired_difference(b + 2.0, b).low == pytest.approx(2.0, abs=1e-9)
-    assert paired_difference(b + 2.0, b).high == pytest.approx(2.0, abs=1e-9)
-    assert mean_interval(b[0]).high - mean_interval(b[0]).low > 20.0  # alone, each is uncertain
-
-
-def test_pairing_takes_out_what_the_members_share():
-    lucky = np.array([[0.0], [100.0], [300.0]]) + np.zeros((1, 4))
-    difference = paired_difference(lucky - 1.5, lucky)
-    assert (difference.low, difference.high) == pytest.approx((-1.5, -1.5), abs=1e-9)
-
-
-def test_with_one_run_only_episodes_are_resampled():
-    gap = np.array([[0.0, 1.0]])  # as in the bootstrap of two values: 0, 0.5, 1
-    assert paired_difference(gap, np.zeros((1, 2))) == Interval(0.5, 0.0, 1.0)
-    assert paired_difference(gap.T, np.zeros((2, 1))) == Interval(0.5, 0.0, 1.0)  # and with one episode only runs
-
-
-def test_difference_of_means_and_its_resamples_equal_the_plain_way():
-    rng = np.random.default_rng(3)
-    a, b = rng.normal(size=(4, 6)), rng.normal(size=(4, 6))
-    rows, columns = rng.integers(4, size=(20_000, 4)), rng.integers(6, size=(20_000, 6))
-    plain = [(a - b)[np.ix_(r, c)].mean() for r, c in zip(rows, columns, strict=True)]
-    interval = paired_difference(a, b)
-    assert interval.estimate == pytest.approx(a.mean() - b.mean(), abs=1e-12)
-    # Rows have the variance v_r among resamples and 4 - 1 degrees of freedom, columns v_c and 6 - 1.
-    v_r, v_c = (a - b).mean(axis=1).var() / 4, (a - b).mean(axis=0).var() / 6
-    true_r, true_c = v_r * 4 / 3, v_c * 6 / 5
-    freedom = (true_r + true_c) ** 2 / (true_r**2 / 3 + true_c**2 / 5)
-    tail = normal_tail(student_t(0.95, freedom) * ((true_r + true_c) / (v_r + v_c)) ** 0.5)
-    low, high = np.quantile(plain, [tail, 1 - tail])
-    assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.1)  # far out in the tails, of 20 000
-
-
-def test_ratio_is_of_means_and_exact_where_all_pairs_agree():
-    b = np.array([[1.0, 2.0, 30.0], [4.0, 5.0, 6.0]])
-    ratio = paired_ratio(0.75 * b, b)
-    assert (ratio.estimate, ratio.low, ratio.high) == pytest.approx((0.75, 0.75, 0.75), abs=1e-12)
-    assert paired_ratio([[1.0, 9.0]], [[10.0, 10.0]]).estimate == 0.5
-
-
-@pytest.mark.parametrize("b", [[[0.0, 0.0]], [[-1.0, 1.0]], [[-1.0, 5.0]]])
-def test_ratio_to_a_mean_that_may_be_zero_is_refused(b):
-    with pytest.raises(UsageError, match="paired difference"):
-        paired_ratio([[1.0, 2.0]], b)
-
-
-# --- probability of improvement ---
-
-
-def test_probability_of_improvement_counts_pairs_and_half_of_ties():
-    # 3 beats 1 and ties 3; 5 beats both: (1 + 0.5 + 2) / 4
-    assert probability_of_improvement([3.0, 5.0], [1.0, 3.0]).estimate == 3.5 / 4
-    assert probability_of_improvement(X, X).estimate == 0.5
-    assert probability_of_improvement_as_rliable([2.0, 3.0], [0.0, 1.0, 1.5]) == Interval(1.0, 1.0, 1.0)
-
-
-@given(scores_1d, scores_1d)
-@settings(deadline=None)
-def test_probability_of_improvement_and_its_opposite_add_up_to_one(x, y):
-    x, y = np.append(x, 0.0), np.append(y, 0.0)
-    there, back = (probability_of_improvement(*pair) for pair in [(x, y), (y, x)])
-    assert there.estimate + back.estimate == pytest.approx(1.0, abs=1e-12)
-    assert 0.0 <= there.low <= there.high <= 1.0
-
-
-# --- success rates ---
-
-
-@pytest.mark.parametrize(
-    ("successes", "n", "level", "low", "high"),  # scipy 1.17.1: binomtest(k, n).proportion_ci(level, "exact")
-    [
-        (3, 3, 0.95, 0.2924017738212867, 1.0),  # 0.025 ** (1 / 3)
-        (20, 20, 0.95, 0.8315665290169145, 1.0),
-        (3, 3, 0.90, 0.3684031498640386, 1.0),  # one-sided 95 %: 0.05 ** (1 / 3)
-        (20, 20, 0.90, 0.8608916593316243, 1.0),
-        (19, 20, 0.95, 0.7512672372279723, 0.998734910502044),
-        (16, 20, 0.95, 0.5633859970033314, 0.942666002949976),
-        (7, 11, 0.95, 0.30790471501181976, 0.890736556181063),
-        (0, 10, 0.95, 0.0, 0.30849710781876294),
-    ],
-)
-def test_success_rate_interval_is_clopper_and_pearsons(successes, n, level, low, high):
-    interval = success_rate_interval(successes, n, level)
-    assert interval.estimate == successes / n
-    assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-12)
-
-
-@given(st.integers(1, 40).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-@settings(deadline=None)
-def test_success_rate_interval_leaves_a_fortieth_in_either_tail(case):
-    k, n = case
-    interval = success_rate_interval(k, n)
-    if k > 0:
-        at_least = sum(comb(n, i) * interval.low**i * (1 - interval.low) ** (n - i) for i in range(k, n + 1))
-        assert at_least == pytest.approx(0.025, abs=1e-9)
-    if k < n:
-        at_most = sum(comb(n, i) * interval.high**i * (1 - interval.high) ** (n - i) for i in range(k + 1))
-        assert at_most == pytest.approx(0.025, abs=1e-9)
-    assert interval.low <= k / n <= interval.high
-
-
-def test_success_rate_of_very_many_episodes_is_quick_and_finite():
-    interval = success_rate_interval(50_000, 100_000)
-    assert interval.high - interval.low == pytest.approx(2 * 1.96 * (0.25 / 100_000) ** 0.5, rel=0.01)
 
 
 # --- words ---

@@ -116,7 +116,7 @@ def test_the_table_for_people_marks_what_was_chosen(
 
 def test_python_searches_too(ppo_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    how: dict[str, Any] = {"candidates": 2, "episodes": 2, "updates": 1, "min_return_ratio": 0.0}
+    how: dict[str, Any] = {"candidates": 2, "episodes": 20, "updates": 1, "min_return_ratio": 0.0}
     done = api.search(ppo_run, max_bytes=900, **how)
     assert str(done.compressed.path).startswith("runs/ppo-")
     assert done.success
