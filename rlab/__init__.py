@@ -58,6 +58,7 @@ API = (
     "resume",
     "search",
     "train",
+    "tune",
 )
 __all__ = ["RlabError", "UsageError", "__version__", "supervised", *API]
 

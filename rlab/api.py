@@ -24,3 +24,4 @@ from rlab.jobs.train import train as train
 from rlab.machine import hardware as hardware
 from rlab.machine import versions as versions
 from rlab.search.bench import bench as bench
+from rlab.search.tune import tune as tune

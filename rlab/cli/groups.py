@@ -7,6 +7,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("compile", "threads", "deterministic", "on_nan"),
         *("allow_version_change", "experiment", "out", "trust", "quiet", "json"),
     ),
+    "search": (
+        *("space", "ranges", "method", "trials", "storage", "finalists", "finalist_seeds", "report_seeds", "episodes"),
+        "keep_trials",
+    ),
     "environment": (
         *("env", "env_kwargs", "wrapper", "num_envs", "vector", "max_episode_steps", "env_timeout", "env_restarts"),
     ),
@@ -67,6 +71,7 @@ COMMON = frozenset(
         *("env", "env_kwargs", "wrapper", "num_envs", "strategy", "hidden", "learning_rate", "batch_size"),
         *("replay_capacity", "rollout_steps", "epochs", "minibatches", "epsilon_fraction", "entropy_weight", "gamma"),
         *("dataset", "teacher", "eval_every"),
+        *("space", "ranges", "method", "trials", "storage", "finalists", "jobs"),
     }
 )
 SHORT_PAGE = 25  # a verb with no more settings than this shows all of them

@@ -39,6 +39,7 @@ VERBS = {
     "compare": "say who is better, by how much and how sure that is",
     "report": "put runs side by side on a page, or follow runs under way in a browser",
     "bench": "run experiment files and check their claims",
+    "tune": "search for the settings of an agent in an environment",
     "doctor": "say what rlab runs on, what is missing and which runs are damaged",
 }
 

@@ -56,6 +56,19 @@ class Setting:
     def flag(self) -> str:
         return self.name.upper() if self.positional else "--" + self.name.replace("_", "-")
 
+    def fitted(self, value: Any, where: str) -> Any:
+        """A value out of TOML or a call, as one of this setting's type.
+
+        Raises:
+            UsageError: it is of another type; `where` it was read from.
+        """
+        try:
+            return _fitted(value, self.hint)
+        except TypeError:
+            near = difflib.get_close_matches(str(value), self.choices, n=1)
+            near_miss = f". Did you mean {near[0]}?" if near else ""
+            raise UsageError(f"{where}: {self.name} = {value!r} is not {wanted(self.hint)}{near_miss}") from None
+
 
 def settings_of(schemas: Sequence[Any]) -> dict[str, Setting]:
     """Every setting of some dataclasses (or instances of them), by name.
@@ -127,13 +140,7 @@ def merge(defaults: T, overrides: Mapping[str, Any], where: str, elsewhere: Coll
             near = difflib.get_close_matches(name, [*settings, *elsewhere], n=1)
             hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(sorted({*settings, *elsewhere}))}."
             raise UsageError(f"{where}: unknown setting {name}. {hint}")
-        hint = settings[name].hint
-        try:
-            values[name] = _fitted(value, hint)
-        except TypeError:
-            near = difflib.get_close_matches(str(value), settings[name].choices, n=1)
-            near_miss = f". Did you mean {near[0]}?" if near else ""
-            raise UsageError(f"{where}: {name} = {value!r} is not {wanted(hint)}{near_miss}") from None
+        values[name] = settings[name].fitted(value, where)
     try:
         return dataclasses.replace(defaults, **values)  # type: ignore[type-var]
     except ValueError as error:

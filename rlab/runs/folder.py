@@ -201,8 +201,12 @@ def is_run(path: Path) -> bool:
 
 def fresh_run_path(agent: str, env_id: str, root: Path | str = ROOT) -> Path:
     """Make a new empty folder such as `runs/dqn-CartPole-v1-20261122-101500`; errors are those of `fresh_folder`."""
-    words = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{agent}-{env_id}").strip(".-")[:100]
-    return fresh_folder(f"{words}-{time.strftime('%Y%m%d-%H%M%S')}", root)
+    return fresh_folder(f"{plain_name(f'{agent}-{env_id}')}-{time.strftime('%Y%m%d-%H%M%S')}", root)
+
+
+def plain_name(text: str) -> str:
+    """A text as the name of a folder that no shell and no file system stumbles over."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-")[:100]
 
 
 def fresh_folder(name: str, root: Path | str = ROOT) -> Path:

@@ -16,7 +16,7 @@ from rlab.jobs.running import begin
 from rlab.runs import files
 from rlab.runs.folder import RunFolder, is_run
 from rlab.search.regression import WORSE, regression
-from rlab.search.results import result_of, verdicts
+from rlab.search.results import facts_of, result_of, verdicts
 from rlab.trust import Trust
 
 
@@ -86,7 +86,7 @@ class BenchJobs:
         elif (judged := final_evaluation(folder)) is not None:
             against = regression(experiment, judged, folder)
             beside = None if against is None else against.to_json(experiment.name)
-            result = {**result_of(experiment, folder, judged), "regression": beside}
+            result = {**result_of(experiment, facts_of(folder), judged), "regression": beside}
             files.write_json(self._kept(experiment), result)
             self._take(experiment, result)
 

@@ -16,16 +16,31 @@ from rlab.runs.status import read_status
 STATED_APART = ("command", "origins", "commit", "history")  # of config.json: beside it in the result
 
 
-def result_of(experiment: Experiment, run: RunFolder, judged: Evaluation) -> dict[str, Any]:
-    """The result of a run that was trained and judged as its file says, as JSON."""
-    config, done = run.config, saved_time(run)
-    status, rest = read_status(run, done, done), files.read_json(run.path / RESULT)
+def result_of(experiment: Experiment, run: Mapping[str, Any], judged: Evaluation) -> dict[str, Any]:
+    """The result of a run that was trained and judged as its file says, as JSON.
+
+    Args:
+        run: what `facts_of` says of it.
+    """
     return {
         "format": 1,
         "experiment": experiment.name,
         "command": f"rlab bench {named(experiment)}",
         "claims": held(experiment, judged),
         "seeds": list(judged.seeds),
+        **run,
+        "evaluation": {
+            **judged.to_json("policy", experiment.agent, experiment.env),
+            "first_seed": judged.first_seed,
+        },
+    }
+
+
+def facts_of(run: RunFolder) -> dict[str, Any]:
+    """How a run that has ended was carried out, and all that is needed to repeat it."""
+    config, done = run.config, saved_time(run)
+    status, rest = read_status(run, done, done), files.read_json(run.path / RESULT)
+    return {
         "dropped": rest["dropped"],
         "resumed_at": rest["resumed_at"],
         "began": status.began,
@@ -34,10 +49,6 @@ def result_of(experiment: Experiment, run: RunFolder, judged: Evaluation) -> dic
         "hardware": hardware(),
         "origins": config["origins"],
         "config": {key: value for key, value in config.items() if key not in STATED_APART},
-        "evaluation": {
-            **judged.to_json("policy", experiment.agent, experiment.env),
-            "first_seed": judged.first_seed,
-        },
     }
 
 

@@ -15,6 +15,7 @@ from rlab.cli.main import VERBS, main
 from rlab.cli.pretrain import PretrainOptions
 from rlab.cli.reference import page_of, reference
 from rlab.cli.train import TrainOptions
+from rlab.cli.tune import TuneOptions
 from rlab.compression.export import member_file
 from rlab.compression.export.runtimes import SUFFIXES
 from rlab.experience.hindsight_sampler import STRATEGIES
@@ -33,6 +34,7 @@ from rlab.networks.initialization import INITIALISERS
 from rlab.networks.layers import ACTIVATIONS
 from rlab.networks.preprocess import SCALINGS
 from rlab.runs.config import RunConfig, SourceConfig
+from rlab.search.tune_settings import TuneSettings
 
 # Settings that take any text: names of files, envs, agents, wrappers; a list of steps in a language of its own.
 ANY_TEXT = {
@@ -49,6 +51,8 @@ ANY_TEXT = {
         "dataset",
         "teacher",
         "root",
+        "ranges",
+        "storage",
         "video",
         "title",
     ),
@@ -101,7 +105,8 @@ def test_every_setting_of_every_agent_has_a_group_a_line_of_help_and_shows_its_c
 def test_the_table_of_groups_names_each_setting_once_and_nothing_else() -> None:
     names = [name for group in GROUPS.values() for name in group]
     assert len(names) == len(set(names))
-    kinds: list[Any] = [TrainOptions, FinetuneOptions, PretrainOptions, RunConfig, SourceConfig, FinetuneConfig]
+    of_verbs = TrainOptions, FinetuneOptions, PretrainOptions, TuneOptions, TuneSettings
+    kinds: list[Any] = [*of_verbs, RunConfig, SourceConfig, FinetuneConfig]
     known = {f.name for kind in (*kinds, *(load_agent(a).Config for a in AGENTS)) for f in fields(kind)}  # type: ignore[attr-defined]
     assert known - set(names) == set()
     assert set(names) - known <= {"run", "network", "allow_version_change", "quiet"}

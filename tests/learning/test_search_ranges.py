@@ -53,7 +53,7 @@ def test_a_number_outside_a_range_has_a_nearest_one_in_it() -> None:
         (0.9, 1.0, "one_minus", "ends below 1"),
         (16, 100, "powers", "1, 2, 4, 8"),
         (0.0, float("inf"), "linear", "both finite"),
-        (1.0, 2.0, "logs", "Did you mean log"),
+        (1.0, 2.0, "logs", "Did you mean 'log'"),
     ],
 )
 def test_a_range_that_cannot_be_searched_is_refused(low: float, high: float, scale: str, why: str) -> None:
