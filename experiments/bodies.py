@@ -10,8 +10,8 @@ weights.
 from typing import Any
 
 import rlab
+from rlab.evaluation.charts.curves import Series
 from rlab.evaluation.differences import probability_of_improvement
-from rlab.evaluation.plots import Curve
 from rlab.experiments.studies import demonstrations, judged, picture, record, run_folder, say
 
 ENV, AGENT, SEEDS, UPDATES = "LunarLander-v3", "ppo", 10, 3_000
@@ -31,7 +31,7 @@ def main() -> None:
     dataset = demonstrations("bodies", medium.path, 50, stochastic=True)
     control = rlab.train(AGENT, ENV, out=run_folder("bodies-scratch"), seeds=SEEDS, **BUDGET)
     results: dict[str, Any] = {"scratch": judged(control)}
-    curves: dict[str, Curve] = {"scratch": control.curve()}
+    curves: dict[str, Series] = {"scratch": control.curve()}
     for objective in OBJECTIVES:
         say(objective)
         out = run_folder(f"bodies-{objective}")

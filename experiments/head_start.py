@@ -12,8 +12,8 @@ import numpy as np
 
 import rlab
 from rlab import api
+from rlab.evaluation.charts.curves import Series
 from rlab.evaluation.differences import probability_of_improvement
-from rlab.evaluation.plots import Curve
 from rlab.evaluation.stats import iqm
 from rlab.experiments.studies import control, demonstrations, expert, goal, judged, picture, record, run_folder, say
 
@@ -41,7 +41,7 @@ def scratch(env: str, seeds: int, env_steps: int) -> api.Run:
 def main() -> None:
     """Train, pretrain and fine-tune, compare, record."""
     goals, results = [], []
-    curves: dict[str, Curve] = {}
+    curves: dict[str, Series] = {}
     for env, of_expert, seeds, env_steps, updates, tuning in STUDIES:
         dataset = demonstrations(f"{env}-{DEMONSTRATIONS}", expert(of_expert, env), DEMONSTRATIONS)
         say(f"{env}: from scratch, {env_steps} env steps")

@@ -9,8 +9,8 @@ so that what is judged in the end has learned on without it.
 from typing import Any
 
 import rlab
+from rlab.evaluation.charts.curves import Series
 from rlab.evaluation.differences import probability_of_improvement
-from rlab.evaluation.plots import Curve
 from rlab.experiments.studies import EXPERT_SEED, expert, goal, judged, picture, record, run_folder, say
 
 ENV, SEEDS, EXPERT_AGENT = "LunarLander-v3", 10, "ppo"
@@ -25,7 +25,7 @@ def main() -> None:
     """Train with and without, compare, record."""
     teacher = expert(EXPERT_AGENT, ENV)
     goals, results = [], []
-    curves: dict[str, Curve] = {}
+    curves: dict[str, Series] = {}
     for agent, settings in STUDIES.items():
         found, means = {}, {}
         for name, further in (("alone", {}), ("with a teacher", {"teacher": str(teacher), **TEACHER})):

@@ -7,7 +7,7 @@ from typing import Any
 
 import rlab
 from rlab import api
-from rlab.evaluation.plots import Curve
+from rlab.evaluation.charts.curves import Series
 from rlab.experiments.studies import demonstrations, expert, goal, picture, record, run_folder, say
 
 ENV_STEPS, EVERY, EPISODES = 10_000, 1_000, 20
@@ -29,7 +29,7 @@ def main() -> None:
     """Pretrain, go on online, record every evaluation."""
     results: list[dict[str, Any]] = []
     goals: list[dict[str, Any]] = []
-    curves: dict[str, Curve] = {}
+    curves: dict[str, Series] = {}
     for env, agent, seeds, updates, settings in STUDIES:
         say(f"{env}: {agent}")
         dataset = demonstrations(f"{env}-20", expert("ppo", env), 20)

@@ -7,7 +7,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from rlab.evaluation.plots import Point, save_front
+from rlab.evaluation.charts.files import save_chart
+from rlab.evaluation.charts.front import Choice, Words, front_chart
 from rlab.evaluation.stats import Interval
 from rlab.experiments.studies import HERE
 
@@ -62,9 +63,9 @@ def draw(rows: Sequence[dict[str, Any]]) -> None:
     points = []
     for row, cost, value in zip(mine, costs, worth, strict=True):
         as_small = [other for other, size in zip(worth, costs, strict=True) if size <= cost]
-        points.append(Point(row["steps"], cost, Interval(*row["return_ratio"]), value == max(as_small), False))
-    labels = ("weights of one member, bytes", "return ratio, 95 %")
-    save_front(HERE / "return_against_size.png", points, [], labels, (None, 0.95), f"{DRAWN}, ten seeds")
+        points.append(Choice(row["steps"], cost, Interval(*row["return_ratio"]), value == max(as_small), False))
+    words = Words("weights of one member, bytes", "return ratio, 95 %")
+    save_chart(HERE / "return_against_size.png", front_chart(points, [], (None, 0.95), words, f"{DRAWN}, ten seeds"))
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ import numpy as np
 
 import rlab
 from rlab import api
+from rlab.evaluation.charts.curves import Series
 from rlab.evaluation.differences import probability_of_improvement
-from rlab.evaluation.plots import Curve
 from rlab.evaluation.stats import iqm
 from rlab.experiments.studies import RUNS, control, goal, judged, of_seeds, picture, record, run_folder, say
 
@@ -58,7 +58,7 @@ def main() -> None:
     before = api.evaluate(begun, wrappers=[CHANGED]).per_seed_mean
     alone = scratch()
     results: dict[str, Any] = {"before": of_seeds(before), "scratch": judged(alone)}
-    curves: dict[str, Curve] = {"scratch": alone.curve()}
+    curves: dict[str, Series] = {"scratch": alone.curve()}
     means = {"scratch": _means(alone)}
     for name, settings in STRATEGIES.items():
         say(f"strategy {name}")

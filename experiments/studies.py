@@ -14,7 +14,8 @@ import numpy as np
 
 import rlab
 from rlab import api
-from rlab.evaluation.plots import Curve, save_curves
+from rlab.evaluation.charts.curves import Series, curve_of, curves_chart
+from rlab.evaluation.charts.files import save_chart
 from rlab.evaluation.stats import iqm, stratified_bootstrap
 
 # Where the runs of a study go; those of experts and controls are used again when they are there.
@@ -134,9 +135,11 @@ def record(name: str, result: Mapping[str, Any]) -> None:
     (HERE / f"{name}.result.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
-def picture(name: str, curves: Mapping[str, Curve], x_label: str, y_label: str) -> None:
+def picture(name: str, curves: Mapping[str, Series], x_label: str, y_label: str) -> None:
     """Draw `<name>.png` there."""
-    save_curves(HERE / f"{name}.png", curves, x_label, y_label)
+    drawn = (curve_of(side, name, data) for side, (name, data) in enumerate(curves.items()))
+    title = "IQM over seeds with its 95 % interval"
+    save_chart(HERE / f"{name}.png", curves_chart([each for each in drawn if each], (x_label, y_label), title))
 
 
 def say(line: str) -> None:

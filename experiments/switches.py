@@ -7,7 +7,7 @@ double DQN, and Rainbow with each of its parts taken away, as in Hessel et al. 2
 from typing import Any
 
 import rlab
-from rlab.evaluation.plots import Curve
+from rlab.evaluation.charts.curves import Series
 from rlab.experiments.studies import judged, picture, record, run_folder, say
 
 ENV, SEEDS = "CartPole-v1", 10
@@ -36,7 +36,7 @@ WITHOUT: dict[str, dict[str, Any]] = {
 def main() -> None:
     """Train, judge, record."""
     results: dict[str, Any] = {}
-    curves: dict[str, Curve] = {}
+    curves: dict[str, Series] = {}
     cases = [("double_dqn", FILE, *case) for case in ALONE.items()]
     cases += [("rainbow", RAINBOW_FILE, *case) for case in WITHOUT.items()]
     for agent, file, name, settings in cases:

@@ -31,7 +31,9 @@ from rlab.compression.search import (
 from rlab.compression.trials import EPISODES, FIRST_SCREENING_SEED, Trials
 from rlab.envs import EnvLike
 from rlab.errors import RlabError, UsageError
-from rlab.evaluation.plots import Point, check_drawing, save_front
+from rlab.evaluation.charts.files import save_chart
+from rlab.evaluation.charts.front import Choice, Words, front_chart
+from rlab.evaluation.charts.png import check_png
 from rlab.evaluation.stats import Interval
 from rlab.jobs.compress import (
     MIN_RETURN_RATIO,
@@ -211,7 +213,7 @@ def search(
     check_layers(request.parent.network, "--search cannot be done")
     if request.parent.has_memory:
         student_of(request.parent, hidden_widths(request.parent.spec.network))
-    check_drawing()
+    check_png()
     write = line_writer(progress)
     with own_surroundings(threads=1):
         trials = Trials(request.parent, request.saved.make_episodes, request.settings)
@@ -361,7 +363,7 @@ def _draw(path: Path, found: Searched, name: str, parent_mean: float) -> None:
     has_ratio = judged[0].report.ratio is not None
     by_bytes = bounds.max_bytes is not None
     points = [
-        Point(str(each.candidate), bounds.cost(each.size), each.kept, each.on_front, each.chosen) for each in judged
+        Choice(str(each.candidate), bounds.cost(each.size), each.kept, each.on_front, each.chosen) for each in judged
     ]
     others = [
         (bounds.cost(trial.size), 1.0 + gap / (abs(parent_mean) or math.inf) if has_ratio else gap)
@@ -369,21 +371,15 @@ def _draw(path: Path, found: Searched, name: str, parent_mean: float) -> None:
         if trial.candidate not in {each.candidate for each in judged} and bounds.fits(trial.size, LATENCY_NOISE)
         for gap in [trial.difference.estimate]
     ]
-    labels = (
+    words = Words(
         "weights of one member, bytes" if by_bytes else f"one decision, us, {judged[0].report.child.runtime}",
         "return ratio, 95 %" if has_ratio else "difference of the mean returns, 95 %",
+        _front_name(bounds),
+        f"screened on {EPISODES} other episodes",
     )
     limits = (bounds.max_bytes if by_bytes else bounds.max_latency_us, found.compressed.min_return_ratio)
-    save_front(
-        path,
-        points,
-        others,
-        labels,
-        limits if has_ratio else (limits[0], 0.0),
-        f"{name}, within {bounds}",
-        front_label=_front_name(bounds),
-        others_label=f"screened on {EPISODES} other episodes",
-    )
+    limits = limits if has_ratio else (limits[0], 0.0)
+    save_chart(path, front_chart(points, others, limits, words, f"{name}, within {bounds}"))
 
 
 def _trial(trial: Trial) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +14,7 @@ import torch
 from rlab import api
 from rlab.cli.main import main
 from rlab.compression.search import Bounds, Candidate, Size
-from rlab.evaluation import plots
-from rlab.evaluation.stats import Interval
+from rlab.evaluation.charts.marks import Chart, Group, Mark, Text
 from rlab.jobs import search
 from rlab.runs import files
 from rlab.runs.policies import load_policy
@@ -142,12 +142,12 @@ def test_of_what_keeps_the_bytes_the_fastest_is_named() -> None:
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory, ppo_run: Path, few_visits: None) -> SimpleNamespace:
-    """What was found that is quick enough, and the figure that was drawn of it."""
+    """What was found that is quick enough, and the chart that was drawn of it."""
     how: dict[str, Any] = {"candidates": 4, "episodes": 2, "updates": 1, "min_return_ratio": 0.0}
     with pytest.MonkeyPatch.context() as patch:
-        figures = noted(patch)
+        charts = noted(patch)
         done = api.search(ppo_run, max_latency_us=1e5, out=tmp_path_factory.mktemp("quick") / "out", **how)
-    return SimpleNamespace(done=done, figure=figures[-1])
+    return SimpleNamespace(done=done, chart=charts[-1])
 
 
 def test_what_fits_but_for_the_noise_is_told(quick: SimpleNamespace) -> None:
@@ -164,69 +164,29 @@ def test_what_fits_but_for_the_noise_is_told(quick: SimpleNamespace) -> None:
     assert any("too slow" in row and row.endswith("*") for row in slow.splitlines())
 
 
-def noted(patch: pytest.MonkeyPatch) -> list[Any]:
-    """The figures that will be drawn."""
-    figures: list[Any] = []
-    figure = plots._figure
-    patch.setattr(plots, "_figure", lambda: (figures.append(figure()), figures[-1])[1])
-    return figures
+def noted(patch: pytest.MonkeyPatch) -> list[Chart]:
+    """The charts that will be drawn."""
+    charts: list[Chart] = []
+    save = search.save_chart
+    patch.setattr(search, "save_chart", lambda path, chart: (charts.append(chart), save(path, chart))[1])
+    return charts
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The figures that are drawn."""
-    return noted(monkeypatch)
+def words_of(marks: Sequence[Mark]) -> list[str]:
+    """All that is written in a chart, in whole words."""
+    found = [
+        words_of(mark.marks) if isinstance(mark, Group) else [mark.full or mark.text]
+        for mark in marks
+        if isinstance(mark, Group | Text)
+    ]
+    return [word for each in found for word in each]
 
 
-def legend(figure: Any) -> list[str]:
-    return [text.get_text() for text in figure.legends[0].get_texts()]
-
-
-def test_the_legend_of_the_plot_names_all_that_is_drawn(quick: SimpleNamespace) -> None:
-    done, words = quick.done, legend(quick.figure)
+def test_the_plot_names_all_that_is_drawn(quick: SimpleNamespace) -> None:
+    done, words = quick.done, words_of(quick.chart.marks)
     assert {"front of return against latency", "bounds", "chosen"} <= set(words)
     assert ("screened on 20 other episodes" in words) == (len(done.trials) > len(done.finalists))
     assert {str(each.candidate) for each in done.finalists if each.on_front} <= set(words)
-    assert len(words) == len(set(words))
-
-
-def test_failures_far_below_are_arrows_at_the_lower_edge(tmp_path: Path, drawn: list[Any]) -> None:
-    points = [
-        plots.Point("bad", 700.0, Interval(-9.0, -12.0, -6.0), False, False),
-        plots.Point("good", 800.0, Interval(0.99, 0.97, 1.0), True, True),
-        plots.Point("better", 801.0, Interval(1.0, 0.96, 1.0), True, False),
-    ]
-    plots.save_front(tmp_path / "a.png", points, [(750.0, -20.0), (760.0, 0.98)], ("bytes", "ratio"), (900.0, 0.95))
-    low, high = drawn[-1].axes[0].get_ylim()
-    assert 0.9 < low < 0.95
-    assert 1.0 < high < 1.1
-    arrows = [line for line in drawn[-1].axes[0].lines if line.get_marker() == "v" and len(line.get_ydata())]
-    assert sorted(line.get_xdata()[0] for line in arrows) == [700.0, 750.0]
-    assert all(low < line.get_ydata()[0] < 0.95 for line in arrows)
-    assert legend(drawn[-1])[:2] == ["screened only", "lower than is drawn"]
-
-
-def test_numbers_of_close_points_are_apart_and_within_the_axes(tmp_path: Path, drawn: list[Any]) -> None:
-    points = [plots.Point(f"p{i}", 5.7 + i / 1000, Interval(1.0, 1.0, 1.0), True, i == 0) for i in range(5)]
-    plots.save_front(tmp_path / "a.png", points, [], ("us", "ratio"), (10.0, 0.95))
-    texts = drawn[-1].axes[0].texts
-    assert [text.get_text() for text in texts] == list("12345")
-    boxes = [text.get_window_extent() for text in texts]
-    assert all(not one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
-    frame = drawn[-1].axes[0].bbox
-    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1 for box in boxes)
-
-
-@pytest.mark.parametrize(
-    ("chosen_estimate", "least", "edge"),
-    [(0.99, 0.95, 0.95), (0.2, 0.95, 0.1), (0.0, 0.95, 0.0), (-0.5, 0.95, -0.5), (-3.0, 0.0, -3.1)],
-)
-def test_the_lower_edge_is_not_below_0_but_for_what_was_chosen(
-    chosen_estimate: float, least: float, edge: float
-) -> None:
-    low = chosen_estimate - 0.1 if chosen_estimate < 0.9 else 0.97
-    chosen = plots.Point("a", 1.0, Interval(chosen_estimate, low, chosen_estimate), True, True)
-    assert plots.lower_edge([chosen], least) == pytest.approx(edge)
 
 
 def test_where_nothing_fits_the_smallest_or_fastest_is_named(
@@ -300,7 +260,7 @@ def test_an_interrupted_search_leaves_nothing_behind(
     out = tmp_path / "out"
     if was_there:
         out.mkdir()
-    draw = search.save_front
+    draw = search.save_chart
 
     def interrupted(path: Path, *rest: Any, **words: Any) -> None:
         draw(path, *rest, **words)
@@ -311,7 +271,7 @@ def test_an_interrupted_search_leaves_nothing_behind(
         if line.startswith(when):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(search, "save_front", interrupted)
+    monkeypatch.setattr(search, "save_chart", interrupted)
     monkeypatch.setattr(search, "line_writer", lambda progress: write)
     with pytest.raises(KeyboardInterrupt):
         api.search(ppo_run, max_bytes=900, candidates=2, episodes=2, updates=1, out=out)

@@ -10,6 +10,7 @@ from rlab.evaluation.charts.frame import GAP, LABEL, WIDE, Frame, end_labels, fr
 from rlab.evaluation.charts.marks import Area, Chart, Dot, Group, Line, Mark, Reading, Text
 from rlab.evaluation.charts.palette import side_color, side_dash, side_text
 from rlab.evaluation.charts.scales import number, padded, shortened, whole
+from rlab.evaluation.learning_curves import efficiency_curve
 from rlab.evaluation.stats import shown_digits
 
 MOST_SEEDS = 100  # lines of single seeds of a side; with more, every so manieth is drawn
@@ -28,6 +29,21 @@ class CurveOf:
     low: np.ndarray | None = None  # [T], of the interval; None: there is none, as with a single seed
     high: np.ndarray | None = None
     members: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))  # [S, T], single seeds
+
+
+Series = tuple[np.ndarray, np.ndarray]  # when [T], and each member's value then [S, T]
+
+
+def curve_of(side: int, name: str, data: Series) -> CurveOf | None:
+    """The IQM over members at every moment at which all of them have a value, with its 95 % interval; None where there
+    is no such moment."""
+    when, values = data
+    whole = np.isfinite(values).all(axis=0)
+    if not whole.any():
+        return None
+    found = efficiency_curve(when[whole], values[:, whole])
+    low, high = (found.low, found.high) if found.runs > 1 else (None, None)
+    return CurveOf(side, name, found.when, found.iqm, low, high, values[:, whole])
 
 
 def curves_chart(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rlab.evaluation.charts.marks import Box, Group, Line, Mark, Text
 from rlab.evaluation.charts.palette import side_color, side_text
-from rlab.evaluation.charts.scales import Scale, shortened, spread, text_width, tick_texts, ticks
+from rlab.evaluation.charts.scales import LogScale, Scale, log_ticks, shortened, spread, text_width, tick_texts, ticks
 
 WIDE, NARROW = 880.0, 360.0  # pixels: a chart of a page on a desk and on a phone
 SIZE = 12.5  # of text
@@ -43,6 +43,7 @@ def frame(
     titles: tuple[str, str],
     right: float,
     percent: bool = False,
+    logarithmic: bool = False,
 ) -> tuple[Frame, list[Mark]]:
     """The axes: hairlines across for the values of y, which are named at the left, and ticks below for those of x.
 
@@ -51,18 +52,20 @@ def frame(
         titles: of x, at the lower right, and of y, above.
         right: pixels to the right of the data.
         percent: y is a share, named in percent.
+        logarithmic: x is, and above 0.
     """
     values_y = ticks(*y, most=6)
     texts_y = [f"{text} %" for text in tick_texts([100 * v for v in values_y])] if percent else tick_texts(values_y)
     left = max(text_width(text, SIZE) for text in texts_y) + 12.0
     box = (left, 28.0, width - right, height - 46.0)
-    to_x, to_y = Scale(*x, box[0], box[2]), Scale(*y, box[3], box[1])
+    to_x, to_y = (LogScale if logarithmic else Scale)(*x, box[0], box[2]), Scale(*y, box[3], box[1])
     marks: list[Mark] = [Text(0.0, 14.0, titles[1], "muted", SIZE)]
     for value, text in zip(values_y, texts_y, strict=True):
         marks.append(Line([(box[0], to_y(value)), (box[2], to_y(value))], "grid"))
         marks.append(Text(box[0] - 8.0, to_y(value) + 4.0, text, "muted", SIZE, "end"))
-    values_x = ticks(*x, most=4 if is_narrow(width) else 8)
-    for value, text in zip(values_x, tick_texts(values_x), strict=True):
+    values_x = log_ticks(*x) if logarithmic else ticks(*x, most=4 if is_narrow(width) else 8)
+    texts_x = [f"{value:g}" for value in values_x] if logarithmic else tick_texts(values_x)
+    for value, text in zip(values_x, texts_x, strict=True):
         marks.append(Line([(to_x(value), box[3]), (to_x(value), box[3] + 5.0)], "axis"))
         marks.append(Text(to_x(value), box[3] + 19.0, text, "muted", SIZE, "middle"))
     marks.append(Line([(box[0], box[3]), (box[2], box[3])], "axis"))

@@ -1,8 +1,8 @@
 """Colours of charts and pages, for light and dark backgrounds.
 
 The colours of sides are those of Okabe and Ito 2008, "Color Universal Design", which people with any of the common
-kinds of colour blindness can tell apart. Each theme uses those that stand out from its background, the same hue in
-both where there is one, and the tests hold them to a contrast of 3:1 (WCAG 2.2, success criterion 1.4.11). Text in the
+kinds of colour blindness can tell apart: the tests look at them with simulated protanopia, deuteranopia and tritanopia.
+Each theme uses the five that stand out from its background, by a contrast of 3:1 (WCAG 2.2, 1.4.11). Text in the
 colour of a side is mixed with ink until it reaches 4.5:1 (1.4.3). Sides differ by dash and by shape as well, so that a
 page in black and white can be read.
 """
@@ -10,7 +10,7 @@ page in black and white can be read.
 from collections.abc import Mapping
 
 Rgb = tuple[float, float, float]
-SIDES = 6  # colours; a seventh side has the first colour again, with another dash and shape
+SIDES = 5  # colours; a sixth side has the first colour again, with another dash and shape
 TEXT_CONTRAST = 4.5
 DASHES: tuple[tuple[float, ...], ...] = ((), (7.0, 3.0), (2.0, 2.5), (9.0, 3.0, 2.0, 3.0))
 
@@ -21,7 +21,7 @@ _LIGHT = {
     "muted": "#5b636d",
     "grid": "#dfe3e7",
     "axis": "#8b939c",
-    "sides": ("#0072b2", "#d55e00", "#009e73", "#b5628f", "#8a6d00", "#3a8fc4"),
+    "sides": ("#0072b2", "#d55e00", "#009e73", "#c46f9e", "#000000"),  # the fourth is darker than theirs
 }
 _DARK = {
     "paper": "#14171b",
@@ -30,7 +30,7 @@ _DARK = {
     "muted": "#a3abb5",
     "grid": "#2c323a",
     "axis": "#77808b",
-    "sides": ("#56b4e9", "#e8742a", "#1fb98c", "#cc79a7", "#f0e442", "#4f8fd0"),
+    "sides": ("#56b4e9", "#d55e00", "#009e73", "#cc79a7", "#f0e442"),
 }
 
 
@@ -85,4 +85,4 @@ def side_text(index: int) -> str:
 
 def side_dash(index: int) -> tuple[float, ...]:
     """The dashes of a side's line: the first is solid, and no two sides of one colour are dashed alike."""
-    return DASHES[(index + index // SIDES) % len(DASHES)] if index else ()
+    return DASHES[(index % SIDES + index // SIDES) % len(DASHES)]

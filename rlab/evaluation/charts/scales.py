@@ -21,6 +21,15 @@ class Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
+@dataclass(frozen=True)
+class LogScale(Scale):
+    """The same for the logarithms of values, which are above 0."""
+
+    def __call__(self, value: float) -> float:
+        share = math.log(value / self.low) / math.log(self.high / self.low)
+        return self.start + share * (self.end - self.start)
+
+
 def padded(values: Sequence[float], share: float = 0.05) -> tuple[float, float]:
     """The lowest and highest of finite values with some room on both sides; a range of its own where all are equal."""
     finite = [value for value in values if math.isfinite(value)]
@@ -38,6 +47,14 @@ def ticks(low: float, high: float, most: int) -> list[float]:
     return [index * step for index in range(first, last + 1)]
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round values of a logarithmic axis: 1, 2 and 5 times powers of ten, or all round values of a short range."""
+    powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
+    found = [factor * 10.0**power for power in powers for factor in (1.0, 2.0, 5.0)]
+    inside = [value for value in found if low <= value <= high]
+    return inside if len(inside) > 2 else ticks(low, high, 5)
+
+
 def tick_texts(values: Sequence[float]) -> list[str]:
     """All with the same unit and as many decimals as the finest needs: `0`, `25k`, `50k`."""
     largest = max(map(abs, values), default=0.0)
@@ -46,7 +63,7 @@ def tick_texts(values: Sequence[float]) -> list[str]:
     scaled = [value / unit for value in values]
     error = 1e-9 * max(1.0, largest / unit)
     decimals = next((d for d in range(9) if all(abs(v - round(v, d)) < error for v in scaled)), 9)
-    return [number(value, decimals) + (letter if value else "") for value in scaled]
+    return [number(value, decimals) + letter if value else "0" for value in scaled]
 
 
 def number(value: float, decimals: int) -> str:

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlab.evaluation.charts.curves import CurveOf, curves_chart, value_text
+from rlab.evaluation.charts.curves import CurveOf, curve_of, curves_chart, value_text
 from rlab.evaluation.charts.marks import Chart
 from rlab.evaluation.charts.rows import RowOf, rows_chart
 from rlab.evaluation.charts.scales import whole
-from rlab.evaluation.learning_curves import efficiency_curve
 from rlab.evaluation.report.escaping import slug
-from rlab.evaluation.report.model import Side, Task, score_of
+from rlab.evaluation.report.model import Task, score_of
 from rlab.evaluation.report.numbers import counted, plain
 from rlab.evaluation.stats import performance_profile
 
@@ -50,24 +49,13 @@ def figures(task: Task) -> list[Figure]:
     return [each for each in found if each is not None]
 
 
-def curve_of(index: int, side: Side, data: tuple[np.ndarray, np.ndarray] | None) -> CurveOf | None:
-    """The IQM over a side's seeds and its interval at every moment; None where there is nothing yet."""
-    if data is None:
-        return None
-    when, values = data
-    whole = np.isfinite(values).all(axis=0)  # an episode of every seed had ended by then
-    if not whole.any():
-        return None
-    found = efficiency_curve(when[whole], values[:, whole])
-    low, high = (found.low, found.high) if found.runs > 1 else (None, None)
-    return CurveOf(index, side.name, found.when, found.iqm, low, high, values[:, whole])
-
-
 def _curves(task: Task, unit: str, kind: str) -> Figure | None:
     """Learning curves of the sides with one clock: `curves` are evaluations, `training` the episodes of training."""
-    data = [side.curve if kind == "curves" else side.training for side in task.sides]
-    found = (curve_of(i, s, each) for i, (s, each) in enumerate(zip(task.sides, data, strict=True)) if s.unit == unit)
-    curves = [each for each in found if each is not None]
+    data = [
+        (i, s.name, s.curve if kind == "curves" else s.training) for i, s in enumerate(task.sides) if s.unit == unit
+    ]
+    drawn = (curve_of(index, name, each) for index, name, each in data if each is not None)
+    curves = [each for each in drawn if each is not None]
     if not curves:
         return None
     several = any(len(each.members) > 1 for each in curves)
@@ -120,7 +108,7 @@ def _returns(task: Task) -> Figure | None:
 
 def _comparison(task: Task) -> Figure | None:
     pairs = [(each, each.difference) for each in task.shown_pairs if each.difference is not None]
-    rows = [RowOf(task.index_of(each.a), f"{each.a} against {each.b}", found) for each, found in pairs]
+    rows = [RowOf(task.index_of(each.a), f"{each.a} vs {each.b}", found) for each, found in pairs]
     if not rows:
         return None
     level = 100 * pairs[0][1].level

@@ -74,7 +74,7 @@
     tip.appendChild(document.createElement("b")).textContent = heading;
     for (const [side, name, value] of seen) {
       const line = tip.appendChild(document.createElement("span"));
-      if (side !== null) line.className = "k" + side % 6;
+      if (side !== null) line.className = "k" + side % 5;
       line.textContent = name ? `${name}: ${value}` : value;
     }
     svg.parentElement.appendChild(tip);
@@ -82,7 +82,7 @@
     const right = x * scale + 14, left = x * scale - 14 - tip.offsetWidth;
     const place = right + tip.offsetWidth <= wide ? right : left >= 0 ? left : (wide - tip.offsetWidth) / 2;
     const down = y === null ? 34 * scale : y * scale - tip.offsetHeight - 14;
-    tip.style.transform = `translate(${place}px, ${svg.offsetTop + Math.max(-tip.offsetHeight, down)}px)`;
+    tip.style.transform = `translate(${place}px, ${Math.max(-tip.offsetHeight, down)}px)`;
   }
 
   function nearest(svg, event) {

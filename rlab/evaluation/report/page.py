@@ -110,13 +110,17 @@ def _task(named: tuple[str, Task], several: bool, number: int) -> str:
     drawn = figures(task)
     heading = f"<h2>{in_html(task.label)}</h2>" if several else ""
     judged = f'<p class="about">{in_html(task.protocol)}</p>' if task.protocol else ""
-    parts = [heading, cards(task), comparison(task, name), chips(task, any(each.has_seeds for each in drawn))]
-    parts += [_figure(each, name, judged if each.key == "returns" else "") for each in drawn]
+    parts = [heading, cards(task), chips(task, any(each.has_seeds for each in drawn))]
+    beside = {"returns": (judged, ""), "comparison": ("", comparison(task, name))}
+    parts += [_figure(each, name, *beside.get(each.key, ("", ""))) for each in drawn]
+    if not any(each.key == "comparison" for each in drawn):  # one episode shows no difference to draw
+        parts.append(comparison(task, name))
     parts += [settings(task, name), films(task), made(task, name)]
     return f'<section class="task" id="{name}">{"".join(parts)}</section>'
 
 
-def _figure(figure: Figure, name: str, more: str = "") -> str:
+def _figure(figure: Figure, name: str, before: str = "", after: str = "") -> str:
+    """A chart at both widths, with what stands before it and after it."""
     key = f"{name}-{figure.key}"
     large = svg_inline(figure.draw(WIDE), f"{key}-large", "large")
     small = svg_inline(figure.draw(NARROW), f"{key}-small", "small")
@@ -124,8 +128,8 @@ def _figure(figure: Figure, name: str, more: str = "") -> str:
     if figure.rows:
         numbers = details(f"{key}-numbers", "The numbers", table(figure.columns, figure.rows, scroll=True))
     caption = f"<figcaption>{in_html(figure.about)}</figcaption>"
-    drawn = f'<figure>{more}<div class="plot">{large}{small}</div>{caption}</figure>'
-    return f"<h3>{in_html(figure.heading)}</h3>{drawn}{numbers}"
+    drawn = f'<figure>{before}<div class="plot">{large}{small}</div>{caption}</figure>'
+    return f"<h3>{in_html(figure.heading)}</h3>{drawn}{after}{numbers}"
 
 
 def _study(study: Study) -> str:
@@ -140,4 +144,4 @@ def _study(study: Study) -> str:
     return f'<section class="task" id="{name}"><h2>{in_html(study.name)}</h2>{parts}</section>'
 
 
-assert SIDES == 6, "page.css has a class for each colour of a side"
+assert SIDES == 5, "page.css and page.js have a class for each colour of a side"

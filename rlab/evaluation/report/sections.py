@@ -1,11 +1,12 @@
 """The parts of a page that are not charts."""
 
 import base64
+import re
 from collections.abc import Sequence
 
 from rlab.evaluation.charts.marks import SHAPES, Chart, Dot
 from rlab.evaluation.charts.palette import SIDES, side_color
-from rlab.evaluation.charts.scales import whole
+from rlab.evaluation.charts.scales import MINUS, whole
 from rlab.evaluation.charts.svg import svg_inline
 from rlab.evaluation.report.escaping import in_html
 from rlab.evaluation.report.model import Side, Task, score_of
@@ -127,7 +128,10 @@ def comparison(task: Task, name: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    return text if text.endswith((".", "]", "?", "!")) else text + "."
+    """With true minus signs, and a full stop."""
+    text = re.sub(r"(?<=[ \[])-(?=\d)", MINUS, text)
+    text = text[:1].upper() + text[1:] if text.startswith(("no difference", "a run of ")) else text
+    return text if text.endswith(".") else f"{text}."
 
 
 def differing(sides: Sequence[Side]) -> list[str]:

@@ -30,7 +30,7 @@ def compared_rows(task: Task) -> list[tuple[str, ...]]:
     """The comparisons of a task under `COMPARED`."""
     return [
         (
-            f"{each.a} against {each.b}",
+            f"{each.a} vs {each.b}",
             joined(each.difference) or MISSING,
             percent(each.improvement) or MISSING,
             each.verdict,
