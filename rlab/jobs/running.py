@@ -26,7 +26,6 @@ from rlab.jobs.session import Session, only_here
 from rlab.jobs.shared_out import SharedOut, check_for_processes, session_for
 from rlab.jobs.support_watch import SupportWatch
 from rlab.jobs.unread import refuse_unread
-from rlab.learning.contract import LoopListener
 from rlab.learning.dropping import Dropped
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.policy import MemberPolicy
@@ -241,9 +240,10 @@ def carry_out(
             folder = folder if write_changes is None or not leads else write_changes()
             services = services_of(request) if leads else []
             publisher = running.enter_context(Publisher(services, request, folder, announcer(progress)))
-            hearing: list[LoopListener] = [*SupportWatch.of(request.settings), publisher]
+            hearing: list[Any] = [*SupportWatch.of(request.settings), publisher]
             if bar is not None:
-                hearing.append(running.enter_context(bar))
+                running.enter_context(bar)
+                hearing.append(bar)
             outcome = session.train(folder, hearing, audience)
             status = outcome.status(request.run.final_eval_episodes > 0)
             record(status, outcome.why)

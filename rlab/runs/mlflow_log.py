@@ -58,7 +58,8 @@ class MLflowLog:
     def send(self, rows: Sequence[LoggedRow]) -> None:
         from mlflow.entities import Metric
 
-        now, batch = int(time.time() * 1000), []
+        now = int(time.time() * 1000)
+        batch: list[Metric] = []
         for row in rows:
             # The one by which a row is known comes last: a row that does not fit into one request is whole once it is.
             tags = sorted(row.values, key=lambda tag: tag == MARKS[row.mark[1]])

@@ -68,6 +68,6 @@ def _record(path: Path) -> Status:
         record = files.read_json(path)
         reason, at, began = (None if record.get(key) is None else str(record[key]) for key in ("reason", "at", "began"))
         seconds = record.get("wall_seconds")
-        known = type(seconds) in (int, float) and 0 <= seconds < float("inf")
+        known = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds < float("inf")
         return Status(str(record.get("status")), reason, at, began, seconds if known else None)
     return Status("")

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ class WandbLog:
     def begin(self, run: LoggedRun) -> tuple[Mark, str]:
         import wandb
 
+        if self._run is not None:  # it has failed: the process that writes its files may be gone
+            with suppress(Exception):
+                wandb.teardown()
         usual = wandb.setup().settings
         offline = usual.mode in ("offline", "dryrun")
         key = _free_key(Path(usual.wandb_dir), run.key) if offline else run.key
