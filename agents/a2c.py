@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rlab.learning.actor_critic import ActorCritic, ActorCriticConfig
 from rlab.learning.contract import Batch, Now, Updated
+from rlab.learning.per_member import over
 from rlab.learning.policy_gradient import mean, normalised, value_loss
 from rlab.search_ranges import searched
 
@@ -45,7 +46,8 @@ class A2C(ActorCritic):
         policy_loss = mean(-advantage * self.head.log_prob(outputs, batch["action"], mask), weight)
         of_value = mean(value_loss(value, batch["target"]), weight)
         entropy = mean(self.head.entropy(outputs, mask), weight)
-        loss = policy_loss + self.value_weight * of_value - now["entropy weight"] * entropy
+        loss = policy_loss + over(self.value_weight, of_value) * of_value
+        loss = loss - over(now["entropy weight"], entropy) * entropy
         return loss, outputs, {"loss/policy": policy_loss, "loss/value": of_value, "policy/entropy": entropy}
 
     def learning_members(self, weight: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:

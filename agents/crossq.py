@@ -44,6 +44,7 @@ class CrossQ(SAC):
     action_spaces: ClassVar[tuple[type, ...]] = (Box,)
     heads: ClassVar[tuple[str, ...]] = ("squashed_gaussian",)
     slow_copies: ClassVar[bool] = False
+    per_member: ClassVar[tuple[str, ...]] = tuple(n for n in OffPolicy.per_member if n != "target_tau")
 
     @staticmethod
     def optimizer_settings(config: Any) -> OptimizerSettings:

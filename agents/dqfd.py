@@ -10,7 +10,7 @@ from torch import Tensor
 from rlab.agents.double_dqn import DoubleDQN
 from rlab.experience.env_contract import Acted
 from rlab.learning.choices import DemonstrationLoss
-from rlab.learning.contract import Batch, Now, Updated
+from rlab.learning.contract import Batch, Now, Scheduled, Updated
 from rlab.learning.q_learning import QLearningConfig
 from rlab.learning.targets import follow
 from rlab.networks.memory import State
@@ -56,9 +56,9 @@ class FromDataset(DoubleDQN):
             outputs, following = self._policy.step(obs, state)
             return Acted(self.head.act(outputs, self.preprocess.mask(obs)), state=following)
 
-    def scheduled(self, clock: Clock) -> dict[str, float]:
+    def scheduled(self, clock: Clock) -> Scheduled:
         """As DQN; nothing is explored."""
-        found = super().scheduled(clock)
+        found = dict(super().scheduled(clock))
         del found["explore/epsilon"]
         return found
 

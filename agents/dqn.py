@@ -15,13 +15,14 @@ from rlab.experience.env_contract import Acted, Step
 from rlab.experience.fields import Field
 from rlab.experience.samplers import Sampler
 from rlab.experience.storage import Storage
-from rlab.learning.contract import Batch, Now, Updated
+from rlab.learning.contract import Batch, Now, Scheduled, Updated
 from rlab.learning.demonstration_losses import DemonstrationTerm
 from rlab.learning.exploration import EpsilonGreedy
 from rlab.learning.munchausen import Munchausen
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.learning.optimizers import StackedOptimizer
-from rlab.learning.q_learning import EpsilonConfig, QLearningConfig
+from rlab.learning.per_member import first_of, per_member
+from rlab.learning.q_learning import PER_MEMBER, EpsilonConfig, QLearningConfig
 from rlab.learning.replay_settings import ReplaySettings, replay_schedule, weighed
 from rlab.learning.replayed_rows import ReplayedRows
 from rlab.learning.replayed_windows import ReplayedWindows
@@ -75,6 +76,7 @@ class DQN:
     action_spaces: ClassVar[tuple[type, ...]] = (Discrete,)
     heads: ClassVar[tuple[str, ...]] = ("q", "categorical_value", "quantile", "implicit_quantile")
     learns_with_memory: ClassVar[bool] = True
+    per_member: ClassVar[tuple[str, ...]] = PER_MEMBER
     terms: LossTerms
 
     def __init__(
@@ -89,7 +91,7 @@ class DQN:
         assert isinstance(action_space, Discrete)  # as action_spaces says
         self.config, self.seeds, self.device = config, tuple(seeds), device
         self._obs_space, self._begins_fresh = obs_space, start is None
-        spec = noisy_policy(start or self.policy_spec(config, obs_space, action_space), config)
+        spec = noisy_policy(start or self.policy_spec(first_of(config), obs_space, action_space), config)
         self.preprocess = Preprocess.from_json(spec.preprocess, obs_space, len(seeds)).to(device)
         # trust: the layers of a given policy or network were checked where it was opened
         self.q_network = build(spec.network, seeds, "q_network", trust=True).to(device)
@@ -150,13 +152,13 @@ class DQN:
         sampler.draws_ahead &= not self.noise.layers  # noise is drawn anew for the targets of every update
         return sampler
 
-    def scheduled(self, clock: Clock) -> dict[str, float]:
+    def scheduled(self, clock: Clock) -> Scheduled:
         """How much is explored, the learning rate, how far the target network follows in this step of the clock."""
         config = self.config
-        share = share_due(clock, config.target_every, config.target_tau)
+        share = per_member(config, lambda each: share_due(clock, each.target_every, each.target_tau))
         rates = {**self.optimizer.scheduled(clock), **self.terms.scheduled(clock), **replay_schedule(config, clock)}
         uniform = self._begins_fresh and config.begins_uniformly(clock.env_steps)
-        epsilon = 1.0 if uniform else config.epsilon(clock.progress)
+        epsilon = 1.0 if uniform else per_member(config, lambda each: each.epsilon(clock.progress))
         return {"explore/epsilon": epsilon, "target share": share, **rates}
 
     def act(self, obs: Tensor, now: Now, state: State) -> Acted:

@@ -19,6 +19,7 @@ from rlab.learning.cloning import (
 )
 from rlab.learning.contract import Batch, Now, Updated
 from rlab.learning.demonstration_losses import advantage_weight, expectile
+from rlab.learning.per_member import OF_OPTIMIZERS
 from rlab.learning.returns import continuation, n_step_return
 from rlab.learning.targets import follow
 from rlab.networks.bodies import critic_like
@@ -61,6 +62,7 @@ class IQL(Cloner):
     action_spaces: ClassVar[tuple[type, ...]] = (Discrete, Box)
     heads: ClassVar[tuple[str, ...]] = ("categorical", "gaussian", "squashed_gaussian")
     config: IQLConfig
+    per_member: ClassVar[tuple[str, ...]] = (*OF_OPTIMIZERS, "gamma", "expectile", "beta", "target_tau")
 
     def __init__(
         self,

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rlab.errors import UsageError
 from rlab.learning.actor_critic import ActorCritic, ActorCriticConfig
-from rlab.learning.contract import Batch, Now, Updated
+from rlab.learning.contract import Batch, Now, Scheduled, Updated
+from rlab.learning.per_member import over, per_member
 from rlab.learning.policy_gradient import clipped_surrogate, kl_estimate, mean, normalised, value_loss
 from rlab.networks.policy import PolicySpec
 from rlab.networks.spaces import Space
@@ -47,6 +48,7 @@ class PPO(ActorCritic):
     """Proximal policy optimisation: several epochs on each rollout, no further than a clipped ratio pays."""
 
     Config: ClassVar[type] = PPOConfig
+    per_member: ClassVar[tuple[str, ...]] = (*ActorCritic.per_member, "clip", "clip_final", "clip_value", "target_kl")
     config: PPOConfig
 
     def __init__(
@@ -91,7 +93,8 @@ class PPO(ActorCritic):
         policy_loss = mean(clipped_surrogate(ratio, advantage, clip), weight)
         of_value = mean(value_loss(value, batch["target"], batch["value"], config.clip_value), weight)
         entropy = mean(self.head.entropy(outputs, mask), weight)
-        loss = policy_loss + config.value_weight * of_value - now["entropy weight"] * entropy
+        loss = policy_loss + over(config.value_weight, of_value) * of_value
+        loss = loss - over(now["entropy weight"], entropy) * entropy
         with torch.no_grad():
             kl = mean(kl_estimate(log_ratio), weight)
             clipped = mean(((ratio - 1.0).abs() > clip).to(weight.dtype), weight)
@@ -104,15 +107,16 @@ class PPO(ActorCritic):
         }
         return loss, outputs, metrics
 
-    def scheduled(self, clock: Clock) -> dict[str, float]:
+    def scheduled(self, clock: Clock) -> Scheduled:
         """Also the clipping range."""
         found = super().scheduled(clock)
-        clip = self.config.clip * (1.0 + (self.config.clip_final - 1.0) * found["rollout began"])
+        began = float(found["rollout began"])
+        clip = per_member(self.config, lambda each: each.clip * (1.0 + (each.clip_final - 1.0) * began))
         return {**found, "policy/clip_range": clip}
 
     def _still_going(self, kl: Tensor) -> Tensor | None:
         """Which members take this step: not those whose policy has moved too far since the rollout was collected."""
         if self.config.target_kl is None:
             return None
-        self._going &= kl <= KL_SLACK * self.config.target_kl
+        self._going &= kl <= KL_SLACK * over(self.config.target_kl, kl)
         return self._going

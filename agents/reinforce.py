@@ -10,6 +10,7 @@ from rlab.agents.a2c import A2C, A2CConfig
 from rlab.errors import UsageError
 from rlab.learning.common_config import Unread
 from rlab.learning.contract import Batch
+from rlab.learning.per_member import over
 from rlab.learning.policy_gradient import completed, returns_to_go
 from rlab.networks.spaces import Space
 from rlab.search_ranges import searched, unsearched
@@ -40,6 +41,7 @@ class Reinforce(A2C):
     """REINFORCE: one gradient step on the returns of each rollout, against a learned baseline."""
 
     Config: ClassVar[type] = ReinforceConfig
+    per_member: ClassVar[tuple[str, ...]] = tuple(name for name in A2C.per_member if name != "gae_lambda")
     config: ReinforceConfig
 
     @property
@@ -55,10 +57,11 @@ class Reinforce(A2C):
         self, reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, truncated: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Returns-to-go `[S, N, T]`, less the baseline where there is one; cut episodes bootstrap from it."""
+        gamma = over(self.config.gamma, reward)
         if self.config.baseline:
-            returns = returns_to_go(reward, next_value, terminated, truncated, self.config.gamma)
+            returns = returns_to_go(reward, next_value, terminated, truncated, gamma)
             return returns - value, returns
-        returns = returns_to_go(reward, torch.zeros_like(value), terminated, truncated, self.config.gamma)
+        returns = returns_to_go(reward, torch.zeros_like(value), terminated, truncated, gamma)
         return returns, returns
 
     def weight(self, batch: Batch) -> Tensor:

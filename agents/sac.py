@@ -63,6 +63,7 @@ class SAC(OffPolicy):
     Config: ClassVar[type] = SACConfig
     action_spaces: ClassVar[tuple[type, ...]] = (Box, Discrete)
     heads: ClassVar[tuple[str, ...]] = ("squashed_gaussian", "categorical")
+    per_member: ClassVar[tuple[str, ...]] = (*OffPolicy.per_member, "entropy_share")
     config: SACConfig
 
     def __init__(

@@ -16,6 +16,7 @@ from rlab.learning.contract import Batch, Now, Updated
 from rlab.learning.exploration import ActionNoise
 from rlab.learning.exploration_noise import NOISES, ExplorationNoise
 from rlab.learning.off_policy import OffPolicy, OffPolicyConfig
+from rlab.learning.per_member import over
 from rlab.networks.policy import PolicySpec, build_policy
 from rlab.networks.spaces import Space
 from rlab.ranges import check_not_negative
@@ -54,6 +55,10 @@ class TD3(OffPolicy):
 
     Config: ClassVar[type] = TD3Config
     heads: ClassVar[tuple[str, ...]] = ("deterministic",)
+    per_member: ClassVar[tuple[str, ...]] = (
+        *OffPolicy.per_member,
+        *("exploration_scale", "target_noise", "noise_clip"),
+    )
     config: TD3Config
 
     def __init__(
@@ -80,7 +85,7 @@ class TD3(OffPolicy):
 
     def explore(self, outputs: Tensor, allowed: Tensor | None) -> Tensor:
         """The policy's actions with noise, clipped to the bounds."""
-        noise = self.config.exploration_scale * self._noise.next(outputs.shape[1])
+        noise = over(self.config.exploration_scale, outputs) * self._noise.next(outputs.shape[1])
         action: Tensor = self.head.denormalised(outputs.tanh() + noise)
         return action
 
@@ -101,7 +106,8 @@ class TD3(OffPolicy):
         """What the target policy does next, with clipped noise, `[S, B, d]`."""
         config = self.config
         action = self.target_actor(batch["next_obs"]).tanh()
-        return smoothed(action, self._target_noise.next(action.shape[1]), config.target_noise, config.noise_clip)
+        scale, clip = over(config.target_noise, action), over(config.noise_clip, action)
+        return smoothed(action, self._target_noise.next(action.shape[1]), scale, clip)
 
     def _parts(self) -> dict[str, Any]:
         return {**super()._parts(), "exploration noise": self._noise, "target noise": self._target_noise}

@@ -11,6 +11,7 @@ from rlab.errors import UsageError
 from rlab.jobs.aliases import check_not_a_policy, check_words
 from rlab.jobs.defaults import defaults_for
 from rlab.jobs.request import Request, train_request
+from rlab.jobs.varied import read_points, with_points
 from rlab.runs.config import RunConfig, SourceConfig
 
 USAGE = "rlab train AGENT ENV [settings]"
@@ -25,6 +26,8 @@ class TrainOptions:
     wrapper: tuple[str, ...] = ()  # NAME or NAME:key=value, innermost first
     out: str | None = None  # the run folder; None: a fresh one under runs/
     experiment: str | None = None  # NAME or FILE of tuned settings; none: the agent's plain defaults
+    # SETTING=VALUE,VALUE ... of the agent: one stack of all seeds with each value, of several settings with each other
+    vary: tuple[str, ...] = ()
     trust: bool = False  # run code from outside rlab that the experiment file or the teacher's folder names
     json: bool = False  # how the run ended and its final evaluation as one JSON object on standard output
 
@@ -67,7 +70,7 @@ def read_request(agent: str, env_id: str, argv: list[str]) -> tuple[Request, Tra
     env = EnvSpec(env_id)
     words, trust = command_words(), options.trust
     request = train_request(agent, env, options.env_kwargs, options.wrapper, chosen, settings, words, trust)
-    return request, options
+    return with_points(request, read_points(options.vary), "--vary"), options
 
 
 def _agent_and_env(argv: list[str]) -> tuple[str, str, list[str]]:

@@ -27,7 +27,7 @@ class PrioritisedSampler(UniformSampler):
     Args:
         storage: what the rows are drawn from; it tells this sampler of every row that is written.
         draws: one stream per member.
-        n_step: transitions in a window.
+        n_step: transitions in a window; `[S, 1]` where members differ.
         alpha: 0 draws uniformly, 1 in proportion to the error.
 
     Raises:
@@ -36,7 +36,7 @@ class PrioritisedSampler(UniformSampler):
 
     draws_ahead = False  # the next batch depends on the feedback to this one
 
-    def __init__(self, storage: Storage, draws: Draws, n_step: int = 1, alpha: float = 0.6) -> None:
+    def __init__(self, storage: Storage, draws: Draws, n_step: int | Tensor = 1, alpha: float = 0.6) -> None:
         super().__init__(storage, draws, n_step)
         self.alpha = alpha
         self.size = storage.lane_rows * storage.num_envs  # rows of a member; row r has the place r % size
@@ -60,7 +60,7 @@ class PrioritisedSampler(UniformSampler):
         the bias of the draws in full (section 3.4, beta = 1). Raise it to the power of beta to correct a part.
         """
         place, weight = self._weighed_places(batch_size)
-        return {**read_windows(self.storage, self._row(place), self.n_step), "weight": weight}
+        return {**read_windows(self.storage, self._row(place), self.n_step, self.own_steps), "weight": weight}
 
     def feedback(self, row: Tensor, value: Tensor) -> None:
         """The errors `[S, B]` of the rows `[S, B]` of the last batch. Of a row that is there several times the last one

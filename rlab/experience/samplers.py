@@ -71,20 +71,21 @@ class UniformSampler(RandomSampler):
     Args:
         storage: what the rows are drawn from.
         draws: one stream per member.
-        n_step: transitions in a window.
+        n_step: transitions in a window; `[S, 1]` where members differ.
 
     Raises:
         UsageError: the storage may hold reset rows alone.
     """
 
-    def __init__(self, storage: Storage, draws: Draws, n_step: int = 1) -> None:
+    def __init__(self, storage: Storage, draws: Draws, n_step: int | Tensor = 1) -> None:
         super().__init__(storage, draws)
         if storage.valid_rows is not None and storage.lane_rows == 1:  # the row behind a reset row is a transition
             raise UsageError(
                 f"the storage keeps one row of each of {storage.num_envs} envs, which may be a reset row; "
                 "raise --replay-capacity."
             )
-        self.n_step = n_step
+        self.own_steps = n_step if isinstance(n_step, Tensor) else None
+        self.n_step = n_step if self.own_steps is None else int(self.own_steps.max())  # the most of any member
 
     def check(self) -> None:
         """Raise RlabError where there is no row yet."""
@@ -93,7 +94,7 @@ class UniformSampler(RandomSampler):
 
     def sample(self, batch_size: int) -> Batch:
         """A batch as `read_windows` gives it."""
-        return read_windows(self.storage, self._draw(batch_size), self.n_step)
+        return read_windows(self.storage, self._draw(batch_size), self.n_step, self.own_steps)
 
     def _draw(self, batch_size: int) -> Tensor:
         """The ids of valid rows, `[S, batch_size]`."""
@@ -104,8 +105,11 @@ class UniformSampler(RandomSampler):
         return storage.clock() * storage.num_envs - 1 - self.draws.integers(rows, batch_size)
 
 
-def read_windows(storage: Storage, row: Tensor, n_step: int = 1) -> Batch:
+def read_windows(storage: Storage, row: Tensor, n_step: int = 1, own_steps: Tensor | None = None) -> Batch:
     """Windows of up to `n_step` transitions that begin at the rows with the ids `row [S, B]`.
+
+    Args:
+        own_steps: `[S, 1]`, each member's instead, at most `n_step`; None: `n_step` for all.
 
     Returns:
         `row`, and all fields but those below, `[S, B, ...]`, of the first row; `reward [S, B, n_step]`, zero behind the
@@ -119,18 +123,20 @@ def read_windows(storage: Storage, row: Tensor, n_step: int = 1) -> Batch:
         batch["reward"] = batch["reward"].unsqueeze(-1)
     else:
         batch = {"row": row, **storage.read(row, *(name for name in of_first if name not in ("reward", *of_last)))}
-        batch["steps"], batch["reward"] = _walk(storage, row, n_step)
+        batch["steps"], batch["reward"] = _walk(storage, row, n_step, own_steps)
         batch |= storage.read(row + (batch["steps"] - 1) * storage.num_envs, *of_last)
     if storage.demonstrated:
         batch["demonstration"] = torch.ones_like(row, dtype=torch.bool)
     return batch
 
 
-def _walk(storage: Storage, row: Tensor, n_step: int) -> tuple[Tensor, Tensor]:
+def _walk(storage: Storage, row: Tensor, n_step: int, own_steps: Tensor | None) -> tuple[Tensor, Tensor]:
     """The transitions in each window `[S, B]`, and their rewards `[S, B, n_step]`."""
     behind = row.unsqueeze(-1) + torch.arange(n_step, device=row.device) * storage.num_envs  # held or not
     values = storage.read(behind, "reward", "terminated", "truncated")
     ended = (values["terminated"] | values["truncated"]).long()
     # inside[k]: the row exists, and the episode went on through the k rows before it
     inside = (behind < storage.clock() * storage.num_envs) & (ended.cumsum(dim=-1) == ended)
+    if own_steps is not None:
+        inside &= behind < (row + own_steps * storage.num_envs).unsqueeze(-1)
     return inside.sum(dim=-1), values["reward"].masked_fill(~inside, 0.0)

@@ -21,6 +21,7 @@ from rlab.learning.finetuning import Refit, members_of, parameter_groups, refit,
 from rlab.learning.finite import check_saved
 from rlab.learning.novel_agent import with_novelty
 from rlab.learning.parameter_groups import ParameterGroup
+from rlab.learning.per_member import apart, check_per_member
 from rlab.learning.regrouping import regroup
 from rlab.learning.sparsity import GradualPruning
 from rlab.learning.terms import takes_terms
@@ -53,9 +54,9 @@ def build_agent(
         UsageError: the agent cannot begin from a policy or take a teacher, or theirs do not suit it, or as
             `check_agent`.
     """
-    seeds, settings = request.run.training_seeds, request.settings
+    seeds, settings = request.training_seeds, request.settings
     agent_class = with_novelty(agent_class, settings)
-    arguments = (settings, *spaces, seeds, device)
+    arguments = (_of_members(request, agent_class, device), *spaces, seeds, device)
     if request.start is None or inputs.start is None:
         built = BuiltAgent(agent_class(*arguments), [])
     else:
@@ -93,6 +94,14 @@ def build_agent(
             )
         GradualPruning.of_policy(request.run.sparsity, built.agent)
     return built
+
+
+def _of_members(request: Request, agent_class: Any, device: torch.device) -> Any:
+    """The settings of all members of the stack, as the agent takes them."""
+    names = tuple(request.vary[0]) if request.vary else ()
+    check_per_member(request.agent, agent_class, names)
+    each = [part.settings for part in request.parts() for _ in request.run.training_seeds]
+    return apart(each, names, device)
 
 
 def _from_policy(agent_class: Any, arguments: Any, start: Start, saved: SavedPolicy, budget: int) -> BuiltAgent:
@@ -195,7 +204,7 @@ def _teacher(agent: Any, request: Request, spaces: tuple[Space, Space], saved: S
             f"the teacher {saved.folder} acts on {spec.obs_space} with {spec.action_space}, and {request.env.env_id} "
             f"has {spaces[0]} and {spaces[1]}; a teacher needs the same spaces."
         )
-    sources, seeds = request.sources, request.run.training_seeds
+    sources, seeds = request.sources, request.training_seeds
     known = set(saved.policy.seeds)
     if sources.teacher_member is None and len(known) > 1 and not known.issuperset(seeds):
         raise UsageError(

@@ -52,6 +52,7 @@ def split(request: Request, ranks: Ranks) -> Request:
         f"--on-nan {run.on_nan}": run.on_nan != "stop",
         "--hindsight": asks_for_hindsight(settings),
         "--novelty": pays_for_novelty(settings),
+        "--vary": bool(request.vary),
     }
     for flag, asked_for in of_one_process.items():
         if asked_for:
@@ -180,6 +181,8 @@ class Follower:
     def settle(self) -> None: ...
 
     def finish(self) -> None: ...
+
+    def ended(self, status: str, why: str | None) -> None: ...
 
     def judge(self, evaluate: Callable[[], Evaluation | None], time: int) -> Evaluation | None:
         """The evaluation of the final weights, which the first process finds."""

@@ -90,14 +90,13 @@ def make_storage(
     if source.loop is DatasetLoop:
         return _given(demonstrations)
     capacity = source.capacity(run, agent.config, demonstrations)
-    size, fields = (run.seeds, run.num_envs, capacity), agent.fields()
+    size, fields = (len(agent.policy().seeds), run.num_envs, capacity), agent.fields()
     return Storage(*size, fields, agent.device, env.has_reset_rows, growing=env.on_host, obs_space=env.obs_space)
 
 
 def make_sampler(
     source: DataSource,
     agent: Agent,
-    run: RunConfig,
     storage: Storage,
     demonstrations: Demonstrations | None,
     share: float,
@@ -111,13 +110,14 @@ def make_sampler(
         UsageError: it cannot draw from the storage, the env has no goals, or as `check_sampler`.
     """
     goals = goals_of(spec, env) if asks_for_hindsight(agent.config) else None
+    seeds = agent.policy().seeds
 
     def drawn(rows: Storage, use: str) -> Sampler:
-        sampler = agent.sampler(rows, Draws(run.training_seeds, use, agent.device, AHEAD))
+        sampler = agent.sampler(rows, Draws(seeds, use, agent.device, AHEAD))
         check_sampler(agent, sampler)
         if goals is None:
             return sampler
-        which = Draws(run.training_seeds, f"hindsight of {use}", agent.device, AHEAD)
+        which = Draws(seeds, f"hindsight of {use}", agent.device, AHEAD)
         return HindsightSampler(sampler, rows, goals, which, agent.config.hindsight, agent.config.hindsight_goals)
 
     sampler = drawn(storage, source.loop.stream_use)

@@ -21,7 +21,7 @@ from rlab.jobs.request import Request
 from rlab.learning.compiler import why_not_compile
 from rlab.learning.contract import NeedsHost
 from rlab.learning.hindsight_config import asks_for_hindsight
-from rlab.learning.programs import AS_IT_IS, CompiledPrograms, Programs
+from rlab.learning.programs import CompiledPrograms, Programs
 from rlab.learning.runtime import choose_devices
 from rlab.networks.policy import Policy
 from rlab.places import warn
@@ -64,7 +64,7 @@ class Engine:
 
     def programs(self) -> Programs:
         """How the loop calls its functions."""
-        return CompiledPrograms(self.device, warn) if self.compiled else AS_IT_IS
+        return CompiledPrograms(self.device, warn) if self.compiled else Programs(self.device)
 
     def to_json(self) -> dict[str, Any]:
         """What `config.json` holds, so that the run goes on with the same when it is resumed."""

@@ -52,3 +52,11 @@ def check_trust(where: str, modules: Sequence[str], trust: Trust) -> None:
     unknown = [module for module in dict.fromkeys(modules) if not trusts(allowed, module)]
     if unknown:
         raise RlabError(f"{where} names {', '.join(unknown)}, which is code from outside rlab; {advice(unknown)}")
+
+
+def only_here(env_id: str) -> str:
+    """The note for people on a run whose env no other process finds."""
+    return (
+        f"note: only this process can play {env_id}, which no module names; later: rlab.evaluate(run, env=...), "
+        "or move it into a module"
+    )

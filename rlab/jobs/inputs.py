@@ -72,7 +72,7 @@ def demonstrations_for(
             f"--patience {held_out.patience} counts validations; hold some episodes out: --validation-fraction 0.2"
         )
     inputs.dataset.check_fits(obs_space, action_space, request.env.env_id)
-    seeds = request.run.training_seeds
+    seeds = request.training_seeds
     demonstrations = demonstrations_of(inputs.dataset, seeds, request.sources.dataset_episodes, device)
     return demonstrations.split(fraction or 0.0, seeds)
 

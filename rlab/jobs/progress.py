@@ -5,7 +5,7 @@ import html
 import importlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,9 +53,14 @@ def show(bar: Bar) -> Callable[[Bar], None]:
 
 
 class ProgressListener:
-    """Shows env steps, steps per second, return and time left. Use it as a context manager."""
+    """Shows env steps, steps per second, return and time left. Use it as a context manager.
 
-    def __init__(self, total: int, unit: str = "env_steps") -> None:
+    Args:
+        sets: of settings in which members differ, by name, each with as many members: returns of the best are shown.
+    """
+
+    def __init__(self, total: int, unit: str = "env_steps", sets: Sequence[str] = ()) -> None:
+        self._sets = tuple(sets)
         self._total, self._unit, self._words = total, unit, unit.replace("_", " ")
         self._notebook = in_notebook()
         self._console = terminal()
@@ -110,17 +115,30 @@ class ProgressListener:
     def _newest(self, metrics: Any) -> str | None:
         """What is worth showing of a row of metrics; None where it says nothing."""
         if "train/episode_return" in metrics:
-            returns = metrics["train/episode_return"]
-            return f"return {np.nanmean(returns):.1f} (training)" if np.isfinite(returns).any() else None
+            name, returns = self._best_set(metrics["train/episode_return"])
+            return f"return {np.nanmean(returns):.1f} (training{name})" if np.isfinite(returns).any() else None
         losses = (f"{tag} {np.nanmean(value):.3g}" for tag, value in metrics.items() if tag.startswith("loss/"))
         return next(losses, None)
 
     def on_evaluation(self, env_steps: int, returns: np.ndarray, lengths: np.ndarray) -> None:
         """Greedy episodes say more than training ones: one line for each evaluation, above the bar."""
-        means = returns.mean(axis=1)
+        name, means = self._best_set(returns.mean(axis=1))
         means = means[~np.isnan(means)]  # without those that were dropped
         worst = f", worst seed {means.min():.1f}" if len(means) > 1 else ""
-        self._console.print(f"{env_steps:>9,} {self._words}: greedy return {means.mean():.1f}{worst}", highlight=False)
+        self._console.print(
+            f"{env_steps:>9,} {self._words}: greedy return {means.mean():.1f}{worst}{name}", highlight=False
+        )
+
+    def _best_set(self, values: np.ndarray) -> tuple[str, np.ndarray]:
+        """The values `[S]` of the set of settings with the largest mean, and its name; all of them where there is one
+        set."""
+        if not self._sets:
+            return "", values
+        each = values.reshape(len(self._sets), -1)
+        known = ~np.isnan(each)
+        means = np.where(known, each, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+        best = int(np.where(known.any(axis=1), means, -np.inf).argmax())
+        return f", best of {len(self._sets)} sets: {self._sets[best]}", each[best]
 
     def on_save(self, env_steps: int) -> None:
         """Saving is quick; nothing to show."""

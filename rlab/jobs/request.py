@@ -105,6 +105,8 @@ class Request:
     unread: Mapping[str, str] = field(default_factory=dict)  # settings that are not in force, and why
     engine: Mapping[str, Any] | None = None  # what it computes with, once that is chosen; see `jobs.engine`
     processes: int = 1  # that train one learner now; see `jobs.data_parallel`
+    # sets of the agent's settings in which members differ, each with all seeds, see `jobs.varied`; (): they are alike
+    vary: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "env", replace(self.env, timeout=self.run.env_timeout))
@@ -118,6 +120,17 @@ class Request:
     def budget(self) -> int:
         """How far the clock goes."""
         return int(getattr(self.run, self.unit))
+
+    @property
+    def training_seeds(self) -> tuple[int, ...]:
+        """One for each member of the stack: those of the run, for one set of settings after the other."""
+        return self.run.training_seeds * max(1, len(self.vary))
+
+    def parts(self) -> list["Request"]:
+        """What each set of settings asks for, in their order; the request itself where there is one."""
+        if not self.vary:
+            return [self]
+        return [replace(self, settings=replace(self.settings, **each), vary=()) for each in self.vary]
 
     def with_env(self, env: EnvLike) -> "Request":
         """With the env from Python that a file could not hold.
@@ -146,6 +159,7 @@ class Request:
             "computed_with": computed_with(str((self.engine or {}).get("device", "cpu")), self.processes),
             "commit": commit(),
             "command": self.command,
+            **({"vary": [dict(each) for each in self.vary]} if self.vary else {}),
         }
 
     def _in_force(self, values: dict[str, Any]) -> dict[str, Any]:
@@ -177,14 +191,16 @@ class Request:
             data.get("for_agent"),
             dict(data.get("not_in_force", {})),
             data.get("engine"),
+            vary=tuple(data.get("vary", ())),
         )
 
     def tuned(self) -> str:
         """The settings that are not the defaults, grouped by where they came from, for people."""
-        values = self._values()
-        lines = []
+        values, lines = self._values(), []
+        differ = self.vary[0] if self.vary else ()
         for origin in sorted(set(self.origins.values()) - {DEFAULT}):
             names = [name for name, from_ in self.origins.items() if from_ == origin and name not in self.unread]
+            names = [name for name in names if name not in differ]
             if names:
                 lines.append(f"{origin}: {', '.join(f'{name}={values[name]}' for name in names)}")
         plain_env = self.start is None and not (self.env.kwargs or self.env.wrappers)

@@ -157,6 +157,9 @@ def continuation(
         UsageError: a setting that cannot change, or a budget that is used up already.
     """
     folder = RunFolder.open(path)
+    if "of_stack" in folder.config:
+        stack = folder.path.parent.parent
+        raise UsageError(f"{path} was trained beside other settings, and goes on with them: rlab resume {stack}")
     for name in changes:
         if name not in CHANGEABLE:
             refuse_fixed(name, folder.config)

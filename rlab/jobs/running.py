@@ -13,7 +13,7 @@ import numpy as np
 from rlab.ending import before_ending
 from rlab.errors import RlabError
 from rlab.evaluation.evaluate import Evaluation
-from rlab.jobs.foreign_code import resume_command
+from rlab.jobs.foreign_code import only_here, resume_command
 from rlab.jobs.inputs import open_inputs
 from rlab.jobs.jobs_progress import JobsProgress
 from rlab.jobs.listeners import Audience, audience_of
@@ -22,17 +22,18 @@ from rlab.jobs.progress import ProgressListener, announce, announcer
 from rlab.jobs.publishing import Publisher, check_services, services_of
 from rlab.jobs.recording import final_evaluation
 from rlab.jobs.request import Request
-from rlab.jobs.session import Session, only_here
+from rlab.jobs.session import Session
 from rlab.jobs.shared_out import SharedOut, check_for_processes, session_for
 from rlab.jobs.support_watch import SupportWatch
 from rlab.jobs.unread import refuse_unread
+from rlab.jobs.varied import name_of, paths_of
 from rlab.learning.dropping import Dropped
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.policy import MemberPolicy
 from rlab.places import quiet, warn
 from rlab.ranks import ALONE, Ranks, joined
 from rlab.runs import reading
-from rlab.runs.folder import ROOT, RunFolder, check_free, fresh_run_path, path_of
+from rlab.runs.folder import ROOT, SETTINGS, RunFolder, check_free, fresh_run_path, path_of
 from rlab.runs.listing import clock_unit, policy_facts, saved_time
 from rlab.runs.policies import load_policy
 from rlab.runs.status import FAILED, FINISHED, NOT_JUDGED, STOPPED, read_status, write_status
@@ -88,6 +89,13 @@ class Run:
         return str(self.path)
 
     @property
+    def runs(self) -> "tuple[Run, ...]":
+        """Where members differ in settings: the run of each set of them, in order. Each has a policy, curves and a
+        result; the whole has none, since statistics never mix settings."""
+        folder = RunFolder.open(self.path)
+        return tuple(Run.open(path) for path in paths_of(folder))
+
+    @property
     def config(self) -> dict[str, Any]:
         """What `config.json` says: `agent`, `env`, `run` (seeds, budget ...), `settings` (the agent's) and more."""
         return RunFolder.open(self.path).config
@@ -134,8 +142,19 @@ class Run:
         if not self.finished:
             by = "" if self.stopped_by is None else f" by the listener {self.stopped_by}"
             return f"stopped{by} at {reached} and saved; go on with: {resume}\n{saved}"
+        if runs := self.runs:
+            own = f"each set is a run of its own, such as {self.name}/{SETTINGS}/{runs[0].path.name}"
+            return "\n".join([*(f"{run.path.name:<40} {_line_of(run.evaluation)}" for run in runs), saved, own])
         verdict = "finished, not judged" if self.evaluation is None else self.evaluation.summary()
         return f"{verdict}\n{saved}"
+
+
+def _line_of(found: Evaluation | None) -> str:
+    """A result in one line."""
+    if found is None:
+        return "not judged"
+    interval = "" if found.ci95 is None else f" [{found.ci95[0]:.3f}, {found.ci95[1]:.3f}]"
+    return f"{found.iqm:.3f}{interval} IQM of {len(found.seeds)} training seeds, {found.episodes} episodes each"
 
 
 def _dropped(folder: RunFolder) -> tuple[Dropped, ...]:
@@ -260,7 +279,7 @@ def carry_out(
         begun,
         finished=status == FINISHED,
         time=outcome.time,
-        evaluation=outcome.evaluation,
+        evaluation=None if request.vary else outcome.evaluation,  # each set of settings has its own
         stopped_by=outcome.stopped_by,
         status=status,
         dropped=_dropped(folder) if leads else (),
@@ -276,7 +295,8 @@ def _bar(session: Session | SharedOut) -> Any:
     """What shows how far a session is."""
     if isinstance(session, SharedOut):
         return JobsProgress(session.num_jobs)
-    return ProgressListener(session.request.budget, session.request.unit)
+    request = session.request
+    return ProgressListener(request.budget, request.unit, list(map(name_of, request.vary)))
 
 
 def _as_begun(session: Session | SharedOut, folder: RunFolder) -> Run:

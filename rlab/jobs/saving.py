@@ -16,6 +16,7 @@ from rlab.experience.demonstrations import Demonstrations
 from rlab.experience.storage import Storage
 from rlab.experience.storage_chunks import Chunk, complete_chunks
 from rlab.jobs.request import Request
+from rlab.jobs.varied import Share
 from rlab.learning.best import BestPolicy
 from rlab.learning.contract import Agent
 from rlab.learning.finite import check_saved
@@ -35,6 +36,7 @@ class Saved(Protocol):
     """What a save takes from a session."""
 
     request: Request
+    parts: Sequence[Request]  # one for each set of settings
     agent: Agent
     loop: Loop
     best: BestPolicy
@@ -169,15 +171,23 @@ class Saver:
     Args:
         session: what is saved.
         folder: the run's.
+        shares: what the policies are saved as.
         logs: they must have got as far as a checkpoint before that counts.
         base: the number of the checkpoint that the run goes on from; None where it begins.
         at_once: be done with a save before `on_save` returns: somebody looks at the files next.
     """
 
     def __init__(
-        self, session: Saved, folder: RunFolder, logs: Sequence[Log], base: int | None, at_once: bool = False
+        self,
+        session: Saved,
+        folder: RunFolder,
+        shares: Sequence[Share],
+        logs: Sequence[Log],
+        base: int | None,
+        at_once: bool = False,
     ) -> None:
-        self._session, self._folder, self._logs, self._at_once = session, folder, logs, at_once
+        self._session, self._folder, self._shares = session, folder, shares
+        self._logs, self._at_once = logs, at_once
         self._writer = CheckpointWriter(folder, session.request.run.keep_checkpoints, base)
         self._worker = Worker()
         self._complete = complete_chunks(session.storage)  # how many chunks were when it was last looked at
@@ -286,7 +296,7 @@ class Saver:
             "storage": session.storage.state(),
             "demonstrations": None if demonstrations is None else demonstrations.state(),
         }
-        check_saved(state, session.request.run.training_seeds)
+        check_saved(state, session.request.training_seeds)
         return state
 
     def _hand_over(self, chunk: Chunk) -> None:
@@ -308,17 +318,21 @@ class Saver:
 
     def _policies(self, env_steps: int) -> Policies:
         session = self._session
-        facts: dict[str, Any] = {"agent": session.request.agent, "env": session.request.env.to_json()}
-        live, best, reached_at = session.agent.policy(), session.best.policy(), session.best.kept.reached_at
-        if (members := session.loop.members).dropped:
-            # What the checkpoint keeps of the others is half trained: nobody should judge or share it unawares.
-            facts["dropped"] = members.state()
-            live = live.only(*members.left)
-            best = None if best is None else best.only(*members.left)
-            reached_at = reached_at[members.remain]
-        found: Policies = [(self._folder.policy, copied(live), {**facts, session.request.unit: env_steps})]
-        if best is not None:
-            found.append((self._folder.best, copied(best), {**facts, "best_at": reached_at.tolist()}))
+        live, best, remain = session.agent.policy(), session.best.policy(), session.loop.members.remain
+        found: Policies = []
+        for share in self._shares:
+            # What the checkpoint keeps of dropped ones is half trained: nobody should judge or share it unawares.
+            members = [member for member in share.members if remain[member]]
+            if not members:
+                continue
+            facts: dict[str, Any] = {"agent": session.request.agent, "env": session.request.env.to_json()}
+            if dropped := session.loop.members.facts(share.members):
+                facts["dropped"] = dropped
+            own = share.policy_of(live, members)
+            found.append((share.folder.policy, copied(own), {**facts, session.request.unit: env_steps}))
+            if best is not None:
+                at = session.best.kept.reached_at[members].tolist()
+                found.append((share.folder.best, copied(share.policy_of(best, members)), {**facts, "best_at": at}))
         return found
 
     def _write(self, env_steps: int, state: Snapshot, pieces: Sequence[_Piece], policies: Policies) -> None:

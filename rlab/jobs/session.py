@@ -7,6 +7,8 @@ from functools import partial
 from threading import Event
 from typing import Any
 
+import numpy as np
+
 from rlab.agents import check_action_space, load_agent
 from rlab.envs import TensorVectorEnv, atari_notes, make_vec, tensor_env_of
 from rlab.errors import RlabError, UsageError
@@ -22,7 +24,7 @@ from rlab.jobs.data_parallel import Follower, WeightCheck, check_alike, check_sp
 from rlab.jobs.data_sources import check_demonstrations, check_training_only, data_source, make_sampler, make_storage
 from rlab.jobs.engine import CPU, Engine, can_step_tensors, choose
 from rlab.jobs.films import check_can_film
-from rlab.jobs.foreign_code import resume_command
+from rlab.jobs.foreign_code import only_here, resume_command
 from rlab.jobs.inputs import NO_INPUTS, Inputs, demonstrations_for
 from rlab.jobs.judging import Judge, judging_failed, judging_notes
 from rlab.jobs.listeners import Audience
@@ -30,7 +32,8 @@ from rlab.jobs.outcome import Outcome
 from rlab.jobs.recording import Recorder
 from rlab.jobs.request import Request
 from rlab.jobs.signals import stop_on_signal
-from rlab.jobs.unread import as_started, unread_settings
+from rlab.jobs.unread import as_started, with_unread
+from rlab.jobs.varied import name_of
 from rlab.learning.base_loop import JudgementError, Periods
 from rlab.learning.best import BestPolicy
 from rlab.learning.common_config import own_network, patience_of
@@ -92,17 +95,20 @@ class Session:
             if built.start is not None:
                 in_force = as_started(request.settings, self.agent.policy().spec.preprocess)
                 request = replace(request, start=built.start, settings=in_force)
-            unread = unread_settings(request, agent_class, spaces[1])
-            self.request = replace(request, unread=unread, engine=self.engine.to_json())
+            self.request, self.parts = with_unread(
+                replace(request, engine=self.engine.to_json()), agent_class, spaces[1]
+            )
             self._check_time_limit()
             check_training_only(run, request.env, self.agent, self.demonstrations)
             if run.film_every:
                 check_can_film(request.env)
-            self.members = (Survivors if run.on_nan == "drop-member" else Everyone)(self.agent, run.training_seeds)
+            names = [name_of(each) for each in request.vary for _ in run.training_seeds]
+            kind = Survivors if run.on_nan == "drop-member" else Everyone
+            self.members = kind(self.agent, request.training_seeds, names)
             self.storage = make_storage(self._source, self.agent, run, self.demonstrations, self.env)
             share, where = request.sources.demonstration_share, (request.env, self.env)
             rows = self.storage, self.demonstrations, share
-            sampler = make_sampler(self._source, self.agent, run, *rows, *where)
+            sampler = make_sampler(self._source, self.agent, *rows, *where)
             self._sampler = split_sampler(sampler, self.agent, ranks)
             check_alike(self.request, ranks)
             if self._online:
@@ -121,7 +127,8 @@ class Session:
             env = tensor_env_of(spec)
             return (env.obs_space, env.action_space), None
         # An agent that learns from a dataset needs one env for its spaces, and others to be judged in.
-        place = (run.training_seeds, run.num_envs, run.vector) if self._online else ((run.seed,), 1)
+        seeds = self.request.training_seeds
+        place = (seeds, run.num_envs, run.vector) if self._online else ((run.seed,), 1)
         host = self._host_envs(*place)
         undo.callback(host.close)
         return (host.obs_space, host.action_space), host
@@ -139,10 +146,10 @@ class Session:
 
     def _make_env(self) -> DeviceEnv:
         """The training envs, as the engine has them."""
-        run, spec = self.request.run, self.request.env
+        run, spec, seeds = self.request.run, self.request.env, self.request.training_seeds
         if self.engine.tensor:
-            return TensorVectorEnv(tensor_env_of(spec), run.training_seeds, run.num_envs, self.engine.device)
-        return HostEnv(self._host_envs(run.training_seeds, run.num_envs, run.vector), self.engine.device)
+            return TensorVectorEnv(tensor_env_of(spec), seeds, run.num_envs, self.engine.device)
+        return HostEnv(self._host_envs(seeds, run.num_envs, run.vector), self.engine.device)
 
     def _check_time_limit(self) -> None:
         """Refuse an env that cuts its episodes to an agent that cannot learn from cut ones."""
@@ -160,7 +167,9 @@ class Session:
     def describe(self) -> str:
         """What is about to happen, for people."""
         run, env = self.request.run, self.request.env
-        seeds = f"seed {run.seed}" if run.seeds == 1 else f"seeds {run.seed} to {run.seed + run.seeds - 1}"
+        seeds, sets = f"seed {run.seed}", self.request.vary
+        seeds = seeds if run.seeds == 1 else f"seeds {run.seed} to {run.seed + run.seeds - 1}"
+        seeds += f" for each of {len(sets)} sets of settings" if sets else ""
         source, settings = self._source, self.request.settings
         online = self._online
         steps = whole_steps(run.env_steps, run.num_envs)
@@ -173,6 +182,7 @@ class Session:
             f"{self.request.agent} on {env.label}: {seeds}, {size}, {self.engine}{shared(self.ranks)}",
             f"{source.name}: {self._capacity:,} transitions per seed, {mib}; {learns}",
         ]
+        lines += [f"set {number}: {name_of(each)}" for number, each in enumerate(sets)]
         policy = self.agent.policy()
         lines += shapes(policy, self.agent.networks)
         if online and self.demonstrations is not None:
@@ -227,8 +237,10 @@ class Session:
                     judged = None
                     if finished and run.final_eval_episodes and not any_process(stop.is_set() or audience.leaves):
                         judged = self._record.judge(partial(self.evaluate, verdict=True), loop.clock.env_steps)
-                stopped_by = None if finished else audience.stopped_by
-                return Outcome(finished, loop.clock.env_steps, judged, stopped_by, any_process(stop.is_set()))
+                    stopped_by = None if finished else audience.stopped_by
+                    outcome = Outcome(finished, loop.clock.env_steps, judged, stopped_by, any_process(stop.is_set()))
+                    self._record.ended(outcome.status(run.final_eval_episodes > 0), outcome.why)
+                return outcome
             finally:
                 self._judge.close()
                 self.env.close()
@@ -256,7 +268,7 @@ class Session:
             self.env.suspend()
         self._warn_of_no_ending()
         policy = self.agent.policy()
-        policy = policy.only(*self.members.left) if self.members.dropped else policy
+        policy = policy.at(np.flatnonzero(self.members.remain).tolist()) if self.members.dropped else policy
         found: Evaluation | None = self.ranks.of_first(lambda: self._judge(policy, verdict))
         if alone and not last:
             self._judge.close()
@@ -305,7 +317,7 @@ class Session:
         with fitting(where):
             check_clock(state, self.request.unit, step, where)
             check_like(state, {"storage": self.storage.state()}, where)
-            check_saved(state, self.request.run.training_seeds)
+            check_saved(state, self.request.training_seeds)
             options = choices(self.agent.policy().spec.action_space)
             self.storage.load(state["storage"], (sound_rows(chunk.arrays(), options, where) for chunk in chunks))
             if self.demonstrations is not None:
@@ -360,14 +372,14 @@ class Session:
             stopping = self._early_stopping()
             validation = None if held_out is None else {**held_out, "weight": held_out.pop("valid").float()}
             self.loop = kind(
-                self.agent, run.training_seeds, self._sampler, run.updates, *rest, validation, stopping, programs
+                self.agent, self.members.seeds, self._sampler, run.updates, *rest, validation, stopping, programs
             )
         self.loop.members, self.loop.ranks = self.members, self.ranks
         return self.loop
 
     def _early_stopping(self) -> EarlyStopping | None:
         patience = patience_of(self.request.settings)
-        return None if patience is None else EarlyStopping(self.request.run.seeds, patience)
+        return None if patience is None else EarlyStopping(len(self.members.seeds), patience)
 
     def _run(self, loop: Loop, folder: RunFolder) -> bool:
         try:
@@ -386,11 +398,3 @@ class Session:
                 kept = f"The run is kept up to its last save; once that is fixed: {again}"
             raise type(error)(f"{str(error).rstrip('.')}. {kept}") from error
         return finished
-
-
-def only_here(env_id: str) -> str:
-    """The note for people on a run whose env no other process finds."""
-    return (
-        f"note: only this process can play {env_id}, which no module names; later: rlab.evaluate(run, env=...), "
-        "or move it into a module"
-    )

@@ -59,6 +59,8 @@ def session_for(request: Request, inputs: Inputs, audience: Audience, ranks: Ran
     request = split(request, ranks)
     if not request.run.shared_out:
         return Session(request, inputs, ranks)
+    if request.vary:
+        raise UsageError(f"{_flag(request)} shares members out that have the same settings; leave it or --vary out.")
     if any(map(audience.hears, ("on_metrics", "on_evaluation", "on_save", "on_episode"))):
         raise UsageError(
             f"{_flag(request)} trains in several processes, of which listeners hear on_start and on_end alone; "

@@ -8,6 +8,7 @@ from rlab.envs import EnvLike
 from rlab.jobs.own_networks import named_network
 from rlab.jobs.request import train_request
 from rlab.jobs.running import Run, start, unless_interrupted
+from rlab.jobs.varied import with_points
 from rlab.trust import Trust
 
 
@@ -19,6 +20,7 @@ def train(
     wrappers: Sequence[str] = (),
     out: str | Path | None = None,
     experiment: str | None = None,
+    vary: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]] = (),
     progress: bool = False,
     trust: Trust = False,
     listeners: Sequence[Any] = (),
@@ -35,6 +37,9 @@ def train(
         out: the run folder; None makes a fresh one under `runs/`.
         experiment: the name or file of the tuned settings to start from; None takes the one for this agent and env if
             there is one and the env is not changed by keywords or wrappers, `"none"` the plain defaults.
+        vary: settings of the agent in which members differ, `{"learning_rate": [1e-4, 3e-4]}`, every value of one with
+            every value of the others, or the sets themselves, `[{"learning_rate": 1e-4, "gamma": 0.9}, ...]`. All are
+            trained as one stack, each set with all seeds; `run.runs` has the run of each.
         progress: show a bar, as the command line does.
         trust: allow code from outside rlab that the folder of a teacher names: True, or the names of modules. Those in
             `.rlab-trust` in the working folder (`rlab trust my_envs`) are always allowed.
@@ -59,4 +64,5 @@ def train(
     """
     settings = named_network(settings)
     request = train_request(agent, env, env_kwargs or {}, wrappers, experiment, settings, trust=trust)
+    request = with_points(request, vary, "rlab.train(vary=...)")
     return unless_interrupted(start(request, out, progress, trust, listeners))

@@ -63,6 +63,13 @@ def unread_settings(request: Request, agent_class: Any, action_space: "Space") -
     return found
 
 
+def with_unread(request: Request, agent_class: Any, action_space: "Space") -> tuple[Request, list[Request]]:
+    """The request, and that of each set of its settings, with what is not in force; in the whole that of no set is."""
+    parts = [replace(part, unread=unread_settings(part, agent_class, action_space)) for part in request.parts()]
+    of_all = set.intersection(*(set(part.unread.items()) for part in parts))
+    return replace(request, unread={name: why for name, why in parts[0].unread.items() if (name, why) in of_all}), parts
+
+
 def as_started(settings: Any, preprocess: Mapping[str, Any]) -> Any:
     """The settings of an agent that begins with a policy, with that policy's scaling of observations, which another
     observation space may have changed."""

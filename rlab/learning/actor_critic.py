@@ -16,11 +16,12 @@ from rlab.experience.sequence_samplers import RolloutSampler
 from rlab.experience.storage import Storage
 from rlab.learning.choices import Activation, Init, LrSchedule, RewardScaling
 from rlab.learning.common_config import MemoryConfig, StochasticPolicyConfig, Unread
-from rlab.learning.contract import Batch, Now, Updated
+from rlab.learning.contract import Batch, Now, Scheduled, Updated
 from rlab.learning.exploration import ActionNoise
 from rlab.learning.novelty_config import NoveltyConfig
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.learning.optimizers import StackedOptimizer
+from rlab.learning.per_member import OF_OPTIMIZERS, over, per_member
 from rlab.learning.policy_and_value import PolicyAndValue, begins, successors
 from rlab.learning.policy_gradient import explained_variance, gae
 from rlab.learning.reward_scaling import RewardScaler
@@ -38,6 +39,7 @@ from rlab.search_ranges import chosen, searched
 from rlab.types import Clock
 
 REWARD_SCALINGS = ("none", "running")
+PER_MEMBER = (*OF_OPTIMIZERS, "gamma", "gae_lambda", "value_weight", "entropy_weight", "entropy_final")
 START = "state/"  # what the names of a batch that hold states begin with
 
 
@@ -133,6 +135,7 @@ class ActorCritic:
     action_spaces: ClassVar[tuple[type, ...]] = (Discrete, MultiDiscrete, MultiBinary, Box)
     heads: ClassVar[tuple[str, ...]] = STOCHASTIC_HEADS
     learns_with_memory: ClassVar[bool] = True
+    per_member: ClassVar[tuple[str, ...]] = PER_MEMBER
     terms: LossTerms
 
     def __init__(
@@ -206,12 +209,12 @@ class ActorCritic:
         without memory."""
         return self.model.initial_state(rows) | self.terms.initial_state(rows)
 
-    def scheduled(self, clock: Clock) -> dict[str, float]:
+    def scheduled(self, clock: Clock) -> Scheduled:
         """The learning rate and the weight of the entropy bonus, by when the rollout that ends now began: the last one
         still learns something."""
         config = self.config
         progress = max(0.0, clock.env_steps - clock.per_step * config.rollout_steps) / clock.total_env_steps
-        entropy = config.entropy_weight * (1.0 + (config.entropy_final - 1.0) * progress)
+        entropy = per_member(config, lambda each: each.entropy_weight * (1.0 + (each.entropy_final - 1.0) * progress))
         rates = {**self.optimizer.scheduled(clock, progress), **self.terms.scheduled(clock)}
         return {"entropy weight": entropy, "rollout began": progress, **rates}
 
@@ -282,8 +285,8 @@ class ActorCritic:
         self, reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, truncated: Tensor
     ) -> tuple[Tensor, Tensor]:
         """How much better than expected each row `[S, N, T]` went, and what its value should have been."""
-        config = self.config
-        advantage = gae(reward, value, next_value, terminated, truncated, config.gamma, config.gae_lambda)
+        gamma, gae_lambda = over(self.config.gamma, reward), over(self.config.gae_lambda, reward)
+        advantage = gae(reward, value, next_value, terminated, truncated, gamma, gae_lambda)
         return advantage, advantage + value
 
     def weight(self, batch: Batch) -> Tensor:
@@ -346,7 +349,8 @@ class ActorCritic:
             # one column more than there are rows takes what members with fewer finals have too many
             flat = torch.cat([next_value.flatten(1), next_value.new_zeros(len(next_value), 1)], dim=1)
             next_value = flat.scatter(1, batch["final_row"], hidden)[:, :-1].reshape(value.shape)
-        return _rows(features, num_envs), value, next_value
+        rows = features.unflatten(1, (num_envs, -1))[:, :, :-1].flatten(1, 2)  # without the one behind the last
+        return rows, value, next_value
 
     def _remembered(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """As `_values`, with the states that were acted with: what follows a row is seen in the state behind it, also
@@ -370,11 +374,6 @@ class ActorCritic:
 def _start(batch: Batch) -> State:
     """The state that the sequences of a minibatch begin with."""
     return {name.removeprefix(START): value for name, value in batch.items() if name.startswith(START)}
-
-
-def _rows(values: Tensor, num_envs: int) -> Tensor:
-    """`[S, N * (T + 1), ...] -> [S, N * T, ...]`: without the row behind the last."""
-    return values.unflatten(1, (num_envs, -1))[:, :, :-1].flatten(1, 2)
 
 
 def policy_parts(

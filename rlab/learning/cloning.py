@@ -18,9 +18,10 @@ from rlab.experience.storage import Storage
 from rlab.learning.actor_critic import actor_spec, policy_parts
 from rlab.learning.choices import ObsScaling
 from rlab.learning.common_config import StochasticPolicyConfig
-from rlab.learning.contract import Batch, Now
+from rlab.learning.contract import Batch, Now, Scheduled
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.learning.optimizers import StackedOptimizer
+from rlab.learning.per_member import OF_OPTIMIZERS
 from rlab.networks.continuous_heads import GaussianHead, SquashedGaussianHead
 from rlab.networks.distributions import only
 from rlab.networks.heads import STOCHASTIC_HEADS, StochasticHead, stochastic_head_json
@@ -68,6 +69,7 @@ class Cloner:
     data: ClassVar[str] = "dataset"
     action_spaces: ClassVar[tuple[type, ...]] = (Discrete, MultiDiscrete, MultiBinary, Box)
     heads: ClassVar[tuple[str, ...]] = STOCHASTIC_HEADS
+    per_member: ClassVar[tuple[str, ...]] = OF_OPTIMIZERS
     optimizer: StackedOptimizer
 
     def __init__(
@@ -120,7 +122,7 @@ class Cloner:
     def sampler(self, storage: Storage, draws: Draws) -> Sampler:
         return UniformSampler(storage, draws)
 
-    def scheduled(self, clock: Clock) -> dict[str, float]:
+    def scheduled(self, clock: Clock) -> Scheduled:
         return self.optimizer.scheduled(clock)
 
     def act(self, obs: Tensor, now: Now, state: State) -> Acted:

@@ -46,8 +46,10 @@ from rlab.types import Clock
 # The clock of an agent that learns from a dataset counts updates instead of env steps.
 Batch = dict[str, Tensor]
 
-# What `Agent.scheduled` gave for the present time: numbers where a function is called as it is, tensors `[]` where it
-# is part of a program, which goes on to use their present values. Arithmetic takes both.
+# What `Agent.scheduled` gives: numbers, and arrays `[S]` where members differ (`rlab.learning.per_member`).
+Scheduled = Mapping[str, float | np.ndarray]
+# What it gave for the present time: numbers where a function is called as it is, tensors `[]` where it is part of a
+# program, which goes on to use their present values, and `[S, 1]` where members differ. Arithmetic takes them all.
 Scalar = float | Tensor
 Now = Mapping[str, Scalar]
 
@@ -141,7 +143,7 @@ class Agent(Protocol):
         """
         ...
 
-    def scheduled(self, clock: Clock) -> Mapping[str, float]:
+    def scheduled(self, clock: Clock) -> Scheduled:
         """The numbers that follow the clock, by name: what `now` has. Called on the host, once for every vector step.
 
         Those whose name has a slash, such as `explore/epsilon`, are logged.

@@ -85,7 +85,7 @@ def check_agent(name: str, agent: Agent) -> None:
             f"the optimizers of {name} are called {', '.join(names)}, and `scheduled` gives each its learning rate by "
             "its name; give them different ones: StackedOptimizer(..., name=...)."
         )
-    _check_scheduled(name, agent.scheduled(Clock(0, 1)))
+    _check_scheduled(name, agent.scheduled(Clock(0, 1)), len(agent.policy().seeds))
     if not isinstance(agent.policy(), Policy):
         raise UsageError(f"{name}.policy() gives {_kind(agent.policy())}; it must be a rlab.networks.policy.Policy.")
     for field in agent.fields():
@@ -232,12 +232,17 @@ def _check_config(name: str, agent_class: Any) -> None:
         )
 
 
-def _check_scheduled(name: str, scheduled: Any) -> None:
+def _check_scheduled(name: str, scheduled: Any, members: int) -> None:
     if not isinstance(scheduled, Mapping):
         raise UsageError(f"{name}.scheduled gives {_kind(scheduled)}; it must be a dict of numbers by name.")
     for number, value in scheduled.items():
+        if isinstance(value, np.ndarray) and value.shape == (members,):
+            continue
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UsageError(f"{name}.scheduled gives {number!r} as {_kind(value)}; it must be a Python number.")
+            raise UsageError(
+                f"{name}.scheduled gives {number!r} as {_kind(value)}; it must be a Python number, or an array [S] "
+                "where members differ."
+            )
 
 
 def _check_mapping(name: str, part: str, found: Any, kind: type, words: str) -> None:

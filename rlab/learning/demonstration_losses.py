@@ -3,10 +3,12 @@
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rlab.learning.contract import Batch
+from rlab.learning.per_member import over, per_member
 from rlab.learning.returns import squared
 from rlab.networks.distributions import only
 from rlab.networks.heads import StochasticHead
@@ -42,14 +44,12 @@ class DemonstrationTerm:
     """A loss term of the rows that are demonstrated, for agents with Q values.
 
     Args:
-        name: `margin` or `conservative`.
-        weight: of the loss beside the agent's own.
-        margin: of `large_margin`.
+        config: a `QLearningConfig`, of which it is the `demonstration_loss`.
         policy: the agent's; its head reads Q values from outputs, and its observations may hold masks.
     """
 
-    def __init__(self, name: str, weight: float, margin: float, policy: Policy) -> None:
-        self.name, self._weight, self._margin = name, weight, margin
+    def __init__(self, config: Any, policy: Policy) -> None:
+        self.name, self._config = config.demonstration_loss, config
         self._preprocess = policy.preprocess
         self._head: Any = policy.head  # of Q values
 
@@ -58,7 +58,7 @@ class DemonstrationTerm:
         """The term that a `QLearningConfig` asks for; none where its `demonstration_loss` is none."""
         if config.demonstration_loss == "none":
             return []
-        return [cls(config.demonstration_loss, config.demonstration_weight, config.margin, policy)]
+        return [cls(config, policy)]
 
     def prepare(self, batch: Batch) -> Batch:
         if "demonstration" not in batch:
@@ -72,13 +72,13 @@ class DemonstrationTerm:
             return None
         q = only(self._head.values(outputs), batch.get("mask"))
         if self.name == "margin":
-            error = large_margin(q, batch["action"], self._margin)
+            error = large_margin(q, batch["action"], over(self._config.margin, q))
         else:
             error = conservative(q, batch["action"])
         return (error * batch["demonstration"]).mean(dim=-1)
 
-    def weight(self, clock: Clock) -> float:
-        return self._weight
+    def weight(self, clock: Clock) -> float | np.ndarray:
+        return per_member(self._config, lambda each: each.demonstration_weight)
 
 
 class CloningTerm:
@@ -87,21 +87,21 @@ class CloningTerm:
     distance in half ranges.
 
     Args:
-        weight: of the loss beside the agent's own.
+        config: an `OffPolicyConfig`, which has its weight beside the agent's own loss.
         policy: the agent's; its observations may hold masks.
     """
 
     name = "cloning"
 
-    def __init__(self, weight: float, policy: Policy) -> None:
-        self._weight = weight
+    def __init__(self, config: Any, policy: Policy) -> None:
+        self._config = config
         self._preprocess = policy.preprocess
         self._head: Any = policy.head
 
     @classmethod
     def of(cls, config: Any, policy: Policy) -> "list[CloningTerm]":
         """The term that a config asks for; none where its `cloning_weight` is 0."""
-        return [cls(config.cloning_weight, policy)] if config.cloning_weight else []
+        return [cls(config, policy)] if np.any(per_member(config, lambda each: each.cloning_weight)) else []
 
     def prepare(self, batch: Batch) -> Batch:
         if "demonstration" not in batch:
@@ -121,8 +121,8 @@ class CloningTerm:
             error = squared(self._head.normalised(action) - outputs.tanh()).sum(dim=-1)
         return torch.where(batch["demonstration"], error, torch.zeros_like(error)).mean(dim=-1)
 
-    def weight(self, clock: Clock) -> float:
-        return self._weight
+    def weight(self, clock: Clock) -> float | np.ndarray:
+        return per_member(self._config, lambda each: each.cloning_weight)
 
 
 def expectile(error: Tensor, tau: float) -> Tensor:

@@ -21,10 +21,10 @@ from rlab.places import warn
 AFTER_STEP = "its weights, or what the optimizer remembers of them, were not finite after a step"
 
 
-def spread(values: np.ndarray, found: Sequence[int], seeds: Sequence[int], missing: float) -> np.ndarray:
-    """What was found of the members with the training seeds `found`, `[L, E]`, as `[S, E]` of all `seeds`."""
-    whole = np.full((len(seeds), *values.shape[1:]), missing, values.dtype)
-    whole[np.isin(seeds, found)] = values
+def spread(values: np.ndarray, remain: np.ndarray, missing: float) -> np.ndarray:
+    """What was found of the members that remain, `[L, E]`, as `[S, E]`; `remain [S]` says which these are."""
+    whole = np.full((len(remain), *values.shape[1:]), missing, values.dtype)
+    whole[remain] = values
     return whole
 
 
@@ -57,11 +57,16 @@ class Dropped:
 
 
 class Everyone:
-    """All members learn, and what is not finite in any of them ends the run."""
+    """All members learn, and what is not finite in any of them ends the run.
 
-    def __init__(self, agent: Agent, seeds: Sequence[int]) -> None:
-        self.agent, self.seeds = agent, tuple(seeds)
+    Args:
+        names: of the settings of each member, for messages, where members differ in them.
+    """
+
+    def __init__(self, agent: Agent, seeds: Sequence[int], names: Sequence[str] = ()) -> None:
+        self.agent, self.seeds, self.names = agent, tuple(seeds), tuple(names)
         self.dropped: list[Dropped] = []
+        self.gone: list[int] = []  # the places of these in the stack, where several members may have one seed
 
     def learned(self, updated: Updated) -> Updated:
         """What counts of an update."""
@@ -98,13 +103,12 @@ class Everyone:
     @property
     def left(self) -> tuple[int, ...]:
         """The training seeds of the members that still learn."""
-        gone = {each.seed for each in self.dropped}
-        return tuple(seed for seed in self.seeds if seed not in gone)
+        return tuple(seed for seed, stays in zip(self.seeds, self.remain, strict=True) if stays)
 
     @property
     def remain(self) -> np.ndarray:
         """Which members these are, bool `[S]`."""
-        return np.isin(self.seeds, self.left)
+        return ~np.isin(np.arange(len(self.seeds)), self.gone)
 
     def hide(self, values: np.ndarray) -> np.ndarray:
         """Metrics `[S]` with NaN for dropped members; a number for the whole population as it is."""
@@ -112,15 +116,20 @@ class Everyone:
 
     def spread(self, values: np.ndarray, missing: float) -> np.ndarray:
         """What was found of the members that are left, `[L, E]`, as `[S, E]`."""
-        return spread(values, self.left, self.seeds, missing)
+        return spread(values, self.remain, missing)
 
     def state(self) -> list[dict[str, Any]]:
         """The members that were dropped."""
-        return [asdict(each) for each in self.dropped]
+        return [{**asdict(each), "member": member} for each, member in zip(self.dropped, self.gone, strict=True)]
+
+    def facts(self, members: range) -> list[dict[str, Any]]:
+        """Those of them at these places, as a policy's or a result's file lists them."""
+        return [asdict(each) for each, member in zip(self.dropped, self.gone, strict=True) if member in members]
 
     def load_state(self, state: Sequence[Mapping[str, Any]]) -> None:
         """Go on from `state()`."""
-        self.dropped = [Dropped(**each) for each in state]
+        self.gone = [each.get("member", self.seeds.index(each["seed"])) for each in state]
+        self.dropped = [Dropped(**{name: each[name] for name in each if name != "member"}) for each in state]
 
 
 class Survivors(Everyone):
@@ -135,8 +144,8 @@ class Survivors(Everyone):
         UsageError: the agent steps some of its parameters without a `StackedOptimizer`.
     """
 
-    def __init__(self, agent: Agent, seeds: Sequence[int]) -> None:
-        super().__init__(agent, seeds)
+    def __init__(self, agent: Agent, seeds: Sequence[int], names: Sequence[str] = ()) -> None:
+        super().__init__(agent, seeds, names)
         stepped = set().union(*map(stepped_by, agent.optimizers.values()))
         for name, network in agent.networks.items():
             if any(p.requires_grad and id(p) not in stepped for p in network.parameters()):
@@ -189,15 +198,16 @@ class Survivors(Everyone):
         Raises:
             RlabError: it was the last one.
         """
-        seed = self.seeds[member]
-        if any(each.seed == seed for each in self.dropped):
+        if not self.remain[member]:
             return
         self.alive[member] = False
-        self.dropped.append(Dropped(seed, time, updates, reason))
+        self.gone.append(member)
+        self.dropped.append(Dropped(self.seeds[member], time, updates, reason))
         left = len(self.seeds) - len(self.dropped)
         if not left:
             raise RlabError(f"every seed was dropped, so that none is left to train; the last: {self.dropped[-1]}")
-        warn(f"{self.dropped[-1]}; {left} of {len(self.seeds)} seeds {'goes' if left == 1 else 'go'} on")
+        where, kind = (f"{self.names[member]}: ", "members") if self.names else ("", "seeds")
+        warn(f"{where}{self.dropped[-1]}; {left} of {len(self.seeds)} {kind} {'goes' if left == 1 else 'go'} on")
 
     def look(self, suspects: Iterable[tuple[str, Tensor]], time: int, updates: int) -> None:
         """Say which members the device has dropped since the last look.
@@ -208,8 +218,8 @@ class Survivors(Everyone):
         Raises:
             RlabError: none is left.
         """
-        known = {each.seed for each in self.dropped}
-        fresh = [i for i, alive in enumerate(self.alive.tolist()) if not alive and self.seeds[i] not in known]
+        remain = self.remain
+        fresh = [i for i, alive in enumerate(self.alive.tolist()) if not alive and remain[i]]
         if not fresh:
             return
         named = list(suspects)

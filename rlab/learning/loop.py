@@ -7,7 +7,7 @@ the host looks in when it is over.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -27,6 +27,7 @@ from rlab.learning.contract import (
     LoopListener,
     NeedsEndings,
     Now,
+    Scheduled,
     Updated,
     initial_state,
     updates_due,
@@ -158,7 +159,7 @@ class EnvLoop(Loop):
         self.collector, self.storage, self.programs = collector, storage, programs
         self._reward_clip = reward_clip
         self._episodes = EpisodeBook(self.seeds, on_episodes)
-        self._scheduled: Mapping[str, float] | None = None  # what follows the clock, at the present time
+        self._scheduled: Scheduled | None = None  # what follows the clock, at the present time
         self._refuses_cuts = agent.needs_endings if isinstance(agent, NeedsEndings) else None  # what to change
 
     def begin(self) -> None:

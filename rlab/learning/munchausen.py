@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlab.learning.per_member import over
 from rlab.networks.distributions import choice_log_prob
 
 
 class Munchausen:
-    """The targets of equation 2, from the values of the target network.
+    """The targets of equation 2, from the values of the target network. Each number may be `[S, 1]`.
 
     Args:
         alpha: share of the log probability that is added to the reward.
@@ -18,7 +19,7 @@ class Munchausen:
         clip: the lowest that temperature times log probability counts, 0 or less; the paper's l0.
     """
 
-    def __init__(self, alpha: float, temperature: float, clip: float) -> None:
+    def __init__(self, alpha: float | Tensor, temperature: float | Tensor, clip: float | Tensor) -> None:
         self.alpha, self.temperature, self.clip = alpha, temperature, clip
 
     @classmethod
@@ -30,13 +31,14 @@ class Munchausen:
 
     def policy(self, q: Tensor) -> Tensor:
         """The probabilities of actions, `[..., A]`, from their values, -inf where forbidden."""
-        return (q / self.temperature).softmax(dim=-1)
+        return (q / over(self.temperature, q)).softmax(dim=-1)
 
     def reward(self, q: Tensor, action: Tensor) -> Tensor:
         """What is added to the reward of `action [...]` where the actions are worth `q [..., A]`."""
-        bonus = self.temperature * choice_log_prob(q / self.temperature, action)
-        return self.alpha * bonus.clamp(self.clip, 0.0)
+        bonus = over(self.temperature, action) * choice_log_prob(q / over(self.temperature, q), action)
+        return over(self.alpha, action) * bonus.clamp(max=0.0).clamp(min=over(self.clip, action))
 
     def bonus(self, policy: Tensor) -> Tensor:
         """What is added to the mean value under `policy [..., A]`: its entropy in nats times the temperature."""
-        return self.temperature * torch.special.entr(policy).sum(dim=-1)
+        entropy = torch.special.entr(policy).sum(dim=-1)
+        return over(self.temperature, entropy) * entropy

@@ -17,9 +17,10 @@ from rlab.experience.env_contract import Step
 from rlab.experience.samplers import Sampler
 from rlab.experience.storage import Storage
 from rlab.experience.successors import SuccessorSampler
-from rlab.learning.contract import Batch, Now, Updated
+from rlab.learning.contract import Batch, Now, Scheduled, Updated
 from rlab.learning.novelty import RandomNetworkDistillation, led_to
 from rlab.learning.novelty_config import pays_for_novelty
+from rlab.learning.per_member import first_of, settings_per_member
 from rlab.networks.spaces import Space
 from rlab.types import Clock
 
@@ -30,7 +31,8 @@ def with_novelty(agent_class: Any, settings: object) -> Any:
     """The class of an agent, with a reward for novelty where its settings ask for one."""
     if not pays_for_novelty(settings):
         return agent_class
-    names = {"__module__": agent_class.__module__, "__doc__": agent_class.__doc__}
+    able = tuple(name for name in settings_per_member(agent_class) if name not in ("gamma", "n_step"))
+    names = {"__module__": agent_class.__module__, "__doc__": agent_class.__doc__, "per_member": able}
     return type(agent_class.__name__, (PaidForNovelty, agent_class), names)
 
 
@@ -83,9 +85,9 @@ class PaidForNovelty:
         """The agent's, with what every step of a window of several led to."""
         agent: Any = super()
         found: Sampler = agent.sampler(storage, draws)
-        return SuccessorSampler(found, storage) if getattr(self.config, "n_step", 1) > 1 else found
+        return SuccessorSampler(found, storage) if getattr(first_of(self.config), "n_step", 1) > 1 else found
 
-    def scheduled(self, clock: Clock) -> dict[str, float]:
+    def scheduled(self, clock: Clock) -> Scheduled:
         """Also the learning rate of novelty."""
         agent: Any = super()
         return {**agent.scheduled(clock), **self._novelty.optimizer.scheduled(clock)}

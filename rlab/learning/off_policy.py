@@ -18,11 +18,12 @@ from rlab.experience.storage import Storage
 from rlab.learning.action_values import critic_errors
 from rlab.learning.choices import Activation, Init
 from rlab.learning.common_config import Unread
-from rlab.learning.contract import Batch, Now
+from rlab.learning.contract import Batch, Now, Scheduled
 from rlab.learning.demonstration_losses import CloningTerm
 from rlab.learning.exploration import UniformActions
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.learning.optimizers import StackedOptimizer
+from rlab.learning.per_member import OF_OPTIMIZERS, first_of
 from rlab.learning.replay_settings import ReplaySettings, replay_sampler, replay_schedule, weighed
 from rlab.learning.returns import continuation, n_step_return, squared, weighted_mean
 from rlab.learning.targets import follow
@@ -108,6 +109,10 @@ class OffPolicy:
     slow_copies: ClassVar[bool] = True  # whether the critics learn from copies of themselves that follow them
     networks: dict[str, nn.Module]
     optimizers: dict[str, StackedOptimizer]
+    per_member: ClassVar[tuple[str, ...]] = (
+        *OF_OPTIMIZERS,
+        *("gamma", "n_step", "target_tau", "cloning_weight", "priority_beta"),
+    )
     terms: LossTerms
 
     def __init__(
@@ -124,7 +129,8 @@ class OffPolicy:
         self._begins_fresh = start is None
         self._check_bounds()
         # trust: the layers of a given policy or network were checked where it was opened
-        self._policy = build_policy(start or self.policy_spec(config, obs_space, action_space), seeds, trust=True)
+        spec = start or self.policy_spec(first_of(config), obs_space, action_space)
+        self._policy = build_policy(spec, seeds, trust=True)
         self._policy.to(device)
         self.head: Any = self._policy.head
         self.preprocess, self.actor = self._policy.preprocess, self._policy.network
@@ -217,9 +223,10 @@ class OffPolicy:
     def sampler(self, storage: Storage, draws: Draws) -> Sampler:
         return replay_sampler(self.config, storage, draws)
 
-    def scheduled(self, clock: Clock) -> dict[str, float]:
+    def scheduled(self, clock: Clock) -> Scheduled:
         """Whether actions are uniform, the learning rates, the weights of loss terms and of transitions."""
-        found = {"explore/uniform": float(self._begins_fresh and clock.env_steps < self.config.learning_starts)}
+        begins = self._begins_fresh and clock.env_steps < self.config.learning_starts
+        found: dict[str, float | np.ndarray] = {"explore/uniform": float(begins)}
         found |= replay_schedule(self.config, clock) | self.terms.scheduled(clock)
         for optimizer in self.optimizers.values():
             found |= optimizer.scheduled(clock)

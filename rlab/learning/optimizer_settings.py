@@ -3,12 +3,15 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rlab.errors import UsageError, unknown
+from rlab.learning.per_member import first_of, per_member
 from rlab.learning.schedules import CONSTANT, Schedule
 
 
@@ -62,18 +65,21 @@ class OptimizerSettings:
     max_grad_norm: float | None = None  # of one member's whole gradient; None: not clipped
     schedule: Schedule = CONSTANT  # of the learning rate
     beta1: float = 0.9  # share of the past in the mean gradient of those that are kinds of Adam
+    config: Any = None  # where they come from, if its members may differ in rate or norm; the rest is the first's
 
     @classmethod
     def of(cls, config: Any) -> "OptimizerSettings":
         """Those of a learner's config, `rlab.learning.common_config.OptimizerConfig`."""
+        first = first_of(config)
         return cls(
-            config.optimizer,
-            config.learning_rate,
-            config.weight_decay,
-            config.l1,
-            config.optimizer_eps,
-            config.max_grad_norm,
-            Schedule(config.lr_schedule, config.lr_final, config.lr_warmup_fraction, config.lr_steps),
+            first.optimizer,
+            first.learning_rate,
+            first.weight_decay,
+            first.l1,
+            first.optimizer_eps,
+            first.max_grad_norm,
+            _schedule_of(first),
+            config=None if first is config else config,
         )
 
     def make(self, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
@@ -88,9 +94,16 @@ class OptimizerSettings:
             kwargs["capturable"] = True
         return OPTIMIZERS[self.name]([{"params": [parameter]} for parameter in parameters], **kwargs)
 
-    def rate(self, progress: float) -> float:
-        """The learning rate when this share of the budget is used."""
-        return self.learning_rate * self.schedule.factor(progress)
+    def rate(self, progress: float) -> float | np.ndarray:
+        """The learning rate when this share of the budget is used; `[S]` where members differ."""
+        if self.config is None:
+            return self.learning_rate * self.schedule.factor(progress)
+        return per_member(self.config, lambda each: each.learning_rate * _schedule_of(each).factor(progress))
+
+    @property
+    def most_norm(self) -> float | Tensor | None:
+        """To what a member's gradient is clipped; `[S, 1]` where members differ."""
+        return self.max_grad_norm if self.config is None else self.config.max_grad_norm
 
     def __post_init__(self) -> None:
         if self.name not in OPTIMIZERS:
@@ -107,3 +120,12 @@ class OptimizerSettings:
             raise UsageError(f"optimizer eps {self.eps} must be 0 or more; None takes torch's default.")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise UsageError(f"max_grad_norm {self.max_grad_norm} must be above 0; None leaves gradients alone.")
+
+
+def _schedule_of(config: Any) -> Schedule:
+    return _schedule(config.lr_schedule, config.lr_final, config.lr_warmup_fraction, config.lr_steps)
+
+
+@lru_cache(maxsize=1024)
+def _schedule(name: str, final: float, warmup_fraction: float, steps: int) -> Schedule:
+    return Schedule(name, final, warmup_fraction, steps)

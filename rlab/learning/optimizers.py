@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -58,12 +59,12 @@ class StackedOptimizer:
         self._flats = [nn.Parameter(flattened(part.parameters, self._rows)) for part in self._parts]
         self._grads = [torch.zeros_like(flat) for flat in self._flats]
         self.torch_optimizer = self.settings.make(self._flats)
-        self._set_rates([self.settings.rate(0.0) * part.factor for part in self._parts])
+        self._set_rates([float(np.max(self.settings.rate(0.0))) * part.factor for part in self._parts])
         self._learning: list[int] = []  # the parts that learn now
         self._set_time(0)
 
-    def scheduled(self, clock: Clock, progress: float | None = None) -> dict[str, float]:
-        """The learning rate at this time: part of what the agent's `scheduled` gives.
+    def scheduled(self, clock: Clock, progress: float | None = None) -> dict[str, float | np.ndarray]:
+        """The learning rate at this time, `[S]` where members differ: part of what the agent's `scheduled` gives.
 
         Args:
             progress: the share of the budget that the schedule goes by; None: the clock's.
@@ -85,8 +86,7 @@ class StackedOptimizer:
 
     def next_event(self, clock: Clock) -> int | None:
         """The first time behind this one, in env steps, at which `at` does something; None: never again."""
-        begins = [group.begins_at for group in self.groups]
-        later = [time for time in begins if time is not None and time > clock.env_steps]
+        later = [at for group in self.groups if (at := group.begins_at) is not None and at > clock.env_steps]
         later += [hook.next_event(clock) for hook in self.hooks]
         return min(later, default=None)
 
@@ -126,8 +126,7 @@ class StackedOptimizer:
 
     def rates(self) -> dict[str, float]:
         """The learning rate of every group, learning or not, in the last step whose rate the host knew."""
-        rates = [settings["lr"] for settings in self.torch_optimizer.param_groups]
-        return {part.name: rate for part, rate in zip(self._parts, rates, strict=True)}
+        return {part.name: self.torch_optimizer.param_groups[i]["lr"] for i, part in enumerate(self._parts)}
 
     @property
     def flat(self) -> nn.Parameter:
@@ -143,7 +142,7 @@ class StackedOptimizer:
         Parameters that the loss does not depend on have a gradient of 0.
 
         Args:
-            now: holds the learning rate that `scheduled` gave; None: the rate of the last step.
+            now: holds the learning rate that `scheduled` gave; None: the rate of the last step, of all members.
             members: bool `[S]`, who takes the step; the others stand still, moments and all. None: everybody. The
                 count of steps, which corrects the bias of Adam's moments, is everybody's and goes on.
 
@@ -170,9 +169,8 @@ class StackedOptimizer:
                 grad.add_(self._flats[i].detach().sign(), alpha=self.settings.l1)
         norms = [torch.linalg.vector_norm(grad, dim=1) for grad in grads]
         norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms), dim=0)
-        if self.settings.max_grad_norm is not None:
-            for grad in grads:
-                clip_members(grad, norm, self.settings.max_grad_norm)
+        for grad in grads:
+            clip_members(grad, norm, self.settings.most_norm)
         members = who_steps(self.alive, loss, norm, members)
         found = [hook.before() for hook in self.hooks]
         self._move(None if now is None else self._rate_of(now), members)
@@ -202,8 +200,9 @@ class StackedOptimizer:
         """The step itself.
 
         Args:
-            rate: None: as it is. A tensor: the host does not know it. Every optimizer here moves a number by the rate
-                times something that does not depend on the rate, so that the step is made at 1 and cut down to it.
+            rate: None: as it is. A tensor, `[]` or `[S, 1]`: the host does not know it, or members differ. Every
+                optimizer here moves a number by the rate times something that does not depend on the rate, so that the
+                step is made at 1 and cut down to it.
             members: bool `[S]`; under Adam even a zero gradient moves, so that those who stand still are put back.
         """
         flats = [self._flats[i] for i in self._learning]
@@ -241,9 +240,11 @@ class StackedOptimizer:
         self._set_time(state["env_steps"])
 
 
-def clip_members(grad: Tensor, norm: Tensor, max_norm: float) -> None:
+def clip_members(grad: Tensor, norm: Tensor, max_norm: float | Tensor | None) -> None:
     """Scale, in place, the gradient `[S, P]` of each member whose `norm [S]` is above `max_norm` down to it.
 
-    Pascanu et al. (2013), algorithm 1, for every member by itself.
+    Pascanu et al. (2013), algorithm 1, for every member by itself; `max_norm` may be `[S, 1]`, a number for each;
+    None leaves all as they are.
     """
-    grad.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0).unsqueeze(1))
+    if max_norm is not None:
+        grad.mul_((max_norm / (norm.unsqueeze(1) + 1e-6)).clamp(max=1.0))

@@ -21,8 +21,8 @@ def gae(
     next_value: Tensor,
     terminated: Tensor,
     truncated: Tensor,
-    gamma: float,
-    gae_lambda: float,
+    gamma: float | Tensor,
+    gae_lambda: float | Tensor,
 ) -> Tensor:
     """Generalised advantage estimates (Schulman et al. 2016, equation 16), `[..., T]`.
 
@@ -33,6 +33,7 @@ def gae(
         value: of the observation that each row acted on.
         next_value: of the true successor of each row, also where an episode was cut.
         terminated, truncated: bool; where both are true the row terminated.
+        gamma, gae_lambda: numbers, or numbers that broadcast over the rows.
 
     Raises:
         ValueError: the shapes differ; broadcast, they would mix rows without an error.
@@ -43,7 +44,9 @@ def gae(
     return accumulate(delta, carry, delta.new_zeros(delta.shape[:-1]))
 
 
-def returns_to_go(reward: Tensor, next_value: Tensor, terminated: Tensor, truncated: Tensor, gamma: float) -> Tensor:
+def returns_to_go(
+    reward: Tensor, next_value: Tensor, terminated: Tensor, truncated: Tensor, gamma: float | Tensor
+) -> Tensor:
     """The discounted sum of rewards from each row to the end of its episode, `[..., T]` (Williams 1992).
 
     Where the episode was cut, by a time limit or by the rollout's end, `next_value` of the last row stands for what
@@ -76,7 +79,9 @@ def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float | Tensor) ->
     return torch.maximum(-advantage * ratio, -advantage * held)
 
 
-def value_loss(value: Tensor, target: Tensor, old_value: Tensor | None = None, clip: float | None = None) -> Tensor:
+def value_loss(
+    value: Tensor, target: Tensor, old_value: Tensor | None = None, clip: float | Tensor | None = None
+) -> Tensor:
     """Half the squared error of each row, `[..., B]`.
 
     With `clip` a prediction that has moved further than that from `old_value` is held there, where this makes the loss

@@ -1,12 +1,13 @@
 """How a loop calls the functions of a cycle: as they are, as compiled programs, or captured on a GPU."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 
 from rlab.learning.capture import CapturedCycle
-from rlab.learning.contract import Now
+from rlab.learning.contract import Now, Scheduled
 from rlab.learning.program import NotTraceable, Program
 
 Found = TypeVar("Found")
@@ -22,18 +23,33 @@ class Captured(NamedTuple):
 
 
 class Programs:
-    """Calls functions as they are."""
+    """Calls functions as they are.
+
+    Args:
+        device: where the tensors are.
+    """
 
     compiles = False
     cycle_steps: Sequence[int] = (1,)  # how many vector steps a cycle may have, the most first
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
 
     def run(self, name: str, function: Callable[..., Found], *args: Any) -> Found:
         """Call a function; of one name it is always the same one, whose attributes keep their tensors."""
         return function(*args)
 
-    def scalars(self, values: Sequence[Mapping[str, float]]) -> Sequence[Now]:
-        """What follows the clock at successive times, as functions take it."""
-        return values
+    def scalars(self, values: Sequence[Scheduled]) -> Sequence[Now]:
+        """What follows the clock at successive times, as functions take it: numbers, and `[S, 1]` where members
+        differ."""
+        return [{name: self._number(value) for name, value in each.items()} for each in values]
+
+    def _number(self, value: float | np.ndarray) -> float | torch.Tensor:
+        if not isinstance(value, np.ndarray):
+            return value
+        if (value == value[0]).all():  # such as 0, how far targets follow in most steps
+            return float(value[0])
+        return torch.as_tensor(value, dtype=torch.float32, device=self._device).unsqueeze(1)
 
     def capture(self, key: Hashable, function: Callable[[], Any]) -> Captured:
         """Do what the function does: of one key always the same, with what is new in tensors that it finds in the same
@@ -44,7 +60,7 @@ class Programs:
         """What is no tensor has changed, such as which parameters learn: compile and capture everything again."""
 
 
-AS_IT_IS = Programs()
+AS_IT_IS = Programs(torch.device("cpu"))
 
 
 class CompiledPrograms(Programs):
@@ -60,7 +76,8 @@ class CompiledPrograms(Programs):
     compiles = True
 
     def __init__(self, device: torch.device, note: Callable[[str], None]) -> None:
-        self._device, self._note = device, note
+        super().__init__(device)
+        self._note = note
         self._captures = device.type == "cuda"
         self.cycle_steps = CAPTURED_STEPS if self._captures else (1,)
         self._programs: dict[str, Program] = {}
@@ -83,11 +100,12 @@ class CompiledPrograms(Programs):
             return function(*args)
         return found
 
-    def scalars(self, values: Sequence[Mapping[str, float]]) -> Sequence[Now]:
-        numbers = torch.tensor([list(each.values()) for each in values], dtype=torch.float32)
+    def scalars(self, values: Sequence[Scheduled]) -> Sequence[Now]:
+        rows_of_numbers = [np.concatenate([np.atleast_1d(value) for value in each.values()]) for each in values]
+        numbers = torch.from_numpy(np.stack(rows_of_numbers)).float()
         if len(values) not in self._tables:
             table = torch.empty_like(numbers, device=self._device)
-            rows: Sequence[Now] = [dict(zip(values[0], row.unbind(), strict=True)) for row in table.unbind()]
+            rows: Sequence[Now] = [_named(values[0], row) for row in table.unbind()]
             self._tables[len(values)] = table, rows
         table, rows = self._tables[len(values)]
         table.copy_(numbers, non_blocking=True)
@@ -118,3 +136,10 @@ class CompiledPrograms(Programs):
         assert self._called is not None
         self._ran = True
         return self._called()
+
+
+def _named(values: Scheduled, row: torch.Tensor) -> Now:
+    """The numbers of a row by name, each a view: `[]`, or `[S, 1]` where members differ."""
+    parts = row.split([np.size(value) for value in values.values()])
+    named = zip(values.items(), parts, strict=True)
+    return {n: part.unsqueeze(1) if isinstance(value, np.ndarray) else part[0] for (n, value), part in named}

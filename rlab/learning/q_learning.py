@@ -9,6 +9,7 @@ from rlab.learning.choices import Activation, DemonstrationLoss, Init, ValueHead
 from rlab.learning.common_config import NetworkConfig, Unread
 from rlab.learning.demonstration_losses import DEMONSTRATION_LOSSES
 from rlab.learning.exploration import linear
+from rlab.learning.per_member import OF_OPTIMIZERS
 from rlab.learning.returns import LOSSES
 from rlab.networks.spaces import Space
 from rlab.ranges import check_counts, check_not_negative, check_positive, check_positive_shares, check_shares
@@ -22,6 +23,12 @@ OF_HEADS: dict[str, tuple[str, ...]] = {
     "quantile_kappa": ("qr", "iqn"),
     **dict.fromkeys(("iqn_samples", "iqn_points", "iqn_cosines"), ("iqn",)),
 }
+# Settings that may differ from member to member, of those that the agents below have.
+PER_MEMBER = (
+    *(*OF_OPTIMIZERS, "gamma", "n_step", "target_every", "target_tau", "epsilon_start", "epsilon_end"),
+    *("epsilon_fraction", "munchausen_alpha", "munchausen_temperature", "munchausen_clip", "priority_beta"),
+    *("demonstration_weight", "margin"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

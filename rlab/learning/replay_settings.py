@@ -4,6 +4,8 @@ sampler whose batches have a `weight`, and an exponent of it that follows the cl
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from rlab.draws import Draws
 from rlab.errors import UsageError, unknown
 from rlab.experience.prioritised_sampler import PrioritisedSampler
@@ -15,6 +17,7 @@ from rlab.learning.contract import Batch, Now
 from rlab.learning.exploration import linear
 from rlab.learning.hindsight_config import HindsightConfig
 from rlab.learning.novelty_config import NoveltyConfig
+from rlab.learning.per_member import per_member
 from rlab.networks.spaces import Space
 from rlab.ranges import check_counts, check_not_negative, check_shares
 from rlab.search_ranges import searched
@@ -68,9 +71,11 @@ def replay_sampler(config: Any, storage: Storage, draws: Draws) -> UniformSample
     return UniformSampler(storage, draws, config.n_step)
 
 
-def replay_schedule(config: Any, clock: Clock) -> dict[str, float]:
+def replay_schedule(config: Any, clock: Clock) -> dict[str, float | np.ndarray]:
     """The exponent of importance weights now, which rises to 1 (Schaul et al. 2016, section 3.4)."""
-    return {"replay/beta": linear(config.priority_beta, 1.0, 1.0, clock.progress)} if prioritises(config) else {}
+    if not prioritises(config):
+        return {}
+    return {"replay/beta": per_member(config, lambda each: linear(each.priority_beta, 1.0, 1.0, clock.progress))}
 
 
 def weighed(batch: Batch, now: Now) -> Batch:

@@ -21,6 +21,7 @@ from rlab.experience.samplers import Sampler
 from rlab.experience.sequence_samplers import SequenceSampler
 from rlab.experience.storage import Storage
 from rlab.learning.contract import Batch
+from rlab.learning.per_member import largest, over
 from rlab.learning.replay_settings import prioritises
 from rlab.learning.replayed_rows import NO_FIELDS
 from rlab.learning.returns import continuation, n_step_return
@@ -72,7 +73,8 @@ class ReplayedWindows:
     def prepare(self, batch: Batch, terms: LossTerms, of_target: bool) -> Batch:
         """Values `[S, B, T, ...]` of the rows that are learned from, and under names that begin with `WINDOW` what the
         networks read, `[S, B, L, ...]`."""
-        shape, first, gamma = batch["valid"].shape[1:], self.config.burn_in, self.config.gamma  # [B, L]
+        shape, first = batch["valid"].shape[1:], self.config.burn_in  # [B, L]
+        gamma = over(self.config.gamma, batch["valid"])
         obs, next_obs = (self.preprocess(batch[name].flatten(1, 2)) for name in ("obs", "next_obs"))
         state = self.policy.initial_state(shape[0])
         state = {name: batch[name][:, :, 0] if name in batch else value for name, value in state.items()}
@@ -81,7 +83,7 @@ class ReplayedWindows:
             for found in memory.unroll_ahead(self.target, obs, next_obs, state, batch["begins"])
         )
         learned = {name: batch[name][:, :, first:] for name in batch if batch[name].shape[1:3] == shape}
-        reward, steps = n_step_windows(learned, self.config.n_step)
+        reward, steps = n_step_windows(learned, largest(self.config, "n_step"), self.config.n_step)
         last = torch.arange(steps.shape[-1], device=steps.device) + steps - 1  # row whose successor comes next
         terminated = learned["terminated"].gather(-1, last)
         prepared = {
@@ -146,7 +148,7 @@ class ReplayedWindows:
         return state, {name: value[:, :, first:] for name, value in windows.items()}
 
 
-def n_step_windows(batch: Batch, n_step: int) -> tuple[Tensor, Tensor]:
+def n_step_windows(batch: Batch, n_step: int, own_steps: int | Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The rewards `[..., T, n]` of the next n rows from each of T rows on, and how many of them count `[..., T]`.
 
     A return stops where its episode ends and at the window's last row, so that there it has fewer steps. Rewards that
@@ -154,6 +156,7 @@ def n_step_windows(batch: Batch, n_step: int) -> tuple[Tensor, Tensor]:
 
     Args:
         batch: `reward`, `terminated` and `truncated`, `[..., T]`.
+        own_steps: `[S, 1]`, each member's n, at most `n_step`; None: `n_step` for all.
     """
     ended = (batch["terminated"] | batch["truncated"]).long()
     ended, there, reward = (  # [..., T, n], zeros behind the window
@@ -161,6 +164,8 @@ def n_step_windows(batch: Batch, n_step: int) -> tuple[Tensor, Tensor]:
         for values in (ended, torch.ones_like(ended), batch["reward"])
     )
     inside = (ended.cumsum(dim=-1) == ended) & (there == 1)  # the episode went on through the rows before
+    if isinstance(own_steps, Tensor):
+        inside &= torch.arange(n_step, device=reward.device) < over(own_steps, reward)
     return reward.masked_fill(~inside, 0.0), inside.sum(dim=-1)
 
 

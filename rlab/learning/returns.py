@@ -7,24 +7,29 @@ from torch import Tensor
 RESCALING_EPS = 1e-3  # of `rescaled`, so that it has an inverse; Kapturowski et al. 2019, section 2.3
 
 
-def continuation(terminated: Tensor, gamma: float, steps: Tensor) -> Tensor:
+def continuation(terminated: Tensor, gamma: float | Tensor, steps: Tensor) -> Tensor:
     """gamma^steps where the episode goes on, 0 where the world ended. A time limit is not an ending.
 
     Args:
+        gamma: a number, or numbers that broadcast over the rows.
         terminated: `[..., B]`, of the window's last row.
         steps: `[..., B]`, how many transitions the window really holds.
     """
     return torch.pow(gamma, steps) * (~terminated)
 
 
-def n_step_return(reward: Tensor, gamma: float) -> Tensor:
+def n_step_return(reward: Tensor, gamma: float | Tensor) -> Tensor:
     """Sum of gamma^k r_k over the last axis: `[..., B, n] -> [..., B]`. Rows behind the window must be zero.
 
-    Sutton and Barto (2018), equation 7.1 without its bootstrap.
+    Sutton and Barto (2018), equation 7.1 without its bootstrap. `gamma` is a number, or numbers that broadcast over the
+    rows.
     """
     if reward.shape[-1] == 1:
         return reward.squeeze(-1)
-    return reward @ torch.pow(gamma, torch.arange(reward.shape[-1], device=reward.device))
+    k = torch.arange(reward.shape[-1], device=reward.device)
+    if isinstance(gamma, Tensor):
+        return (reward * torch.pow(gamma.unsqueeze(-1), k)).sum(dim=-1)
+    return reward @ torch.pow(gamma, k)
 
 
 def q_td_error(q: Tensor, action: Tensor, reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:

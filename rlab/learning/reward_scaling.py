@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rlab.learning.per_member import over
 from rlab.learning.policy_gradient import accumulate
 from rlab.networks.outliers import Outliers
 
@@ -19,7 +20,7 @@ class RewardScaler:
     It lives in training alone: a policy never sees a reward.
     """
 
-    def __init__(self, members: int, gamma: float, device: torch.device) -> None:
+    def __init__(self, members: int, gamma: float | Tensor, device: torch.device) -> None:
         self._gamma = gamma
         self._count, self._mean, self._variance = (
             torch.full((members,), start, dtype=torch.float64, device=device) for start in (0.0, 0.0, 1.0)
@@ -52,7 +53,7 @@ class RewardScaler:
         rewards = reward.flatten(1).unsqueeze(-1).double()
         kept = self.outliers.keep(rewards, valid, self._count, mean, variance).unflatten(1, valid.shape[1:])
         goes_on = F.pad((~ended[..., :-1]).to(reward.dtype), (1, 0), value=1.0)  # in the row before
-        carry = torch.where(valid, self._gamma, 1.0) * goes_on  # a reset row leaves the sum as it is
+        carry = torch.where(valid, over(self._gamma, valid), 1.0) * goes_on  # a reset row leaves the sum as it is
         sums = accumulate(torch.where(kept, reward, 0.0).flip(-1), carry.flip(-1), self._returns).flip(-1)
         self._returns.copy_(torch.where(ended[..., -1], 0.0, sums[..., -1]))
         self._fold(sums.flatten(1).double(), kept.flatten(1).double())

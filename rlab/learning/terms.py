@@ -9,11 +9,13 @@ all of these cost nothing.
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor
 
 from rlab.errors import UsageError
 from rlab.experience.fields import Field
 from rlab.learning.contract import Batch, Now
+from rlab.learning.per_member import over
 from rlab.networks.memory import State
 from rlab.types import Clock
 
@@ -104,7 +106,7 @@ class LossTerms:
             rows |= term.prepare(batch)
         return rows
 
-    def scheduled(self, clock: Clock) -> dict[str, float]:
+    def scheduled(self, clock: Clock) -> dict[str, float | np.ndarray]:
         """What each term counts at this time: part of what the agent's `scheduled` gives."""
         return {f"weight of {term.name}": term.weight(clock) for term in self._terms}
 
@@ -123,6 +125,6 @@ class LossTerms:
                     raise UsageError(
                         f"the agent's `scheduled` lacks {weight!r}: hand on what terms.scheduled(clock) gives."
                     )
-                loss = loss + now[weight] * found
+                loss = loss + over(now[weight], found) * found
                 metrics[f"loss/{term.name}"] = found.detach()
         return loss, metrics

@@ -306,9 +306,12 @@ class Policy(_Acting):
         Raises:
             UsageError: no member has one of these training seeds.
         """
-        members = [self._index(seed) for seed in seeds]
-        alone = build_policy(self.spec, seeds, trust=True)  # these layers are running already
-        alone.load_state_dict({name: tensor[members] for name, tensor in self.state_dict().items()})
+        return self.at([self._index(seed) for seed in seeds])
+
+    def at(self, members: Sequence[int]) -> "Policy":
+        """A stack of the members at these places of this one alone. Weights are copied."""
+        alone = build_policy(self.spec, [self.seeds[member] for member in members], trust=True)  # they run already
+        alone.load_state_dict({name: tensor[list(members)] for name, tensor in self.state_dict().items()})
         return alone.to(self._device())
 
     def _index(self, seed: int) -> int:

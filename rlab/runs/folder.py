@@ -10,6 +10,8 @@ best/           the same, best in evaluation
 start/          the policy that fine-tuning began with; teacher/ the one that was imitated
 checkpoint/     full training state
 parts/          instead, where members are shared out over processes: a run folder for each
+settings/       instead of logs, policies and result, where members differ in settings: a run folder for each set of
+                them, without a checkpoint of its own
 events.out.*    TensorBoard's curves; seed-3/ those of one of several seeds, hparams/ what runs are compared by
 log-key.json    what services such as MLflow know the run by
 metrics.jsonl, eval.jsonl (nothing that depends on the clock), timing.jsonl (what does)
@@ -33,6 +35,7 @@ CONFIG = "config.json"
 MANIFEST = "manifest.json"
 ROOT = "runs"  # where runs are stored by default
 PARTS = "parts"  # of a run whose members are shared out over processes: a run folder for each
+SETTINGS = "settings"  # of a run whose members differ in settings: a run folder for each set of them
 RESULT = "result.json"  # the final evaluation; a run that has it is finished
 BEGUN = f"{files.TEMPORARY}begun"  # is in the folder of a run until all that belongs to its beginning is, too
 A_RUN = "a run or policy folder, or the Run that rlab.train returned"  # for messages

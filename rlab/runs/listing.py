@@ -6,7 +6,7 @@ from typing import Any
 
 from rlab.errors import RlabError
 from rlab.runs import files
-from rlab.runs.folder import BEGUN, CONFIG, MANIFEST, PARTS, RunFolder, is_run, read_vouched
+from rlab.runs.folder import BEGUN, CONFIG, MANIFEST, PARTS, SETTINGS, RunFolder, is_run, read_vouched
 from rlab.runs.logs import last_row, read_json_lines
 from rlab.runs.status import BROKEN, RUNNING, read_status
 
@@ -94,9 +94,9 @@ def clock_unit(run: RunFolder) -> str:
 
 def saved_time(run: RunFolder) -> int:
     """How far the saved policy was trained, in the run's unit; 0 where there is none yet. Until the parts of a run are
-    put together: the one that is least far."""
+    put together, and where sets of settings have policies of their own: the one that is least far."""
     if not (run.policy / "policy.json").exists():
-        parts = filter(is_run, (run.path / PARTS).glob("*"))
+        parts = filter(is_run, [*(run.path / PARTS).glob("*"), *(run.path / SETTINGS).glob("*")])
         return min((saved_time(RunFolder.open(part)) for part in parts), default=0)
     return int(policy_facts(run).get(clock_unit(run), 0))
 

@@ -18,6 +18,7 @@ from rlab.runs.folder import (
     CONFIG,
     MANIFEST,
     POLICY_FOLDERS,
+    SETTINGS,
     RunFolder,
     check_against_manifest,
     existing_folder,
@@ -93,6 +94,9 @@ def _policy_folder(path: Path) -> Path:
         RunFolder.open(path)  # which checks it
         folder = path / "policy"
         door.check_part(folder)
+        if (path / SETTINGS).is_dir():
+            first = next(iter(sorted((path / SETTINGS).iterdir())), path / SETTINGS)
+            raise RlabError(f"{path} has a policy for each set of settings; name one of them, such as {first}")
         if not (folder / POLICY).exists() and f"{folder.name}/{POLICY}" not in read_manifest(path)["files"]:
             raise RlabError(f"{path} has no policy yet: the run has saved none. `rlab resume {path}` continues it")
         return folder

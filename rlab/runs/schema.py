@@ -24,6 +24,8 @@ KNOWN: dict[str, tuple[type, ...]] = {
     "computed_with": (dict,),
     "history": (list,),
     "trainable": (int, float),
+    "vary": (list,),  # sets of settings, each with all seeds, in the order of the stack
+    "of_stack": (dict,),  # in the folder of one of these sets: its number, and of how many it is
 }
 WORDS = {str: "a text", dict: "an object", list: "a list", int: "a number", float: "a number", type(None): "null"}
 
@@ -49,6 +51,9 @@ def check_config(config: Mapping[str, Any], path: object) -> None:
     for name, most in (("seed", MOST_STEPS), ("seeds", MOST_MEMBERS), ("num_envs", MOST_MEMBERS), (unit, MOST_STEPS)):
         if run.get(name) is not None or name in ("seed", "seeds", unit):
             check_counts(path, most, **{name: run.get(name)})
+    for point in config.get("vary", ()):
+        if not isinstance(point, dict):
+            raise RlabError(f"{path}: 'vary' must be a list of objects, not of {clean(repr(point)):.80}")
     for event in config.get("history", ()):
         if not isinstance(event, dict):
             raise RlabError(f"{path}: 'history' must be a list of objects, not of {clean(repr(event)):.80}")

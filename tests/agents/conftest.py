@@ -1,6 +1,6 @@
 """What the tests of agents share: an agent on a table, and real training of any members without a run folder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +16,8 @@ from rlab.experience.collector import Collector
 from rlab.jobs.data_sources import data_source, make_storage
 from rlab.learning.base_loop import Periods
 from rlab.learning.contract import LoopListener
+from rlab.learning.per_member import apart
+from rlab.learning.programs import AS_IT_IS, Programs
 from rlab.learning.runtime import torch_settings
 from rlab.learning.sparsity import GradualPruning
 from rlab.networks.spaces import Box, Discrete
@@ -77,14 +79,18 @@ def train_members(
     listeners: Sequence[LoopListener] = (),
     log_every: int = NEVER,
     sparsity: float = 0.0,
+    each: Sequence[Mapping[str, Any]] = (),
+    programs: Programs = AS_IT_IS,
     **settings: Any,
 ) -> Any:
-    """Train these members in one stack, in the real loop, without evaluation or files; returns the agent."""
+    """Train these members in one stack, in the real loop, without evaluation or files; returns the agent. `each` has
+    the settings in which members differ, one mapping for each of them."""
     agent_class: Any = load_agent(agent) if isinstance(agent, str) else agent
     with torch_settings(threads=torch.get_num_threads()):
         device = torch.device("cpu")
         env = HostEnv(make_vec(EnvSpec.parse(env_id), tuple(seeds), num_envs), device)
-        config = agent_class.Config(**settings)
+        configs = [agent_class.Config(**{**settings, **own}) for own in each or [{}] * len(seeds)]
+        config = apart(configs, tuple({name: None for own in each for name in own}), device)
         learner = agent_class(config, env.obs_space, env.action_space, seeds, device)
         if sparsity:
             GradualPruning.of_policy(sparsity, learner)
@@ -94,7 +100,8 @@ def train_members(
         judged = SimpleNamespace(returns=np.zeros((len(seeds), 1)), lengths=np.ones((len(seeds), 1)))
         periods = Periods(log_every, NEVER, NEVER)
         sampler = learner.sampler(storage, Draws(seeds, source.loop.stream_use, device))
-        source.loop(learner, Collector(env), storage, sampler, env_steps, periods, lambda: judged, listeners).run()
+        rest = periods, lambda: judged, listeners
+        source.loop(learner, Collector(env), storage, sampler, env_steps, *rest, programs=programs).run()
         env.close()
     return learner
 
