@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol
 
 from rlab.runs.folder import RunFolder
 
+Status = Literal["done", "stopped", "failed"]
+
 
 @dataclass(frozen=True, eq=False)
 class Job:
@@ -31,13 +33,14 @@ class Event:
     evaluation  a row of its eval.jsonl; the last one has `final`
     said        a line for people, such as a warning
     again       its process or machine died: it will be run again, from its last save where that can be read
-    ended       as `Ended` says, with the error
+    ended       with the status of `Ended`, and the error
     """
 
     job: Job
     kind: Literal["begun", "metrics", "evaluation", "said", "again", "ended"]
     row: Mapping[str, Any] = field(default_factory=dict)
     text: str | None = None
+    status: Status | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Ended:
     """How a job ended: done; stopped (and saved) because it was asked to; or failed, and with what."""
 
     job: Job
-    status: Literal["done", "stopped", "failed"]
+    status: Status
     error: str | None = None
 
 

@@ -118,7 +118,7 @@ def _dies_on(taken: _Taken) -> bool:
 
 def _end(taken: _Taken, ended: Ended, on_event: OnEvent) -> None:
     taken.ended = ended
-    on_event(Event(taken.job, "ended", text=ended.error))
+    on_event(Event(taken.job, "ended", text=ended.error, status=ended.status))
 
 
 def _tell(taken: _Taken, event: Event, on_event: OnEvent) -> None:

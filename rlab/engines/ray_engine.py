@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from rlab.engines.job import Ended, Job, OnEvent
@@ -26,7 +27,6 @@ from rlab.version import VERSION
 
 PATIENCE = 10.0  # seconds without a free machine after which that is said
 REACHED_WITHIN = 5.0  # seconds
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 NO_CLUSTER = (
     "--engine ray finds no cluster{where}: start one with `ray start --head` on one machine and `ray start --address "
     "HEAD:6379` on the others, or name one in RAY_ADDRESS; --engine local needs none"
@@ -89,6 +89,8 @@ class RayProcess:
             if self._met is None:
                 return self._begin(answer)
             look = Look(*answer)
+            if look.error is not None:
+                look = replace(look, error=f"on {self._met['machine']}: {look.error}")
             if look.code is None:
                 self._answer = self._worker.look.remote()
             elif not self._met["seen"]:
@@ -161,8 +163,7 @@ def _imported() -> Any:
     Raises:
         UsageError: it is not installed.
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         with _own_signals():
             return importlib.import_module("ray")

@@ -46,7 +46,7 @@ class JobsProgress:
     """
 
     def __init__(self, total: int | None = None) -> None:
-        self._total, self._ended = total, 0
+        self._total, self._ended, self._done = total, 0, 0
         self._under_way: dict[Job, _Shown] = {}
         self._said: set[str] = set()  # several say the same
         self._notebook, self._console = in_notebook(), terminal()
@@ -94,6 +94,7 @@ class JobsProgress:
             self.say(f"{job.label}: {event.text}")
         elif event.kind == "ended":
             self._ended += 1
+            self._done += event.status == "done"
             if (gone := self._under_way.pop(job, None)) is not None and gone.task is not None:
                 self._bars.remove_task(gone.task)
         elif shown is not None and event.row:
@@ -128,7 +129,7 @@ class JobsProgress:
 
     def _head(self) -> str:
         of = f" of {self._total}" if self._total else ""
-        return f"{self._ended}{of} done, {len(self._under_way)} under way"
+        return f"{self._done}{of} done, {len(self._under_way)} under way"
 
     def _line(self) -> str:
         named = [str(each) for each in list(self._under_way.values())[:SHOWN]]

@@ -32,7 +32,7 @@ def test_without_a_terminal_one_line_shows_all_jobs_every_few_seconds(
         row: dict[str, Any] = {"env_steps": 250, "train/episode_return": [3.0, None]}
         bar.on_event(Event(jobs[0], "metrics", row))
         bar.on_event(Event(jobs[1], "evaluation", {"env_steps": 500, "returns": [[1.0, 2.0]]}))
-        bar.on_event(Event(jobs[2], "ended"))
+        bar.on_event(Event(jobs[2], "ended", status="done"))
         clock.now += 5.0
         bar.on_event(Event(jobs[3], "metrics", {"env_steps": 100}))
         bar.on_event(Event(jobs[3], "metrics", {"env_steps": 200}))  # too early for another line
@@ -71,6 +71,6 @@ def test_a_terminal_has_a_bar_for_each_job_and_one_for_all(monkeypatch: pytest.M
         for each in jobs:
             bar.on_event(Event(each, "begun"))
         bar.on_event(Event(jobs[0], "metrics", {"env_steps": 500}))
-        bar.on_event(Event(jobs[1], "ended"))
+        bar.on_event(Event(jobs[1], "ended", status="stopped"))
         found = [(task.description, task.completed, task.total) for task in bar._bars.tasks]
     assert found == [("all", 1.5, 3), ("seed 0", 0.5, 1.0)]  # one is done, one half done; the third has no room
