@@ -1,6 +1,7 @@
 """`rlab compare RUN RUN...`: who is better, by how much, and how sure that is."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import tyro
 
@@ -45,7 +46,7 @@ def run(argv: list[str]) -> int:
     (options,) = parse(argv, SCHEMAS, prog="rlab compare", page=PAGE)
     from rlab.jobs.compare import compare
 
-    given = {name: value or None for name, value in keywords(options, "runs").items() if name not in ("trust", "seed")}
-    rest = {"seed": options.seed, "trust": options.trust, "progress": True}
-    done = compare(*options.runs, **given, **rest)
+    chosen: dict[str, Any] = keywords(options, "runs")
+    lists = {name: chosen[name] or None for name in ("env_kwargs", "wrappers")}  # () on the command line: not given
+    done = compare(*options.runs, **{**chosen, **lists}, progress=True)
     return show(options.json, done.to_json, done.summary)

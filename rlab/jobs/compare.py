@@ -162,8 +162,8 @@ def compare(
     def judged(path: str) -> Evaluation:
         write(f"judging {path}: {protocol}")
         saved = replace(open_judged(path, trust), env=spec)
-        counts = {"episodes": protocol.episodes, "seed": protocol.first_seed}
-        return evaluate(saved, **counts, envs=envs, env_timeout=env_timeout)
+        count, first = protocol.episodes, protocol.first_seed
+        return evaluate(saved, episodes=count, seed=first, envs=envs, env_timeout=env_timeout)
 
     named = zip(_unique_names(sources, found), found, strict=True)
     sides = [
@@ -229,11 +229,17 @@ def _pair(a: Compared, b: Compared, level: float) -> tuple[Pair, list[str]]:
     other."""
     alone = len(a.made_of) == len(b.made_of) == 1
     shared = paired_seeds(a.made_of[0], b.made_of[0]) if alone else ()
-    notes, sides = [], []
-    for side in (a, b):
-        seeds, returns = side.evaluation.seeds, side.evaluation.returns
-        if shared and seeds != shared:
-            notes.append(f"of {side.name} the members with training seeds {', '.join(map(str, shared))} are compared")
-            returns = returns[[seeds.index(seed) for seed in shared]]
-        sides.append(Side(side.name, shared or seeds, returns))
-    return pair(*sides, level, same_members=bool(shared)), notes
+    notes = [
+        f"of {side.name} the members with training seeds {', '.join(map(str, shared))} are compared"
+        for side in (a, b)
+        if shared and side.evaluation.seeds != shared
+    ]
+    return pair(_members(a, shared), _members(b, shared), level, same_members=bool(shared)), notes
+
+
+def _members(side: Compared, chosen: tuple[int, ...]) -> Side:
+    """The members with the chosen training seeds; of none, all."""
+    seeds, returns = side.evaluation.seeds, side.evaluation.returns
+    if not chosen:
+        return Side(side.name, seeds, returns)
+    return Side(side.name, chosen, returns[[seeds.index(seed) for seed in chosen]])

@@ -100,12 +100,14 @@ def bench(
     for each in found:
         check_trust(str(each.path), each.foreign_modules(), trust)
     request = BenchRequest(found, seeds, accept_worse, trust)
-    path, name = _folder(request, out)
+    path, name, goes_on = _folder(request, out)
     with ExitStack() as stack:
         stack.enter_context(locks.held(path, name))
         on = stack.enter_context(closing(job_engine(engine, jobs)))
         running = BenchJobs(request, path, name)
         running.shows = stack.enter_context(JobsProgress(running.to_do)) if progress else None
+        if goes_on and running.shows is not None:
+            running.shows.say(f"goes on with {name}: {running.to_do} of {len(found)} to do")
         stop = stack.enter_context(stop_on_signal())
         on.run(running.jobs(), running.hear, stop)
         missing = len(found) - len(running.results) - len(running.failed)
@@ -153,8 +155,8 @@ def _identity(request: BenchRequest) -> dict[str, Any]:
     return {"experiments": contents, "seeds": request.seeds, "commit": commit(), "versions": versions()}
 
 
-def _folder(request: BenchRequest, out: str | Path | None) -> tuple[Path, str]:
-    """The folder of a bench and its name: that of the same one where it was interrupted, else a fresh one.
+def _folder(request: BenchRequest, out: str | Path | None) -> tuple[Path, str, bool]:
+    """The folder of a bench, its name, and whether it is that of the same one, which was interrupted; else a fresh one.
 
     Raises:
         UsageError: there is another bench, or something else, in `out`.
@@ -167,7 +169,7 @@ def _folder(request: BenchRequest, out: str | Path | None) -> tuple[Path, str]:
         asked = files.read_json(known)
         if not asked.pop("finished", False) and asked == {"format": files.FORMAT, **identity}:
             if out is not None or locks.is_held(known.parent) is not True:
-                return known.parent.absolute(), str(known.parent)
+                return known.parent.absolute(), str(known.parent), True
         elif out is not None:
             raise UsageError(f"{out} is of another bench, or one that is finished; name a new folder with --out.")
     if out is not None:
@@ -176,4 +178,4 @@ def _folder(request: BenchRequest, out: str | Path | None) -> tuple[Path, str]:
     else:
         path = fresh_folder(f"bench-{time.strftime('%Y%m%d-%H%M%S')}")
     files.write_json(path / BENCH, {**identity, "finished": False})
-    return path.absolute(), str(path)
+    return path.absolute(), str(path), False

@@ -1,7 +1,11 @@
 """`rlab bench`: runs that go on where they stopped, results beside their files, their claims, and the recorded ones."""
 
 import json
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -309,3 +313,31 @@ def test_the_verdict_on_gaps_worked_by_hand(gaps: list[float], verdict: str) -> 
     new = recorded + np.array(gaps)[:, None]
     compared = pair(Side("new", (0, 1, 2), new), Side("recorded", (0, 1, 2), recorded), same_members=True)
     assert verdict_of(compared, margin=5.0) == verdict
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_bench_that_is_stopped_or_killed_goes_on_to_the_same_results(tmp_path: Path, how: signal.Signals) -> None:
+    """In processes as people have them: Ctrl+C ends it with 130, and a kill leaves what was saved last."""
+    results = []
+    for folder in (tmp_path / "whole", tmp_path / "stopped"):
+        folder.mkdir()
+        for name in ("one", "two"):
+            text = FILE.format(at_least=0).replace("env_steps = 64", "env_steps = 1600")
+            (folder / f"{name}.toml").write_text(text.replace("checkpoint_every = 32", "checkpoint_every = 400"))
+        command = [sys.executable, "-m", "rlab", "bench", "one.toml", "two.toml"]
+        if folder.name == "stopped":
+            with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE) as process:
+                while not list(folder.glob("runs/bench-*/two/checkpoint/checkpoint-*.json")):
+                    assert process.poll() is None
+                    time.sleep(0.05)
+                process.send_signal(how)
+                assert process.wait() == (130 if how == signal.SIGINT else -how)
+            assert not (folder / "two.result.json").exists()
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+        assert ("goes on with runs/bench-" in done.stderr) == (folder.name == "stopped")
+        assert len(list((folder / "runs").iterdir())) == 1
+        found = [files.read_json(folder / f"{name}.result.json") for name in ("one", "two")]
+        assert [result["resumed_at"] for result in found] == [[], []]  # exactly
+        results.append([result["evaluation"] for result in found])
+    assert results[0] == results[1]
