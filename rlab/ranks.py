@@ -19,6 +19,7 @@ from torch import Tensor
 from rlab.errors import RlabError, ToldElsewhereError, UsageError
 from rlab.machine import ranks_here, ranks_started
 
+MEETING = timedelta(minutes=30)  # until all have come
 PATIENCE = timedelta(days=1)  # for each other: the first judges while the others wait; the death of one shows at once
 
 _groups = 0  # how often the processes of this program have been connected
@@ -185,7 +186,7 @@ def _connect() -> None:
     with_gpus = torch.cuda.is_available() and dist.is_nccl_available() and torch.cuda.device_count() >= of_machine
     if with_gpus:
         torch.cuda.set_device(own)
-    store, rank, count = next(dist.rendezvous("env://", timeout=PATIENCE))
+    store, rank, count = next(dist.rendezvous("env://", timeout=MEETING))
     _groups += 1
     fresh = dist.PrefixStore(f"rlab {_groups}", store)  # of the addresses that an earlier run of this program left
     backend = "cpu:gloo,cuda:nccl" if with_gpus else "gloo"

@@ -11,6 +11,7 @@ from rlab.cli.help import Page
 from rlab.cli.shared import carry_out, show
 from rlab.errors import UsageError
 from rlab.jobs.settings import settings_of
+from rlab.machine import ranks_started
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,8 @@ def _verify(argv: list[str]) -> int:
 def run(argv: list[str]) -> int:
     """Parse, resume, report."""
     if VERIFY in argv:
+        if ranks_started()[1] > 1:
+            raise UsageError("--verify trains in one process: start it without torchrun.")
         return _verify([word for word in argv if word != VERIFY])
     _refuse_fixed(argv)
     (options,) = parse(argv, SCHEMAS, prog="rlab resume", page=PAGE)

@@ -269,3 +269,5 @@ def test_each_process_has_a_gpu_of_its_own_or_none_has(
 def test_verbs_of_one_process_are_refused_under_torchrun(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "agents"]) == 2
     assert "processes that train, resume, finetune one learner together; list takes one." in capsys.readouterr().err
+    assert main(["resume", "--verify", "dqn", "CartPole-v1"]) == 2
+    assert "--verify trains in one process: start it without torchrun." in capsys.readouterr().err
