@@ -65,10 +65,10 @@ def run(argv: list[str]) -> int:
 def _live(options: ReportOptions) -> int:
     from rlab.jobs.live_report import live_report
 
-    with live_report(*options.runs, **keywords(options, "runs", "live", *(OF_FILES - {"json"}))) as page:
-        print(f"live report: {page.url}   stop it with Ctrl+C", flush=True)
-        try:
+    try:
+        with live_report(*options.runs, **keywords(options, "runs", "live", *(OF_FILES - {"json"}))) as page:
+            print(f"live report: {page.url}   stop it with Ctrl+C", flush=True)
             threading.Event().wait()
-        except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
     return 0

@@ -12,6 +12,7 @@ from rlab.errors import RlabError, UsageError
 from rlab.evaluation.report.model import Report
 from rlab.evaluation.report.page import page, policy
 from rlab.jobs.report_sources import Source, find, tasks_of
+from rlab.jobs.report_studies import HISTORY, STUDY
 from rlab.runs import files
 from rlab.runs.folder import RunFolder, is_run, path_of
 from rlab.trust import Trust
@@ -20,7 +21,16 @@ from rlab.version import VERSION
 HOST = "127.0.0.1"
 EVERY = 2.0  # seconds between two looks of a browser
 PATIENCE = 10.0  # seconds that a client may take for its request
-WATCHED = ("config.json", "status.json", "result.json", "metrics.jsonl", "eval.jsonl", "policy/policy.json")
+WATCHED = (
+    "config.json",
+    "status.json",
+    "result.json",
+    "metrics.jsonl",
+    "eval.jsonl",
+    "policy/policy.json",
+    STUDY,
+    HISTORY,
+)
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Type": "text/html; charset=utf-8",
@@ -133,7 +143,7 @@ class Pages:
     def _make(self) -> bytes:
         found = find(self._sources, self._trust)
         words = shlex.join(["rlab", "report", "--live", *map(path_of, self._sources)])
-        made = Report("", tasks_of(found.evidence), (), found.unreadable, words, VERSION, self._every)
+        made = Report("", tasks_of(found.evidence), found.studies, found.unreadable, words, VERSION, self._every)
         return page(made).encode()
 
     def _look(self) -> Any:

@@ -1,5 +1,6 @@
 """`rlab.report`: populations side by side as a page, with plots and tables beside it."""
 
+import itertools
 import re
 import shlex
 from collections.abc import Mapping
@@ -127,7 +128,7 @@ def report(
     words = ["rlab", "report", *(path_of(source) for source in sources), "--out", str(out)]
     words += ["--title", title] if title else []
     words += ["--film"] if film else []
-    made = Report(title, tasks_of(found.evidence, films), (), found.unreadable, shlex.join(words), VERSION)
+    made = Report(title, tasks_of(found.evidence, films), found.studies, found.unreadable, shlex.join(words), VERSION)
     content = contents(made, png)
     done = Reported(Path(out), tuple(content), made)
     _write(place, content, done.to_json())
@@ -151,9 +152,9 @@ def contents(made: Report, with_png: bool) -> dict[str, bytes]:
     drawn = [(each, task.label, len(made.tasks) > 1) for task in made.tasks for each in figures(task)]
     drawn += [(each, study.name, len(made.studies) > 1) for study in made.studies for each in study_figures(study)]
     for figure, of, several in drawn:
-        stem, number = f"{figure.key}-{slug(of)}" if several else figure.key, 2
-        while f"{stem}.svg" in content:  # two names that differ in letters that files cannot have
-            stem, number = f"{stem.removesuffix(f'-{number - 1}')}-{number}", number + 1
+        plain = f"{figure.key}-{slug(of)}" if several else figure.key
+        stems = itertools.chain([plain], (f"{plain}-{number}" for number in itertools.count(2)))
+        stem = next(each for each in stems if f"{each}.svg" not in content)  # names may differ in strange letters alone
         chart = figure.draw(WIDE)
         content[f"{stem}.svg"] = svg_file(chart).encode()
         if with_png:

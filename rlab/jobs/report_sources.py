@@ -8,13 +8,16 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 
+from rlab.envs import EnvSpec
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import Evaluation
-from rlab.evaluation.report.model import Side, Task
+from rlab.evaluation.report.model import Side, Study, Task
 from rlab.jobs.compare import Compared, comparison_of
 from rlab.jobs.evidence import FILE, POLICY_FOLDER, RUN, Evidence, Protocol, read_evidence
+from rlab.jobs.report_studies import is_study, read_study
 from rlab.runs.folder import RunFolder, is_run, path_of
 from rlab.runs.listing import reached, whole_steps
 from rlab.runs.logs import read_json_lines
@@ -24,6 +27,7 @@ from rlab.runs.status import RUNNING
 from rlab.trust import Trust
 
 Source = str | PathLike[str]
+WINNER = "winner"  # the run of a study, in its folder
 RESULTS = "*.result.json"
 TRAINING = "train/episode_return"  # a tag of what training reports
 MOST_COMPARED = 12  # sides; more are shown and not compared
@@ -35,6 +39,7 @@ class Found:
     """What the sources hold."""
 
     evidence: tuple[Evidence, ...]
+    studies: tuple[Study, ...]
     unreadable: tuple[str, ...]  # what lies in a folder and is broken, a line each
 
 
@@ -46,27 +51,41 @@ def find(sources: Sequence[Source], trust: Trust = False) -> Found:
         RlabError: what a source names itself is broken.
     """
     found: dict[str, Evidence] = {}
+    studies: dict[str, Study] = {}
     unreadable: list[str] = []
-    for source in sources:
+
+    def read(source: Source) -> None:
         path = Path(path_of(source, WHAT))
-        inside = _inside(path)
-        if inside is None:
+        if not is_study(path):
             found.setdefault(str(path.absolute()), read_evidence(source, trust))
-            continue
-        for each in inside:
+            return
+        studies.setdefault(str(path.absolute()), read_study(path))
+        winner = path / WINNER
+        if is_run(winner):
+            found[str(winner.absolute())] = replace(read_evidence(winner, trust), name=f"winner of {path.name}")
+
+    for source in sources:
+        inside = _inside(Path(path_of(source, WHAT)))
+        for each in [source] if inside is None else inside:
             try:
-                found.setdefault(str(each.absolute()), read_evidence(each, trust))
+                read(each)
             except (RlabError, OSError) as error:
+                if inside is None:
+                    raise
                 unreadable.append(f"{each} is left out: {error}")
-    return Found(tuple(found.values()), tuple(unreadable))
+    return Found(tuple(found.values()), tuple(studies.values()), tuple(unreadable))
 
 
 def _inside(path: Path) -> list[Path] | None:
     """What is in a folder of runs; None where the path is something itself."""
-    if not path.is_dir() or is_run(path) or (path / POLICY).exists() or (path.name == "policy" and is_run(path.parent)):
+    if not path.is_dir() or _is_one(path) or (path.name == "policy" and is_run(path.parent)):
         return None
-    inside = sorted(each for each in path.iterdir() if each.is_dir() and (is_run(each) or (each / POLICY).exists()))
+    inside = sorted(each for each in path.iterdir() if each.is_dir() and _is_one(each))
     return inside + sorted(path.glob(RESULTS))
+
+
+def _is_one(path: Path) -> bool:
+    return is_run(path) or is_study(path) or (path / POLICY).exists()
 
 
 def judged_first(found: Found, judge: Any) -> Found:
@@ -100,7 +119,8 @@ def tasks_of(evidence: Iterable[Evidence], films: Mapping[str, tuple[bytes, str]
         sides = [
             _side(each, name, (films or {}).get(each.path)) for each, name in zip(members, _names(members), strict=True)
         ]
-        task = Task(label, "" if protocol is None else _judged(protocol), sides)
+        solved_at = threshold_of(members[0].env)
+        task = Task(label, "" if protocol is None else _judged(protocol), sides, threshold=solved_at)
         tasks.append(task if protocol is None else _compared(task, members, protocol))
     return tasks
 
@@ -121,6 +141,12 @@ def _compared(task: Task, members: Sequence[Evidence], protocol: Protocol) -> Ta
 
 def _no_lengths(evidence: Evidence) -> np.ndarray:
     return np.zeros(np.shape(evidence.returns), np.int64)
+
+
+def threshold_of(env: EnvSpec) -> float | None:
+    """The return from which on an env counts as solved, where Gymnasium's registry has one for it as it is."""
+    known = gymnasium.registry.get(env.env_id)
+    return None if known is None or env.kwargs or env.wrappers or env.max_episode_steps else known.reward_threshold
 
 
 def _env_key(evidence: Evidence) -> str:
@@ -196,7 +222,7 @@ def _training(run: RunFolder, evidence: Evidence) -> tuple[np.ndarray, np.ndarra
 
 def check_any(found: Found, sources: Sequence[Source]) -> None:
     """Raise UsageError where there is nothing to report."""
-    if not found.evidence:
+    if not found.evidence and not found.studies:
         broken = f" ({found.unreadable[0]})" if found.unreadable else ""
         where = ", ".join(path_of(source) for source in sources)
         raise UsageError(f"there is nothing to report in {where}{broken}: name {WHAT}.")

@@ -176,7 +176,7 @@ def a_report(names: tuple[str, ...] = ("alpha", "beta"), label: str = "CartPole-
     pairs = [pair(a, b) for a, b in itertools.combinations(judged, 2)]
     task = Task(label, "20 episodes for each seed", sides, pairs, [], f"rlab compare {' '.join(names)}")
     settings = {"learning_rate": 0.001, "hidden": (64, 64)}
-    trials = [Trial(i, float(i % 7), "pruned" if i % 3 == 2 else "complete", settings) for i in range(9)]
+    trials = [Trial(i, float(i % 7), i % 3 != 2, "done" if i % 3 != 2 else "pruned", settings) for i in range(9)]
     study = Study(
         "dqn on CartPole-v1", "IQM over 3 seeds", trials, {"learning_rate": 0.7, "gamma": 0.3}, {"method": "tpe"}
     )

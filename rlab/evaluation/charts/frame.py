@@ -44,6 +44,7 @@ def frame(
     right: float,
     percent: bool = False,
     logarithmic: bool = False,
+    counts: bool = False,
 ) -> tuple[Frame, list[Mark]]:
     """The axes: hairlines across for the values of y, which are named at the left, and ticks below for those of x.
 
@@ -53,6 +54,7 @@ def frame(
         right: pixels to the right of the data.
         percent: y is a share, named in percent.
         logarithmic: x is, and above 0.
+        counts: x is a whole number.
     """
     values_y = ticks(*y, most=6)
     texts_y = [f"{text} %" for text in tick_texts([100 * v for v in values_y])] if percent else tick_texts(values_y)
@@ -64,6 +66,7 @@ def frame(
         marks.append(Line([(box[0], to_y(value)), (box[2], to_y(value))], "grid"))
         marks.append(Text(box[0] - 8.0, to_y(value) + 4.0, text, "muted", SIZE, "end"))
     values_x = log_ticks(*x) if logarithmic else ticks(*x, most=4 if is_narrow(width) else 8)
+    values_x = [value for value in values_x if not counts or value == round(value)]
     texts_x = [f"{value:g}" for value in values_x] if logarithmic else tick_texts(values_x)
     for value, text in zip(values_x, texts_x, strict=True):
         marks.append(Line([(to_x(value), box[3]), (to_x(value), box[3] + 5.0)], "axis"))

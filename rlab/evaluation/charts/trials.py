@@ -8,8 +8,6 @@ from rlab.evaluation.charts.marks import Chart, Dot, Group, Line, Mark, Reading
 from rlab.evaluation.charts.scales import number, padded
 from rlab.evaluation.stats import shown_digits
 
-COMPLETE = "complete"
-
 
 @dataclass(frozen=True)
 class TrialOf:
@@ -17,12 +15,13 @@ class TrialOf:
 
     number: int
     value: float
-    state: str  # `complete`, or why it ended before
+    whole: bool  # whether it ran to its end
+    state: str  # in words
     settings: str  # in words
 
 
 def trials_chart(trials: Sequence[TrialOf], objective: str, title: str, width: float = WIDE) -> Chart:
-    """One or more trials; complete ones are full dots, and the line is the best of them so far."""
+    """One or more trials; those that ran to their end are full dots, and the line is the best of them."""
     height = 300.0 if is_narrow(width) else 380.0
     numbers = [each.number for each in trials]
     box, marks = frame(
@@ -32,15 +31,16 @@ def trials_chart(trials: Sequence[TrialOf], objective: str, title: str, width: f
         padded([t.value for t in trials]),
         ("trial", objective),
         22.0,
+        counts=True,
     )
     best: list[tuple[float, float]] = []
     drawn: list[Mark] = []
     for each in sorted(trials, key=lambda each: each.number):
         x, y = box.x(each.number), box.y(each.value)
-        if each.state == COMPLETE and (not best or y < best[-1][1]):
+        if each.whole and (not best or y < best[-1][1]):
             best += [(x, best[-1][1])] if best else []
             best.append((x, y))
-        drawn.append(Dot(x, y, "side0", 4.0, hollow=each.state != COMPLETE, opacity=0.75))
+        drawn.append(Dot(x, y, "side0", 4.0, hollow=not each.whole, opacity=0.75))
     if best:
         best.append((box.x(max(numbers) + 0.5), best[-1][1]))
         marks.append(Line(best, "side1", 2.25))

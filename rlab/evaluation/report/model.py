@@ -74,6 +74,7 @@ class Task:
     pairs: Sequence[Pair] = ()  # of those that are judged
     notes: Sequence[str] = ()  # what a reader of the pairs should know
     compared_by: str = ""  # the command
+    threshold: float | None = None  # the return from which on the env counts as solved, where its maker says so
 
     @property
     def shown_pairs(self) -> list[Pair]:
@@ -93,7 +94,19 @@ class Trial:
 
     number: int
     value: float | None  # of the objective; None: failed, or under way
-    state: str  # `complete`, `pruned`, `failed`, `running`
+    whole: bool  # whether it ran to its end
+    state: str  # in words: `done`, `pruned`, `failed` ...
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """One of the best trials, trained again with fresh seeds."""
+
+    number: int
+    searched: float  # its value in the search
+    fresh: Interval | float  # and with the fresh seeds
+    chosen: bool
     settings: Mapping[str, Any]
 
 
@@ -106,8 +119,10 @@ class Study:
     trials: Sequence[Trial]
     importance: Mapping[str, float]  # setting -> share of the variation of the objective
     facts: Mapping[str, str]  # method, storage ...
+    finalists: Sequence[Finalist] = ()
     winner: str = ""  # what became of the best settings, in words
-    made_by: str | None = None
+    made_by: str | None = None  # the command
+    used_by: str = ""  # the command that trains with what was found
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from rlab.evaluation.charts.frame import NARROW, WIDE
 from rlab.evaluation.charts.palette import DARK, LIGHT, SIDES
 from rlab.evaluation.charts.svg import svg_inline
+from rlab.evaluation.report.efficiency import efficiency
 from rlab.evaluation.report.escaping import in_html, slug
 from rlab.evaluation.report.figures import Figure, figures
 from rlab.evaluation.report.model import Report, Study, Task
@@ -36,8 +37,9 @@ def page(report: Report) -> str:
     head = f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>'
     head += f'<meta name="generator" content="{GENERATOR}"><meta name="color-scheme" content="light dark">'
     head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy(report)}">{head}'
-    body = "".join(_task(task, len(report.tasks) > 1, number) for number, task in enumerate(_named(report.tasks)))
-    body += "".join(_study(study) for study in report.studies)
+    headings = len(report.tasks) > 1 or bool(report.studies)
+    body = "".join(_study(study) for study in report.studies)
+    body += "".join(_task(name, task, headings) for name, task in _named(report.tasks))
     body += "".join(f'<p class="note">{in_html(note)}</p>' for note in report.notes)
     parts = f'<a class="skip" href="#main">to the results</a><div class="wrap">{_header(report, title)}'
     parts += f'<main id="main">{body}{_footer(report)}</main></div>'
@@ -105,13 +107,13 @@ def _named(tasks: Sequence[Task]) -> list[tuple[str, Task]]:
     return list(named.items())
 
 
-def _task(named: tuple[str, Task], several: bool, number: int) -> str:
-    name, task = named
+def _task(name: str, task: Task, with_heading: bool) -> str:
     drawn = figures(task)
-    heading = f"<h2>{in_html(task.label)}</h2>" if several else ""
+    heading = f"<h2>{in_html(task.label)}</h2>" if with_heading else ""
     judged = f'<p class="about">{in_html(task.protocol)}</p>' if task.protocol else ""
-    parts = [heading, cards(task), chips(task, any(each.has_seeds for each in drawn))]
+    parts = [heading, cards(task), chips(task, name, any(each.has_seeds for each in drawn))]
     beside = {"returns": (judged, ""), "comparison": ("", comparison(task, name))}
+    beside["curves"] = ("", efficiency(task, task.sides[0].unit))
     parts += [_figure(each, name, *beside.get(each.key, ("", ""))) for each in drawn]
     if not any(each.key == "comparison" for each in drawn):  # one episode shows no difference to draw
         parts.append(comparison(task, name))
@@ -139,7 +141,7 @@ def _study(study: Study) -> str:
     about = f'<p class="about">{in_html(about)}</p>'
     winner = f'<p class="verdict">{in_html(study.winner)}</p>' if study.winner else ""
     drawn = "".join(_figure(each, name) for each in study_figures(study))
-    how = command(study.made_by) if study.made_by else ""
+    how = "".join(command(each) for each in (study.made_by, study.used_by) if each)
     parts = f"{about}{winner}{drawn}{study_table(study, name)}<dl>{facts}</dl>{how}"
     return f'<section class="task" id="{name}"><h2>{in_html(study.name)}</h2>{parts}</section>'
 

@@ -97,16 +97,18 @@ def _progress_text(side: Side) -> str:
     return f"{whole(side.time)}{of} {side.unit}{': ' + state if state else ''}"
 
 
-def chips(task: Task, has_seeds: bool) -> str:
+def chips(task: Task, name: str, has_seeds: bool) -> str:
     """The buttons that show and hide sides and single seeds."""
     sides = "".join(
-        f'<button type="button" class="chip side k{index % SIDES}" id="{index}-chip" aria-pressed="true" '
+        f'<button type="button" class="chip side k{index % SIDES}" id="{name}-chip{index}" aria-pressed="true" '
         f'data-of="{index}" data-name="{in_html(side.name)}">{symbol(index)}<span>{in_html(side.name)}</span></button>'
         for index, side in enumerate(task.sides)
         if len(task.sides) > 1
     )
     seeds = (
-        '<button type="button" class="chip all-seeds" aria-pressed="false">single seeds</button>' if has_seeds else ""
+        f'<button type="button" class="chip all-seeds" id="{name}-seeds" aria-pressed="false">single seeds</button>'
+        if has_seeds
+        else ""
     )
     return f'<div class="bar" role="group" aria-label="what is shown">{sides}{seeds}</div>' if sides or seeds else ""
 

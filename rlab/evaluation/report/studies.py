@@ -9,7 +9,7 @@ from rlab.evaluation.charts.marks import Chart
 from rlab.evaluation.charts.trials import TrialOf, trials_chart
 from rlab.evaluation.report.figures import Figure
 from rlab.evaluation.report.model import Study, Trial
-from rlab.evaluation.report.numbers import plain, setting_text
+from rlab.evaluation.report.numbers import joined, plain, setting_text
 from rlab.evaluation.report.sections import MISSING, details, table
 
 BEST = 10  # trials in the table that is open
@@ -23,8 +23,12 @@ def study_figures(study: Study) -> list[Figure]:
 
 
 def _history(study: Study) -> Figure | None:
-    trials = [TrialOf(each.number, each.value, each.state, _settings(each)) for each in study.trials]
-    known = [each for each in trials if each.value is not None and np.isfinite(each.value)]
+    trials = [
+        TrialOf(each.number, each.value, each.whole, each.state, _settings(each))
+        for each in study.trials
+        if each.value is not None
+    ]
+    known = [each for each in trials if np.isfinite(each.value)]
     if not known:
         return None
     about = "Every trial of the search in its order; hollow ones were stopped early. The line is the best so far."
@@ -54,11 +58,12 @@ def _importance(study: Study) -> Figure | None:
 def study_table(study: Study, name: str) -> str:
     """The best trials, and all of them to open."""
     ranked = sorted((each for each in study.trials if each.value is not None), key=lambda each: -(each.value or 0.0))
-    best = [each for each in ranked if each.state == "complete"][:BEST]
+    best = [each for each in ranked if each.whole][:BEST]
     if not study.trials:
         return ""
-    heading = f"<h3>Best trials</h3>{_trials(best)}" if best else ""
-    return heading + details(f"{name}-trials", f"All {len(study.trials)} trials", _trials(study.trials))
+    found = f"<h3>Finalists with fresh seeds</h3>{_finalists(study)}" if study.finalists else ""
+    found += f"<h3>Best trials</h3>{_trials(best)}" if best and not study.finalists else ""
+    return found + details(f"{name}-trials", f"All {len(study.trials)} trials", _trials(study.trials))
 
 
 def _trials(trials: Sequence[Trial]) -> str:
@@ -73,6 +78,20 @@ def _trials(trials: Sequence[Trial]) -> str:
         for each in trials
     ]
     return table(["trial", "value", "state", *names], rows, scroll=True)
+
+
+def _finalists(study: Study) -> str:
+    names = list(dict.fromkeys(name for each in study.finalists for name in each.settings))
+    rows = [
+        [
+            f"{each.number}{' (chosen)' if each.chosen else ''}",
+            plain(each.searched),
+            joined(each.fresh),
+            *(setting_text(each.settings[name]) if name in each.settings else MISSING for name in names),
+        ]
+        for each in study.finalists
+    ]
+    return table(["trial", "in the search", "fresh seeds [95 %]", *names], rows, scroll=True)
 
 
 def _settings(trial: Trial) -> str:

@@ -11,8 +11,10 @@ TURNED = {BETTER: WORSE, WORSE: BETTER, NO_DIFFERENCE: NO_DIFFERENCE}
 
 def title_of(report: Report) -> str:
     """`ppo and dqn on CartPole-v1`."""
+    if report.studies:
+        return " and ".join(study.name for study in report.studies)
     if not report.tasks:
-        return " and ".join(study.name for study in report.studies) or "Nothing to report yet"
+        return "Nothing to report yet"
     sides = [side for task in report.tasks for side in task.sides]
     where = report.tasks[0].label if len(report.tasks) == 1 else f"{len(report.tasks)} environments"
     return f"{_names([side.name for side in sides])} on {where}"
@@ -26,8 +28,10 @@ def _names(names: list[str]) -> str:
 
 def lede(report: Report) -> str:
     """What was found, in a sentence or two."""
+    if report.studies:
+        return " ".join(filter(None, (study.winner for study in report.studies)))
     if not report.tasks:
-        return "" if report.studies else "No run has logged anything yet. This page fills as soon as one does."
+        return "No run has logged anything yet. This page fills as soon as one does."
     sentences = [_of_task(task, len(report.tasks) > 1) for task in report.tasks[:MOST_NAMED]]
     return " ".join(filter(None, sentences))
 

@@ -1,0 +1,96 @@
+"""What `rlab tune` left in the folder of a study, as a report has it."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlab.door import parse_json, read_file, whole_lines
+from rlab.envs import EnvSpec
+from rlab.errors import RlabError
+from rlab.evaluation.report.model import Finalist, Study, Trial
+from rlab.evaluation.report.numbers import counted
+from rlab.evaluation.stats import Interval
+
+STUDY, HISTORY = "study.json", "history.jsonl"
+
+
+def is_study(path: Path) -> bool:
+    """Whether a folder claims to be one."""
+    return (path / STUDY).is_file()
+
+
+def read_study(folder: Path) -> Study:
+    """The trials, what mattered, the finalists and the winner.
+
+    Raises:
+        RlabError: it is missing or damaged.
+    """
+    path = folder / STUDY
+    facts, rows = parse_json(read_file(path), path), _rows(folder / HISTORY)
+    try:
+        return _study(folder, facts, rows)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RlabError(f"{path} is not a whole study ({type(error).__name__}: {error}). Was it edited?") from error
+
+
+def _rows(path: Path) -> list[Any]:
+    if not path.is_file():  # no trial has ended yet
+        return []
+    return [parse_json(line, path) for line in whole_lines(path)][1:]
+
+
+def _study(folder: Path, facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Study:
+    env, winner = EnvSpec.from_json(facts["env"]), facts["winner"]
+    seeds = {stage: [int(seed) for seed in each] for stage, each in facts["seeds"].items()}
+    known = {
+        "state": str(facts.get("status", "")),
+        "method": str(facts["method"]),
+        "trials": f"{len(rows)} of {int(facts['trials'])}",
+        "training seeds": ", ".join(f"{_span(each)} ({stage})" for stage, each in seeds.items()),
+        "storage": str(facts["storage"] or "in the folder"),
+        "versions": ", ".join(f"{name} {value}" for name, value in facts["versions"].items()),
+        "hardware": ", ".join(f"{name} {value}" for name, value in facts["hardware"].items()),
+    }
+    return Study(
+        name=f"{facts['agent']} on {env.label}: {folder.name}",
+        objective=f"IQM of {counted(len(seeds['search']), 'seed')}",
+        trials=[_trial(row) for row in rows],
+        importance={str(name): float(share) for name, share in (facts["importance"] or {}).items()},
+        facts={name: value for name, value in known.items() if value},
+        finalists=[_finalist(each, winner) for each in facts["finalists"]],
+        winner="" if winner is None else _winner(winner),
+        made_by=None if facts["command"] is None else str(facts["command"]),
+        used_by="" if winner is None else _use(folder, facts, winner),
+    )
+
+
+def _trial(row: Mapping[str, Any]) -> Trial:
+    value = None if row["value"] is None else float(row["value"])
+    state = f"{row['state']}, the defaults" if row["start"] else str(row["state"])
+    return Trial(int(row["trial"]), value, str(row["state"]) == "done", state, dict(row["settings"]))
+
+
+def _finalist(row: Mapping[str, Any], winner: Mapping[str, Any] | None) -> Finalist:
+    ends, chosen = row["ci95"], winner is not None and winner["trial"] == row["trial"]
+    fresh = float(row["iqm"])
+    value = fresh if ends is None else Interval(fresh, float(ends[0]), float(ends[1]))
+    return Finalist(int(row["trial"]), float(row["search_iqm"]), value, chosen, dict(row["settings"]))
+
+
+def _winner(winner: Mapping[str, Any]) -> str:
+    found = winner["evaluation"]
+    ends = found["ci95"]
+    value = f"{float(found['iqm']):.4g}" + ("" if ends is None else f" [{float(ends[0]):.4g}, {float(ends[1]):.4g}]")
+    who = "The defaults won" if winner["start"] else f"Trial {int(winner['trial'])} won"
+    of = counted(len(found["per_seed"]), "training seed")
+    return f"{who}, with {value}: the IQM of {of} that chose nothing, and its 95 % interval for other seeds."
+
+
+def _use(folder: Path, facts: Mapping[str, Any], winner: Mapping[str, Any]) -> str:
+    words = [facts["agent"], facts["env"]["env_id"], "--experiment", str(folder / str(winner["experiment"]))]
+    return shlex.join(["rlab", "train", *map(str, words)])
+
+
+def _span(seeds: Sequence[int]) -> str:
+    return f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else ", ".join(map(str, seeds))
