@@ -67,14 +67,14 @@ class Plan:
             first += count
         return found
 
-    def request_for(self, stage: str, values: Mapping[str, Any], label: str) -> Request:
-        """The request of a run of one stage.
+    def request_for(self, stage: str, values: Mapping[str, Any], trial: int) -> Request:
+        """The request of a run of one stage, with what a trial tried.
 
         Raises:
             UsageError: the settings are invalid together.
         """
         seeds = self.seeds[stage]
-        request = changed(self.request, values, label)
+        request = changed(self.request, values, f"trial {trial} of {self.name}")
         run = replace(request.run, seed=seeds[0], seeds=len(seeds))
         if stage != SEARCH:
             run = replace(run, final_eval_episodes=self.how.episodes)

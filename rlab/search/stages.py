@@ -24,7 +24,7 @@ from rlab.search.plan import FINALISTS, REPORT, SEARCH, Plan
 from rlab.search.results import result_of
 from rlab.search.samplers import FOUND, ITEM, OWNER, importance_of, pruner_of, sampler_of
 from rlab.search.space import Space
-from rlab.search.study import STATES, Asked, Trials, open_storage, worker_in
+from rlab.search.study import STATES, Asked, Trials, opened_storage, worker_in
 from rlab.search.tune_progress import TuneProgress
 from rlab.search.tuned import STUDY, Tuned, claims_of, experiment_text, write_history
 
@@ -36,8 +36,7 @@ WHAT = {SEARCH: "trial", FINALISTS: "finalist", REPORT: "winner"}
 def carry_out(plan: Plan, executor: Executor, progress: bool) -> Tuned:
     """All stages, from where they are."""
     plan.folder.mkdir(parents=True, exist_ok=True)
-    storage = open_storage(plan.url)
-    with worker_in(plan.folder) as worker:
+    with opened_storage(plan.url) as storage, worker_in(plan.folder) as worker:
 
         def stage(name: str, sampler: BaseSampler | None = None, pruner: BasePruner | None = None) -> Trials:
             in_database = plan.name if name == SEARCH else f"{plan.name}/{name}"
@@ -50,6 +49,7 @@ def carry_out(plan: Plan, executor: Executor, progress: bool) -> Tuned:
                 trials.queue(space.start(), {"start": True, "settings": space.defaults()})
             Stage(plan, SEARCH, trials, executor, space, plan.trials, progress).run()
             tried, importance = trials.counted(), importance_of(trials.study, space)
+        write_history(plan.folder, [row_of(trial) for trial in tried])  # what other processes tried, too
         _write(plan, "choosing", importance=importance)
         with stage(FINALISTS) as trials:
             chosen = _finalists(tried, plan.how.finalists)
@@ -107,7 +107,7 @@ class Stage:
             number = item.get("trial", asked.number)
             label = f"{WHAT[self._name]} {number}" + (" (defaults)" if item.get("start") else "")
             try:
-                request = self._plan.request_for(self._name, values, label)
+                request = self._plan.request_for(self._name, values, number)
             except UsageError as error:
                 self._record(asked, values, label, Result("failed", error=str(error)))
                 continue
@@ -242,7 +242,7 @@ def _finish(
     if reported.value is None:
         raise RlabError(f"the winner could not be judged: {found_of(reported).get('failed')}")
     item, judged = winner["item"], _evaluation(found_of(reported)["evaluation"])
-    request = plan.request_for(REPORT, item["settings"], f"trial {item['trial']}")
+    request = plan.request_for(REPORT, item["settings"], item["trial"])
     path = plan.folder / f"{plain_name(f'{request.agent}-{request.env.env_id}')}.toml"
     about = f"Found by rlab tune ({plan.how.method}, {plan.trials} trials of {len(plan.seeds[SEARCH])} seeds)"
     bench = {"seed": request.run.seed, "seeds": request.run.seeds, "episodes": plan.how.episodes}

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import optuna
 import sqlalchemy.event
 import sqlalchemy.exc
+import sqlalchemy.pool
 from optuna.trial import FrozenTrial, TrialState
 
 from rlab.errors import RlabError, UsageError, pip_install
@@ -30,6 +31,7 @@ from rlab.search.space import Space
 
 BEAT = 30.0  # seconds between beats
 LOST_AFTER = 180.0  # seconds without one, as seen by another worker
+ATTEMPTS, PAUSE = 5, 0.2  # at making the tables; seconds
 BEGINS = 60.0  # seconds that a worker has to put its name on a trial
 STATES = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
@@ -45,31 +47,58 @@ class Asked:
     trial: optuna.trial.Trial
 
 
-def open_storage(url: str) -> optuna.storages.RDBStorage:
+@contextlib.contextmanager
+def opened_storage(url: str) -> Iterator[optuna.storages.RDBStorage]:
     """The database of a study.
 
     Raises:
         UsageError: the address is not one of a database, or its driver is missing.
         RlabError: the database cannot be reached.
     """
+    storage = _storage(url)
+    try:
+        if storage.engine.dialect.name == "sqlite":
+            storage.engine.dispose()
+            sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
+        yield storage
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise RlabError(f"the study's database is away: {_short(error)}; the same command goes on.") from error
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def _storage(url: str) -> optuna.storages.RDBStorage:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if url.startswith("postgresql://"):
         url = url.replace("postgresql://", "postgresql+psycopg://", 1)  # the driver that the extra installs
     waits = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     try:
-        storage = optuna.storages.RDBStorage(url, engine_kwargs=waits)
+        _make_tables(url)
+        return optuna.storages.RDBStorage(url, engine_kwargs=waits)
     except ImportError:
         raise UsageError(f"the driver of this database is not installed: {pip_install('postgres')}") from None
     except sqlalchemy.exc.ArgumentError:
         raise UsageError(
             "--storage takes the address of a database, such as sqlite:///study.db or postgresql://USER@HOST/NAME."
         ) from None
-    except sqlalchemy.exc.SQLAlchemyError as error:
-        raise RlabError(f"the study's database cannot be reached: {_short(error)}") from None
-    if storage.engine.dialect.name == "sqlite":
-        storage.engine.dispose()
-        sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
-    return storage
+    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:  # the latter: of another version of Optuna
+        raise RlabError(f"the study's database cannot be used: {_short(error)}") from None
+
+
+def _make_tables(url: str) -> None:
+    """Make the tables where there are none. Of several processes that do so at once all but one may fail, at any of
+    them."""
+    attempts_left = ATTEMPTS
+    while True:
+        attempts_left -= 1
+        try:
+            optuna.storages.RDBStorage(url, engine_kwargs={"poolclass": sqlalchemy.pool.NullPool})
+            return
+        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.OperationalError):
+            if not attempts_left:
+                raise
+            time.sleep(PAUSE)
 
 
 def _write_ahead(connection: Any, record: Any) -> None:
