@@ -18,6 +18,7 @@ import rlab.experiments
 EXPERIMENTS = Path(str(rlab.experiments.__file__)).parent
 ROOT = EXPERIMENTS.parent
 HOUSE = tomllib.loads((ROOT / "tests/house/house.toml").read_text())
+PLAIN = "percentile (rliable)"  # as the study of coverage calls it
 PLACE = re.compile(r"^<!-- rlab: ([\w-]+) -->$", re.MULTILINE)
 
 
@@ -94,6 +95,25 @@ def studies() -> str:
             verdict = "holds" if goal["holds"] else "**fails**"
             rows.append([f"`{result['study']}`", goal["goal"], f"{goal['found']:.4g}", bound, verdict])
     return table(["`python -m rlab.experiments.` ...", "what", "found", "goal", ""], rows)
+
+
+def coverage() -> str:
+    """How often each method's 95 % interval of the IQM holds the true value, in percent of simulated studies."""
+    result = json.loads((EXPERIMENTS / "coverage.result.json").read_text())
+    ten, twenty = (result["one group"][runs] for runs in ("10 runs", "20 runs"))
+    others = ["BCa", "studentised", "t of the trimmed mean"]
+    rows = []
+    for name, found in ten.items():
+        both = [f"{100 * each[name]['rlab']:.1f} ({100 * each[name][PLAIN]:.1f})" for each in (ten, twenty)]
+        worst = min(min(result["two equal groups"][runs][name].values()) for runs in ("10 runs", "20 runs"))
+        rows.append([name, *both, *(f"{100 * found[other]:.1f}" for other in others), f"{100 * worst:.1f}"])
+    columns = [
+        "returns of runs",
+        "10 runs: rlab (plain percentiles)",
+        "20 runs",
+        *(f"{each}, 10 runs" for each in others),
+    ]
+    return table([*columns, "equal groups"], rows)
 
 
 def benchmarks() -> str:
@@ -300,6 +320,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "benchmarks": benchmarks,
     "cleanrl-names": cleanrl_names,
     "command-line": command_line,
+    "coverage": coverage,
     "evidence": evidence,
     "glossary": glossary,
     "house-picture": house_picture,

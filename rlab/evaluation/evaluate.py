@@ -144,7 +144,7 @@ class Evaluation:
         if (coverage := COVERAGE.get(len(self.seeds))) is not None:
             lines.append(
                 f"(an interval from {len(self.seeds)} seeds is too narrow: it holds the true value in about "
-                f"{100 * coverage:.0f} % of cases, not in 95 %; from 6 seeds on it is 95 %)"
+                f"{100 * coverage:.0f} % of cases, not in 95 %; 6 seeds come close, 10 reach it)"
             )
         return lines
 

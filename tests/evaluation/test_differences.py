@@ -150,6 +150,22 @@ def test_probability_of_improvement_counts_pairs_and_half_of_ties():
     assert probability_of_improvement_as_rliable([2.0, 3.0], [0.0, 1.0, 1.5]) == Interval(1.0, 1.0, 1.0)
 
 
+@pytest.mark.parametrize("x", [[5.0, 6.0, 7.0, 8.0], [2.5, 6.0, 7.0, 1.5]])
+def test_the_ends_of_its_interval_are_t_standard_errors_away(x: list[float]) -> None:
+    """The error that Hanley and McNeil (1982) give for the end itself, of four runs each: t of 6 is 2.447."""
+    found = probability_of_improvement(x, [1.0, 2.0, 3.0, 4.0])
+    for end in {found.low, found.high} - {1.0}:
+        one, two = end / (2 - end), 2 * end**2 / (1 + end)
+        variance = (end * (1 - end) + 3 * (one - end**2) + 3 * (two - end**2)) / 16
+        assert abs(found.estimate - end) == pytest.approx(2.44691185 * variance**0.5, rel=1e-6)
+
+
+def test_runs_that_all_win_do_not_show_that_all_others_would() -> None:
+    few, many = (probability_of_improvement(np.arange(n) + n, np.arange(n)) for n in (3, 20))
+    assert (few.estimate, few.high, many.high) == (1.0, 1.0, 1.0)
+    assert few.low < 0.7 < many.low < 0.95
+
+
 @given(scores_1d, scores_1d)
 @settings(deadline=None)
 def test_probability_of_improvement_and_its_opposite_add_up_to_one(x, y):
