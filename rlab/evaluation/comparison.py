@@ -15,7 +15,7 @@ import numpy as np
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.differences import difference_spread, probability_of_improvement, seeds_to_settle
 from rlab.evaluation.quantiles import student_t
-from rlab.evaluation.stats import LEVEL, Interval, shown_digits
+from rlab.evaluation.stats import LEVEL, Interval, iqm, shown_digits
 
 BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no difference"
 SEEDS, EPISODES = "training seeds", "episodes"  # what a difference is about: others of them
@@ -45,6 +45,7 @@ class Pair:
     same_members: bool  # row i of both is one member, such as before and after compression
     members: tuple[int, int]
     means: tuple[float, float]  # of the returns
+    iqms: tuple[float, float]  # of the members' means
     difference: Interval | None  # of the mean returns; None: one episode shows nothing about others
     smallest: float | None  # difference that such a comparison would find in 80 of 100 cases
     seeds_to_settle: int | None  # of each side, for a difference of the size that was measured; None: of no other seeds
@@ -74,6 +75,9 @@ class Pair:
                 f"a run of {self.a} beats one of {self.b} in {100 * each.estimate:.0f} % of pairs "
                 f"[{100 * each.low:.0f}, {100 * each.high:.0f}]"
             )
+        if self.verdict != NO_DIFFERENCE and (self.iqms[0] - self.iqms[1]) * (self.means[0] - self.means[1]) < 0:
+            ours, theirs = (f"{value:.{digits}f}" for value in self.iqms)
+            lines.append(f"their IQMs say otherwise ({ours} against {theirs}): a few training seeds decide the means")
         return lines + self._limits()
 
     def _limits(self) -> list[str]:
@@ -144,6 +148,7 @@ def pair(a: Side, b: Side, level: float = LEVEL, same_members: bool = False) -> 
         same_members=same_members,
         members=members,
         means=means,
+        iqms=(iqm(a.returns.mean(axis=1)), iqm(b.returns.mean(axis=1))),
         difference=difference,
         smallest=smallest or None,
         seeds_to_settle=needed,

@@ -25,7 +25,7 @@ from rlab.jobs.request import BOOKKEEPING, stated
 from rlab.jobs.saved import has_exported_name
 from rlab.learning.dropping import Dropped
 from rlab.runs import files
-from rlab.runs.folder import RunFolder, is_run, path_of, read_vouched
+from rlab.runs.folder import PARTS, RunFolder, is_run, path_of, read_vouched
 from rlab.runs.listing import clock_unit, policy_facts, saved_time
 from rlab.runs.logs import read_json_lines
 from rlab.runs.policies import POLICY
@@ -289,13 +289,32 @@ def _curve(run: RunFolder, unit: str, seeds: tuple[int, ...]) -> tuple[np.ndarra
     """The evaluations during training, of these members; None where there are none yet."""
     path = run.path / "eval.jsonl"
     if not path.is_file():
-        return None
+        return _curve_of_parts(run, unit, seeds)
     when, values = curve(run.path, unit, "eval/return")
     if not len(when):
         return None
     in_log = read_json_lines(path)[0]["seeds"]
     with fitting(str(path)):
         return when, values[[in_log.index(seed) for seed in seeds]]
+
+
+def _curve_of_parts(run: RunFolder, unit: str, seeds: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray] | None:
+    """The same of a run in several processes, whose parts are not yet put together: at the times that all of them have
+    been judged at."""
+    curves = []
+    for path in filter(is_run, (run.path / PARTS).glob("*")):
+        part = RunFolder.open(path)
+        first, count = part.config["run"]["seed"], part.config["run"]["seeds"]
+        own = tuple(seed for seed in seeds if first <= seed < first + count)
+        curves.append((own, _curve(part, unit, own)))
+    known = [(own, *found) for own, found in curves if found is not None]
+    if not known or len(known) < len(curves) or sum(len(own) for own, _, _ in known) < len(seeds):
+        return None
+    shared = sorted(set.intersection(*(set(when.tolist()) for _, when, _ in known)))
+    rows = {
+        seed: row[np.isin(when, shared)] for own, when, values in known for seed, row in zip(own, values, strict=True)
+    }
+    return (np.array(shared), np.stack([rows[seed] for seed in seeds])) if shared else None
 
 
 def _protocol_of(judged: Evaluation) -> Protocol:

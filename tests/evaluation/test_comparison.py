@@ -142,6 +142,15 @@ def test_where_episodes_decide_more_of_them_are_asked_for() -> None:
     assert any("training seeds each and more episodes would settle" in line for line in found.lines())
 
 
+def test_a_mean_that_a_few_seeds_decide_is_said() -> None:
+    """Forty seeds: all at 100 against thirty at 101 and ten at 0, which the IQM leaves out."""
+    found = pair(side("steady", np.full((40, 4), 100.0)), side("lost", [[101.0] * 4] * 30 + [[0.0] * 4] * 10))
+    assert (found.means, found.iqms) == ((100.0, 75.75), (100.0, 101.0))
+    assert found.verdict == BETTER
+    said = "their IQMs say otherwise (100.0 against 101.0): a few training seeds decide the means"
+    assert said in found.lines()
+
+
 def test_several_pairs_hold_all_at_once() -> None:
     assert level_of_each(2) == 0.95
     assert level_of_each(4) == pytest.approx(1 - 0.05 / 6)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
 
 import rlab
 from rlab.cli.main import main
@@ -263,3 +264,40 @@ def test_three_sides_are_compared_in_pairs_that_hold_at_once() -> None:
     text = found.summary()
     assert "3 pairs: each at 98.3 %, so that all hold at once with 95 %" in text
     assert "best: ppo-CartPole-v1, not told apart from dqn-CartPole-v1, rainbow-CartPole-v1" in text
+
+
+def test_runs_in_an_env_of_this_process_are_compared_and_judged_with_it(tmp_path: Path) -> None:
+    class Easy(CartPoleEnv):
+        """An env that no other process finds."""
+
+    runs = []
+    for seed in (0, 2):
+        settings = {"env_steps": 32, "rollout_steps": 8, "num_envs": 2, "hidden": (4,), "max_episode_steps": 20}
+        runs.append(tmp_path / str(seed))
+        rlab.train("ppo", Easy, out=runs[-1], seed=seed, seeds=2, final_eval_episodes=2, eval_every=0, **settings)
+    assert rlab.compare(*runs).sides[0].judged == ()
+    found = rlab.compare(*runs, env=Easy, episodes=3, max_episode_steps=20)
+    assert [side.judged for side in found.sides] == [(str(run),) for run in runs]
+
+
+def test_a_name_that_an_author_of_results_chose_cannot_control_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = result_file(tmp_path / "sent.result.json", experiment="\x1b[2Jgone\u202e")
+    assert main(["compare", str(hostile), PPO]) == 0
+    out = capsys.readouterr().out
+    assert "[2Jgone" in out
+    assert "\x1b" not in out
+    assert "\u202e" not in out
+
+
+def test_an_exported_onnx_file_is_judged_in_its_runtime(ppo_run: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("rlab.jobs.export.REPEATS", 2)
+    rlab.export(ppo_run, "onnx", out=tmp_path / "three.onnx", member=3)
+    found = rlab.compare(tmp_path / "three.onnx", ppo_run, episodes=2)
+    assert found.pairs[0].identical
+    assert found.notes == (
+        "three.onnx was exported from ppo, its recorded parent",
+        "of ppo the members with training seeds 3 are compared",
+    )

@@ -14,6 +14,7 @@ from rlab.errors import RlabError, UsageError
 from rlab.jobs import evidence
 from rlab.jobs.evidence import Parent, Protocol, read_evidence
 from rlab.runs import files
+from rlab.runs.folder import RunFolder
 from rlab.runs.policies import load_policy, save_policy
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -73,6 +74,33 @@ def test_the_curve_has_a_row_for_each_member_and_a_column_for_each_evaluation(tm
     assert when.tolist() == [64, 128]
     assert returns.shape == (2, 2)
     assert (found.returns, found.protocol, found.seeds, found.can_be_judged) == (None, None, (0, 1), True)
+
+
+def test_a_run_in_parts_that_is_not_put_together_has_the_curve_that_its_parts_share(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"env_steps": 128, "rollout_steps": 16, "num_envs": 2, "max_episode_steps": 20}
+    judged: dict[str, Any] = {"eval_every": 64, "eval_episodes": 1, "final_eval_episodes": 0, "experiment": "none"}
+    rlab.train("ppo", "CartPole-v1", out=tmp_path / "run", seeds=3, hidden=(4,), **settings, **judged)
+    whole = read_evidence(tmp_path / "run").curve
+    assert whole is not None
+    rows = [json.loads(row) for row in (tmp_path / "run" / "eval.jsonl").read_text().splitlines()]
+    for number, members in (("0", slice(0, 2)), ("1", slice(2, 3))):
+        part = tmp_path / "run" / "parts" / number
+        config = json.loads((tmp_path / "run" / "config.json").read_text())
+        config["run"] |= {"seed": members.start, "seeds": members.stop - members.start}
+        RunFolder.create(part, config)
+        own = [
+            {**row, **{name: row[name][members] for name in ("seeds", "returns", "lengths") if name in row}}
+            for row in rows
+        ]
+        (part / "metrics.jsonl").write_text(json.dumps({"format": 1, "seeds": own[0]["seeds"]}) + "\n")
+        (part / "timing.jsonl").write_text(json.dumps({"format": 1, "seeds": own[0]["seeds"]}) + "\n")
+        kept = own if number == "0" else own[:-1]  # the second part has not been judged for the last time
+        (part / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    (tmp_path / "run" / "eval.jsonl").unlink()
+    found = read_evidence(tmp_path / "run").curve
+    assert found is not None
+    assert found[0].tolist() == [64]
+    assert found[1].tolist() == whole[1][:, :1].tolist()
 
 
 def test_members_that_were_dropped_are_not_among_its_seeds(ppo_run: Path, tmp_path: Path) -> None:
