@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import pytest
 import rlab
 from rlab.engines.choice import job_engine
 from rlab.engines.job import Event, Job
-from rlab.engines.process import ResumeProcess
 from rlab.jobs.request import train_request
 from rlab.jobs.running import begin
 from rlab.runs.folder import RunFolder
@@ -35,23 +33,24 @@ def begun(path: Path, **changes: Any) -> RunFolder:
 
 def test_a_run_that_is_killed_is_run_again_to_the_same_bytes(tmp_path: Path) -> None:
     alone = rlab.train("dqn", "CartPole-v1", out=tmp_path / "alone", **DQN)
-    jobs = [Job(begun(tmp_path / "a"), "a"), Job(begun(tmp_path / "b", seed=7), "b")]
+    job = Job(begun(tmp_path / "a"), "a")
     events: list[Event] = []
 
     def hear(event: Event) -> None:
         events.append(event)
         killed = any(each.kind == "again" for each in events)
-        if event.job is jobs[0] and event.kind == "metrics" and event.row["env_steps"] == 256 and not killed:
-            (child,) = children_of(jobs[0])
+        if event.kind == "metrics" and event.row["env_steps"] == 256 and not killed:
+            (child,) = children_of(job)
             os.kill(child, signal.SIGKILL)
 
-    with closing(job_engine("local", 2)) as engine:
-        ended = engine.run(jobs, hear, threading.Event())
-    assert [(each.status, each.error) for each in ended] == [("done", None)] * 2
+    with closing(job_engine("local", 1)) as engine:
+        (ended,) = engine.run([job], hear, threading.Event())
+    assert (ended.status, ended.error) == ("done", None)
+    assert [each.text for each in events if each.kind == "said"] == []  # neither bars nor reports
     assert [each.text for each in events if each.kind == "again"] == [
         "its process was killed (SIGKILL; is there enough memory?)"
     ]
-    assert [e.row["env_steps"] for e in events if e.job is jobs[0] and e.kind == "metrics"] == list(range(64, 513, 64))
+    assert [each.row["env_steps"] for each in events if each.kind == "metrics"] == list(range(64, 513, 64))
     (weights,) = (alone.path / "policy").glob("*.safetensors")
     for name in ("metrics.jsonl", "eval.jsonl", f"policy/{weights.name}"):
         assert (tmp_path / "a" / name).read_bytes() == (alone.path / name).read_bytes()
@@ -75,24 +74,6 @@ def test_a_process_whose_parent_is_gone_saves_and_ends(tmp_path: Path) -> None:
     wait_for(int(done.stdout))
     assert rlab.Run.open(folder.path).status == "stopped"
     assert rlab.Run.open(folder.path).time > 0
-
-
-def test_what_a_process_says_is_warnings_alone_and_what_it_fails_with_is_its_error(tmp_path: Path) -> None:
-    folder = begun(tmp_path / "run", env_steps=64)
-    process = ResumeProcess(folder.path, ("--env-steps", "0"))
-    looks = list(until_ended(process))
-    assert [line for look in looks for line in look.said] == []
-    assert looks[-1].code == 2
-    assert str(looks[-1].error).startswith("env_steps")
-
-
-def until_ended(process: ResumeProcess) -> Iterator[Any]:
-    while True:
-        look = process.look()
-        yield look
-        if look.code is not None:
-            process.end()
-            return
 
 
 def children_of(job: Job) -> list[int]:
