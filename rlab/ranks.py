@@ -152,8 +152,9 @@ def batch_sums(*sums: Tensor) -> Sequence[Tensor]:
 def average_(grads: list[Tensor]) -> list[Tensor]:
     """Gradients, each of the mean loss over a share of the minibatch, become those of the whole; in place. The shares
     are equally large."""
-    for grad in grads if _sharing is not None else ():
-        grad.copy_(_sharing.summed(grad).div_(_sharing.count))
+    if _sharing is not None:
+        for grad in grads:
+            grad.copy_(_sharing.summed(grad).div_(_sharing.count))
     return grads
 
 

@@ -21,8 +21,10 @@ from typing import Any
 from rlab.experiments.benchmarks.timing import record, seconds_of_training
 
 STEPS = 10_000  # env steps that a result is stated for
-COMMON = ("CartPole-v1", "--experiment", "none", "--vector", "native", "--compile", "off", "--device", "cpu")
-COMMON += ("--num-envs", "16", "--eval-every", "0", "--final-eval-episodes", "0", "--checkpoint-every", "1000000000")
+COMMON = [
+    *("CartPole-v1", "--experiment", "none", "--vector", "native", "--compile", "off", "--device", "cpu"),
+    *("--num-envs", "16", "--eval-every", "0", "--final-eval-episodes", "0", "--checkpoint-every", "1000000000"),
+]
 AGENTS: Mapping[str, tuple[str, ...]] = {
     "ppo": ("--rollout-steps", "128", "--epochs", "10", "--minibatches", "4"),
     "double_dqn": (

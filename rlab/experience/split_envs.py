@@ -56,7 +56,7 @@ class SplitEnvs:
         if raised[:, FAILED].any():
             raise ToldElsewhereError(next(error for error in self._ranks.exchanged(None) if error is not None))
         obs, reward, terminated, truncated, valid, lives = map(self._whole, whole)
-        hidden, cuts, lost = (bool(flag) for flag in raised[:, FAILED + 1 :].any(axis=0))
+        hidden, cuts, lost = np.asarray(raised[:, FAILED + 1 :].any(axis=0)).tolist()
         return HostStep(
             obs,
             self._whole(self._ranks.gathered(found.next_obs)) if hidden else obs,
