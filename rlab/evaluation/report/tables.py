@@ -13,7 +13,7 @@ NUMBERS = frozenset(range(2, 7))  # columns of numbers
 COMPARED = ("", "difference of mean returns", "a seed beats one of the other", "verdict")
 MEANING = (
     "IQM: interquartile mean over training seeds of their mean returns. Its interval is for other training seeds "
-    "(stratified percentile bootstrap); a single seed has none."
+    "(stratified bootstrap, widened by Student's t); a single seed has none."
 )
 
 
