@@ -14,8 +14,8 @@ from rlab.evaluation.differences import (
     seeds_to_settle,
     unpaired_difference,
 )
-from rlab.evaluation.quantiles import student_t
-from rlab.evaluation.stats import Interval, mean_interval
+from rlab.evaluation.quantiles import normal_tail, student_t
+from rlab.evaluation.stats import Interval, iqm, mean_interval, resampled
 
 scores_1d = st.lists(st.integers(-1000, 1000), min_size=1, max_size=30).map(lambda v: np.array(v, dtype=float))
 
@@ -28,6 +28,18 @@ def test_a_difference_is_that_of_the_iqms_and_changes_sign_with_its_sides() -> N
     assert (there.estimate, back.estimate) == (-8.0, 8.0)
     assert there.high < 0 < back.low
     assert (there.low, there.high) == pytest.approx((-back.high, -back.low), abs=0.2)  # of other draws
+
+
+def test_the_degrees_of_freedom_of_two_groups_are_welch_s() -> None:
+    """Groups of 9 and 4 degrees, whose difference has the variance of both: (v + w)^2 / (v^2 / 9 + w^2 / 4)."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(10, 1)), 3.0 * rng.normal(size=(5, 1))
+    of_x, of_y = (resampled(z, iqm, 5_000, r) for z, r in zip((x, y), np.random.default_rng(0).spawn(2), strict=True))
+    v, w = of_x.var(), of_y.var()
+    tail = normal_tail(student_t(0.95, float((v + w) ** 2 / (v**2 / 9 + w**2 / 4))))
+    interval = unpaired_difference(x, y, reps=5_000)
+    low, high = np.quantile(of_x - of_y, [tail, 1 - tail])
+    assert (interval.low, interval.high) == pytest.approx((low, high), rel=1e-9)
 
 
 def test_runs_compared_with_themselves_show_no_difference() -> None:

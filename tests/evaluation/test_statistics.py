@@ -13,6 +13,7 @@ from rlab.evaluation.differences import (
     probability_of_improvement_as_rliable,
     unpaired_difference,
 )
+from rlab.evaluation.quantiles import normal_tail
 from rlab.evaluation.stats import (
     COVERAGE,
     LEVEL,
@@ -141,6 +142,23 @@ def test_bootstrap_resamples_inside_each_task_and_tasks_apart():
     # Rows drawn together would always give 0.5 here; drawn apart, all four of (0, 1) x (0, 1) can come up.
     opposed = np.array([[0.0, 1.0], [1.0, 0.0]])
     assert stratified_bootstrap(opposed, np.mean, level=0.99) == Interval(0.5, 0.0, 1.0, level=0.99)
+
+
+@pytest.mark.parametrize(
+    ("shape", "statistic", "freedom", "variance"),
+    [
+        ((10, 1), np.mean, 9, 10 / 9),  # the variance of a mean over resamples is 9 / 10 of what it should be
+        ((10, 1), iqm, 9, 1.0),
+        ((10, 5), iqm, 45, 49 / 45),
+        ((10, 5), np.mean, 45, 10 / 9),
+    ],
+)
+def test_ends_are_the_percentiles_at_student_s_t(shape, statistic, freedom, variance):
+    scores = np.random.default_rng(0).normal(size=shape)
+    values = stats.resampled(scores, statistic, 5_000, np.random.default_rng(0))
+    interval = stratified_bootstrap(scores, statistic, reps=5_000)
+    tail = normal_tail({9: 2.26215716, 45: 2.01410336}[freedom] * variance**0.5)
+    assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(values, [tail, 1 - tail])), rel=1e-6)
 
 
 def test_bootstrap_repeats_itself_and_a_seed_changes_it():
