@@ -11,10 +11,10 @@ from typing import Any
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.report.model import Report
 from rlab.evaluation.report.page import page, policy
-from rlab.jobs.report_sources import Source, find, tasks_of
+from rlab.jobs.report_sources import WINNER, Source, find, tasks_of
 from rlab.jobs.report_studies import HISTORY, STUDY
 from rlab.runs import files
-from rlab.runs.folder import RunFolder, is_run, path_of
+from rlab.runs.folder import PARTS, SETTINGS, RunFolder, is_run, path_of
 from rlab.trust import Trust
 from rlab.version import VERSION
 
@@ -148,14 +148,18 @@ class Pages:
 
     def _look(self) -> Any:
         """What tells whether anything has changed: the files that runs write, and whether their processes live."""
-        seen = []
-        for source in self._sources:
-            place = Path(path_of(source))
-            inside = [] if is_run(place) or not place.is_dir() else sorted(place.iterdir())
-            for each in [place, *inside]:
-                held = RunFolder(each, {}, "").is_held() if is_run(each) else None
-                seen.append((str(each), held, *(files.identity(each / name) for name in ("", *WATCHED))))
-        return seen
+        places = [place for source in self._sources for place in _places(Path(path_of(source)))]
+        held = [RunFolder(place, {}, "").is_held() if is_run(place) else None for place in places]
+        stamps = [files.identity(place / name) for place in places for name in ("", *WATCHED)]
+        return list(map(str, places)), held, stamps
+
+
+def _places(place: Path) -> list[Path]:
+    """The folder, what is in it where it is not a run itself, and the runs inside runs and studies."""
+    inside = [] if is_run(place) or not place.is_dir() else sorted(place.iterdir())
+    found = [place, *(each for each in inside if each.is_dir())]
+    deeper = (sorted((each / name).glob("*")) for each in found for name in (PARTS, SETTINGS))
+    return [*found, *(each / WINNER for each in found), *(run for runs in deeper for run in runs)]
 
 
 class _Server(ThreadingHTTPServer):

@@ -1,5 +1,6 @@
 """What a report is about: the populations that are named or lie in a folder, in groups that were judged alike."""
 
+import functools
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,11 +19,12 @@ from rlab.evaluation.report.model import Side, Study, Task
 from rlab.jobs.compare import Compared, comparison_of
 from rlab.jobs.evidence import FILE, POLICY_FOLDER, RUN, Evidence, Protocol, read_evidence
 from rlab.jobs.report_studies import is_study, read_study
-from rlab.runs.folder import RunFolder, is_run, path_of
+from rlab.jobs.varied import paths_of
+from rlab.runs.folder import PARTS, RunFolder, is_run, path_of
 from rlab.runs.listing import reached, whole_steps
 from rlab.runs.logs import read_json_lines
 from rlab.runs.policies import POLICY
-from rlab.runs.reading import series
+from rlab.runs.reading import Series, series
 from rlab.runs.status import RUNNING
 from rlab.trust import Trust
 
@@ -56,6 +58,11 @@ def find(sources: Sequence[Source], trust: Trust = False) -> Found:
 
     def read(source: Source) -> None:
         path = Path(path_of(source, WHAT))
+        sets = paths_of(RunFolder.open(path)) if is_run(path) else []
+        if sets:  # each set of settings is a run of its own
+            for each in sets:
+                read(each)
+            return
         if not is_study(path):
             found.setdefault(str(path.absolute()), read_evidence(source, trust))
             return
@@ -127,20 +134,17 @@ def tasks_of(evidence: Iterable[Evidence], films: Mapping[str, tuple[bytes, str]
 
 def _compared(task: Task, members: Sequence[Evidence], protocol: Protocol) -> Task:
     """The task with the comparisons of those that are judged."""
-    judged = [
-        Compared(side.name, (each,), (), Evaluation(each.seeds, protocol.first_seed, each.returns, _no_lengths(each)))
-        for side, each in zip(task.sides, members, strict=True)
-        if each.returns is not None
-    ]
+    judged = []
+    for side, each in zip(task.sides, members, strict=True):
+        if each.returns is not None:
+            lengths = np.zeros(each.returns.shape, np.int64)  # not on record everywhere, and not compared
+            found = Evaluation(each.seeds, protocol.first_seed, each.returns, lengths, protocol.greedy)
+            judged.append(Compared(side.name, (each,), (), found))
     if not 2 <= len(judged) <= MOST_COMPARED:
         return task
-    found = comparison_of(members[0].env, protocol, judged)
+    comparison = comparison_of(members[0].env, protocol, judged)
     command = shlex.join(["rlab", "compare", *(side.made_of[0].path for side in judged)])
-    return replace(task, pairs=found.pairs, notes=found.notes, compared_by=command)
-
-
-def _no_lengths(evidence: Evidence) -> np.ndarray:
-    return np.zeros(np.shape(evidence.returns), np.int64)
+    return replace(task, pairs=comparison.pairs, notes=comparison.notes, compared_by=command)
 
 
 def threshold_of(env: EnvSpec) -> float | None:
@@ -178,12 +182,14 @@ def _names(group: Sequence[Evidence]) -> list[str]:
 def _side(evidence: Evidence, name: str, film: tuple[bytes, str] | None) -> Side:
     settings = evidence.settings
     budget, time = settings.get(evidence.unit), evidence.time
-    training = None
+    curve, training = evidence.curve, None
     if evidence.kind == RUN:
         run = RunFolder.open(evidence.path)
         training = _training(run, evidence)
         if evidence.status == RUNNING:
             time = reached(run, evidence.unit, evidence.time or 0)
+        if evidence.status == RUNNING and (run.path / PARTS).is_dir():
+            curve, training, time = _of_parts(run)
     if budget is not None and evidence.unit == "env_steps":
         budget = whole_steps(budget, settings.get("num_envs", 1))
     return Side(
@@ -192,7 +198,7 @@ def _side(evidence: Evidence, name: str, film: tuple[bytes, str] | None) -> Side
         agent=evidence.agent,
         seeds=evidence.seeds,
         returns=evidence.returns,
-        curve=evidence.curve,
+        curve=curve,
         training=training,
         unit=evidence.unit.replace("_", " "),
         time=time,
@@ -208,7 +214,26 @@ def _side(evidence: Evidence, name: str, film: tuple[bytes, str] | None) -> Side
     )
 
 
-def _training(run: RunFolder, evidence: Evidence) -> tuple[np.ndarray, np.ndarray] | None:
+def _of_parts(run: RunFolder) -> tuple[Series | None, Series | None, int]:
+    """Evaluations, returns in training and the clock of a run under way whose members are shared out: of all of them,
+    as far as each of its parts has come."""
+    parts = [_side(read_evidence(path), path.name, None) for path in (run.path / PARTS).glob("*") if is_run(path)]
+    parts.sort(key=lambda part: part.seeds)
+    curves, trained = [part.curve for part in parts], [part.training for part in parts]
+    return _joined(curves), _joined(trained), min((part.time or 0 for part in parts), default=0)
+
+
+def _joined(parts: Sequence[Series | None]) -> Series | None:
+    """Members of several parts as one, at the moments that all of them have; None where there are none."""
+    found = [part for part in parts if part is not None]
+    if not found or len(found) < len(parts):
+        return None
+    when = functools.reduce(np.intersect1d, [moments for moments, _ in found])
+    values = [values[:, np.isin(moments, when)] for moments, values in found]
+    return (when, np.concatenate(values)) if len(when) else None
+
+
+def _training(run: RunFolder, evidence: Evidence) -> Series | None:
     """What the episodes of training returned, of the members of the evidence; None where nothing says so yet."""
     path = run.path / "metrics.jsonl"
     if not path.is_file():

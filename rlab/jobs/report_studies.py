@@ -27,17 +27,21 @@ def read_study(folder: Path) -> Study:
         RlabError: it is missing or damaged.
     """
     path = folder / STUDY
-    facts, rows = parse_json(read_file(path), path), _rows(folder / HISTORY)
+    facts, rows = parse_json(read_file(path), path), read_history(folder)
     try:
         return _study(folder, facts, rows)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RlabError(f"{path} is not a whole study ({type(error).__name__}: {error}). Was it edited?") from error
 
 
-def _rows(path: Path) -> list[Any]:
-    if not path.is_file():  # no trial has ended yet
-        return []
-    return [parse_json(line, path) for line in whole_lines(path)][1:]
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """The trials, in the order in which they were proposed; none where none has ended yet.
+
+    Raises:
+        RlabError: it is damaged.
+    """
+    path = folder / HISTORY
+    return [parse_json(line, path) for line in whole_lines(path)][1:] if path.is_file() else []
 
 
 def _study(folder: Path, facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Study:

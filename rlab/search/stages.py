@@ -16,6 +16,7 @@ from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import Evaluation
 from rlab.evaluation.stats import iqm
 from rlab.jobs.experiment_files import read_experiment
+from rlab.jobs.report_studies import STUDY
 from rlab.machine import hardware, versions
 from rlab.runs import files
 from rlab.runs.folder import plain_name
@@ -26,7 +27,7 @@ from rlab.search.samplers import FOUND, ITEM, OWNER, importance_of, pruner_of, s
 from rlab.search.space import Space
 from rlab.search.study import STATES, Asked, Trials, opened_storage, worker_in
 from rlab.search.tune_progress import TuneProgress
-from rlab.search.tuned import STUDY, Tuned, claims_of, experiment_text, write_history
+from rlab.search.tuned import Tuned, claims_of, experiment_text, write_history
 
 POLL = 2.0  # seconds between two looks at what other processes are doing
 HOPELESS = 5  # trials that fail before any works, after which the search ends

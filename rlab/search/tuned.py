@@ -10,11 +10,10 @@ from typing import Any
 
 from rlab.evaluation.evaluate import Evaluation
 from rlab.jobs.defaults import agent_config
+from rlab.jobs.report_studies import HISTORY, read_history
 from rlab.jobs.request import BOOKKEEPING, BUDGETS, Request
 from rlab.runs import files
 from rlab.runs.config import RunConfig
-
-STUDY, HISTORY = "study.json", "history.jsonl"
 
 
 @dataclass(frozen=True)
@@ -73,14 +72,6 @@ def write_history(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     lines = [{"format": 1}, *rows]
     text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
     files.write_bytes(folder / HISTORY, text.encode())
-
-
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    """The rows of `history.jsonl`."""
-    lines = files.read_bytes(folder / HISTORY).splitlines()
-    path = folder / HISTORY
-    files.parse_json(lines[0], path)
-    return [json.loads(line) for line in lines[1:]]
 
 
 def experiment_text(request: Request, about: str, bench: Mapping[str, int], claims: Sequence[Mapping[str, Any]]) -> str:

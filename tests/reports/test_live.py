@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import rlab
 from rlab.jobs.live_report import LiveReport, live_report
+from rlab.jobs.report_sources import find, tasks_of
+from rlab.runs.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -119,6 +122,34 @@ def test_a_run_under_way_shows_how_far_it_is(tmp_path: Path) -> None:
     (text,) = seen
     assert "256 of 512 env steps: in training" in text
     assert '<progress value="256" max="512"' in text
+
+
+TINY: dict[str, Any] = {"experiment": "none", "num_envs": 4, "hidden": (8,), "rollout_steps": 16, "log_every": 64}
+TINY |= {"env_steps": 256, "eval_every": 64, "eval_episodes": 1, "final_eval_episodes": 2, "max_episode_steps": 20}
+
+
+def test_a_run_whose_members_are_shared_out_shows_what_all_of_them_have_reached(tmp_path: Path) -> None:
+    whole = rlab.train("ppo", "CartPole-v1", out=tmp_path / "runs" / "whole", seeds=2, **TINY).path
+    for name in ("policy", "checkpoint", "best"):
+        shutil.rmtree(whole / name)
+    for name in ("eval.jsonl", "metrics.jsonl", "timing.jsonl", "result.json"):
+        (whole / name).unlink()
+    for seed in (1, 0):
+        rlab.train("ppo", "CartPole-v1", out=whole / "parts" / str(1 - seed), seed=seed, **TINY)
+    behind = whole / "parts" / "0" / "eval.jsonl"
+    behind.write_text("".join(behind.read_text().splitlines(keepends=True)[:3]))  # the header and two evaluations
+    with RunFolder.open(whole).held(), live_report(tmp_path / "runs") as page:
+        (side,) = find_side(tmp_path / "runs")
+        assert side.status == "running"
+        assert side.curve is not None
+        parts = [rlab.Run.open(whole / "parts" / name).curve()[1] for name in ("1", "0")]  # of seeds 0 and 1
+        assert np.array_equal(side.curve[1], [parts[0][0, :2], parts[1][0]])
+        assert "Learning curves" in asked(page).content.decode()
+
+
+def find_side(folder: Path) -> Any:
+    (task,) = tasks_of(find([folder]).evidence)
+    return task.sides
 
 
 def test_ctrl_c_stops_it_cleanly(runs: Path) -> None:

@@ -111,6 +111,16 @@ def test_different_protocols_are_not_mixed(runs: Path, tmp_path: Path) -> None:
     assert np.shape(result.returns)[1] == 100
 
 
+def test_sets_of_settings_of_one_run_are_sides(tmp_path: Path) -> None:
+    tiny: dict[str, Any] = {"experiment": "none", "num_envs": 4, "hidden": (8,), "seeds": 2, "rollout_steps": 16}
+    tiny |= {"env_steps": 128, "final_eval_episodes": 2, "max_episode_steps": 20}
+    run = rlab.train("ppo", "CartPole-v1", vary=[{"clip": 0.1}, {"clip": 0.3}], out=tmp_path / "run", **tiny)
+    (task,) = rlab.report(run.path, out=tmp_path / "out", png=False).report.tasks
+    assert [side.name for side in task.sides] == ["clip=0.1", "clip=0.3"]
+    assert [side.settings["clip"] for side in task.sides] == [0.1, 0.3]
+    assert len(task.pairs) == 1
+
+
 def test_a_film_is_inside_the_page(runs: Path, tmp_path: Path) -> None:
     pytest.importorskip("pygame")
     pytest.importorskip("PIL.Image")

@@ -54,7 +54,8 @@ def _draw(axes: Any, marks: Sequence[Mark], clip: Any, faint: float) -> None:
         if isinstance(mark, Text):
             _write(axes, mark, color)
             continue
-        alpha, style = mark.opacity * faint, {"zorder": len(axes.get_children()) + order}
+        alpha = mark.opacity * faint
+        style: dict[str, Any] = {"zorder": len(axes.get_children()) + order}
         drawn: Any
         if isinstance(mark, Line):
             xs, ys = zip(*mark.points, strict=True)

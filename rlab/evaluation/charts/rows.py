@@ -97,7 +97,7 @@ def _names(row: RowOf, middle: float, width: float, left: float) -> list[Mark]:
         ]
     name = shortened(row.name, MOST_NAME, LABEL, bold=True)
     base = middle + (4.5 if not row.note else -2.0)
-    marks = [
+    marks: list[Mark] = [
         Text(0.0, base, name, color, LABEL, bold=True, full=row.name),
         Text(width, middle + 4.5, row.text, "ink", LABEL, "end"),
     ]

@@ -81,11 +81,11 @@ def _card(index: int, side: Side) -> str:
     if side.status == "running" and side.budget:
         bar = f'<progress value="{side.time or 0}" max="{side.budget}" aria-label="progress"></progress>'
     lines = "<br>".join(in_html(fact) for fact in facts if fact)
-    notes = "".join(f'<p class="note">{in_html(note)}</p>' for note in notes)
+    said = "".join(f'<p class="note">{in_html(note)}</p>' for note in notes)
     return (
         f'<li class="card k{index % SIDES}"><div class="who">{symbol(index)}<span>{in_html(side.name)}</span></div>'
         f'<p class="big">{middle or MISSING}</p><div class="ends">{ends or "no interval"}</div>'
-        f'<div class="facts">{lines}</div>{bar}{notes}</li>'
+        f'<div class="facts">{lines}</div>{bar}{said}</li>'
     )
 
 
