@@ -7,6 +7,7 @@ import numpy as np
 
 from rlab.envs import EnvSpec
 from rlab.errors import RlabError, UsageError
+from rlab.evaluation.episode_driver import check_episodes
 from rlab.evaluation.evaluate import Evaluation
 from rlab.jobs.evidence import RESULT, RUN, Evidence, Protocol, different_settings
 from rlab.jobs.judging import FINAL_EPISODE_SEED
@@ -54,7 +55,7 @@ def common_protocol(of: Sequence[Evidence], episodes: int | None, seed: int | No
     """How all of these are compared: as asked for, else as they were all judged.
 
     Raises:
-        UsageError: they were judged otherwise than each other, and nothing was asked for.
+        UsageError: they were judged otherwise than each other, and nothing was asked for; or no episodes can be so.
     """
     on_record = {each.protocol: each.path for each in of if each.protocol is not None}
     if len(on_record) > 1 and episodes is None:
@@ -64,7 +65,9 @@ def common_protocol(of: Sequence[Evidence], episodes: int | None, seed: int | No
     first_seeds = {protocol.first_seed for protocol in on_record}
     start = seed if seed is not None else first_seeds.pop() if len(first_seeds) == 1 else FINAL_EPISODE_SEED
     common = next(iter(on_record)).episodes if on_record else EPISODES
-    return Protocol(common if episodes is None else episodes, start)
+    wanted = common if episodes is None else episodes
+    check_episodes("a comparison", wanted, start)
+    return Protocol(wanted, start)
 
 
 def recorded(evidence: Evidence, env: EnvSpec, protocol: Protocol) -> Evaluation | None:

@@ -201,6 +201,8 @@ def _named(given: Source | Mapping[str, Source | Sequence[Source]]) -> list[tupl
     name, equals, rest = path.partition("=")
     if not equals or os.path.exists(path):
         return [(None, [path])]
+    if not (name and all(rest.split(","))):
+        raise UsageError(f"{path!r:.200} does not name a side and its runs: NAME=RUN,RUN.")
     paths = [found for word in rest.split(",") for found in (sorted(glob.glob(word)) or [word])]
     return [(name, paths)]
 

@@ -18,8 +18,8 @@ class TuneSettings:
         UsageError: a count that is out of range.
     """
 
-    # What proposes settings. tpe and random end poor trials early (median), asha does so by halves; grid, cmaes and gp
-    # train every trial to its end
+    # What proposes settings. tpe and random end poor trials early (median), asha goes on with the best third; grid,
+    # cmaes and gp train every trial to its end
     method: Literal["tpe", "random", "grid", "cmaes", "gp", "asha"] = "tpe"
     trials: int = 40  # of the whole study, however many processes share it; the first one has the plain defaults
     finalists: int = 3  # best trials that are trained again on fresh seeds, beside the defaults, to choose the winner

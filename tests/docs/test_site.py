@@ -75,3 +75,8 @@ def test_a_notebook_runs(path: Path, tmp_path: Path) -> None:
     client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
     assert (tmp_path / "runs").is_dir()
+    outputs = [each for cell in notebook.cells for each in cell.get("outputs", ())]
+    shown = [each["data"].get("text/html", "") for each in outputs if each["output_type"] == "display_data"]
+    bars = [each for each in shown if each.startswith("<progress ")]
+    assert len(bars) == sum(cell.source.count("progress=True") for cell in notebook.cells) > 0
+    assert all(bar.startswith('<progress value="1.0000" max="1"') for bar in bars)  # drawn anew in its place

@@ -31,6 +31,11 @@ def begun(path: Path, **changes: Any) -> RunFolder:
     return begin(train_request("dqn", "CartPole-v1", (), (), experiment, settings), path)
 
 
+def test_no_jobs_at_once_are_refused() -> None:
+    with pytest.raises(rlab.UsageError, match="jobs 0 must be 1 or more"):
+        job_engine("local", 0)
+
+
 def test_a_run_that_is_killed_is_run_again_to_the_same_bytes(tmp_path: Path) -> None:
     alone = rlab.train("dqn", "CartPole-v1", out=tmp_path / "alone", **DQN)
     job = Job(begun(tmp_path / "a"), "a")

@@ -252,6 +252,21 @@ def test_a_run_that_is_not_finished_is_judged_as_it_is_and_said(tmp_path: Path) 
     assert found.sides[0].judged == (str(stopped),)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--episodes", "0"), "a comparison needs one episode or more, not 0"),
+        (("--episodes", "-3"), "a comparison needs one episode or more, not -3"),
+        (("a=",), "'a=' does not name a side and its runs: NAME=RUN,RUN."),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_one_line(
+    ppo_run: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+) -> None:
+    assert main(["compare", str(ppo_run), str(ppo_run), *words]) == 2
+    assert capsys.readouterr().err.strip() == f"rlab: {said}"
+
+
 def test_one_side_alone_is_refused(ppo_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(ppo_run)]) == 2
     assert "a comparison needs two sides or more, not 1: rlab compare RUN RUN" in capsys.readouterr().err
