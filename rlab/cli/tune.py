@@ -83,7 +83,11 @@ def run(argv: list[str]) -> int:
     from rlab.search.tune import search
 
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
-        tuned = search(planned, True, options.trust)
+        try:
+            tuned = search(planned, True, options.trust)
+        except KeyboardInterrupt:
+            print(clean(f"stopped; the same command goes on with the study in {planned.folder}"), file=sys.stderr)
+            raise
     print(json.dumps(tuned.facts) if options.json else clean(tuned.report()))
     return 0
 
@@ -91,7 +95,7 @@ def run(argv: list[str]) -> int:
 def _searched(start: Defaults) -> Defaults:
     """The defaults of the runs of a search, for its help page."""
     tuned = {} if start.experiment is None else start.experiment.run
-    usual = {"seeds": SEEDS, "final_eval_episodes": EPISODES}
+    usual: dict[str, Any] = {"seeds": SEEDS, "final_eval_episodes": EPISODES}
     return replace(start, run=replace(start.run, **{n: v for n, v in usual.items() if n not in tuned}))
 
 

@@ -112,7 +112,11 @@ def plan(
         raise UsageError("--final-eval-episodes 0: a search compares trials by their final evaluation.")
     processes = None if run.jobs is None and run.engine == "local" else (run.engine, run.jobs)
     run = replace(run, jobs=None, engine="local")
-    usual = {"seeds": SEEDS, "final_eval_episodes": EPISODES, "eval_every": max(1, request.budget // CURVE_POINTS)}
+    usual: dict[str, Any] = {
+        "seeds": SEEDS,
+        "final_eval_episodes": EPISODES,
+        "eval_every": max(1, request.budget // CURVE_POINTS),
+    }
     run = replace(run, **{name: value for name, value in usual.items() if origins[name] == DEFAULT})
     request = _tried(fixed_of(replace(request, run=run), ranges), trust)
     named = [name for name, origin in origins.items() if origin == COMMAND_LINE]
