@@ -74,7 +74,7 @@ prove: $(READY)
 
 bench: $(READY)
 	$(BIN)/pip install -q -c constraints.txt -e ".[bench]" --no-build-isolation
-	for name in speed_against_sb3 ppo_speed main_job cost_of_seeds export border draws tensor_envs engine checkpoints sac_against_sb3 bootstrap; do $(BIN)/python -m rlab.experiments.benchmarks.$$name || exit 1; done
+	for name in speed_against_sb3 ppo_speed main_job cost_of_seeds export border draws tensor_envs engine checkpoints sac_against_sb3 bootstrap data_parallel ray_study; do $(BIN)/python -m rlab.experiments.benchmarks.$$name || exit 1; done
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

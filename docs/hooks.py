@@ -134,6 +134,13 @@ def agents() -> str:
     return table(["agent", "what it is"], rows)
 
 
+def extras() -> str:
+    """What is installed by name beside rlab itself."""
+    from rlab.jobs.doctor import EXTRAS
+
+    return table(["extra", "for"], [[f"`{name}`", what] for name, (_, what) in sorted(EXTRAS.items())])
+
+
 def wrappers() -> str:
     """The wrappers that go by a name."""
     from rlab.envs.wrappers import WRAPPERS
@@ -322,6 +329,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "command-line": command_line,
     "coverage": coverage,
     "evidence": evidence,
+    "extras": extras,
     "glossary": glossary,
     "house-picture": house_picture,
     "import-table": import_table,

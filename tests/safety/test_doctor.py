@@ -2,13 +2,17 @@
 
 import json
 import shutil
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import rlab
 from rlab.cli.main import main
 from rlab.jobs.doctor import EXTRAS, doctor
+
+ROOT = Path(rlab.__file__).parent.parent
 
 
 @pytest.fixture
@@ -22,6 +26,11 @@ def runs(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def everything(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_every_extra_that_is_of_use_beside_development_is_known() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert EXTRAS.keys() == project["optional-dependencies"].keys() - {"bench", "dev", "docs", "serve"}
 
 
 def test_whole_runs_and_the_machine_are_described_and_nothing_is_changed(
