@@ -15,6 +15,7 @@ from rlab.jobs.request import train_request
 from rlab.jobs.settings import merge
 from rlab.search.executors import InProcesses, OneByOne
 from rlab.search.plan import Plan, Ranges, plan
+from rlab.search.stacks import InStacks
 from rlab.search.tune_settings import TuneSettings
 from rlab.search.tuned import Tuned
 from rlab.trust import Trust
@@ -74,6 +75,8 @@ def search(planned: Plan, progress: bool = False, trust: Trust = False) -> Tuned
         if (error.name or "").partition(".")[0] in ("optuna", "sqlalchemy"):
             raise UsageError(f"rlab tune needs optuna: {pip_install('tune')}") from error
         raise
+    if planned.how.vectorised is not None:
+        return carry_out(planned, InStacks(planned.how.vectorised, trust), progress)
     if planned.processes is None:
         return carry_out(planned, OneByOne(trust), progress)
     with closing(job_engine(*planned.processes)) as engine:

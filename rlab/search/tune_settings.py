@@ -21,6 +21,9 @@ class TuneSettings:
     # What proposes settings. tpe and random end poor trials early (median), asha goes on with the best third; grid,
     # cmaes and gp train every trial to its end
     method: Literal["tpe", "random", "grid", "cmaes", "gp", "asha"] = "tpe"
+    # trials that are trained at once as one stack, or several where they differ in what must be equal in it, such as
+    # widths; None: one by one
+    vectorised: int | None = None
     trials: int = 40  # of the whole study, however many processes share it; the first one has the plain defaults
     finalists: int = 3  # best trials that are trained again on fresh seeds, beside the defaults, to choose the winner
     finalist_seeds: int = 10  # training seeds of each finalist, which no trial had
@@ -29,5 +32,7 @@ class TuneSettings:
     keep_trials: bool = False  # keep the run folders of trials, which are deleted once their result is recorded
 
     def __post_init__(self) -> None:
-        check_counts(self, "trials", "finalists", "finalist_seeds", "report_seeds", "episodes")
-        check_at_most(self, MOST_MEMBERS, "trials", "finalists", "finalist_seeds", "report_seeds", "episodes")
+        check_counts(self, "vectorised", "trials", "finalists", "finalist_seeds", "report_seeds", "episodes")
+        check_at_most(
+            self, MOST_MEMBERS, "vectorised", "trials", "finalists", "finalist_seeds", "report_seeds", "episodes"
+        )
