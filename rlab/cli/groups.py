@@ -5,11 +5,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "run": (
         *("run", "env_steps", "updates", "seeds", "seed", "member", "agent", "device", "devices", "jobs", "engine"),
         *("compile", "threads", "deterministic", "on_nan"),
-        *("allow_version_change", "experiment", "out", "trust", "quiet", "json"),
+        *("allow_version_change", "experiment", "vary", "out", "trust", "quiet", "json"),
     ),
     "search": (
         *("space", "ranges", "method", "trials", "storage", "finalists", "finalist_seeds", "report_seeds", "episodes"),
-        "keep_trials",
+        *("vectorised", "keep_trials"),
     ),
     "environment": (
         *("env", "env_kwargs", "wrapper", "num_envs", "vector", "max_episode_steps", "env_timeout", "env_restarts"),

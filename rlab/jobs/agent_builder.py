@@ -98,9 +98,12 @@ def build_agent(
 
 def _of_members(request: Request, agent_class: Any, device: torch.device) -> Any:
     """The settings of all members of the stack, as the agent takes them."""
-    names = tuple(request.vary[0]) if request.vary else ()
+    sets = request.vary or (request.evolution or {}).get("population", ())
+    names = tuple(sets[0]) if sets else ()
     check_per_member(request.agent, agent_class, names)
     each = [part.settings for part in request.parts() for _ in request.run.training_seeds]
+    if request.evolution is not None:
+        each = [replace(request.settings, **own) for own in sets]
     return apart(each, names, device)
 
 

@@ -53,6 +53,7 @@ def split(request: Request, ranks: Ranks) -> Request:
         "--hindsight": asks_for_hindsight(settings),
         "--novelty": pays_for_novelty(settings),
         "--vary": bool(request.vary),
+        "--method pbt": request.evolution is not None,
     }
     for flag, asked_for in of_one_process.items():
         if asked_for:

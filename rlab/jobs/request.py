@@ -107,6 +107,7 @@ class Request:
     processes: int = 1  # that train one learner now; see `jobs.data_parallel`
     # sets of the agent's settings in which members differ, each with all seeds, see `jobs.varied`; (): they are alike
     vary: tuple[Mapping[str, Any], ...] = ()
+    evolution: Mapping[str, Any] | None = None  # settings of each member that change in training, see `jobs.evolution`
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "env", replace(self.env, timeout=self.run.env_timeout))
@@ -160,6 +161,7 @@ class Request:
             "commit": commit(),
             "command": self.command,
             **({"vary": [dict(each) for each in self.vary]} if self.vary else {}),
+            **({} if self.evolution is None else {"evolution": dict(self.evolution)}),
         }
 
     def _in_force(self, values: dict[str, Any]) -> dict[str, Any]:
@@ -192,6 +194,7 @@ class Request:
             dict(data.get("not_in_force", {})),
             data.get("engine"),
             vary=tuple(data.get("vary", ())),
+            evolution=data.get("evolution"),
         )
 
     def tuned(self) -> str:

@@ -23,6 +23,7 @@ from rlab.jobs.agent_builder import build_agent
 from rlab.jobs.data_parallel import Follower, WeightCheck, check_alike, check_splits, shared, split_sampler
 from rlab.jobs.data_sources import check_demonstrations, check_training_only, data_source, make_sampler, make_storage
 from rlab.jobs.engine import CPU, Engine, can_step_tensors, choose
+from rlab.jobs.evolution import Evolution
 from rlab.jobs.films import check_can_film
 from rlab.jobs.foreign_code import only_here, resume_command
 from rlab.jobs.inputs import NO_INPUTS, Inputs, demonstrations_for
@@ -95,9 +96,8 @@ class Session:
             if built.start is not None:
                 in_force = as_started(request.settings, self.agent.policy().spec.preprocess)
                 request = replace(request, start=built.start, settings=in_force)
-            self.request, self.parts = with_unread(
-                replace(request, engine=self.engine.to_json()), agent_class, spaces[1]
-            )
+            whole = replace(request, engine=self.engine.to_json())
+            self.request, self.parts = with_unread(whole, agent_class, spaces[1])
             self._check_time_limit()
             check_training_only(run, request.env, self.agent, self.demonstrations)
             if run.film_every:
@@ -183,8 +183,7 @@ class Session:
             f"{source.name}: {self._capacity:,} transitions per seed, {mib}; {learns}",
         ]
         lines += [f"set {number}: {name_of(each)}" for number, each in enumerate(sets)]
-        policy = self.agent.policy()
-        lines += shapes(policy, self.agent.networks)
+        lines += shapes(self.agent.policy(), self.agent.networks)
         if online and self.demonstrations is not None:
             share = f"{self.request.sources.demonstration_share:.0%} of every batch"
             lines.append(f"demonstrations: {self.demonstrations.transitions.min()} transitions per seed, {share}")
@@ -220,6 +219,7 @@ class Session:
                 with self._recorder(folder, state, audience) as self._record:
                     hearing: list[LoopListener] = [] if self.ranks.count == 1 else [self._weight_check()]
                     hearing += [self.best, *self._record.listeners, *listeners, audience]
+                    hearing += Evolution.of(self.request, self.agent, folder, state)  # the last to hear an evaluation
                     on_episodes = [*self._record.on_episodes]
                     on_episodes += [audience.on_episodes] if audience.hears("on_episode") else []
                     loop = self._loop(partial(self._stops, stop, audience), hearing, on_episodes)

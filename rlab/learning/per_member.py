@@ -81,6 +81,17 @@ def apart(configs: Sequence[C], names: Collection[str], device: torch.device) ->
     return whole
 
 
+def change(whole: C, configs: Sequence[C]) -> None:
+    """Give the members of a stack other values of the settings in which they may differ. It is in place: programs and
+    whatever else holds these numbers go on with the new ones."""
+    found = _apart_of(whole)
+    assert found is not None  # it was made by `apart`
+    _check_alike(configs, found.names)
+    found.set(configs)
+    for name in found.names:
+        getattr(whole, name).copy_(_column(configs, name))
+
+
 def first_of(config: C) -> C:
     """The config of the first member, plain: of what must be equal for all."""
     found = _apart_of(config)

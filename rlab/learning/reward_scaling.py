@@ -1,11 +1,13 @@
 """Rewards divided by the running deviation of the discounted return, so that values have a size near one."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rlab.learning.inheritance import take_rows
 from rlab.learning.per_member import over
 from rlab.learning.policy_gradient import accumulate
 from rlab.networks.outliers import Outliers
@@ -69,6 +71,11 @@ class RewardScaler:
         self._returns = None if returns is None else returns.clone().to(self._mean.device)
         for name in ("count", "mean", "variance"):
             getattr(self, f"_{name}").copy_(state[name])
+
+    def inherit(self, parents: Sequence[int]) -> None:
+        """Each member goes on with the statistics of its parent; the sums of its own episodes stay."""
+        for statistic in (self._count, self._mean, self._variance):
+            take_rows(statistic, parents)
 
     def cut_episodes(self) -> None:
         """Fresh episodes begin behind the rewards that were scaled last."""

@@ -25,6 +25,7 @@ KNOWN: dict[str, tuple[type, ...]] = {
     "history": (list,),
     "trainable": (int, float),
     "vary": (list,),  # sets of settings, each with all seeds, in the order of the stack
+    "evolution": (dict,),  # of a population: settings of each member at first, and how they change
     "of_stack": (dict,),  # in the folder of one of these sets: its number, and of how many it is
 }
 WORDS = {str: "a text", dict: "an object", list: "a list", int: "a number", float: "a number", type(None): "null"}

@@ -110,6 +110,8 @@ def plan(
         raise UsageError("--devices shares out one run; a search runs several at once: --jobs N, each with --device.")
     if run.final_eval_episodes == 0 and origins["final_eval_episodes"] != DEFAULT:
         raise UsageError("--final-eval-episodes 0: a search compares trials by their final evaluation.")
+    if how.method == "pbt" and (run.jobs is not None or run.engine != "local" or how.vectorised is not None):
+        raise UsageError("--method pbt trains one stack in this process; leave --jobs, --engine and --vectorised out.")
     if how.vectorised is not None and (run.jobs is not None or run.engine != "local"):
         raise UsageError(
             "--vectorised trains trials as one stack in this process; leave it or --jobs and --engine out."

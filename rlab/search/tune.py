@@ -14,6 +14,8 @@ from rlab.jobs.own_networks import named_network
 from rlab.jobs.request import train_request
 from rlab.jobs.settings import merge
 from rlab.search.executors import InProcesses, OneByOne
+from rlab.search.pbt import Bred
+from rlab.search.pbt import carry_out as breed
 from rlab.search.plan import Plan, Ranges, plan
 from rlab.search.stacks import InStacks
 from rlab.search.tune_settings import TuneSettings
@@ -34,11 +36,14 @@ def tune(
     progress: bool = False,
     trust: Trust = False,
     **settings: Any,
-) -> Tuned:
+) -> Tuned | Bred:
     """Search for settings, choose the best on fresh seeds, and report it on others again.
 
     Each trial trains a stack of `seeds` members; its value is the IQM of their final weights' returns. The same call
     goes on with a study that was interrupted, and loses no trial that had finished.
+
+    `method="pbt"` trains one population instead, in which the worst take over the best, and gives a `Bred`: the
+    schedule of settings that led to its best member, judged on fresh seeds.
 
     Args:
         agent, env, env_kwargs, wrappers, trust: as for `train`.
@@ -63,12 +68,14 @@ def tune(
     return search(plan(request, how, ranges, out, storage, trust), progress, trust)
 
 
-def search(planned: Plan, progress: bool = False, trust: Trust = False) -> Tuned:
+def search(planned: Plan, progress: bool = False, trust: Trust = False) -> Tuned | Bred:
     """Carry a search out, or go on with it.
 
     Raises:
         As `tune`.
     """
+    if planned.how.method == "pbt":
+        return breed(planned, progress, trust)
     try:
         from rlab.search.stages import carry_out
     except ImportError as error:

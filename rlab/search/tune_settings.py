@@ -19,8 +19,8 @@ class TuneSettings:
     """
 
     # What proposes settings. tpe and random end poor trials early (median), asha goes on with the best third; grid,
-    # cmaes and gp train every trial to its end
-    method: Literal["tpe", "random", "grid", "cmaes", "gp", "asha"] = "tpe"
+    # cmaes and gp train every trial to its end; pbt trains one population, whose members change settings in training
+    method: Literal["tpe", "random", "grid", "cmaes", "gp", "asha", "pbt"] = "tpe"
     # trials that are trained at once as one stack, or several where they differ in what must be equal in it, such as
     # widths; None: one by one
     vectorised: int | None = None

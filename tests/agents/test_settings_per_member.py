@@ -8,7 +8,7 @@ import torch
 
 from rlab.agents import load_agent
 from rlab.errors import UsageError
-from rlab.learning.per_member import check_per_member, settings_per_member
+from rlab.learning.per_member import apart, change, check_per_member, per_member, settings_per_member
 from rlab.learning.programs import CompiledPrograms
 
 SEED = 5
@@ -130,6 +130,20 @@ def test_a_setting_that_an_agent_has_once_for_all_members_is_refused_by_name() -
         check_per_member("ppo", load_agent("ppo"), ["hidden", "clip", "epochs"])
     with pytest.raises(UsageError, match=r"^own:Agent has one gamma for all members; .*none: its class has no `per_m"):
         check_per_member("own:Agent", type("Agent", (), {}), ["gamma"])
+
+
+def test_settings_change_in_place_so_that_programs_go_on_with_the_new_ones() -> None:
+    config = load_agent("dqn").Config  # type: ignore[attr-defined]
+    whole = apart([config(gamma=0.5), config(gamma=0.9)], ["gamma", "max_grad_norm"], torch.device("cpu"))
+    held = whole.gamma
+    assert per_member(whole, lambda each: each.gamma).tolist() == [0.5, 0.9]
+    change(whole, [config(gamma=0.25, max_grad_norm=None), config(gamma=0.9)])
+    assert whole.gamma is held
+    assert held.tolist() == [[0.25], [pytest.approx(0.9)]]
+    assert whole.max_grad_norm.tolist() == [[float("inf")], [10.0]]
+    assert per_member(whole, lambda each: each.gamma).tolist() == [0.25, 0.9]
+    with pytest.raises(ValueError, match="members differ in batch_size, not in gamma, max_grad_norm alone"):
+        change(whole, [config(), config(batch_size=3)])
 
 
 def learned(agent: Any) -> dict[str, torch.Tensor]:

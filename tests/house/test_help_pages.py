@@ -46,6 +46,7 @@ ANY_TEXT = {
         "env",
         "log_project",
         "env_kwargs",
+        "vary",
         "wrapper",
         "agent",
         "dataset",
