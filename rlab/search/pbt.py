@@ -29,11 +29,11 @@ from rlab.runs import files
 from rlab.runs.folder import is_run
 from rlab.search.plan import REPORT, SEARCH, Plan
 from rlab.search.space import Space
-from rlab.search.tuned import STUDY
 from rlab.search_ranges import Range
 from rlab.trust import Trust
 
 POPULATION, REPLAY = "population", "replay"  # run folders in the study's
+FACTS = "population.json"  # what was found
 MEMBERS = 10  # unless the user says otherwise
 ROUNDS = 20  # evaluations, behind each of which the worst take over the best, unless the user says how often
 SHARE = 0.2  # of the members that do; Jaderberg et al. 2017, section 4.1
@@ -42,7 +42,7 @@ BY = "Jaderberg et al. 2017: truncation selection, factors 0.8 and 1.2 or drawn 
 
 @dataclass(frozen=True)
 class Bred:
-    """A population that was trained, and its schedule on fresh seeds. `facts` is what `study.json` holds."""
+    """A population that was trained, and its schedule on fresh seeds. `facts` is what `population.json` holds."""
 
     path: Path  # the folder of the study
     facts: Mapping[str, Any]
@@ -179,7 +179,7 @@ def _written(
     schedule: list[list[Any]],
     replayed: Run,
 ) -> dict[str, Any]:
-    """Write `study.json`, and give what it holds."""
+    """Write `population.json`, and give what it holds."""
     request, judged = plan.request, _judged(population)
     first, members = population.config["run"]["seed"], len(evolution["population"])
     seed = first + winner
@@ -209,7 +209,7 @@ def _written(
             "evaluation": found,
         },
     }
-    files.write_json(plan.folder / STUDY, facts)
+    files.write_json(plan.folder / FACTS, facts)
     return facts
 
 

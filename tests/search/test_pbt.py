@@ -33,7 +33,7 @@ TINY: dict[str, Any] = {
 def test_a_population_is_trained_once_and_its_schedule_again_on_seeds_that_chose_nothing(tmp_path: Path) -> None:
     bred = rlab.tune("ppo", "CartPole-v1", out=tmp_path / "study", **TINY)
     assert isinstance(bred, Bred)
-    facts = json.loads((tmp_path / "study" / "study.json").read_text())
+    facts = json.loads((tmp_path / "study" / "population.json").read_text())
     assert facts == json.loads(json.dumps(bred.facts))
     assert facts["seeds"] == {"search": [0, 1, 2], "report": [13, 14]}
     assert [row["seed"] for row in bred.evaluation["per_seed"]] == [13, 14]
