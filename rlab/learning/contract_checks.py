@@ -85,9 +85,9 @@ def check_agent(name: str, agent: Agent) -> None:
             f"the optimizers of {name} are called {', '.join(names)}, and `scheduled` gives each its learning rate by "
             "its name; give them different ones: StackedOptimizer(..., name=...)."
         )
-    _check_scheduled(name, agent.scheduled(Clock(0, 1)), len(agent.policy().seeds))
     if not isinstance(agent.policy(), Policy):
         raise UsageError(f"{name}.policy() gives {_kind(agent.policy())}; it must be a rlab.networks.policy.Policy.")
+    _check_scheduled(name, agent.scheduled(Clock(0, 1)), len(agent.policy().seeds))
     for field in agent.fields():
         if not isinstance(field, Field):
             raise UsageError(f"{name}.fields() gives {field!r}; each must be a Field(name, shape, dtype).")
