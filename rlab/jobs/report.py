@@ -14,7 +14,7 @@ from rlab.evaluation.charts.png import check_png, png
 from rlab.evaluation.charts.svg import svg_file
 from rlab.evaluation.report.escaping import slug
 from rlab.evaluation.report.figures import figures
-from rlab.evaluation.report.model import Report, Side, score_of
+from rlab.evaluation.report.model import Report, Side
 from rlab.evaluation.report.page import page
 from rlab.evaluation.report.studies import study_figures
 from rlab.evaluation.report.tables import latex, markdown
@@ -73,7 +73,7 @@ class Reported:
 
 
 def _as_json(side: Side) -> dict[str, Any]:
-    score = score_of(side)
+    score = side.score
     ends = [score.low, score.high] if isinstance(score, Interval) else None
     return {
         "name": side.name,

@@ -140,7 +140,9 @@ def _compared(task: Task, members: Sequence[Evidence], protocol: Protocol) -> Ta
             lengths = np.zeros(each.returns.shape, np.int64)  # not on record everywhere, and not compared
             found = Evaluation(each.seeds, protocol.first_seed, each.returns, lengths, protocol.greedy)
             judged.append(Compared(side.name, (each,), (), found))
-    if not 2 <= len(judged) <= MOST_COMPARED:
+    if len(judged) > MOST_COMPARED:
+        return replace(task, notes=(f"{len(judged)} sides are not compared: name {MOST_COMPARED} or fewer for that",))
+    if len(judged) < 2:
         return task
     comparison = comparison_of(members[0].env, protocol, judged)
     command = shlex.join(["rlab", "compare", *(side.made_of[0].path for side in judged)])

@@ -111,6 +111,15 @@ def test_different_protocols_are_not_mixed(runs: Path, tmp_path: Path) -> None:
     assert np.shape(result.returns)[1] == 100
 
 
+def test_more_sides_than_are_compared_are_shown_with_a_word_about_it(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlab.jobs.report_sources.MOST_COMPARED", 1)
+    done = rlab.report(runs, out=tmp_path / "out", png=False)
+    assert done.report.tasks[0].pairs == ()
+    assert "2 sides are not compared: name 1 or fewer for that." in done.page.read_text()
+
+
 def test_sets_of_settings_of_one_run_are_sides(tmp_path: Path) -> None:
     tiny: dict[str, Any] = {"experiment": "none", "num_envs": 4, "hidden": (8,), "seeds": 2, "rollout_steps": 16}
     tiny |= {"env_steps": 128, "final_eval_episodes": 2, "max_episode_steps": 20}

@@ -10,7 +10,7 @@ from rlab.evaluation.charts.marks import Chart
 from rlab.evaluation.charts.rows import RowOf, rows_chart
 from rlab.evaluation.charts.scales import whole
 from rlab.evaluation.report.escaping import slug
-from rlab.evaluation.report.model import Task, score_of
+from rlab.evaluation.report.model import Task
 from rlab.evaluation.report.numbers import counted, plain
 from rlab.evaluation.stats import performance_profile
 
@@ -86,7 +86,7 @@ def _value_at(curve: CurveOf, moment: float) -> str:
 def _returns(task: Task) -> Figure | None:
     rows, numbers = [], []
     for index, side in enumerate(task.sides):
-        score, means = score_of(side), side.means
+        score, means = side.score, side.means
         if score is None:
             continue
         judged = counted(side.returns.shape[1], "episode") + " each" if side.returns is not None else "so far"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ class Side:
     film: bytes | None = None  # a GIF
     film_of: str = ""  # member and episode
 
-    @property
+    @cached_property
     def means(self) -> np.ndarray:
         """Each member's mean return `[S]`, of the final weights or, before they are judged, of the last evaluation
         during training; empty where there is neither."""
@@ -49,19 +50,18 @@ class Side:
             return np.asarray(last[np.isfinite(last)])
         return np.empty(0)
 
+    @cached_property
+    def score(self) -> Interval | float | None:
+        """The IQM over seeds with its 95 % interval for other seeds; a plain mean return of a single seed; None where
+        nothing was evaluated yet."""
+        if not len(self.means):
+            return None
+        return stratified_bootstrap(self.means) if len(self.means) > 1 else iqm(self.means)
+
     @property
     def is_final(self) -> bool:
         """Whether `means` are those of the final weights."""
         return self.returns is not None
-
-
-def score_of(side: Side) -> Interval | float | None:
-    """The IQM over seeds with its 95 % interval for other seeds; a plain mean return of a single seed; None where
-    nothing was evaluated yet."""
-    means = side.means
-    if not len(means):
-        return None
-    return stratified_bootstrap(means) if len(means) > 1 else iqm(means)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from rlab.evaluation.charts.palette import SIDES, side_color
 from rlab.evaluation.charts.scales import MINUS, whole
 from rlab.evaluation.charts.svg import svg_inline
 from rlab.evaluation.report.escaping import in_html
-from rlab.evaluation.report.model import Side, Task, score_of
+from rlab.evaluation.report.model import Side, Task
 from rlab.evaluation.report.numbers import counted, plain, setting_text, with_ends
 from rlab.evaluation.report.tables import COMPARED, MISSING, compared_rows, level_of
 from rlab.evaluation.stats import COVERAGE
@@ -59,7 +59,7 @@ def cards(task: Task) -> str:
 
 
 def _card(index: int, side: Side) -> str:
-    middle, ends = with_ends(score_of(side))
+    middle, ends = with_ends(side.score)
     means = side.means
     facts = [f"{side.agent}, {counted(len(side.seeds), 'training seed')}"]
     if side.returns is not None:
@@ -116,7 +116,7 @@ def chips(task: Task, name: str, has_seeds: bool) -> str:
 def comparison(task: Task, name: str) -> str:
     """Who is better, in words, with the numbers to open."""
     if not task.pairs:
-        return ""
+        return "".join(f'<p class="note">{in_html(_sentence(note))}</p>' for note in task.notes)
     said = [each.lines() for each in task.shown_pairs]
     words = "".join(f'<p class="verdict">{in_html(_sentence(lines[0]))}</p>' for lines in said)
     notes = dict.fromkeys([*(line for lines in said for line in lines[1:]), *task.notes])

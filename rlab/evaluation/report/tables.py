@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from rlab.evaluation.charts.scales import whole
 from rlab.evaluation.report.escaping import in_latex, in_markdown, one_line
-from rlab.evaluation.report.model import Report, Side, Task, score_of
+from rlab.evaluation.report.model import Report, Side, Task
 from rlab.evaluation.report.numbers import joined, percent, plain
 
 MISSING = "\N{EN DASH}"
@@ -23,7 +23,7 @@ def result_row(side: Side) -> tuple[str, ...]:
     trained = MISSING if side.time is None else f"{whole(side.time)} {side.unit}"
     judged = str(side.returns.shape[1]) if side.returns is not None else "in training" if len(means) else MISSING
     worst = plain(float(means.min())) if len(means) else MISSING
-    return side.name, side.agent, trained, str(len(side.seeds)), judged, joined(score_of(side)) or MISSING, worst
+    return side.name, side.agent, trained, str(len(side.seeds)), judged, joined(side.score) or MISSING, worst
 
 
 def compared_rows(task: Task) -> list[tuple[str, ...]]:

@@ -1,7 +1,7 @@
 """The title and the first sentence of a report."""
 
 from rlab.evaluation.comparison import BETTER, NO_DIFFERENCE, WORSE
-from rlab.evaluation.report.model import Report, Side, Task, score_of
+from rlab.evaluation.report.model import Report, Side, Task
 from rlab.evaluation.report.numbers import counted, joined
 from rlab.evaluation.stats import Interval
 
@@ -37,7 +37,7 @@ def lede(report: Report) -> str:
 
 
 def _of_task(task: Task, several: bool) -> str:
-    scored = [(side, score) for side in task.sides if (score := score_of(side)) is not None]
+    scored = [(side, score) for side in task.sides if (score := side.score) is not None]
     where = f" on {task.label}" if several else ""
     if not scored:
         return f"Nothing was evaluated{where} yet."
