@@ -28,7 +28,7 @@ def train(folder: Path, device: str, env_steps: int, seeds: int, rates: list[flo
     """Train a stack of all seeds for each of these rates, with the settings tuned for CartPole."""
     quiet: dict[str, Any] = {"eval_every": 0, "final_eval_episodes": 0, "checkpoint_every": 10**9, "log_every": 10**6}
     vary = {"learning_rate": rates} if len(rates) > 1 else {}
-    own = {} if vary else {"learning_rate": rates[0]}
+    own: dict[str, Any] = {} if vary else {"learning_rate": rates[0]}
     out = Path(tempfile.mkdtemp(dir=folder)) / "run"
     rlab.train(
         "dqn", "CartPole-v1", out=out, vary=vary, seeds=seeds, env_steps=env_steps, device=device, **quiet, **own

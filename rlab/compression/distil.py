@@ -189,7 +189,8 @@ def retrain(
             said, state = student.unroll(batch.obs, state, batch.begins)
             state = {name: value.detach() for name, value in state.items()}
             loss = mean(lessons.loss(said.flatten(1, 2), batch.labels.flatten(1, 2)), batch.weight.flatten(1))
-            optimizer.step(loss, optimizer.scheduled(Clock(update, settings.updates)))
+            now = optimizer.scheduled(Clock(update, settings.updates))
+            optimizer.step(loss, {name: float(rate) for name, rate in now.items()})
             if after_update is not None:
                 after_update(update + 1)
         student.eval()

@@ -85,7 +85,7 @@ class UniformSampler(RandomSampler):
                 "raise --replay-capacity."
             )
         self.own_steps = n_step if isinstance(n_step, Tensor) else None
-        self.n_step = n_step if self.own_steps is None else int(self.own_steps.max())  # the most of any member
+        self.n_step = int(n_step if self.own_steps is None else self.own_steps.max())  # the most of any member
 
     def check(self) -> None:
         """Raise RlabError where there is no row yet."""

@@ -36,7 +36,7 @@ class Saved(Protocol):
     """What a save takes from a session."""
 
     request: Request
-    parts: Sequence[Request]  # one for each set of settings
+    parts: list[Request]  # one for each set of settings
     agent: Agent
     loop: Loop
     best: BestPolicy

@@ -118,9 +118,9 @@ def over(value: V, rows: Tensor) -> V:
     return value.reshape(-1, *[1] * (rows.dim() - 1))
 
 
-def over_networks(value: V, parameter: Tensor) -> V:
+def over_networks(value: Tensor, parameter: Tensor) -> Tensor:
     """A setting as it multiplies a parameter `[S, ...]`, or `[S * C, ...]` of an ensemble."""
-    if not isinstance(value, Tensor) or value.dim() == 0:
+    if value.dim() == 0:
         return value
     each = value.expand(-1, parameter.shape[0] // value.shape[0])
     return each.reshape(-1, *[1] * (parameter.dim() - 1))

@@ -95,7 +95,7 @@ def value_loss(
     if clip is None or old_value is None:
         return loss
     _check_shapes(value=value, old_value=old_value)
-    held = old_value + (value - old_value).clamp(-clip, clip)
+    held = old_value + (value - old_value).clamp(-clip, clip)  # type: ignore[arg-type]  # as above
     return torch.maximum(loss, 0.5 * (held - target).square())
 
 

@@ -14,7 +14,7 @@ from rlab.draws import Draws
 from rlab.errors import UsageError, unknown
 from rlab.learning.augmentation import augmentation
 from rlab.learning.common_config import OptimizerConfig
-from rlab.learning.contract import Batch, Now, Updated
+from rlab.learning.contract import Batch, Now, Scheduled, Updated
 from rlab.learning.optimizer_settings import OptimizerSettings
 from rlab.learning.optimizers import StackedOptimizer
 from rlab.learning.supervised_losses import LOSSES, correct, cross_entropy
@@ -156,7 +156,7 @@ class Supervised:
             return "accuracy", _per_row(correct(outputs, target))
         return "absolute_error", _per_row((outputs - like_outputs(target, outputs)).abs())
 
-    def scheduled(self, clock: Clock) -> dict[str, float]:
+    def scheduled(self, clock: Clock) -> Scheduled:
         """The learning rate and, to be logged, the epoch."""
         return {**self.optimizer.scheduled(clock), "train/epoch": clock.progress * self.config.epochs}
 

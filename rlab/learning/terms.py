@@ -34,7 +34,7 @@ class LossTerm(Protocol):
         where these rows have nothing to do with it."""
         ...
 
-    def weight(self, clock: Clock) -> float:
+    def weight(self, clock: Clock) -> float | np.ndarray:
         """What the loss counts at this time."""
         ...
 

@@ -88,7 +88,7 @@ def carry_out(plan: Plan, progress: bool, trust: Trust) -> Bred:
     rows = _lineage(population.path)
     winner = best_member(population)
     schedule = schedule_of(evolution["population"], rows, winner)
-    again = plan.request_for(REPORT, {}, "pbt")
+    again = plan.request_for(REPORT, {}, winner)
     again = replace(again, run=replace(again.run, eval_every=request.run.eval_every))
     follows = {"population": [schedule[0][1]] * again.run.seeds, "schedule": schedule}
     replayed = _run(replace(again, evolution=follows), plan.folder / REPLAY, progress, trust)
@@ -106,7 +106,7 @@ def population_of(plan: Plan) -> tuple[Request, dict[str, Any]]:
     if pays_for_novelty(request.settings):
         raise UsageError("--method pbt: members do not take over what novelty has learned; leave --novelty out.")
     run, origins = request.run, request.origins
-    usual = {"seeds": MEMBERS, "eval_every": max(1, request.budget // ROUNDS)}
+    usual: dict[str, Any] = {"seeds": MEMBERS, "eval_every": max(1, request.budget // ROUNDS)}
     run = replace(run, **{name: value for name, value in usual.items() if origins[name] == DEFAULT})
     run = replace(run, final_eval_episodes=plan.how.episodes)
     if run.seeds < 2:

@@ -1,6 +1,7 @@
 """Runs of a search as stacks: those that differ in nothing but settings that members may have of their own are trained
 as one, with all seeds of each. What must be equal, such as widths, splits them into several stacks by itself."""
 
+import contextlib
 import json
 import shutil
 import time
@@ -64,6 +65,8 @@ class InStacks:
             result = _result_of(_moved(path, task.folder), task, hearing.goes_on(task), seconds)
             on_end(task, result)
         shutil.rmtree(place)
+        with contextlib.suppress(OSError):
+            place.parent.rmdir()  # where it was the last one
 
     def _carry_out(self, stack: Sequence[Task], place: Path, hearing: "_Hearing") -> Run:
         """The run of a stack, from where its folder is, if there is one."""
