@@ -116,7 +116,7 @@ def shares_of(parts: Sequence[Request], folder: RunFolder) -> list[Share]:
     found = []
     for number, (request, name) in enumerate(zip(parts, names, strict=True)):
         path, shown = folder.path / SETTINGS / name, f"{folder.name}/{SETTINGS}/{name}"
-        kept = {key: folder.config[key] for key in ("computed_with", "history") if key in folder.config}
+        kept: dict[str, Any] = {key: folder.config[key] for key in ("computed_with", "history") if key in folder.config}
         config: dict[str, Any] = {**request.to_json(), **kept, "of_stack": {"number": number, "of": len(points)}}
         if not is_run(path):
             own = RunFolder.create(path, config, shown)
