@@ -11,7 +11,6 @@ from rlab.errors import UsageError
 from rlab.jobs.aliases import check_not_a_policy, check_words
 from rlab.jobs.defaults import defaults_for
 from rlab.jobs.request import Request, train_request
-from rlab.jobs.varied import read_points, with_points
 from rlab.runs.config import RunConfig, SourceConfig
 
 USAGE = "rlab train AGENT ENV [settings]"
@@ -70,6 +69,8 @@ def read_request(agent: str, env_id: str, argv: list[str]) -> tuple[Request, Tra
     env = EnvSpec(env_id)
     words, trust = command_words(), options.trust
     request = train_request(agent, env, options.env_kwargs, options.wrapper, chosen, settings, words, trust)
+    from rlab.jobs.varied import read_points, with_points  # torch takes its time: after every check of the words
+
     return with_points(request, read_points(options.vary), "--vary"), options
 
 
