@@ -1,5 +1,6 @@
 """The process of a job: `rlab resume` of its folder, and what it says and logs meanwhile."""
 
+import contextlib
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from rlab.engines.log_tail import LogTail
 from rlab.errors import RlabError
 
 DONE, STOPPED = 0, 130  # exit codes
+PATIENCE = 5.0  # seconds for what a process has started to end after it
 LOGS: tuple[Literal["metrics", "evaluation"], ...] = ("metrics", "evaluation")
 FILES = {"metrics": "metrics.jsonl", "evaluation": "eval.jsonl"}
 # `rlab` with the import path of the process that started it, and a SIGTERM when that process is gone (on Linux), so
@@ -89,7 +91,7 @@ class ResumeProcess:
     def look(self) -> Look:
         code = self._code()
         if code is not None:
-            self._reader.join()
+            self._reader.join(PATIENCE)  # what it started, such as envs, may hold on to its standard error
         lines, self._lines = self._lines, []
         rows = [(kind, row) for kind in LOGS for row in self._tails[kind].rows()]
         return Look(rows, lines, code, self._error(code))
@@ -103,7 +105,11 @@ class ResumeProcess:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
-        self._reader.join()
+        self._reader.join(PATIENCE)
+        if self._reader.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # what it has started and what does not end by itself
+            self._reader.join()
         assert self._process.stderr is not None
         self._process.stderr.close()
         self._answer.close()

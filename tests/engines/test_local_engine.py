@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import rlab
+from rlab.engines import process
 from rlab.engines.choice import job_engine
 from rlab.engines.job import Event, Job
 from rlab.jobs.request import train_request
@@ -34,6 +36,22 @@ def begun(path: Path, **changes: Any) -> RunFolder:
 def test_no_jobs_at_once_are_refused() -> None:
     with pytest.raises(rlab.UsageError, match="jobs 0 must be 1 or more"):
         job_engine("local", 0)
+
+
+def test_a_process_that_died_is_not_waited_for_because_of_what_it_had_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What it starts holds on to its standard error, as workers of envs do.
+    started = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    monkeypatch.setattr(process, "_RUN", f"{started}; sys.exit(1)")
+    monkeypatch.setattr(process, "PATIENCE", 0.1)
+    began = time.monotonic()
+    dead = process.ResumeProcess(tmp_path, ())
+    while (look := dead.look()).code is None:
+        time.sleep(0.05)
+    dead.end()
+    assert look.code == 1
+    assert time.monotonic() - began < 30.0
 
 
 def test_a_run_that_is_killed_is_run_again_to_the_same_bytes(tmp_path: Path) -> None:
