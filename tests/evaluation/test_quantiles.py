@@ -13,6 +13,7 @@ from rlab.evaluation.quantiles import binomial_tail, normal_tail, student_t
         (0.95, 9, 2.26215716280),
         (0.6, 4, 0.940964564),
         (0.95, 1e7, 1.95996422),
+        (0.95, 1e15, 1.95996398),  # the normal distribution
         (0.0, 5, 0.0),
     ],
 )

@@ -170,6 +170,14 @@ def test_hostile_names_stay_in_their_cells_of_markdown_and_latex(make_report: Ca
     assert [len(re.findall(r"(?<!\\)&", row)) for row in rows] == [6] * 4 + [3] * 4
 
 
+def test_a_name_at_the_beginning_of_a_latex_row_is_no_argument_of_the_row_before(
+    make_report: Callable[..., Report],
+) -> None:
+    tex = latex(make_report(("plain", "[5cm] wide", "* starred")))
+    assert r"  {[}5cm] wide & " in tex
+    assert r"  {*} starred & " in tex
+
+
 def test_the_page_is_the_same_every_time_and_its_policy_names_what_is_in_it(make_report: Callable[..., Report]) -> None:
     text = page(make_report())
     assert text == page(make_report())

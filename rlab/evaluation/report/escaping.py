@@ -16,6 +16,8 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
+    "[": "{[}",  # which at the beginning of a row would be read as an argument of the row before, and so would
+    "*": "{*}",
     "\N{MINUS SIGN}": "$-$",
     "\N{HORIZONTAL ELLIPSIS}": r"\ldots{}",
 }
