@@ -37,8 +37,10 @@ class MLflowLog:
         self._set: list[str] = []  # environment variables that were not set before
 
     def check(self) -> None:
-        self._connected().search_experiments(max_results=1)
-        self._forget()
+        try:
+            self._connected().search_experiments(max_results=1)
+        finally:
+            self._forget()
 
     def begin(self, run: LoggedRun) -> tuple[Mark, str]:
         client = self._connected()
@@ -82,8 +84,9 @@ class MLflowLog:
         self._forget()
 
     def _connected(self) -> Any:
-        self._set = [name for name in WAITING if name not in os.environ]
-        os.environ.update({name: WAITING[name] for name in self._set})
+        fresh = [name for name in WAITING if name not in os.environ]
+        os.environ.update({name: WAITING[name] for name in fresh})
+        self._set += fresh  # beside those of an attempt that failed
         from mlflow import MlflowClient
 
         self._client = MlflowClient()

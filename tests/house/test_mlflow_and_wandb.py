@@ -225,10 +225,12 @@ def test_a_server_that_is_not_there_is_said_in_one_line(tmp_path: Path, monkeypa
         nobody.bind(("127.0.0.1", 0))  # and does not listen
         address = f"127.0.0.1:{nobody.getsockname()[1]}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{SECRET}@{address}")
+        before = set(os.environ)
         with pytest.raises(rlab.UsageError, match=r"--log mlflow: .*Connection refused.*Leave it out") as caught:
             rlab.train("dqn", "CartPole-v1", out=tmp_path / "run", log="mlflow", **SMALL)
         assert "\n" not in str(caught.value)
         assert SECRET not in str(caught.value)
+        assert set(os.environ) == before
         run = rlab.train("dqn", "CartPole-v1", out=tmp_path / "run", **SMALL)
         with pytest.warns(RlabWarning, match=r"MLflow failed: .*Connection refused"):
             assert rlab.resume(run, log="mlflow").finished
