@@ -37,6 +37,9 @@ BRACKETS = bytes.maketrans(b"{}", b"[]")
 # Controls (C0, C1), what changes the direction of text, and halves of a character.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
+# In addresses: user and password, or a token, of a web server; the password of a database.
+SECRET = re.compile(r"(https?://)[^/\s]+(?=@)|(://[^/\s:@]*:)[^/\s]+(?=@)|([?&]password=)[^&\s]+")
+
 
 def read_file(path: Path, most: int = MOST_BYTES, *, follow: bool = False) -> bytes:
     """The content of a regular file.
@@ -300,6 +303,11 @@ def _array(part: IO[bytes], size: int, np: Any) -> "np.ndarray":
 def clean(text: object) -> str:
     """A text as it may reach a terminal or a page: without controls, of which a file may hold any."""
     return UNPRINTABLE.sub("", str(text))
+
+
+def without_password(text: str) -> str:
+    """A text without the passwords of the addresses in it, and without all that identifies a user of a web server."""
+    return SECRET.sub(r"\1\2\3...", text)
 
 
 def check_counts(where: object, most: int, **counts: Any) -> None:

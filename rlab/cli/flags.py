@@ -21,6 +21,7 @@ from typing import Any, Literal, Union
 import tyro
 
 from rlab.cli.help import HELP_ALL, Page, page_text
+from rlab.door import without_password
 from rlab.errors import UsageError
 from rlab.jobs.aliases import agents_with, answer, check_not_a_policy
 from rlab.jobs.settings import Setting, settings_of, wanted
@@ -207,5 +208,5 @@ def _message(panel: str) -> str:
 
 
 def command_words() -> str:
-    """The command line as it was typed, without the path of the interpreter."""
-    return " ".join(["rlab", *sys.argv[1:]])
+    """The command line as it was typed, without the path of the interpreter, and without passwords: runs keep it."""
+    return without_password(" ".join(["rlab", *sys.argv[1:]]))

@@ -12,6 +12,7 @@ from types import TracebackType
 
 import numpy as np
 
+from rlab.door import without_password
 from rlab.errors import RlabError, UsageError, pip_install
 from rlab.evaluation.stats import iqm
 from rlab.jobs.judging import NotJudgedError
@@ -42,17 +43,18 @@ KEY = "log-key.json"  # in the run folder: what services know the run by
 AGAIN = 30.0  # seconds until a service that failed is tried again
 AT_LAST = 60.0  # seconds that the end of a run waits for a service
 LONGEST = 150  # letters of an error that are shown
-PASSWORD = re.compile(r"(?<=//)[^/\s@]+(?=@)")  # in an address
 
 
 def services_of(request: Request) -> list[Service]:
     """The services that show a run.
 
     Raises:
-        UsageError: the package of one is not installed.
+        UsageError: the package of one is not installed, or members differ in settings, which one run there cannot show.
     """
     names = [name for name in SERVICES if name in (request.run.log or ())]
     for name in names:
+        if request.vary:
+            raise UsageError(f"--log {name} is for a run whose members all have the same settings.")
         if not is_installed(name):
             raise UsageError(f"--log {name} needs a package that is not installed: {pip_install(name)}.")
     return [SERVICES[name]() for name in names]
@@ -164,7 +166,7 @@ class _Feed:
     def start(self, say: Callable[[str], None]) -> None:
         """Open it, in this thread."""
         try:
-            say(f"{self._service.title}: {_without_password(self._opened())}")
+            say(f"{self._service.title}: {without_password(self._opened())}")
         except Exception as error:
             self._fail(error)
 
@@ -301,14 +303,10 @@ def _key(path: Path) -> str:
 
 def _why(error: Exception) -> str:
     """An error in one line of bounded length, without passwords."""
-    text, root = _without_password(one_line(error)), error
+    text, root = without_password(one_line(error)), error
     while isinstance(cause := root.__cause__ or root.__context__, Exception):
         root = cause
-    why = _without_password(one_line(root))
+    why = without_password(one_line(root))
     if len(text) > LONGEST:
         text = f"{text[:LONGEST]} ..."
     return (text if root is error or why in text else f"{text} ({why[:LONGEST]})").rstrip(". ")
-
-
-def _without_password(text: str) -> str:
-    return PASSWORD.sub("...", text)

@@ -11,6 +11,7 @@ from rlab.errors import UsageError
 from rlab.jobs.defaults import COMMAND_LINE, DEFAULT
 from rlab.jobs.inputs import open_inputs
 from rlab.jobs.listeners import Audience
+from rlab.jobs.publishing import SERVICES
 from rlab.jobs.request import BOOKKEEPING, Request
 from rlab.jobs.shared_out import session_for
 from rlab.jobs.unread import refuse_unread
@@ -116,6 +117,8 @@ def plan(
         raise UsageError(
             "--vectorised trains trials as one stack in this process; leave it or --jobs and --engine out."
         )
+    if how.vectorised is not None and (shown := [name for name in SERVICES if name in (run.log or ())]):
+        raise UsageError(f"--log {shown[0]} shows runs, not trials that are one stack; leave it or --vectorised out.")
     processes = None if run.jobs is None and run.engine == "local" else (run.engine, run.jobs)
     run = replace(run, jobs=None, engine="local")
     usual: dict[str, Any] = {

@@ -10,8 +10,8 @@ import numpy as np
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.engine import make_url
 
+from rlab.door import without_password
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import Evaluation
 from rlab.evaluation.stats import iqm
@@ -282,7 +282,7 @@ def _write(plan: Plan, status: str, **found: Any) -> dict[str, Any]:
         "trials": plan.trials,
         "unit": plan.request.unit,
         "seeds": plan.seeds,
-        "storage": None if plan.storage is None else make_url(plan.storage).render_as_string(hide_password=True),
+        "storage": None if plan.storage is None else without_password(plan.storage),
         "command": plan.request.command,
         "hardware": hardware(),
         "versions": versions(),

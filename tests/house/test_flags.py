@@ -1,6 +1,7 @@
 """Settings as flags and as a file's values: what is read, and the one line that says what is wrong."""
 
 import dataclasses
+import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ import tyro
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from rlab.cli.flags import given, parse
+from rlab.cli.flags import command_words, given, parse
 from rlab.errors import RlabError, UsageError
 from rlab.jobs.settings import merge
 from rlab.runs.config import RunConfig
@@ -245,3 +246,9 @@ def test_merge_says_what_is_wrong_with_a_setting(name: str, value: object, said:
 def test_merge_lists_the_settings_where_no_name_is_near() -> None:
     with pytest.raises(UsageError, match=r"unknown setting zzz. Known: device, env_steps, max_episode_steps.$"):
         merge(RunPart(), {"zzz": 1}, "a.toml")
+
+
+def test_the_command_that_runs_keep_has_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["rlab", "tune", "dqn", "CartPole-v1", "--storage", "postgresql://me:secret@host/lab"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert command_words() == "rlab tune dqn CartPole-v1 --storage postgresql://me:...@host/lab"

@@ -132,6 +132,7 @@ def test_the_command_line_takes_sets_and_reports_each(tmp_path: Path, capsys: py
         (["--vary", "num_envs=2,4"], r"--vary: num_envs belongs to the whole run"),
         (["--vary", "gamma=0.9,0.9"], r"--vary: two sets of settings are equal"),
         (["--vary", "munchausen_alpha=0.9,0.8"], r"--munchausen-alpha has no effect here: munchausen is off"),
+        (["--vary", "gamma=0.9,0.8", "--log", "csv", "wandb"], r"--log wandb is for a run whose members all have"),
         (["--vary", "gamma=0.9,0.8", "--film-every", "100"], r"--film-every is for a run whose members all have"),
         (
             ["--vary", "gamma=0.9,0.8", "--devices", "cpu,cpu"],

@@ -91,6 +91,20 @@ def test_controls_and_turns_of_direction_are_not_shown() -> None:
     assert door.clean("\x1b[31mred\x07\r\u202eabc\ud800\x9b1m é 猫\n\t") == "[31mredabc1m é 猫\n\t"
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("--storage postgresql://me:secr@t@host/lab --jobs 2", "--storage postgresql://me:...@host/lab --jobs 2"),
+        ("postgresql://me@host/lab", "postgresql://me@host/lab"),
+        ("https://token@host:5000/x and http://me:secret@host", "https://...@host:5000/x and http://...@host"),
+        ("postgresql://host/lab?user=me&password=secret&x=1", "postgresql://host/lab?user=me&password=...&x=1"),
+        ("rlab train dqn CartPole-v1", "rlab train dqn CartPole-v1"),
+    ],
+)
+def test_passwords_in_addresses_are_not_shown(text: str, shown: str) -> None:
+    assert door.without_password(text) == shown
+
+
 def test_a_folder_of_results_holds_files_and_folders_alone(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").write_text("")

@@ -138,6 +138,7 @@ def test_the_command_line_shows_the_space_and_says_what_is_wrong(capsys: pytest.
         (["tune", "dqn", "CartPole-v1", "--trials", "0"], "trials 0 must be 1 or more"),
         (["tune", "dqn", "CartPole-v1", "--ranges", "nowhere.toml"], "nowhere.toml"),
         (["tune", "dqn", "CartPole-v1", "--method", "tpa"], "tpa"),
+        (["tune", "dqn", "CartPole-v1", "--vectorised", "4", "--log", "wandb"], "--log wandb shows runs, not trials"),
     ):
         assert main(words) == 2
         assert why in capsys.readouterr().err
