@@ -117,6 +117,8 @@ def notes_of(sides: Mapping[str, Sequence[Evidence]]) -> list[str]:
         if each.kind == RUN and each.status != FINISHED and each.returns is None:
             total = each.settings.get(each.unit)
             notes.append(f"{each.path} is {each.status}, at {each.time:,} of {total:,} {_words(each.unit)}")
+        if each.dropped:
+            notes.append(f"{each.path} {lost(each)}")
     times = {name: each.time for name, each in firsts.items() if each.time is not None and each.unit == "env_steps"}
     if len(set(times.values())) > 1:
         notes.append(f"trained for different times: {_each(times, ',')} env steps")
@@ -129,6 +131,12 @@ def notes_of(sides: Mapping[str, Sequence[Evidence]]) -> list[str]:
     if len({version for version in gymnasium.values() if version is not None}) > 1:
         notes.append(f"judged with different versions of gymnasium: {_each(gymnasium)}")
     return notes
+
+
+def lost(of: Evidence) -> str:
+    """What to say of members that were dropped: they are the ones that went wrong."""
+    seeds = f"training seed{'' if len(of.dropped) == 1 else 's'} {', '.join(map(str, of.dropped))}"
+    return f"went on without {seeds}, whose numbers were not finite: what it returned is that of the others alone"
 
 
 def _listed(settings: Mapping[str, Sequence[Any]]) -> str:

@@ -81,6 +81,7 @@ class Evidence:
     agent: str
     env: EnvSpec  # with its wrappers and time limit
     seeds: tuple[int, ...]  # training seeds of the members, without those that were dropped: the rows of what follows
+    dropped: tuple[int, ...] = ()  # training seeds that it went on without, since their numbers were not finite
     protocol: Protocol | None = None  # of `returns`
     returns: np.ndarray | None = None  # [S, E] of the final weights; None: to be judged first
     curve: tuple[np.ndarray, np.ndarray] | None = None  # evaluations during training: when [T], in `unit`, and [S, T]
@@ -145,7 +146,7 @@ def _of_run(folder: Path, path: str) -> Evidence:
     config, unit, done = run.config, clock_unit(run), saved_time(run)
     first, count = config["run"]["seed"], config["run"]["seeds"]
     facts = policy_facts(run)
-    dropped = {each.seed for each in Dropped.from_json(facts.get("dropped", []), run.path)}
+    dropped = _dropped(facts, run.path)
     everyone = range(first, first + count)
     judged = final_evaluation(run)
     seeds = tuple(seed for seed in everyone if seed not in dropped) if judged is None else judged.seeds
@@ -157,6 +158,7 @@ def _of_run(folder: Path, path: str) -> Evidence:
         agent=config["agent"],
         env=EnvSpec.from_json(config["env"]),
         seeds=seeds,
+        dropped=dropped,
         protocol=None if judged is None else _protocol_of(judged),
         returns=None if judged is None else judged.returns,
         curve=_curve(run, unit, seeds),
@@ -237,6 +239,7 @@ def _of_result(path: str, place: Path) -> Evidence:
             agent=config["agent"],
             env=EnvSpec.from_json({"kwargs": {}, "wrappers": [], "max_episode_steps": None, **config["env"]}),
             seeds=seeds,
+            dropped=_dropped(result, place),
             protocol=Protocol(returns.shape[1], first, bool(found.get("greedy", True))),
             returns=returns,
             unit=unit,
@@ -315,6 +318,11 @@ def _curve_of_parts(run: RunFolder, unit: str, seeds: tuple[int, ...]) -> tuple[
         seed: row[np.isin(when, shared)] for own, when, values in known for seed, row in zip(own, values, strict=True)
     }
     return (np.array(shared), np.stack([rows[seed] for seed in seeds])) if shared else None
+
+
+def _dropped(facts: Mapping[str, Any], where: Path) -> tuple[int, ...]:
+    """The training seeds of the members that a run went on without."""
+    return tuple(each.seed for each in Dropped.from_json(facts.get("dropped", []), where))
 
 
 def _protocol_of(judged: Evaluation) -> Protocol:

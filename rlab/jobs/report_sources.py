@@ -16,6 +16,7 @@ from rlab.envs import EnvSpec
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import Evaluation
 from rlab.evaluation.report.model import Side, Study, Task
+from rlab.jobs.comparable import lost
 from rlab.jobs.compare import Compared, comparison_of
 from rlab.jobs.evidence import FILE, POLICY_FOLDER, RUN, Evidence, Protocol, read_evidence
 from rlab.jobs.report_studies import is_study, read_study
@@ -211,6 +212,7 @@ def _side(evidence: Evidence, name: str, film: tuple[bytes, str] | None) -> Side
         versions=evidence.versions,
         hardware=evidence.hardware,
         made_by=evidence.command,
+        notes=[f"It {lost(evidence)}."] if evidence.dropped else [],
         film=None if film is None else film[0],
         film_of="" if film is None else film[1],
     )

@@ -14,7 +14,8 @@ import rlab
 from rlab.cli.main import main
 from rlab.errors import UsageError
 from rlab.jobs.compare import Comparison
-from rlab.jobs.evidence import shipped_folder
+from rlab.jobs.evidence import read_evidence, shipped_folder
+from rlab.jobs.report_sources import tasks_of
 from rlab.runs import files
 from rlab.runs.policies import load_policy, save_policy
 
@@ -66,6 +67,17 @@ def test_recorded_results_are_compared_as_they_are(capsys: pytest.CaptureFixture
     assert lines[5].startswith(said)
     assert "note: trained for different times: dqn-CartPole-v1 50,000, ppo-CartPole-v1 100,000 env steps" in lines
     assert "judging" not in err
+
+
+def test_members_that_were_dropped_are_named_beside_what_the_others_returned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dropped = [{"seed": seed, "time": 10, "updates": 5, "reason": "its loss is NaN"} for seed in (98, 99)]
+    path = result_file(tmp_path / "mine.result.json", dropped=dropped)
+    assert main(["compare", str(path), PPO]) == 0
+    assert f"note: {path} went on without training seeds 98, 99, whose numbers" in capsys.readouterr().out
+    (task,) = tasks_of([read_evidence(path)])
+    assert task.sides[0].notes[0].startswith("It went on without training seeds 98, 99, whose numbers")
 
 
 def test_the_json_has_sides_pairs_and_what_they_are_made_of(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ import rlab
 from rlab.agents import load_agent
 from rlab.cli.main import main
 from rlab.errors import RlabError, RlabWarning, UsageError
+from rlab.jobs.evidence import read_evidence
 from rlab.runs.checkpoint import load_checkpoint
 from rlab.runs.folder import RunFolder
 
@@ -124,6 +125,7 @@ def test_it_is_reported_in_the_logs_the_result_the_list_and_to_whoever_judges(
     assert line in capsys.readouterr().out
     assert main(["eval", str(out), "--episodes", "1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["dropped"] == [dropped]
+    assert (read_evidence(out).seeds, read_evidence(out).dropped) == ((5, 7), (6,))
 
 
 @pytest.mark.parametrize("name", ["dqn", pytest.param("ppo", marks=pytest.mark.prove)])

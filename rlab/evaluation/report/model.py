@@ -22,8 +22,6 @@ class Side:
     agent: str
     seeds: tuple[int, ...]  # training seeds
     returns: np.ndarray | None = None  # [S, E] of the final weights; None: not judged (yet)
-    first_episode: int | None = None  # the seed of the first episode that it was judged in
-    greedy: bool = True  # False: actions were sampled
     curve: tuple[np.ndarray, np.ndarray] | None = None  # evaluations during training: when [T] and [S, T]
     training: tuple[np.ndarray, np.ndarray] | None = None  # what episodes of training returned, as `curve`
     unit: str = "env steps"  # of `when`, `time` and `budget`; or updates
@@ -35,7 +33,7 @@ class Side:
     versions: Mapping[str, Any] = field(default_factory=dict)
     hardware: Mapping[str, Any] = field(default_factory=dict)
     made_by: str | None = None  # the command
-    notes: Sequence[str] = ()  # what a reader should know: members that were dropped, no policy yet
+    notes: Sequence[str] = ()  # what a reader should know, such as members that were dropped
     film: bytes | None = None  # a GIF
     film_of: str = ""  # member and episode
 
@@ -117,7 +115,7 @@ class Study:
     name: str
     objective: str  # what `value` is, such as `IQM over 3 seeds`
     trials: Sequence[Trial]
-    importance: Mapping[str, float]  # setting -> share of the variation of the objective
+    importance: Mapping[str, float]  # setting -> its share in being among the best trials
     facts: Mapping[str, str]  # method, storage ...
     finalists: Sequence[Finalist] = ()
     winner: str = ""  # what became of the best settings, in words
