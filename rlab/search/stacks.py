@@ -18,14 +18,15 @@ from rlab.jobs.listeners import Listener
 from rlab.jobs.request import Request
 from rlab.jobs.resume import continue_run
 from rlab.jobs.running import Run, start
-from rlab.jobs.varied import paths_of
+from rlab.jobs.varied import folders_of
 from rlab.learning.per_member import settings_per_member
 from rlab.runs import files
-from rlab.runs.folder import RunFolder, is_run
+from rlab.runs.folder import SETTINGS, RunFolder, is_run
 from rlab.search.executors import OneByOne, OnEnd, OnPoint, Result, Task, result_of
 from rlab.trust import Trust
 
-STACKS, TASKS = "stacks", "tasks.json"  # the folder beside those of tasks, and what says whose stack it is
+STACKS = "stacks"  # the folder beside those of tasks, with a folder for each stack:
+RUN, TASKS = "run", "tasks.json"  # its run, and whose it is
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class InStacks:
         """As `Executor.run`."""
         while batch := list(islice(tasks, self.at_once)):
             for stack in stacks_of(batch):
-                if len(stack) == 1:
+                if len(stack) == 1 and not _place_of(stack).exists():
                     OneByOne(self.trust).run(iter(stack), on_point, on_end)
                 else:
                     self._train(stack, on_point, on_end)
@@ -61,17 +62,22 @@ class InStacks:
         if run.interrupted:
             raise KeyboardInterrupt(f"{stack[0].label} and those beside it are saved")
         seconds = (time.perf_counter() - began) / len(stack)
-        for task, path in zip(stack, paths_of(RunFolder.open(run.path)), strict=True):
-            result = _result_of(_moved(path, task.folder), task, hearing.goes_on(task), seconds)
-            on_end(task, result)
+        folder, names = RunFolder.open(run.path), _tasks_of(place)
+        sets = dict(zip(names, folders_of(folder), strict=True))
+        for task in stack:
+            path = folder.path / SETTINGS / sets[task.folder.name]
+            own = _moved(path, task.folder) if is_run(path) else Run.open(task.folder)  # moved before it was told of
+            on_end(task, _result_of(own, task, hearing.goes_on(task), seconds))
         shutil.rmtree(place)
         with contextlib.suppress(OSError):
             place.parent.rmdir()  # where it was the last one
 
     def _carry_out(self, stack: Sequence[Task], place: Path, hearing: "_Hearing") -> Run:
         """The run of a stack, from where its folder is, if there is one."""
-        folder = place / "run"
+        folder = place / RUN
         if is_run(folder):
+            if (run := Run.open(folder)).finished:
+                return run
             return continue_run(folder, {}, False, self.trust, [hearing], allow_version_change=True)
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
@@ -80,12 +86,14 @@ class InStacks:
 
 
 def stacks_of(tasks: Sequence[Task]) -> list[list[Task]]:
-    """The tasks in stacks: those that an interrupted search trained together first, then those that can be."""
+    """The tasks in stacks: those that an interrupted search trained together first, then those that can be. Of a stack
+    that is trained some may have been told of already."""
     left, found = {task.folder.name: task for task in tasks}, []
     for place in sorted((tasks[0].folder.parent / STACKS).glob("*")) if tasks else []:
-        names = files.read_json(place / TASKS)["tasks"] if (place / TASKS).is_file() else []
-        if names and all(name in left for name in names):
-            found.append([left.pop(name) for name in names])
+        names = _tasks_of(place)
+        here = [name for name in names if name in left]
+        if here and (len(here) == len(names) or (is_run(place / RUN) and Run.open(place / RUN).finished)):
+            found.append([left.pop(name) for name in here])
     alike: dict[str, list[Task]] = {}
     for task in left.values():
         alike.setdefault(_shared(task.request), []).append(task)
@@ -118,7 +126,15 @@ def _shared(request: Request) -> str:
 
 
 def _place_of(stack: Sequence[Task]) -> Path:
-    return stack[0].folder.parent / STACKS / f"{stack[0].folder.name}-{len(stack)}"
+    """The folder of a stack: the one that an interrupted search left, or that of a new one."""
+    root, names = stack[0].folder.parent / STACKS, {task.folder.name for task in stack}
+    left = (place for place in sorted(root.glob("*")) if names <= set(_tasks_of(place)))
+    return next(left, root / f"{stack[0].folder.name}-{len(stack)}")
+
+
+def _tasks_of(place: Path) -> list[str]:
+    """The names of the tasks that are trained there, in order."""
+    return list(files.read_json(place / TASKS)["tasks"]) if (place / TASKS).is_file() else []
 
 
 def _moved(path: Path, folder: Path) -> Run:

@@ -8,6 +8,7 @@ import pytest
 
 from rlab.jobs.request import train_request
 from rlab.runs.folder import RunFolder
+from rlab.search import stacks
 from rlab.search.executors import OneByOne, Result, Task
 from rlab.search.stacks import STACKS, InStacks, stacks_of
 
@@ -105,3 +106,25 @@ def test_an_interrupted_stack_goes_on_with_those_that_it_was_made_of(
     found = results(InStacks(3), [*tasks, later], lambda task, when, returns: seen.append(when) or True)
     assert [found[f"trial {n}"].status for n in range(3)] == ["done"] * 3
     assert seen.count(240) == 3
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["one told", "one moved"])
+def test_a_stack_that_is_trained_is_not_trained_again_where_its_end_was_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    tasks = [task(tmp_path, 0), task(tmp_path, 1, gamma=0.9)]
+
+    def killed(task: Task, result: Result) -> None:
+        raise KeyError("the database is away")
+
+    with pytest.raises(KeyError):
+        InStacks(2).run(iter(tasks), lambda task, when, returns: True, killed)
+    assert (tmp_path / "0000").is_dir()
+    for name in ("start", "continue_run"):
+        monkeypatch.setattr(stacks, name, lambda *args, **settings: pytest.fail("trained again"))
+    found = results(InStacks(2), tasks[told:])
+    assert [(label, result.status) for label, result in found.items()] == [("trial 0", "done"), ("trial 1", "done")][
+        told:
+    ]
+    assert RunFolder.open(tmp_path / "0001").config["settings"]["gamma"] == 0.9
+    assert not (tmp_path / STACKS).exists()
