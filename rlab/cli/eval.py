@@ -8,7 +8,7 @@ import tyro
 
 from rlab.cli.flags import given, parse
 from rlab.cli.help import Page
-from rlab.cli.shared import keywords
+from rlab.cli.shared import kept_clear, keywords
 from rlab.door import clean
 from rlab.errors import UsageError
 
@@ -59,9 +59,10 @@ def run(argv: list[str]) -> int:
         raise UsageError(f"eval judges one run or file at a time, not {len(options.run)}; --latency takes several.")
     from rlab.jobs.evaluate import evaluate, open_judged
 
-    saved = open_judged(options.run[0], options.trust)
     chosen = keywords(options, "run", "latency", "trust")
-    result = evaluate(saved, **{**chosen, "wrappers": options.wrapper or None})
+    with kept_clear(options.json):
+        saved = open_judged(options.run[0], options.trust)
+        result = evaluate(saved, **{**chosen, "wrappers": options.wrapper or None})
     if options.json:
         facts = result.to_json(options.run[0], saved.agent, saved.env.env_id)
         print(json.dumps({"format": 1, **facts, "dropped": [asdict(each) for each in saved.dropped]}))

@@ -66,6 +66,12 @@ def show(as_json: bool, facts: Callable[[], Any], text: Callable[[], str], succe
     return 0 if success else 1
 
 
+def kept_clear(as_json: bool) -> contextlib.AbstractContextManager[Any]:
+    """A block of work, such as judging, in which standard output is left to the one JSON object: what envs print goes
+    to standard error."""
+    return contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+
+
 def train(request: Request, options: Any) -> int:
     """Train what was asked for, and report; the exit code."""
     from rlab.jobs.running import start  # torch takes its time: after every check of the words
@@ -76,7 +82,7 @@ def train(request: Request, options: Any) -> int:
 def carry_out(job: Callable[[], Any], as_json: bool, report_it: bool = True) -> int:
     """Run a job that trains, and report for people or as one JSON object; the exit code."""
     report = sys.stdout
-    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+    with kept_clear(as_json):
         done = job()
         if report_it and leads():
             print(clean(done.report()))

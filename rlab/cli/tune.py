@@ -1,6 +1,5 @@
 """`rlab tune AGENT ENV`: search for settings, and report the best on seeds that chose nothing."""
 
-import contextlib
 import json
 import shutil
 import sys
@@ -10,7 +9,7 @@ from typing import Any
 
 from rlab.cli.flags import HELP, command_words, parse
 from rlab.cli.help import Page, spelled
-from rlab.cli.shared import read_settings, value_of
+from rlab.cli.shared import kept_clear, read_settings, value_of
 from rlab.cli.text_tables import table
 from rlab.door import clean
 from rlab.errors import UsageError
@@ -82,7 +81,7 @@ def run(argv: list[str]) -> int:
         return 0
     from rlab.search.tune import search
 
-    with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+    with kept_clear(options.json):
         try:
             tuned = search(planned, True, options.trust)
         except KeyboardInterrupt:

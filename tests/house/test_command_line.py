@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -182,3 +184,35 @@ def test_wrong_words_and_usage_do_not_wait_for_torch(words: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [
+        ("rlab.jobs.evaluate.evaluate", ["eval", "RUN", "--episodes", "1"]),
+        ("rlab.jobs.compare.compare", ["compare", "dqn-CartPole-v1", "ppo-CartPole-v1"]),
+        ("rlab.jobs.report.report", ["report", "dqn-CartPole-v1", "--no-png", "--out", "OUT"]),
+    ],
+    ids=["eval", "compare", "report"],
+)
+def test_what_an_env_prints_while_it_is_judged_is_not_in_the_one_json_object(
+    job: str,
+    words: list[str],
+    ppo_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module, _, name = job.rpartition(".")
+    judged = getattr(importlib.import_module(module), name)
+
+    def loud(*args: Any, **settings: Any) -> Any:
+        print("an env says hello")
+        return judged(*args, **settings)
+
+    monkeypatch.setattr(job, loud)
+    there = {"RUN": str(ppo_run), "OUT": str(tmp_path / "report")}
+    assert main([*(there.get(word, word) for word in words), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["format"] == 1
+    assert "an env says hello" in printed.err
