@@ -24,7 +24,15 @@ from rlab.evaluation.episode_driver import (
     episode_streams,
     play,
 )
-from rlab.evaluation.stats import COVERAGE, Interval, iqm, mean_interval, shown_digits, stratified_bootstrap
+from rlab.evaluation.stats import (
+    COVERAGE,
+    Interval,
+    iqm,
+    mean_interval,
+    shown_digits,
+    stratified_bootstrap,
+    too_narrow,
+)
 from rlab.experience.env_contract import EpisodeEnvs
 
 
@@ -141,11 +149,8 @@ class Evaluation:
         if self._over_seeds is None:
             return [*lines, "One run shows nothing about other training seeds: train more, for example --seeds 10."]
         lines.append(f"{self._over_seeds} IQM of {len(self.seeds)} training seeds, 95 % interval for other seeds")
-        if (coverage := COVERAGE.get(len(self.seeds))) is not None:
-            lines.append(
-                f"(an interval from {len(self.seeds)} seeds is too narrow: it holds the true value in about "
-                f"{100 * coverage:.0f} % of cases, not in 95 %; 6 seeds come close, 10 reach it)"
-            )
+        if narrow := too_narrow(len(self.seeds)):
+            lines.append(f"({narrow}; 6 seeds come close, 10 reach it)")
         return lines
 
 

@@ -63,7 +63,7 @@ class LiveReport:
         try:
             self._server = _Server((HOST, port), _Handler, self._pages)
         except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
+            reason = (getattr(error, "strerror", None) or str(error)).rstrip(".")
             raise UsageError(
                 f"cannot listen on port {port} of {HOST}: {reason}. Leave --port out for a free one"
             ) from error

@@ -132,7 +132,7 @@ class ProgressListener:
     def _best_set(self, values: np.ndarray) -> tuple[str, np.ndarray]:
         """The values `[S]` of the set of settings with the largest mean, and its name; all of them where there is one
         set."""
-        if not self._sets:
+        if len(self._sets) < 2:
             return "", values
         each = values.reshape(len(self._sets), -1)
         known = ~np.isnan(each)

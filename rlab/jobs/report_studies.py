@@ -47,14 +47,15 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
 def _study(folder: Path, facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Study:
     env, winner = EnvSpec.from_json(facts["env"]), facts["winner"]
     seeds = {stage: [int(seed) for seed in each] for stage, each in facts["seeds"].items()}
+    in_order = sorted(seeds.items(), key=lambda each: each[1])  # stages have seeds in the order in which they run
     known = {
         "state": str(facts.get("status", "")),
         "method": str(facts["method"]),
-        "trials": f"{len(rows)} of {int(facts['trials'])}",
-        "training seeds": ", ".join(f"{_span(each)} ({stage})" for stage, each in seeds.items()),
+        "trials": f"{len(rows)} of {max(len(rows), int(facts['trials']))}",  # a later command may ask for fewer
+        "training seeds": ", ".join(f"{_span(each)} ({stage})" for stage, each in in_order),
         "storage": str(facts["storage"] or "in the folder"),
-        "versions": ", ".join(f"{name} {value}" for name, value in facts["versions"].items()),
-        "hardware": ", ".join(f"{name} {value}" for name, value in facts["hardware"].items()),
+        "versions": _listed(facts["versions"]),
+        "hardware": _listed(facts["hardware"]),
     }
     return Study(
         name=f"{facts['agent']} on {env.label}: {folder.name}",
@@ -94,6 +95,10 @@ def _winner(winner: Mapping[str, Any]) -> str:
 def _use(folder: Path, facts: Mapping[str, Any], winner: Mapping[str, Any]) -> str:
     words = [facts["agent"], facts["env"]["env_id"], "--experiment", str(folder / str(winner["experiment"]))]
     return shlex.join(["rlab", "train", *map(str, words)])
+
+
+def _listed(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
 
 
 def _span(seeds: Sequence[int]) -> str:

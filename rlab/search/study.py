@@ -259,12 +259,22 @@ class Trials:
         if kept is None:
             self.study.set_user_attr("about", about)
             return
-        differing = [key for key in {**kept, **about} if kept.get(key) != about.get(key)]
-        if differing:
+        if differing := _differing(kept, about):
             raise UsageError(
                 f"the study {name} was begun with another {', '.join(sorted(differing))}; go on with the same command, "
                 "or begin another study: --out FOLDER."
             )
+
+
+def _differing(kept: Mapping[str, Any], about: Mapping[str, Any]) -> set[str]:
+    """What differs, settings by their names."""
+    found = set()
+    for key in {*kept, *about}:
+        ours, theirs = kept.get(key), about.get(key)
+        if ours != theirs:
+            nested = key in ("run", "settings", "sources") and isinstance(ours, dict) and isinstance(theirs, dict)
+            found |= _differing(ours, theirs) if nested else {key}
+    return found
 
 
 def _opened(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlab.evaluation.evaluate import Evaluation
+from rlab.evaluation.stats import too_narrow
 from rlab.jobs.defaults import agent_config
 from rlab.jobs.report_studies import HISTORY, read_history
 from rlab.jobs.request import BOOKKEEPING, BUDGETS, Request
@@ -61,7 +62,9 @@ class Tuned:
             f"searched on seeds {_span(seeds['search'])}, chosen on seeds {_span(seeds['finalists'])}, reported on "
             f"seeds {_span(seeds['report'])}",
             f"{found['iqm']:.4g}{interval} IQM of {len(found['per_seed'])} training seeds that chose nothing"
+            + ("" if found["ci95"] is None else ", 95 % interval for other seeds")
             + ("; the plain defaults won" if winner["start"] else ""),
+            *([f"({narrow})"] if (narrow := too_narrow(len(found["per_seed"]))) else []),
             f"train with it: rlab train {facts['agent']} {facts['env']['env_id']} --experiment {self.experiment}",
         ]
         return "\n".join(lines)

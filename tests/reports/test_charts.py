@@ -272,3 +272,21 @@ def test_the_lower_edge_is_not_below_0_but_for_what_was_chosen(
     low = chosen_estimate - 0.1 if chosen_estimate < 0.9 else 0.97
     chosen = Choice("a", 1.0, Interval(chosen_estimate, low, chosen_estimate), True, True)
     assert lower_edge([chosen], least) == pytest.approx(edge)
+
+
+def test_the_dot_of_a_curve_of_one_point_is_not_cut_off_at_the_edge_of_the_plot() -> None:
+    line = CurveOf(0, "a", WHEN[:2], np.array([1.0, 2.0]), None, None, np.array([[1.0, 2.0]]))
+    alone = CurveOf(1, "b", WHEN[1:2], np.array([3.0]), None, None, np.array([[3.0]]))
+    chart = curves_chart([line, alone], ("env steps", "return"), "two")
+    clipped = [mark for mark in chart.marks if isinstance(mark, Group) and mark.clip is not None]
+    assert not [mark for mark in all_marks(clipped) if isinstance(mark, Dot)]
+    assert len([mark for mark in all_marks(chart.marks) if isinstance(mark, Dot)]) == 1
+
+
+def test_the_axis_of_a_curve_of_one_point_begins_at_0_and_has_whole_env_steps() -> None:
+    alone = CurveOf(0, "a", np.array([3000]), np.array([3.0]), None, None, np.array([[3.0]]))
+    chart = curves_chart([alone], ("env steps", "return"), "one")
+    on_axis = [mark.text for mark in texts(chart)]
+    assert "0" in on_axis
+    assert "3,000" in on_axis
+    assert not [text for text in on_axis if text.startswith("3,000.")]

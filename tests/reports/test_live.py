@@ -167,3 +167,8 @@ def test_ctrl_c_stops_it_cleanly(runs: Path) -> None:
 def test_a_port_that_is_taken_is_said(runs: Path) -> None:
     with live_report(runs) as page, pytest.raises(rlab.UsageError, match=f"cannot listen on port {page.port} of 127"):
         live_report(runs, port=page.port)
+
+
+def test_a_port_that_no_machine_has_is_said_with_one_full_stop(runs: Path) -> None:
+    with pytest.raises(rlab.UsageError, match=r"[^.]\. Leave --port out for a free one$"):
+        live_report(runs, port=99999)

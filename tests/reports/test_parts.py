@@ -88,6 +88,16 @@ def test_a_study_is_reported_with_its_trials_its_finalists_and_its_winner(
     assert [side.name for side in done.report.tasks[0].sides] == ["winner of study"]
 
 
+def test_the_facts_of_a_study_are_in_order_and_leave_out_what_is_not_there(study: Path) -> None:
+    asked = {**STUDY, "trials": 2, "hardware": {"cpu": "a processor", "gpu": None}}  # three have ended by now
+    asked["seeds"] = dict(sorted(STUDY["seeds"].items()))
+    (study / "study.json").write_text(json.dumps(asked))
+    facts = read_study(study).facts
+    assert facts["trials"] == "3 of 3"
+    assert facts["training seeds"] == "0 to 1 (search), 2 to 3 (finalists), 4 to 6 (report)"
+    assert facts["hardware"] == "cpu a processor"
+
+
 def test_a_study_under_way_has_what_there_is(study: Path) -> None:
     facts = {**STUDY, "status": "searching", "importance": None, "finalists": [], "winner": None}
     (study / "study.json").write_text(json.dumps(facts))
@@ -123,7 +133,7 @@ def test_the_first_sentence_says_what_was_found(make_report: Callable[..., Repor
         f"The middle half of 4 training seeds reached {MINUS}2.000 [{MINUS}2.000, {MINUS}2.000] on average;"
     )
     two = replace(make_report(), studies=[])
-    assert lede(two).endswith("of 5 training seeds. Its mean return is better than alpha.")
+    assert lede(two).endswith("of 5 training seeds. Its mean return is better than that of alpha.")
     assert lede(two).startswith("beta has the highest interquartile mean: ")
 
 

@@ -81,6 +81,23 @@ def test_another_search_in_the_same_folder_is_refused_by_what_differs(planned: P
         carry_out(planned(method="tpe", ranges={"only": True, "gamma": {}}), pretended(steps))
 
 
+def test_a_study_begun_otherwise_is_told_by_the_names_of_its_settings() -> None:
+    pytest.importorskip("optuna")
+    from rlab.search.study import _differing
+
+    begun = {"agent": "dqn", "run": {"seed": 0, "seeds": 2}, "settings": {"gamma": 0.9, "n_step": 1}}
+    now = {"agent": "dqn", "run": {"seed": 0, "seeds": 3}, "settings": {"gamma": 0.99, "n_step": 1}, "episodes": 20}
+    assert _differing(begun, now) == {"seeds", "gamma", "episodes"}
+
+
+def test_the_result_of_few_seeds_says_what_its_interval_holds(searched: Searched) -> None:
+    text = searched[0].report()
+    assert " training seeds that chose nothing, 95 % interval for other seeds" in text
+    assert (
+        "(an interval from 4 seeds is too narrow: it holds the true value in about 88 % of cases, not in 95 %)" in text
+    )
+
+
 def test_trials_that_fail_are_recorded_with_the_reason_and_do_not_end_the_search(
     planned: Planned, pretended: Any
 ) -> None:

@@ -65,12 +65,13 @@ def curves_chart(
     """
     height = 330.0 if is_narrow(width) else 430.0
     first, last = (float(end([end(each.when) for each in curves])) for end in (min, max))
-    first = 0.0 if 0.0 < first < 0.3 * last else first
+    first = 0.0 if 0.0 < first < 0.3 * last or 0.0 < first == last else first
     span = (first, last) if last > first else (first - 0.5, first + 0.5)
     y = (-0.02, 1.04) if percent else padded(_seen(curves))
     right = 22.0 if steps else label_room([each.name for each in curves], width)
     box, marks = frame(width, height, span, y, titles, right, percent)
     drawn: list[Mark] = []
+    dots: list[Mark] = []  # curves of one point, which may lie on the edge of the plot: never cut off there
     for each in reversed(curves):  # the first side is on top
         points = _points(each.when, each.middle, box.x, box.y, steps)
         dash = side_dash(each.side)
@@ -81,11 +82,12 @@ def curves_chart(
             band += reversed(_points(each.when, each.low, box.x, box.y, steps))
             drawn.append(Group([Area(band, side_color(each.side), 0.16)] if len(band) > 2 else [], each.side))
         if len(points) == 1:
-            drawn.append(Group([Dot(*points[0], side_color(each.side), 4.0)], each.side))
+            dots.append(Group([Dot(*points[0], side_color(each.side), 4.0)], each.side))
         elif points:
             drawn.append(Group([Line(points, side_color(each.side), 2.25, dash)], each.side))
     room = (box.box[0], box.box[1] - 2.0, box.box[2] + 1.0, box.box[3])
     marks.append(Group(drawn, clip=room))
+    marks += dots
     marks += _falling_labels(curves, box) if steps else _labels(curves, box, width)
     return Chart(width, height, title, marks, _readings(curves, box.x, titles[0], percent))
 

@@ -12,7 +12,7 @@ from rlab.evaluation.report.escaping import in_html
 from rlab.evaluation.report.model import Side, Task
 from rlab.evaluation.report.numbers import counted, plain, setting_text, with_ends
 from rlab.evaluation.report.tables import COMPARED, MISSING, compared_rows, level_of
-from rlab.evaluation.stats import COVERAGE
+from rlab.evaluation.stats import too_narrow
 
 UNFINISHED = {
     "running": "in training",
@@ -72,11 +72,8 @@ def _card(index: int, side: Side) -> str:
         facts.append(f"worst seed {plain(float(means[worst]), float(means.max()))}{which}")
     facts.append(_progress_text(side))
     notes = list(side.notes)
-    if len(means) in COVERAGE:
-        held = f"{100 * COVERAGE[len(means)]:.0f} %"
-        notes.append(
-            f"An interval from {len(means)} seeds is too narrow: it holds the true value in about {held} of cases."
-        )
+    if narrow := too_narrow(len(means)):
+        notes.append(f"{narrow[:1].upper()}{narrow[1:]}.")
     bar = ""
     if side.status == "running" and side.budget:
         bar = f'<progress value="{side.time or 0}" max="{side.budget}" aria-label="progress"></progress>'

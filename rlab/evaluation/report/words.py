@@ -58,7 +58,7 @@ def _against_others(name: str, task: Task) -> list[str]:
         if name in (pair.a, pair.b):
             other, turned = (pair.b, pair.verdict) if name == pair.a else (pair.a, TURNED[pair.verdict])
             found.setdefault(turned, []).append(other)
-    parts = [f"is {how} than {_names(found[how])}" for how in (BETTER, WORSE) if how in found]
+    parts = [f"is {how} than that of {_names(found[how])}" for how in (BETTER, WORSE) if how in found]
     same = f"no difference from {_names(found[NO_DIFFERENCE])} is shown" if NO_DIFFERENCE in found else ""
     if not parts:
         return [f"{same[:1].upper()}{same[1:]}."] if same else []
