@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlab.errors import UsageError
+from rlab.errors import RlabError, UsageError
 from rlab.evaluation.charts.frame import WIDE
 from rlab.evaluation.charts.png import check_png, png
 from rlab.evaluation.charts.svg import svg_file
@@ -139,10 +139,20 @@ def check_out(place: Path, name: str) -> None:
     """Raise UsageError where a folder holds something other than a report."""
     if place.exists() and not place.is_dir():
         raise UsageError(f"{name} is a file; a report needs a folder. Name a new one with --out")
-    if place.is_dir() and any(place.iterdir()) and not (place / RECORD).is_file():
+    if place.is_dir() and any(place.iterdir()) and not files_of(place):
         raise UsageError(
             f"{name} holds something that is not a report; nothing in it was touched. Name a new folder with --out"
         )
+
+
+def files_of(place: Path) -> list[str]:
+    """The files that a report says are its own; [] where the folder has no report."""
+    try:
+        found = files.read_json(place / RECORD).get("files")
+    except RlabError:
+        return []
+    names = [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+    return [name for name in names if OWN_NAME.fullmatch(name)] if PAGE in names else []
 
 
 def contents(made: Report, with_png: bool) -> dict[str, bytes]:
@@ -163,15 +173,14 @@ def contents(made: Report, with_png: bool) -> dict[str, bytes]:
 
 
 def _write(place: Path, content: dict[str, bytes], record: Mapping[str, Any]) -> None:
-    """Write all files; those of the report that was there before go."""
+    """Write all files; those of the report that was there before go. The record is there before them and after them:
+    where this is cut short the folder is still that of a report."""
     files.make_folders(place)
-    before = files.read_json(place / RECORD).get("files", []) if (place / RECORD).is_file() else []
-    for name in before if isinstance(before, list) else []:
-        if isinstance(name, str) and OWN_NAME.fullmatch(name):
-            files.delete(place / name)
+    for name in files_of(place):
+        files.delete(place / name)
+    files.write_json(place / RECORD, record)
     for name, data in content.items():
         files.write_bytes(place / name, data)
-    files.write_json(place / RECORD, record)
 
 
 def _judged(evidence: Evidence, episodes: int, trust: Trust) -> Evidence:

@@ -12,7 +12,9 @@ import pytest
 
 import rlab
 from rlab.cli.main import main
+from rlab.errors import DiskError
 from rlab.evaluation.stats import stratified_bootstrap
+from rlab.runs import files
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -61,13 +63,34 @@ def test_a_report_is_replaced_and_anything_else_is_left_alone(runs: Path, tmp_pa
     with pytest.raises(rlab.UsageError, match="is a file; a report needs a folder"):
         rlab.report(runs / "ppo", out=runs / "notes" / "todo.txt")
     assert [path.name for path in (runs / "notes").iterdir()] == ["todo.txt"]
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "report.json").write_text('{"format": 1, "files": ["coverage.xml"]}')
+    with pytest.raises(rlab.UsageError, match="holds something that is not a report; nothing in it was touched"):
+        rlab.report(runs / "ppo", out=tmp_path / "theirs", png=False)
+
+
+def test_a_report_whose_writing_is_cut_short_is_written_again(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = files.write_bytes
+
+    def fills(path: Path, data: bytes) -> None:
+        if path.suffix == ".svg":
+            raise DiskError("no space left")
+        write(path, data)
+
+    monkeypatch.setattr(files, "write_bytes", fills)
+    with pytest.raises(DiskError):
+        rlab.report(runs / "ppo", out=tmp_path / "out", png=False)
+    monkeypatch.setattr(files, "write_bytes", write)
+    assert rlab.report(runs / "ppo", out=tmp_path / "out", png=False).page.is_file()
 
 
 def test_the_record_of_a_report_cannot_name_files_elsewhere(runs: Path, tmp_path: Path) -> None:
     out, other = tmp_path / "out", tmp_path / "other.svg"
     other.write_text("mine")
     out.mkdir()
-    (out / "report.json").write_text(json.dumps({"format": 1, "files": ["../other.svg", 3]}))
+    (out / "report.json").write_text(json.dumps({"format": 1, "files": ["report.html", "../other.svg", 3]}))
     rlab.report(runs / "ppo", out=out, png=False)
     assert other.read_text() == "mine"
 

@@ -23,7 +23,7 @@ from rlab.evaluation.report.studies import study_figures, study_table
 from rlab.evaluation.report.tables import MEANING
 from rlab.evaluation.report.words import lede, title_of
 
-GENERATOR = "rlab report"  # by which a folder with a report is known
+GENERATOR = "rlab report"
 HERE = Path(__file__).parent
 PALETTE = (
     "Colours: Okabe and Ito 2008, Color Universal Design, for all common kinds of colour vision. Statistics: "
