@@ -17,6 +17,7 @@ from rlab.errors import RlabError, UsageError, pip_install
 from rlab.evaluation.stats import iqm
 from rlab.jobs.judging import NotJudgedError
 from rlab.jobs.request import Request
+from rlab.jobs.varied import paths_of
 from rlab.machine import is_installed
 from rlab.places import one_line, warn
 from rlab.randomness import kept_generators
@@ -266,8 +267,9 @@ def publish_again(request: Request, folder: RunFolder, say: Callable[[str], None
     """
     with folder.held():
         if "csv" in (request.run.log or ()):
-            seeds, written = request.run.training_seeds, lambda name: read_json_lines(folder.path / f"{name}.jsonl")[1]
-            CsvLog(folder.path, seeds, request.unit, written).close()
+            for path in paths_of(folder) or [folder.path]:  # of each set of settings
+                rows = {name: read_json_lines(path / f"{name}.jsonl")[1] for name in ("metrics", "eval")}
+                CsvLog(path, request.run.training_seeds, request.unit, rows.__getitem__).close()
         with Publisher(services_of(request), request, folder, say) as publisher:
             publisher.ends(FINISHED)
 

@@ -67,6 +67,14 @@ def test_the_folder_says_which_members_had_what_and_verbs_name_the_sets(varied: 
         rlab.resume(varied.runs[0])
 
 
+def test_tables_of_a_finished_run_are_written_for_each_set(varied: rlab.Run) -> None:
+    rlab.resume(varied, log="csv")
+    for run in varied.runs:
+        assert len((run.path / "eval.csv").read_text().splitlines()) > 2
+    with pytest.raises(UsageError, match="--log wandb is for a run whose members all have the same settings"):
+        rlab.resume(varied, log="wandb")
+
+
 def test_a_run_that_was_cut_goes_on_as_the_one_that_was_not(varied: rlab.Run, tmp_path: Path) -> None:
     class Stop:
         def on_metrics(self, env_steps: int, metrics: Any) -> bool:
