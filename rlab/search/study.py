@@ -271,9 +271,12 @@ def _differing(kept: Mapping[str, Any], about: Mapping[str, Any]) -> set[str]:
     found = set()
     for key in {*kept, *about}:
         ours, theirs = kept.get(key), about.get(key)
-        if ours != theirs:
-            nested = key in ("run", "settings", "sources") and isinstance(ours, dict) and isinstance(theirs, dict)
-            found |= _differing(ours, theirs) if nested else {key}
+        if ours == theirs:
+            continue
+        if key in ("run", "settings", "sources") and isinstance(ours, dict) and isinstance(theirs, dict):
+            found |= _differing(ours, theirs)
+        else:
+            found.add(key)
     return found
 
 
