@@ -17,6 +17,7 @@ import numpy as np
 from rlab.agents import load_agent
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import Evaluation
+from rlab.evaluation.report.numbers import counted
 from rlab.evaluation.stats import too_narrow
 from rlab.jobs.defaults import DEFAULT
 from rlab.jobs.evolution import LINEAGE, Explore, schedule_of
@@ -69,8 +70,9 @@ class Bred:
             f"the population: {facts['exploits']} times one took another over; its best member returned "
             f"{winner['population_return']:.4g} in the final evaluation, whose episodes did not choose it; its weights "
             "cannot be found again on other seeds",
-            f"{found['iqm']:.4g}{interval} IQM of its schedule on {len(seeds)} training seeds that chose nothing, "
-            f"{seeds[0]} to {seeds[-1]}" + ("" if found["ci95"] is None else ", 95 % interval for other seeds"),
+            f"{found['iqm']:.4g}{interval} IQM of its schedule on {counted(len(seeds), 'training seed')} that chose "
+            f"nothing, {seeds[0]} to {seeds[-1]}"
+            + ("" if found["ci95"] is None else ", 95 % interval for other seeds"),
             *([f"({narrow})"] if (narrow := too_narrow(len(seeds))) else []),
             f"policies: {self.path / POPULATION}, {self.path / REPLAY}",
         ]

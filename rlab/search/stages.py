@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rlab.door import without_password
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import Evaluation
+from rlab.evaluation.report.numbers import counted
 from rlab.evaluation.stats import iqm
 from rlab.jobs.experiment_files import read_experiment
 from rlab.jobs.report_studies import STUDY
@@ -62,7 +63,7 @@ def carry_out(plan: Plan, executor: Executor, progress: bool) -> Tuned:
             _queue_missing(trials, [winner["item"]])
             Stage(plan, REPORT, trials, executor, None, 1, progress).run()
             reported = _of(trials, winner["item"])
-    return _finish(plan, finalists, winner, reported, importance)
+    return _finish(plan, len(tried), finalists, winner, reported, importance)
 
 
 class Stage:
@@ -235,6 +236,7 @@ def _judged(trials: Trials, chosen: Sequence[FrozenTrial]) -> list[dict[str, Any
 
 def _finish(
     plan: Plan,
+    tried: int,
     finalists: Sequence[Mapping[str, Any]],
     winner: Mapping[str, Any],
     reported: FrozenTrial,
@@ -246,7 +248,8 @@ def _finish(
     item, judged = winner["item"], _evaluation(found_of(reported)["evaluation"])
     request = plan.request_for(REPORT, item["settings"], item["trial"])
     path = plan.folder / f"{plain_name(f'{request.agent}-{request.env.env_id}')}.toml"
-    about = f"Found by rlab tune ({plan.how.method}, {plan.trials} trials of {len(plan.seeds[SEARCH])} seeds)"
+    trials, seeds = counted(tried, "trial"), counted(len(plan.seeds[SEARCH]), "seed")
+    about = f"Found by rlab tune ({plan.how.method}, {trials} of {seeds})"
     bench = {"seed": request.run.seed, "seeds": request.run.seeds, "episodes": plan.how.episodes}
     files.write_bytes(path, experiment_text(request, about, bench, claims_of(judged)).encode())
     experiment = read_experiment(path)

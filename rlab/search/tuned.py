@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlab.evaluation.evaluate import Evaluation
+from rlab.evaluation.report.numbers import counted
 from rlab.evaluation.stats import too_narrow
 from rlab.jobs.defaults import agent_config
 from rlab.jobs.report_studies import HISTORY, read_history
@@ -59,9 +60,9 @@ class Tuned:
         interval = "" if found["ci95"] is None else " [{:.4g}, {:.4g}]".format(*found["ci95"])
         lines += [
             "",
-            f"searched on seeds {_span(seeds['search'])}, chosen on seeds {_span(seeds['finalists'])}, reported on "
-            f"seeds {_span(seeds['report'])}",
-            f"{found['iqm']:.4g}{interval} IQM of {len(found['per_seed'])} training seeds that chose nothing"
+            f"searched on {_span(seeds['search'])}, chosen on {_span(seeds['finalists'])}, reported on "
+            f"{_span(seeds['report'])}",
+            f"{found['iqm']:.4g}{interval} IQM of {counted(len(found['per_seed']), 'training seed')} that chose nothing"
             + ("" if found["ci95"] is None else ", 95 % interval for other seeds")
             + ("; the plain defaults won" if winner["start"] else ""),
             *([f"({narrow})"] if (narrow := too_narrow(len(found["per_seed"]))) else []),
@@ -127,4 +128,4 @@ def _shown(settings: Mapping[str, Any], space: Mapping[str, Any]) -> str:
 
 
 def _span(seeds: Sequence[int]) -> str:
-    return f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
+    return f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"

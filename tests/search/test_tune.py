@@ -75,6 +75,20 @@ def test_more_trials_go_on_with_a_finished_study(planned: Planned, pretended: An
     assert len(tuned.history()) == 9
 
 
+def test_the_winner_names_the_trials_that_were_tried_though_a_later_command_asks_for_fewer(
+    planned: Planned, pretended: Any
+) -> None:
+    carry_out(planned(), pretended(steps))
+    tuned = carry_out(planned(trials=2), pretended(steps))
+    assert 'about = "Found by rlab tune (random, 6 trials of 3 seeds)"' in tuned.experiment.read_text()
+
+
+def test_one_seed_is_said_in_the_singular(planned: Planned, pretended: Any) -> None:
+    text = carry_out(planned(report_seeds=1), pretended(steps)).report()
+    assert "chosen on seeds 3 to 4, reported on seed 5\n" in text
+    assert " IQM of 1 training seed that chose nothing" in text
+
+
 def test_another_search_in_the_same_folder_is_refused_by_what_differs(planned: Planned, pretended: Any) -> None:
     carry_out(planned(), pretended(steps))
     with pytest.raises(UsageError, match="begun with another method, space; go on with the same command"):
