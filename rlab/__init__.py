@@ -56,7 +56,7 @@ API = (
     "pretrain",
     "report",
     "resume",
-    "search",
+    "search_compression",
     "train",
     "tune",
 )

@@ -19,7 +19,7 @@ from rlab.jobs.report import report as report
 from rlab.jobs.resume import resume as resume
 from rlab.jobs.running import Run as Run
 from rlab.jobs.saved import load as load
-from rlab.jobs.search import search as search
+from rlab.jobs.search import search_compression as search_compression
 from rlab.jobs.train import train as train
 from rlab.machine import hardware as hardware
 from rlab.machine import versions as versions

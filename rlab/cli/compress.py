@@ -28,7 +28,7 @@ class CompressOptions:
     candidates: int = 24  # that the search trains at most
     out: str | None = None  # the new policy folder; None: a fresh one under runs/
     episodes: int = 100  # per member, that parent and child are judged by
-    min_return_ratio: float = 0.95  # that the lower end of the return ratio's interval must reach
+    min_return_ratio: float = 0.95  # that the lower end of the return ratio's interval must reach; 0: any return
     member: int | None = None  # training seed of one member; None: all
     updates: int | None = None  # of each step that trains; None: 2000
     envs: int | None = None  # instances of the env at once, in all; None: 10 per member
@@ -49,9 +49,9 @@ def run(argv: list[str]) -> int:
     (options,) = parse(argv, SCHEMAS, prog="rlab compress", page=PAGE)
     _check(options, given(argv, SCHEMAS))
     if options.search:
-        from rlab.jobs.search import search
+        from rlab.jobs.search import search_compression
 
-        done: Any = search(**keywords(options, "steps", "search"), progress=True)
+        done: Any = search_compression(**keywords(options, "steps", "search"), progress=True)
     else:
         from rlab.jobs.compress import compress
 

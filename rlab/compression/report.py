@@ -68,10 +68,11 @@ class Report:
     states: int  # per member, on which the decisions were compared
 
     def success(self, min_return_ratio: float) -> bool:
-        """Whether the lower end of the ratio's interval reaches the bound; without a ratio, whether nothing is lost."""
+        """Whether the lower end of the ratio's interval reaches the bound, of which 0 takes any return; without a
+        ratio, whether nothing is lost."""
         if self.ratio is None:
             return self.difference.low >= 0.0
-        return self.ratio.low >= min_return_ratio
+        return min_return_ratio == 0.0 or self.ratio.low >= min_return_ratio
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain data."""
@@ -88,7 +89,8 @@ class Report:
             return f"{word}: the child loses nothing, but the parent's own mean return may be 0, so nothing is shown"
         if self.ratio is None:
             return f"{word}: no ratio, since the parent's mean return may be 0; the difference's lower end must be 0"
-        return f"{word}: the lower end of the return ratio is {self.ratio.low:.3f}, the bound {min_return_ratio:g}"
+        bound = "0, which takes any return" if min_return_ratio == 0.0 else f"{min_return_ratio:g}"
+        return f"{word}: the lower end of the return ratio is {self.ratio.low:.3f}, the bound {bound}"
 
     def _returns(self) -> list[str]:
         last = self.first_seed + self.episodes - 1

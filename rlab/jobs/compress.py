@@ -97,7 +97,7 @@ def compress(
             `rlab.compression.steps`.
         out: the new policy folder; None makes a fresh one under `runs/`.
         episodes: per member, that parent and child are judged by, from the seeds of `evaluate`.
-        min_return_ratio: what the lower end of the paired return ratio must reach for a success.
+        min_return_ratio: what the lower end of the paired return ratio must reach for a success; 0: any return is one.
         member: training seed of the one to compress; None: all.
         updates: of each step that trains; None: as many as distillation was measured with.
         envs: instances of the env at once, in all; None: 10 per member. Fewer sample other states to learn from.

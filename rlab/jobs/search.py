@@ -175,7 +175,7 @@ class Searched:
         return [row.rstrip() for row in rows]
 
 
-def search(
+def search_compression(
     run: str | PathLike[str],
     *,
     max_bytes: int | None = None,

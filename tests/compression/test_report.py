@@ -178,6 +178,11 @@ def test_the_lower_end_of_the_interval_decides(rounded):
     assert report.success(0.94)
     assert report.verdict(0.95) == "NOT a success: the lower end of the return ratio is 0.940, the bound 0.95"
     assert report.verdict(0.9) == "success: the lower end of the return ratio is 0.940, the bound 0.9"
+    hardly_judged = replace(report, ratio=Interval(0.9, -0.9, 2.6))
+    assert not hardly_judged.success(0.01)
+    assert hardly_judged.verdict(0.0) == (
+        "success: the lower end of the return ratio is -0.900, the bound 0, which takes any return"
+    )
     unknown = replace(report, ratio=None, difference=Interval(-0.1, -0.2, 0.1))
     assert not unknown.success(0.0)
     assert "no ratio" in unknown.verdict(0.95)

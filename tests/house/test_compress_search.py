@@ -117,7 +117,7 @@ def test_the_table_for_people_marks_what_was_chosen(
 def test_python_searches_too(ppo_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     how: dict[str, Any] = {"candidates": 2, "episodes": 20, "updates": 1, "min_return_ratio": 0.0}
-    done = api.search(ppo_run, max_bytes=900, **how)
+    done = api.search_compression(ppo_run, max_bytes=900, **how)
     assert str(done.compressed.path).startswith("runs/ppo-")
     assert done.success
     assert "NO SUCCESS" not in done.summary()
@@ -146,7 +146,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory, ppo_run: Path, few_visits: N
     how: dict[str, Any] = {"candidates": 4, "episodes": 2, "updates": 1, "min_return_ratio": 0.0}
     with pytest.MonkeyPatch.context() as patch:
         charts = noted(patch)
-        done = api.search(ppo_run, max_latency_us=1e5, out=tmp_path_factory.mktemp("quick") / "out", **how)
+        done = api.search_compression(ppo_run, max_latency_us=1e5, out=tmp_path_factory.mktemp("quick") / "out", **how)
     return SimpleNamespace(done=done, chart=charts[-1])
 
 
@@ -274,7 +274,7 @@ def test_an_interrupted_search_leaves_nothing_behind(
     monkeypatch.setattr(search, "save_chart", interrupted)
     monkeypatch.setattr(search, "line_writer", lambda progress: write)
     with pytest.raises(KeyboardInterrupt):
-        api.search(ppo_run, max_bytes=900, candidates=2, episodes=2, updates=1, out=out)
+        api.search_compression(ppo_run, max_bytes=900, candidates=2, episodes=2, updates=1, out=out)
     assert sorted(tmp_path.rglob("*")) == ([out] if was_there else [])
 
 

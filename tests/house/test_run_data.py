@@ -136,7 +136,7 @@ def test_what_has_no_path_gets_one_line(run: rlab.Run, tmp_path: Path) -> None:
         *(rlab.evaluate, rlab.load, rlab.resume, rlab.finetune, rlab.play, rlab.Run.open),
         lambda thing: rlab.collect(thing, tmp_path / "data"),
         lambda thing: rlab.compress(thing, "int8"),
-        lambda thing: rlab.search(thing, max_bytes=9),
+        lambda thing: rlab.search_compression(thing, max_bytes=9),
         lambda thing: rlab.export(thing, "numpy"),
         lambda thing: rlab.train("dqn", "CartPole-v1", teacher=thing),
     ]
