@@ -21,6 +21,7 @@ BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no difference"
 SEEDS, EPISODES = "training seeds", "episodes"  # what a difference is about: others of them
 POWER = 0.8  # how often a difference should be found that there is; what studies are usually planned with
 MOST_SEEDS = 1_000  # that anybody would train to settle a difference
+MOST_DIGITS = 6  # behind the point, however small a difference is
 FEW = 5  # training seeds below which nothing shows how returns are spread
 
 
@@ -56,6 +57,13 @@ class Pair:
         """Plain data."""
         return {**vars(self), "difference": _ends(self.difference), "improvement": _ends(self.improvement)}
 
+    @property
+    def digits(self) -> int:
+        """Decimals for people: those of the means, and more where the difference is too small to be seen in them."""
+        digits, shown = shown_digits(*self.means), self.difference
+        largest = 0.0 if shown is None else max(map(abs, (shown.estimate, shown.low, shown.high)))
+        return digits if largest == 0.0 else max(digits, min(MOST_DIGITS, 1 - math.floor(math.log10(largest))))
+
     def lines(self) -> list[str]:
         """The result for people, a sentence each."""
         if self.identical:
@@ -63,8 +71,8 @@ class Pair:
         others = "other training seeds and episodes" if self.about == SEEDS else "other episodes"
         if self.difference is None:
             return [f"{self.a} and {self.b} cannot be told apart by one episode; give --episodes 100"]
-        digits, level = shown_digits(*self.means), 100 * self.difference.level
-        sure = f"{self.difference:.{digits}f}, {level:.3g} % interval for {others}"
+        digits, level = self.digits, 100 * self.difference.level
+        sure = f"{self.difference:z.{digits}f}, {level:.3g} % interval for {others}"
         if self.verdict == NO_DIFFERENCE:
             lines = [f"no difference in mean return is shown between {self.a} and {self.b}: {sure}"]
         else:
@@ -91,7 +99,7 @@ class Pair:
             if alone:
                 lines.append(f"{who}: nothing is shown about other seeds; train more, for example --seeds 10")
         if self.verdict == NO_DIFFERENCE and self.smallest is not None:
-            least = f"{self.smallest:.{shown_digits(*self.means)}f}"
+            least = f"{self.smallest:.{self.digits}f}"
             lines.append(f"a difference of {least} or more would have been found in 4 of 5 such comparisons")
         if self.seeds_to_settle is not None:
             count = (

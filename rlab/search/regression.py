@@ -8,7 +8,6 @@ import numpy as np
 from rlab.errors import RlabError
 from rlab.evaluation.comparison import Pair, Side, pair
 from rlab.evaluation.evaluate import Evaluation
-from rlab.evaluation.stats import shown_digits
 from rlab.jobs.comparable import env_differences
 from rlab.jobs.evidence import Evidence, different_settings, read_evidence
 from rlab.jobs.experiment_files import Experiment
@@ -38,9 +37,9 @@ class Regression:
         if self.pair is None or self.pair.difference is None:
             return f"{name}: cannot tell whether it is as good as the recorded result: {self.why}"
         seeds = f"{self.pair.members[0]} seeds" if self.pair.members[0] > 1 else "one seed"
-        digits = shown_digits(*self.pair.means)
+        digits = self.pair.digits
         shown = (
-            "the same in every episode" if self.pair.identical else f"{self.pair.difference:.{digits}f} in mean return"
+            "the same in every episode" if self.pair.identical else f"{self.pair.difference:z.{digits}f} in mean return"
         )
         words = {
             WORSE: "WORSE than the recorded result",

@@ -135,6 +135,14 @@ def test_how_many_seeds_would_settle_it_is_said() -> None:
     assert said in close.lines()
 
 
+def test_a_small_difference_has_the_decimals_to_be_seen() -> None:
+    """Gaps of 0.01, 0.01 and 0.04 at returns of 500: a mean of 0.02, a standard error of 0.01 and t of 4.303."""
+    a = np.full((3, 4), 500.0)
+    found = pair(side("a", a), side("b", a - np.array([[0.01], [0.01], [0.04]])), same_members=True)
+    assert (found.digits, f"{found.difference:.{found.digits}f}") == (3, "0.020 [-0.023, 0.063]")
+    assert "no difference in mean return is shown between a and b: 0.020 [-0.023, 0.063]" in found.lines()[0]
+
+
 def test_where_episodes_decide_more_of_them_are_asked_for() -> None:
     gap = np.array([-9.0, 10.0, -8.0, 9.5])
     found = pair(side("a", np.array([[0.0], [1.0], [2.0]]) + gap), side("b", np.array([[0.5], [1.0], [1.5]]) + 0 * gap))
