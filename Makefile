@@ -4,7 +4,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3.11)
 BIN := .venv/bin
 READY := .venv/ready
-EXTRAS := dev,box2d,minigrid,minatar,atari,video,minari,sklearn,plot,onnx,pandas,notebook,docs,tune,postgres,mlflow,wandb,ray
+EXTRAS := dev,box2d,minigrid,minatar,atari,video,minari,sklearn,plot,onnx,pandas,notebook,docs,tune,postgres,mlflow,wandb,ray,serve,hub
 # One torch thread per process: more cost time at this size, and the results would depend on the machine.
 export OMP_NUM_THREADS ?= 1
 PYTEST := $(BIN)/python -m pytest -n 2
