@@ -8,7 +8,7 @@ import tyro
 from rlab.cli.flags import given, parse
 from rlab.cli.help import Page
 from rlab.cli.main import STOPPED
-from rlab.cli.shared import kept_clear, show
+from rlab.cli.shared import show
 from rlab.errors import UsageError
 
 
@@ -48,7 +48,6 @@ def run(argv: list[str]) -> int:
         done = hold_recorded(*options.files, every=options.all)
     else:
         settings = {name: getattr(options, name) for name in OF_TRAINING}
-        with kept_clear(options.json):
-            done = bench(*options.files, every=options.all, progress=True, **settings)
+        done = bench(*options.files, every=options.all, progress=True, **settings)
     code = show(options.json, done.to_json, done.summary, done.success)
     return STOPPED if done.interrupted else code

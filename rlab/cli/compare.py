@@ -7,7 +7,7 @@ import tyro
 
 from rlab.cli.flags import parse
 from rlab.cli.help import Page
-from rlab.cli.shared import kept_clear, keywords, show
+from rlab.cli.shared import keywords, show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,5 @@ def run(argv: list[str]) -> int:
 
     chosen: dict[str, Any] = keywords(options, "runs")
     lists = {name: chosen[name] or None for name in ("env_kwargs", "wrappers")}  # () on the command line: not given
-    with kept_clear(options.json):
-        done = compare(*options.runs, **{**chosen, **lists}, progress=True)
+    done = compare(*options.runs, **{**chosen, **lists}, progress=True)
     return show(options.json, done.to_json, done.summary)

@@ -1,6 +1,5 @@
 """`rlab eval RUN`: judge a trained population, one member, or an exported file, on episode seeds of its own."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -8,7 +7,8 @@ import tyro
 
 from rlab.cli.flags import given, parse
 from rlab.cli.help import Page
-from rlab.cli.shared import kept_clear, keywords
+from rlab.cli.output import print_json
+from rlab.cli.shared import keywords
 from rlab.door import clean
 from rlab.errors import UsageError
 
@@ -60,12 +60,11 @@ def run(argv: list[str]) -> int:
     from rlab.jobs.evaluate import evaluate, open_judged
 
     chosen = keywords(options, "run", "latency", "trust")
-    with kept_clear(options.json):
-        saved = open_judged(options.run[0], options.trust)
-        result = evaluate(saved, **{**chosen, "wrappers": options.wrapper or None})
+    saved = open_judged(options.run[0], options.trust)
+    result = evaluate(saved, **{**chosen, "wrappers": options.wrapper or None})
     if options.json:
         facts = result.to_json(options.run[0], saved.agent, saved.env.env_id)
-        print(json.dumps({"format": 1, **facts, "dropped": [asdict(each) for each in saved.dropped]}))
+        print_json({"format": 1, **facts, "dropped": [asdict(each) for each in saved.dropped]})
     else:
         env = saved.env.changed(None, options.wrapper or None, options.max_episode_steps)
         cut = "" if options.max_episode_steps is None else f", cut after {options.max_episode_steps} env steps"
@@ -86,7 +85,7 @@ def _time(options: EvalOptions, named: frozenset[str]) -> int:
 
     found = measure(options.run, options.trust)
     if options.json:
-        print(json.dumps({"format": 1, "files": {path: [asdict(each) for each in found[path]] for path in found}}))
+        print_json({"format": 1, "files": {path: [asdict(each) for each in found[path]] for path in found}})
         return 0
     print(f"{'file':<60} {'batch':>6} {'p50 us':>9} {'p99 us':>9}")
     for path, times in found.items():

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from rlab.cli.flags import HELP, command_words, parse
+from rlab.cli.flags import command_words, parse
 from rlab.cli.help import Page
+from rlab.cli.main import HELP
 from rlab.cli.shared import read_settings, train, value_of
 from rlab.envs import EnvSpec
 from rlab.errors import UsageError

@@ -20,13 +20,12 @@ from typing import Any, Literal, Union
 
 import tyro
 
-from rlab.cli.help import HELP_ALL, Page, page_text
+from rlab.cli.help import Page, page_text
+from rlab.cli.main import HELP, HELP_ALL
 from rlab.door import without_password
 from rlab.errors import UsageError
 from rlab.jobs.aliases import agents_with, answer, check_not_a_policy
 from rlab.jobs.settings import Setting, settings_of, wanted
-
-HELP = frozenset({"-h", "--help", HELP_ALL})
 
 
 def parse(

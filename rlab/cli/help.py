@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlab.cli.groups import COMMON, GROUP_OF, GROUPS, SHORT_PAGE
-from rlab.cli.main import WIDEST
+from rlab.cli.main import HELP_ALL, WIDEST
 from rlab.jobs.settings import Setting, settings_of, short_type
-
-HELP_ALL = "--help-all"
 
 COLUMN = 30  # where the description begins, on pages that are wide enough
 NARROW = 60  # below this many characters the description has lines of its own

@@ -1,6 +1,5 @@
 """`rlab list agents|envs|experiments|runs|datasets|metrics`."""
 
-import json
 import os
 import shutil
 import sys
@@ -11,6 +10,7 @@ import tyro
 
 from rlab.cli.flags import parse
 from rlab.cli.help import Page
+from rlab.cli.output import print_json
 from rlab.cli.text_tables import table
 from rlab.door import clean
 from rlab.errors import UsageError
@@ -52,7 +52,7 @@ def run(argv: list[str]) -> int:
 
     rows = rows_of(options.what, options.root, **wanted)
     if options.json:
-        print(json.dumps({"format": 1, options.what: rows}))
+        print_json({"format": 1, options.what: rows})
         return 0
     if not rows:
         print(f"no such {options.what} here" if wanted else f"no {options.what} here")

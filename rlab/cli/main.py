@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import json
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import rlab
+from rlab.cli.output import kept_clear, print_json
 from rlab.door import clean
 from rlab.ending import ends_with_line
 from rlab.errors import RlabError, RlabWarning, UsageError, told_elsewhere, unknown
@@ -44,6 +44,8 @@ VERBS = {
 }
 
 TOGETHER = ("train", "resume", "finetune")  # verbs that several processes carry out, which torchrun starts
+HELP_ALL = "--help-all"
+HELP = frozenset({"-h", "--help", HELP_ALL})
 STOPPED = 130  # exit code of what was interrupted: 128 + SIGINT, as shells count
 WIDEST = 120  # characters of a line of help; longer ones are hard to read
 CORE_PACKAGES = ("torch", "gymnasium", "numpy", "tensorboard", "safetensors", "tyro", "rich")
@@ -63,10 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug, as_json = "--debug" in words, "--json" in words
     ends_with_line(lambda line: _report(line, 1, debug, as_json))
     try:
-        with _plain_warnings(), _sigterm_as_ctrl_c():
-            code = _dispatch([word for word in words if word != "--debug"])
-        sys.stdout.flush()  # here, so that a reader who left is met inside this try
-        return code
+        with _plain_warnings(), _sigterm_as_ctrl_c(), kept_clear(as_json and HELP.isdisjoint(words)):
+            return _dispatch([word for word in words if word != "--debug"])
     except SystemExit as leaving:  # tyro leaves this way once it has printed a verb's help
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except KeyboardInterrupt:
@@ -137,7 +137,7 @@ def _dispatch(words: list[str]) -> int:
         print(usage(), file=sys.stderr)
         return 2
     verb, *rest = words
-    if verb in ("--help", "-h"):
+    if verb in HELP - {HELP_ALL}:
         print(usage())
         return 0
     if verb == "--version":
@@ -181,7 +181,7 @@ def _report(message: str, code: int, debug: bool, as_json: bool, said: bool = Fa
         where = "" if leads() else " (process {} of {})".format(*ranks_started())
         print(f"rlab{where}: {line}", file=sys.stderr)
     if as_json and leads():
-        print(json.dumps({"format": 1, "error": line, "exit_code": code}))
+        print_json({"format": 1, "error": line, "exit_code": code})
     return code
 
 

@@ -8,7 +8,7 @@ import tyro
 
 from rlab.cli.flags import given, parse
 from rlab.cli.help import Page
-from rlab.cli.shared import kept_clear, keywords, show
+from rlab.cli.shared import keywords, show
 from rlab.errors import UsageError
 
 OF_FILES = frozenset({"out", "title", "film", "png", "episodes", "json"})
@@ -58,8 +58,7 @@ def run(argv: list[str]) -> int:
         return _live(options)
     from rlab.jobs.report import report
 
-    with kept_clear(options.json):
-        done = report(*options.runs, **keywords(options, "runs", "live", *OF_LIVE))
+    done = report(*options.runs, **keywords(options, "runs", "live", *OF_LIVE))
     return show(options.json, done.to_json, done.summary)
 
 

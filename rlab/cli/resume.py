@@ -6,8 +6,9 @@ from typing import Literal
 
 import tyro
 
-from rlab.cli.flags import HELP, given, parse
+from rlab.cli.flags import given, parse
 from rlab.cli.help import Page
+from rlab.cli.main import HELP
 from rlab.cli.shared import carry_out, show
 from rlab.errors import UsageError
 from rlab.jobs.settings import settings_of

@@ -1,16 +1,14 @@
 """What several verbs do alike: words to settings, options to keywords, and a run from its request to its report."""
 
-import contextlib
-import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
 from rlab.agents import load_agent
-from rlab.cli.flags import HELP, given, parse
+from rlab.cli.flags import given, parse
 from rlab.cli.help import Page
-from rlab.cli.main import STOPPED, leads
+from rlab.cli.main import HELP, STOPPED, leads
+from rlab.cli.output import print_json
 from rlab.door import clean
 from rlab.jobs.defaults import DEFAULT, UPDATE_PERIODS, Defaults, data_of
 from rlab.jobs.request import Request
@@ -62,14 +60,11 @@ def keywords(options: Any, *without: str) -> dict[str, Any]:
 
 def show(as_json: bool, facts: Callable[[], Any], text: Callable[[], str], success: bool = True) -> int:
     """Print a result as one JSON object or for people; the exit code."""
-    print(json.dumps(facts()) if as_json else clean(text()))
+    if as_json:
+        print_json(facts())
+    else:
+        print(clean(text()))
     return 0 if success else 1
-
-
-def kept_clear(as_json: bool) -> contextlib.AbstractContextManager[Any]:
-    """A block of work, such as judging, in which standard output is left to the one JSON object: what envs print goes
-    to standard error."""
-    return contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
 
 
 def train(request: Request, options: Any) -> int:
@@ -81,13 +76,11 @@ def train(request: Request, options: Any) -> int:
 
 def carry_out(job: Callable[[], Any], as_json: bool, report_it: bool = True) -> int:
     """Run a job that trains, and report for people or as one JSON object; the exit code."""
-    report = sys.stdout
-    with kept_clear(as_json):
-        done = job()
-        if report_it and leads():
-            print(clean(done.report()))
+    done = job()
+    if report_it and leads():
+        print(clean(done.report()))
     if as_json and leads():
-        print(json.dumps(run_as_json(done)), file=report)
+        print_json(run_as_json(done))
     return STOPPED if done.interrupted else 0
 
 

@@ -1,6 +1,5 @@
 """`rlab trust my_envs`: whose code may run in this folder without --trust on every command."""
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import tyro
 
 from rlab.cli.flags import parse
 from rlab.cli.help import Page
+from rlab.cli.output import print_json
 from rlab.errors import UsageError
 from rlab.jobs.trust import change_list
 from rlab.trust import FILE
@@ -42,7 +42,7 @@ def run(argv: list[str]) -> int:
     for name in unknown:
         print(f"note: no module {name} is found from this folder", file=sys.stderr)
     if options.json:
-        print(json.dumps({"format": 1, "file": str(here / FILE), "modules": list(listed)}))
+        print_json({"format": 1, "file": str(here / FILE), "modules": list(listed)})
     elif listed:
         print(f"trusted in this folder ({FILE}): {', '.join(listed)}")
     else:

@@ -1,15 +1,15 @@
 """`rlab tune AGENT ENV`: search for settings, and report the best on seeds that chose nothing."""
 
-import json
 import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from rlab.cli.flags import HELP, command_words, parse
+from rlab.cli.flags import command_words, parse
 from rlab.cli.help import Page, spelled
-from rlab.cli.shared import kept_clear, read_settings, value_of
+from rlab.cli.main import HELP
+from rlab.cli.shared import read_settings, show, value_of
 from rlab.cli.text_tables import table
 from rlab.door import clean
 from rlab.errors import UsageError
@@ -73,22 +73,16 @@ def run(argv: list[str]) -> int:
     planned = plan(request, how, options.ranges, options.out, options.storage, options.trust)
     if options.space:
         space = planned.space.to_json()
-        print(
-            json.dumps({"format": 1, "agent": agent, "env_id": env_id, "space": space})
-            if options.json
-            else _shown(space)
-        )
-        return 0
+        facts = {"format": 1, "agent": agent, "env_id": env_id, "space": space}
+        return show(options.json, lambda: facts, lambda: _shown(space))
     from rlab.search.tune import search
 
-    with kept_clear(options.json):
-        try:
-            tuned = search(planned, True, options.trust)
-        except KeyboardInterrupt:
-            print(clean(f"stopped; the same command goes on with the study in {planned.folder}"), file=sys.stderr)
-            raise
-    print(json.dumps(tuned.facts) if options.json else clean(tuned.report()))
-    return 0
+    try:
+        tuned = search(planned, True, options.trust)
+    except KeyboardInterrupt:
+        print(clean(f"stopped; the same command goes on with the study in {planned.folder}"), file=sys.stderr)
+        raise
+    return show(options.json, lambda: tuned.facts, tuned.report)
 
 
 def _searched(start: Defaults) -> Defaults:
@@ -105,7 +99,7 @@ def _shown(space: Mapping[str, Mapping[str, Any]]) -> str:
         where = f"{each['low']:g} to {each['high']:g}" if "low" in each else ", ".join(map(_spelled, each["choices"]))
         rows.append([name, where, each.get("scale", "choices"), _spelled(each["start"]), each["source"]])
     width = shutil.get_terminal_size((120, 24)).columns
-    return clean("\n".join(table(rows, ("setting", "range", "scale", "default", "source"), width)))
+    return "\n".join(table(rows, ("setting", "range", "scale", "default", "source"), width))
 
 
 def _spelled(value: Any) -> str:

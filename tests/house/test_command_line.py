@@ -192,10 +192,12 @@ def test_wrong_words_and_usage_do_not_wait_for_torch(words: list[str]) -> None:
         ("rlab.jobs.evaluate.evaluate", ["eval", "RUN", "--episodes", "1"]),
         ("rlab.jobs.compare.compare", ["compare", "dqn-CartPole-v1", "ppo-CartPole-v1"]),
         ("rlab.jobs.report.report", ["report", "dqn-CartPole-v1", "--no-png", "--out", "OUT"]),
+        ("rlab.jobs.check.check", ["check", "CartPole-v1", "--steps", "20"]),
+        ("rlab.jobs.export.export", ["export", "RUN", "--format", "numpy", "--out", "OUT"]),
     ],
-    ids=["eval", "compare", "report"],
+    ids=["eval", "compare", "report", "check", "export"],
 )
-def test_what_an_env_prints_while_it_is_judged_is_not_in_the_one_json_object(
+def test_what_an_env_prints_while_a_verb_works_is_not_in_the_one_json_object(
     job: str,
     words: list[str],
     ppo_run: Path,
@@ -211,7 +213,7 @@ def test_what_an_env_prints_while_it_is_judged_is_not_in_the_one_json_object(
         return judged(*args, **settings)
 
     monkeypatch.setattr(job, loud)
-    there = {"RUN": str(ppo_run), "OUT": str(tmp_path / "report")}
+    there = {"RUN": str(ppo_run), "OUT": str(tmp_path / "report.npz")}
     assert main([*(there.get(word, word) for word in words), "--json"]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["format"] == 1
