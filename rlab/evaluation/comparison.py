@@ -72,7 +72,8 @@ class Pair:
         if self.difference is None:
             return [f"{self.a} and {self.b} cannot be told apart by one episode; give --episodes 100"]
         digits, level = self.digits, 100 * self.difference.level
-        sure = f"{self.difference:z.{digits}f}, {level:.3g} % interval for {others}"
+        shown = -self.difference if self.verdict == WORSE else self.difference  # "worse, by 20 [10, 30]"
+        sure = f"{shown:z.{digits}f}, {level:.3g} % interval for {others}"
         if self.verdict == NO_DIFFERENCE:
             lines = [f"no difference in mean return is shown between {self.a} and {self.b}: {sure}"]
         else:

@@ -56,6 +56,9 @@ class Interval:
     high: float
     level: float = LEVEL  # two-sided coverage
 
+    def __neg__(self) -> "Interval":
+        return Interval(-self.estimate, -self.high, -self.low, self.level)
+
     def __str__(self) -> str:
         return f"{self:.{shown_digits(self.estimate, self.low, self.high)}f}"
 

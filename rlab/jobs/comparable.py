@@ -116,7 +116,7 @@ def notes_of(sides: Mapping[str, Sequence[Evidence]]) -> list[str]:
     for each in (each for made_of in sides.values() for each in made_of):
         if each.kind == RUN and each.status != FINISHED and each.returns is None:
             total = each.settings.get(each.unit)
-            notes.append(f"{each.path} is {each.status}, at {each.time:,} of {total:,} {_words(each.unit)}")
+            notes.append(f"{each.path} is {each.status}, at {each.time:,} of {total:,} {in_words(each.unit)}")
         if each.dropped:
             notes.append(f"{each.path} {lost(each)}")
     times = {name: each.time for name, each in firsts.items() if each.time is not None and each.unit == "env_steps"}
@@ -149,7 +149,8 @@ def _each(values: Mapping[str, Any], spec: str = "") -> str:
     return ", ".join(f"{name} {value:{spec}}" for name, value in values.items())
 
 
-def _words(unit: str) -> str:
+def in_words(unit: str) -> str:
+    """A unit of training for people: `env steps`."""
     return unit.replace("_", " ")
 
 

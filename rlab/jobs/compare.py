@@ -18,7 +18,7 @@ from rlab.evaluation.comparison import NO_DIFFERENCE, Pair, Side, level_of_each,
 from rlab.evaluation.evaluate import Evaluation
 from rlab.evaluation.stats import LEVEL, shown_digits
 from rlab.jobs.aliases import answering
-from rlab.jobs.comparable import check_one_setting, common_env, common_protocol, notes_of, recorded
+from rlab.jobs.comparable import check_one_setting, common_env, common_protocol, in_words, notes_of, recorded
 from rlab.jobs.evaluate import evaluate, open_judged
 from rlab.jobs.evidence import WHAT, Evidence, Protocol, read_evidence, to_json
 from rlab.jobs.lineage import paired_seeds
@@ -78,15 +78,17 @@ class Comparison:
         """The result for people: a line per side, what every pair shows, then what else there is to know."""
         width = max(len(side.name) for side in self.sides)
         rows = [f"{self.env.label}: {self.protocol}, the same for all"]
-        rows.append(f"{'':<{width}}  {'agent':<12} {'trained':>12} {'seeds':>6} {'worst seed':>11}  IQM, 95 % interval")
+        rows.append(
+            f"{'':<{width}}  {'agent':<12} {'trained for':>20} {'seeds':>6} {'worst seed':>11}  IQM, 95 % interval"
+        )
         for side in self.sides:
             first, means = side.made_of[0], side.evaluation.per_seed_mean
-            trained = "" if first.time is None else f"{first.time:,}"
+            trained = "" if first.time is None else f"{first.time:,} {in_words(first.unit)}"
             digits = shown_digits(float(means.min()), float(means.max()))
             iqm, ends = side.evaluation.iqm, side.evaluation.ci95
             interval = "" if ends is None else f" [{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"
             rows.append(
-                f"{side.name:<{width}}  {first.agent:<12} {trained:>12} {len(means):>6} {means.min():>11.{digits}f}  "
+                f"{side.name:<{width}}  {first.agent:<12} {trained:>20} {len(means):>6} {means.min():>11.{digits}f}  "
                 f"{iqm:.{digits}f}{interval}"
             )
         for each in self.pairs:

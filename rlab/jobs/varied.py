@@ -70,8 +70,8 @@ def with_points(request: Request, vary: Mapping[str, Sequence[Any]] | Sequence[P
     """A request whose members differ: values by setting, each with each, or the sets themselves.
 
     Raises:
-        UsageError: a setting is unknown, its value not valid, or one that the agent has only one of for all members;
-            sets name different settings, or are equal.
+        UsageError: a setting is unknown, its value not valid, given for all members too, or one that the agent has
+            only one of; sets name different settings, or are equal.
     """
     points = grid(vary) if isinstance(vary, Mapping) else [dict(each) for each in vary]
     if not points:
@@ -85,8 +85,12 @@ def with_points(request: Request, vary: Mapping[str, Sequence[Any]] | Sequence[P
             raise UsageError(f"{where}: every set must name the same settings: {', '.join(names)}; not {point}.")
         if of_run := [name for name in point if name in whole]:
             raise UsageError(f"{where}: {of_run[0]} belongs to the whole run; members differ in the agent's settings.")
+        if twice := [name for name in point if request.origins.get(name) == COMMAND_LINE]:
+            flag = f"--{twice[0].replace('_', '-')}"
+            raise UsageError(f"{where}: {twice[0]} has values for the members and one for all: leave out {flag}.")
+    known = {field.name for field in fields(request.settings)}
+    check_per_member(request.agent, load_agent(request.agent), [name for name in names if name in known])
     configs = [merge(request.settings, point, where) for point in points]
-    check_per_member(request.agent, load_agent(request.agent), names)
     values = tuple({name: getattr(config, name) for name in names} for config in configs)
     if len({tuple(each.values()) for each in values}) < len(values):
         raise UsageError(f"{where}: two sets of settings are equal; --seeds trains one of them several times.")

@@ -25,6 +25,7 @@ from rlab.runs.folder import (
     is_run,
     read_manifest,
 )
+from rlab.runs.status import why_failed
 from rlab.runs.weights import ModuleCopy, load_module, save_module
 from rlab.trust import Trust
 
@@ -98,6 +99,8 @@ def _policy_folder(path: Path) -> Path:
             first = next(iter(sorted((path / SETTINGS).iterdir())), path / SETTINGS)
             raise RlabError(f"{path} has a policy for each set of settings; name one of them, such as {first}")
         if not (folder / POLICY).exists() and f"{folder.name}/{POLICY}" not in read_manifest(path)["files"]:
+            if reason := why_failed(path):
+                raise RlabError(f"{path} has no policy: the run failed before it saved one: {reason}")
             raise RlabError(f"{path} has no policy yet: the run has saved none. `rlab resume {path}` continues it")
         return folder
     raise RlabError(f"{path} is neither a run folder (config.json, manifest.json) nor a policy folder ({POLICY})")

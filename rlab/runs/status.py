@@ -62,6 +62,12 @@ def read_status(run: RunFolder, saved: int, budget: int) -> Status:
     return replace(record, status=FAILED if record.status == FAILED else STOPPED)
 
 
+def why_failed(run: Path) -> str | None:
+    """Why a run failed, in a few words; None where it did not, or nothing says why."""
+    record = _record(run / STATUS)
+    return record.reason if record.status == FAILED else None
+
+
 def _record(path: Path) -> Status:
     """The record; an empty one where there is none, or it is broken."""
     with contextlib.suppress(RlabError):

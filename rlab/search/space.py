@@ -221,10 +221,10 @@ def _stated(request: Request, setting: Setting, stated: Any, where: str) -> Rang
         else:
             space = _range(setting, table, where)
             values = (space.low, space.high)
+        for value in values:
+            changed(request, {name: value}, where)  # raises where the config refuses it
     except UsageError as error:
         raise UsageError(f"{where}: {name}: {str(error).removeprefix(f'{where}: ')}") from None
-    for value in values:
-        changed(request, {name: value}, where)  # raises where the config refuses it
     return space
 
 

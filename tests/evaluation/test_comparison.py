@@ -72,7 +72,7 @@ def test_the_same_members_before_and_after_are_compared_member_by_member() -> No
     ten = np.arange(10.0)[:, None] * np.ones(5)
     lost = pair(side("after", 2 * ten - 20), side("before", 2 * ten), same_members=True)
     assert lost.verdict == WORSE
-    assert lost.lines()[0].startswith("after is worse than before, by -20.00 [-20.00, -20.00]")
+    assert lost.lines()[0].startswith("after is worse than before, by 20.00 [20.00, 20.00]")
 
 
 def test_episodes_that_are_shared_do_not_count_twice() -> None:

@@ -62,7 +62,7 @@ def test_recorded_results_are_compared_as_they_are(capsys: pytest.CaptureFixture
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert lines[0] == "CartPole-v1: 100 episodes from seed 100000, the same for all"
-    assert re.match(r"dqn-CartPole-v1 +dqn +50,000 +20 +428\.4  500\.0 \[500\.0, 500\.0\]$", lines[2])
+    assert re.match(r"dqn-CartPole-v1 +dqn +50,000 env steps +20 +428\.4  500\.0 \[500\.0, 500\.0\]$", lines[2])
     said = f"no difference in mean return is shown between {DQN} and {PPO}: -3.6 "
     assert lines[5].startswith(said)
     assert "note: trained for different times: dqn-CartPole-v1 50,000, ppo-CartPole-v1 100,000 env steps" in lines

@@ -139,6 +139,8 @@ def test_the_command_line_takes_sets_and_reports_each(tmp_path: Path, capsys: py
         (["--vary", "batch_size=8,16"], r"dqn has one batch_size for all members; what may differ: learning_rate"),
         (["--vary", "num_envs=2,4"], r"--vary: num_envs belongs to the whole run"),
         (["--vary", "gamma=0.9,0.9"], r"--vary: two sets of settings are equal"),
+        (["--vary", "hidden=64,128"], r"dqn has one hidden for all members; what may differ: learning_rate"),
+        (["--gamma", "0.95", "--vary", "gamma=0.9,0.8"], r"--vary: gamma has .* and one for all: leave out --gamma\."),
         (["--vary", "munchausen_alpha=0.9,0.8"], r"--munchausen-alpha has no effect here: munchausen is off"),
         (["--vary", "gamma=0.9,0.8", "--log", "csv", "wandb"], r"--log wandb is for a run whose members all have"),
         (["--vary", "gamma=0.9,0.8", "--film-every", "100"], r"--film-every is for a run whose members all have"),

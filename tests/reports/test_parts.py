@@ -132,6 +132,8 @@ def test_the_first_sentence_says_what_was_found(make_report: Callable[..., Repor
     assert lede(Report("", [same])).startswith(
         f"The middle half of 4 training seeds reached {MINUS}2.000 [{MINUS}2.000, {MINUS}2.000] on average;"
     )
+    sides = [a_side(name, [[height]]) for name, height in (("a", 9.0), ("b", 9.0), ("c", 1.0))]
+    assert lede(Report("", [Task("E", "", sides)])) == "a and b share the highest mean return: 9.000."
     two = replace(make_report(), studies=[])
     assert lede(two).endswith("of 5 training seeds. Its mean return is better than that of alpha.")
     assert lede(two).startswith("beta has the highest interquartile mean: ")

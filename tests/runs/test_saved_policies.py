@@ -12,6 +12,7 @@ from rlab.errors import RlabError
 from rlab.runs import files
 from rlab.runs.folder import RunFolder, read_manifest
 from rlab.runs.policies import load_policy, save_policy
+from rlab.runs.status import write_status
 from rlab.runs.tensors import tensors_from_bytes, tensors_to_bytes
 
 
@@ -126,6 +127,12 @@ def test_death_while_the_first_policy_is_saved_leaves_none_or_a_whole_one(run, m
             assert not survived
             with pytest.raises(RlabError, match="has no policy yet: the run has saved none"):
                 load_policy(copy)
+
+
+def test_a_run_that_failed_before_it_saved_a_policy_says_why(run):
+    write_status(run, "failed", "no member is left: every one was dropped")
+    with pytest.raises(RlabError, match="has no policy: the run failed before it saved one: no member is left"):
+        load_policy(run.path)
 
 
 def _cut_weights(folder):

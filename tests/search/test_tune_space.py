@@ -87,7 +87,7 @@ def test_a_file_narrows_fixes_and_leaves_out(tmp_path: Path) -> None:
         ({"lr": {}}, "unknown setting lr: .*learning_rate"),
         ({"gamma": {"lo": 0.9}}, "unknown key of gamma in ranges 'lo'. Did you mean 'low'"),
         ({"gamma": {"low": 0.9, "high": 1.5}}, "ranges: gamma: .*ends below 1"),
-        ({"epsilon_end": {"low": 0.0, "high": 2.0}}, r"epsilon_end 2.0 must be in \[0, 1\]"),
+        ({"epsilon_end": {"low": 0.0, "high": 2.0}}, r"ranges: epsilon_end: epsilon_end 2.0 must be in \[0, 1\]"),
         ({"n_step": {"low": 1.5}}, "n_step = 1.5 is not a whole number"),
         ({"gamma": ["high"]}, "ranges: gamma: gamma = 'high' is not a number"),
         ({"gamma": [0.9]}, "ranges: gamma: .*two or more"),

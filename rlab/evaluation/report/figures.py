@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlab.evaluation.charts.curves import CurveOf, curve_of, curves_chart, value_text
+from rlab.evaluation.charts.curves import MOST_SEEDS, CurveOf, curve_of, curves_chart, value_text
 from rlab.evaluation.charts.marks import Chart
 from rlab.evaluation.charts.rows import RowOf, rows_chart
 from rlab.evaluation.charts.scales import whole
@@ -65,6 +65,8 @@ def _curves(task: Task, unit: str, kind: str) -> Figure | None:
         if several
         else "One training seed for each line: nothing is shown about other seeds."
     )
+    if most := max((len(each.members) for each in curves if len(each.members) > MOST_SEEDS), default=0):
+        about += f" Of the single seeds of a side {MOST_SEEDS} are drawn, evenly chosen of up to {most:,}."
     moments = np.unique(np.concatenate([each.when for each in curves]))
     kept = moments[np.unique(np.linspace(0, len(moments) - 1, min(len(moments), MOST_ROWS)).round().astype(int))]
     rows = [[whole(float(moment)), *(_value_at(each, moment) for each in curves)] for moment in kept]

@@ -1,8 +1,10 @@
 """The title and the first sentence of a report."""
 
+import numpy as np
+
 from rlab.evaluation.comparison import BETTER, NO_DIFFERENCE, WORSE
 from rlab.evaluation.report.model import Report, Side, Task
-from rlab.evaluation.report.numbers import counted, joined
+from rlab.evaluation.report.numbers import counted, joined, plain
 from rlab.evaluation.stats import Interval
 
 MOST_NAMED = 3  # sides in a title
@@ -41,12 +43,16 @@ def _of_task(task: Task, several: bool) -> str:
     where = f" on {task.label}" if several else ""
     if not scored:
         return f"Nothing was evaluated{where} yet."
-    best, score = max(scored, key=lambda each: each[1].estimate if isinstance(each[1], Interval) else each[1])
+    heights = [score.estimate if isinstance(score, Interval) else score for _, score in scored]
+    best, score = scored[int(np.argmax(heights))]
     if len(task.sides) == 1:
         return _alone(best, score, where)
     so_far = "" if all(side.is_final for side, _ in scored) else " so far"
     of = counted(len(best.means), "training seed")
     what = "interquartile mean" if isinstance(score, Interval) else "mean return"
+    equal = [side.name for (side, _), height in zip(scored, heights, strict=True) if height == max(heights)]
+    if len(equal) > 1:
+        return f"{_names(equal)} share the highest {what}{where}{so_far}: {plain(max(heights))}."
     first = f"{best.name} has the highest {what}{where}{so_far}: {joined(score)}, of {of}."
     return " ".join([first, *_against_others(best.name, task)])
 
