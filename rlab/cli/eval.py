@@ -13,7 +13,10 @@ from rlab.door import clean
 from rlab.errors import UsageError
 
 OF_EPISODES = frozenset(
-    {"episodes", "seed", "member", "stochastic", "wrapper", "max_episode_steps", "envs", "env_timeout"}
+    {
+        *("episodes", "seed", "member", "stochastic", "wrapper", "max_episode_steps", "envs", "env_timeout"),
+        "record_observed",
+    }
 )
 
 
@@ -32,6 +35,7 @@ class EvalOptions:
     envs: int | None = None  # instances of the env at once, in all; None: 10 per member, 64 in all, if not native
     latency: bool = False  # play nothing: time the calls of exported files, all in turn
     env_timeout: float = 60.0  # seconds for each constructor, reset, step and close of an env
+    record_observed: bool = False  # keep what it observes beside the policy: rlab serve tells drift by it
     trust: bool = False  # run envs, wrappers and layers from outside rlab that it names, and files that can run code
     json: bool = False  # one JSON object on standard output
 

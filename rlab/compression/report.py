@@ -22,7 +22,7 @@ from rlab.compression.sequences import Visits
 from rlab.compression.visits import visits
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.differences import paired_difference, paired_ratio
-from rlab.evaluation.evaluate import evaluate
+from rlab.evaluation.evaluate import NOBODY_HEARS, OnStep, evaluate
 from rlab.evaluation.stats import Interval
 from rlab.networks import memory
 from rlab.networks.attention import Attention
@@ -135,7 +135,12 @@ class Report:
 
 
 def compare(
-    parent: Policy, child: Policy, make_envs: MakeEnvs, episodes: int = 100, first_seed: int = 100_000
+    parent: Policy,
+    child: Policy,
+    make_envs: MakeEnvs,
+    episodes: int = 100,
+    first_seed: int = 100_000,
+    on_step: OnStep = NOBODY_HEARS,
 ) -> Report:
     """Play both policies on the same episodes and compare both on the same states, which the parent visits.
 
@@ -145,6 +150,7 @@ def compare(
     Args:
         make_envs: makes n envs that do not reset themselves.
         episodes: per member.
+        on_step: called after every step of the child.
 
     Raises:
         UsageError: the policies have other members or spaces, there is but one pair of episodes, or the episode seeds
@@ -152,7 +158,8 @@ def compare(
         RlabError: an episode does not end, or a return is not finite.
     """
     _check(parent, child, episodes)
-    played = [evaluate(policy, make_envs, episodes, first_seed) for policy in (parent, child)]
+    hearing = ((parent, NOBODY_HEARS), (child, on_step))
+    played = [evaluate(policy, make_envs, episodes, first_seed, on_step=hear) for policy, hear in hearing]
     in_order = parent.has_memory or child.has_memory
     states = visits(parent, make_envs, STATES, FIRST_STATE_SEED, in_order=in_order)
     agreed, worst, measure = _agreement(parent, child, states)

@@ -9,13 +9,14 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
 from rlab.errors import RlabError, UsageError, pip_install
 from rlab.evaluation.episode_driver import (
+    EpisodeStep,
     PolicyActor,
     PolicyStack,
     check_episodes,
@@ -34,6 +35,10 @@ from rlab.evaluation.stats import (
     too_narrow,
 )
 from rlab.experience.env_contract import EpisodeEnvs
+
+# Hears a step of a block: the members of its rows `[P]`, the episode of its first column (0 is the first of all).
+OnStep = Callable[[np.ndarray, int, EpisodeStep], None]
+NOBODY_HEARS: OnStep = lambda playing, first_episode, step: None  # noqa: E731  # one constant, given on
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +167,7 @@ def evaluate(
     max_envs: int | None = None,
     greedy: bool = True,
     should_stop: Callable[[], bool] = lambda: False,
+    on_step: OnStep = NOBODY_HEARS,
 ) -> Evaluation:
     """Play `episodes` whole episodes with every member of `policy`.
 
@@ -177,6 +183,7 @@ def evaluate(
         greedy: false samples actions, each episode of each member from a stream of its own, so that they do not depend
             on the other episodes.
         should_stop: called before every step.
+        on_step: called after every step.
 
     Raises:
         StoppedError: `should_stop` returned true.
@@ -201,7 +208,8 @@ def evaluate(
             playing = np.minimum(np.arange(first, first + together), members - 1)  # [P]
             rows, block = slice(first, first + together), slice(start, min(start + width, episodes))
             found = returns[rows, block], lengths[rows, block]
-            _play_block(policy, envs, playing, first_seed, block, found, greedy, should_stop)
+            hear = partial(on_step, playing, start)
+            _play_block(policy, envs, playing, first_seed, block, found, greedy, should_stop, hear)
             check_returns(found[0], policy.seeds[rows], first_seed + start)
     finally:
         envs.close()
@@ -217,6 +225,7 @@ def _play_block(
     found: tuple[np.ndarray, np.ndarray],
     greedy: bool,
     should_stop: Callable[[], bool],
+    hear: Callable[[EpisodeStep], None],
 ) -> None:
     """One episode in each of `P x width` envs, of the members `playing [P]`; returns and lengths go into `found`.
 
@@ -233,6 +242,7 @@ def _play_block(
         # A finished row's reward is 0 by contract; where() keeps the sum right even so.
         returns += np.where(step.active, step.reward, 0.0)
         lengths += step.active
+        hear(step)
     for whole, part in zip(found, (returns, lengths), strict=True):
         whole[:] = part[: whole.shape[0], : whole.shape[1]]
 

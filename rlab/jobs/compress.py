@@ -16,16 +16,19 @@ from rlab.compression.steps import Step, parse_steps
 from rlab.compression.steps import compress as compress_policy
 from rlab.envs import EnvLike
 from rlab.errors import UsageError
+from rlab.jobs.observing import Observed, ObsRecorder
 from rlab.jobs.progress import line_writer
 from rlab.jobs.saved import SavedPolicy, open_policy
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.policy import Policy
 from rlab.runs import files
 from rlab.runs.folder import ROOT, check_free, claim_folder, fresh_folder, is_run
+from rlab.runs.observed import save_observed
 from rlab.runs.policies import POLICY, save_policy
 from rlab.trust import Trust
 
 MIN_RETURN_RATIO = 0.95
+Judged = tuple[Report, Observed]  # what a compressed policy cost, and what it observed meanwhile
 
 
 @dataclass(frozen=True)
@@ -116,8 +119,8 @@ def compress(
         child = compress_policy(
             request.parent, wanted, request.saved.make_episodes, request.settings, lambda step: write(f"{step}: done")
         )
-        report = compare(request.parent, child, request.saved.make_episodes, episodes)
-    return save_compressed(request, wanted, child, report)
+        judged = judge(request, child)
+    return save_compressed(request, wanted, child, judged)
 
 
 def compression_request(
@@ -147,11 +150,18 @@ def compression_request(
     return CompressionRequest(saved, parent, settings, out, episodes, min_return_ratio, member)
 
 
+def judge(request: CompressionRequest, child: Policy) -> Judged:
+    """Play the episodes that were asked for with parent and child; errors are those of `report.compare`."""
+    recorder = ObsRecorder(child.spec.obs_space, child.seeds)
+    report = compare(request.parent, child, request.saved.make_episodes, request.episodes, on_step=recorder)
+    return report, recorder.references()
+
+
 def save_compressed(
     request: CompressionRequest,
     steps: Sequence[Step],
     child: Policy,
-    report: Report,
+    judged: Judged,
     write_more: Callable[[Path, Compressed], None] | None = None,
 ) -> Compressed:
     """Write the policy folder, whole or not at all.
@@ -159,7 +169,7 @@ def save_compressed(
     Args:
         write_more: writes further files into the folder, before the policy is saved there.
     """
-    words = tuple(map(str, steps))
+    words, (report, observed) = tuple(map(str, steps)), judged
     only = "" if request.member is None else f"-seed{request.member}"
     fresh = f"{name_of(request.saved)}{only}-{'-'.join(words)}"
     was_there = request.out is not None and Path(request.out).is_dir()
@@ -173,6 +183,7 @@ def save_compressed(
         if write_more is not None:
             write_more(path, done)
         save_policy(path, child, _facts(request.saved, done))
+        save_observed(path, list(observed.values()))
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         if was_there:

@@ -1,6 +1,7 @@
 """`rlab.evaluate`: judging a trained population, one member of it, or an exported file."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -14,10 +15,13 @@ from rlab.evaluation.evaluate import evaluate as judge_episodes
 from rlab.jobs.aliases import answering
 from rlab.jobs.export import open_file
 from rlab.jobs.judging import FINAL_EPISODE_SEED, warn_if_seen
+from rlab.jobs.observing import ObsRecorder
 from rlab.jobs.saved import SavedPolicy, check_can_sample, has_exported_name, open_policy
 from rlab.learning.runtime import own_surroundings
+from rlab.networks.obs_features import MOST_FEATURES, can_be_watched
 from rlab.networks.own import Builder, standing_in
-from rlab.runs.folder import path_of
+from rlab.runs.folder import RunFolder, is_run, path_of
+from rlab.runs.observed import LEAST_EPISODES, save_observed
 from rlab.trust import Trust
 
 
@@ -33,6 +37,7 @@ def evaluate(
     max_episode_steps: int | None = None,
     envs: int | None = None,
     env_timeout: float = ENV_TIMEOUT,
+    record_observed: bool = False,
     env: EnvLike | None = None,
     network: Builder | None = None,
     trust: Trust = False,
@@ -47,6 +52,8 @@ def evaluate(
         max_episode_steps: the time limit of the env in place of its own; None: as it was trained.
         envs: instances of the env at once, in all; None: 10 per member and 64 in all, native ones apart.
         env_timeout: seconds for each constructor, reset, step and close of an env.
+        record_observed: keep what the policy observes in these episodes beside it, in place of what is recorded there:
+            a server tells drift by it.
         env: makes the env where only the process that trained in it can: `env=MyEnv`; None: the one on record.
         network: the function that made the network, where only the process that trained could find it.
         seed: of the first episode; episode k has `seed + k`, the same for every member and policy.
@@ -54,7 +61,8 @@ def evaluate(
         trust: allow layers, envs and wrappers from outside rlab that the folder names; it runs their code.
 
     Raises:
-        UsageError: no such member, or seeds that training may have used.
+        UsageError: no such member, seeds that training may have used, or `record_observed` of an exported file, of
+            sampled actions, or where nothing can be recorded.
         RlabError: the folder is missing or broken.
     """
     with standing_in(network):
@@ -67,8 +75,16 @@ def evaluate(
         check_can_sample(policy)
     if saved.where.is_dir():
         warn_if_seen(saved.where, seed, episodes)
+    maker = EpisodeMaker(spec, envs)
     with own_surroundings(threads=1):
-        return judge_episodes(policy, EpisodeMaker(spec, envs), episodes, seed, greedy=not stochastic)
+        if not record_observed:
+            return judge_episodes(policy, maker, episodes, seed, greedy=not stochastic)
+        _check_recordable(saved, episodes, stochastic)
+        recorder = ObsRecorder(policy.spec.obs_space, policy.seeds)
+        found = judge_episodes(policy, maker, episodes, seed, on_step=recorder)
+    with RunFolder.open(saved.where.parent).held() if is_run(saved.where.parent) else nullcontext():
+        save_observed(saved.where, list(recorder.references().values()))
+    return found
 
 
 def open_judged(run: str | PathLike[str], trust: Trust, env: EnvLike | None = None) -> SavedPolicy:
@@ -85,6 +101,19 @@ def open_judged(run: str | PathLike[str], trust: Trust, env: EnvLike | None = No
     spec = spec if env is None else given_again(spec, env)
     agent = str(runner.metadata.get("agent") or "unknown")
     return SavedPolicy(cast(Any, runner), agent, spec, Path(path), Path(path).absolute())
+
+
+def _check_recordable(saved: SavedPolicy, episodes: int, stochastic: bool) -> None:
+    """Refuse to record what cannot be recorded, before anything is played."""
+    flag = "--record-observed"
+    if not saved.where.is_dir():
+        raise UsageError(f"{flag} writes beside a policy, and {saved.folder} is an exported file: name its run.")
+    if stochastic:
+        raise UsageError(f"{flag} records what greedy actions lead to, which servers answer; leave --stochastic out.")
+    if episodes < LEAST_EPISODES:
+        raise UsageError(f"{flag} needs {LEAST_EPISODES} episodes or more, not {episodes}; 100 say enough.")
+    if not can_be_watched(saved.policy.spec.obs_space):
+        raise UsageError(f"{flag}: observations {saved.policy.spec.obs_space} have more than {MOST_FEATURES} features.")
 
 
 def _only(saved: SavedPolicy, member: int) -> Any:

@@ -12,6 +12,7 @@ from rlab.evaluation.episode_driver import EndlessError, StoppedError
 from rlab.evaluation.evaluate import Evaluation, evaluate
 from rlab.evaluation.tensor_evaluation import TensorEvaluation
 from rlab.jobs.engine import Engine
+from rlab.jobs.observing import Observed, ObsRecorder
 from rlab.jobs.request import Request
 from rlab.learning.programs import AS_IT_IS
 from rlab.networks.policy import Policy
@@ -89,6 +90,7 @@ class Judge:
             most = min(run.num_envs, MOST_PER_MEMBER) * run.seeds  # so many could live, since they trained
         self._envs = EpisodePool(request.env, most, min(run.num_envs, MOST_PER_MEMBER))
         self._should_stop = should_stop
+        self.observed: Observed = {}  # in the episodes that found the run's result
 
     def __call__(self, policy: Policy, verdict: bool) -> Evaluation | None:
         """Greedy episodes of every member; None where the run should stop.
@@ -102,10 +104,14 @@ class Judge:
         try:
             if self._as_tensors and not verdict:
                 return self._on_device(policy)(self._should_stop)
-            run = self._request.run
-            episodes = run.final_eval_episodes if verdict else run.eval_episodes
-            first_seed = FINAL_EPISODE_SEED if verdict else TRAINING_EPISODE_SEED
-            return evaluate(policy, self._envs, episodes, first_seed, should_stop=self._should_stop)
+            run, stops = self._request.run, self._should_stop
+            if not verdict:
+                return evaluate(policy, self._envs, run.eval_episodes, TRAINING_EPISODE_SEED, should_stop=stops)
+            recorder = ObsRecorder(policy.spec.obs_space, policy.seeds)
+            episodes = run.final_eval_episodes, FINAL_EPISODE_SEED
+            found = evaluate(policy, self._envs, *episodes, should_stop=stops, on_step=recorder)
+            self.observed = recorder.references()
+            return found
         except StoppedError:
             return None
         except RlabError:

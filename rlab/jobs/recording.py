@@ -26,6 +26,7 @@ from rlab.runs import files
 from rlab.runs.appending import closed_at_last
 from rlab.runs.folder import RESULT, RunFolder
 from rlab.runs.logs import MetricsLog, read_json_lines
+from rlab.runs.observed import save_observed
 from rlab.runs.status import FAILED, write_status
 from rlab.runs.tables import EpisodeLog
 
@@ -101,6 +102,8 @@ class Recorder:
     def judge(self, evaluate: Callable[[], Evaluation | None], time: int) -> Evaluation | None:
         """Judge the final weights, each set of settings by itself, at this time of the clock; what all members got.
 
+        What they observed meanwhile is kept beside their policies.
+
         Raises:
             NotJudgedError: it failed.
         """
@@ -115,6 +118,8 @@ class Recorder:
                 own = replace(found, seeds=seeds, returns=found.returns[mine], lengths=found.lengths[mine])
                 more = session.resumed_at, members.facts(share.members)
                 write_verdict(own, share.request, share.folder, log, time, *more)
+                observed = [each for place, each in session.judge.observed.items() if mine[place]]
+                save_observed(share.folder.policy, observed)
         return found
 
     def ended(self, status: str, why: str | None) -> None:

@@ -15,6 +15,7 @@ from rlab.errors import DiskError, RlabError
 from rlab.experience.demonstrations import Demonstrations
 from rlab.experience.storage import Storage
 from rlab.experience.storage_chunks import Chunk, complete_chunks
+from rlab.jobs.judging import Judge
 from rlab.jobs.request import Request
 from rlab.jobs.varied import Share
 from rlab.learning.best import BestPolicy
@@ -42,6 +43,7 @@ class Saved(Protocol):
     best: BestPolicy
     storage: Storage
     demonstrations: Demonstrations | None
+    judge: Judge
     resumed_at: list[int]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlab.compression.distil import student_of
 from rlab.compression.quantized_layers import CompressedLayer
-from rlab.compression.report import Report, compare
+from rlab.compression.report import Report
 from rlab.compression.search import (
     LATENCY_NOISE,
     Bounds,
@@ -40,9 +40,11 @@ from rlab.jobs.compress import (
     Compressed,
     CompressionRequest,
     compression_request,
+    judge,
     name_of,
     save_compressed,
 )
+from rlab.jobs.observing import Observed
 from rlab.jobs.progress import line_writer
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.own import check_layers
@@ -61,6 +63,7 @@ class Finalist:
 
     candidate: Candidate
     report: Report = field(repr=False)
+    observed: Observed = field(repr=False)
     latency_us: float  # median of one decision, timed in turn with the parent and the other finalists
     on_front: bool = False  # no other finalist that fits takes no more and returns more
     chosen: bool = False
@@ -228,7 +231,8 @@ def search_compression(
         files.write_json(path / TABLE, found[0].table())
         _draw(path / PLOT, found[0], name_of(request.saved), float(trials.returns.mean()))
 
-    save_compressed(request, winner.candidate.steps, trials.made(winner.candidate), winner.report, write_more)
+    child, outcome = trials.made(winner.candidate), (winner.report, winner.observed)
+    save_compressed(request, winner.candidate.steps, child, outcome, write_more)
     return found[0]
 
 
@@ -321,8 +325,7 @@ def _judged(
     )
     found = []
     for (candidate, child), latency_us in zip(last, latencies, strict=True):
-        report = compare(request.parent, child, request.saved.make_episodes, request.episodes)
-        found.append(Finalist(candidate, report, latency_us))
+        found.append(Finalist(candidate, *judge(request, child), latency_us))
         write(f"judged {candidate}: {found[-1].size.weight_bytes} bytes, return kept {found[-1].kept:.3f}")
     kept, sizes = [each.kept for each in found], [each.size for each in found]
     chosen = best(kept, sizes, bounds)

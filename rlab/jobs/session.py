@@ -212,7 +212,7 @@ class Session:
         run = self.request.run
         audience = audience or Audience()
         with stop_on_signal() as stop:
-            self._judge = Judge(self.request, self.engine, stop.is_set)
+            self.judge = Judge(self.request, self.engine, stop.is_set)
             any_process = self.ranks.any
             try:
                 state, self._state = self._state, None
@@ -242,7 +242,7 @@ class Session:
                     self._record.ended(outcome.status(run.final_eval_episodes > 0), outcome.why)
                 return outcome
             finally:
-                self._judge.close()
+                self.judge.close()
                 self.env.close()
 
     def _weight_check(self) -> WeightCheck:
@@ -269,9 +269,9 @@ class Session:
         self._warn_of_no_ending()
         policy = self.agent.policy()
         policy = policy.at(np.flatnonzero(self.members.remain).tolist()) if self.members.dropped else policy
-        found: Evaluation | None = self.ranks.of_first(lambda: self._judge(policy, verdict))
+        found: Evaluation | None = self.ranks.of_first(lambda: self.judge(policy, verdict))
         if alone and not last:
-            self._judge.close()
+            self.judge.close()
             self._open_envs_again()
         return found
 

@@ -40,6 +40,7 @@ from rlab.runs.appending import closed_at_last
 from rlab.runs.folder import PARTS, RESULT, RunFolder, is_run
 from rlab.runs.listing import saved_time
 from rlab.runs.logs import CLOCK_TAGS, MetricsLog, read_json_lines
+from rlab.runs.observed import load_observed, save_observed
 from rlab.runs.policies import POLICY, load_policy, save_policy
 from rlab.types import LOCAL
 
@@ -237,6 +238,7 @@ def put_together(folder: RunFolder, parts: Sequence[RunFolder]) -> None:
         if "best_at" in facts:
             facts = {**facts, "best_at": [at for each in found for at in each.extra["best_at"]]}
         save_policy(folder.path / name, policy, facts)
+        save_observed(folder.path / name, [own for path in paths for own in load_observed(path).values()])
 
 
 def judged_together(parts: Sequence[RunFolder]) -> Evaluation:

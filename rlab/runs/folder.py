@@ -5,7 +5,7 @@ status.json     the state of the run: running, finished, not judged, stopped or 
 result.json     the evaluation of the final weights
 manifest.json   SHA-256 of config.json and of every file of the policies; checked on every load. A run has begun once it
                 is there: it is written after config.json, start/ and teacher/
-policy/         the final policy and nothing else: what people share
+policy/         the final policy and what it observed when it was judged, nothing else: what people share
 best/           the same, best in evaluation
 start/          the policy that fine-tuning began with; teacher/ the one that was imitated
 checkpoint/     full training state

@@ -30,6 +30,7 @@ from rlab.runs.weights import ModuleCopy, load_module, save_module
 from rlab.trust import Trust
 
 POLICY = "policy.json"
+OBSERVED = "observed.json"  # see `rlab.runs.observed`
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ def save_policy(folder: Path | str, policy: Policy | ModuleCopy, extra: Mapping[
         RlabError: a weight is NaN or infinite.
     """
     path, whole = Path(folder) / POLICY, copied(policy) if isinstance(policy, Policy) else policy
-    save_module(path, whole, extra, lambda new: _announced(path.parent, new))
+    save_module(path, whole, extra, lambda new: announced(path.parent, new))
+    files.delete(path.parent / OBSERVED)  # of the weights before
 
 
 def load_policy(path: Path | str, trust: Trust = False) -> LoadedPolicy:
@@ -69,7 +71,7 @@ def load_policy(path: Path | str, trust: Trust = False) -> LoadedPolicy:
         RlabError: one line on what is missing, changed, damaged or does not fit.
     """
     folder = _policy_folder(Path(path))
-    run = _run_of(folder)
+    run = run_of(folder)
 
     def check(name: str, content: bytes) -> None:
         if run:
@@ -106,16 +108,17 @@ def _policy_folder(path: Path) -> Path:
     raise RlabError(f"{path} is neither a run folder (config.json, manifest.json) nor a policy folder ({POLICY})")
 
 
-def _run_of(folder: Path) -> Path | None:
+def run_of(folder: Path) -> Path | None:
     """The run whose manifest vouches for this policy folder; None for a folder that stands alone."""
     folder = folder.resolve()
     return folder.parent if folder.name in POLICY_FOLDERS and is_run(folder.parent) else None
 
 
 @contextmanager
-def _announced(folder: Path, new: Mapping[str, str]) -> Iterator[None]:
-    """While a policy of a run is replaced, its manifest accepts the new files beside the old ones; then they alone."""
-    run = _run_of(folder)
+def announced(folder: Path, new: Mapping[str, str], beside: bool = False) -> Iterator[None]:
+    """While files of a policy in a run are replaced, its manifest accepts the new ones beside the old ones; then they
+    alone, or those of other names too where they go `beside` them."""
+    run = run_of(folder)
     if run is None:
         yield
         return
@@ -124,7 +127,7 @@ def _announced(folder: Path, new: Mapping[str, str]) -> Iterator[None]:
     pending = {f"{folder.name}/{name}": checksum for name, checksum in new.items()}
     files.write_json(run / MANIFEST, {"files": current, "pending": pending})
     yield
-    others = {name: checksum for name, checksum in current.items() if not name.startswith(f"{folder.name}/")}
+    others = {name: own for name, own in current.items() if beside or not name.startswith(f"{folder.name}/")}
     files.write_json(run / MANIFEST, {"files": others | pending})
 
 

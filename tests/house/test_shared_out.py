@@ -26,11 +26,12 @@ from rlab.jobs.shared_out import SharedOut, devices_of, part_requests, write_aga
 from rlab.runs.folder import RunFolder
 from rlab.runs.listing import list_runs
 from rlab.runs.logs import JsonLines
+from rlab.runs.observed import load_observed
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 DQN: dict[str, Any] = {"experiment": "none", "num_envs": 4, "hidden": (8,), "batch_size": 8, "learning_starts": 64}
 DQN |= {"max_episode_steps": 30, "env_steps": 256, "log_every": 64, "eval_every": 128, "eval_episodes": 1}
-DQN |= {"final_eval_episodes": 2, "seed": 5, "seeds": 3, "vector": "tensor", "compile": "off"}
+DQN |= {"final_eval_episodes": 5, "seed": 5, "seeds": 3, "vector": "tensor", "compile": "off"}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_the_parts_become_one_run_that_is_judged(shared: SimpleNamespace, road: 
     run = shared.run
     assert (run.finished, run.time) == (True, 320)
     assert run.evaluation.seeds == (5, 6, 7)
-    assert run.evaluation.returns.shape == (3, 2)
+    assert run.evaluation.returns.shape == (3, 5)
     assert rlab.Run.open(shared.out).evaluation.returns.tolist() == run.evaluation.returns.tolist()
     assert [row["env_steps"] for row in road.rows(shared.out)] == [64, 128, 192, 256, 320]
     assert [row["env_steps"] for row in road.rows(shared.out, "eval")] == [128, 256, 320, 320]
@@ -70,6 +71,9 @@ def test_every_member_is_what_its_process_made_of_it(shared: SimpleNamespace, ro
     together = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     road.check_same(road.weights(shared.out / "policy"), together)
     assert [RunFolder.open(shared.out / "parts" / number).config["run"]["seeds"] for number in ("0", "1")] == [2, 1]
+    observed = load_observed(shared.out / "policy")
+    assert [each.seed for each in observed.values()] == [5, 6, 7]
+    assert observed[7].to_json() == load_observed(shared.out / "parts" / "1" / "policy")[7].to_json()
 
 
 def test_a_finished_one_says_how_to_train_it_further(
