@@ -19,8 +19,8 @@ from rlab.envs.specs import EnvSpec
 from rlab.envs.tensor_vector import TensorVectorEnv
 from rlab.envs.watch import watched
 from rlab.errors import RlabError, UsageError
+from rlab.experience.dtypes import torch_dtype
 from rlab.experience.env_contract import DeviceEnv
-from rlab.experience.fields import torch_dtype
 from rlab.experience.goals import ACHIEVED, DESIRED, NEEDED, GoalPlaces, Goals, goal_places
 from rlab.places import warn
 

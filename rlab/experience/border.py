@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlab.experience.dtypes import torch_dtype
 from rlab.experience.env_contract import Step, VectorEnv
-from rlab.experience.fields import torch_dtype
 
 ALIGNED = 16  # bytes: every array of a crossing begins at a multiple, so that its view has any dtype
 

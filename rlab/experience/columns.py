@@ -5,7 +5,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from rlab.experience.fields import Field, memory_dtype, torch_dtype, zeros
+from rlab.experience.dtypes import memory_dtype, torch_dtype, zeros
+from rlab.experience.fields import Field
 
 
 class Column:

@@ -68,9 +68,8 @@ class Dataset:
     def __post_init__(self) -> None:
         if not self.episodes:
             raise RlabError(f"the dataset {self.name} has no episodes; record some: rlab collect RUN --out DIR")
-        expected = action_field(self.action_space)
         for index, episode in enumerate(self.episodes):
-            problem = _problem(episode, self.obs_space, self.action_space, expected)
+            problem = problem_of(episode, self.obs_space, self.action_space)
             if problem:
                 raise RlabError(f"the dataset {self.name}: episode {index} {problem}.")
 
@@ -173,9 +172,13 @@ def action_to_env(space: Space, action: np.ndarray) -> np.ndarray:
     return action.astype(space.dtype)
 
 
-def _problem(episode: Episode, obs_space: Space, action_space: Space, expected: Field) -> str | None:
-    """Why an episode is invalid, as the end of a sentence about it; None where it is valid."""
-    steps = episode.length
+def problem_of(episode: Episode, obs_space: Space, action_space: Space) -> str | None:
+    """Why an episode is invalid, as the end of a sentence about it; None where it is valid.
+
+    Raises:
+        UsageError: as `action_field`.
+    """
+    steps, expected = episode.length, action_field(action_space)
     if not steps:
         return "has no step"
     shapes = ((steps + 1, *obs_space.shape), (steps, *expected.shape), (steps,))
@@ -191,9 +194,9 @@ def _problem(episode: Episode, obs_space: Space, action_space: Space, expected: 
     wrong_obs = _wrong_obs(obs_space, episode.obs)
     if wrong_obs:
         return wrong_obs
-    outside = _outside(action_space, episode.action)
-    if outside.any():
-        step = int(outside.argmax())
+    wrong = outside(action_space, episode.action)
+    if wrong.any():
+        step = int(wrong.argmax())
         return f"has an action outside of {_with_bounds(action_space)} at step {step}: {episode.action[step]}"
     if isinstance(obs_space, Masked):
         forbidden = _forbidden(action_space, episode.action, episode.obs[:-1, -obs_space.size :] != 0)
@@ -225,8 +228,8 @@ def _wrong_obs(space: Space, obs: np.ndarray) -> str | None:
     return None
 
 
-def _outside(space: Space, action: np.ndarray) -> np.ndarray:
-    """Which of the actions `[T, *action]` are outside the space, bool `[T]`."""
+def outside(space: Space, action: np.ndarray) -> np.ndarray:
+    """Which of the stored actions `[T, *action]` are outside the space, bool `[T]`."""
     flat = action.reshape(len(action), -1)  # [T, elements]
     if isinstance(space, Box):
         low, high = (np.asarray(bound, np.float64).reshape(-1) for bound in (space.low, space.high))

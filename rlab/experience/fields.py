@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from rlab.errors import UsageError
+
+if TYPE_CHECKING:  # what reads and writes datasets needs fields, and not torch, which takes a second
+    import torch
 
 SMALL = 1024  # bytes of an observation up to which there is a place for every row's hidden successor
 
@@ -24,28 +27,6 @@ class Field:
     def nbytes(self) -> int:
         """Bytes of one value."""
         return prod(self.shape) * np.dtype(self.dtype).itemsize
-
-
-# torch has few operations on unsigned integers: their bits lie in memory as those of signed ones.
-_SIGNED = {"uint16": torch.int16, "uint32": torch.int32, "uint64": torch.int64}
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """The dtype of torch that NumPy calls so."""
-    found: torch.dtype = getattr(torch, name)
-    return found
-
-
-def memory_dtype(name: str) -> torch.dtype:
-    """As what values of this dtype lie in memory: `value.view(memory_dtype(name))` and back."""
-    return _SIGNED.get(name, torch_dtype(name))
-
-
-def zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Zeros whose memory, on the CPU, is taken page by page when it is first written to."""
-    if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    return torch.from_numpy(np.zeros(shape, str(dtype).removeprefix("torch.")))
 
 
 # What every row has, beside the fields that the agent asks for.
@@ -81,7 +62,7 @@ def storage_nbytes(
     num_envs: int,
     capacity: int,
     fields: Sequence[Field],
-    device: torch.device,
+    device: "torch.device",
     has_reset_rows: bool,
     growing: bool,
     more_rows: int = 1,
@@ -112,14 +93,22 @@ def storage_nbytes(
     return nbytes
 
 
-def check_memory(what: str, nbytes: int, device: torch.device) -> None:
+def check_memory(what: str, nbytes: int, device: "torch.device") -> None:
     """Raise UsageError where the device does not have so many bytes free."""
-    free = _free_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+    free = _free_memory() if device.type == "cpu" else _free_memory_of(device)
     if free is not None and nbytes > free:
         raise UsageError(
             f"{what} needs {nbytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
             "lower --seeds, or --replay-capacity or --rollout-steps."
         )
+
+
+def _free_memory_of(device: "torch.device") -> int:
+    """Bytes that can be allocated on a GPU."""
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(device)
+    return free
 
 
 def _free_memory() -> int | None:

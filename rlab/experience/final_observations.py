@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from rlab.experience.columns import Column
-from rlab.experience.fields import SMALL, Field, check_memory, memory_dtype, torch_dtype, zeros
+from rlab.experience.dtypes import memory_dtype, torch_dtype, zeros
+from rlab.experience.fields import SMALL, Field, check_memory
 
 NONE = 0  # the place of a row whose successor is not hidden
 FIRST_PLACES = 64  # of a larger observation's table, per member; it doubles where it is full

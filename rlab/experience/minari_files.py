@@ -1,4 +1,5 @@
-"""Datasets on the disk in Minari's format, written by rlab or by anything else. Nothing is ever downloaded.
+"""Datasets on the disk in Minari's format, written by rlab or by anything else. Nothing is ever downloaded. What reads
+them reads the recordings of a server too.
 
 A folder `DIR` holds `DIR/data/metadata.json` and `DIR/data/main_data.hdf5`, so that it is found by its Minari id when
 it is under Minari's own root. Observations and actions are stored as the env gave and took them (see
@@ -30,6 +31,8 @@ from rlab.experience.minari_spaces import (
     to_minari,
     whole_numbers,
 )
+from rlab.experience.recording_lines import SEGMENTS
+from rlab.experience.recordings import read_recording, recording_at
 from rlab.networks.spaces import MASK_KEY, Masked, Space, choices
 from rlab.types import json_number
 from rlab.version import VERSION
@@ -97,12 +100,16 @@ def check_can_write(path: Path | str, obs_space: Space, action_space: Space) -> 
 
 
 def read_dataset(path: Path | str) -> Dataset:
-    """The dataset in a folder, in its `data` folder, or of a Minari id that is on this machine.
+    """The dataset in a folder, in its `data` folder, or of a Minari id that is on this machine; or the recording there
+    that a server wrote.
 
     Raises:
         UsageError: Minari is not installed, or the folder or id does not exist.
         RlabError: the dataset is broken or empty, or has spaces that rlab does not support.
     """
+    recording = recording_at(Path(path))
+    if recording is not None:
+        return read_recording(recording)
     minari = _minari()
     folder = _folder_of(path)
     try:
@@ -117,7 +124,7 @@ def read_dataset(path: Path | str) -> Dataset:
 
 
 def list_datasets(root: Path | str) -> list[dict[str, Any]]:
-    """One dict per dataset anywhere under `root`, by path; an empty list where that folder does not exist.
+    """One dict per dataset or recording under `root`, by path; an empty list where that folder does not exist.
 
     Keys: `path`, those of `Dataset.summary`, `agent`, `state` (`"whole"` or `"broken"`) and `reason` (why broken, else
     None). Unknown values are None. Every dataset is read completely.
@@ -127,7 +134,7 @@ def list_datasets(root: Path | str) -> list[dict[str, Any]]:
     """
     _minari()
     root = Path(root)
-    files = [path for name in (METADATA, MAIN) for path in root.rglob(name)]
+    files = [path for name in (METADATA, MAIN, SEGMENTS) for path in root.rglob(name)]
     folders = {path.parent for path in files if not any(part[0] == "." for part in path.relative_to(root).parts)}
     return [_described(folder) for folder in sorted(folders)]
 

@@ -12,6 +12,7 @@ from rlab.errors import RlabError, UsageError
 from rlab.evaluation.record import check_request, record, uniform_action
 from rlab.experience.dataset import Dataset
 from rlab.experience.minari_files import check_can_write, read_dataset, write_dataset
+from rlab.experience.recordings import in_words, recording_at
 from rlab.jobs.judging import COLLECTED_EPISODE_SEED, warn_if_for_judging
 from rlab.jobs.request import A_DATASET
 from rlab.jobs.saved import check_can_sample, open_policy
@@ -42,7 +43,9 @@ class Collected:
         """The dataset for people."""
         facts = self.dataset.summary()
         dropped = f", {self.dropped} more returned too little and were dropped" if self.dropped else ""
-        return (
+        parts = self.dataset.facts.get("joined", ())
+        recorded = [f"recording {part['name']}: {in_words(part['recorded'])}\n" for part in parts if "recorded" in part]
+        return "".join(recorded) + (
             f"{facts['episodes']} episodes, {facts['transitions']} transitions{dropped}\n"
             f"return {facts['return_mean']:.1f} on average, from {facts['return_min']:.1f} to "
             f"{facts['return_max']:.1f}; {facts['terminated']} terminated, {facts['truncated']} truncated\n"
@@ -120,15 +123,16 @@ def collect_random(
 
 
 def merge_datasets(paths: Sequence[str | PathLike[str]], out: str | Path) -> Collected:
-    """Write the episodes of several datasets, one after the other, as one.
+    """Write the episodes of several datasets, one after the other, as one. The recording of a server may stand alone:
+    what it holds by now is written as a dataset that stays as it is.
 
     Raises:
         UsageError: their spaces differ, or there is something at `out`.
         RlabError: one of them is broken.
     """
-    if len(paths) < 2:
-        raise UsageError("to merge takes two datasets or more.")
     folders = [path_of(path, A_DATASET) for path in paths]
+    if len(folders) < 2 and not any(recording_at(Path(folder)) for folder in folders):
+        raise UsageError("to merge takes two datasets or more, or the recording of a server.")
     datasets = [read_dataset(folder) for folder in folders]
     _check_different(folders, datasets)
     joined = Dataset.joined(datasets, Path(out).name)

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import flop_registry
 
 from rlab.envs import why_not_tensor
 from rlab.errors import UsageError
-from rlab.experience.fields import torch_dtype
+from rlab.experience.dtypes import torch_dtype
 from rlab.jobs.request import Request
 from rlab.learning.compiler import why_not_compile
 from rlab.learning.contract import NeedsHost

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from rlab.errors import UsageError
+from rlab.experience.dtypes import torch_dtype
 from rlab.experience.env_contract import Acted
-from rlab.experience.fields import Field, torch_dtype
+from rlab.experience.fields import Field
 from rlab.experience.samplers import Sampler
 from rlab.experience.sequence_samplers import RolloutSampler
 from rlab.learning.contract import (
