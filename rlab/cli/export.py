@@ -1,4 +1,4 @@
-"""`rlab export RUN --format FORMAT`: one member as one file that runs without rlab."""
+"""`rlab export RUN --format FORMAT`: one member as one file that runs without rlab, or as a model that Triton loads."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,9 +15,9 @@ class ExportOptions:
     """What to write, as what, and where to."""
 
     run: tyro.conf.Positional[str]  # a run folder (its final policy) or a policy folder
-    format: Literal["onnx", "torch-export", "numpy", "c"]  # what kind of file
+    format: Literal["onnx", "torch-export", "numpy", "c", "triton"]  # what kind of file
     member: int | None = None  # training seed of the member; None: the first
-    out: str | None = None  # the new file; None: one under runs/, named after the run
+    out: str | None = None  # the new file, of triton REPOSITORY/NAME; None: one under runs/, named after the run
     exporter: Literal["auto", "own", "torch"] = "auto"  # of ONNX; auto: the first that knows all layers
     envs: int | None = None  # instances of the env at once, to visit states for the check; None: 10
     trust: bool = False  # run envs, wrappers and layers from outside rlab that the folder names
@@ -27,8 +27,8 @@ class ExportOptions:
 SCHEMAS = (ExportOptions,)
 PAGE = Page(
     "rlab export RUN --format FORMAT [settings]",
-    "Write one member as one file that runs without rlab.",
-    ("rlab export runs/my-run --format onnx",),
+    "Write one member as one file that runs without rlab, or as a model of a Triton repository.",
+    ("rlab export runs/my-run --format onnx", "rlab export runs/my-run --format triton --out repository/my-model"),
 )
 
 

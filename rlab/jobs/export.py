@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rlab.compression.export import triton
 from rlab.compression.export.member_file import Exported, check_format
 from rlab.compression.export.member_file import export as write_file
 from rlab.compression.export.metadata import Origin
@@ -24,7 +25,7 @@ from rlab.compression.export.runtimes import (
 )
 from rlab.compression.visits import visited
 from rlab.envs import EnvLike, EnvSpec, make_episodes
-from rlab.errors import RlabError, UsageError
+from rlab.errors import RlabError, UsageError, unknown
 from rlab.jobs.compress import name_of, weights_sha256
 from rlab.jobs.foreign_code import check_trust
 from rlab.jobs.saved import open_policy
@@ -35,6 +36,7 @@ from rlab.trust import Trust
 
 CHECKED_STATES = 2_000  # that parity is checked on
 REPEATS = 512  # calls that are timed, of each batch size
+FORMATS = (*SUFFIXES, triton.FORMAT)
 RUNS_CODE = (".h", ".pt2")  # files that can run code when they are opened
 NUMPY_RUNNER = "rlab/compression/export/numpy_runner.py"
 
@@ -85,6 +87,8 @@ class ExportedMember:
             )
         if done.path.suffix == ".npz":
             lines.append(f"without rlab: {NUMPY_RUNNER} runs it with NumPy alone; this one file may be copied")
+        if done.format == triton.FORMAT:
+            lines.append(f"load it: tritonserver --model-repository={done.path.parents[2]}")
         trust = " --trust" if done.path.suffix in RUNS_CODE else ""
         return "\n".join([*lines, f"judge it: rlab eval {done.path}{trust}"])
 
@@ -104,9 +108,10 @@ def export(
 
     Args:
         run: a run or policy folder.
-        format: `onnx`, `torch-export`, `numpy` or `c`.
+        format: `onnx`, `torch-export`, `numpy`, `c`, or `triton`: a model of a Triton repository.
         member: its training seed; None: the first.
-        out: the new file; None makes one under `runs/`, named after the run.
+        out: the new file, of a Triton model its folder `REPOSITORY/NAME`, where the next version is added to a model
+            that exists; None makes one under `runs/` or `runs/triton/`, named after the run.
         exporter: of ONNX, see `rlab.compression.export.member_file.export`.
         envs: instances of the env at once; None: 10.
         env: makes the env where only the process that trained in it can: `env=MyEnv`; None: the one on record.
@@ -116,22 +121,21 @@ def export(
         UsageError: anything in the request that cannot be, or something is at `out`.
         RlabError: the folder is broken, the file failed its check, or the disk refuses.
     """
-    check_format(format, exporter)  # before any work
-    if format != "onnx" and exporter != "auto":
-        raise UsageError(f"--exporter {exporter} is for --format onnx alone; leave it out for {format}.")
-    if out is not None:
-        _check_out(Path(out), SUFFIXES[format])
+    _check_request(format, exporter, out)  # before any work
     saved = replace(open_policy(run, trust, env), envs=envs)
     policy = saved.policy.only(saved.policy.seeds[0] if member is None else member)
     seed = policy.seeds[0]
-    path = Path(out) if out is not None else _fresh(f"{name_of(saved)}-seed{seed}", SUFFIXES[format])
+    path = Path(out) if out is not None else _fresh(f"{name_of(saved)}-seed{seed}", format)
     origin = Origin(saved.agent, saved.env.to_json(), weights_sha256(saved))
     with own_surroundings(threads=1):
         (obs,) = visited(policy, saved.make_episodes, CHECKED_STATES)
     with own_surroundings(threads=1):  # in the working folder again, which an env may change
         alone = policy.member()
-        done = write_file(alone, obs, format, path, origin=origin, exporter=exporter)
-        runner = open_exported(path, trust=True)  # this call has just written it
+        if format == triton.FORMAT:
+            done = triton.export_triton(alone, obs, path, origin=origin, exporter=exporter)
+        else:
+            done = write_file(alone, obs, format, path, origin=origin, exporter=exporter)
+        runner = open_exported(done.path, trust=True)  # this call has just written it
         timed = latency({"file": runner, "torch": alone}, obs, repeats=REPEATS)
     return ExportedMember(done, seed, tuple(timed["file"]), tuple(timed["torch"]))
 
@@ -198,6 +202,19 @@ def _states(runner: Runner, env: EnvSpec) -> np.ndarray:
     return np.ascontiguousarray(obs, runner.obs_space.dtype)
 
 
+def _check_request(format: str, exporter: str, out: str | Path | None) -> None:
+    if format not in FORMATS:
+        raise unknown("format", format, FORMATS)
+    of_onnx = format in ("onnx", triton.FORMAT)
+    check_format("onnx" if of_onnx else format, exporter)
+    if not of_onnx and exporter != "auto":
+        raise UsageError(f"--exporter {exporter} is for --format onnx and triton; leave it out for {format}.")
+    if out is not None and format == triton.FORMAT:
+        triton.check_folder(Path(out))
+    elif out is not None:
+        _check_out(Path(out), SUFFIXES[format])
+
+
 def _check_out(path: Path, suffix: str) -> None:
     if path.suffix != suffix:
         raise UsageError(f"--out {path} must end in {suffix}, which is what that format's files end in.")
@@ -207,11 +224,13 @@ def _check_out(path: Path, suffix: str) -> None:
         raise UsageError(f"--out {path}: {path.parent} is not a folder. Make it first.")
 
 
-def _fresh(name: str, suffix: str) -> Path:
-    """The first free name such as `runs/ppo-CartPole-v1-20261122-101500-seed0.onnx`."""
+def _fresh(name: str, format: str) -> Path:
+    """The first free name such as `runs/ppo-CartPole-v1-20261122-101500-seed0.onnx`; of a Triton model
+    `runs/triton/ppo-CartPole-v1-20261122-101500-seed0`: all that is beside it is a model."""
+    root = Path(ROOT) / format if format == triton.FORMAT else Path(ROOT)
     words = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:200]
     try:
-        Path(ROOT).mkdir(exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot make {ROOT}: {error.strerror}. Name the file with --out") from error
-    return files.free_path(Path(ROOT) / f"{words}{suffix}")
+        raise UsageError(f"cannot make {root}: {error.strerror}. Name the file with --out") from error
+    return files.free_path(root / f"{words}{SUFFIXES.get(format, '')}")

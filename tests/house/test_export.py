@@ -139,14 +139,17 @@ def test_without_out_a_file_under_runs_is_named_after_the_run_and_the_member(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--format", "onxx"], "--format onxx: not one of onnx, torch-export, numpy, c. Did you mean onnx?"),
-        ([], "--format is missing; give one of onnx, torch-export, numpy, c"),
+        (["--format", "onxx"], "--format onxx: not one of onnx, torch-export, numpy, c, triton. Did you mean onnx?"),
+        ([], "--format is missing; give one of onnx, torch-export, numpy, c, triton"),
         (["--format", "numpy", "--out", "a.onnx"], "--out a.onnx must end in .npz"),
         (["--format", "numpy", "--out", "nowhere/a.npz"], "nowhere is not a folder"),
         (["--format", "numpy", "--out", "taken.npz"], "taken.npz exists; nothing was touched."),
         (["--format", "numpy", "--member", "9"], "seed 9; this policy has training seeds 3, 4."),
         (["--format", "numpy", "--exporter", "mine"], "--exporter mine: not one of auto, own, torch"),
-        (["--format", "numpy", "--exporter", "torch"], "--exporter torch is for --format onnx alone; leave it out"),
+        (
+            ["--format", "numpy", "--exporter", "torch"],
+            "--exporter torch is for --format onnx and triton; leave it out",
+        ),
     ],
 )
 def test_wrong_words_are_one_line(
@@ -297,3 +300,27 @@ def test_a_layer_that_a_format_cannot_express_is_named(
     words = ["export", str(folder), "--format", format, "--trust", "--out", str(tmp_path / f"new{SUFFIXES[format]}")]
     line = one_line(words, 2, capsys)
     assert f"format {format} cannot express the layer Bent; onnx (through torch.onnx) can" in line
+
+
+def test_a_model_of_a_triton_repository_is_written_versioned_and_judged(
+    ppo_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not (find_spec("onnx") and find_spec("onnxruntime")):
+        pytest.skip("onnx and onnxruntime are not installed")
+    monkeypatch.chdir(tmp_path)
+    words = ["export", str(ppo_run), "--format", "triton"]
+    assert main([*words, "--out", "repository/pole", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["path"], found["export_format"]) == ("repository/pole/1/model.onnx", "triton")
+    assert 'name: "pole"' in Path("repository/pole/config.pbtxt").read_text()
+    assert main([*words, "--out", "repository/pole", "--member", "4"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].startswith("repository/pole/2/model.onnx: training seed 4")
+    assert shown[-2:] == [
+        "load it: tritonserver --model-repository=repository",
+        "judge it: rlab eval repository/pole/2/model.onnx",
+    ]
+    assert main(["eval", "repository/pole/2/model.onnx", "--episodes", "1"]) == 0
+    assert main(words) == 0
+    assert Path("runs/triton/ppo-seed3/1/model.onnx").is_file()
+    assert one_line([*words, "--out", "a b"], 2, capsys).endswith("such as models/cartpole.")

@@ -17,9 +17,9 @@ from rlab.cli.reference import page_of, reference
 from rlab.cli.train import TrainOptions
 from rlab.cli.tune import TuneOptions
 from rlab.compression.export import member_file
-from rlab.compression.export.runtimes import SUFFIXES
 from rlab.experience.hindsight_sampler import STRATEGIES
 from rlab.jobs.defaults import agent_config
+from rlab.jobs.export import FORMATS
 from rlab.jobs.settings import descriptions, settings_of
 from rlab.learning import choices
 from rlab.learning.actor_critic import REWARD_SCALINGS
@@ -138,7 +138,7 @@ def test_the_choices_of_export_cloning_and_encoders_are_those_that_there_are() -
     from rlab.agents import bc, encoder
 
     shown_ = {setting.name: set(setting.choices) for setting in settings_of(page_of("export")[0]).values()}
-    assert shown_["format"] == set(SUFFIXES)
+    assert shown_["format"] == set(FORMATS)
     assert shown_["exporter"] == set(member_file.EXPORTERS)
     assert set(typing.get_args(choices.CloningLoss)) == set(bc.LOSSES)
     assert set(typing.get_args(choices.EncoderObjective)) == set(encoder.OBJECTIVES)
