@@ -54,6 +54,7 @@ API = (
     "merge_datasets",
     "play",
     "pretrain",
+    "publish",
     "report",
     "resume",
     "search_compression",

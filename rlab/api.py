@@ -15,6 +15,7 @@ from rlab.jobs.live_report import live_report as live_report
 from rlab.jobs.play import Played as Played
 from rlab.jobs.play import play as play
 from rlab.jobs.pretrain import pretrain as pretrain
+from rlab.jobs.publish import publish as publish
 from rlab.jobs.report import report as report
 from rlab.jobs.resume import resume as resume
 from rlab.jobs.running import Run as Run

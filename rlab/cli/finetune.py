@@ -35,7 +35,8 @@ PAGE = Page(
     "Go on from a trained or pretrained policy, in the same env or another.",
     ("rlab finetune runs/my-run", "rlab finetune runs/my-run CartPole-v1 --env-kwargs gravity=12 --strategy gradual"),
     (
-        "RUN: a run or policy folder; ENV: a Gymnasium id, by default the run's own with its wrappers.",
+        "RUN: a run or policy folder, or a published policy (NAME@best).",
+        "ENV: a Gymnasium id, by default the run's own with its wrappers.",
         "The agent that goes on has settings of its own, and defaults that RUN decides: rlab finetune RUN --help.",
     ),
     command="rlab finetune",
@@ -55,8 +56,9 @@ def read_request(argv: list[str]) -> tuple[Request, FinetuneOptions]:
         raise UsageError(f"finetune needs a run first: {USAGE}")
     from rlab.jobs.finetune import finetune_request, finetuning_defaults, next_agent  # torch takes its time
     from rlab.jobs.saved import open_policy
+    from rlab.runs.registry import pinned
 
-    source, words = argv[0], argv[1:]
+    source, words = pinned(argv[0]), argv[1:]
     env_id = words.pop(0) if words and not words[0].startswith("-") else None
     saved = open_policy(source, "--trust" in words)
     member, experiment = value_of(words, "--member"), value_of(words, "--experiment")

@@ -1,4 +1,4 @@
-"""`rlab list agents|envs|experiments|runs|datasets|metrics`."""
+"""`rlab list agents|envs|experiments|runs|models|datasets|metrics`."""
 
 import os
 import shutil
@@ -20,22 +20,28 @@ from rlab.errors import UsageError
 class ListOptions:
     """What to list."""
 
-    what: tyro.conf.Positional[Literal["agents", "envs", "experiments", "runs", "datasets", "metrics"]]  # what to list
-    root: str | None = None  # where `list runs` and `list datasets` look; None: the folder runs or datasets
+    # what to list
+    what: tyro.conf.Positional[Literal["agents", "envs", "experiments", "runs", "models", "datasets", "metrics"]]
+    root: str | None = None  # where runs, models or datasets are looked for; None: the folder of that name
     # of runs: those alone that stand so; not-judged: trained, and the final evaluation is still to come
     status: Literal["finished", "not-judged", "running", "stopped", "failed", "broken"] | None = None
-    agent: str | None = None  # of runs: those of this agent alone
-    env: str | None = None  # of runs: those in this env alone
+    agent: str | None = None  # of runs and models: those of this agent alone
+    env: str | None = None  # of runs and models: those in this env alone
     json: bool = False  # one JSON object on standard output
 
 
-# Of runs: columns that --json has and that would make the table too wide.
-FOR_SCRIPTS = frozenset({"final_ci95", "eval_ci95", "began", "wall_seconds", "version", "commit", "command"})
+# Of runs and models: columns that --json has and that would make the table too wide.
+FOR_SCRIPTS = frozenset(
+    {
+        *("final_ci95", "eval_ci95", "began", "wall_seconds", "version", "commit", "command"),
+        *("ci95", "episodes", "source", "weights_sha256"),
+    }
+)
 SCHEMAS = (ListOptions,)
 PAGE = Page(
-    "rlab list {agents, envs, experiments, runs, datasets, metrics} [settings]",
-    "List agents, envs, experiments, runs, datasets or metrics.",
-    ("rlab list agents", "rlab list runs --status failed"),
+    "rlab list {agents, envs, experiments, runs, models, datasets, metrics} [settings]",
+    "List agents, envs, experiments, runs, published policies, datasets or metrics.",
+    ("rlab list agents", "rlab list runs --status failed", "rlab list models"),
 )
 
 
@@ -44,8 +50,10 @@ def run(argv: list[str]) -> int:
     (options,) = parse(argv, SCHEMAS, prog="rlab list", page=PAGE)
     filters = {"status": options.status, "agent": options.agent, "env_id": options.env}
     wanted = {key: value for key, value in filters.items() if value is not None}
-    if wanted and options.what != "runs":
-        raise UsageError("--status, --agent and --env choose among runs: rlab list runs --status failed.")
+    if options.status is not None and options.what != "runs":
+        raise UsageError("--status chooses among runs: rlab list runs --status failed.")
+    if wanted and options.what not in ("runs", "models"):
+        raise UsageError("--agent and --env choose among runs and models: rlab list runs --agent ppo.")
     if options.root is not None and not os.path.isdir(options.root):
         raise UsageError(f"--root {options.root} is not a folder.")
     from rlab.jobs.list import rows_of
@@ -74,7 +82,7 @@ def _cell(key: str, value: Any) -> str:
         return f"{value:.1f}"
     if key == "dropped":
         return ", ".join(map(str, value or []))
-    if key in ("actions", "takes"):
+    if key in ("actions", "takes", "aliases"):
         return ", ".join(value)
     if isinstance(value, list):
         return f"{value[0]}..{value[-1]}" if len(value) > 1 else str(value[0])

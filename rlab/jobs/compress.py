@@ -25,6 +25,7 @@ from rlab.runs import files
 from rlab.runs.folder import ROOT, check_free, claim_folder, fresh_folder, is_run
 from rlab.runs.observed import save_observed
 from rlab.runs.policies import POLICY, save_policy
+from rlab.runs.versions import read_version
 from rlab.trust import Trust
 
 MIN_RETURN_RATIO = 0.95
@@ -171,7 +172,7 @@ def save_compressed(
     """
     words, (report, observed) = tuple(map(str, steps)), judged
     only = "" if request.member is None else f"-seed{request.member}"
-    fresh = f"{name_of(request.saved)}{only}-{'-'.join(words)}"
+    fresh = f"{name_of(request.saved).replace('@', '-')}{only}-{'-'.join(words)}"
     was_there = request.out is not None and Path(request.out).is_dir()
     if request.out is None:
         path = fresh_folder(re.sub(r"[^A-Za-z0-9._-]+", "", fresh)[:200])
@@ -193,8 +194,11 @@ def save_compressed(
 
 
 def name_of(saved: SavedPolicy) -> str:
-    """The name of a policy for people: that of its run, or of its folder."""
+    """The name of a policy for people: `cartpole@3`, that of its run, or of its folder."""
     folder = saved.folder.resolve()
+    version = read_version(folder)
+    if version is not None:
+        return version.label
     if not is_run(folder.parent):
         return folder.name
     return folder.parent.name if folder.name == "policy" else f"{folder.parent.name}-{folder.name}"

@@ -20,8 +20,10 @@ from rlab.jobs.saved import SavedPolicy, check_can_sample, has_exported_name, op
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.obs_features import MOST_FEATURES, can_be_watched
 from rlab.networks.own import Builder, standing_in
-from rlab.runs.folder import RunFolder, is_run, path_of
+from rlab.runs.folder import RunFolder, is_run
 from rlab.runs.observed import LEAST_EPISODES, save_observed
+from rlab.runs.policies import check_can_change
+from rlab.runs.registry import policy_path
 from rlab.trust import Trust
 
 
@@ -45,7 +47,8 @@ def evaluate(
     """Judge the policy of a run or policy folder, or an exported file, in the env that it was trained in.
 
     Args:
-        run: its path, or an object that has one, such as a `Run`; or what `open_judged` returned.
+        run: its path, an object that has one, such as a `Run`, or the name of a published policy, such as
+            `cartpole@best`; or what `open_judged` returned.
         episodes: per member.
         stochastic: sample actions as in training, instead of the greedy ones.
         wrappers: around the env in place of those that it was trained with; None: the same.
@@ -94,7 +97,7 @@ def open_judged(run: str | PathLike[str], trust: Trust, env: EnvLike | None = No
         UsageError: the file can run code and `trust` is false, or a runtime is missing.
         RlabError: it is missing, broken, or names code from outside rlab and `trust` is false.
     """
-    path = path_of(run)
+    path = policy_path(run)
     if not Path(path).is_file() and (Path(path).is_dir() or not has_exported_name(path)):
         return open_policy(path, trust, env)
     runner, spec = open_file(path, trust)
@@ -108,6 +111,7 @@ def _check_recordable(saved: SavedPolicy, episodes: int, stochastic: bool) -> No
     flag = "--record-observed"
     if not saved.where.is_dir():
         raise UsageError(f"{flag} writes beside a policy, and {saved.folder} is an exported file: name its run.")
+    check_can_change(saved.where)
     if stochastic:
         raise UsageError(f"{flag} records what greedy actions lead to, which servers answer; leave --stochastic out.")
     if episodes < LEAST_EPISODES:

@@ -23,20 +23,26 @@ from rlab.jobs.judging import FINAL_EPISODE_SEED
 from rlab.jobs.recording import final_evaluation
 from rlab.jobs.request import BOOKKEEPING, stated
 from rlab.jobs.saved import has_exported_name
+from rlab.jobs.versions import evaluation_of
 from rlab.learning.dropping import Dropped
 from rlab.runs import files
-from rlab.runs.folder import PARTS, RunFolder, is_run, path_of, read_vouched
+from rlab.runs.folder import PARTS, RunFolder, is_run, read_vouched
 from rlab.runs.listing import clock_unit, policy_facts, saved_time
 from rlab.runs.logs import read_json_lines
 from rlab.runs.policies import POLICY
 from rlab.runs.reading import curve
+from rlab.runs.registry import policy_path
 from rlab.runs.schema import MOST_MEMBERS, check_config
 from rlab.runs.state_schema import fitting
 from rlab.runs.status import read_status
+from rlab.runs.versions import Version, read_version
 from rlab.trust import Trust
 
 RUN, POLICY_FOLDER, FILE, RESULT = "run", "policy", "file", "result"  # kinds
-WHAT = "a run or policy folder, an exported file, or a recorded result (NAME.result.json, or the experiment's name)"
+WHAT = (
+    "a run or policy folder, a published policy (NAME@best), an exported file, or a recorded result (NAME.result.json, "
+    "or the experiment's name)"
+)
 PACKAGES = ("rlab", "torch", "numpy", "gymnasium", "python")  # of what a run was computed with; the rest is hardware
 
 
@@ -116,7 +122,7 @@ def read_evidence(source: str | PathLike[str], trust: Trust = False) -> Evidence
         UsageError: it is none of these, or needs trust.
         RlabError: it is damaged.
     """
-    path = path_of(source, WHAT)
+    path = policy_path(source, what=WHAT)
     place = Path(path)
     if place.is_dir():
         inside = place.resolve()
@@ -177,6 +183,9 @@ def _of_run(folder: Path, path: str) -> Evidence:
 
 
 def _of_policy(path: str, trust: Trust) -> Evidence:
+    version = read_version(Path(path))
+    if version is not None:
+        return _of_version(path, version)
     saved = open_judged(path, trust)
     extra = files.read_json(saved.folder / POLICY).get("extra", {})
     parent, unit = extra.get("parent"), "updates" if "updates" in extra and "env_steps" not in extra else "env_steps"
@@ -193,6 +202,34 @@ def _of_policy(path: str, trust: Trust) -> Evidence:
         settings=compressed,
         weights_sha256=weights_sha256(saved),
         parent=None if parent is None else Parent(parent["folder"], parent["weights_sha256"], "compressed"),
+    )
+
+
+def _of_version(path: str, version: Version) -> Evidence:
+    judged, config = evaluation_of(Path(path), version), version.config or {}
+    step = version.lineage[0]
+    made_of, weights = step.version or step.name, step.weights_sha256
+    known = made_of is not None and weights is not None
+    return Evidence(
+        path=path,
+        kind=POLICY_FOLDER,
+        name=version.label,
+        agent=version.agent,
+        env=EnvSpec.from_json(version.env),
+        seeds=version.seeds,
+        dropped=version.dropped,
+        protocol=_protocol_of(judged),
+        returns=judged.returns,
+        unit=version.unit,
+        time=version.time,
+        settings=settings_of(config) if config else {"steps": list(step.steps)} if step.steps else {},
+        origins=config.get("origins", {}),
+        weights_sha256=version.weights_sha256,
+        parent=Parent(str(made_of), str(weights), step.how, step.same_members) if known else None,
+        commit=config.get("commit"),
+        wall_seconds=version.wall_seconds,
+        command=config.get("command"),
+        **_computed_with({"computed_with": dict(version.computed_with)}),
     )
 
 

@@ -16,6 +16,8 @@ from rlab.jobs.running import Run, start, unless_interrupted
 from rlab.jobs.saved import SavedPolicy, open_policy
 from rlab.networks.own import Builder, standing_in
 from rlab.runs.folder import RunFolder, is_run, path_of
+from rlab.runs.registry import pinned
+from rlab.runs.versions import read_version
 from rlab.trust import Trust
 
 # Settings that decide what the values of a pretrained network mean, and the loss on demonstrations where it has one.
@@ -47,7 +49,7 @@ def finetune(
     """Go on from a trained or pretrained policy, in the same env or another.
 
     Args:
-        run: a run or policy folder.
+        run: a run or policy folder, or the name of a published policy, such as `cartpole@best`.
         env: as for `train`; None takes the run's own, with its keywords and wrappers where no others are given.
         agent: the one that continues; None: the one that trained the run, or after pretraining `double_dqn` or `ppo`.
         member: the training seed that every learner begins with; None: each begins with its own.
@@ -60,7 +62,7 @@ def finetune(
         RlabError: the run failed, or the folder is broken.
         KeyboardInterrupt: Ctrl+C or SIGTERM, after a save; a second Ctrl+C does not wait for it.
     """
-    name = path_of(run)
+    name = pinned(path_of(run))
     with standing_in(network):
         spec = None if env is None else env_spec(env)
         saved = open_policy(name, trust, spec)
@@ -159,6 +161,9 @@ def refuse_network_settings(named: frozenset[str], source: str) -> None:
 
 
 def _config_of(saved: SavedPolicy) -> dict[str, Any]:
-    """The config of the run that a policy belongs to; empty for a policy folder without its run."""
+    """The config of the run that a policy belongs to or was published from; empty where that is not known."""
+    version = read_version(saved.folder)
+    if version is not None:
+        return dict(version.config or {})
     run = saved.folder.parent
     return RunFolder.open(run).config if is_run(run) else {}

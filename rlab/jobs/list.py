@@ -1,4 +1,4 @@
-"""`rlab list`: agents, envs, experiments, runs, datasets and metrics as rows of plain data."""
+"""`rlab list`: agents, envs, experiments, runs, models, datasets and metrics as rows of plain data."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
@@ -13,6 +13,7 @@ from rlab.learning.terms import takes_terms
 from rlab.networks.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from rlab.runs import glossary
 from rlab.runs.listing import list_runs
+from rlab.runs.registry import list_models, models_folder
 
 CHOICES = (Discrete, MultiDiscrete, MultiBinary)
 ACTIONS: Mapping[type, str] = {
@@ -40,6 +41,7 @@ LISTS: Mapping[str, Callable[[str], list[dict[str, Any]]]] = {
         for e in list_experiments()
     ],
     "runs": list_runs,
+    "models": list_models,
     "datasets": list_datasets,
     "metrics": lambda root: glossary.rows(),
 }
@@ -49,10 +51,12 @@ def rows_of(what: str, root: str | None = None, **wanted: Any) -> list[dict[str,
     """The rows of one list of `LISTS`.
 
     Args:
-        root: the folder that has the runs or datasets; None: `runs` or `datasets`.
+        root: the folder that has the runs, models or datasets; None: `runs`, `models` (or that of the variable
+            RLAB_MODELS) or `datasets`.
         wanted: values that a row must have, such as `agent="dqn"`.
     """
-    return [row for row in LISTS[what](root or what) if wanted.items() <= row.items()]
+    usual = str(models_folder()) if what == "models" else what
+    return [row for row in LISTS[what](root or usual) if wanted.items() <= row.items()]
 
 
 def _agent(name: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from rlab.runs.listing import reached, whole_steps
 from rlab.runs.logs import read_json_lines
 from rlab.runs.policies import POLICY
 from rlab.runs.reading import Series, series
+from rlab.runs.registry import policy_path
 from rlab.runs.status import RUNNING
 from rlab.trust import Trust
 
@@ -58,7 +59,7 @@ def find(sources: Sequence[Source], trust: Trust = False) -> Found:
     unreadable: list[str] = []
 
     def read(source: Source) -> None:
-        path = Path(path_of(source, WHAT))
+        path = Path(policy_path(source, what=WHAT))
         sets = paths_of(RunFolder.open(path)) if is_run(path) else []
         if sets:  # each set of settings is a run of its own
             for each in sets:
@@ -73,7 +74,7 @@ def find(sources: Sequence[Source], trust: Trust = False) -> Found:
             found[str(winner.absolute())] = replace(read_evidence(winner, trust), name=f"winner of {path.name}")
 
     for source in sources:
-        inside = _inside(Path(path_of(source, WHAT)))
+        inside = _inside(Path(policy_path(source, what=WHAT)))
         for each in [source] if inside is None else inside:
             try:
                 read(each)

@@ -16,6 +16,7 @@ from rlab.learning.finetune_config import FinetuneConfig
 from rlab.machine import commit, computed_with
 from rlab.runs.config import RunConfig, SourceConfig
 from rlab.runs.folder import A_RUN, path_of
+from rlab.runs.registry import pinned
 from rlab.trust import Trust
 
 # Keywords of calls from Python besides settings, so that a misspelled one gets the near miss.
@@ -317,9 +318,11 @@ def complete(
 
 
 def _paths(keywords: Mapping[str, Any]) -> dict[str, str]:
-    """Of the keywords, those that name a folder, which may be an object that has one, such as a `Run`."""
+    """Of the keywords, those that name a folder, which may be an object that has one, such as a `Run`; a published
+    policy by its number, since an alias may be that of another one when the run goes on."""
     named = {"teacher": A_RUN, "dataset": A_DATASET}
-    return {n: path_of(keywords[n], what) for n, what in named.items() if keywords.get(n) is not None}
+    paths = {n: path_of(keywords[n], what) for n, what in named.items() if keywords.get(n) is not None}
+    return {n: pinned(path) if n == "teacher" else path for n, path in paths.items()}
 
 
 def _taken(keywords: dict[str, Any], kind: type) -> dict[str, Any]:

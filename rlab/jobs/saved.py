@@ -14,8 +14,8 @@ from rlab.jobs.foreign_code import check_trust
 from rlab.learning.dropping import Dropped
 from rlab.networks.own import Builder, standing_in
 from rlab.networks.policy import MemberPolicy, Policy
-from rlab.runs.folder import path_of
 from rlab.runs.policies import POLICY, LoadedPolicy, load_policy
+from rlab.runs.registry import policy_path
 from rlab.trust import Trust, in_force
 
 
@@ -58,6 +58,7 @@ def load(
     seed 7 again.
 
     Args:
+        path: a run or policy folder, or the name of a published policy, such as `cartpole@best`.
         seed: the training seed of the member; None takes the first.
         sample_seed: of the stream that `greedy=False` draws from: the same seed gives the same actions.
         trust: allow layers written by others, which run their code.
@@ -68,7 +69,7 @@ def load(
         UsageError: no member has that training seed.
     """
     with standing_in(network):
-        policy = load_policy(path_of(path), in_force(trust)).policy.member(seed)
+        policy = load_policy(policy_path(path), in_force(trust)).policy.member(seed)
     policy.reseed(sample_seed)
     return policy
 
@@ -77,7 +78,7 @@ def open_policy(run: Any, trust: Trust, env: EnvLike | None = None) -> SavedPoli
     """The stack of policies in a run or policy folder.
 
     Args:
-        run: its path, or an object that has one, such as a `Run`.
+        run: its path, an object that has one, such as a `Run`, or the name of a published policy.
         env: makes the env where only the process that trained in it can, or is another env; None: the one on record.
 
     Raises:
@@ -85,7 +86,7 @@ def open_policy(run: Any, trust: Trust, env: EnvLike | None = None) -> SavedPoli
         RlabError: the folder is broken, its parent is not a policy, or it names code from outside rlab and `trust` is
             false.
     """
-    path = path_of(run)
+    path = policy_path(run)
     if has_exported_name(path) and Path(path).is_file():
         raise UsageError(f"{path} is an exported file, which only rlab eval takes; give a run or policy folder here.")
     loaded = load_policy(path, in_force(trust))

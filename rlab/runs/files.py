@@ -222,6 +222,22 @@ def delete_folder(path: Path) -> None:
         raise DiskError(f"cannot delete {path}: {error.strerror}") from error
 
 
+def moved_folder(source: Path, target: Path) -> bool:
+    """Move a folder to a place in the same folder, durably; false where something is there already.
+
+    Raises:
+        DiskError: the disk refuses.
+    """
+    try:
+        os.replace(source, target)
+        sync_folder(target.parent)
+    except OSError as error:
+        if os.path.lexists(target):
+            return False
+        raise DiskError(f"cannot move {source} to {target}: {error.strerror}") from error
+    return True
+
+
 def check_folder(path: Path) -> None:
     """Raise RlabError where something that is not a folder is in its place; a link to one is not one, since what is
     behind it is somebody else's."""

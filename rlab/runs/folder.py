@@ -193,7 +193,10 @@ def existing_folder(path: Path | str) -> Path:
         UsageError: it is not.
     """
     if not os.path.isdir(path):  # where Path.is_dir raises for a name that is too long
-        raise UsageError(f"{path!s:.200} is not a folder. `rlab list runs` shows the runs that are here")
+        raise UsageError(
+            f"{path!s:.200} is not a folder. `rlab list runs` shows the runs that are here, `rlab list models` "
+            "the published policies"
+        )
     return Path(path)
 
 

@@ -17,13 +17,17 @@ try:
 except ImportError:  # Windows has no such locks
     fcntl = None
 
-ATTEMPTS, PAUSE = 5, 0.02  # seconds
+PAUSE = 0.02  # seconds between two attempts
+WAIT = 4 * PAUSE  # that the other process may take which only checks whether the folder is held
 NO_LOCKS = "nothing keeps a second process from writing the same run"
 
 
 @contextmanager
-def held(folder: Path, name: str) -> Iterator[bool]:
+def held(folder: Path, name: str, wait: float = WAIT) -> Iterator[bool]:
     """Keep other processes out of a folder; gives whether the file system can.
+
+    Args:
+        wait: seconds, for another process that holds it.
 
     Raises:
         RlabError: another process holds it, which the message says of `name`.
@@ -34,7 +38,7 @@ def held(folder: Path, name: str) -> Iterator[bool]:
         return
     handle = _opened(folder)
     try:
-        yield _lock(handle, name)
+        yield _lock(handle, name, wait)
     finally:
         os.close(handle)
 
@@ -63,13 +67,12 @@ def _opened(folder: Path) -> int:
         raise DiskError(f"cannot open {folder}: {error.strerror}") from error
 
 
-def _lock(handle: int, name: str) -> bool:
-    attempts_left = ATTEMPTS
+def _lock(handle: int, name: str, wait: float) -> bool:
+    give_up = time.monotonic() + wait
     while True:
-        attempts_left -= 1
         try:
             return if_supported(fcntl.flock, handle, fcntl.LOCK_EX | fcntl.LOCK_NB, consequence=NO_LOCKS)
         except BlockingIOError as error:
-            if not attempts_left:
+            if time.monotonic() >= give_up:
                 raise RlabError(f"another process is writing {name}; wait for it, or stop it") from error
-            time.sleep(PAUSE)  # the other process may only be checking whether the folder is held
+            time.sleep(PAUSE)

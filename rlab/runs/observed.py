@@ -18,7 +18,7 @@ from rlab.errors import RlabError
 from rlab.networks.obs_features import MOST_FEATURES
 from rlab.runs import files
 from rlab.runs.folder import MANIFEST, check_against_manifest
-from rlab.runs.policies import OBSERVED, POLICY, announced, run_of
+from rlab.runs.policies import OBSERVED, POLICY, announced, vouched_by
 
 EDGES = 33  # quantiles: of 0, 1/32, 2/32 ... 1
 LEAST_EPISODES = 5  # fewer say nothing about how much episodes differ
@@ -131,8 +131,8 @@ def load_observed(folder: Path) -> dict[int, ObsReference]:
     Raises:
         RlabError: the file is damaged or changed.
     """
-    run, path = run_of(folder), folder / OBSERVED
-    watched = (path, folder / POLICY, *([] if run is None else [run / MANIFEST]))
+    vouched, path = vouched_by(folder), folder / OBSERVED
+    watched = (path, folder / POLICY, *([] if vouched is None else [vouched[0] / MANIFEST]))
 
     def read() -> dict[int, ObsReference]:
         if not path.exists():
@@ -141,8 +141,8 @@ def load_observed(folder: Path) -> dict[int, ObsReference]:
         data = files.parse_json(content, path)
         if data.get("weights_sha256") != _weights_sha256(folder):
             return {}
-        if run is not None:
-            check_against_manifest(run, f"{folder.name}/{OBSERVED}", content)
+        if vouched is not None:
+            check_against_manifest(vouched[0], f"{vouched[1]}{OBSERVED}", content)
         return _from_json(data, path)
 
     return files.settled(read, lambda: [files.identity(each) for each in watched])

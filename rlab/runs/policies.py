@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlab import door
-from rlab.errors import RlabError
+from rlab.errors import RlabError, UsageError
 from rlab.networks.policy import Policy, PolicySpec, build_policy
 from rlab.runs import files
 from rlab.runs.folder import (
@@ -71,16 +71,16 @@ def load_policy(path: Path | str, trust: Trust = False) -> LoadedPolicy:
         RlabError: one line on what is missing, changed, damaged or does not fit.
     """
     folder = _policy_folder(Path(path))
-    run = run_of(folder)
+    vouched = vouched_by(folder)
 
     def check(name: str, content: bytes) -> None:
-        if run:
-            check_against_manifest(run, f"{folder.name}/{name}", content)
+        if vouched is not None:
+            check_against_manifest(vouched[0], f"{vouched[1]}{name}", content)
 
     def rebuild(spec: Any, seeds: tuple[int, ...]) -> Policy:
         return build_policy(PolicySpec.from_json(spec), seeds, trust=trust)
 
-    watched = (folder / POLICY, *([] if run is None else [run / MANIFEST]))
+    watched = (folder / POLICY, *([] if vouched is None else [vouched[0] / MANIFEST]))
     found = files.settled(
         lambda: load_module(folder / POLICY, rebuild, check), lambda: [files.identity(path) for path in watched]
     )
@@ -114,10 +114,32 @@ def run_of(folder: Path) -> Path | None:
     return folder.parent if folder.name in POLICY_FOLDERS and is_run(folder.parent) else None
 
 
+def vouched_by(folder: Path) -> tuple[Path, str] | None:
+    """The folder whose manifest vouches for a policy folder, and what it puts before the names of its files: its run,
+    or itself where it is a published version; None for a folder that stands alone."""
+    run = run_of(folder)
+    if run is not None:
+        return run, f"{folder.resolve().name}/"
+    return (folder, "") if (folder / MANIFEST).is_file() else None
+
+
+def check_can_change(folder: Path) -> None:
+    """Raise UsageError where a policy folder is a published version."""
+    if run_of(folder) is None and (folder / MANIFEST).is_file():
+        raise UsageError(
+            f"{folder} is a published version, which never changes: change its run, and publish that again."
+        )
+
+
 @contextmanager
 def announced(folder: Path, new: Mapping[str, str], beside: bool = False) -> Iterator[None]:
     """While files of a policy in a run are replaced, its manifest accepts the new ones beside the old ones; then they
-    alone, or those of other names too where they go `beside` them."""
+    alone, or those of other names too where they go `beside` them.
+
+    Raises:
+        UsageError: the folder is a published version.
+    """
+    check_can_change(folder)
     run = run_of(folder)
     if run is None:
         yield

@@ -57,6 +57,7 @@ ANY_TEXT = {
         "video",
         "title",
     ),
+    *("name", "alias", "to", "models"),
     *("merge", "files", "modules", "steps", "network", "device", "devices"),
 }
 

@@ -158,7 +158,8 @@ def test_the_help_of_train_names_every_setting_that_all_runs_have() -> None:
 def test_an_error_with_json_is_one_object_too(judged: rlab.Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "nowhere", "--json"]) == 2
     shown, said = capsys.readouterr()
-    error = "nowhere is not a folder. `rlab list runs` shows the runs that are here"
+    shows = "`rlab list runs` shows the runs that are here, `rlab list models` the published policies"
+    error = f"nowhere is not a folder. {shows}"
     assert json.loads(shown) == {"format": 1, "error": error, "exit_code": 2}
     assert said == f"rlab: {error}\n"
     assert main(["eval", str(judged.path), "--episodes", "2", "--json"]) == 0
