@@ -47,6 +47,7 @@ API = (
     "compare",
     "compress",
     "evaluate",
+    "explain",
     "export",
     "finetune",
     "live_report",

@@ -7,6 +7,7 @@ from rlab.jobs.collect import merge_datasets as merge_datasets
 from rlab.jobs.compare import compare as compare
 from rlab.jobs.compress import compress as compress
 from rlab.jobs.evaluate import evaluate as evaluate
+from rlab.jobs.explain import explain as explain
 from rlab.jobs.export import export as export
 from rlab.jobs.finetune import finetune as finetune
 from rlab.jobs.listeners import FinishedEpisode as FinishedEpisode

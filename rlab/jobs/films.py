@@ -51,18 +51,23 @@ def film_episode(spec: EnvSpec, policy: PolicyStack | None, seed: int) -> tuple[
     Raises:
         RlabError: the env cannot be made or drawn.
     """
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # frames are wanted, not a window
-    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())  # or SDL complains that it has none
+    draw_without_window()
     env = make_env(spec, "rgb_array")
     try:
         env.reset(seed=seed)
-        frames = [_picture(env, spec)]
+        frames = [picture_of(env, spec)]
         if policy is not None:  # the same start again
             steps = islice(play_one(SingleEpisodes([env]), policy, seed), MOST_FRAMES - 1)
-            frames += [_picture(env, spec) for _ in steps]
+            frames += [picture_of(env, spec) for _ in steps]
         return frames, float(env.metadata.get("render_fps") or DEFAULT_FPS)
     finally:
         env.close()
+
+
+def draw_without_window() -> None:
+    """Envs that are drawn with SDL give pictures in place of a window, in this process from now on."""
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())  # or SDL complains that it has none
 
 
 def gif(frames: list[np.ndarray], fps: float) -> bytes:
@@ -123,7 +128,7 @@ class Films:
         """Films are on the disk already."""
 
 
-def _picture(env: Any, spec: EnvSpec) -> np.ndarray:
+def picture_of(env: Any, spec: EnvSpec) -> np.ndarray:
     """What the env looks like now, `[height, width, 3]` uint8 and small.
 
     Raises:

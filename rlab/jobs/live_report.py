@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rlab.errors import RlabError, UsageError
+from rlab.evaluation.report.document import content_policy
 from rlab.evaluation.report.model import Report
-from rlab.evaluation.report.page import page, policy
+from rlab.evaluation.report.page import page
 from rlab.jobs.report_sources import WINNER, Source, find, tasks_of
 from rlab.jobs.report_studies import HISTORY, STUDY
 from rlab.runs import files
@@ -119,7 +120,7 @@ class Pages:
         self._sources, self._every, self._trust = sources, every, trust
         self._lock, self._seen = threading.Lock(), None
         self._page, self._tag = b"", ""
-        self.policy = policy(Report("", (), live_every=every)) + "; frame-ancestors 'none'"
+        self.policy = content_policy(live=True) + "; frame-ancestors 'none'"
 
     def current(self) -> tuple[bytes, str]:
         """The page and its tag, which changes with it.

@@ -3,7 +3,6 @@
 import base64
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from rlab.envs.watch import ENV_TIMEOUT
 from rlab.errors import RlabError, UsageError, extra
 from rlab.evaluation.episode_driver import check_spaces, play_one
 from rlab.jobs.aliases import answering
+from rlab.jobs.films import draw_without_window
 from rlab.jobs.judging import FINAL_EPISODE_SEED
 from rlab.jobs.progress import in_notebook
 from rlab.jobs.saved import check_can_sample, open_policy
@@ -108,8 +108,7 @@ def play(
     film = _film_path(None if video is None else Path(video), frames)
     pictured = film is not None or frames
     if pictured:
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # frames are wanted, not a window
-        os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())  # or SDL complains that it has none
+        draw_without_window()
     seeds, spec = tuple(range(seed, seed + episodes)), replace(saved.env, timeout=env_timeout)
     with own_surroundings(threads=1), closing(make_env(spec, "rgb_array" if pictured else "human")) as played_in:
         returns, lengths, pictures = _watched(played_in, policy, seeds, not stochastic, pictured)

@@ -1,14 +1,11 @@
 """`rlab.report`: populations side by side as a page, with plots and tables beside it."""
 
 import itertools
-import re
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlab.errors import RlabError, UsageError
 from rlab.evaluation.charts.frame import WIDE
 from rlab.evaluation.charts.png import check_png, png
 from rlab.evaluation.charts.svg import svg_file
@@ -24,16 +21,15 @@ from rlab.jobs.evaluate import evaluate, open_judged
 from rlab.jobs.evidence import RESULT, Evidence, Protocol
 from rlab.jobs.films import film_episode, gif
 from rlab.jobs.judging import FINAL_EPISODE_SEED
+from rlab.jobs.page_folder import PageFolder
 from rlab.jobs.report_sources import Source, check_any, find, judged_first, tasks_of
 from rlab.learning.runtime import own_surroundings
-from rlab.runs import files
 from rlab.runs.folder import path_of
 from rlab.trust import Trust
 from rlab.version import VERSION
 
-PAGE, RECORD = "report.html", "report.json"
-OWN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*\.(?:html|md|tex|svg|png)")
 FOLDER = "report"
+REPORTS = PageFolder("a report", "report.html", "report.json")
 EPISODES = 100  # of what is not judged yet
 
 
@@ -48,7 +44,7 @@ class Reported:
     @property
     def page(self) -> Path:
         """The page, which opens from the disk."""
-        return self.out / PAGE
+        return self.out / REPORTS.page
 
     def to_json(self) -> dict[str, Any]:
         """The one object that `rlab report --json` prints."""
@@ -120,7 +116,7 @@ def report(
     if png:
         check_png()
     place = Path(out).absolute()  # before an env is made, which may change the working folder
-    check_out(place, str(out))
+    REPORTS.check(place, str(out))
     found = find(sources, trust)
     check_any(found, sources)
     found = judged_first(found, lambda evidence: _judged(evidence, episodes, trust))
@@ -131,33 +127,13 @@ def report(
     made = Report(title, tasks_of(found.evidence, films), found.studies, found.unreadable, shlex.join(words), VERSION)
     content = contents(made, png)
     done = Reported(Path(out), tuple(content), made)
-    _write(place, content, done.to_json())
+    REPORTS.write(place, content, done.to_json())
     return done
-
-
-def check_out(place: Path, name: str) -> None:
-    """Raise UsageError where a folder holds something other than a report."""
-    if place.exists() and not place.is_dir():
-        raise UsageError(f"{name} is a file; a report needs a folder. Name a new one with --out")
-    if place.is_dir() and any(place.iterdir()) and not files_of(place):
-        raise UsageError(
-            f"{name} holds something that is not a report; nothing in it was touched. Name a new folder with --out"
-        )
-
-
-def files_of(place: Path) -> list[str]:
-    """The files that a report says are its own; [] where the folder has no report."""
-    try:
-        found = files.read_json(place / RECORD).get("files")
-    except RlabError:
-        return []
-    names = [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
-    return [name for name in names if OWN_NAME.fullmatch(name)] if PAGE in names else []
 
 
 def contents(made: Report, with_png: bool) -> dict[str, bytes]:
     """The files of a report by name, the page first."""
-    content: dict[str, bytes] = {PAGE: page(made).encode()}
+    content: dict[str, bytes] = {REPORTS.page: page(made).encode()}
     content["results.md"], content["results.tex"] = markdown(made).encode(), latex(made).encode()
     drawn = [(each, task.label, len(made.tasks) > 1) for task in made.tasks for each in figures(task)]
     drawn += [(each, study.name, len(made.studies) > 1) for study in made.studies for each in study_figures(study)]
@@ -170,17 +146,6 @@ def contents(made: Report, with_png: bool) -> dict[str, bytes]:
         if with_png:
             content[f"{stem}.png"] = png(chart)
     return content
-
-
-def _write(place: Path, content: dict[str, bytes], record: Mapping[str, Any]) -> None:
-    """Write all files; those of the report that was there before go. The record is there before them and after them:
-    where this is cut short the folder is still that of a report."""
-    files.make_folders(place)
-    for name in files_of(place):
-        files.delete(place / name)
-    files.write_json(place / RECORD, record)
-    for name, data in content.items():
-        files.write_bytes(place / name, data)
 
 
 def _judged(evidence: Evidence, episodes: int, trust: Trust) -> Evidence:

@@ -70,6 +70,7 @@ def small(argv: list[str]) -> list[str]:
         "collect": {"episodes": 3},
         "eval": {"episodes": 2},
         "compare": {"episodes": 2},
+        "explain": {"episodes": 2, "states": 4, "background": 2},
         "resume": {"env_steps": 640} if {"--env-steps", "--verify"} & set(argv) else {},
     }
     fewer = {"seeds": MOST_SEEDS} if "--seeds" in argv and int(argv[argv.index("--seeds") + 1]) > MOST_SEEDS else {}

@@ -58,6 +58,7 @@ ANY_TEXT = {
         "title",
     ),
     *("name", "alias", "to", "models"),
+    *("features", "axes"),
     *("merge", "files", "modules", "steps", "network", "device", "devices"),
 }
 

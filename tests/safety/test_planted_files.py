@@ -53,6 +53,7 @@ VERBS: dict[str, list[str]] = {
     "compress": ["compress", "sent", "--steps", "int8", "--min-return-ratio", "0", "--episodes", "2", "--out", "small"],
     "export": ["export", "sent", "--format", "onnx", "--out", "sent.onnx"],
     "eval of a file": ["eval", "sent.onnx", "--episodes", "2"],
+    "explain": ["explain", "sent", "--episodes", "2", "--states", "2", "--no-pictures"],
     "trust": ["trust"],
     "doctor": ["doctor"],
 }

@@ -45,6 +45,8 @@ def frame(
     percent: bool = False,
     logarithmic: bool = False,
     counts: bool = False,
+    top: float = 0.0,
+    left: float = 0.0,
 ) -> tuple[Frame, list[Mark]]:
     """The axes: hairlines across for the values of y, which are named at the left, and ticks below for those of x.
 
@@ -55,13 +57,15 @@ def frame(
         percent: y is a share, named in percent.
         logarithmic: x is, and above 0.
         counts: x is a whole number.
+        top: where the frame begins; `height` is its own.
+        left: pixels to the left of the data, at least: frames below each other line up.
     """
     values_y = ticks(*y, most=6)
     texts_y = [f"{text} %" for text in tick_texts([100 * v for v in values_y])] if percent else tick_texts(values_y)
-    left = max(text_width(text, SIZE) for text in texts_y) + 12.0
-    box = (left, 28.0, width - right, height - 46.0)
+    left = max([left, *(text_width(text, SIZE) + 12.0 for text in texts_y)])
+    box = (left, top + 28.0, width - right, top + height - 46.0)
     to_x, to_y = (LogScale if logarithmic else Scale)(*x, box[0], box[2]), Scale(*y, box[3], box[1])
-    marks: list[Mark] = [Text(0.0, 14.0, titles[1], "muted", SIZE)]
+    marks: list[Mark] = [Text(0.0, top + 14.0, titles[1], "muted", SIZE)]
     for value, text in zip(values_y, texts_y, strict=True):
         marks.append(Line([(box[0], to_y(value)), (box[2], to_y(value))], "grid"))
         marks.append(Text(box[0] - 8.0, to_y(value) + 4.0, text, "muted", SIZE, "end"))
@@ -72,7 +76,7 @@ def frame(
         marks.append(Line([(to_x(value), box[3]), (to_x(value), box[3] + 5.0)], "axis"))
         marks.append(Text(to_x(value), box[3] + 19.0, text, "muted", SIZE, "middle"))
     marks.append(Line([(box[0], box[3]), (box[2], box[3])], "axis"))
-    marks.append(Text(box[2], height - 8.0, titles[0], "muted", SIZE, "end"))
+    marks.append(Text(box[2], top + height - 8.0, titles[0], "muted", SIZE, "end"))
     return Frame(box, to_x, to_y), marks
 
 

@@ -30,6 +30,7 @@ class Area:
     points: Sequence[Point]
     color: str
     opacity: float = 1.0
+    crisp: bool = False  # without smoothed edges, so that neighbours meet without a seam
 
 
 @dataclass(frozen=True)

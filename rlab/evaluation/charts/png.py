@@ -63,6 +63,7 @@ def _draw(axes: Any, marks: Sequence[Mark], clip: Any, faint: float) -> None:
             (drawn,) = axes.plot(xs, ys, color=color, lw=mark.width * _POINT, ls=dash, alpha=alpha, **style)
             drawn.set_solid_capstyle("butt")
         elif isinstance(mark, Area):
+            style["antialiased"] = not mark.crisp
             drawn = axes.add_patch(Polygon(mark.points, facecolor=color, alpha=alpha, lw=0, **style))
         else:
             face, edge = (LIGHT["paper"], 1.5 * _POINT) if mark.hollow else (color, 0.0)

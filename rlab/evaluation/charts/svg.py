@@ -57,7 +57,8 @@ def _mark(mark: Mark, paint: Paint, clips: list[str], name: str, in_page: bool) 
         style = f'stroke="{paint(mark.color)}" stroke-width="{_n(mark.width)}"{dash}{_opacity(mark.opacity)}'
         return f'<path d="{_path(mark.points)}" fill="none" stroke-linejoin="round" {style}/>'
     if isinstance(mark, Area):
-        return f'<path d="{_path(mark.points)}Z" fill="{paint(mark.color)}"{_opacity(mark.opacity)}/>'
+        crisp = ' shape-rendering="crispEdges"' if mark.crisp else ""
+        return f'<path d="{_path(mark.points)}Z" fill="{paint(mark.color)}"{_opacity(mark.opacity)}{crisp}/>'
     if isinstance(mark, Dot):
         return _dot(mark, paint)
     return _text(mark, paint)
