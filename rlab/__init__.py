@@ -59,6 +59,7 @@ API = (
     "report",
     "resume",
     "search_compression",
+    "serve",
     "train",
     "tune",
 )

@@ -27,3 +27,4 @@ from rlab.machine import hardware as hardware
 from rlab.machine import versions as versions
 from rlab.search.bench import bench as bench
 from rlab.search.tune import tune as tune
+from rlab.serving.server import serve as serve

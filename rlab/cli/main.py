@@ -37,6 +37,7 @@ VERBS = {
     "compress": "make a trained policy smaller and faster, and report what that costs",
     "export": "write one member as one file: ONNX, torch.export, NumPy or C",
     "publish": "make a policy a numbered version of a model, with a card, here or on the Hugging Face hub",
+    "serve": "answer requests over HTTP with trained policies",
     "compare": "say who is better, by how much and how sure that is",
     "explain": "say why a policy acts as it does, and whether that holds",
     "report": "put runs side by side on a page, or follow runs under way in a browser",

@@ -1,11 +1,10 @@
 """Observations that somebody gives a policy by hand are looked at before the network makes an action of them."""
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from rlab.errors import UsageError
 from rlab.networks.limits import (
@@ -41,8 +40,7 @@ class ObsLook:
         Raises:
             UsageError: it holds what the space does not, naming both.
         """
-        if isinstance(obs, Tensor):
-            obs = _as_numpy(obs)
+        obs = _as_numpy(obs)
         if self._vector is not None and isinstance(obs, np.ndarray) and self._vector.fits(obs):
             self._vector(obs)
             return
@@ -53,7 +51,7 @@ class ObsLook:
                     value = value[key]
             except (TypeError, KeyError, IndexError):
                 return  # a part is missing, which the policy says
-            look(_as_numpy(value) if isinstance(value, Tensor) else value)
+            look(_as_numpy(value))
 
 
 class _LeafLook:
@@ -127,9 +125,15 @@ def _named(space: Space, keys: Keys, place: str) -> Iterator[tuple[Keys, str, Le
         yield keys, place, space
 
 
-def _as_numpy(tensor: Tensor) -> np.ndarray:
-    """The tensor as NumPy sees it; on the CPU nothing is copied, but for dtypes that NumPy lacks."""
-    tensor = tensor.detach().cpu()
+def _as_numpy(value: Any) -> Any:
+    """A tensor as NumPy sees it: on the CPU nothing is copied, but for dtypes that NumPy lacks; anything else as it is.
+
+    torch, which takes a second, is not imported for it: a server does without.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(value, torch.Tensor):
+        return value
+    tensor = value.detach().cpu()
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 

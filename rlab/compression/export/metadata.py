@@ -5,18 +5,18 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from rlab import door
 from rlab.compression.export.graph import ACTION, NEXT_STATE, OBS, OUTPUTS, STATE
-from rlab.compression.export.member_step import decision, parts_of, state_size
 from rlab.errors import RlabError, UsageError
-from rlab.networks.policy import MemberPolicy
 from rlab.types import Json, json_number
 from rlab.version import VERSION
+
+if TYPE_CHECKING:  # what opens a file reads metadata, and does without torch, which takes a second
+    from rlab.networks.policy import MemberPolicy
 
 FORMAT = 1
 
@@ -34,7 +34,7 @@ class Origin:
     parent_sha256: str | None = None
 
 
-def metadata_of(member: MemberPolicy, origin: Origin, quantized: str, **more: Any) -> dict[str, Any]:
+def metadata_of(member: "MemberPolicy", origin: Origin, quantized: str, **more: Any) -> dict[str, Any]:
     """The metadata of a file.
 
     Args:
@@ -44,6 +44,10 @@ def metadata_of(member: MemberPolicy, origin: Origin, quantized: str, **more: An
     Raises:
         UsageError: the env's arguments hold an absolute path.
     """
+    import torch
+
+    from rlab.compression.export.member_step import decision, parts_of, state_size
+
     _refuse_paths(origin.env)
     obs_space = member.spec.obs_space
     # what one row of zeros gives shows the types and shapes
@@ -100,9 +104,10 @@ def checked(found: Any, path: object) -> dict[str, Any]:
     return found
 
 
-@torch.no_grad()
-def weights_sha256(member: MemberPolicy) -> str:
+def weights_sha256(member: "MemberPolicy") -> str:
     """A checksum of all tensors of one member, their names, types and shapes."""
+    import torch
+
     digest = hashlib.sha256()
     for name, tensor in sorted(member.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

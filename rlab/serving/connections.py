@@ -1,0 +1,285 @@
+"""A client's connection: bytes to requests, responses to bytes, within limits.
+
+The parser is httptools' (llhttp, of Node.js); the signals, the workers and the graceful stop are uvicorn's. uvicorn's
+own protocols make a task and a dozen objects of every request, which takes four times as long, and have no limits of
+headers, of the time that a request takes to arrive, or of what a client does not read.
+"""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+import httptools
+import uvicorn
+from uvicorn.server import ServerState
+
+from rlab.serving.app import App
+from rlab.serving.limits import Limits
+from rlab.serving.web import Refused, Request, Response
+
+LINGER = 2.0  # seconds that the bytes of a refused client are thrown away for, so that it reads why
+STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+USUAL = STATUS[200] + b"content-type: application/json\r\ncontent-length: "
+
+
+class ServerConfig(uvicorn.Config):
+    """uvicorn's settings, with the limits of a server.
+
+    Args:
+        app: makes the application in the process that serves it.
+    """
+
+    def __init__(self, app: Callable[[], App], limits: Limits, workers: int = 1) -> None:
+        super().__init__(
+            app,
+            factory=True,
+            interface="asgi3",
+            http=Connection,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            workers=workers,
+            backlog=limits.max_connections,
+            timeout_graceful_shutdown=limits.stop_seconds,  # type: ignore[arg-type]  # any number of seconds
+        )
+        self.limits = limits
+
+
+class Connection(asyncio.Protocol):
+    """One connection. Its requests are answered one after the other, in the order in which they came."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        app: Any = config.loaded_app
+        self._app: App = app
+        self._limits, self._server = config.limits, server_state
+        self._loop = _loop or asyncio.get_running_loop()
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport
+        self._timer: asyncio.TimerHandle | None = None
+        self._fires, self._until = 0.0, math.inf  # when the timer does, and until when the client has time
+        # the request that is being read
+        self._in_headers = self._in_request = self._begins = False
+        self._url, self._size, self._started = b"", 0, 0.0
+        self._headers: dict[bytes, bytes] = {}
+        self._body: list[bytes] = []
+        # those that are whole: the first is being answered where `_busy`
+        self._waiting: deque[tuple[Request, bool]] = deque()
+        self._busy = self._stopping = self._refused = self._unread = False
+        self._keeps, self._is_head = True, False  # of the one that is being answered
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as of a stream
+        self._transport = transport
+        self._server.connections.add(self)  # type: ignore[arg-type]
+        if len(self._server.connections) > self._limits.max_connections:
+            self._refuse(Refused(503, "too many connections"))
+        else:
+            self._expect(self._limits.idle_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.connections.discard(self)  # type: ignore[arg-type]
+        if self._timer is not None:
+            self._timer.cancel()
+        self._refused = True
+        self._waiting.clear()
+
+    def shutdown(self) -> None:
+        """The server stops: what has been accepted is answered, and nothing more is read."""
+        self._stopping = True
+        if not self._busy and not self._in_request:
+            self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._stopping = True  # what follows would be another protocol
+        except (httptools.HttpParserError, UnicodeDecodeError) as error:
+            refusal = error.__context__ if isinstance(error.__context__, Refused) else None
+            self._refuse(refusal or Refused(400, "this is not a valid HTTP request"))
+            return
+        if self._in_headers:
+            self._size += len(data)
+            if self._size > self._limits.max_header_bytes:
+                self._refuse(_long_headers())
+                return
+        if self._begins and self._in_request:
+            self._begins = False
+            self._expect(self._limits.request_seconds)
+
+    def eof_received(self) -> bool:
+        """The client sends nothing more, and may still read its answer."""
+        self._stopping = True
+        return self._busy
+
+    def pause_writing(self) -> None:
+        """The client does not read."""
+        self._unread = True
+        self._expect(self._limits.request_seconds)
+
+    def resume_writing(self) -> None:
+        self._unread = False
+        self._expect(self._limits.idle_seconds)
+        if not self._busy:
+            self._next()
+
+    # what the parser calls
+
+    def on_message_begin(self) -> None:
+        self._in_headers = self._in_request = self._begins = True
+        self._url, self._size, self._headers, self._body = b"", 0, {}, []
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        """Refuse what will not be read. What is raised here comes out of `feed_data` as the parser's error."""
+        self._in_headers, self._started = False, time.perf_counter()
+        headers = self._headers
+        if sum(map(len, headers)) + sum(map(len, headers.values())) + len(self._url) > self._limits.max_header_bytes:
+            raise _long_headers()
+        self._size = 0
+        self._app.admit(headers)
+        if b"expect" in headers and not self._busy:
+            self._transport.write(CONTINUE)
+
+    def on_body(self, body: bytes) -> None:
+        self._size += len(body)
+        if self._size > self._limits.max_body_bytes:
+            raise self._app.too_long()
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        self._in_request = False
+        if not self._unread:
+            self._until = math.inf  # it has the server's time now
+        url = httptools.parse_url(self._url)
+        request = Request(
+            self._parser.get_method().decode(),
+            (url.path or b"/").decode(),
+            {},
+            self._headers,
+            url.query or b"",
+            b"".join(self._body),
+            self._started,
+        )
+        self._waiting.append((request, self._parser.should_keep_alive()))
+        if not self._busy:
+            self._next()
+        elif len(self._waiting) == 1:
+            self._transport.pause_reading()  # until the one before is answered
+
+    # answers
+
+    def _next(self) -> None:
+        """Answer the next request."""
+        if not self._waiting or self._unread or self._refused:
+            return
+        self._busy = True
+        request, self._keeps = self._waiting.popleft()
+        if not self._waiting:
+            self._transport.resume_reading()
+        self._is_head = request.method == "HEAD"
+        self._app.answer(request, self._reply)
+
+    def _reply(self, response: Response) -> None:
+        """Write the answer to the request under way."""
+        if self._refused or self._transport.is_closing():
+            return
+        closes = self._stopping or not self._keeps
+        body = b"" if self._is_head else response.body
+        if response.status == 200 and not response.headers and response.content_type == b"application/json":
+            head = USUAL + str(len(response.body)).encode() + b"\r\n"
+        else:
+            head = _head(response)
+        end = b"connection: close\r\n\r\n" if closes else b"\r\n"
+        self._transport.write(b"".join((head, end, body)))
+        self._server.total_requests += 1
+        self._busy = False
+        if closes and not self._waiting:
+            self._transport.close()
+        elif self._waiting:
+            self._loop.call_soon(self._next)  # not from here, which may be inside the last one's call
+        elif not self._in_request:
+            self._expect(self._limits.idle_seconds)
+
+    def _refuse(self, refusal: Refused) -> None:
+        """Answer what is no whole request, and read nothing more."""
+        if self._refused or self._transport.is_closing():
+            return
+        self._refused = True
+        self._app.tell_refused(None, refusal)
+        if self._busy:  # an answer would be taken for that to the request before
+            self._transport.close()
+            return
+        response = refusal.response()
+        self._transport.write(_head(response) + b"connection: close\r\n\r\n" + response.body)
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._expect(LINGER)
+
+    def _expect(self, seconds: float) -> None:
+        """The client has so many seconds from now for what is missing."""
+        self._until = self._loop.time() + seconds
+        if self._timer is None or self._until < self._fires:
+            self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._fires, self._timer = self._until, self._loop.call_at(self._until, self._fired)
+
+    def _fired(self) -> None:
+        # One timer that looks again is cheaper than a new one for every request.
+        self._timer = None
+        if self._until <= self._loop.time():
+            self._late()
+        elif self._until < math.inf:
+            self._arm()
+
+    def _late(self) -> None:
+        if self._unread:
+            self._transport.abort()
+        elif self._in_request and not self._refused:
+            self._refuse(Refused(408, "the request took too long to arrive"))
+        elif not self._busy:
+            self._transport.close()
+
+
+def _head(response: Response) -> bytes:
+    """The status line and the headers, without the empty line behind them."""
+    more = b"".join(name + b": " + value + b"\r\n" for name, value in response.headers)
+    length = str(len(response.body)).encode()
+    return b"".join(
+        (
+            STATUS[response.status],
+            b"content-type: ",
+            response.content_type,
+            b"\r\ncontent-length: ",
+            length,
+            b"\r\n",
+            more,
+        )
+    )
+
+
+def _long_headers() -> Refused:
+    return Refused(431, "the line and the headers of the request are too long")

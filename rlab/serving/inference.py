@@ -1,0 +1,143 @@
+"""Bodies of requests and answers of the Open Inference Protocol, version 2, in JSON.
+
+https://github.com/kserve/open-inference-protocol, `specification/protocol/inference_rest.md`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from rlab.serving.ports import Port
+from rlab.serving.web import Refused, to_json
+
+MOST_TEXT = 256  # characters of a request's id
+NESTED = re.compile(rb"\s*\[\s*\[")
+KINDS: dict[str, Any] = {"b": bool, "i": int, "u": int, "f": float}  # of dtypes -> of numbers in JSON
+
+
+class Tensor(msgspec.Struct, forbid_unknown_fields=True):
+    """An input of a request."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: msgspec.Raw
+    parameters: dict[str, Any] | None = None
+
+
+class Wanted(msgspec.Struct, forbid_unknown_fields=True):
+    """An output that a request asks for."""
+
+    name: str
+    parameters: dict[str, Any] | None = None
+
+
+class Body(msgspec.Struct, forbid_unknown_fields=True):
+    """A request."""
+
+    inputs: list[Tensor]
+    id: str = ""
+    parameters: dict[str, Any] | None = None
+    outputs: list[Wanted] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that fits the model: `inputs` by name, `[B, ...]` each with the same B."""
+
+    id: str
+    inputs: Mapping[str, np.ndarray]
+    outputs: Sequence[str]  # the names asked for; none: the usual ones
+    parameters: Mapping[str, Any]
+
+
+_body = msgspec.json.Decoder(Body)
+_decoders: dict[tuple[type, int], msgspec.json.Decoder[Any]] = {}
+
+
+def parse(body: bytes, inputs: Mapping[str, Port], outputs: Mapping[str, Port], most_rows: int) -> Asked:
+    """A request for a model with these ports.
+
+    Raises:
+        Refused: with one line about the first thing that does not fit.
+    """
+    try:
+        found = _body.decode(body)
+    except RecursionError:
+        raise Refused(400, "the body is nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refused(400, f"the body is not an inference request: {error}"[:300]) from None
+    if len(found.id) > MOST_TEXT:
+        raise Refused(400, f"the id has {len(found.id)} characters; at most {MOST_TEXT} are taken")
+    arrays: dict[str, np.ndarray] = {}
+    rows = None
+    for tensor in found.inputs:
+        port = inputs.get(tensor.name)
+        if port is None:
+            raise Refused(400, f"unknown input {tensor.name!r:.80}; the inputs are {', '.join(inputs)}")
+        if tensor.name in arrays:
+            raise Refused(400, f"the input {tensor.name} is there twice")
+        rows = _rows(tensor, port, rows, most_rows)
+        arrays[tensor.name] = _array(tensor, port, rows)
+    names = [wanted.name for wanted in found.outputs or ()]
+    for name in names:
+        if name not in outputs:
+            raise Refused(400, f"unknown output {name!r:.80}; the outputs are {', '.join(outputs)}")
+    if len(set(names)) < len(names):
+        raise Refused(400, "an output is asked for twice")
+    return Asked(found.id, arrays, names, found.parameters or {})
+
+
+def answer(name: str, version: str, id: str, outputs: Sequence[tuple[Port, np.ndarray]]) -> bytes:
+    """The body of an answer with these outputs, `[B, ...]` each."""
+    described = [
+        {"name": port.name, "datatype": port.datatype, "shape": array.shape, "data": array.ravel().tolist()}
+        for port, array in outputs
+    ]
+    return to_json({"model_name": name, "model_version": version, "id": id, "outputs": described})
+
+
+def _rows(tensor: Tensor, port: Port, rows: int | None, most: int) -> int:
+    """The rows of an input, whose shape and datatype fit."""
+    if tensor.datatype != port.datatype:
+        raise Refused(400, f"the input {port.name} has datatype {tensor.datatype!r:.40}, expected {port.datatype}")
+    if tuple(tensor.shape[1:]) != port.shape or not tensor.shape:
+        expected = ", ".join(["rows", *map(str, port.shape)])
+        raise Refused(400, f"the input {port.name} has shape {tensor.shape!s:.80}, expected [{expected}]")
+    if not 1 <= tensor.shape[0] <= most:
+        raise Refused(400, f"the input {port.name} has {tensor.shape[0]:.12g} rows; 1 to {most} are taken")
+    if rows not in (None, tensor.shape[0]):
+        raise Refused(400, f"the inputs differ in their rows: {rows} and {tensor.shape[0]}")
+    return tensor.shape[0]
+
+
+def _array(tensor: Tensor, port: Port, rows: int) -> np.ndarray:
+    """The numbers of an input as `[rows, ...]`, in the dtype that its JSON has: float64, int64, uint64 or bool."""
+    nested = NESTED.match(tensor.data) is not None
+    try:
+        values = _decoder(KINDS[port.dtype.kind], len(port.shape) + 1 if nested else 1).decode(tensor.data)
+        array = np.array(values, np.uint64 if port.dtype == np.uint64 else None if values else port.dtype)
+    except RecursionError:
+        raise Refused(400, f"the data of the input {port.name} are nested too deeply") from None
+    except (msgspec.DecodeError, OverflowError, ValueError) as error:
+        raise Refused(400, f"the data of the input {port.name} are not {port.datatype}: {error}"[:300]) from None
+    if array.dtype.kind == "O" or array.size != rows * port.size or (nested and array.shape != (rows, *port.shape)):
+        wanted = [rows, *port.shape]
+        raise Refused(
+            400, f"the data of the input {port.name} are not {rows * port.size} numbers of the shape {wanted}"
+        )
+    return array.reshape(rows, *port.shape)
+
+
+def _decoder(kind: type, rank: int) -> "msgspec.json.Decoder[Any]":
+    """Reads lists of numbers in lists, `rank` deep."""
+    if (kind, rank) not in _decoders:
+        hint: Any = kind
+        for _ in range(rank):
+            hint = list[hint]
+        _decoders[kind, rank] = msgspec.json.Decoder(hint)
+    return _decoders[kind, rank]
