@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, ClassVar
 
 import httptools
 import uvicorn
@@ -35,8 +35,9 @@ class ServerConfig(uvicorn.Config):
     """
 
     def __init__(self, app: Callable[[], App], limits: Limits, workers: int = 1) -> None:
+        self.limits, self._make = limits, app
         super().__init__(
-            app,
+            self._made,
             factory=True,
             interface="asgi3",
             http=Connection,
@@ -50,11 +51,16 @@ class ServerConfig(uvicorn.Config):
             backlog=limits.max_connections,
             timeout_graceful_shutdown=limits.stop_seconds,  # type: ignore[arg-type]  # any number of seconds
         )
-        self.limits = limits
+
+    def _made(self) -> App:
+        self.application = self._make()  # as it is, whatever uvicorn wraps around it
+        return self.application
 
 
 class Connection(asyncio.Protocol):
     """One connection. Its requests are answered one after the other, in the order in which they came."""
+
+    _dated: ClassVar[tuple[list[tuple[bytes, bytes]], bytes]] = ([], b"")
 
     def __init__(
         self,
@@ -63,8 +69,7 @@ class Connection(asyncio.Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        app: Any = config.loaded_app
-        self._app: App = app
+        self._app = config.application
         self._limits, self._server = config.limits, server_state
         self._loop = _loop or asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
@@ -78,7 +83,7 @@ class Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         # those that are whole: the first is being answered where `_busy`
         self._waiting: deque[tuple[Request, bool]] = deque()
-        self._busy = self._stopping = self._refused = self._unread = False
+        self._busy = self._stopping = self._refused = self._unread = self._paused = False
         self._keeps, self._is_head = True, False  # of the one that is being answered
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as of a stream
@@ -105,6 +110,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
+        in_headers = self._in_headers
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -113,7 +119,7 @@ class Connection(asyncio.Protocol):
             refusal = error.__context__ if isinstance(error.__context__, Refused) else None
             self._refuse(refusal or Refused(400, "this is not a valid HTTP request"))
             return
-        if self._in_headers:
+        if in_headers and self._in_headers:
             self._size += len(data)
             if self._size > self._limits.max_header_bytes:
                 self._refuse(_long_headers())
@@ -125,7 +131,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client sends nothing more, and may still read its answer."""
         self._stopping = True
-        return self._busy
+        return self._busy or bool(self._waiting)
 
     def pause_writing(self) -> None:
         """The client does not read."""
@@ -181,21 +187,25 @@ class Connection(asyncio.Protocol):
             b"".join(self._body),
             self._started,
         )
-        self._waiting.append((request, self._parser.should_keep_alive()))
+        # a client of HTTP/1.0 is not told that its connection is kept
+        old = b"connection" in self._headers and self._parser.get_http_version() == "1.0"
+        self._waiting.append((request, self._parser.should_keep_alive() and not old))
         if not self._busy:
             self._next()
-        elif len(self._waiting) == 1:
-            self._transport.pause_reading()  # until the one before is answered
+        elif not self._paused:
+            self._paused = True
+            self._transport.pause_reading()  # until those before it are answered
 
     # answers
 
     def _next(self) -> None:
         """Answer the next request."""
-        if not self._waiting or self._unread or self._refused:
+        if self._busy or not self._waiting or self._unread or self._refused:
             return
         self._busy = True
         request, self._keeps = self._waiting.popleft()
-        if not self._waiting:
+        if self._paused and not self._waiting:
+            self._paused = False
             self._transport.resume_reading()
         self._is_head = request.method == "HEAD"
         self._app.answer(request, self._reply)
@@ -204,22 +214,31 @@ class Connection(asyncio.Protocol):
         """Write the answer to the request under way."""
         if self._refused or self._transport.is_closing():
             return
-        closes = self._stopping or not self._keeps
+        closes = not self._keeps or (self._stopping and not self._waiting)
         body = b"" if self._is_head else response.body
         if response.status == 200 and not response.headers and response.content_type == b"application/json":
-            head = USUAL + str(len(response.body)).encode() + b"\r\n"
+            head = b"".join((USUAL, str(len(response.body)).encode(), b"\r\n", self._date()))
         else:
-            head = _head(response)
+            head = _head(response) + self._date()
         end = b"connection: close\r\n\r\n" if closes else b"\r\n"
         self._transport.write(b"".join((head, end, body)))
         self._server.total_requests += 1
         self._busy = False
-        if closes and not self._waiting:
+        if closes:
             self._transport.close()
         elif self._waiting:
             self._loop.call_soon(self._next)  # not from here, which may be inside the last one's call
         elif not self._in_request:
             self._expect(self._limits.idle_seconds)
+
+    def _date(self) -> bytes:
+        """The header with the time, which uvicorn makes anew every second."""
+        made, line = Connection._dated
+        if made is not self._server.default_headers:
+            made = self._server.default_headers
+            line = b"".join(name + b": " + value + b"\r\n" for name, value in made)
+            Connection._dated = made, line
+        return line
 
     def _refuse(self, refusal: Refused) -> None:
         """Answer what is no whole request, and read nothing more."""
@@ -231,7 +250,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
             return
         response = refusal.response()
-        self._transport.write(_head(response) + b"connection: close\r\n\r\n" + response.body)
+        self._transport.write(_head(response) + self._date() + b"connection: close\r\n\r\n" + response.body)
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._expect(LINGER)

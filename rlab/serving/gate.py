@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from rlab.serving.web import Refused
 
+PORT, KNOWN = re.compile(r":\d*$"), 64
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 
@@ -25,6 +26,7 @@ class Gate:
     def __init__(self, token: str | None, host: str | None) -> None:
         self._token = None if token is None else _digest(token.encode())
         self._hosts = {*LOOPBACK, host} if host in LOOPBACK else None
+        self._known: set[bytes] = set()  # hosts that may be asked for, as they were written
 
     def check(self, headers: Mapping[bytes, bytes]) -> None:
         """Let a request in.
@@ -34,11 +36,13 @@ class Gate:
         """
         if self._token is not None and not hmac.compare_digest(_digest(_given(headers)), self._token):
             raise Refused(401, "the token is missing or wrong", [(b"www-authenticate", b'Basic realm="rlab"')])
-        host = headers.get(b"host", b"").decode("latin-1").lower()
-        if self._hosts is not None and re.sub(r":\d*$", "", host) not in self._hosts:
-            raise Refused(403, "this server is for its own machine: ask for it as localhost or 127.0.0.1")
-        origin = headers.get(b"origin")
-        if origin is not None and origin.decode("latin-1").lower().partition("://")[2] != host:
+        host, origin = headers.get(b"host", b""), headers.get(b"origin")
+        if host not in self._known:
+            if self._hosts is not None and PORT.sub("", _text(host)) not in self._hosts:
+                raise Refused(403, "this server is for its own machine: ask for it as localhost or 127.0.0.1")
+            if len(self._known) < KNOWN:
+                self._known.add(host)
+        if origin is not None and _text(origin).partition("://")[2] != _text(host):
             raise Refused(403, "requests from pages of other sites are not taken")
 
 
@@ -53,6 +57,10 @@ def _given(headers: Mapping[bytes, bytes]) -> bytes:
         except binascii.Error:
             return b""
     return b""
+
+
+def _text(header: bytes) -> str:
+    return header.decode("latin-1").lower()
 
 
 def _digest(token: bytes) -> bytes:

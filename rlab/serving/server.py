@@ -130,6 +130,8 @@ class Server:
     def _run_thread(self, ready: threading.Event) -> None:
         try:
             self._run_here(ready.set)
+        except Exception as error:  # which nobody sees in a thread
+            self._failure = RlabError(f"the server failed: {type(error).__name__}: {error}")
         finally:
             ready.set()
 

@@ -1,5 +1,6 @@
 """`rlab serve`: the Open Inference Protocol, several models, a token, workers, a graceful stop."""
 
+import base64
 import json
 import os
 import signal
@@ -16,9 +17,20 @@ import numpy as np
 import pytest
 
 import rlab
+from rlab.compression.export.member_file import export
 from rlab.errors import RlabError, UsageError
+from rlab.serving.conversion import convert
 
+TRUSTED = "--trust"  # spares a process of its own for the file
 OBS = {"name": "obs", "shape": [1, 4], "datatype": "FP32", "data": [0.01, -0.02, 0.03, 0.04]}
+
+
+@pytest.fixture(scope="module")
+def file(member: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`cartpole` as an exported file: a server of it is there at once."""
+    path = tmp_path_factory.mktemp("file") / "cartpole.onnx"
+    export(member("cartpole"), np.random.default_rng(0).normal(size=(1000, 4)).astype(np.float32), "onnx", path)
+    return path
 
 
 def test_the_server_says_what_it_is_and_that_it_is_ready(server: Any) -> None:
@@ -113,19 +125,19 @@ def test_the_description_names_every_operation(server: Any) -> None:
 
 
 def test_a_token_is_asked_for_everywhere_as_a_bearers_or_as_a_password(
-    policies: Path, served: Callable[..., Any], tmp_path: Path
+    file: Path, served: Callable[..., Any], tmp_path: Path
 ) -> None:
     token = "a" * 40
     (tmp_path / "token").write_text(token + "\n")
-    words = (policies / "cartpole", "--token-file", tmp_path / "token")
+    words = (file, TRUSTED, "--token-file", tmp_path / "token")
     with served(*words, log=tmp_path / "log", token=token) as server:
         for headers in ({}, {"authorization": "Bearer " + "a" * 39}, {"authorization": f"Token {token}"}):
             for path in ("/v2", "/v2/health/ready", "/openapi.json", "/metrics", "/nothing"):
                 answer = server.get(path, **headers)
                 assert (answer.status, answer.error) == (401, "the token is missing or wrong")
         assert server.get("/v2", authorization=f"bearer {token}").status == 200
-        basic = "Basic OmFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYQ=="  # ":" and 40 times "a"
-        assert server.get("/v2", authorization=basic).status == 200
+        password = base64.b64encode(f"anybody:{token}".encode()).decode()
+        assert server.get("/v2", authorization=f"Basic {password}").status == 200
         assert token not in server.log.read_text()
 
 
@@ -136,8 +148,8 @@ def test_pages_of_other_sites_are_not_served(server: Any) -> None:
     assert server.get("/v2", host=own, origin=f"http://{own}").status == 200
 
 
-def test_what_was_accepted_is_answered_before_the_server_stops(serve: Callable[..., Any], policies: Path) -> None:
-    server = serve(policies / "cartpole")
+def test_what_was_accepted_is_answered_before_the_server_stops(serve: Callable[..., Any], file: Path) -> None:
+    server = serve(file, TRUSTED)
     body = json.dumps({"inputs": [OBS]}).encode()
     head = f"POST /v2/models/cartpole/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with server.wire() as begun, server.wire() as idle:
@@ -153,14 +165,14 @@ def test_what_was_accepted_is_answered_before_the_server_stops(serve: Callable[.
     assert "stopped" in server.log.read_text()
 
 
-def test_ctrl_c_stops_the_server_with_exit_code_0(serve: Callable[..., Any], policies: Path) -> None:
-    server = serve(policies / "cartpole")
+def test_ctrl_c_stops_the_server_with_exit_code_0(serve: Callable[..., Any], file: Path) -> None:
+    server = serve(file, TRUSTED)
     server.process.send_signal(signal.SIGINT)
     assert server.process.wait(20) == 0
 
 
-def test_a_worker_that_is_killed_comes_back(serve: Callable[..., Any], policies: Path) -> None:
-    server = serve(policies / "cartpole", "--workers", 2)
+def test_a_worker_that_is_killed_comes_back(serve: Callable[..., Any], file: Path) -> None:
+    server = serve(file, TRUSTED, "--workers", 2)
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
     if not children.exists():
         pytest.skip("the processes of a server are read from /proc: this needs Linux")
@@ -209,10 +221,10 @@ def test_a_server_that_cannot_be_says_why_in_one_line(
     assert said.count("\n") == 1
 
 
-def test_from_python_a_server_runs_in_a_thread_until_its_block_ends(policies: Path) -> None:
+def test_from_python_a_server_runs_in_a_thread_until_its_block_ends(file: Path) -> None:
     import urllib.request
 
-    with rlab.serve(policies / "cartpole", f"other={policies / 'arm'}") as server:
+    with rlab.serve(file, f"other={file}") as server:
         with urllib.request.urlopen(f"{server.url}/v2/models/other", timeout=30) as answer:
             assert json.load(answer)["name"] == "other"
         address = ("127.0.0.1", server.port)
@@ -221,16 +233,23 @@ def test_from_python_a_server_runs_in_a_thread_until_its_block_ends(policies: Pa
     assert not [thread for thread in threading.enumerate() if thread.name == "rlab serve"]
 
 
-def test_from_python_a_damaged_policy_raises_what_is_wrong(
-    policies: Path, save_untrained: Callable[..., Path], tmp_path: Path
-) -> None:
-    folder = save_untrained(tmp_path / "damaged")
-    weights = next(folder.glob("*.safetensors"))
-    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    with pytest.raises(RlabError, match="weights"):
-        rlab.serve(folder)
-    with pytest.raises(UsageError, match="no member"):
-        rlab.serve(policies / "cartpole", member=99)
+def test_from_python_a_damaged_file_raises_what_is_wrong(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "damaged.onnx").write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(RlabError, match="is not an ONNX file that onnxruntime can run"):
+        rlab.serve(tmp_path / "damaged.onnx", trust=True)
+    with pytest.raises(UsageError, match="holds one policy; --member is for folders of several"):
+        rlab.serve(file, member=3)
+
+
+def test_a_folder_that_cannot_be_served_says_why(policies: Path, tmp_path: Path) -> None:
+    for folder, member, kind, reason in (
+        (policies / "arm", 99, "UsageError", "99"),
+        (tmp_path, None, "RlabError", "is neither a run folder"),
+    ):
+        convert([str(folder)], member, False, str(tmp_path))
+        told = json.loads((tmp_path / "refusal.json").read_text())
+        assert told["kind"] == kind
+        assert reason in told["error"]
 
 
 def test_the_server_does_without_torch() -> None:

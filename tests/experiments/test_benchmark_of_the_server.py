@@ -1,0 +1,33 @@
+"""The benchmark of the server, at small size."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("fastapi", reason="fastapi is not installed")
+pytest.importorskip("httptools", reason="httptools is not installed")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+from rlab.experiments.benchmarks.serving import alone, compared, policy
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return policy(tmp_path_factory.mktemp("benchmark"))
+
+
+def test_both_servers_answer_every_request_in_turn(file: Path) -> None:
+    found = compared(file, requests=200, rounds=1, workers=1)
+    assert {name: [each["errors"] for each in rounds] for name, rounds in found["rounds"].items()} == {
+        "fastapi": [0],
+        "rlab": [0],
+    }
+    assert found["times_as_fast"]["median"] > 1
+
+
+@pytest.mark.prove
+def test_a_million_requests_have_no_error_few_slow_ones_and_cost_no_memory(file: Path) -> None:
+    found = alone(file, requests=1_000_000, workers=1)
+    assert found["errors"] == 0
+    assert found["p99_ms"] < 10 * found["p50_ms"]
+    assert found["memory"]["growth"] < 0.05
