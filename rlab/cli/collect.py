@@ -29,7 +29,7 @@ class CollectOptions:
     stochastic: bool = False  # sample actions as in training, instead of the greedy ones
     min_return: float | None = None  # episodes that return less are dropped
     envs: int | None = None  # instances of the env at once, in all; None: 10 per member, 64 in all, if not native
-    merge: tuple[str, ...] = ()  # DIR DIR ...: nothing is played, these datasets become one
+    merge: tuple[str, ...] = ()  # DIR ...: nothing is played, these datasets or recordings become one
     env: str | None = None  # of random: the env to play in
     env_kwargs: tuple[str, ...] = ()  # of random: key=value ..., keywords of the env
     wrapper: tuple[str, ...] = ()  # of random: NAME or NAME:key=value, innermost first

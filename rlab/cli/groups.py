@@ -61,10 +61,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "log_episodes",
         "film_every",
     ),
-    "serving": ("sources", "host", "port", "token_file", "workers", "models", "log_requests"),
+    "serving": ("sources", "host", "port", "token_file", "workers", "models", "record", "log_requests"),
     "limits of the server": (
         *("max_body_bytes", "max_header_bytes", "max_rows", "max_waiting", "max_connections", "request_seconds"),
-        *("idle_seconds", "stop_seconds", "max_sequences", "sequence_seconds"),
+        *("idle_seconds", "stop_seconds", "max_sequences", "sequence_seconds", "max_recorded_mib"),
     ),
 }
 GROUP_OF = {name: heading for heading, names in GROUPS.items() for name in names}

@@ -23,6 +23,7 @@ class ServeWords:
     token_file: str | None = None  # holds the token that requests must carry; None: everybody may ask
     workers: int = 1  # processes that answer
     models: str | None = None  # folder of the registry; None: RLAB_MODELS, else models
+    record: str | None = None  # folder for what is asked, answered and told of that, as datasets; None: none
     member: int | None = None  # training seed of the member, of folders with several; None: the first
     trust: bool = False  # open files that can run code, and layers from outside rlab that a folder names
     log_requests: bool = False  # a line in the log for every request

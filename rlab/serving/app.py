@@ -251,7 +251,7 @@ class App:
             raise Refused(400, f"the input {OBS} is missing")
         id = asked.id or next(self._ids)
         sequence, start, end = sequences.named(asked.parameters)
-        obs, state = _observed(model, asked.inputs[OBS]), asked.inputs.get(STATE)
+        obs, state = observed(model, asked.inputs[OBS]), asked.inputs.get(STATE)
         kept = None
         if model.state_size and state is None:
             kept = self._kept(batcher, sequence, len(obs), start)
@@ -270,7 +270,7 @@ class App:
             except Exception as error:
                 reply(self._error(model.name, error))
 
-        batcher.ask(Waiting(id, sequence, request.started, obs, state, done))
+        batcher.ask(Waiting(id, sequence, start, request.started, obs, state, done))
 
     def _kept(self, batcher: Batcher, sequence: str | None, rows: int, start: bool) -> sequences.Sequence:
         """The episode whose state the server keeps, for one step of a policy with memory."""
@@ -286,7 +286,7 @@ class App:
         return self.sequences.taken(batcher, sequence, rows, start)
 
 
-def _observed(model: ServedModel, obs: np.ndarray) -> np.ndarray:
+def observed(model: ServedModel, obs: np.ndarray) -> np.ndarray:
     """Observations as the model takes them.
 
     Raises:

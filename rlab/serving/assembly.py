@@ -1,12 +1,15 @@
 """The application with everything that a server offers; each part adds its observers and routes here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rlab.errors import RlabError
+from rlab.serving import feedback
 from rlab.serving.app import App
 from rlab.serving.log import RequestLog, begin_log
 from rlab.serving.observers import Observer
 from rlab.serving.options import ServeOptions
+from rlab.serving.recording import Recorder, Room
+from rlab.serving.web import Route
 
 
 def build_app(
@@ -21,4 +24,9 @@ def build_app(
     """
     begin_log()
     observers: list[Observer] = [RequestLog()] if options.log_requests else []
-    return App(options, observers, ready=ready, failed=failed)
+    routes: list[Callable[[App], Sequence[Route]]] = []
+    if options.record is not None:
+        recorder = Recorder(options.record, Room.of(options.limits.max_recorded_mib))
+        observers.append(recorder)
+        routes.append(lambda app: feedback.routes(app, recorder))
+    return App(options, observers, lambda app: [each for part in routes for each in part(app)], ready, failed)

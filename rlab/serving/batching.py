@@ -26,6 +26,7 @@ class Waiting:
 
     id: str
     sequence: str | None
+    starts: bool  # whether the sequence begins with it
     started: float
     obs: np.ndarray  # [B, *obs]
     state: np.ndarray | None  # [B, K]
@@ -123,6 +124,7 @@ class Batcher:
             ids=[request.id for request in batch],
             rows=[len(request.obs) for request in batch],
             sequences=[request.sequence for request in batch],
+            starts=[request.starts for request in batch],
             seconds=[now - request.started for request in batch],
             obs=given[0],
             actions=answer[0],

@@ -82,7 +82,7 @@ def parse(body: bytes, inputs: Mapping[str, Port], outputs: Mapping[str, Port], 
         if tensor.name in arrays:
             raise Refused(400, f"the input {tensor.name} is there twice")
         rows = _rows(tensor, port, rows, most_rows)
-        arrays[tensor.name] = _array(tensor, port, rows)
+        arrays[tensor.name] = numbers(f"the input {tensor.name}", tensor.data, port, rows)
     names = [wanted.name for wanted in found.outputs or ()]
     for name in names:
         if name not in outputs:
@@ -115,21 +115,26 @@ def _rows(tensor: Tensor, port: Port, rows: int | None, most: int) -> int:
     return tensor.shape[0]
 
 
-def _array(tensor: Tensor, port: Port, rows: int) -> np.ndarray:
-    """The numbers of an input as `[rows, ...]`, in the dtype that its JSON has: float64, int64, uint64 or bool."""
-    nested = NESTED.match(tensor.data) is not None
+def numbers(what: str, data: msgspec.Raw | bytes, port: Port, rows: int) -> np.ndarray:
+    """JSON as numbers `[rows, ...]` of a port, flat or nested, in its own dtype: float64, int64, uint64 or bool.
+
+    Args:
+        what: it is, for messages.
+
+    Raises:
+        Refused: it is something else.
+    """
+    nested = NESTED.match(data) is not None
     try:
-        values = _decoder(KINDS[port.dtype.kind], len(port.shape) + 1 if nested else 1).decode(tensor.data)
+        values = _decoder(KINDS[port.dtype.kind], len(port.shape) + 1 if nested else 1).decode(data)
         array = np.array(values, np.uint64 if port.dtype == np.uint64 else None if values else port.dtype)
     except RecursionError:
-        raise Refused(400, f"the data of the input {port.name} are nested too deeply") from None
+        raise Refused(400, f"the data of {what} are nested too deeply") from None
     except (msgspec.DecodeError, OverflowError, ValueError) as error:
-        raise Refused(400, f"the data of the input {port.name} are not {port.datatype}: {error}"[:300]) from None
+        raise Refused(400, f"the data of {what} are not {port.datatype}: {error}"[:300]) from None
     if array.dtype.kind == "O" or array.size != rows * port.size or (nested and array.shape != (rows, *port.shape)):
         wanted = [rows, *port.shape]
-        raise Refused(
-            400, f"the data of the input {port.name} are not {rows * port.size} numbers of the shape {wanted}"
-        )
+        raise Refused(400, f"the data of {what} are not {rows * port.size} numbers of the shape {wanted}")
     return array.reshape(rows, *port.shape)
 
 

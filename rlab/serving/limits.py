@@ -22,6 +22,7 @@ class Limits:
     stop_seconds: float = 30.0  # that a stopping server gives to what it has accepted
     max_sequences: int = 1000  # episodes whose states the server keeps
     sequence_seconds: float = 600.0  # that one of these may be silent
+    max_recorded_mib: int = 1024  # of all recordings on the disk; the oldest segments give way
 
     def __post_init__(self) -> None:
         for field in fields(self):

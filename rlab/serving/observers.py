@@ -20,6 +20,7 @@ class AnsweredBatch:
     ids: Sequence[str]  # [R], each request's own, or given by the server
     rows: Sequence[int]  # [R]
     sequences: Sequence[str | None]  # [R], the episode that the request belongs to, where it names one
+    starts: Sequence[bool]  # [R], whether it says that this episode begins with it
     seconds: Sequence[float]  # [R], from the request's headers to its answer
     obs: np.ndarray  # [B, *obs] in array form
     actions: np.ndarray  # [B, *action]

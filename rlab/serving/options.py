@@ -33,6 +33,7 @@ class ServeOptions:
     member: int | None = None
     trust: Trust = False
     log_requests: bool = False
+    record: Path | None = None
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -52,6 +53,7 @@ def options_of(
     port: int,
     token_file: str | PathLike[str] | None,
     models: str | PathLike[str] | None,
+    record: str | PathLike[str] | None,
     limits: Limits | None,
     **others: Any,
 ) -> ServeOptions:
@@ -67,6 +69,7 @@ def options_of(
         port=port,
         token=None if token_file is None else read_token(Path(token_file)),
         models=None if models is None else Path(models),
+        record=None if record is None else Path(record),
         limits=limits or Limits(),
         **others,
     )

@@ -25,6 +25,7 @@ def serve(
     port: int = 0,
     token_file: str | PathLike[str] | None = None,
     models: str | PathLike[str] | None = None,
+    record: str | PathLike[str] | None = None,
     member: int | None = None,
     trust: Trust = False,
     limits: Limits | None = None,
@@ -41,6 +42,8 @@ def serve(
         port: 0: a free one.
         token_file: holds what every request must carry, as `Authorization: Bearer TOKEN`; None lets everybody in.
         models: the folder of the registry; None: `RLAB_MODELS`, else `models`.
+        record: a folder for what is asked, answered and told of the outcome, as a dataset for each model; None: nothing
+            is recorded.
         member: the training seed of the member that is served, of folders with several; None: the first.
         trust: open files that can run code, and layers from outside rlab that a folder names.
 
@@ -48,8 +51,8 @@ def serve(
         UsageError: a source is not there or not to be served, the port is taken, or a package is missing.
         RlabError: a source is damaged.
     """
-    where = {"host": host, "port": port, "token_file": token_file, "models": models, "limits": limits}
-    return Server(options_of(*sources, **where, member=member, trust=trust)).start()
+    where = {"host": host, "port": port, "token_file": token_file, "models": models, "record": record}
+    return Server(options_of(*sources, **where, limits=limits, member=member, trust=trust)).start()
 
 
 class Server:
@@ -65,6 +68,10 @@ class Server:
         from rlab.serving.catalog import check_sources
 
         check_sources(options.sources, options.models)
+        if options.record is not None:
+            from rlab.serving.recording import check_folder
+
+            check_folder(options.record)
         self.options = options
         self._socket = _listening(options)
         self._failure: RlabError | None = None

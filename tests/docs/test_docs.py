@@ -29,6 +29,7 @@ ONLY_READ = (
     "pip install ",
     "tensorboard ",
     "rlab report --live",
+    "rlab serve ",
 )  # how the lines begin that are not run
 MOST_SEEDS = 4
 TINY: dict[str, Any] = {"env_steps": 320, "eval_every": 320, "eval_episodes": 1, "final_eval_episodes": 2}
@@ -65,9 +66,9 @@ def small(argv: list[str]) -> list[str]:
     sizes: dict[str, dict[str, Any]] = {
         "train": TINY_UPDATES if "cql" in argv or "iql" in argv else TINY,
         "pretrain": TINY_UPDATES,
-        "finetune": TINY,
+        "finetune": TINY_UPDATES if "cql" in argv else TINY,
         "compress": {"episodes": 2, "updates": 20, "min_return_ratio": 0, **candidates},
-        "collect": {"episodes": 3},
+        "collect": {} if "--merge" in argv else {"episodes": 3},
         "eval": {"episodes": 2},
         "compare": {"episodes": 2},
         "explain": {"episodes": 2, "states": 4, "background": 2},
