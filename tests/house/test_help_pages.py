@@ -14,6 +14,7 @@ from rlab.cli.help import Page, grouped, page_text
 from rlab.cli.main import VERBS, main
 from rlab.cli.pretrain import PretrainOptions
 from rlab.cli.reference import page_of, reference
+from rlab.cli.serve import ServeWords
 from rlab.cli.train import TrainOptions
 from rlab.cli.tune import TuneOptions
 from rlab.compression.export import member_file
@@ -35,6 +36,7 @@ from rlab.networks.layers import ACTIVATIONS
 from rlab.networks.preprocess import SCALINGS
 from rlab.runs.config import RunConfig, SourceConfig
 from rlab.search.tune_settings import TuneSettings
+from rlab.serving.limits import Limits
 
 # Settings that take any text: names of files, envs, agents, wrappers; a list of steps in a language of its own.
 ANY_TEXT = {
@@ -59,6 +61,7 @@ ANY_TEXT = {
     ),
     *("name", "alias", "to", "models"),
     *("features", "axes"),
+    *("sources", "host", "token_file", "record"),
     *("merge", "files", "modules", "steps", "network", "device", "devices"),
 }
 
@@ -108,7 +111,7 @@ def test_every_setting_of_every_agent_has_a_group_a_line_of_help_and_shows_its_c
 def test_the_table_of_groups_names_each_setting_once_and_nothing_else() -> None:
     names = [name for group in GROUPS.values() for name in group]
     assert len(names) == len(set(names))
-    of_verbs = TrainOptions, FinetuneOptions, PretrainOptions, TuneOptions, TuneSettings
+    of_verbs = TrainOptions, FinetuneOptions, PretrainOptions, TuneOptions, TuneSettings, ServeWords, Limits
     kinds: list[Any] = [*of_verbs, RunConfig, SourceConfig, FinetuneConfig]
     known = {f.name for kind in (*kinds, *(load_agent(a).Config for a in AGENTS)) for f in fields(kind)}  # type: ignore[attr-defined]
     assert known - set(names) == set()
