@@ -58,9 +58,9 @@ class Header:
             text is None or isinstance(text, str) for text in texts[2:]
         ):
             raise RlabError(f"{path}: its first line does not name a model and a version. Was it edited?")
-        spaces = (space_from_json(found.get(name, {})) for name in ("obs_space", "action_space"))
+        obs_space, action_space = (space_from_json(found.get(name, {})) for name in ("obs_space", "action_space"))
         model, version, agent, checksum = texts
-        return cls(str(model), str(version), *spaces, agent, checksum)
+        return cls(str(model), str(version), obs_space, action_space, agent, checksum)
 
 
 @dataclass(frozen=True, eq=False)
