@@ -6,7 +6,7 @@ import tyro
 
 from rlab.cli.flags import parse
 from rlab.cli.help import Page
-from rlab.cli.shared import kept_clear, keywords, show
+from rlab.cli.shared import keywords, show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,5 @@ def run(argv: list[str]) -> int:
     (options,) = parse(argv, SCHEMAS, prog="rlab explain", page=PAGE)
     from rlab.jobs.explain import explain
 
-    with kept_clear(options.json):
-        done = explain(**keywords(options))
+    done = explain(**keywords(options))
     return show(options.json, done.to_json, done.summary)

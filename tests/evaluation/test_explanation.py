@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rlab.errors import UsageError
-from rlab.evaluation.explanation.deletion import NOT_SHOWN, SHOWN, WORSE, deletions
+from rlab.evaluation.explanation.deletion import NOT_SHOWN, SHOWN, TOO_FEW, WORSE, deletions
 from rlab.evaluation.explanation.explain import GRADIENTS, SHAPLEY, Counts, Explanation, explain
 from rlab.evaluation.explanation.gradients import NODES, gradients_of, integrated_gradients, saliency
 from rlab.evaluation.explanation.maps import CELLS
@@ -81,7 +81,7 @@ def explained(policy: MemberPolicy, counts: Counts = FEW, **settings: Any) -> Ex
         envs.action_space = policy.spec.action_space  # type: ignore[attr-defined]
         return envs
 
-    visited = visit(policy, target, make, range(100_000, 100_005), 10)
+    visited = visit(policy, target, make, range(100_000, 100_006), 10)
     return explain(policy, target, visited, counts, **settings)
 
 
@@ -210,6 +210,14 @@ def test_the_deletion_test_knows_a_good_order_a_bad_one_and_one_without_meaning(
         assert each.curve[-1] == pytest.approx(found.base.mean(), abs=1e-5)
 
 
+def test_from_fewer_than_six_episodes_the_deletion_test_concludes_nothing() -> None:
+    found = explained(linear([[3.0, 1.0, 0.0, 0.0], [-3.0, -1.0, 0.0, 0.0]]), Counts(40, 8, 8))
+    some = found.states.at(np.flatnonzero(found.states.episode != 100_000))
+    values = {"good": found.methods[SHAPLEY][found.states.episode != 100_000]}
+    (test,) = deletions(found.question, some, values, found.base[: len(some)], np.random.default_rng(0))
+    assert (test.verdict, test.episodes) == (TOO_FEW, 5)
+
+
 def test_a_continuous_action_that_is_smaller_than_usual_counts_with_the_other_sign() -> None:
     found = explained(policy_of("deterministic"), Counts(20, 8, 8))
     for each in found.tests:
@@ -264,7 +272,7 @@ def test_a_map_says_what_the_policy_says_there() -> None:
     assert (choice.values == (2 * x > y)).mean() > 0.999  # but for cells where the two are equal
     assert value.values == pytest.approx(np.maximum(2 * x, y), abs=1e-5)
     assert gap.values == pytest.approx(np.abs(2 * x - y), abs=1e-5)
-    assert over.visited.shape == (50, 2)
+    assert over.visited.shape == (60, 2)
 
 
 def test_what_cannot_be_explained_or_drawn_is_said_in_one_line() -> None:

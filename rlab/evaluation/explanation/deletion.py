@@ -14,7 +14,8 @@ from rlab.evaluation.stats import Interval, mean_interval
 
 RANDOM_ORDERS = 8  # for each state
 STEPS = 12  # at most; of many players several are taken away at once
-SHOWN, WORSE, NOT_SHOWN = "means something", "is worse than a random order", "shows no difference from a random order"
+ENOUGH = 6  # episodes: the 95 % interval of fewer holds the true value too seldom
+SHOWN, WORSE, NOT_SHOWN, TOO_FEW = "means something", "worse than chance", "no difference shown", "too few episodes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,12 +27,13 @@ class Deletion:
     curve: np.ndarray  # [steps + 1] what is explained, from nothing taken away to everything
     random: np.ndarray  # [steps + 1] of random orders
     gain: Interval | float | None  # mean height of `random` less that of `curve`; a plain number of a single episode
+    episodes: int  # that the states are from
 
     @property
     def verdict(self) -> str:
-        """Of `SHOWN`, `WORSE`, `NOT_SHOWN`."""
-        if not isinstance(self.gain, Interval):
-            return NOT_SHOWN
+        """Of `SHOWN`, `WORSE`, `NOT_SHOWN` and `TOO_FEW`."""
+        if self.episodes < ENOUGH or not isinstance(self.gain, Interval):
+            return TOO_FEW
         return SHOWN if self.gain.low > 0 else WORSE if self.gain.high < 0 else NOT_SHOWN
 
     def to_json(self) -> dict[str, Any]:
@@ -41,6 +43,7 @@ class Deletion:
             "method": self.method,
             "part": self.part,
             "verdict": self.verdict,
+            "episodes": self.episodes,
             "gain": self.gain if interval is None else interval.estimate,
             "ci95": None if interval is None else [interval.low, interval.high],
             "curve": self.curve.tolist(),
@@ -85,7 +88,9 @@ def deletions(
         for part, label in enumerate(question.target.parts):
             defined = states.contrast.defined[:, part].numpy()
             means = [(values * sign[:, None])[defined, :, part].mean(axis=0) for values in (curves, by_chance)]
-            found.append(Deletion(name, label, *means, _over_episodes(gain[defined, part], states.episode[defined])))
+            episode = states.episode[defined]
+            over = _over_episodes(gain[defined, part], episode)
+            found.append(Deletion(name, label, *means, over, len(np.unique(episode))))
     return found
 
 

@@ -119,7 +119,7 @@ def explain(
     rest = rest[visited.contrast.defined.any(dim=-1).numpy()[rest]]
     if not len(rest):
         raise UsageError("no state that was visited leaves the policy a choice: a mask allows one action in each.")
-    states = visited.at(rest[: counts.states])
+    states = visited.at(_in_turn(rest, visited.episode)[: counts.states])
     question = Question(policy, target, players, visited.features[background.tolist()])
     _check_axes(question, visited, wanted)
     shares = [
@@ -137,6 +137,15 @@ def explain(
     found = Explanation(question, states, value, base, methods, error, tests, None, strip)
     over = wanted or _two_that_matter(found, visited)
     return replace(found, map=map_of(question, visited, (over[0], over[1]))) if len(over) == 2 else found
+
+
+def _in_turn(rows: np.ndarray, episode: np.ndarray) -> np.ndarray:
+    """Rows in an order in which the episodes take turns: first one of each, then a second one of each ..."""
+    turn = np.zeros(len(rows), np.int64)
+    for each in np.unique(episode[rows]):
+        own = episode[rows] == each
+        turn[own] = np.arange(own.sum())
+    return rows[np.argsort(turn, kind="stable")]
 
 
 def _two_that_matter(found: Explanation, visited: States) -> list[int]:

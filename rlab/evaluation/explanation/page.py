@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlab.evaluation.explanation import figures
-from rlab.evaluation.explanation.deletion import NOT_SHOWN, SHOWN, WORSE, Deletion
+from rlab.evaluation.explanation.deletion import ENOUGH, SHOWN, TOO_FEW, WORSE, Deletion
 from rlab.evaluation.explanation.explain import GRADIENTS, SHAPLEY, Explanation
 from rlab.evaluation.explanation.pictures import data_address, overlay, small
 from rlab.evaluation.explanation.strip import Strip
@@ -82,6 +82,10 @@ def _meaning(test: Deletion) -> str:
         return "The deletion test bears it out: taken away in that order, features are missed sooner than by chance."
     if test.verdict == WORSE:
         return "The deletion test speaks against it: taken away by chance, features are missed sooner."
+    if test.verdict == TOO_FEW:
+        return (
+            f"Whether that means anything is not shown: the deletion test needs {ENOUGH} episodes, not {test.episodes}."
+        )
     return "The deletion test does not bear it out: no difference from a random order is shown."
 
 
@@ -100,8 +104,7 @@ def _explained(found: Explanation) -> str:
 
 
 def _verdicts(tests: Sequence[Deletion]) -> str:
-    words = {SHOWN: "means something", WORSE: "is worse than chance", NOT_SHOWN: "no difference from chance is shown"}
-    rows = [[each.method, joined(each.gain) or MISSING, words[each.verdict]] for each in tests]
+    rows = [[each.method, joined(each.gain) or MISSING, each.verdict] for each in tests]
     columns = ["order", "mean height below random orders [95 % over episodes]", "verdict"]
     return table(columns, rows)
 
