@@ -15,13 +15,12 @@ import numpy as np
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.differences import difference_spread, probability_of_improvement, seeds_to_settle
 from rlab.evaluation.quantiles import student_t
-from rlab.evaluation.stats import LEVEL, Interval, iqm, shown_digits
+from rlab.evaluation.stats import LEVEL, Interval, iqm, shown_digits, small_digits
 
 BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no difference"
 SEEDS, EPISODES = "training seeds", "episodes"  # what a difference is about: others of them
 POWER = 0.8  # how often a difference should be found that there is; what studies are usually planned with
 MOST_SEEDS = 1_000  # that anybody would train to settle a difference
-MOST_DIGITS = 6  # behind the point, however small a difference is
 FEW = 5  # training seeds below which nothing shows how returns are spread
 
 
@@ -61,8 +60,7 @@ class Pair:
     def digits(self) -> int:
         """Decimals for people: those of the means, and more where the difference is too small to be seen in them."""
         digits, shown = shown_digits(*self.means), self.difference
-        largest = 0.0 if shown is None else max(map(abs, (shown.estimate, shown.low, shown.high)))
-        return digits if largest == 0.0 else max(digits, min(MOST_DIGITS, 1 - math.floor(math.log10(largest))))
+        return digits if shown is None else max(digits, small_digits(shown.estimate, shown.low, shown.high))
 
     def lines(self) -> list[str]:
         """The result for people, a sentence each."""

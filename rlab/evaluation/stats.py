@@ -13,6 +13,7 @@ values that are all equal can show no spread: an interval without width means th
 that nothing can vary.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, overload
@@ -24,6 +25,7 @@ from rlab.evaluation.quantiles import normal_tail, student_t
 
 REPS = 50_000  # resamples; rliable's default
 LEVEL = 0.95
+MOST_DIGITS = 6  # behind the point, however small a value is
 
 # What `statistic` means below: a function like `np.mean`, `statistic(scores, axis=axes)`, for one axis or several.
 Statistic = Callable[..., Any]
@@ -71,6 +73,12 @@ def shown_digits(*values: float) -> int:
     """Decimals that people care for in numbers of this size: 500.0 of CartPole, 0.964 of MiniGrid."""
     largest = max(map(abs, values))
     return 1 if largest >= 100 else 2 if largest >= 10 else 3
+
+
+def small_digits(*values: float) -> int:
+    """Decimals that show two digits of the largest value, however small it is; 0 of zeros."""
+    largest = max(map(abs, values))
+    return 0 if largest == 0.0 else max(0, min(MOST_DIGITS, 1 - math.floor(math.log10(largest))))
 
 
 class Widening(NamedTuple):

@@ -9,11 +9,14 @@ import torch
 from rlab.errors import UsageError
 from rlab.evaluation.explanation.deletion import NOT_SHOWN, SHOWN, TOO_FEW, WORSE, deletions
 from rlab.evaluation.explanation.explain import GRADIENTS, SHAPLEY, Counts, Explanation, explain
+from rlab.evaluation.explanation.figures import shown_parts
 from rlab.evaluation.explanation.gradients import NODES, gradients_of, integrated_gradients, saliency
 from rlab.evaluation.explanation.maps import CELLS
+from rlab.evaluation.explanation.page import Facts, page
 from rlab.evaluation.explanation.strip import strip_of
 from rlab.evaluation.explanation.target import target_of
 from rlab.evaluation.explanation.watching import visit
+from rlab.evaluation.stats import Interval
 from rlab.networks.bodies import BodySettings, actor_network_spec, q_network_spec
 from rlab.networks.heads import build_head
 from rlab.networks.memory_bodies import MemorySettings
@@ -127,6 +130,18 @@ def test_a_forbidden_action_is_neither_chosen_nor_runner_up(kind: str) -> None:
     assert found.question.players.names == ("obs[0]", "obs[1]", "obs[2]", "obs[3]")
 
 
+def test_a_choice_of_one_option_is_left_out() -> None:
+    actions = MultiDiscrete((1, 3), (0, 0), (2,))
+    network = actor_network_spec(OBS, 4, BODY, output_gain=1.0)
+    head = {"kind": "multi_categorical"}
+    policy = build_policy(PolicySpec(OBS, actions, {"scaling": "none", "scale": None}, network, head), [3]).member()
+    found = explained(policy)
+    assert [part for part, _ in shown_parts(found)] == [1]
+    assert {each.part for each in found.tests} == {"choice 1"}
+    assert (found.methods[SHAPLEY][:, :, 0] == 0).all()
+    assert "What matters: choice 1" in page(found, Facts("mine", "an env", "", ""))
+
+
 def test_gradients_are_those_of_captum() -> None:
     captum = pytest.importorskip("captum.attr")
     found = explained(policy_of("q"), Counts(5, 3, 1))
@@ -197,17 +212,22 @@ def test_a_linear_advantage_is_explained_by_its_terms() -> None:
     assert found.map.players == (0, 2)
 
 
-def test_the_deletion_test_knows_a_good_order_a_bad_one_and_one_without_meaning() -> None:
+def test_the_deletion_test_knows_a_good_order_and_a_bad_one() -> None:
     found = explained(linear([[3.0, 1.0, 0.0, 0.0], [-3.0, -1.0, 0.0, 0.0]]), Counts(40, 8, 8))
     assert [each.verdict for each in found.tests if each.method == SHAPLEY] == [SHOWN]
     rng = np.random.default_rng(0)
     good = found.methods[SHAPLEY]
-    orders = {"good": good, "bad": -good, "none": rng.normal(size=good.shape)}
-    tests = deletions(found.question, found.states, orders, found.base, rng)
-    assert [each.verdict for each in tests] == [SHOWN, WORSE, NOT_SHOWN]
+    tests = deletions(found.question, found.states, {"good": good, "bad": -good}, found.base, rng)
+    assert [each.verdict for each in tests] == [SHOWN, WORSE]
     for each in tests:  # from the advantage of the state to that of the background
         assert each.curve[0] == pytest.approx(found.value.mean(), abs=1e-5)
         assert each.curve[-1] == pytest.approx(found.base.mean(), abs=1e-5)
+
+
+def test_where_nothing_matters_no_order_means_anything() -> None:
+    found = explained(linear([[0.0] * 4, [0.0] * 4]))
+    assert {each.verdict for each in found.tests} == {NOT_SHOWN}
+    assert {each.gain.estimate for each in found.tests if isinstance(each.gain, Interval)} == {0.0}
 
 
 def test_from_fewer_than_six_episodes_the_deletion_test_concludes_nothing() -> None:

@@ -43,6 +43,7 @@ def test_numbers_choices_bits_and_patches_are_players_and_a_mask_is_not() -> Non
         Masked(EVERYTHING, 5),
         IMAGE,
         Box((2, 10, 12), "uint8", 0, 255),
+        Box((10, 12, 1), "uint8", 0, 255),
         Box((3, 2), "float64", -np.inf, np.inf),
         Discrete(4),
     ],
@@ -55,6 +56,7 @@ def test_a_feature_depends_on_the_elements_of_its_player_alone(space: Space) -> 
     one, other = (torch.from_numpy(np.asarray(packed(space, rng))) for _ in range(2))
     features = [preprocess(each.unsqueeze(0))[0] for each in (one, other)]
     assert players.owner.shape == features[0].shape
+    assert players.owner.flags.writeable  # torch takes no other
     assert set(np.unique(players.owner)) == set(range(len(players.names)))
     for element in range(one.numel()):
         mixed = one.clone().flatten()
@@ -86,6 +88,7 @@ def drawn(space: Space, rng: np.random.Generator) -> Any:
 
 def test_the_patches_of_an_image_are_alike_in_all_channels_wherever_those_are() -> None:
     last, first = players_of(IMAGE), players_of(Box((3, 10, 12), "uint8", 0, 255))
+    assert last.names[:2] == ("rows 0-1, columns 0-1", "rows 0-1, columns 2-3")
     assert last.grid == first.grid == (5, 6)
     assert last.owner.shape == (3, 10, 12)
     assert (last.owner == first.owner).all()

@@ -26,15 +26,20 @@ class RowOf:
     dots: np.ndarray = field(default_factory=lambda: np.empty(0))  # [S]
     dot_names: Sequence[str] = ()  # of each dot, such as `seed 3`
     note: str = ""  # in smaller letters below the name
+    digits: int | None = None  # behind the point; None: as many as people care for
 
     @property
     def text(self) -> str:
         """`487.1 [460.2, 500.0]`."""
         if not isinstance(self.value, Interval):
-            return number(self.value, shown_digits(self.value))
+            return self.number(self.value)
         ends = (self.value.estimate, self.value.low, self.value.high)
-        middle, low, high = (number(end, shown_digits(*ends)) for end in ends)
+        middle, low, high = (self.number(end, *ends) for end in ends)
         return f"{middle} [{low}, {high}]"
+
+    def number(self, value: float, *beside: float) -> str:
+        """A value of this row, with as many decimals as it and those beside it need."""
+        return number(value, shown_digits(value, *beside) if self.digits is None else self.digits)
 
 
 def rows_chart(
@@ -113,7 +118,7 @@ def _row(row: RowOf, middle: float, scale: Scale, shape: str) -> tuple[list[Mark
         marks.append(Dot(x, middle + up, color, 3.4, shape, opacity=0.42))
         name = row.dot_names[index] if len(row.dot_names) else ""
         value = float(row.dots[index])
-        readings.append(Reading(x, middle + up, row.name, [(row.side, name, number(value, shown_digits(value)))]))
+        readings.append(Reading(x, middle + up, row.name, [(row.side, name, row.number(value))]))
     estimate = row.value.estimate if isinstance(row.value, Interval) else row.value
     at = scale(estimate)
     if isinstance(row.value, Interval):

@@ -26,7 +26,7 @@ class Deletion:
     part: str
     curve: np.ndarray  # [steps + 1] what is explained, from nothing taken away to everything
     random: np.ndarray  # [steps + 1] of random orders
-    gain: Interval | float | None  # mean height of `random` less that of `curve`; a plain number of a single episode
+    gain: Interval | float  # mean height of `random` less that of `curve`; a plain number of a single episode
     episodes: int  # that the states are from
 
     @property
@@ -87,6 +87,8 @@ def deletions(
         gain = np.trapezoid((by_chance - curves) * sign[:, None], counts / players, axis=1)  # [N, K]
         for part, label in enumerate(question.target.parts):
             defined = states.contrast.defined[:, part].numpy()
+            if not defined.any():
+                continue
             means = [(values * sign[:, None])[defined, :, part].mean(axis=0) for values in (curves, by_chance)]
             episode = states.episode[defined]
             over = _over_episodes(gain[defined, part], episode)
@@ -102,8 +104,6 @@ def _signs(question: Question, states: States, base: np.ndarray) -> np.ndarray:
     return np.where(value >= base, 1.0, -1.0)
 
 
-def _over_episodes(values: np.ndarray, episode: np.ndarray) -> Interval | float | None:
+def _over_episodes(values: np.ndarray, episode: np.ndarray) -> Interval | float:
     means = [values[episode == each].mean() for each in np.unique(episode)]
-    if not means:
-        return None
     return mean_interval(means) if len(means) > 1 else float(means[0])

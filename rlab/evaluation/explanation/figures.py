@@ -15,18 +15,20 @@ from rlab.evaluation.explanation.strip import Strip
 from rlab.evaluation.explanation.target import ACTION
 from rlab.evaluation.report.escaping import slug
 from rlab.evaluation.report.figures import Figure
-from rlab.evaluation.report.numbers import plain
+from rlab.evaluation.report.numbers import fine
+from rlab.evaluation.stats import shown_digits, small_digits
 
 MOST_FEATURES = 12  # of a chart; the numbers are of all
 MOST_PARTS = 4  # of an action that have charts of their own
+LEAST = 0.002  # share of all that a feature of a chart has, the first two apart
 MOST_LINES = 6  # of the strip
 BEGINNING = 60  # steps of a long episode that are drawn by themselves
 
 
 def shown_parts(found: Explanation) -> list[tuple[int, str]]:
-    """The parts of the action that have charts, with what their headings end in."""
-    parts = list(enumerate(found.question.target.parts[:MOST_PARTS]))
-    return [(index, f": {name}" if name else "") for index, name in parts]
+    """The parts of the action that have charts, with what their headings end in; not those that leave no choice."""
+    parts = [each for each in enumerate(found.question.target.parts) if found.states.contrast.defined[:, each[0]].any()]
+    return [(index, f": {name}" if name else "") for index, name in parts[:MOST_PARTS]]
 
 
 def ranked(found: Explanation, part: int) -> list[int]:
@@ -34,16 +36,24 @@ def ranked(found: Explanation, part: int) -> list[int]:
     return [int(each) for each in np.argsort(-found.importance[SHAPLEY][:, part], kind="stable")]
 
 
+def drawn(found: Explanation, part: int) -> list[int]:
+    """The players of the charts: those that matter at all, and not too many."""
+    size = found.importance[SHAPLEY][:, part]
+    order = ranked(found, part)[:MOST_FEATURES]
+    return [player for place, player in enumerate(order) if place < 2 or size[player] > LEAST * size.sum()]
+
+
 def importance(found: Explanation, part: int, ending: str) -> Figure:
     """How much each player matters."""
     names, size = found.question.players.names, found.importance[SHAPLEY][:, part]
-    total = float(size.sum()) or 1.0
+    total, most = float(size.sum()) or 1.0, float(size.max())
     order = ranked(found, part)
     bars = [
-        BarOf(names[i], float(size[i]), f"{100 * size[i] / total:.0f} %  ({plain(float(size[i]))})")
-        for i in order[:MOST_FEATURES]
+        BarOf(names[i], float(size[i]), f"{100 * size[i] / total:.0f} %  ({fine(float(size[i]), most)})")
+        for i in drawn(found, part)
     ]
-    rows = [[names[i], *(plain(float(each[i, part])) for each in found.importance.values())] for i in order]
+    columns_of = [each[:, part] for each in found.importance.values()]
+    rows = [[names[i], *(fine(float(each[i]), float(each.max())) for each in columns_of)] for i in order]
     left_out = len(names) - len(bars)
     about = (
         f"The mean size of each feature's Shapley value over {len(found.states)} states, in "
@@ -61,13 +71,14 @@ def every_state(found: Explanation, part: int, ending: str) -> Figure:
     defined = found.states.contrast.defined[:, part].numpy()
     places = [f"episode {e}, step {s}" for e, s in zip(found.states.episode, found.states.step, strict=True)]
     shown = [name for name, kept in zip(places, defined, strict=True) if kept]
+    most = float(np.abs(values).max())
+    digits = max(shown_digits(most), small_digits(most))
     rows = [
-        RowOf(0, names[i], float(values[defined, i].mean()) if defined.any() else 0.0, values[defined, i], shown)
-        for i in ranked(found, part)[:MOST_FEATURES]
+        RowOf(0, names[i], float(values[defined, i].mean()), values[defined, i], shown, digits=digits)
+        for i in drawn(found, part)
     ]
-    kind = (
-        "exact" if found.exact else f"sampled; the mean standard error is {plain(float(found.error[..., part].mean()))}"
-    )
+    error = fine(float(found.error[..., part].mean()))
+    kind = "exact" if found.exact else f"sampled; the mean standard error is {error}"
     about = (
         "Every dot is a state: what the feature adds there, against its value in "
         f"{len(found.question.background)} other states ({kind}). A state's values add up "
@@ -96,8 +107,9 @@ def deletion(found: Explanation, tests: list[Deletion], ending: str) -> Figure:
     )
     if target.kind == ACTION:
         about += " Actions that are smaller than usual count with the other sign."
+    height = max(float(np.abs(each.middle).max()) for each in curves)
     columns = ["% replaced", *(each.name for each in curves)]
-    rows = [[f"{share[i]:.0f}", *(plain(float(each.middle[i])) for each in curves)] for i in range(len(share))]
+    rows = [[f"{share[i]:.0f}", *(fine(float(each.middle[i]), height) for each in curves)] for i in range(len(share))]
     heading = f"Deletion test{ending}"
     draw = partial(curves_chart, curves, ("% of features replaced", f"{target.kind}, {target.unit}"), heading)
     return Figure(f"deletion-{slug(tests[0].part)}", heading, about, draw, columns, rows)

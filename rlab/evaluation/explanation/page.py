@@ -12,8 +12,9 @@ from rlab.evaluation.explanation.pictures import data_address, overlay, small
 from rlab.evaluation.explanation.strip import Strip
 from rlab.evaluation.report.document import document, figure_html, footer_of
 from rlab.evaluation.report.escaping import in_html
-from rlab.evaluation.report.numbers import joined, plain
+from rlab.evaluation.report.numbers import fine, plain
 from rlab.evaluation.report.sections import MISSING, details, table
+from rlab.evaluation.stats import Interval
 from rlab.networks.bounds import FIRST
 from rlab.networks.spaces import Box, Masked
 
@@ -104,32 +105,43 @@ def _explained(found: Explanation) -> str:
 
 
 def _verdicts(tests: Sequence[Deletion]) -> str:
-    rows = [[each.method, joined(each.gain) or MISSING, each.verdict] for each in tests]
+    rows = [[each.method, _gain(each), each.verdict] for each in tests]
     columns = ["order", "mean height below random orders [95 % over episodes]", "verdict"]
     return table(columns, rows)
+
+
+def _gain(test: Deletion) -> str:
+    if not isinstance(test.gain, Interval):
+        return fine(test.gain)
+    ends = (test.gain.estimate, test.gain.low, test.gain.high)
+    middle, low, high = (fine(each, *ends) for each in ends)
+    return f"{middle} [{low}, {high}]"
 
 
 def _single_states(found: Explanation) -> str:
     """Some states with the values of the features that matter most."""
     target, players = found.question.target, found.question.players
-    order = figures.ranked(found, 0)[:MOST_COLUMNS]
+    part, _ = figures.shown_parts(found)[0]
+    order = figures.ranked(found, part)[:MOST_COLUMNS]
     columns = ["state", "chosen", "runner-up", target.kind, "at the background", *(players.names[i] for i in order)]
     rows = []
     for row in range(min(MOST_STATES, len(found.states))):
-        chosen, second = (int(each[row, 0]) for each in (found.states.contrast.chosen, found.states.contrast.runner_up))
+        chosen, second = (
+            int(each[row, part]) for each in (found.states.contrast.chosen, found.states.contrast.runner_up)
+        )
         rows.append(
             [
                 f"episode {found.states.episode[row]}, step {found.states.step[row]}",
-                target.option(chosen) if chosen >= 0 else MISSING,
-                target.option(second) if second >= 0 else MISSING,
-                plain(float(found.value[row, 0])),
-                plain(float(found.base[row, 0])),
-                *(plain(float(found.methods[SHAPLEY][row, i, 0])) for i in order),
+                target.option(chosen, part) if chosen >= 0 else MISSING,
+                target.option(second, part) if second >= 0 else MISSING,
+                fine(float(found.value[row, part])),
+                fine(float(found.base[row, part])),
+                *(fine(float(found.methods[SHAPLEY][row, i, part])) for i in order),
             ]
         )
-    of = f" of {target.parts[0]}" if target.parts[0] else ""
+    of = f" of {target.parts[part]}" if target.parts[part] else ""
     gap = (
-        f"Integrated gradients miss their sum by at most {plain(found.gradients_gap)} in one state: the more, the less "
+        f"Integrated gradients miss their sum by at most {fine(found.gradients_gap)} in one state: the more, the less "
         "they are to be trusted, as where layers round."
     )
     about = f'<p class="about">Shapley values{in_html(of)}; {in_html(GRADIENTS)} are in the JSON. {in_html(gap)}</p>'
@@ -143,14 +155,16 @@ def _patches(found: Explanation) -> str:
         return ""
     inner = space.obs if isinstance(space, Masked) else space
     assert isinstance(inner, Box)
+    part, _ = figures.shown_parts(found)[0]
     shown = []
     for row in range(min(MOST_STATES, len(found.states))):
         flat = found.states.obs[row].flatten()[: int(np.prod(inner.shape))].numpy()
         image = flat.reshape(inner.shape)
         image = np.moveaxis(image, 0, -1) if inner.channels == FIRST else image
-        pixels = overlay(image, found.methods[SHAPLEY][row, :, 0].reshape(grid))
+        pixels = overlay(image, found.methods[SHAPLEY][row, :, part].reshape(grid))
         place = f"episode {found.states.episode[row]}, step {found.states.step[row]}"
-        what = found.question.target.option(int(found.states.contrast.chosen[row, 0]))
+        chosen = int(found.states.contrast.chosen[row, part])
+        what = found.question.target.option(chosen, part) if chosen >= 0 else found.question.target.kind
         caption = f"<figcaption>{in_html(place)}: {in_html(what)}</figcaption>"
         shown.append(f'<figure><img src="{data_address(pixels)}" alt="{in_html(place)}">{caption}</figure>')
     about = (

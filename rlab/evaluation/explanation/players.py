@@ -42,12 +42,12 @@ def players_of(space: Space, names: Sequence[str] = ()) -> Players:
     inner = space.obs if isinstance(space, Masked) else space
     if isinstance(inner, Box) and inner.is_image:
         owner, grid = _patches(inner)
-        found = [_of_leaf("image", inner, owner, 0)]
+        names_of, _, element = _of_leaf("", inner, owner, 0)
         height, width, channels = inner.image_size
         pixels = owner.reshape(inner.shape)
         features = pixels if inner.channels == FIRST else np.moveaxis(pixels, -1, 0)  # [C, H, W], as networks read it
         assert features.shape == (channels, height, width)
-        return Players(_named(found[0][0], names, 1), features, found[0][2], grid)
+        return Players(_named(names_of, names, 1), features.copy(), element, grid)
     labels: list[str] = []
     owners: list[np.ndarray] = []
     elements: list[np.ndarray] = []
@@ -161,4 +161,5 @@ def _patch_names(path: str, image: Box) -> list[str]:
         first, last = index * side, min(end, (index + 1) * side) - 1
         return str(first) if first == last else f"{first}-{last}"
 
-    return [f"{path}, rows {span(r, height)}, columns {span(c, width)}" for r in range(rows) for c in range(columns)]
+    whose = f"{path}, " if path else ""
+    return [f"{whose}rows {span(r, height)}, columns {span(c, width)}" for r in range(rows) for c in range(columns)]

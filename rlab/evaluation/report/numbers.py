@@ -4,12 +4,17 @@ from collections.abc import Callable
 from typing import Any
 
 from rlab.evaluation.charts.scales import number
-from rlab.evaluation.stats import Interval, shown_digits
+from rlab.evaluation.stats import Interval, shown_digits, small_digits
 
 
 def plain(value: float, *beside: float) -> str:
     """A number with as many decimals as it and those beside it need."""
     return number(value, shown_digits(value, *beside))
+
+
+def fine(value: float, *beside: float) -> str:
+    """As `plain`, and with more decimals where all of them are small."""
+    return number(value, max(shown_digits(value, *beside), small_digits(value, *beside)))
 
 
 def with_ends(value: Interval | float | None) -> tuple[str, str]:
