@@ -16,6 +16,7 @@ from rlab.evaluation.episode_driver import check_episodes
 from rlab.evaluation.explanation.explain import Counts, Explanation
 from rlab.evaluation.explanation.explain import explain as explain_states
 from rlab.evaluation.explanation.page import Facts, lede, page
+from rlab.evaluation.explanation.players import players_of
 from rlab.evaluation.explanation.strip import Strip, strip_of
 from rlab.evaluation.explanation.target import Target, target_of
 from rlab.evaluation.explanation.watching import visit
@@ -160,12 +161,13 @@ def _explained(run: str, saved: SavedPolicy, settings: _Settings) -> Explained:
     EXPLANATIONS.check(place, settings.out)
     policy, seeds = saved.policy.member(settings.member), range(settings.seed, settings.seed + settings.episodes)
     target, notes = target_of(policy.head), list[str]()
+    players = players_of(policy.spec.obs_space, settings.features or _known_features(saved))
+    axes = players.axes(settings.axes)
     with own_surroundings(threads=1):
         strip = _strip(saved, policy, target, settings, notes)
         visited = visit(policy, target, saved.make_episodes, seeds, KEPT)
-        names = settings.features or _known_features(saved)
         counts = Counts(settings.states, settings.background, settings.orders)
-        found = explain_states(policy, target, visited, counts, names, settings.axes, strip)
+        found = explain_states(policy, target, players, visited, counts, axes, strip)
     facts = {"policy": str(saved.folder), "agent": saved.agent, "env_id": saved.env.env_id, "seed": policy.seed}
     facts |= {"episodes": settings.episodes, "first_episode_seed": settings.seed}
     done = Explained(Path(settings.out), found, tuple(notes), facts)

@@ -1,5 +1,6 @@
 """Explanations of policies: of every head, with memory and masks, tested by deletion, drawn as maps."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from rlab.evaluation.explanation.figures import shown_parts
 from rlab.evaluation.explanation.gradients import NODES, gradients_of, integrated_gradients, saliency
 from rlab.evaluation.explanation.maps import CELLS
 from rlab.evaluation.explanation.page import Facts, page
+from rlab.evaluation.explanation.players import players_of
 from rlab.evaluation.explanation.strip import strip_of
 from rlab.evaluation.explanation.target import target_of
 from rlab.evaluation.explanation.watching import visit
@@ -29,6 +31,7 @@ FEW = Counts(states=12, background=4, orders=8)
 HEADS: dict[str, tuple[dict[str, Any], Space]] = {
     "q": ({"kind": "q"}, Discrete(3)),
     "categorical_value": ({"kind": "categorical_value", "atoms": 5, "low": -1.0, "high": 4.0}, Discrete(3)),
+    "implicit_quantile": ({"kind": "implicit_quantile", "points": 6}, Discrete(3)),
     "quantile": ({"kind": "quantile", "quantiles": 4}, Discrete(3, 1)),
     "categorical": ({"kind": "categorical"}, Discrete(3)),
     "multi_categorical": ({"kind": "multi_categorical"}, MultiDiscrete((2, 3), (0, 1), (2,))),
@@ -70,13 +73,15 @@ class Walks:
 
 def policy_of(kind: str, obs: Space = OBS, body: BodySettings = BODY) -> MemberPolicy:
     head, actions = HEADS[kind]
-    width = build_head(head, actions).width
-    network = actor_network_spec(obs, width, body, output_gain=1.0)
+    if kind == "implicit_quantile":
+        network = q_network_spec(obs, 3, body, implicit={"cosines": 8, "samples": 4, "points": 6})
+    else:
+        network = actor_network_spec(obs, build_head(head, actions).width, body, output_gain=1.0)
     spec = PolicySpec(obs, actions, {"scaling": "none", "scale": None}, network, head)
     return build_policy(spec, [3]).member()
 
 
-def explained(policy: MemberPolicy, counts: Counts = FEW, **settings: Any) -> Explanation:
+def explained(policy: MemberPolicy, counts: Counts = FEW, axes: Sequence[str] = ()) -> Explanation:
     space, target = policy.spec.obs_space, target_of(policy.head)
 
     def make(n: int) -> Any:
@@ -85,7 +90,8 @@ def explained(policy: MemberPolicy, counts: Counts = FEW, **settings: Any) -> Ex
         return envs
 
     visited = visit(policy, target, make, range(100_000, 100_006), 10)
-    return explain(policy, target, visited, counts, **settings)
+    players = players_of(space)
+    return explain(policy, target, players, visited, counts, players.axes(axes))
 
 
 @pytest.mark.parametrize("kind", HEADS)
@@ -245,9 +251,9 @@ def test_a_continuous_action_that_is_smaller_than_usual_counts_with_the_other_si
     assert [each.verdict for each in found.tests if each.method == SHAPLEY] == [SHOWN, SHOWN]
 
 
-@pytest.mark.parametrize("kind", ["gru", "lstm"])
+@pytest.mark.parametrize("kind", ["gru", "lstm", "transformer"])
 def test_the_memory_is_held_as_it_was_at_the_step_explained(kind: str) -> None:
-    policy = policy_of("q", body=BodySettings((8,), "tanh", memory=MemorySettings(kind, 5, 1)))
+    policy = policy_of("q", body=BodySettings((8,), "tanh", memory=MemorySettings(kind, 8, 4)))
     found = explained(policy)
     for row in range(len(found.states)):
         seed, step = int(found.states.episode[row]), int(found.states.step[row])
@@ -274,7 +280,7 @@ def test_sampled_values_add_up_as_exact_ones_do() -> None:
         return envs
 
     target = target_of(policy.head)
-    found = explain(policy, target, visit(policy, target, make, range(5), 10), Counts(6, 4, 16))
+    found = explain(policy, target, players_of(space), visit(policy, target, make, range(5), 10), Counts(6, 4, 16))
     assert not found.exact
     assert np.abs(found.methods[SHAPLEY].sum(axis=1) - (found.value - found.base)).max() < 1e-6
     assert (found.error > 0).all()
@@ -282,7 +288,7 @@ def test_sampled_values_add_up_as_exact_ones_do() -> None:
 
 def test_a_map_says_what_the_policy_says_there() -> None:
     policy = linear([[1.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]])
-    found = explained(policy, axes=("obs[1]", "obs[0]"), names=())
+    found = explained(policy, axes=("obs[1]", "obs[0]"))
     over = found.map
     assert over is not None
     choice, value, gap = over.fields
@@ -301,9 +307,9 @@ def test_what_cannot_be_explained_or_drawn_is_said_in_one_line() -> None:
     policy = policy_of("q")
     with pytest.raises(UsageError, match=r"unknown feature 'obs\[9\]'. Did you mean"):
         explained(policy, axes=("obs[9]", "obs[0]"))
-    with pytest.raises(UsageError, match="a map is over two different features, not 1"):
+    with pytest.raises(UsageError, match="--axes takes two different features, not 1"):
         explained(policy, axes=("obs[0]",))
-    with pytest.raises(UsageError, match="a map is over two different features, not 1"):
+    with pytest.raises(UsageError, match="--axes takes two different features, not 1"):
         explained(policy, axes=("obs[0]", "obs[0]"))
     alone = Masked(OBS, 3)
 
@@ -321,7 +327,7 @@ def test_what_cannot_be_explained_or_drawn_is_said_in_one_line() -> None:
     masked = policy_of("q", alone)
     target = target_of(masked.head)
     with pytest.raises(UsageError, match="a mask allows one action in each"):
-        explain(masked, target, visit(masked, target, make, range(3), 5), Counts())
+        explain(masked, target, players_of(alone), visit(masked, target, make, range(3), 5), Counts())
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,18 @@ def test_names_can_be_given_for_one_frame_or_for_all() -> None:
         players_of(stack, ["a", "b", "c"])
 
 
+def test_the_axes_of_a_map_are_two_different_numbers() -> None:
+    players = players_of(EVERYTHING)
+    assert players.axes(()) == ()
+    assert players.axes(("arm[1]", "arm[0]")) == (1, 0)
+    with pytest.raises(UsageError, match="--axes takes two different features, not 1"):
+        players.axes(("arm[0]", "arm[0]"))
+    with pytest.raises(UsageError, match="the feature 'pair/0' is not a number: it cannot be an axis of a map"):
+        players.axes(("arm[0]", "pair/0"))
+    with pytest.raises(UsageError, match=r"unknown feature 'arm\[2\]'. Did you mean 'arm\["):
+        players.axes(("arm[0]", "arm[2]"))
+
+
 def test_neighbours_in_a_long_vector_are_one_player() -> None:
     found = players_of(Box((600,), "float32", -1.0, 1.0))
     assert found.names[:2] == ("obs[0-2]", "obs[3-5]")

@@ -89,10 +89,10 @@ def deletions(
             defined = states.contrast.defined[:, part].numpy()
             if not defined.any():
                 continue
-            means = [(values * sign[:, None])[defined, :, part].mean(axis=0) for values in (curves, by_chance)]
+            curve, random = ((values * sign[:, None])[defined, :, part].mean(axis=0) for values in (curves, by_chance))
             episode = states.episode[defined]
             over = _over_episodes(gain[defined, part], episode)
-            found.append(Deletion(name, label, *means, over, len(np.unique(episode))))
+            found.append(Deletion(name, label, curve, random, over, len(np.unique(episode))))
     return found
 
 

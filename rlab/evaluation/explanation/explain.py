@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from rlab.errors import UsageError, unknown
+from rlab.errors import UsageError
 from rlab.evaluation.explanation.deletion import Deletion, deletions
 from rlab.evaluation.explanation.gradients import integrated_gradients, saliency
 from rlab.evaluation.explanation.maps import Map, can_map, map_of
-from rlab.evaluation.explanation.players import players_of
+from rlab.evaluation.explanation.players import Players
 from rlab.evaluation.explanation.question import Question, States
 from rlab.evaluation.explanation.shapley import EXACT, shapley_values
 from rlab.evaluation.explanation.strip import Strip
@@ -95,23 +95,20 @@ class Explanation:
 def explain(
     policy: MemberPolicy,
     target: Target,
+    players: Players,
     visited: States,
     counts: Counts,
-    names: Sequence[str] = (),
-    axes: Sequence[str] = (),
+    axes: Sequence[int] = (),
     strip: Strip | None = None,
 ) -> Explanation:
     """Explain the policy's choices in some of the states that it visited, before a background of others.
 
     Args:
-        names: of the players; as of `players_of`.
-        axes: the names of the two players that the map is over; (): the two that matter most.
+        axes: the two players that the map is over; (): the two that matter most.
 
     Raises:
-        UsageError: a name is unknown or not of a number that varies, or no state leaves a choice.
+        UsageError: an axis never varied, or no state leaves a choice.
     """
-    players = players_of(policy.spec.obs_space, names)
-    wanted = [_index(players.names, each) for each in axes]
     rng = stream(policy.seed, "explanation")
     order = rng.permutation(len(visited))
     some = min(counts.background, max(1, len(order) // 2))
@@ -121,7 +118,9 @@ def explain(
         raise UsageError("no state that was visited leaves the policy a choice: a mask allows one action in each.")
     states = visited.at(_in_turn(rest, visited.episode)[: counts.states])
     question = Question(policy, target, players, visited.features[background.tolist()])
-    _check_axes(question, visited, wanted)
+    for axis in axes:
+        if not can_map(question, visited, axis):
+            raise UsageError(f"the feature {players.names[axis]!r} never varied: it cannot be an axis of a map.")
     shares = [
         shapley_values(question.game(states, row), len(players.names), some, counts.orders, rng)
         for row in range(len(states))
@@ -135,7 +134,7 @@ def explain(
     }
     tests = deletions(question, states, methods, base, rng)
     found = Explanation(question, states, value, base, methods, error, tests, None, strip)
-    over = wanted or _two_that_matter(found, visited)
+    over = axes or _two_that_matter(found, visited)
     return replace(found, map=map_of(question, visited, (over[0], over[1]))) if len(over) == 2 else found
 
 
@@ -154,18 +153,3 @@ def _two_that_matter(found: Explanation, visited: States) -> list[int]:
     share = (size / np.maximum(size.sum(axis=0), 1e-12)).mean(axis=-1)
     ranked = [int(player) for player in np.argsort(-share, kind="stable") if can_map(found.question, visited, player)]
     return ranked[:2]
-
-
-def _index(names: tuple[str, ...], name: str) -> int:
-    if name not in names:
-        raise unknown("feature", name, names)
-    return names.index(name)
-
-
-def _check_axes(question: Question, visited: States, axes: Sequence[int]) -> None:
-    if axes and (len(axes) != 2 or axes[0] == axes[1]):
-        raise UsageError(f"a map is over two different features, not {len(set(axes))}.")
-    for each in axes:
-        if not can_map(question, visited, each):
-            name = question.players.names[each]
-            raise UsageError(f"the feature {name!r} cannot be an axis of a map: it is not a number, or never varied.")

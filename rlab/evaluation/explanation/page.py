@@ -141,7 +141,7 @@ def _single_states(found: Explanation) -> str:
         )
     of = f" of {target.parts[part]}" if target.parts[part] else ""
     gap = (
-        f"Integrated gradients miss their sum by at most {fine(found.gradients_gap)} in one state: the more, the less "
+        f"Integrated gradients miss their sum by at most {found.gradients_gap:.2g} in one state: the more, the less "
         "they are to be trusted, as where layers round."
     )
     about = f'<p class="about">Shapley values{in_html(of)}; {in_html(GRADIENTS)} are in the JSON. {in_html(gap)}</p>'

@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from rlab.errors import UsageError
+from rlab.errors import UsageError, unknown
 from rlab.networks.bounds import FIRST
 from rlab.networks.spaces import Box, Dict, Leaf, Masked, Space, Tuple, choices
 
@@ -27,6 +27,23 @@ class Players:
     owner: np.ndarray  # [*features] int64: whose each feature is
     element: np.ndarray  # [n] int64: the element of the array form that is this number of a Box; -1 where it is not one
     grid: tuple[int, int] | None = None  # rows and columns of patches, where the observation is one image
+
+    def axes(self, names: Sequence[str]) -> tuple[int, ...]:
+        """The two players of these names, for a map; () of no names.
+
+        Raises:
+            UsageError: a name is unknown or not of a number, or there are not two different ones.
+        """
+        for name in names:
+            if name not in self.names:
+                raise unknown("feature", name, self.names)
+        if names and (len(names) != 2 or names[0] == names[1]):
+            raise UsageError(f"--axes takes two different features, not {len(set(names))}.")
+        found = tuple(self.names.index(name) for name in names)
+        for player in found:
+            if self.element[player] < 0:
+                raise UsageError(f"the feature {self.names[player]!r} is not a number: it cannot be an axis of a map.")
+        return found
 
 
 def players_of(space: Space, names: Sequence[str] = ()) -> Players:
@@ -75,8 +92,7 @@ def _of_leaf(path: str, leaf: Leaf, owner: np.ndarray, first: int) -> tuple[list
     features = np.repeat(owner, many) if many else owner
     alone = np.bincount(owner, minlength=count) == 1
     starts = np.array([np.flatnonzero(owner == player)[0] for player in range(count)])
-    image = isinstance(leaf, Box) and leaf.is_image
-    if image:
+    if isinstance(leaf, Box) and leaf.is_image:
         names = _patch_names(path, leaf)
     elif count == 1:
         names = [path]
@@ -85,7 +101,7 @@ def _of_leaf(path: str, leaf: Leaf, owner: np.ndarray, first: int) -> tuple[list
     else:
         lasts = starts + np.bincount(owner, minlength=count) - 1
         names = [f"{path}[{a}]" if a == b else f"{path}[{a}-{b}]" for a, b in zip(starts, lasts, strict=True)]
-    number = isinstance(leaf, Box) and not image
+    number = isinstance(leaf, Box) and not leaf.is_image
     return names, features, np.where(alone & number, starts + first, -1)
 
 
