@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from rlab.evaluation.explanation.players import Players
-from rlab.evaluation.explanation.question import Question, States, batches
+from rlab.evaluation.explanation.question import NUMBERS_AT_ONCE, Question, States, batches
 from rlab.networks import memory
 from rlab.networks.memory import State
 
@@ -54,8 +54,9 @@ def integrated_gradients(question: Question, states: States) -> np.ndarray:
     density = torch.from_numpy(weight / 2)
     count, background = len(states), question.background
     path = len(background) * NODES
+    rows_at_once = max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // states.features[0].numel()))
     total = []
-    for some in batches(count, max(1, ROWS_AT_ONCE // path)):
+    for some in batches(count, max(1, rows_at_once // path)):
         own = states.features[some].unsqueeze(1).unsqueeze(1)  # [b, 1, 1, *features]
         way = own - background.unsqueeze(1)  # [b, R, 1, *features]
         share = alpha.reshape(-1, *(1,) * (own.ndim - 3))
@@ -65,7 +66,7 @@ def integrated_gradients(question: Question, states: States) -> np.ndarray:
         found = torch.cat(
             [
                 gradients_of(question, points[part], memory.take(state, part), weights[part])
-                for part in batches(len(points), ROWS_AT_ONCE)
+                for part in batches(len(points), rows_at_once)
             ]
         )
         found = found.reshape(-1, len(background), NODES, *found.shape[1:]).double()  # [b, R, nodes, K, *features]
