@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from typing import Literal
 
 import tyro
 
@@ -22,6 +23,7 @@ class ServeWords:
     port: int = 8080  # 0: a free one
     token_file: str | None = None  # holds the token that requests must carry; None: everybody may ask
     workers: int = 1  # processes that answer
+    engine: Literal["local", "ray"] = "local"  # where they run: here, or as replicas of Ray Serve on a cluster
     models: str | None = None  # folder of the registry; None: RLAB_MODELS, else models
     record: str | None = None  # folder for what is asked, answered and told of that, as datasets; None: none
     member: int | None = None  # training seed of the member, of folders with several; None: the first
@@ -43,7 +45,13 @@ def run(argv: list[str]) -> int:
     from rlab.serving.options import options_of
     from rlab.serving.server import Server
 
-    server = Server(options_of(*words.sources, **keywords(words, "sources"), limits=limits))
+    options = options_of(*words.sources, **keywords(words, "sources", "engine"), limits=limits)
+    if words.engine == "ray":
+        from rlab.serving.ray_serve import RayServer  # Ray takes its time
+
+        server: Server | RayServer = RayServer(options)
+    else:
+        server = Server(options)
     print(f"serving on {server.url}   stop it with Ctrl+C", flush=True)
     server.run()
     print("stopped", file=sys.stderr)

@@ -2,35 +2,27 @@
 travel, where a machine does not see the folder; nothing is pickled that was learned."""
 
 import contextlib
-import importlib
-import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from rlab.engines import ray_cluster
 from rlab.engines.job import Ended, Job, OnEvent
 from rlab.engines.pool import run_jobs
 from rlab.engines.process import STOPPED, Look
 from rlab.engines.ray_worker import Worker
 from rlab.engines.transfer import NEW, PIECE, add_piece, beside, names_in, pieces_of, put_in_place
-from rlab.errors import RlabError, UsageError, pip_install
+from rlab.errors import RlabError
 from rlab.runs import files
 from rlab.runs.folder import MANIFEST
 from rlab.version import VERSION
 
 PATIENCE = 10.0  # seconds without a free machine after which that is said
-REACHED_WITHIN = 5.0  # seconds
-NO_CLUSTER = (
-    "--engine ray finds no cluster{where}: start one with `ray start --head` on one machine and `ray start --address "
-    "HEAD:6379` on the others, or name one in RAY_ADDRESS; --engine local needs none"
-)
 
 
 class RayEngine:
@@ -43,16 +35,13 @@ class RayEngine:
     place = "on a cluster of Ray"
 
     def __init__(self, at_once: int | None) -> None:
-        self._ray = _imported()
-        self._connected = not self._ray.is_initialized()  # else a program that uses Ray has connected
-        if self._connected:
-            _connect(self._ray)
+        self._ray, self._joined = ray_cluster.joined()
         self.at_once = at_once or max(int(self._ray.cluster_resources().get("CPU", 1)), 1)
 
     def close(self) -> None:
         """Leave the cluster."""
-        if self._connected:
-            with _own_signals():
+        if self._joined:
+            with ray_cluster.own_signals():
                 self._ray.shutdown()
 
     def run(self, jobs: Iterable[Job], on_event: OnEvent, stop: threading.Event) -> list[Ended]:
@@ -155,54 +144,6 @@ class RayProcess:
             return []
         self._waits_until = None
         return [f"waits for a machine of the cluster with a free {self._needs}"]
-
-
-def _imported() -> Any:
-    """The module.
-
-    Raises:
-        UsageError: it is not installed.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        with _own_signals():
-            return importlib.import_module("ray")
-    except ImportError as error:
-        raise UsageError(f"--engine ray needs Ray: {pip_install('ray')}") from error
-
-
-def _connect(ray: Any) -> None:
-    """Join the cluster, quietly.
-
-    Raises:
-        UsageError: there is none.
-    """
-    address = os.environ.get("RAY_ADDRESS") or "auto"
-    where = "" if address == "auto" else f" at RAY_ADDRESS={address}"
-    try:
-        if address != "auto":
-            host, _, port = address.rpartition(":")
-            socket.create_connection((host, int(port)), REACHED_WITHIN).close()  # Ray would try for minutes
-        with _own_signals():
-            ray.init(address=address, logging_level=logging.CRITICAL, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise UsageError(NO_CLUSTER.format(where=where)) from error
-    # Ray prints what happens to its own processes; what that means for jobs is said by the pool.
-    ray._private.worker._worker_logs_enabled = False
-
-
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Ray has SIGTERM end the process; put back what it was to do."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _lost(error: BaseException) -> Look:

@@ -12,12 +12,12 @@ import numpy as np
 
 from rlab.compression.export.graph import ACTION, NEXT_STATE, OBS, OUTPUTS, STATE
 from rlab.errors import RlabError, UsageError
-from rlab.serving import inference, openapi, sequences
+from rlab.serving import binary, inference, openapi, sequences
 from rlab.serving.batching import Batcher, Waiting
 from rlab.serving.catalog import LOADING, Catalog
 from rlab.serving.gate import Gate
 from rlab.serving.log import log
-from rlab.serving.models import ServedModel
+from rlab.serving.models import Place, ServedModel, place_of
 from rlab.serving.observers import AnsweredBatch, Observer
 from rlab.serving.options import ServeOptions
 from rlab.serving.web import AGAIN, Refused, Request, Response, Route, Table, to_json
@@ -29,7 +29,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Reply = Callable[[Response], None]
 MODEL, MODEL_VERSION = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
-EXTENSIONS = ("sequence",)
+EXTENSIONS = ("sequence", "binary_tensor_data")
 
 
 class App:
@@ -52,7 +52,7 @@ class App:
     ) -> None:
         self.options, self.observers = options, tuple(observers)
         self.catalog = Catalog(
-            options.sources, self._batcher, models=options.models, member=options.member, trust=options.trust
+            options.sources, self._batcher, find=_finder(options), member=options.member, trust=options.trust
         )
         self.sequences = sequences.Sequences(options.limits)
         self._routes = [*self._own_routes(), *routes(self)]
@@ -246,7 +246,8 @@ class App:
         """Ask the model; what this raises is the answer."""
         batcher = self.catalog.find(request.values["model"], request.values.get("version"))
         model = batcher.model
-        asked = inference.parse(request.body, model.inputs, model.outputs, self.options.limits.max_rows)
+        json, behind = binary.split(request.body, request.headers)
+        asked = inference.parse(json, model.inputs, model.outputs, self.options.limits.max_rows, behind)
         if OBS not in asked.inputs:
             raise Refused(400, f"the input {OBS} is missing")
         id = asked.id or next(self._ids)
@@ -286,6 +287,13 @@ class App:
         return self.sequences.taken(batcher, sequence, rows, start)
 
 
+def _finder(options: ServeOptions) -> Callable[[str], Place]:
+    """Finds the place of a source."""
+    if options.places is not None:
+        return options.places.__getitem__
+    return functools.partial(place_of, models=options.models)
+
+
 def observed(model: ServedModel, obs: np.ndarray) -> np.ndarray:
     """Observations as the model takes them.
 
@@ -317,4 +325,4 @@ def _answer(
     by_name = dict(zip((ACTION, OUTPUTS, NEXT_STATE), found, strict=False))
     usual = (ACTION, NEXT_STATE) if model.state_size and not keeps_state else (ACTION,)
     outputs = [(model.outputs[name], by_name[name]) for name in asked.outputs or usual]
-    return Response(inference.answer(model.name, model.version, id, outputs))
+    return inference.answer(model.name, model.version, id, outputs, asked.in_binary)

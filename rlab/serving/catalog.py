@@ -26,13 +26,13 @@ class Catalog:
         sources: Sequence[str],
         batcher: Callable[[ServedModel], Batcher],
         *,
-        models: Path | None = None,
+        find: Callable[[str], Place],
         member: int | None = None,
         trust: Trust = False,
     ) -> None:
         self.ready = False
         self._sources, self._batcher = tuple(sources), batcher
-        self._models, self._member, self._trust = models, member, trust
+        self._find, self._member, self._trust = find, member, trust
         self._places: dict[str, Place] = {}  # source -> what it is served from
         self._versions: dict[str, dict[str, Batcher]] = {}
         self._failed: dict[str, Path] = {}  # source -> a version that could not be opened, and is not tried again
@@ -43,7 +43,7 @@ class Catalog:
         Raises:
             UsageError, RlabError: as `place_of` and `open_models`.
         """
-        places = await asyncio.to_thread(lambda: [place_of(source, self._models) for source in self._sources])
+        places = await asyncio.to_thread(lambda: [self._find(source) for source in self._sources])
         opened = await asyncio.to_thread(open_models, places, self._member, self._trust)
         for source, place, model in zip(self._sources, places, opened, strict=True):
             self._put(source, place, model)
@@ -59,7 +59,7 @@ class Catalog:
 
     async def _follow(self, source: str, served: Place) -> None:
         try:
-            place = await asyncio.to_thread(place_of, source, self._models)
+            place = await asyncio.to_thread(self._find, source)
             if place.path in (served.path, self._failed.get(source)):
                 return
             self._failed[source] = place.path

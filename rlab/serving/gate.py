@@ -23,7 +23,7 @@ class Gate:
             web page sends whose name was bound to this address (DNS rebinding).
     """
 
-    def __init__(self, token: str | None, host: str | None) -> None:
+    def __init__(self, token: str | None, host: str) -> None:
         self._token = None if token is None else _digest(token.encode())
         self._hosts = {*LOOPBACK, host} if host in LOOPBACK else None
         self._known: set[bytes] = set()  # hosts that may be asked for, as they were written

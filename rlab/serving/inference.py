@@ -1,22 +1,24 @@
-"""Bodies of requests and answers of the Open Inference Protocol, version 2, in JSON.
+"""Bodies of requests and answers of the Open Inference Protocol, version 2: JSON, and tensors in binary behind it.
 
 https://github.com/kserve/open-inference-protocol, `specification/protocol/inference_rest.md`.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from rlab.serving import binary
 from rlab.serving.ports import Port
-from rlab.serving.web import Refused, to_json
+from rlab.serving.web import Refused, Response, to_json
 
 MOST_TEXT = 256  # characters of a request's id
 NESTED = re.compile(rb"\s*\[\s*\[")
 KINDS: dict[str, Any] = {"b": bool, "i": int, "u": int, "f": float}  # of dtypes -> of numbers in JSON
+NO_DATA, NOTHING = msgspec.Raw(), memoryview(b"")
 
 
 class Tensor(msgspec.Struct, forbid_unknown_fields=True):
@@ -25,7 +27,7 @@ class Tensor(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     shape: list[int]
     datatype: str
-    data: msgspec.Raw
+    data: msgspec.Raw = NO_DATA
     parameters: dict[str, Any] | None = None
 
 
@@ -53,20 +55,30 @@ class Asked:
     inputs: Mapping[str, np.ndarray]
     outputs: Sequence[str]  # the names asked for; none: the usual ones
     parameters: Mapping[str, Any]
+    in_binary: Collection[str]  # the outputs whose numbers go back as bytes
 
 
 _body = msgspec.json.Decoder(Body)
 _decoders: dict[tuple[type, int], msgspec.json.Decoder[Any]] = {}
 
 
-def parse(body: bytes, inputs: Mapping[str, Port], outputs: Mapping[str, Port], most_rows: int) -> Asked:
+def parse(
+    json: bytes,
+    inputs: Mapping[str, Port],
+    outputs: Mapping[str, Port],
+    most_rows: int,
+    behind: memoryview = NOTHING,
+) -> Asked:
     """A request for a model with these ports.
+
+    Args:
+        behind: the bytes of its binary inputs.
 
     Raises:
         Refused: with one line about the first thing that does not fit.
     """
     try:
-        found = _body.decode(body)
+        found = _body.decode(json)
     except RecursionError:
         raise Refused(400, "the body is nested too deeply") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -74,6 +86,7 @@ def parse(body: bytes, inputs: Mapping[str, Port], outputs: Mapping[str, Port], 
     if len(found.id) > MOST_TEXT:
         raise Refused(400, f"the id has {len(found.id)} characters; at most {MOST_TEXT} are taken")
     arrays: dict[str, np.ndarray] = {}
+    tail = binary.Tail(behind)
     rows = None
     for tensor in found.inputs:
         port = inputs.get(tensor.name)
@@ -82,23 +95,34 @@ def parse(body: bytes, inputs: Mapping[str, Port], outputs: Mapping[str, Port], 
         if tensor.name in arrays:
             raise Refused(400, f"the input {tensor.name} is there twice")
         rows = _rows(tensor, port, rows, most_rows)
-        arrays[tensor.name] = numbers(f"the input {tensor.name}", tensor.data, port, rows)
+        arrays[tensor.name] = _array(tensor, tail, port, rows)
+    tail.check_empty()
     names = [wanted.name for wanted in found.outputs or ()]
     for name in names:
         if name not in outputs:
             raise Refused(400, f"unknown output {name!r:.80}; the outputs are {', '.join(outputs)}")
     if len(set(names)) < len(names):
         raise Refused(400, "an output is asked for twice")
-    return Asked(found.id, arrays, names, found.parameters or {})
+    asked = [(wanted.name, wanted.parameters) for wanted in found.outputs or ()]
+    in_binary = binary.wanted(found.parameters, asked, outputs)
+    return Asked(found.id, arrays, names, found.parameters or {}, in_binary)
 
 
-def answer(name: str, version: str, id: str, outputs: Sequence[tuple[Port, np.ndarray]]) -> bytes:
-    """The body of an answer with these outputs, `[B, ...]` each."""
-    described = [
-        {"name": port.name, "datatype": port.datatype, "shape": array.shape, "data": array.ravel().tolist()}
-        for port, array in outputs
-    ]
-    return to_json({"model_name": name, "model_version": version, "id": id, "outputs": described})
+def answer(
+    name: str, version: str, id: str, outputs: Sequence[tuple[Port, np.ndarray]], in_binary: Collection[str] = ()
+) -> Response:
+    """An answer with these outputs, `[B, ...]` each, some `in_binary`."""
+    described, behind = [], []
+    for port, array in outputs:
+        facts: dict[str, Any] = {"name": port.name, "datatype": port.datatype, "shape": array.shape}
+        if port.name in in_binary:
+            behind.append(binary.bytes_of(array))
+            facts["parameters"] = {binary.SIZE: len(behind[-1])}
+        else:
+            facts["data"] = array.ravel().tolist()
+        described.append(facts)
+    json = to_json({"model_name": name, "model_version": version, "id": id, "outputs": described})
+    return binary.joined(json, behind) if behind else Response(json)
 
 
 def _rows(tensor: Tensor, port: Port, rows: int | None, most: int) -> int:
@@ -113,6 +137,17 @@ def _rows(tensor: Tensor, port: Port, rows: int | None, most: int) -> int:
     if rows not in (None, tensor.shape[0]):
         raise Refused(400, f"the inputs differ in their rows: {rows} and {tensor.shape[0]}")
     return tensor.shape[0]
+
+
+def _array(tensor: Tensor, tail: binary.Tail, port: Port, rows: int) -> np.ndarray:
+    """The numbers of an input as `[rows, ...]`, in its own dtype where they are binary, else in that of its JSON."""
+    size = (tensor.parameters or {}).get(binary.SIZE)
+    if (size is None) == (not tensor.data):
+        what = "no data" if size is None else f"data and {binary.SIZE}; only one can be"
+        raise Refused(400, f"the input {port.name} has {what}")
+    if size is not None:
+        return tail.take(port, size, rows)
+    return numbers(f"the input {port.name}", tensor.data, port, rows)
 
 
 def numbers(what: str, data: msgspec.Raw | bytes, port: Port, rows: int) -> np.ndarray:

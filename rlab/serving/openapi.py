@@ -13,7 +13,9 @@ PARAMETERS = {
     "type": "object",
     "additionalProperties": {"type": ["boolean", "number", "string"]},
     "description": "`sequence_id` (a number or a text), `sequence_start` and `sequence_end` (booleans) name the "
-    "episode that the request is a step of",
+    "episode that the request is a step of; `binary_data_size` of an input, `binary_data` of an output and "
+    "`binary_data_output` of the request (both booleans) have numbers as bytes behind the JSON, whose length is then "
+    "in the header Inference-Header-Content-Length: the extension binary_tensor_data of Triton",
 }
 NAME = {"type": "string"}
 LIVE = {"type": "object", "required": ["live"], "properties": {"live": {"type": "boolean"}}}
@@ -125,7 +127,9 @@ def inference(limits: Limits) -> dict[str, Any]:
     """The entry of inference."""
     content = {"application/json": {"schema": _request_schema(limits)}}
     body = {"required": True, "content": content}
-    return operation("The action for each observation", ANSWER, 404, 409, 422, requestBody=body)
+    entry = operation("The action for each observation", ANSWER, 404, 409, 422, requestBody=body)
+    entry["responses"]["200"]["content"] |= {"application/octet-stream": {}}
+    return entry
 
 
 READINESS = operation("Whether every model is loaded", READY)

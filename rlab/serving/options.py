@@ -1,16 +1,20 @@
 """What a server is asked to do, as plain data that its worker processes get, too."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlab import door
 from rlab.errors import UsageError
 from rlab.runs.folder import path_of
 from rlab.serving.limits import Limits
 from rlab.trust import Trust
+
+if TYPE_CHECKING:
+    from rlab.serving.models import Place
 
 SOURCES = "a run, a policy folder, an exported file or a model"  # for messages
 LEAST, MOST = 16, 4096  # characters of a token
@@ -21,11 +25,11 @@ TOKEN = re.compile(r"[!-~]+")  # what a header can hold
 class ServeOptions:
     """See `rlab.serving.server.serve`.
 
-    `host` is what the server listens to, None where somebody else listens for it; `port` 0 is a free one.
+    `port` 0 is a free one. `places` say where the sources are, to a replica on a cluster.
     """
 
     sources: tuple[str, ...]
-    host: str | None = "127.0.0.1"
+    host: str = "127.0.0.1"
     port: int = 8080
     workers: int = 1
     token: str | None = field(default=None, repr=False)
@@ -35,6 +39,7 @@ class ServeOptions:
     log_requests: bool = False
     record: Path | None = None
     limits: Limits = field(default_factory=Limits)
+    places: "Mapping[str, Place] | None" = None
 
     def __post_init__(self) -> None:
         if self.workers < 1:
@@ -44,7 +49,7 @@ class ServeOptions:
     def listens_first(self) -> bool:
         """Whether a process listens while its models are being loaded, and says that it is not ready. One of several
         does not: what it would refuse, another one can answer."""
-        return self.workers == 1 and self.host is not None
+        return self.workers == 1 and self.places is None
 
 
 def options_of(

@@ -64,7 +64,7 @@ class Server:
     """
 
     def __init__(self, options: ServeOptions) -> None:
-        _check_packages()
+        check_packages()
         from rlab.serving.catalog import check_sources
 
         check_sources(options.sources, options.models)
@@ -86,8 +86,7 @@ class Server:
     @property
     def url(self) -> str:
         """Its address, without a slash at the end."""
-        host = str(self.options.host)
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        return url_of(self.options.host, self.port)
 
     def run(self) -> None:
         """Answer requests until SIGINT or SIGTERM, and then those that have been accepted.
@@ -175,7 +174,12 @@ class Server:
             self._failure = RlabError("the models cannot be loaded; the log above says why.")
 
 
-def _check_packages() -> None:
+def url_of(host: str, port: int) -> str:
+    """An address without a slash at the end."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def check_packages() -> None:
     """Raise UsageError where a package is missing."""
     for name in NEEDED:
         try:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import rlab
-from rlab.engines import ray_engine, transfer
+from rlab.engines import ray_cluster, ray_engine, transfer
 from rlab.engines.choice import job_engine
 from rlab.engines.job import Event, Job
 from rlab.engines.ray_engine import RayProcess
@@ -156,7 +156,7 @@ def test_without_a_cluster_the_ways_to_one_are_said(address: str, monkeypatch: p
         raise ConnectionError("Could not find any running Ray instance.")
 
     module = SimpleNamespace(is_initialized=lambda: False, init=init)
-    monkeypatch.setattr(ray_engine, "_imported", lambda: module)
+    monkeypatch.setattr(ray_cluster, "imported", lambda: module)
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(UsageError) as caught:
         job_engine("ray", 2)

@@ -52,12 +52,12 @@ def test_a_float32_comes_back_from_its_json_with_all_bits() -> None:
     asked = parse(body(numbers.ravel().tolist(), [8, 2, 2]), INPUTS, OUTPUTS, ROWS)
     assert asked.inputs["obs"].astype(np.float32).tobytes() == numbers.tobytes()
     port = Port("outputs", (2, 2), np.dtype("float32"))
-    told = json.loads(answer("m", "1", "x", [(port, numbers)]))
+    told = json.loads(answer("m", "1", "x", [(port, numbers)]).body)
     assert np.float32(told["outputs"][0]["data"]).tobytes() == numbers.tobytes()
 
 
 def test_an_answer_has_the_shape_and_the_datatype_of_its_port() -> None:
-    told = json.loads(answer("m", "3", "x", [(OUTPUTS["action"], np.array([1, 0]))]))
+    told = json.loads(answer("m", "3", "x", [(OUTPUTS["action"], np.array([1, 0]))]).body)
     assert told == {
         "model_name": "m",
         "model_version": "3",
@@ -128,3 +128,30 @@ def test_numbers_of_another_kind_are_not_taken_for_integers_or_booleans(
     content: bytes, inputs: dict[str, Port]
 ) -> None:
     assert "the data of the input obs are not" in refusal(content, inputs)
+
+
+def test_binary_inputs_are_read_one_behind_the_other_at_any_address() -> None:
+    ports = {"a": Port("a", (), np.dtype("int64")), "b": Port("b", (2,), np.dtype("bool"))}
+    tensors = [
+        {"name": "b", "shape": [1, 2], "datatype": "BOOL", "parameters": {"binary_data_size": 2}},
+        {"name": "a", "shape": [1], "datatype": "INT64", "parameters": {"binary_data_size": 8}},
+    ]
+    content = json.dumps({"inputs": tensors}).encode()
+    for sent in (b"\x01\x00" + (2**62 + 1).to_bytes(8, "little"), b"\x02\x00" + bytes(8)):
+        behind = memoryview(b"x" + sent)[1:]
+        if sent[0] == 1:
+            found = parse(content, ports, OUTPUTS, ROWS, behind).inputs
+            assert (found["a"].tolist(), found["b"].tolist()) == ([2**62 + 1], [[True, False]])
+            assert found["a"].flags.aligned
+        else:
+            with pytest.raises(Refused, match="the input b has bytes other than 0 and 1, expected BOOL"):
+                parse(content, ports, OUTPUTS, ROWS, behind)
+
+
+def test_an_answer_in_binary_has_its_bytes_behind_the_json() -> None:
+    response = answer("m", "3", "x", [(OUTPUTS["action"], np.array([1, 0]))], {"action"})
+    ((name, length),) = response.headers
+    assert (name, response.content_type) == (b"inference-header-content-length", b"application/octet-stream")
+    (output,) = json.loads(response.body[: int(length)])["outputs"]
+    assert output == {"name": "action", "datatype": "INT64", "shape": [2], "parameters": {"binary_data_size": 16}}
+    assert response.body[int(length) :] == bytes([1, *[0] * 15])
