@@ -119,7 +119,9 @@ def test_names_are_as_short_as_they_can_be(exports, tmp_path):
     assert len(names) == len(graph.initializer) + len(made) - 2 > 26
     assert {name for name in names if len(name) == 1} == set("abcdefghijklmnopqrstuvwxyz")
     assert {len(name) for name in names} == {1, 2}
-    assert not any(node.name for node in graph.node)
+    named = {node.name for node in graph.node} - {""}
+    # onnxruntime 1.20 makes one node of slices, called after them, and refuses two that are called alike
+    assert named == {node.output[0] for node in graph.node if node.op_type == "Slice"} != set()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

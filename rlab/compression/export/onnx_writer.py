@@ -75,6 +75,8 @@ def _shorten_names(nodes: Sequence[Any], tensors: Sequence[Any], ports: Sequence
         for name in node.output:
             short[name] = short.get(name) or next(fresh)
         node.output[:] = [short[name] for name in node.output]
+        if node.op_type == "Slice":  # of which onnxruntime 1.20 makes nodes that are called after them
+            node.name = node.output[0]
 
 
 def _letters() -> Iterator[str]:
@@ -83,7 +85,7 @@ def _letters() -> Iterator[str]:
 
 
 class _Writer:
-    """The nodes and tensors so far; names are those of the graph. Nodes have none: what they give has one."""
+    """The nodes and tensors so far; names are those of the graph. Most nodes have none: what they give has one."""
 
     def __init__(self, graph: Graph, onnx: Any) -> None:
         self.graph, self.helper, self.types = graph, onnx.helper, onnx.TensorProto
