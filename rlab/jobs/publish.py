@@ -8,20 +8,23 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from rlab.envs import EnvLike
+from rlab.envs import EnvLike, EpisodeMaker
 from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import Evaluation
+from rlab.evaluation.evaluate import evaluate as judge_episodes
 from rlab.jobs.aliases import answering
-from rlab.jobs.evaluate import evaluate
 from rlab.jobs.evidence import FILE, RESULT, RUN, Evidence, read_evidence
 from rlab.jobs.judging import FINAL_EPISODE_SEED
+from rlab.jobs.observing import ObsRecorder
 from rlab.jobs.recording import final_evaluation
 from rlab.jobs.saved import SavedPolicy, open_policy
 from rlab.jobs.versions import evaluation_of, evaluation_to_json, returned_of
+from rlab.learning.runtime import own_surroundings
 from rlab.machine import computed_with
 from rlab.runs import files
 from rlab.runs.folder import RunFolder, path_of
 from rlab.runs.model_card import card
+from rlab.runs.observed import ObsReference, load_observed, save_observed
 from rlab.runs.policies import POLICY, save_policy
 from rlab.runs.registry import (
     HUB,
@@ -193,8 +196,8 @@ def _prepared(
     saved = open_policy(path, trust, env)
     before = read_version(path)
     chosen = saved if member is None else replace(saved, policy=saved.policy.only(member))
-    judged = _judged(evidence, chosen, before, episodes, envs)
-    kept = _policy_files(saved, evidence) if member is None else _files_of_member(chosen)
+    judged, observed = _judged(evidence, chosen, before, episodes, envs)
+    kept = _policy_files(chosen, evidence, observed, whole=member is None)
     weights = next(files.sha256(data) for file, data in kept.items() if file.endswith(SUFFIX))
     config = RunFolder.open(_run_of(path)).config if evidence.kind == RUN else before.config if before else None
     draft = Version(
@@ -234,17 +237,24 @@ def _prepared(
 
 def _judged(
     evidence: Evidence, saved: SavedPolicy, before: Version | None, episodes: int, envs: int | None
-) -> Evaluation:
-    """The evaluation on record, of the members that are published; where there is none they are judged now."""
+) -> tuple[Evaluation, list[ObsReference]]:
+    """The evaluation on record, of the members that are published, and what they observed in it; where there is none
+    they are judged now."""
     found = None
     if before is not None:
         found = evaluation_of(saved.where, before)
     elif evidence.kind == RUN and evidence.returns is not None:
         found = final_evaluation(RunFolder.open(_run_of(saved.where)))
     if found is None:
-        return evaluate(saved, episodes=episodes, seed=FINAL_EPISODE_SEED, envs=envs)
-    rows = [found.seeds.index(seed) for seed in saved.policy.seeds]
-    return replace(found, seeds=tuple(saved.policy.seeds), returns=found.returns[rows], lengths=found.lengths[rows])
+        recorder = ObsRecorder(saved.policy.spec.obs_space, saved.policy.seeds)
+        with own_surroundings(threads=1):
+            envs_of = EpisodeMaker(saved.env, envs)
+            judged = judge_episodes(saved.policy, envs_of, episodes, FINAL_EPISODE_SEED, on_step=recorder)
+        return judged, list(recorder.references().values())
+    seeds, observed = tuple(saved.policy.seeds), load_observed(saved.where)
+    rows = [found.seeds.index(seed) for seed in seeds]
+    judged = replace(found, seeds=seeds, returns=found.returns[rows], lengths=found.lengths[rows])
+    return judged, [observed[seed] for seed in seeds if seed in observed]
 
 
 def _run_of(path: Path) -> Path:
@@ -252,12 +262,31 @@ def _run_of(path: Path) -> Path:
     return path.parent if (path / POLICY).exists() else path
 
 
-def _policy_files(saved: SavedPolicy, evidence: Evidence) -> dict[str, bytes]:
-    """The files of a policy as they are on the disk.
+def _policy_files(
+    saved: SavedPolicy, evidence: Evidence, observed: Sequence[ObsReference], whole: bool
+) -> dict[str, bytes]:
+    """The files of a policy and of what it observed, by name.
+
+    Args:
+        whole: whether the policy has all members of the folder, whose bytes are taken then.
 
     Raises:
         RlabError: it has been replaced since it was looked at, by a run that goes on.
     """
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "policy"
+        if whole:
+            folder.mkdir()
+            for name, content in _as_it_is(saved, evidence).items():
+                files.write_bytes(folder / name, content)
+        else:
+            extra = files.read_json(saved.where / POLICY).get("extra", {})
+            save_policy(folder, saved.policy, {name: value for name, value in extra.items() if name != "dropped"})
+        save_observed(folder, observed)
+        return {path.name: files.read_bytes(path) for path in folder.iterdir()}
+
+
+def _as_it_is(saved: SavedPolicy, evidence: Evidence) -> dict[str, bytes]:
     path = saved.where / POLICY
 
     def read() -> dict[str, bytes]:
@@ -269,15 +298,6 @@ def _policy_files(saved: SavedPolicy, evidence: Evidence) -> dict[str, bytes]:
     if evidence.weights_sha256 not in map(files.sha256, found.values()):
         raise RlabError(f"{saved.folder} was saved anew while it was being published: its run goes on. Publish again.")
     return found
-
-
-def _files_of_member(saved: SavedPolicy) -> dict[str, bytes]:
-    """The files of a policy folder with the members that were chosen alone."""
-    extra = files.read_json(saved.where / POLICY).get("extra", {})
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "policy"
-        save_policy(folder, saved.policy, {name: value for name, value in extra.items() if name != "dropped"})
-        return {path.name: files.read_bytes(path) for path in folder.iterdir()}
 
 
 def _lineage(

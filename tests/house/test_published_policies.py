@@ -17,6 +17,7 @@ from rlab.jobs.evidence import read_evidence
 from rlab.jobs.saved import open_policy
 from rlab.runs import registry
 from rlab.runs.folder import RunFolder
+from rlab.runs.observed import load_observed
 from rlab.runs.versions import read_version
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -29,9 +30,9 @@ TINY: dict[str, Any] = {
     "experiment": "none",
     "seed": 3,
     "seeds": 2,
-    "eval_every": 10**6,
+    "eval_every": 32,
     "eval_episodes": 1,
-    "final_eval_episodes": 4,
+    "final_eval_episodes": 6,
     "max_episode_steps": 30,
 }
 
@@ -74,7 +75,7 @@ def test_a_version_says_what_its_run_returned_without_judging_again(here: Path) 
     version, result = version_of("pole@1"), json.loads(Path("run/result.json").read_text())
     assert version.returned.iqm == result["iqm"]
     assert list(version.returned.ci95) == result["ci95"]
-    assert (version.returned.episodes, version.returned.first_seed) == (4, 100_000)
+    assert (version.returned.episodes, version.returned.first_seed) == (6, 100_000)
     evidence = read_evidence("pole@1")
     assert evidence.returns.tolist() == [row["returns"] for row in result["per_seed"]]
     assert (evidence.name, evidence.seeds, evidence.time, evidence.agent) == ("pole@1", (3, 4), 64, "ppo")
@@ -96,6 +97,20 @@ def test_a_policy_that_was_never_judged_is_judged_when_it_is_published(here: Pat
     assert returned.episodes == 3
     again = rlab.evaluate("pole@3", episodes=3)
     assert (returned.iqm, returned.mean) == (again.iqm, again.returns.mean())
+
+
+def test_what_a_policy_observed_is_published_with_it_and_recorded_where_it_is_judged_now(
+    here: Path, tmp_path: Path
+) -> None:
+    recorded = load_observed(registry.resolve("pole@1"))
+    assert recorded.keys() == {3, 4}
+    assert Path("models/pole/1/observed.json").read_bytes() == Path("run/policy/observed.json").read_bytes()
+    alone = load_observed(api.publish("run", "single", member=4, models=tmp_path).path)
+    assert {seed: each.to_json() for seed, each in alone.items()} == {4: recorded[4].to_json()}
+    best = load_observed(api.publish("run/best", "best", episodes=6, models=tmp_path).path)
+    assert [each.episodes for each in best.values()] == [6, 6]
+    with pytest.raises(UsageError, match="is a published version, which never changes"):
+        rlab.evaluate("pole@1", episodes=6, record_observed=True)
 
 
 def test_a_record_keeps_the_number_where_an_alias_was_named(here: Path) -> None:

@@ -12,8 +12,12 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from rlab import api
+from rlab.cli.main import main
 from rlab.errors import RlabError, UsageError
 from rlab.networks.policy import Policy
+from rlab.runs.folder import RunFolder
+from rlab.runs.observed import load_observed
 from rlab.runs.policies import load_policy, save_policy
 from rlab.runs.registry import add_version, names_in, pinned, resolve
 
@@ -354,3 +358,27 @@ def test_a_damaged_download_is_found_by_the_manifest(hub: FakeHub, version: Call
     files["policy.json"] = files["policy.json"].replace(b"dqn", b"ppo")
     with pytest.raises(RlabError, match=r"has a different SHA-256 than .*manifest\.json records"):
         load_policy(resolve("hf:me/pole"))
+
+
+def test_a_version_is_published_to_the_hub_and_used_from_there_with_all_that_is_known_of_it(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"env_steps": 32, "num_envs": 2, "rollout_steps": 16, "minibatches": 1, "hidden": (4,)}
+    settings |= {"eval_every": 10**6, "eval_episodes": 1, "final_eval_episodes": 6, "experiment": "none"}
+    api.train("ppo", "CartPole-v1", out="run", **settings)
+    assert main(["publish", "run", "pole", "--to", "hf:me/pole", "--private", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert done["hub"] == f"hf:me/pole@{hub.repositories['me/pole'].head}"
+    assert hub.repositories["me/pole"].private
+    assert main(["eval", "hf:me/pole", "--episodes", "2"]) == 0
+    assert "ppo on CartPole-v1: models/.hub/me/pole/" in capsys.readouterr().out
+    mine = api.publish("hf:me/pole", "mine").version
+    assert mine.source == done["hub"]
+    assert json.loads(json.dumps(mine.to_json()))["lineage"] == done["version"]["lineage"]
+    assert load_observed(resolve("mine")).keys() == {0}
+    del settings["hidden"]  # the network is there
+    api.finetune("hf:me/pole", out="tuned", **settings)
+    assert RunFolder.open("tuned").config["start"]["run"] == done["hub"]
+    monkeypatch.setenv("HF_TOKEN", "wrong")
+    with pytest.raises(UsageError, match=r"mine@1 is published here all the same; push it again: rlab publish mine@1"):
+        api.publish("mine", to="hf:me/mine")

@@ -43,12 +43,14 @@ at_least = 0
 
 @pytest.fixture(scope="session")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`run` (PPO), `dqn` (with a replay), `data` (a dataset), `policy.npz` and `.onnx`, `ours.toml`."""
+    """`run` (PPO), `dqn` (with a replay), `data` (a dataset), `models` (with `pole@best`), `policy.npz` and `.onnx`,
+    `ours.toml`."""
     for package in ("minari", "h5py", "onnx", "onnxruntime"):
         pytest.importorskip(package)
     folder = tmp_path_factory.mktemp("good")
     rlab.train("ppo", "CartPole-v1", out=folder / "run", rollout_steps=16, log="csv", log_episodes=True, **TINY)
     rlab.train("dqn", "CartPole-v1", out=folder / "dqn", learning_starts=64, batch_size=16, **TINY)
+    rlab.publish(folder / "run", "pole", alias="best", models=folder / "models")
     rlab.collect(folder / "run", folder / "data", episodes=2)
     for format, suffix in (("numpy", "npz"), ("onnx", "onnx")):
         rlab.export(folder / "run", format=format, out=folder / f"policy.{suffix}")

@@ -23,15 +23,18 @@ from rlab.compression.export.onnx_check import check_onnx
 from rlab.errors import RlabError
 from rlab.experience.minari_check import read_metadata, read_space
 from rlab.experience.minari_spaces import space_from_minari
+from rlab.jobs.evidence import read_evidence
 from rlab.jobs.experiment_files import read_experiment
 from rlab.jobs.request import Request
+from rlab.runs import files
 from rlab.runs.checkpoint import newest_checkpoint
-from rlab.runs.folder import RunFolder, read_manifest
+from rlab.runs.folder import MANIFEST, RunFolder, read_manifest
 from rlab.runs.health import damages
 from rlab.runs.listing import list_runs
 from rlab.runs.logs import last_row, read_json_lines
 from rlab.runs.policies import load_policy
 from rlab.runs.reading import series
+from rlab.runs.registry import list_models, resolve
 from rlab.runs.tables import read_episodes
 from rlab.trust import read_list
 
@@ -120,6 +123,19 @@ def part_of_checkpoint(part: str) -> Reader:
     return check
 
 
+def version(path: Path) -> None:
+    folder = path.parent
+    names = [each for each in folder.iterdir() if each.name != MANIFEST]
+    files.write_json(folder / MANIFEST, {"files": {each.name: files.sha256(each.read_bytes()) for each in names}})
+    assert [row["model"] for row in list_models(folder.parent.parent)] == ["pole@1"]
+    assert read_evidence(folder).weights_sha256
+
+
+def aliases(path: Path) -> None:
+    assert list_models(path.parent.parent)
+    resolve("pole@best", path.parent.parent)
+
+
 def rows(path: Path) -> None:
     for reader in (last_row, read_json_lines, lambda path: series(path.parent, "env_steps")):
         with contextlib.suppress(RlabError):
@@ -158,6 +174,9 @@ TARGETS: dict[str, tuple[str, Callable[[bytes], Any], Reader]] = {
     "structure": ("dqn/checkpoint/state-*.json", changed_json, part_of_checkpoint("structure")),
     "tensors": ("dqn/checkpoint/state-*.safetensors", changed_bytes, part_of_checkpoint("tensors")),
     "chunk": ("dqn/checkpoint/chunk-*", changed_bytes, part_of_checkpoint("chunk")),
+    "version": ("models/pole/1/version.json", changed_json, version),
+    "evaluation": ("models/pole/1/evaluation.json", changed_json, version),
+    "aliases": ("models/pole/aliases.json", changed_json, aliases),
     "metrics": ("run/metrics.jsonl", changed_bytes, rows),
     "evaluations": ("run/eval.jsonl", changed_bytes, rows),
     "episodes": ("run/episodes.csv", changed_bytes, lambda path: read_episodes(path.parent)),

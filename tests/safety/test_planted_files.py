@@ -54,6 +54,9 @@ VERBS: dict[str, list[str]] = {
     "export": ["export", "sent", "--format", "onnx", "--out", "sent.onnx"],
     "eval of a file": ["eval", "sent.onnx", "--episodes", "2"],
     "explain": ["explain", "sent", "--episodes", "2", "--states", "2", "--no-pictures"],
+    "publish": ["publish", "sent", "pole"],
+    "eval of a model": ["eval", "pole@latest", "--episodes", "2"],
+    "list models": ["list", "models"],
     "trust": ["trust"],
     "doctor": ["doctor"],
 }
