@@ -60,6 +60,7 @@ class App:
         infer = [("POST", f"{each}/infer", self._infer) for each in (MODEL, MODEL_VERSION)]
         self._table: Table[Callable[[Request, Reply], object]] = Table([*infer, *others])
         self._gate = Gate(options.token, options.host)
+        self.arriving = 0  # bytes of bodies that are not whole yet
         self._loaded, self._failed = ready, failed
         self._ids = (f"{prefix}-{count}" for prefix in [secrets.token_hex(4)] for count in itertools.count(1))
         self._tasks: set[asyncio.Task[None]] = set()
@@ -124,7 +125,7 @@ class App:
             scope["method"], path.decode("latin-1"), {}, headers, scope["query_string"], bytes(body), started
         )
         response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-        self.answer(request, lambda found: response.done() or response.set_result(found))
+        self.answer(request, response.set_result)
         return await response
 
     def _begin(self, route: Route, request: Request, reply: Reply) -> None:
@@ -171,8 +172,9 @@ class App:
             await self.catalog.load()
         except Exception as error:
             log("error", "the models cannot be loaded", error=error)
-            own = isinstance(error, RlabError)
-            self._failed(error if own else RlabError(f"cannot load the models: {type(error).__name__}: {error}"))
+            if not isinstance(error, RlabError):
+                error = RlabError(f"cannot load the models: {type(error).__name__}: {error}")
+            self._failed(error)
             return False
         log("info", "ready", models=self.catalog.names())
         self._loaded()
@@ -211,7 +213,7 @@ class App:
 
     async def _description(self, request: Request) -> Response:
         infer = openapi.inference(self.options.limits)
-        entries = [("POST", f"{each}/infer", infer) for each in (MODEL, MODEL_VERSION)]
+        entries: list[openapi.Operation] = [("POST", f"{each}/infer", infer) for each in (MODEL, MODEL_VERSION)]
         entries += [(route.method, route.path, route.about) for route in self._routes]
         return Response(to_json(openapi.described(entries, self.catalog.names(), self.options.token is not None)))
 
@@ -239,6 +241,7 @@ class App:
             "platform": found.platform,
             "inputs": [port.to_json() for port in found.inputs.values()],
             "outputs": [port.to_json() for port in found.outputs.values()],
+            "parameters": {name: found.metadata[name] for name in ("obs_space", "action_space")},
         }
         return Response(to_json(facts))
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from rlab.errors import RlabError
 from rlab.serving import feedback
 from rlab.serving.app import App
-from rlab.serving.log import RequestLog, begin_log
+from rlab.serving.gate import LOOPBACK
+from rlab.serving.log import RequestLog, begin_log, log
 from rlab.serving.observers import Observer
 from rlab.serving.options import ServeOptions
 from rlab.serving.recording import Recorder, Room
@@ -23,6 +24,8 @@ def build_app(
         ready, failed: one of them is called once the models are loaded, or cannot be, with the reason.
     """
     begin_log()
+    if options.token is None and options.host not in (None, *LOOPBACK):
+        log("warning", "other machines reach this server, and it asks for no token: --token-file", host=options.host)
     observers: list[Observer] = [RequestLog()] if options.log_requests else []
     routes: list[Callable[[App], Sequence[Route]]] = []
     if options.record is not None:

@@ -79,8 +79,8 @@ class Catalog:
         kept = {(other.name, other.version) for other in self._places.values()}
         if before is not None and (before.name, before.version) not in kept:
             del versions[before.version]
-        facts = {"model": model.name, "version": model.version, "platform": model.platform}
-        log("info", "a model is ready", **facts, batches=model.batches_exactly, thread=model.in_thread)
+        how = {"platform": model.platform, "batches": model.batches_exactly, "thread": model.in_thread}
+        log("info", "a model is ready", None, model=model.name, version=model.version, **how)
 
     def names(self) -> list[str]:
         """The names of the models that are there."""

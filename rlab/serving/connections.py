@@ -18,10 +18,11 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from rlab.serving.app import App
-from rlab.serving.limits import Limits
-from rlab.serving.web import Refused, Request, Response
+from rlab.serving.limits import BODIES, Limits
+from rlab.serving.web import AGAIN, Refused, Request, Response
 
 LINGER = 2.0  # seconds that the bytes of a refused client are thrown away for, so that it reads why
+HEALTH = 60  # seconds without a sign of life after which a worker is replaced: a busy machine takes some to start one
 STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 USUAL = STATUS[200] + b"content-type: application/json\r\ncontent-length: "
@@ -48,6 +49,7 @@ class ServerConfig(uvicorn.Config):
             server_header=False,
             proxy_headers=False,
             workers=workers,
+            timeout_worker_healthcheck=HEALTH,
             backlog=limits.max_connections,
             timeout_graceful_shutdown=limits.stop_seconds,  # type: ignore[arg-type]  # any number of seconds
         )
@@ -85,6 +87,7 @@ class Connection(asyncio.Protocol):
         self._waiting: deque[tuple[Request, bool]] = deque()
         self._busy = self._stopping = self._refused = self._unread = self._paused = False
         self._keeps, self._is_head = True, False  # of the one that is being answered
+        self._refusal: Refused | None = None  # the last answer, to what is no whole request
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as of a stream
         self._transport = transport
@@ -95,9 +98,10 @@ class Connection(asyncio.Protocol):
             self._expect(self._limits.idle_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._server.connections.discard(self)  # type: ignore[arg-type]
+        self._server.connections.discard(self)
         if self._timer is not None:
             self._timer.cancel()
+        self._forget()
         self._refused = True
         self._waiting.clear()
 
@@ -172,9 +176,13 @@ class Connection(asyncio.Protocol):
         if self._size > self._limits.max_body_bytes:
             raise self._app.too_long()
         self._body.append(body)
+        self._app.arriving += len(body)
+        if self._app.arriving > BODIES * self._limits.max_body_bytes:
+            raise Refused(503, "the server is busy: too many long bodies are arriving", AGAIN)
 
     def on_message_complete(self) -> None:
         self._in_request = False
+        self._app.arriving -= self._size
         if not self._unread:
             self._until = math.inf  # it has the server's time now
         url = httptools.parse_url(self._url)
@@ -200,7 +208,7 @@ class Connection(asyncio.Protocol):
 
     def _next(self) -> None:
         """Answer the next request."""
-        if self._busy or not self._waiting or self._unread or self._refused:
+        if self._busy or not self._waiting or self._unread or self._transport.is_closing():
             return
         self._busy = True
         request, self._keeps = self._waiting.popleft()
@@ -212,7 +220,7 @@ class Connection(asyncio.Protocol):
 
     def _reply(self, response: Response) -> None:
         """Write the answer to the request under way."""
-        if self._refused or self._transport.is_closing():
+        if self._transport.is_closing():
             return
         closes = not self._keeps or (self._stopping and not self._waiting)
         body = b"" if self._is_head else response.body
@@ -228,6 +236,8 @@ class Connection(asyncio.Protocol):
             self._transport.close()
         elif self._waiting:
             self._loop.call_soon(self._next)  # not from here, which may be inside the last one's call
+        elif self._refusal is not None:
+            self._end_with(self._refusal)
         elif not self._in_request:
             self._expect(self._limits.idle_seconds)
 
@@ -244,16 +254,26 @@ class Connection(asyncio.Protocol):
         """Answer what is no whole request, and read nothing more."""
         if self._refused or self._transport.is_closing():
             return
+        self._forget()
         self._refused = True
         self._app.tell_refused(None, refusal)
-        if self._busy:  # an answer would be taken for that to the request before
-            self._transport.close()
-            return
+        if self._busy or self._waiting:
+            self._refusal = refusal  # behind the answers to what came before
+        else:
+            self._end_with(refusal)
+
+    def _end_with(self, refusal: Refused) -> None:
         response = refusal.response()
         self._transport.write(_head(response) + self._date() + b"connection: close\r\n\r\n" + response.body)
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._expect(LINGER)
+
+    def _forget(self) -> None:
+        """Nothing more of the request that is arriving is kept."""
+        if self._in_request and not self._in_headers:
+            self._app.arriving -= sum(map(len, self._body))
+        self._body = []
 
     def _expect(self, seconds: float) -> None:
         """The client has so many seconds from now for what is missing."""

@@ -20,8 +20,8 @@ ERRORS = {"UsageError": UsageError, "RlabError": RlabError}
 
 @contextmanager
 def converted(folders: Sequence[Path], member: int | None, trust: Trust) -> Iterator[list[Path]]:
-    """One member of the policy in each of these run or policy folders as a `.onnx`; the files are there within the
-    `with` block.
+    """One member of the policy in each of these run or policy folders, if any, as a `.onnx`; the files are there within
+    the `with` block.
 
     Args:
         member: its training seed; None: the first.
@@ -35,6 +35,9 @@ def converted(folders: Sequence[Path], member: int | None, trust: Trust) -> Iter
         f"import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {__name__} import {convert.__name__} as run; "
         "run(*map(json.loads, sys.argv[2:]))"
     )
+    if not folders:
+        yield []
+        return
     with tempfile.TemporaryDirectory() as name:
         allowed = trust if isinstance(trust, bool | str) else sorted(trust)
         words = [json.dumps(each) for each in (sys.path, [*map(str, folders)], member, allowed, name)]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from rlab.errors import UsageError
 
 BATCH_ROWS = 256  # rows of several requests that are computed together
+BODIES = 32  # of the largest size, which may be arriving at once
 POLL_SECONDS = 1.0  # between two looks at the aliases that are served
 
 

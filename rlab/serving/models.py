@@ -3,7 +3,6 @@
 import re
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -133,7 +132,7 @@ def open_models(places: Sequence[Place], member: int | None = None, trust: Trust
         RlabError: a file or folder is damaged, or takes too long.
     """
     folders = [place.path for place in places if place.path.is_dir()]
-    with converted(folders, member, trust) if folders else nullcontext([]) as files:
+    with converted(folders, member, trust) as files:
         made = iter(files)  # a moment ago, by us
         runners = [
             open_exported(next(made), trust=True) if place.path.is_dir() else _opened(place.path, member, trust)

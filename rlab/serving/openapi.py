@@ -8,6 +8,7 @@ from rlab.serving.limits import Limits
 from rlab.serving.ports import DATATYPES
 from rlab.version import VERSION
 
+Operation = tuple[str, str, Mapping[str, Any]]  # method, path, and its entry
 ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 PARAMETERS = {
     "type": "object",
@@ -22,7 +23,7 @@ LIVE = {"type": "object", "required": ["live"], "properties": {"live": {"type": 
 READY = {"type": "object", "required": ["ready"], "properties": {"ready": {"type": "boolean"}}}
 SHAPE = {"type": "array", "items": {"type": "integer"}, "minItems": 1}
 DATATYPE = {"enum": sorted(DATATYPES.values())}
-PORT = {
+PORT: dict[str, Any] = {
     "type": "object",
     "required": ["name", "datatype", "shape"],
     "properties": {"name": NAME, "datatype": DATATYPE, "shape": SHAPE},
@@ -41,6 +42,7 @@ METADATA = {
         "platform": NAME,
         "inputs": {"type": "array", "items": PORT},
         "outputs": {"type": "array", "items": PORT},
+        "parameters": {"type": "object", "description": "the spaces, in rlab's words"},
     },
 }
 ANSWER = {
@@ -135,9 +137,7 @@ def inference(limits: Limits) -> dict[str, Any]:
 READINESS = operation("Whether every model is loaded", READY)
 
 
-def described(
-    routes: Sequence[tuple[str, str, Mapping[str, Any]]], models: Sequence[str], token: bool
-) -> dict[str, Any]:
+def described(routes: Sequence[Operation], models: Sequence[str], token: bool) -> dict[str, Any]:
     """The description.
 
     Args:
@@ -156,11 +156,11 @@ def described(
             "responses": responses,
             "parameters": [*parameters, *entry.get("parameters", ())],
         }
-    scheme = {"components": {"schemas": {"Error": ERROR}}}
+    scheme: dict[str, Any] = {"components": {"schemas": {"Error": ERROR}}}
     if token:
         schemes = {"bearer": {"type": "http", "scheme": "bearer"}, "basic": {"type": "http", "scheme": "basic"}}
         scheme["components"]["securitySchemes"] = schemes
-        scheme["security"] = [{"bearer": []}, {"basic": []}]  # type: ignore[assignment]
+        scheme["security"] = [{"bearer": []}, {"basic": []}]
     info = {"title": "rlab", "version": VERSION, "description": "Policies that answer: Open Inference Protocol 2."}
     return {"openapi": "3.1.0", "info": info, "paths": paths, **scheme}
 

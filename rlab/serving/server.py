@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable
 from os import PathLike
+from typing import Any
 
 from rlab.errors import RlabError, UsageError, pip_install
 from rlab.serving.limits import Limits
@@ -51,7 +52,7 @@ def serve(
         UsageError: a source is not there or not to be served, the port is taken, or a package is missing.
         RlabError: a source is damaged.
     """
-    where = {"host": host, "port": port, "token_file": token_file, "models": models, "record": record}
+    where: dict[str, Any] = {"host": host, "port": port, "token_file": token_file, "models": models, "record": record}
     return Server(options_of(*sources, **where, limits=limits, member=member, trust=trust)).start()
 
 

@@ -43,7 +43,9 @@ def test_the_server_says_what_it_is_and_that_it_is_ready(server: Any) -> None:
 
 
 def test_a_models_metadata_say_what_it_takes_and_gives(server: Any) -> None:
-    assert server.get("/v2/models/cartpole").json == {
+    told = server.get("/v2/models/cartpole").json
+    assert told.pop("parameters")["action_space"] == {"kind": "discrete", "n": 2, "start": 0}
+    assert told == {
         "name": "cartpole",
         "versions": ["1"],
         "platform": "onnxruntime_onnx",
@@ -163,6 +165,15 @@ def test_what_was_accepted_is_answered_before_the_server_stops(serve: Callable[.
         assert (answer.status, answer.headers["connection"]) == (200, "close")
     assert server.process.wait(20) == 0
     assert "stopped" in server.log.read_text()
+
+
+def test_requests_before_a_broken_one_are_answered_first(server: Any) -> None:
+    good = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with server.wire() as wire:
+        wire.send(good * 3 + b"broken\r\n\r\n" + good)
+        assert [wire.answer().status for _ in range(4)] == [200, 200, 200, 400]
+        with pytest.raises(ConnectionError):
+            wire.answer()
 
 
 def test_ctrl_c_stops_the_server_with_exit_code_0(serve: Callable[..., Any], file: Path) -> None:
