@@ -5,7 +5,7 @@ it is void.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -22,9 +22,33 @@ from rlab.runs.policies import OBSERVED, POLICY, announced, vouched_by
 
 EDGES = 33  # quantiles: of 0, 1/32, 2/32 ... 1
 LEAST_EPISODES = 5  # fewer say nothing about how much episodes differ
+MOST_COMPARED = 4  # features by which observations are compared
 MOST_WINDOWS = 64  # lengths of windows, each twice as long as the one before
 MOST_COUNT = 10**15
 LOWER_TAIL = -1.645  # of the standard normal distribution, 5 %
+
+
+@dataclass(frozen=True, eq=False)
+class Closeness:
+    """How close two observations are, from 0 to 1: the features that move least from step to step, K of them, are
+    compared in steps. It tells observations of one episode that lie close in time from those of others."""
+
+    features: np.ndarray  # [K] their places
+    steps: np.ndarray  # [K] how far each moves in a step, root mean square
+    of_strangers: float  # mean closeness of observations of different episodes
+    of_neighbours: float  # of those of one episode that are one or two steps apart
+    variance: float  # of the closeness of strangers
+    row_variance: float  # of how close one observation is to strangers on average
+
+    def __call__(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """`[...]` of features `[..., F]`, each of the one with each of the other."""
+        apart = (rows[..., self.features] - others[..., self.features]) / (2.0 * self.steps)
+        found: np.ndarray = np.exp(-0.5 * np.square(apart).sum(axis=-1))
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self), "features": self.features.tolist(), "steps": self.steps.tolist()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +71,9 @@ class ObsReference:
     rank_mean: np.ndarray  # [2 F] of `ranks`
     windows: tuple[int, ...]  # lengths of windows of consecutive observations, env steps, each twice the one before
     window_variance: np.ndarray  # [W, 2 F] of the mean rank in windows of these lengths
+    window_excess: np.ndarray  # [W, 2 F] excess kurtosis of these means, 0 where it is negative
     long_run_variance: np.ndarray  # [2 F] env steps: of the mean rank of n observations of whole episodes, times n
+    closeness: Closeness
 
     def ranks(self, features: np.ndarray) -> np.ndarray:
         """`[R, F]` to `[R, 2 F]` in [0, 1]: the share of quantiles below (those that are equal count half), and for
@@ -58,23 +84,35 @@ class ObsReference:
         rank = below / (2.0 * len(edges))
         return np.concatenate([rank, np.abs(2.0 * rank - 1.0)], axis=-1)
 
-    def variance(self, length: float) -> np.ndarray:
-        """`[2 F]`: the variance to expect of the mean rank over a window of consecutive observations.
+    def variance(self, lengths: np.ndarray) -> np.ndarray:
+        """`[L, 2 F]`: the variance to expect of the mean rank over windows of consecutive observations of these
+        lengths `[L]`.
 
         That of the recorded windows up to the longest, then falling as 1 / length. Both are taken at the upper end of
         what E episodes allow (a chi-squared bound), and with an episode added that is like none of the E, as long as
         the longest and at the far end of every feature: those appear in up to 1 of E + 1 episodes.
         """
-        place = int(np.clip(np.log2(max(length, 1.0) / self.windows[0]), 0, len(self.windows) - 1))
-        recorded = self.window_variance[place]
-        if length > self.windows[-1]:
-            recorded = np.maximum(recorded * self.windows[-1], self.long_run_variance) / length
-        return recorded * self._uncertainty + self._unseen * min(1.0, self.longest / length)
+        last = np.maximum(self.window_variance[-1] * self.windows[-1], self.long_run_variance)
+        recorded = self._of_windows(self.window_variance, last, lengths)
+        return recorded * self._uncertainty + self._unseen * np.minimum(1.0, self.longest / lengths[:, None])
 
-    @property
+    def excess(self, lengths: np.ndarray) -> np.ndarray:
+        """`[L, 2 F]`: by how much the kurtosis of these means exceeds that of a normal distribution; it falls as 1 /
+        length behind the longest recorded windows, as that of a mean of independent ones does."""
+        return self._of_windows(self.window_excess, self.window_excess[-1] * self.windows[-1], lengths)
+
+    def _of_windows(self, recorded: np.ndarray, last: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """What is `recorded [W, 2 F]` for the windows of these lengths or the next shorter ones, and `last / length`
+        behind them."""
+        place = np.clip(np.log2(lengths / self.windows[0]), 0, len(self.windows) - 1).astype(np.int64)
+        lengths = lengths[:, None]
+        return np.where(lengths > self.windows[-1], last / lengths, recorded[place])
+
+    @cached_property
     def mean_variance(self) -> np.ndarray:
         """`[2 F]`: how sure `rank_mean` itself is."""
-        return self.variance(float(self.observations))
+        found: np.ndarray = self.variance(np.array([self.observations]))[0]
+        return found
 
     @cached_property
     def _uncertainty(self) -> float:
@@ -102,7 +140,9 @@ class ObsReference:
             "rank_mean": _rounded(self.rank_mean),
             "windows": list(self.windows),
             "window_variance": _rounded(self.window_variance),
+            "window_excess": _rounded(self.window_excess),
             "long_run_variance": _rounded(self.long_run_variance),
+            "closeness": self.closeness.to_json(),
         }
 
 
@@ -116,10 +156,9 @@ def save_observed(folder: Path, references: Sequence[ObsReference]) -> None:
     """
     if not references:
         return
-    weights = _weights_sha256(folder)
-    features = list(references[0].features)
-    members = [each.to_json() for each in references]
-    content = files.to_json({"weights_sha256": weights, "features": features, "members": members}, folder / OBSERVED)
+    members, features = [each.to_json() for each in references], list(references[0].features)
+    data = {"weights_sha256": _weights_sha256(folder), "features": features, "members": members}
+    content = files.to_json(data, folder / OBSERVED)
     with announced(folder, {OBSERVED: files.sha256(content)}, beside=True):
         files.write_bytes(folder / OBSERVED, content)
 
@@ -172,15 +211,18 @@ def _from_json(data: Mapping[str, Any], path: Path) -> dict[int, ObsReference]:
 def _member(names: tuple[str, ...], data: Any, path: Path) -> ObsReference:
     if not isinstance(data, dict):
         raise RlabError(f"{path}: a member must be an object, not {door.clean(repr(data)):.80}")
-    counts = {name: data.get(name) for name in ("seed", "episodes", "observations", "longest_episode")}
+    counts: dict[str, Any] = {name: data.get(name) for name in ("seed", "episodes", "observations", "longest_episode")}
     door.check_counts(path, MOST_COUNT, **counts)
     windows = data.get("windows")
     if not isinstance(windows, list) or not 0 < len(windows) <= MOST_WINDOWS:
         raise RlabError(f"{path}: 'windows' must be a list of lengths. Was it edited?")
     door.check_counts(path, MOST_COUNT, **{f"windows[{place}]": each for place, each in enumerate(windows)})
-    sizes = {"mean": (), "std": (), "quantiles": (EDGES,)}
-    arrays = {name: _numbers(data.get(name), (len(names), *size), f"{path}: {name!r}") for name, size in sizes.items()}
-    twice = {"rank_mean": (), "window_variance": (len(windows),), "long_run_variance": ()}
+    sizes: dict[str, tuple[int, ...]] = {"mean": (), "std": (), "quantiles": (EDGES,)}
+    arrays: dict[str, Any] = {
+        name: _numbers(data.get(name), (len(names), *size), f"{path}: {name!r}") for name, size in sizes.items()
+    }
+    twice: dict[str, tuple[int, ...]] = {"rank_mean": (), "long_run_variance": ()}
+    twice |= {name: (len(windows),) for name in ("window_variance", "window_excess")}
     for name, size in twice.items():
         arrays[name] = _numbers(data.get(name), (*size, 2 * len(names)), f"{path}: {name!r}")
     sound = (
@@ -197,7 +239,22 @@ def _member(names: tuple[str, ...], data: Any, path: Path) -> ObsReference:
             f"{path}: the statistics of seed {counts['seed']} are not those of observations. Was it edited?"
         )
     own = counts["seed"], names, counts["episodes"], counts["observations"], counts["longest_episode"]
-    return ObsReference(*own, windows=tuple(windows), **arrays)
+    closeness = _closeness(data.get("closeness"), len(names), f"{path}: 'closeness'")
+    return ObsReference(*own, windows=tuple(windows), closeness=closeness, **arrays)
+
+
+def _closeness(data: Any, features: int, where: str) -> Closeness:
+    data = data if isinstance(data, dict) else {}
+    places = data.get("features")
+    known = isinstance(places, list) and all(type(place) is int and 0 <= place < features for place in places)
+    if not known or len(places) > MOST_COMPARED:
+        raise RlabError(f"{where} must name up to {MOST_COMPARED} features by their places. Was it edited?")
+    steps = _numbers(data.get("steps"), (len(places),), f"{where}: 'steps'")
+    names = ("of_strangers", "of_neighbours", "variance", "row_variance")
+    numbers = [float(_numbers(data.get(name), (), f"{where}: {name!r}")) for name in names]
+    if not (steps > 0).all() or not all(0 <= number <= 1 for number in numbers):
+        raise RlabError(f"{where}: steps must be above 0, and the rest from 0 to 1. Was it edited?")
+    return Closeness(np.array(places, np.int64), steps, *numbers)
 
 
 def _numbers(values: Any, shape: tuple[int, ...], where: str) -> np.ndarray:

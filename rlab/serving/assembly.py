@@ -5,11 +5,15 @@ from collections.abc import Callable, Sequence
 from rlab.errors import RlabError
 from rlab.serving import feedback
 from rlab.serving.app import App
+from rlab.serving.counts import Counts
+from rlab.serving.drift_watch import DriftWatch
 from rlab.serving.gate import LOOPBACK
 from rlab.serving.log import RequestLog, begin_log, log
 from rlab.serving.observers import Observer
 from rlab.serving.options import ServeOptions
+from rlab.serving.page import Pages
 from rlab.serving.recording import Recorder, Room
+from rlab.serving.shared import Numbers, SharedNumbers
 from rlab.serving.web import Route
 
 
@@ -26,8 +30,12 @@ def build_app(
     begin_log()
     if options.token is None and options.host not in (None, *LOOPBACK):
         log("warning", "other machines reach this server, and it asks for no token: --token-file", host=options.host)
-    observers: list[Observer] = [RequestLog()] if options.log_requests else []
-    routes: list[Callable[[App], Sequence[Route]]] = []
+    counts, watch = Counts(), DriftWatch()
+    numbers = SharedNumbers(lambda: Numbers(counts.by_model, watch.states()), options.shared)
+    observers: list[Observer] = [*([RequestLog()] if options.log_requests else []), counts, watch, numbers]
+    routes: list[Callable[[App], Sequence[Route]]] = [
+        lambda app: Pages(app.catalog.all, lambda: app.catalog.ready, numbers.all).routes()
+    ]
     if options.record is not None:
         recorder = Recorder(options.record, Room.of(options.limits.max_recorded_mib))
         observers.append(recorder)

@@ -86,6 +86,10 @@ class Catalog:
         """The names of the models that are there."""
         return sorted(self._versions)
 
+    def all(self) -> list[ServedModel]:
+        """Every version of every model that is there, by name; the one that answers by default first."""
+        return [self.find(name, version).model for name in self.names() for version in self.versions(name)]
+
     def versions(self, name: str) -> list[str]:
         """The versions of a model, the one that answers by default first."""
         first = self.find(name).model.version

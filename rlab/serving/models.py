@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,12 @@ import numpy as np
 
 from rlab.compression.export.runtimes import SUFFIXES, LimitedRunner, Runner, open_exported
 from rlab.errors import RlabError, UsageError
+from rlab.networks.obs_features import ObsFeatures
 from rlab.networks.obs_look import ObsLook
 from rlab.runs import registry
 from rlab.runs.folder import POLICY_FOLDERS
+from rlab.runs.observed import ObsReference, load_observed
+from rlab.runs.policies import OBSERVED
 from rlab.serving.conversion import converted
 from rlab.serving.limits import BATCH_ROWS
 from rlab.serving.ports import Port, ports_of
@@ -81,6 +84,7 @@ class ServedModel:
     outputs: dict[str, Port]
     batches_exactly: bool
     in_thread: bool
+    observed: ObsReference | None = field(default=None, repr=False)  # while it was judged; None: nothing on record
 
     @property
     def folder(self) -> Path | None:
@@ -148,7 +152,16 @@ def _model(place: Place, runner: Runner) -> ServedModel:
         raise RlabError(f"{place.path}: the file's metadata are incomplete ({error!r}).") from error
     exactly, seconds = _tried(runner)
     path = place.path.resolve()
-    return ServedModel(place.name, place.version, path, runner, inputs, outputs, exactly, seconds > LONG)
+    model = ServedModel(place.name, place.version, path, runner, inputs, outputs, exactly, seconds > LONG)
+    return replace(model, observed=_observed(model))
+
+
+def _observed(model: ServedModel) -> ObsReference | None:
+    """What the served member observed while it was judged; None where that is not on record."""
+    found = None if model.folder is None else load_observed(model.folder).get(model.runner.seeds[0])
+    if found is not None and found.features != ObsFeatures(model.runner.obs_space).names:
+        raise RlabError(f"{model.folder}: {OBSERVED} is not of observations {model.runner.obs_space}. Was it edited?")
+    return found
 
 
 def _inside(path: Path) -> bool:

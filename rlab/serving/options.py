@@ -38,6 +38,7 @@ class ServeOptions:
     trust: Trust = False
     log_requests: bool = False
     record: Path | None = None
+    shared: Path | None = None  # a folder for the numbers of several workers
     limits: Limits = field(default_factory=Limits)
     places: "Mapping[str, Place] | None" = None
 

@@ -7,9 +7,12 @@ import contextlib
 import functools
 import importlib
 import socket
+import tempfile
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from rlab.errors import RlabError, UsageError, pip_install
@@ -17,7 +20,7 @@ from rlab.serving.limits import Limits
 from rlab.serving.options import ServeOptions, options_of
 from rlab.trust import Trust
 
-NEEDED = ("msgspec", "httptools", "uvicorn", "onnxruntime")
+NEEDED = ("msgspec", "httptools", "uvicorn", "onnxruntime", "prometheus_client")
 
 
 def serve(
@@ -168,9 +171,11 @@ class Server:
         from rlab.serving.assembly import build_app
         from rlab.serving.connections import ServerConfig
 
-        config = ServerConfig(functools.partial(build_app, self.options), self.options.limits, self.options.workers)
-        workers = Multiprocess(config, sockets=[self._socket])
-        workers.run()
+        with tempfile.TemporaryDirectory(prefix="rlab-serve-") as shared:
+            options = replace(self.options, shared=Path(shared))
+            config = ServerConfig(functools.partial(build_app, options), options.limits, options.workers)
+            workers = Multiprocess(config, sockets=[self._socket])
+            workers.run()
         if any(process.exitcode == STARTUP_FAILURE for process in workers.processes):
             self._failure = RlabError("the models cannot be loaded; the log above says why.")
 

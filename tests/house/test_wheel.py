@@ -101,7 +101,7 @@ def test_every_python_file_experiment_and_record_is_in_the_wheel(export: Path, c
 
 
 def test_the_wheel_holds_nothing_that_a_clone_does_not(export: Path, contents: set[str]) -> None:
-    ours = {shipped_name(path) for path in files_of(export, ".py", ".toml", ".json", ".typed", ".css", ".js")}
+    ours = {shipped_name(path) for path in files_of(export, ".py", ".toml", ".json", ".typed", ".css", ".html", ".js")}
     assert {name for name in contents if name.startswith("rlab/")} - ours == set()
 
 

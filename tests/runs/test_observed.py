@@ -8,7 +8,7 @@ import pytest
 
 from rlab.errors import RlabError
 from rlab.runs.folder import read_manifest
-from rlab.runs.observed import EDGES, ObsReference, load_observed, save_observed
+from rlab.runs.observed import EDGES, Closeness, ObsReference, load_observed, save_observed
 from rlab.runs.policies import save_policy
 
 
@@ -26,9 +26,14 @@ def made_up(seed=3, **changes):
         "rank_mean": np.full(4, 0.5),
         "windows": (1, 2, 4),
         "window_variance": np.array([[0.08] * 4, [0.06] * 4, [0.04] * 4]),
+        "window_excess": np.array([[0.0] * 4, [1.0] * 4, [0.5] * 4]),
         "long_run_variance": np.full(4, 1.6),
+        "closeness": Closeness(np.array([0]), np.array([0.5]), 0.1, 0.6, 0.2, 0.01),
     }
     return ObsReference(**{**facts, **changes})
+
+
+CLOSE = made_up().closeness.to_json()
 
 
 @pytest.fixture
@@ -99,6 +104,11 @@ def test_death_at_any_instant_leaves_the_old_statistics_or_the_new_ones(saved, e
         ({"longest_episode": 20_000}, "not those of observations"),
         ({"observations": -1}, "observations must be a whole number"),
         ({"seed": True}, "seed must be a whole number"),
+        ({"closeness": None}, "'closeness' must name up to 4 features by their places"),
+        ({"closeness": {"features": [2], "steps": [1.0]}}, "'closeness' must name up to 4 features"),
+        ({"closeness": {"features": [0], "steps": [0.0, 1.0]}}, "'steps' must be finite numbers"),
+        ({"closeness": {**CLOSE, "steps": [0.0]}}, "steps must be above 0"),
+        ({"closeness": {**CLOSE, "variance": 2.0}}, "the rest from 0 to 1"),
     ],
 )
 def test_a_file_that_was_edited_is_refused_with_one_line(saved, tmp_path, change, message):
@@ -120,21 +130,26 @@ def test_ranks_are_shares_of_the_quantiles_and_ties_count_half():
     assert ranks[:, 2:] == pytest.approx(np.abs(2 * ranks[:, :2] - 1))
 
 
+def test_observations_are_close_where_they_are_a_step_apart():
+    # In units of two steps of 0.5: exp(-1/2 d^2).
+    close = made_up().closeness(np.array([0.0, 9.0]), np.array([[0.0, -9.0], [0.5, 0.0], [4.0, 9.0]]))
+    assert close == pytest.approx([1.0, np.exp(-0.125), np.exp(-8.0)])
+
+
 def test_a_window_varies_as_on_record_then_as_one_over_its_length_and_more_where_episodes_are_few():
     # chi squared of 100 degrees of freedom: 5 % lie below 77.93, so that a variance may be 1.283 times as large.
     # An episode of 100 like no other in 10 200 steps, at rank 0 or 1: 1/102 of 0.5 squared, 1/408.
     unseen = 1 / 408
-    few = made_up(observations=10_100)
-    assert few.variance(1)[0] == pytest.approx(0.08 * 1.283 + unseen, rel=1e-3)
-    assert few.variance(3.9)[0] == pytest.approx(0.06 * 1.283 + unseen, rel=1e-3)
-    assert few.variance(4)[0] == pytest.approx(0.04 * 1.283 + unseen, rel=1e-3)
-    assert few.variance(100)[0] == pytest.approx(1.6 / 100 * 1.283 + unseen, rel=1e-3)
-    assert few.variance(1000)[0] == pytest.approx(1.6 / 1000 * 1.283 + unseen / 10, rel=1e-3)
-    assert few.mean_variance[0] == few.variance(10_100)[0]
-    assert made_up(episodes=5).variance(1)[0] == pytest.approx(0.08 * 5.7 + unseen, rel=0.02)  # 4 / 0.711 in tables
+    found = made_up().variance(np.array([1, 3.9, 4, 100, 1000, 10_100]))[:, 0]
+    recorded = np.array([0.08, 0.06, 0.04, 1.6 / 100, 1.6 / 1000, 1.6 / 10_100])
+    rare = unseen * np.array([1, 1, 1, 1, 1 / 10, 1 / 101])
+    assert found == pytest.approx(recorded * 1.283 + rare, rel=1e-3)
+    assert made_up().mean_variance[0] == found[-1]
+    assert made_up().excess(np.array([1, 3, 4, 100]))[:, 0].tolist() == [0.0, 1.0, 0.5, 0.02]
+    few = made_up(episodes=5).variance(np.ones(1))[0, 0]
+    assert few == pytest.approx(0.08 * 5.63 + unseen, rel=0.03)  # 4 / 0.711, as tables have it
 
 
 def test_what_never_varied_may_still_vary_in_an_episode_that_was_not_seen():
     still = made_up(window_variance=np.zeros((3, 4)), long_run_variance=np.zeros(4))
-    assert (still.variance(10) > 0).all()
-    assert still.variance(100_000)[0] == pytest.approx(1 / 408 / 1000)
+    assert still.variance(np.array([10, 100_000]))[:, 0] == pytest.approx([1 / 408, 1 / 408 / 1000])
