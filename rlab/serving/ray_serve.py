@@ -26,6 +26,7 @@ from rlab.serving.limits import POLL_SECONDS
 from rlab.serving.log import log
 from rlab.serving.models import Place, open_models, place_of
 from rlab.serving.options import ServeOptions
+from rlab.serving.ray_numbers import Exchange, exchange_always
 from rlab.serving.server import url_of
 
 NAME = "rlab"  # of the application, on a cluster that may serve others
@@ -51,6 +52,8 @@ class RayServer:
     def __init__(self, options: ServeOptions) -> None:
         if options.port == 0:
             raise UsageError("--port 0: with --engine ray name the port, which is the same on every machine.")
+        if options.record is not None:
+            raise UsageError("--record needs --engine local: each replica would write on a machine of its own.")
         check_sources(options.sources, options.models)
         self._serve = _imported()
         self.options = options
@@ -58,6 +61,7 @@ class RayServer:
         self._ray, self._joined = ray_cluster.joined()
         logging.getLogger("ray.serve").setLevel(logging.CRITICAL)
         self._is_first = not self._serve.status().proxies
+        self._exchange = self._ray.remote(Exchange).options(num_cpus=0).remote()
         try:
             self._parcels = [packed(source, options) for source in options.sources]
             self._listen()
@@ -109,10 +113,10 @@ class RayServer:
         Raises:
             RlabError: they do not start.
         """
-        options, parcels = self.options, self._parcels
+        options, parcels, exchange = self.options, self._parcels, self._exchange
 
         def build() -> App:
-            return application(options, parcels)
+            return application(options, parcels, exchange)
 
         deployment = self._serve.deployment(
             name="policies",
@@ -156,8 +160,8 @@ def packed(source: str, options: ServeOptions) -> Parcel:
     return Parcel(place, True, {each.name: each.read_bytes() for each in sorted(folder.iterdir()) if each.is_file()})
 
 
-def application(options: ServeOptions, parcels: Sequence[Parcel]) -> App:
-    """The application of one replica, from what has travelled."""
+def application(options: ServeOptions, parcels: Sequence[Parcel], exchange: Any = None) -> App:
+    """The application of one replica, from what has travelled; `exchange`: the actor of this name."""
     root = Path(tempfile.mkdtemp(prefix="rlab-"))
     places = {}
     for at, (source, parcel) in enumerate(zip(options.sources, parcels, strict=True)):
@@ -167,7 +171,11 @@ def application(options: ServeOptions, parcels: Sequence[Parcel]) -> App:
             (folder / name).write_bytes(content)
         path = folder if parcel.is_folder else folder / next(iter(parcel.files))
         places[source] = replace(parcel.place, path=path, moves=False)
-    app = build_app(replace(options, places=places))
+    numbers = root / "numbers"
+    numbers.mkdir()
+    if exchange is not None:
+        exchange_always(numbers, importlib.import_module("ray"), exchange)
+    app = build_app(replace(options, places=places, shared=numbers))
     weakref.finalize(app, shutil.rmtree, root, ignore_errors=True)
     return app
 

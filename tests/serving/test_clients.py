@@ -162,6 +162,38 @@ def test_a_length_of_the_json_that_is_no_number_is_refused(server: Any, length: 
     assert "Inference-Header-Content-Length" in answer.json["error"]
 
 
+def test_prometheus_reads_the_metrics_and_counts_what_was_answered(server: Any, client: Any) -> None:
+    parser = pytest.importorskip("prometheus_client.parser")
+
+    def families() -> dict[str, Any]:
+        text = server.get("/metrics").body.decode()
+        return {family.name: family for family in parser.text_string_to_metric_families(text)}
+
+    def samples(name: str, kind: str) -> list[Any]:
+        """Those of the model, in the order of the page."""
+        return [each for each in families()[name].samples if each.name == kind and each.labels["model"] == "cartpole"]
+
+    def answered() -> float:
+        return sum(
+            each.value for each in samples("rlab_requests", "rlab_requests_total") if each.labels["status"] == "200"
+        )
+
+    client.infer("cartpole", [tensor("obs", observations("cartpole", 3), True)])
+    before = answered()
+    for _ in range(4):
+        client.infer("cartpole", [tensor("obs", observations("cartpole", 3), True)])
+    assert answered() == before + 4
+    counts = [each.value for each in samples("rlab_request_seconds", "rlab_request_seconds_bucket")]
+    (total,) = samples("rlab_request_seconds", "rlab_request_seconds_count")
+    assert counts == sorted(counts)
+    assert counts[-1] == total.value == answered()
+    promtool = shutil.which("promtool")
+    if promtool is not None:  # of Prometheus itself
+        text = server.get("/metrics").body
+        done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False, timeout=20)
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_curl_asks_as_the_docs_show(server: Any) -> None:
     if shutil.which("curl") is None:
         pytest.skip("there is no curl")

@@ -99,11 +99,13 @@ def test_of_a_version_its_whole_folder_travels_and_of_a_run_its_policy_alone(
 
 
 def test_what_cannot_be_deployed_is_said_before_a_cluster_is_looked_for(
-    policies: Path, monkeypatch: pytest.MonkeyPatch
+    policies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = str(policies / "cartpole")
     with pytest.raises(UsageError, match="--port 0: with --engine ray name the port"):
         RayServer(ServeOptions(sources=(source,), port=0))
+    with pytest.raises(UsageError, match="--record needs --engine local"):
+        RayServer(ServeOptions(sources=(source,), record=tmp_path))
     with pytest.raises(UsageError, match="there is no run, policy folder, exported file or model gone"):
         RayServer(ServeOptions(sources=("gone",)))
     monkeypatch.setitem(sys.modules, "ray", None)
@@ -160,4 +162,13 @@ def test_on_a_cluster_replicas_answer_as_the_policy_and_take_up_a_new_version_wi
     assert {(version, tuple(data)) for version, data in found} == {
         (version, tuple(data)) for version, data in zip("12", expected, strict=True)
     }
+    count = 'rlab_requests_total{model="pole",status="200",version="2"}'
+    of_two = 'rlab_requests_total{model="pole",status="200",version="1"}'
+    answers = {name: sum(version == name for version, _ in found) for name in "12"}
+    until = time.monotonic() + START
+    while True:  # whichever replica answers, it knows of all, also of those that are gone
+        lines = dict(line.rsplit(" ", 1) for line in server.get("/metrics", **BEARER).body.decode().splitlines())
+        if [float(lines.get(each, 0)) for each in (of_two, count)] == [answers["1"], answers["2"]]:
+            break
+        assert time.monotonic() < until, (answers, lines)
     assert server.stop(60.0) == 0
