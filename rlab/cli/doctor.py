@@ -1,4 +1,4 @@
-"""`rlab doctor`: versions, devices, missing extras and damaged runs."""
+"""`rlab doctor`: versions, devices, missing extras, damaged runs and published versions."""
 
 from dataclasses import dataclass
 
@@ -21,9 +21,10 @@ class DoctorOptions:
 SCHEMAS = (DoctorOptions,)
 PAGE = Page(
     "rlab doctor [RUN ...] [settings]",
-    "Say what rlab runs on here, which extras are missing, and which runs are damaged and what can be done about it.",
+    "Say what rlab runs on here, which extras are missing, and which runs and published versions are damaged and what "
+    "can be done about it.",
     ("rlab doctor", "rlab doctor runs/my-run --json"),
-    ("Nothing is changed. The exit code is 1 where a run is damaged.",),
+    ("Nothing is changed. The exit code is 1 where something is damaged.",),
 )
 
 

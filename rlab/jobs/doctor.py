@@ -1,4 +1,4 @@
-"""`rlab doctor`: what rlab runs on here, what is missing, and which runs are damaged."""
+"""`rlab doctor`: what rlab runs on here, what is missing, and which runs and published versions are damaged."""
 
 import os
 import tempfile
@@ -15,10 +15,12 @@ from rlab.learning.compiler import cache_folder, why_not_compile
 from rlab.machine import is_installed, processor, versions
 from rlab.runs.folder import CONFIG, MANIFEST, ROOT, existing_folder
 from rlab.runs.health import damages, leftovers
+from rlab.runs.registry import list_models, models_folder
 
 # Extra -> the module that it brings, and what it is for.
 EXTRAS = {
     "atari": ("ale_py", "Atari games"),
+    "hub": ("huggingface_hub", "policies on the Hugging Face hub"),
     "box2d": ("Box2D", "LunarLander, BipedalWalker, CarRacing"),
     "envpool": ("envpool", "envs in C++"),
     "minari": ("minari", "datasets"),
@@ -33,6 +35,7 @@ EXTRAS = {
     "plot": ("matplotlib", "plots"),
     "postgres": ("psycopg", "rlab tune on a PostgreSQL server"),
     "ray": ("ray", "--engine ray"),
+    "serve": ("uvicorn", "rlab serve"),
     "sklearn": ("sklearn", "classification metrics beside scikit-learn's"),
     "tune": ("optuna", "rlab tune"),
     "video": ("moviepy", "films as .mp4"),
@@ -49,13 +52,13 @@ class Diagnosis:
     devices: dict[str, str | None]  # device -> why nothing can be compiled for it; None where it can
     missing: dict[str, str]  # extra -> the command that installs it
     caches: dict[str, str]
-    runs: int  # that were looked at
-    damaged: dict[str, list[tuple[str, str]]]  # run -> what is wrong, and what can be done
+    runs: int  # and published versions that were looked at
+    damaged: dict[str, list[tuple[str, str]]]  # run or version -> what is wrong, and what can be done
     left: list[str]  # by writers that were killed
 
     @property
     def ok(self) -> bool:
-        """Whether no run is damaged."""
+        """Whether nothing is damaged."""
         return not self.damaged
 
     def to_json(self) -> dict[str, Any]:
@@ -75,10 +78,10 @@ class Diagnosis:
         lines += [f"not installed: {EXTRAS[name][1]}: {command}" for name, command in self.missing.items()]
         lines += [f"{what}: {path}" for what, path in self.caches.items()]
         for run, found in self.damaged.items():
-            lines += [f"damaged run {run}: {_joined(damage, advice)}" for damage, advice in found]
+            lines += [f"damaged: {run}: {_joined(damage, advice)}" for damage, advice in found]
         lines += [f"left by a writer that was killed, may be deleted: {path}" for path in self.left]
         whole = self.runs - len(self.damaged)
-        lines.append(f"runs that are whole: {whole} of {self.runs}")
+        lines.append(f"runs and published versions that are whole: {whole} of {self.runs}")
         return "\n".join(lines)
 
 
@@ -86,14 +89,18 @@ def doctor(runs: Sequence[str] = (), root: str = ROOT) -> Diagnosis:
     """Look at what rlab runs on, and at runs; nothing is changed and no code of others runs.
 
     Args:
-        runs: run folders; none: those directly under `root`.
+        runs: folders of runs or published versions; none: the runs directly under `root`, and all versions unless it is
+            another root than the usual one.
 
     Raises:
         UsageError: one of them is not a folder.
     """
     if not runs and root != ROOT:
         existing_folder(root)
-    folders = [existing_folder(run) for run in runs] or _runs_under(Path(root))
+    folders = [existing_folder(run) for run in runs] or [
+        *_runs_under(Path(root)),
+        *(Path(row["path"]) for row in list_models(models_folder()) if root == ROOT),
+    ]
     found = {str(folder): damages(folder) for folder in folders}
     roots = [Path(run) for run in runs] or [Path(root)]
     return Diagnosis(

@@ -210,6 +210,7 @@ def _of_version(path: str, version: Version) -> Evidence:
     step = version.lineage[0]
     made_of, weights = step.version or step.name, step.weights_sha256
     known = made_of is not None and weights is not None
+    process = _computed_with({"computed_with": dict(version.computed_with)})
     return Evidence(
         path=path,
         kind=POLICY_FOLDER,
@@ -227,9 +228,10 @@ def _of_version(path: str, version: Version) -> Evidence:
         weights_sha256=version.weights_sha256,
         parent=Parent(str(made_of), str(weights), step.how, step.same_members) if known else None,
         commit=config.get("commit"),
+        versions=process["versions"],
+        hardware=process["hardware"],
         wall_seconds=version.wall_seconds,
         command=config.get("command"),
-        **_computed_with({"computed_with": dict(version.computed_with)}),
     )
 
 

@@ -295,7 +295,7 @@ def _as_it_is(saved: SavedPolicy, evidence: Evidence) -> dict[str, bytes]:
         return {POLICY: content, entry["name"]: files.read_checked(saved.where, entry, STEM, SUFFIX, path)}
 
     found = files.settled(read, lambda: files.identity(path))
-    if evidence.weights_sha256 not in map(files.sha256, found.values()):
+    if evidence.weights_sha256 not in [files.sha256(content) for content in found.values()]:
         raise RlabError(f"{saved.folder} was saved anew while it was being published: its run goes on. Publish again.")
     return found
 

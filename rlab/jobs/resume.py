@@ -15,8 +15,8 @@ from rlab.jobs.defaults import check_budget
 from rlab.jobs.foreign_code import resume_command
 from rlab.jobs.inputs import open_inputs
 from rlab.jobs.listeners import Audience, audience_of
+from rlab.jobs.log_services import send_again, services_of
 from rlab.jobs.progress import announce, announcer
-from rlab.jobs.publishing import publish_again, services_of
 from rlab.jobs.request import CHANGEABLE, Request
 from rlab.jobs.running import Run, carry_out, unless_interrupted
 from rlab.jobs.settings import merge
@@ -104,7 +104,7 @@ def continue_run(
     services_of(request)  # which says where a package is missing
     if continued.finished:
         if "log" in settings and ranks_started()[0] == 0:
-            publish_again(request, folder, announcer(progress))
+            send_again(request, folder, announcer(progress))
         return Run.open(folder.name)
     with own_surroundings(request.run.threads, request.run.seed, request.run.deterministic), joined() as ranks:
         inputs = open_inputs(request, folder, trust)

@@ -17,9 +17,9 @@ from rlab.jobs.foreign_code import only_here, resume_command
 from rlab.jobs.inputs import open_inputs
 from rlab.jobs.jobs_progress import JobsProgress
 from rlab.jobs.listeners import Audience, audience_of
+from rlab.jobs.log_services import Sender, check_services, services_of
 from rlab.jobs.outcome import BY_LISTENER, INTERRUPTED, recorded_status
 from rlab.jobs.progress import ProgressListener, announce, announcer
-from rlab.jobs.publishing import Publisher, check_services, services_of
 from rlab.jobs.recording import final_evaluation
 from rlab.jobs.request import Request
 from rlab.jobs.session import Session
@@ -258,15 +258,15 @@ def carry_out(
             audience.check("Nothing was trained.")
             folder = folder if write_changes is None or not leads else write_changes()
             services = services_of(request) if leads else []
-            publisher = running.enter_context(Publisher(services, request, folder, announcer(progress)))
-            hearing: list[Any] = [*SupportWatch.of(request.settings), publisher]
+            sender = running.enter_context(Sender(services, request, folder, announcer(progress)))
+            hearing: list[Any] = [*SupportWatch.of(request.settings), sender]
             if bar is not None:
                 running.enter_context(bar)
                 hearing.append(bar)
             outcome = session.train(folder, hearing, audience)
             status = outcome.status(request.run.final_eval_episodes > 0)
             record(status, outcome.why)
-            publisher.ends(status)
+            sender.ends(status)
             session.ranks.any(False)  # all wait until the run is whole
     except BaseException:
         audience.on_end(replace(begun, time=_reached(folder)))

@@ -1,4 +1,4 @@
-"""Whether a run is whole: every file that it vouches for is read, and nothing is changed."""
+"""Whether a run or a published version is whole: every file that it vouches for is read, and nothing is changed."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -16,13 +16,16 @@ from rlab.runs.listing import saved_time
 from rlab.runs.logs import read_json_lines
 from rlab.runs.tables import read_episodes
 from rlab.runs.tensors import tensors_from_bytes
+from rlab.runs.versions import VERSION, read_version
 
 LOGS = ("metrics.jsonl", "eval.jsonl", "timing.jsonl")
 
 
 def damages(path: Path) -> list[tuple[str, str]]:
-    """What is damaged in a run, each in one line with what can be done; none where it is whole. Of a run in progress
-    only its beginning is looked at, since its files change."""
+    """What is damaged in a run or in a version of a published policy, each in one line with what can be done; none
+    where it is whole. Of a run in progress only its beginning is looked at, since its files change."""
+    if os.path.lexists(path / VERSION):
+        return list(_of_files(path, "restore it from a copy, or publish its run again"))
     try:
         run = RunFolder.open(path)
     except (RlabError, OSError) as error:
@@ -30,7 +33,8 @@ def damages(path: Path) -> list[tuple[str, str]]:
         return [(str(error), "the rest is looked at then" if door.STRANGE in str(error) else needed)]
     if run.is_held():
         return []
-    return [*_of_policies(run), *_of_checkpoint(run), *_of_logs(run), *_of_parts(run)]
+    again = f"rlab resume {run.name} writes it again" if has_checkpoint(run) else "restore it from a copy"
+    return [*_of_files(run.path, again), *_of_checkpoint(run), *_of_logs(run), *_of_parts(run)]
 
 
 def leftovers(root: Path) -> list[str]:
@@ -43,23 +47,27 @@ def leftovers(root: Path) -> list[str]:
     return sorted(set(found))
 
 
-def _of_policies(run: RunFolder) -> Iterator[tuple[str, str]]:
-    again = f"rlab resume {run.name} writes it again" if has_checkpoint(run) else "restore it from a copy"
-    names, _ = _tried(lambda: sorted(read_manifest(run.path)["files"]))
+def _of_files(folder: Path, advice: str) -> Iterator[tuple[str, str]]:
+    """The files that the manifest of a folder vouches for."""
+    names, why = _tried(lambda: sorted(read_manifest(folder)["files"]))
+    if why is not None:
+        yield why, advice
     for name in names or ():
-        wrong = _tried(lambda name=name: _look_at(run, name))[1]  # type: ignore[misc]
+        wrong = _tried(lambda name=name: _look_at(folder, name))[1]  # type: ignore[misc]
         if wrong is not None:
-            yield wrong, again
+            yield wrong, advice
 
 
-def _look_at(run: RunFolder, name: str) -> None:
-    content = read_vouched(run.path, name)
-    if name.endswith(".json"):
-        files.parse_json(content, run.path / name)
+def _look_at(folder: Path, name: str) -> None:
+    content = read_vouched(folder, name)
+    if name == VERSION:
+        read_version(folder)
+    elif name.endswith(".json"):
+        files.parse_json(content, folder / name)
     elif name.endswith(".safetensors"):
-        for key, tensor in tensors_from_bytes(content, run.path / name).items():
+        for key, tensor in tensors_from_bytes(content, folder / name).items():
             if tensor.is_floating_point() and tensor.isnan().any():
-                raise RlabError(f"{run.path / name}: {door.clean(key)} has NaN")
+                raise RlabError(f"{folder / name}: {door.clean(key)} has NaN")
 
 
 def _of_checkpoint(run: RunFolder) -> Iterator[tuple[str, str]]:

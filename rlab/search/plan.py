@@ -11,7 +11,7 @@ from rlab.errors import UsageError
 from rlab.jobs.defaults import COMMAND_LINE, DEFAULT
 from rlab.jobs.inputs import open_inputs
 from rlab.jobs.listeners import Audience
-from rlab.jobs.publishing import SERVICES
+from rlab.jobs.log_services import SERVICES
 from rlab.jobs.request import BOOKKEEPING, Request
 from rlab.jobs.shared_out import session_for
 from rlab.jobs.unread import refuse_unread

@@ -30,22 +30,22 @@ SECRET = "a-key-that-nobody-should-find"
 DIES = """
 import os, signal, sys, time
 import rlab
-from rlab.jobs import publishing
+from rlab.jobs import log_services
 
 class Dies:
     def on_metrics(self, env_steps, metrics):
         if env_steps == 384:
-            feeds = publishing.FEEDS
+            feeds = log_services.FEEDS
             while any(feed._mark < (384, 0) for feed in feeds):
                 time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
 
-start = publishing._Feed.__init__
-publishing.FEEDS = []
+start = log_services._Feed.__init__
+log_services.FEEDS = []
 def noted(self, *rest):
     start(self, *rest)
-    publishing.FEEDS.append(self)
-publishing._Feed.__init__ = noted
+    log_services.FEEDS.append(self)
+log_services._Feed.__init__ = noted
 services = ("mlflow", "wandb", "csv")
 rlab.train("dqn", "CartPole-v1", out=sys.argv[1], log=services, listeners=[Dies()], **eval(sys.argv[2]))
 """

@@ -13,7 +13,7 @@ from rlab.runs.versions import Returned, Step, Version
 
 SPACES = {"obs_space": {"kind": "box", "shape": [4]}, "action_space": {"kind": "discrete", "n": 2}}
 MEMBERS = {3: (490.5, 491.0), 4: (500.0, 500.0)}
-HOSTILE = "<script>alert(1)</script> | `x` \n# heading [a](javascript:1) \x1b[31m \u202e"
+HOSTILE = "`<script>alert(1)</script> | `x` \n# heading [a](javascript:1) \x1b[31m \u202e"
 VERSION = Version(
     name="pole",
     version=3,

@@ -30,7 +30,7 @@ def everything(root: Path) -> dict[str, bytes]:
 
 def test_every_extra_that_is_of_use_beside_development_is_known() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert EXTRAS.keys() == project["optional-dependencies"].keys() - {"bench", "dev", "docs", "serve"}
+    assert EXTRAS.keys() == project["optional-dependencies"].keys() - {"bench", "dev", "docs"}
 
 
 def test_whole_runs_and_the_machine_are_described_and_nothing_is_changed(
@@ -39,7 +39,13 @@ def test_whole_runs_and_the_machine_are_described_and_nothing_is_changed(
     before = everything(runs)
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
-    for part in ("torch ", "gymnasium ", "threads ", "compiled code: ", "runs that are whole: 2 of 2"):
+    for part in (
+        "torch ",
+        "gymnasium ",
+        "threads ",
+        "compiled code: ",
+        "runs and published versions that are whole: 2 of 2",
+    ):
         assert part in shown
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -89,11 +95,26 @@ def test_each_kind_of_damage_is_one_line_with_what_can_be_done(
     for path in found:
         damage(path)
     assert main(["doctor"]) == 1
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("damaged run ")]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("damaged: ")]
     assert lines
-    assert all(line.startswith("damaged run runs/dqn: ") for line in lines)
+    assert all(line.startswith("damaged: runs/dqn: ") for line in lines)
     assert any(what in line and advice in line for line in lines), lines
     assert main(["doctor", "runs/run"]) == 0
+
+
+@pytest.mark.parametrize("name", ["policy.json", "weights-*", "version.json", "evaluation.json", "README.md"])
+def test_a_published_version_that_is_damaged_is_named(
+    runs: Path, good: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    shutil.copytree(good / "models", "models")
+    assert main(["doctor"]) == 0
+    assert "whole: 3 of 3" in capsys.readouterr().out
+    (path,) = Path("models/pole/1").glob(name)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert main(["doctor", "models/pole/1"]) == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("damaged: ")]
+    assert f"{path} has a different SHA-256" in line
+    assert line.endswith("restore it from a copy, or publish its run again")
 
 
 def test_what_killed_writers_left_is_listed(runs: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 import rlab
 from rlab.errors import RlabWarning
-from rlab.jobs import publishing
+from rlab.jobs import log_services
 from rlab.jobs.shared_out import part_requests
 from rlab.runs.logged_rows import (
     EVALUATION,
@@ -80,8 +80,8 @@ class Shelf:
 @pytest.fixture
 def shelf(monkeypatch: pytest.MonkeyPatch) -> Shelf:
     found = Shelf()
-    monkeypatch.setattr(publishing, "SERVICES", {"mlflow": lambda: found})
-    monkeypatch.setattr(publishing, "is_installed", lambda name: True)
+    monkeypatch.setattr(log_services, "SERVICES", {"mlflow": lambda: found})
+    monkeypatch.setattr(log_services, "is_installed", lambda name: True)
     return found
 
 
@@ -128,7 +128,7 @@ def test_a_service_gets_every_row_the_config_and_the_policy(shelf: Shelf, tmp_pa
     assert rows[-1].values["final/return"] == run.evaluation.iqm
     assert [rows[-1].values[f"seed-{seed}/final/return"] for seed in (3, 4)] == run.evaluation.per_seed_mean.tolist()
     assert (rows[-1].values["final/return_low"], rows[-1].values["final/return_high"]) == run.evaluation.ci95
-    assert rows == logged_rows(run.path, "env_steps", publishing.iqm)  # what is sent at once is what is sent later
+    assert rows == logged_rows(run.path, "env_steps", log_services.iqm)  # what is sent at once is what is sent later
     assert shelf.ended == [("finished", ["config.json", "policy", "result.json"])]
     (told,) = shelf.runs
     assert (told.name, told.project, told.tags) == ("run", "mine", ("dqn", "CartPole-v1"))
@@ -191,10 +191,10 @@ def test_a_new_run_that_no_service_would_show_is_refused_before_it_has_a_folder(
     shelf.gone = True
     with pytest.raises(rlab.UsageError) as caught:
         train(tmp_path / "run")
-    said = "--log mlflow: ConnectionError: https://...@shelf.example does not answer (test_publishing.py:"
+    said = "--log mlflow: ConnectionError: https://...@shelf.example does not answer (test_log_services.py:"
     assert str(caught.value).startswith(said)
     assert str(caught.value).endswith("Leave it out to train without.")
-    monkeypatch.setattr(publishing, "is_installed", lambda name: False)
+    monkeypatch.setattr(log_services, "is_installed", lambda name: False)
     with pytest.raises(rlab.UsageError, match=r'--log mlflow needs .*: pip install "rlab-agents\[mlflow\]"'):
         train(tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -226,7 +226,7 @@ def test_a_slow_service_is_not_waited_for_before_the_end(
 def test_the_end_of_a_run_does_not_wait_for_ever(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     may = threading.Event()
     monkeypatch.setattr(shelf, "end", lambda status, files: may.wait(10))
-    monkeypatch.setattr(publishing, "AT_LAST", 0.2)
+    monkeypatch.setattr(log_services, "AT_LAST", 0.2)
     began = time.monotonic()
     with pytest.warns(RlabWarning, match="Shelf has not taken everything after 0 s"):
         train(tmp_path / "run")
@@ -241,13 +241,13 @@ def test_the_parts_of_a_run_are_not_shown_by_themselves(road: SimpleNamespace) -
 
 
 def test_a_key_that_was_edited_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / publishing.KEY
+    path = tmp_path / log_services.KEY
     path.write_text('{"format": 1, "key": "../../elsewhere"}')
-    key = publishing._key(path)
-    assert publishing._key(path) == key
+    key = log_services._key(path)
+    assert log_services._key(path) == key
     assert len(key) == 16
     path.write_text("{")
-    assert publishing._key(path) != key
+    assert log_services._key(path) != key
 
 
 def test_one_word_or_several_name_where_a_run_is_logged(road: SimpleNamespace) -> None:
@@ -262,4 +262,4 @@ def test_one_word_or_several_name_where_a_run_is_logged(road: SimpleNamespace) -
 def test_lists_and_arrays_give_the_same_row() -> None:
     arrays = {"loss/td": np.array([1.0, np.nan]), "explore/epsilon": np.float64(0.25)}
     lists = {"loss/td": [1.0, None], "explore/epsilon": 0.25}
-    assert metrics_row(1, arrays, (0, 1), publishing.iqm) == metrics_row(1, lists, (0, 1), publishing.iqm)
+    assert metrics_row(1, arrays, (0, 1), log_services.iqm) == metrics_row(1, lists, (0, 1), log_services.iqm)

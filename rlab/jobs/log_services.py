@@ -75,7 +75,7 @@ def check_services(request: Request) -> None:
             raise UsageError(f"--log {service.name}: {_why(error)}. Leave it out to train without.") from error
 
 
-class Publisher:
+class Sender:
     """A listener that tells services what a run does.
 
     Each has a thread of its own. Where one fails, a warning says so, it is tried again every so often, and at the end.
@@ -93,7 +93,7 @@ class Publisher:
         self._feeds = [_Feed(service, told) for service in services if told is not None]
         self._status: str | None = None
 
-    def __enter__(self) -> "Publisher":
+    def __enter__(self) -> "Sender":
         """Find the run everywhere, or begin it."""
         with kept_generators():
             for feed in self._feeds:
@@ -259,7 +259,7 @@ class _Feed:
             self._trouble = f"{title} {what}. The run does not need it: {later}"
 
 
-def publish_again(request: Request, folder: RunFolder, say: Callable[[str], None]) -> None:
+def send_again(request: Request, folder: RunFolder, say: Callable[[str], None]) -> None:
     """Have a finished run in the logs that the request names, whole: tables are written, services get what they lack.
 
     Raises:
@@ -270,8 +270,8 @@ def publish_again(request: Request, folder: RunFolder, say: Callable[[str], None
             for path in paths_of(folder) or [folder.path]:  # of each set of settings
                 rows = {name: read_json_lines(path / f"{name}.jsonl")[1] for name in ("metrics", "eval")}
                 CsvLog(path, request.run.training_seeds, request.unit, rows.__getitem__).close()
-        with Publisher(services_of(request), request, folder, say) as publisher:
-            publisher.ends(FINISHED)
+        with Sender(services_of(request), request, folder, say) as sender:
+            sender.ends(FINISHED)
 
 
 def logged_run(request: Request, folder: RunFolder) -> LoggedRun:
