@@ -40,7 +40,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "rlab/compression/export/numpy_writer.py": {"json.loads": "metadata that this process has made"},
     "rlab/compression/export/sessions.py": {"self.ort.InferenceSession": "bytes from the door"},
     "rlab/compression/export/torch_export.py": {"torch.export.load": "bytes from the door, of a file that is trusted"},
-    "rlab/evaluation/report/page.py": dict.fromkeys(
+    "rlab/evaluation/report/document.py": dict.fromkeys(
         ("(HERE / 'page.css').read_text", "(HERE / 'page.js').read_text"), "files of rlab's own"
     ),
     "rlab/jobs/varied.py": {"ast.literal_eval": "words of the user's own"},
