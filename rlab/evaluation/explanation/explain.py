@@ -19,6 +19,7 @@ from rlab.evaluation.explanation.target import Target
 from rlab.networks.policy import MemberPolicy
 from rlab.randomness import stream
 
+MOST_NUMBERS = 1000  # of an observation that the JSON holds
 SHAPLEY, GRADIENTS, SALIENCY = "Shapley values", "integrated gradients", "saliency"
 
 
@@ -76,7 +77,7 @@ class Explanation:
             "states": {
                 "episode": self.states.episode.tolist(),
                 "step": self.states.step.tolist(),
-                "obs": self.states.obs.tolist() if players.grid is None else None,
+                "obs": self.states.obs.tolist() if self.states.obs[0].numel() <= MOST_NUMBERS else None,
                 "chosen": contrast.chosen.tolist(),
                 "runner_up": contrast.runner_up.tolist(),
                 "value": self.value.tolist(),
