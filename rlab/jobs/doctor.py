@@ -23,7 +23,6 @@ EXTRAS = {
     "hub": ("huggingface_hub", "policies on the Hugging Face hub"),
     "box2d": ("Box2D", "LunarLander, BipedalWalker, CarRacing"),
     "envpool": ("envpool", "envs in C++"),
-    "hub": ("huggingface_hub", "policies on the Hugging Face hub"),
     "minari": ("minari", "datasets"),
     "minatar": ("minatar", "small Atari games"),
     "minigrid": ("minigrid", "grid worlds"),

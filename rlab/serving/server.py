@@ -34,7 +34,7 @@ def serve(
     trust: Trust = False,
     limits: Limits | None = None,
 ) -> "Server":
-    """Serve policies in a thread of this process until the server is closed, which `with` does at its end:
+    """Serve policies in a thread of this process until the server is closed, which a `with` block does at its end.
 
         with rlab.serve("runs/my-run") as server:
             print(server.url)
