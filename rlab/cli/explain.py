@@ -22,6 +22,7 @@ class ExplainOptions:
     background: int = 16  # other states, from which comes what a feature is replaced by
     orders: int = 64  # of features, where there are more than 12 and Shapley values are sampled
     features: tuple[str, ...] = ()  # names, one for each; without: those of well-known envs, else obs[0], obs[1] ...
+    actions: tuple[str, ...] = ()  # names of the options of one choice; without: those of well-known envs, else numbers
     axes: tuple[str, ...] = ()  # the two features that the maps are over; without: those that matter most
     pictures: bool = True  # draw the env at some of the first episode's steps
     env_timeout: float = 60.0  # seconds for each constructor, reset, step and close of an env

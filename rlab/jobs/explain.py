@@ -2,7 +2,7 @@
 
 import inspect
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
@@ -35,7 +35,7 @@ from rlab.version import VERSION
 FOLDER = "explanation"
 EXPLANATIONS = PageFolder("an explanation", "explanation.html", "explanation.json")
 KEPT = 100  # states of each episode, of which those explained are drawn
-# What the numbers of well-known observations are, for envs that nothing is wrapped around.
+# What the numbers of well-known observations and actions are, for envs that nothing is wrapped around.
 FEATURES = {
     "CartPole": ("cart position", "cart velocity", "pole angle", "pole angular velocity"),
     "MountainCar": ("position", "velocity"),
@@ -46,6 +46,12 @@ FEATURES = {
         *("x", "y", "x velocity", "y velocity", "angle", "angular velocity"),
         *("left leg on the ground", "right leg on the ground"),
     ),
+}
+ACTIONS = {
+    "CartPole": ("push left", "push right"),
+    "MountainCar": ("push left", "no push", "push right"),
+    "Acrobot": ("torque -1", "torque 0", "torque 1"),
+    "LunarLander": ("no engine", "left engine", "main engine", "right engine"),
 }
 
 
@@ -91,6 +97,7 @@ def explain(
     background: int = 16,
     orders: int = 64,
     features: Sequence[str] = (),
+    actions: Sequence[str] = (),
     axes: Sequence[str] = (),
     pictures: bool = True,
     env_timeout: float = ENV_TIMEOUT,
@@ -112,6 +119,7 @@ def explain(
         background: other states, from which comes what a feature is replaced by.
         orders: of features, for Shapley values of more than 12 features, which are sampled.
         features: names, one for each; (): those of well-known envs, else `obs[0]`, `obs[1]` ...
+        actions: names of the options of an action that is one choice; (): those of well-known envs, else their numbers.
         axes: the two features that the maps are over; (): those that matter most.
         pictures: draw the env.
         env_timeout: seconds for each constructor, reset, step and close of an env.
@@ -125,7 +133,7 @@ def explain(
     """
     settings = _Settings(
         *(str(out), member, episodes, seed, states, background, orders),
-        *(tuple(features), tuple(axes), pictures, env_timeout),
+        *(tuple(features), tuple(actions), tuple(axes), pictures, env_timeout),
     )
     with standing_in(network):
         saved = open_policy(run, trust, env)
@@ -144,6 +152,7 @@ class _Settings:
     background: int
     orders: int
     features: tuple[str, ...]
+    actions: tuple[str, ...]
     axes: tuple[str, ...]
     pictures: bool
     env_timeout: float
@@ -160,8 +169,9 @@ def _explained(run: str, saved: SavedPolicy, settings: _Settings) -> Explained:
     place = Path(settings.out).absolute()  # before an env is made, which may change the working folder
     EXPLANATIONS.check(place, settings.out)
     policy, seeds = saved.policy.member(settings.member), range(settings.seed, settings.seed + settings.episodes)
-    target, notes = target_of(policy.head), list[str]()
-    players = players_of(policy.spec.obs_space, settings.features or _known_features(saved))
+    target = target_of(policy.head, settings.actions or _known(saved, ACTIONS))
+    notes = list[str]()
+    players = players_of(policy.spec.obs_space, settings.features or _known(saved, FEATURES))
     axes = players.axes(settings.axes)
     with own_surroundings(threads=1):
         strip = _strip(saved, policy, target, settings, notes)
@@ -190,10 +200,10 @@ def _strip(saved: SavedPolicy, policy: MemberPolicy, target: Target, settings: _
         return strip_of(policy, target, SingleEpisodes([env]), seed)
 
 
-def _known_features(saved: SavedPolicy) -> tuple[str, ...]:
-    """What the numbers of the observation are, where the env is well known and nothing is wrapped around it."""
+def _known(saved: SavedPolicy, names: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """What `names` calls the numbers of the env, where the env is well known and nothing is wrapped around it."""
     name = saved.env.env_id.rpartition("-v")[0]
-    return () if saved.env.wrappers or saved.env.local else FEATURES.get(name, ())
+    return () if saved.env.wrappers or saved.env.local else names.get(name, ())
 
 
 def _command(run: str, settings: _Settings) -> str:

@@ -301,6 +301,36 @@ def test_a_map_says_what_the_policy_says_there() -> None:
     assert over.visited.shape == (60, 2)
 
 
+def test_options_have_the_names_that_are_given() -> None:
+    head = build_head({"kind": "q"}, Discrete(2, 5))
+    assert target_of(head).options() == ("action 5", "action 6")
+    assert target_of(head, ("left", "right")).options() == ("left", "right")
+    for kind in ("gaussian", "multi_categorical"):
+        with pytest.raises(UsageError, match="--actions has 2 names; the action has no options of a single choice"):
+            target_of(build_head(*HEADS[kind]), ("left", "right"))
+
+
+def test_a_map_is_over_numbers_with_many_values_where_there_are_two() -> None:
+    policy = linear([[9.0, 9.0, 1.0, 2.0], [0.0] * 4])
+
+    class Legs(Walks):
+        def _obs(self) -> np.ndarray:
+            rows = super()._obs()
+            rows[:, :2] = rows[:, :2] > 0
+            return rows
+
+    def make(n: int) -> Any:
+        envs = Legs(n)
+        envs.action_space = policy.spec.action_space  # type: ignore[attr-defined]
+        return envs
+
+    target = target_of(policy.head)
+    found = explain(policy, target, players_of(OBS), visit(policy, target, make, range(6), 10), FEW)
+    assert list(np.argsort(-found.importance[SHAPLEY][:, 0])[:2]) in ([0, 1], [1, 0])
+    assert found.map is not None
+    assert found.map.players == (3, 2)
+
+
 def test_what_cannot_be_explained_or_drawn_is_said_in_one_line() -> None:
     with pytest.raises(UsageError, match="has one action alone: there is no choice to explain"):
         target_of(build_head({"kind": "q"}, Discrete(1)))

@@ -60,7 +60,7 @@ ANY_TEXT = {
         "title",
     ),
     *("name", "alias", "to", "models"),
-    *("features", "axes"),
+    *("features", "actions", "axes"),
     *("sources", "host", "token_file", "record"),
     *("merge", "files", "modules", "steps", "network", "device", "devices"),
 }

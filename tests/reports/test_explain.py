@@ -67,6 +67,8 @@ def test_a_folder_that_holds_something_else_is_left_alone_and_numbers_must_be_on
         rlab.explain(runs / "ppo", out=tmp_path / "new", states=0)
     with pytest.raises(UsageError, match="--features has 2 names; the observation has 4: obs"):
         rlab.explain(runs / "ppo", out=tmp_path / "new", episodes=1, pictures=False, features=("x", "y"))
+    with pytest.raises(UsageError, match="--actions has 3 names; the action has 2 options"):
+        rlab.explain(runs / "ppo", out=tmp_path / "new", actions=("a", "b", "c"))
     assert not (tmp_path / "new").exists()
 
 
@@ -91,7 +93,7 @@ def test_values_of_a_map_are_read_with_the_arrow_keys(browser: Any, explained: E
     browser.open(explained.page.absolute().as_uri())
     browser.value("document.querySelector('svg[id$=map-0-large]').focus()")
     browser.press("Home")
-    assert "greedy action: action" in browser.value("document.querySelector('.tip').textContent")
+    assert "greedy action: push" in browser.value("document.querySelector('.tip').textContent")
 
 
 def test_names_of_anybody_are_shown_as_they_are(browser: Any, runs: Path, tmp_path: Path) -> None:

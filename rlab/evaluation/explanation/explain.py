@@ -10,7 +10,7 @@ import numpy as np
 from rlab.errors import UsageError
 from rlab.evaluation.explanation.deletion import Deletion, deletions
 from rlab.evaluation.explanation.gradients import integrated_gradients, saliency
-from rlab.evaluation.explanation.maps import Map, can_map, map_of
+from rlab.evaluation.explanation.maps import Map, can_map, map_of, values_of
 from rlab.evaluation.explanation.players import Players
 from rlab.evaluation.explanation.question import Question, States
 from rlab.evaluation.explanation.shapley import EXACT, shapley_values
@@ -19,6 +19,7 @@ from rlab.evaluation.explanation.target import Target
 from rlab.networks.policy import MemberPolicy
 from rlab.randomness import stream
 
+FEW_VALUES = 10  # fewer different ones are no axis of a map, where there are others
 MOST_NUMBERS = 1000  # of an observation that the JSON holds
 SHAPLEY, GRADIENTS, SALIENCY = "Shapley values", "integrated gradients", "saliency"
 
@@ -153,4 +154,5 @@ def _two_that_matter(found: Explanation, visited: States) -> list[int]:
     size = found.importance[SHAPLEY]
     share = (size / np.maximum(size.sum(axis=0), 1e-12)).mean(axis=-1)
     ranked = [int(player) for player in np.argsort(-share, kind="stable") if can_map(found.question, visited, player)]
-    return ranked[:2]
+    # Of bits and their like a map shows nothing: they come last.
+    return sorted(ranked, key=lambda player: values_of(found.question, visited, player) < FEW_VALUES)[:2]

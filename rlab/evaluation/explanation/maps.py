@@ -59,6 +59,11 @@ def can_map(question: Question, visited: States, player: int) -> bool:
     return bool(low < high)
 
 
+def values_of(question: Question, visited: States, player: int) -> int:
+    """How many different values a player's number had."""
+    return len(np.unique(_values(visited, int(question.players.element[player]))))
+
+
 @torch.no_grad()
 def map_of(question: Question, visited: States, players: tuple[int, int]) -> Map:
     """The map over two players for which `can_map` holds.

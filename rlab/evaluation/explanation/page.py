@@ -72,7 +72,9 @@ def lede(found: Explanation) -> str:
         share = 100 * float(size[order].sum()) / (float(size.sum()) or 1.0)
         what = "The action" if not ending else f"The {found.question.target.parts[part]}"
         both = " and ".join(names)
-        sentences.append(f"{what} rests most on {both}, which make up {share:.0f} % of all Shapley values in size.")
+        sentences.append(
+            f"{what} rests most on {both}, which make up {share:.0f}\N{NO-BREAK SPACE}% of all Shapley values in size."
+        )
         tests = [t for t in found.tests if t.method == SHAPLEY and t.part == found.question.target.parts[part]]
         sentences += [_meaning(each) for each in tests]
     return " ".join(sentences)

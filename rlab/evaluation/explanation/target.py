@@ -8,7 +8,8 @@
 At other observations the same difference is read, of the options that were chosen and second at the one explained.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from typing import NamedTuple
 
@@ -49,6 +50,7 @@ class Target:
     head: Head  # that reads distilled outputs
     source: Head  # the policy's own
     parts: tuple[str, ...]  # ("",) of an action that is one choice
+    names: tuple[str, ...] = ()  # of the options of one choice; (): their numbers
 
     @property
     def about(self) -> str:
@@ -65,7 +67,9 @@ class Target:
         return {ADVANTAGE: "return", LOG_ODDS: "nats", ACTION: "the env's units"}[self.kind]
 
     def option(self, number: int, part: int = 0) -> str:
-        """What an option of a part is called: the number that the env gets."""
+        """What an option of a part is called: by its name, else by the number that the env gets."""
+        if self.names:
+            return self.names[number]
         start = getattr(self.head, "start", 0)
         shift = int(start.flatten()[part]) if isinstance(start, Tensor) else int(start)
         return f"action {number + shift}" if self.parts == ("",) else str(number + shift)
@@ -123,12 +127,26 @@ class OfNumbers(Target):
         return Contrast(weights, none, none)
 
 
-def target_of(head: Head) -> Target:
+def target_of(head: Head, names: Sequence[str] = ()) -> Target:
     """What is explained of the policies that act by this head.
 
+    Args:
+        names: of the options of an action that is one choice; (): they have none.
+
     Raises:
-        UsageError: it has only one action, or it is not derived from a head of rlab.
+        UsageError: it has only one action, it is not derived from a head of rlab, or the names are not those of all
+            options of one choice.
     """
+    found = _target_of(head)
+    if names:
+        count = len(found.options()) if isinstance(found, OfChoices) and found.parts == ("",) else 0
+        if len(names) != count:
+            has = f"{count} options" if count else "no options of a single choice"
+            raise UsageError(f"--actions has {len(names)} names; the action has {has}.")
+    return replace(found, names=tuple(names))
+
+
+def _target_of(head: Head) -> Target:
     reads = head.of_distilled if head.distils_as is not None else head
     if isinstance(reads, QHead | CategoricalHead | MultiCategoricalHead):
         _, real = _choices(reads)
