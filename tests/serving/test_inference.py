@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlab.serving.binary import LENGTH, SIZE, split
 from rlab.serving.inference import answer, parse
 from rlab.serving.ports import Port, ports_of
 from rlab.serving.web import Refused
@@ -155,3 +156,28 @@ def test_an_answer_in_binary_has_its_bytes_behind_the_json() -> None:
     (output,) = json.loads(response.body[: int(length)])["outputs"]
     assert output == {"name": "action", "datatype": "INT64", "shape": [2], "parameters": {"binary_data_size": 16}}
     assert response.body[int(length) :] == bytes([1, *[0] * 15])
+
+
+def test_damaged_binary_requests_are_refused_or_read_and_nothing_else() -> None:
+    ports = {"obs": Port("obs", (4,), np.dtype("float32")), "state": Port("state", (2,), np.dtype("float32"))}
+    tensors = [
+        {"name": name, "shape": [2, port.size], "datatype": "FP32", "parameters": {SIZE: 8 * port.size}}
+        for name, port in ports.items()
+    ]
+    head = json.dumps({"inputs": tensors, "parameters": {"binary_data_output": True}}).encode()
+    whole = head + np.arange(12, dtype="<f4").tobytes()
+    rng, read = np.random.default_rng(0), 0
+    for _ in range(2_000):
+        damaged, length = bytearray(whole), len(head) + int(rng.choice([0, 0, 0, 0, 0, 0, -1, 1]))
+        for at in rng.integers(0, len(whole), rng.integers(0, 3)):
+            damaged[at] = rng.integers(0, 256)
+        cut = int(rng.choice([0, 0, 0, 0, 1, 20, 200]))
+        try:
+            found, behind = split(bytes(damaged[: len(whole) - cut]), {LENGTH: str(length).encode()})
+            asked = parse(found, ports, OUTPUTS, ROWS, behind)
+        except Refused:
+            continue
+        read += 1
+        for name, array in asked.inputs.items():
+            assert array.shape == (2, *ports[name].shape)
+    assert 200 < read < 1_800
