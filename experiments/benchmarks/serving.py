@@ -1,5 +1,6 @@
 """How fast `rlab serve` answers: 32 clients that keep their connections, one observation each, a net of 4-256-256-2;
-against FastAPI on uvicorn with the same file in the same runtime, measured in turn.
+against FastAPI on uvicorn with the exported file in the same runtime, measured in turn. rlab serves the run, with all
+that it does besides: limits, metrics, the watch for drift.
 
 python -m rlab.experiments.benchmarks.serving [--requests 20000] [--rounds 5] [--workers 1]
 python -m rlab.experiments.benchmarks.serving --requests 1000000 --alone
@@ -36,18 +37,19 @@ PATH = "/v2/models/policy/infer"
 
 
 def policy(folder: Path) -> Path:
-    """An exported policy with the layers 4-256-256-2: what it has learned does not matter here."""
-    run = rlab.train(
-        "dqn", "CartPole-v1", env_steps=200, hidden=(256, 256), eval_every=0, final_eval_episodes=1, out=folder / "run"
-    )
-    return rlab.export(run.path, "onnx", out=folder / "policy.onnx").path
+    """A folder with a run whose policy has the layers 4-256-256-2, `run`, and that policy exported, `policy.onnx`. What
+    it has learned does not matter here; that it was judged gives the server something to tell drift by."""
+    settings: dict[str, Any] = {"env_steps": 200, "hidden": (256, 256), "eval_every": 0, "final_eval_episodes": 60}
+    run = rlab.train("dqn", "CartPole-v1", out=folder / "run", **settings)
+    rlab.export(run.path, "onnx", out=folder / "policy.onnx")
+    return folder
 
 
-def requests_for(file: Path, count: int = 256) -> tuple[list[bytes], list[bytes]]:
+def requests_for(folder: Path, count: int = 256) -> tuple[list[bytes], list[bytes]]:
     """Whole requests for states near upright poles, and what their answers hold."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(folder / "policy.onnx"), providers=["CPUExecutionProvider"])
     obs = np.random.default_rng(0).normal(scale=0.1, size=(count, 4)).astype(np.float32)
     requests, expected = [], []
     for row in obs:
@@ -91,13 +93,13 @@ def memory(pid: int) -> int:
     return sum(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def commands(file: Path, port: int, workers: int) -> dict[str, list[str]]:
-    """How each server is started."""
+def commands(folder: Path, port: int, workers: int) -> dict[str, list[str]]:
+    """How each server is started: FastAPI with the exported file, rlab with the run, metrics and drift included."""
     module = "rlab.experiments.benchmarks.fastapi_server"
-    rlabs = ["serve", str(file), "--port", str(port), "--workers", str(workers), "--trust"]
+    ours = ["serve", f"policy={folder / 'run'}", "--port", str(port), "--workers", str(workers)]
     return {
-        "fastapi": [sys.executable, "-m", module, str(file), str(port), str(workers)],
-        "rlab": [sys.executable, "-m", "rlab", *rlabs],
+        "fastapi": [sys.executable, "-m", module, str(folder / "policy.onnx"), str(port), str(workers)],
+        "rlab": [sys.executable, "-m", "rlab", *ours],
     }
 
 
@@ -113,14 +115,14 @@ def facts(load: Load) -> dict[str, float]:
     }
 
 
-def compared(file: Path, requests: int, rounds: int, workers: int) -> dict[str, Any]:
+def compared(folder: Path, requests: int, rounds: int, workers: int) -> dict[str, Any]:
     """Both servers in turn, each in a process of its own that has answered `WARM` requests before."""
-    asked, expected = requests_for(file)
+    asked, expected = requests_for(folder)
     found: dict[str, list[dict[str, float]]] = {"fastapi": [], "rlab": []}
     for _ in range(rounds):
         for name in found:
             port = free_port()
-            with served(commands(file, port, workers)[name], port):
+            with served(commands(folder, port, workers)[name], port):
                 # FastAPI writes JSON with the same separators
                 send_all(("127.0.0.1", port), asked, expected, min(WARM, requests), CLIENTS)
                 found[name].append(facts(send_all(("127.0.0.1", port), asked, expected, requests, CLIENTS)))
@@ -133,11 +135,11 @@ def compared(file: Path, requests: int, rounds: int, workers: int) -> dict[str, 
     }
 
 
-def alone(file: Path, requests: int, workers: int) -> dict[str, Any]:
+def alone(folder: Path, requests: int, workers: int) -> dict[str, Any]:
     """rlab under a long load: errors, latencies and memory."""
-    asked, expected = requests_for(file)
+    asked, expected = requests_for(folder)
     port = free_port()
-    with served(commands(file, port, workers)["rlab"], port) as pid:
+    with served(commands(folder, port, workers)["rlab"], port) as pid:
         send_all(("127.0.0.1", port), asked, expected, min(10 * WARM, requests), CLIENTS)
         before = memory(pid)
         load = send_all(("127.0.0.1", port), asked, expected, requests, CLIENTS)
@@ -154,12 +156,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--alone", action="store_true", help="rlab alone")
     words = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        file = policy(Path(folder))
+    with tempfile.TemporaryDirectory() as name:
+        folder = policy(Path(name))
         if words.alone:
-            result = alone(file, words.requests, words.workers)
+            result = alone(folder, words.requests, words.workers)
         else:
-            result = compared(file, words.requests, words.rounds, words.workers)
+            result = compared(folder, words.requests, words.rounds, words.workers)
     print(json.dumps(result, indent=2))
     record(__file__, result, "long" if words.alone else "" if words.workers == 1 else f"{words.workers}-workers")
 

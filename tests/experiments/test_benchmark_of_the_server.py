@@ -12,12 +12,12 @@ from rlab.experiments.benchmarks.serving import alone, compared, policy
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return policy(tmp_path_factory.mktemp("benchmark"))
 
 
-def test_both_servers_answer_every_request_in_turn(file: Path) -> None:
-    found = compared(file, requests=200, rounds=1, workers=1)
+def test_both_servers_answer_every_request_in_turn(folder: Path) -> None:
+    found = compared(folder, requests=200, rounds=1, workers=1)
     assert {name: [each["errors"] for each in rounds] for name, rounds in found["rounds"].items()} == {
         "fastapi": [0],
         "rlab": [0],
@@ -26,8 +26,8 @@ def test_both_servers_answer_every_request_in_turn(file: Path) -> None:
 
 
 @pytest.mark.prove
-def test_a_million_requests_have_no_error_few_slow_ones_and_cost_no_memory(file: Path) -> None:
-    found = alone(file, requests=1_000_000, workers=1)
+def test_a_million_requests_have_no_error_few_slow_ones_and_cost_no_memory(folder: Path) -> None:
+    found = alone(folder, requests=1_000_000, workers=1)
     assert found["errors"] == 0
     assert found["p99_ms"] < 10 * found["p50_ms"]
     assert found["memory"]["growth"] < 0.05
