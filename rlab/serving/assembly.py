@@ -12,7 +12,7 @@ from rlab.serving.log import RequestLog, begin_log, log
 from rlab.serving.observers import Observer
 from rlab.serving.options import ServeOptions
 from rlab.serving.page import Pages
-from rlab.serving.recording import Recorder, Room
+from rlab.serving.recording import Recorded, Recorder, Room
 from rlab.serving.shared import Numbers, SharedNumbers
 from rlab.serving.web import Route
 
@@ -31,13 +31,15 @@ def build_app(
     if options.token is None and options.host not in (None, *LOOPBACK):
         log("warning", "other machines reach this server, and it asks for no token: --token-file", host=options.host)
     counts, watch = Counts(), DriftWatch()
-    numbers = SharedNumbers(lambda: Numbers(counts.by_model, watch.states()), options.shared)
-    observers: list[Observer] = [*([RequestLog()] if options.log_requests else []), counts, watch, numbers]
+    recorder = None if options.record is None else Recorder(options.record, Room.of(options.limits.max_recorded_mib))
+    recorded = Recorded() if recorder is None else recorder.counts
+    numbers = SharedNumbers(lambda: Numbers(counts.by_model, watch.states(), recorded), options.shared)
+    log_of_requests = RequestLog() if options.log_requests else None
+    observers: list[Observer | None] = [log_of_requests, recorder, counts, watch, numbers]
     routes: list[Callable[[App], Sequence[Route]]] = [
         lambda app: Pages(app.catalog.all, lambda: app.catalog.ready, numbers.all).routes()
     ]
-    if options.record is not None:
-        recorder = Recorder(options.record, Room.of(options.limits.max_recorded_mib))
-        observers.append(recorder)
+    if recorder is not None:
         routes.append(lambda app: feedback.routes(app, recorder))
-    return App(options, observers, lambda app: [each for part in routes for each in part(app)], ready, failed)
+    heard = [each for each in observers if each is not None]
+    return App(options, heard, lambda app: [each for part in routes for each in part(app)], ready, failed)

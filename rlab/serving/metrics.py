@@ -25,6 +25,7 @@ class Page(Collector):
         """All families, in order."""
         yield from self._traffic()
         yield from self._drift()
+        yield from self._recorded()
 
     def _traffic(self) -> Iterable[Metric]:
         named = ["model", "version"]
@@ -71,6 +72,12 @@ class Page(Collector):
                 score.add_metric([*labels, each.name], each.score)
                 shift.add_metric([*labels, each.name], each.shift)
         return compared, drifting, furthest, alarms, score, shift
+
+    def _recorded(self) -> Iterable[Metric]:
+        found = self._numbers.recorded
+        yield CounterMetricFamily("rlab_recorded_observations", "Observations that were recorded.", found.observations)
+        yield CounterMetricFamily("rlab_recorded_feedback", "Requests whose outcome was recorded.", found.feedback)
+        yield CounterMetricFamily("rlab_recorded_lost", "Lines of a recording that the disk refused.", found.lost)
 
 
 def render(numbers: Numbers) -> bytes:

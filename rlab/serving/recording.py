@@ -109,6 +109,21 @@ class Segments:
             excess -= size
 
 
+@dataclass
+class Recorded:
+    """What one process has recorded, or several together."""
+
+    observations: int = 0  # that were answered
+    feedback: int = 0  # requests of which something was told
+    lost: int = 0  # lines that the disk refused
+
+    def add(self, other: "Recorded") -> None:
+        """Take what another process has recorded."""
+        self.observations += other.observations
+        self.feedback += other.feedback
+        self.lost += other.lost
+
+
 class Recorder:
     """Observes the traffic of one process, and writes it down. What cannot be written is lost and counted.
 
@@ -122,7 +137,7 @@ class Recorder:
         self._segments: OrderedDict[tuple[str, str], Segments] = OrderedDict()  # of each version of a model
         self._last = 0
         self._refused_until = 0  # ns since 1970, when the disk is tried again
-        self.recorded = self.told = self.lost = 0  # observations, requests of which something was told, lines
+        self.counts = Recorded()
 
     def answered(self, model: ServedModel, batch: AnsweredBatch) -> None:
         """Write down what was asked and answered."""
@@ -130,7 +145,7 @@ class Recorder:
         action = action_from_env(model.runner.action_space, batch.actions)
         with contextlib.suppress(DiskError):  # `_write` has said so
             self._write(model, Answers(self.time(), *requests, batch.obs, action).to_line())
-            self.recorded += len(action)
+            self.counts.observations += len(action)
 
     def refused(self, model: str | None, status: int, message: str) -> None:
         """Nothing is recorded of a request that got no answer."""
@@ -147,7 +162,7 @@ class Recorder:
             DiskError: the disk refuses.
         """
         self._write(model, b"".join(each.to_line() for each in told))
-        self.told += len(told)
+        self.counts.feedback += len(told)
 
     def time(self) -> int:
         """ns since 1970, later than every time before."""
@@ -161,7 +176,7 @@ class Recorder:
                 raise DiskError("the disk has refused to record a moment ago")
             self._segments_of(model).append(lines)
         except DiskError as error:
-            self.lost += 1
+            self.counts.lost += 1
             if now >= self._refused_until:
                 log("error", "nothing is recorded until the disk takes it again", error=error)
                 self._refused_until = now + PAUSE

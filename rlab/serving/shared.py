@@ -16,6 +16,7 @@ from rlab.serving.counts import ModelCounts
 from rlab.serving.drift_watch import DriftState, together
 from rlab.serving.models import ServedModel
 from rlab.serving.observers import AnsweredBatch
+from rlab.serving.recording import Recorded
 
 EVERY = 0.5  # seconds after which others see what a process has answered
 
@@ -26,6 +27,7 @@ class Numbers:
 
     counts: dict[str, ModelCounts] = field(default_factory=dict)  # by `name@version`
     drift: dict[str, DriftState] = field(default_factory=dict)
+    recorded: Recorded = field(default_factory=Recorded)
 
 
 class SharedNumbers:
@@ -77,19 +79,25 @@ class SharedNumbers:
         for path in sorted(self._folder.glob("*.json")):
             if path.name != self._name:
                 found = msgspec.json.decode(path.read_bytes(), type=Numbers)
-                yield found if _is_alive(int(path.name.partition("-")[0])) else Numbers(found.counts)
+                yield (
+                    found
+                    if _is_alive(int(path.name.partition("-")[0]))
+                    else Numbers(found.counts, recorded=found.recorded)
+                )
 
 
 def added(numbers: Iterable[Numbers]) -> Numbers:
     """The sum of the counts, and what is known of drift together."""
     counts: dict[str, ModelCounts] = defaultdict(ModelCounts)
     states: dict[str, list[DriftState]] = defaultdict(list)
+    recorded = Recorded()
     for each in numbers:
         for key, own in each.counts.items():
             counts[key].add(own)
+        recorded.add(each.recorded)
         for key, state in each.drift.items():
             states[key].append(state)
-    return Numbers(dict(counts), {key: together(found) for key, found in states.items()})
+    return Numbers(dict(counts), {key: together(found) for key, found in states.items()}, recorded)
 
 
 def _is_alive(process: int) -> bool:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import time
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -18,7 +19,8 @@ from rlab.networks.spaces import Box, Discrete, MultiDiscrete
 from rlab.serving.feedback import parse
 from rlab.serving.observers import AnsweredBatch
 from rlab.serving.ports import Port
-from rlab.serving.recording import MIB, PAUSE, Recorder, Room, check_folder
+from rlab.serving.recording import MIB, PAUSE, Recorded, Recorder, Room, check_folder
+from rlab.serving.shared import EVERY
 from rlab.serving.web import Refused
 
 CART = Box((2,), "float32", -np.inf, np.inf)
@@ -82,7 +84,7 @@ def test_what_was_answered_and_told_becomes_a_dataset_with_actions_counted_from_
     assert episode.obs.tolist() == [[0, 1], [5, 5], [2, 3], [4, 5]]
     assert (episode.action.tolist(), episode.reward.tolist()) == ([1, 1, 0], [1.5, 0.0, -1.0])
     assert episode.terminated
-    assert (recorder.recorded, recorder.told, recorder.lost) == (3, 3, 0)
+    assert recorder.counts == Recorded(observations=3, feedback=3, lost=0)
 
 
 def test_a_new_version_has_a_segment_of_its_own_in_the_same_recording(tmp_path):
@@ -156,7 +158,8 @@ def test_what_a_full_disk_refuses_is_lost_and_counted_and_what_follows_is_whole(
     clock[0] += 2 * PAUSE
     recorder.answered(model, answer(("b", [1, 0])))
     told(recorder, model, {"id": "a", "reward": 1})
-    assert (len(tried), recorder.lost, recorder.recorded) == (3, 7, 2)
+    assert len(tried) == 3
+    assert recorder.counts == Recorded(observations=2, feedback=1, lost=7)
     assert read_recording(tmp_path / "cart").episodes[0].obs[:, 0].tolist() == [0.0, 1.0]
     assert len(segments(tmp_path)) == 2  # none that is empty
 
@@ -289,6 +292,9 @@ def test_a_served_policy_s_episodes_come_back_from_its_recording_whoever_answere
         step += 1
     env.close()
     (episode,) = read_dataset(tmp_path / "in").episodes  # the server still runs
+    time.sleep(2 * EVERY)  # after which a worker knows what the other one has counted
+    counted = server.get("/metrics").body.decode().splitlines()
+    assert {f"rlab_recorded_observations_total {step}.0", f"rlab_recorded_feedback_total {step}.0"} < set(counted)
     assert server.stop() == 0
     assert np.array_equal(episode.obs, np.array(seen, np.float32))
     assert episode.action.tolist() == taken
