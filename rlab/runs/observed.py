@@ -42,9 +42,10 @@ class Closeness:
 
     def __call__(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
         """`[...]` of features `[..., F]`, each of the one with each of the other."""
-        apart = (rows[..., self.features] - others[..., self.features]) / (2.0 * self.steps)
-        found: np.ndarray = np.exp(-0.5 * np.square(apart).sum(axis=-1))
-        return found
+        squares = np.zeros(np.broadcast_shapes(rows.shape[:-1], others.shape[:-1]))
+        for place, step in zip(self.features, self.steps, strict=True):
+            squares += np.square((rows[..., place] - others[..., place]) / (2.0 * step))
+        return np.exp(-0.5 * squares)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -78,10 +79,11 @@ class ObsReference:
     def ranks(self, features: np.ndarray) -> np.ndarray:
         """`[R, F]` to `[R, 2 F]` in [0, 1]: the share of quantiles below (those that are equal count half), and for
         each feature twice its distance from 1/2."""
-        edges, below = np.ascontiguousarray(self.quantiles.T), np.zeros(features.shape, np.int64)  # [EDGES, F], [R, F]
-        for edge in edges:
-            below += (features > edge).astype(np.int64) + (features >= edge)
-        rank = below / (2.0 * len(edges))
+        twice = [
+            np.searchsorted(edges, own) + np.searchsorted(edges, own, side="right")
+            for edges, own in zip(self.quantiles, features.T, strict=True)
+        ]
+        rank = np.stack(twice, axis=-1) / (2.0 * EDGES)
         return np.concatenate([rank, np.abs(2.0 * rank - 1.0)], axis=-1)
 
     def variance(self, lengths: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ themselves: by how often one of the last observations is as close as only the st
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -60,7 +61,8 @@ class DriftDetector:
         self.drifting = np.zeros(count, bool)  # [F]
         self._calm = np.zeros(count, np.int64)  # blocks with a low score, [F]
         self._waiting: list[np.ndarray] = []
-        self._before = np.empty((0, count))  # the newest blocks, one behind the other
+        self._before = np.empty((0, count))  # the newest observations, `LAGS` of them
+        self._covariance: deque[np.ndarray] = deque(maxlen=NEWEST)  # of each block, see `autocovariance`
         self._close: deque[np.ndarray] = deque(maxlen=NEWEST)  # of each block: sums of closeness, pairs; [2, LAGS]
         self._bars: deque[np.ndarray] = deque(maxlen=NEWEST)  # of each block: observations in each range, [F, BARS]
         self._std = np.where(reference.std > 0, reference.std, 1.0)
@@ -88,8 +90,9 @@ class DriftDetector:
         count, ring, reference = len(self.drifting), len(self._sums), self.reference
         ranks = reference.ranks(block)
         self._bars.append(_bars(ranks[:, :count]))
-        self._close.append(by_lag(reference.closeness, block, self._before[-LAGS:]))
-        self._before = np.concatenate([self._before, block])[-NEWEST * BLOCK :]
+        self._close.append(by_lag(reference.closeness, block, self._before))
+        self._covariance.append(autocovariance(block[:, reference.closeness.features]))
+        self._before = np.concatenate([self._before, block])[-LAGS:]
         scaled = (block - reference.mean) / self._std
         sums = np.concatenate([ranks, scaled], axis=1).sum(axis=0)
         self._sums[(self._blocks + 1) % ring] = self._sums[self._blocks % ring] + sums
@@ -115,10 +118,9 @@ class DriftDetector:
 
     def _expect(self) -> None:
         """Find anew how far windows may be away, where requests mix otherwise than at the last look."""
-        closeness = self.reference.closeness
-        rows = self._before[:, closeness.features]
-        episodes, seen = interleaved(closeness, list(self._close))
-        smooth = min(smoothly(rows[-RECENT * BLOCK :]), smoothly(rows))
+        episodes, seen = interleaved(self.reference.closeness, list(self._close))
+        covariance = list(self._covariance)
+        smooth = min(smoothly(covariance[-RECENT:]), smoothly(covariance))
         mixed = min(episodes, smooth), seen or smooth <= episodes
         if mixed != self._mixed:
             self._mixed, self._allowed = mixed, allowed(self.reference, *mixed)
@@ -186,10 +188,16 @@ def by_lag(closeness: Closeness, block: np.ndarray, before: np.ndarray) -> np.nd
     """`[2, LAGS]`: how close the observations of a block are to those that came 1, 2 ... before each of them, summed
     over the block; and the number of these pairs."""
     close = closeness(block[:, None], np.concatenate([before, block]))
-    lag = len(before) + np.arange(len(block))[:, None] - np.arange(close.shape[1])
+    taken, lags = _lags(len(block), len(before))
+    return np.stack([np.bincount(lags, close[taken], LAGS), np.bincount(lags, minlength=LAGS)])
+
+
+@cache
+def _lags(block: int, before: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the pairs `[block, before + block]` are 1 to `LAGS` apart, and how far these are, less 1."""
+    lag = before + np.arange(block)[:, None] - np.arange(before + block)
     taken = (lag > 0) & (lag <= LAGS)
-    places = lag[taken] - 1
-    return np.stack([np.bincount(places, close[taken], LAGS), np.bincount(places, minlength=LAGS)])
+    return taken, lag[taken] - 1
 
 
 def interleaved(closeness: Closeness, blocks: Sequence[np.ndarray]) -> tuple[float, bool]:
@@ -217,16 +225,20 @@ def interleaved(closeness: Closeness, blocks: Sequence[np.ndarray]) -> tuple[flo
     return found, seen
 
 
-def smoothly(rows: np.ndarray) -> float:
-    """Of how many episodes rows `[n, K]` are in turn, as far as these move smoothly, however fast: they do where rows
-    that are k apart resemble each other in every feature; infinity where that may be chance.
+def autocovariance(block: np.ndarray) -> np.ndarray:
+    """`[BLOCK / 2 + 1, K]`: sums over a block `[BLOCK, K]` of the products of rows that are 0, 1 ... apart, less the
+    mean of the block: where observations drift at once, they do not resemble each other more."""
+    power = np.square(np.abs(np.fft.rfft(block - block.mean(axis=0), 2 * BLOCK, axis=0)))
+    found: np.ndarray = np.fft.irfft(power, axis=0)[: BLOCK // 2 + 1]
+    return found
 
-    Every block is compared with its own mean: where observations drift at once, they do not resemble each other more.
+
+def smoothly(blocks: Sequence[np.ndarray]) -> float:
+    """Of how many episodes the rows of these blocks (of `autocovariance`) are in turn, as far as they move smoothly,
+    however fast: they do where rows that are k apart resemble each other in every feature; infinity where that may be
+    chance.
     """
-    blocks = rows.reshape(len(rows) // BLOCK, BLOCK, rows.shape[1])
-    around = blocks - blocks.mean(axis=1, keepdims=True)
-    power = np.square(np.abs(np.fft.rfft(around, 2 * BLOCK, axis=1))).sum(axis=0)
-    covariance = np.fft.irfft(power, axis=0)[: BLOCK // 2 + 1]  # of each lag, [lags, K]
+    covariance = np.sum(blocks, axis=0)
     if not covariance.size:
         return np.inf
     varies = covariance[0] > 0
@@ -235,7 +247,7 @@ def smoothly(rows: np.ndarray) -> float:
     lags = np.arange(1, len(covariance))
     pairs = 1.0 - lags / BLOCK  # as a share of the rows
     correlation = (covariance[1:, varies] / covariance[0, varies]).min(axis=1) / pairs
-    told = correlation > NOT_CHANCE / np.sqrt(len(rows) * pairs)
+    told = correlation > NOT_CHANCE / np.sqrt(BLOCK * len(blocks) * pairs)
     return float((lags[told] / correlation[told]).min()) if told.any() else np.inf
 
 
