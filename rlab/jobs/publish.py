@@ -13,7 +13,7 @@ from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import Evaluation
 from rlab.evaluation.evaluate import evaluate as judge_episodes
 from rlab.jobs.aliases import answering
-from rlab.jobs.evidence import FILE, RESULT, RUN, Evidence, read_evidence
+from rlab.jobs.evidence import RUN, Evidence, read_evidence
 from rlab.jobs.judging import FINAL_EPISODE_SEED
 from rlab.jobs.observing import ObsRecorder
 from rlab.jobs.recording import final_evaluation
@@ -187,13 +187,8 @@ def _prepared(
     trust: Trust,
 ) -> tuple[Version, Any]:
     """What version.json will say but for the number, and what makes the files of a version of its number."""
-    evidence = read_evidence(path, trust)
-    if evidence.kind in (FILE, RESULT):
-        raise UsageError(
-            f"{path} is {'an exported file' if evidence.kind == FILE else 'a recorded result'}: publish a "
-            "run or policy folder."
-        )
     saved = open_policy(path, trust, env)
+    evidence = read_evidence(path, trust)
     before = read_version(path)
     chosen = saved if member is None else replace(saved, policy=saved.policy.only(member))
     judged, observed = _judged(evidence, chosen, before, episodes, envs)

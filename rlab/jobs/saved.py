@@ -88,7 +88,9 @@ def open_policy(run: Any, trust: Trust, env: EnvLike | None = None) -> SavedPoli
     """
     path = policy_path(run)
     if has_exported_name(path) and Path(path).is_file():
-        raise UsageError(f"{path} is an exported file, which only rlab eval takes; give a run or policy folder here.")
+        raise UsageError(
+            f"{path} is an exported file, which eval, compare, report and serve take; give a run or policy folder here."
+        )
     loaded = load_policy(path, in_force(trust))
     if "env" not in loaded.extra:
         raise RlabError(f"{loaded.folder} does not say which env its policy is for.")

@@ -112,7 +112,9 @@ def test_what_takes_folders_alone_says_so_of_an_exported_file(
     header.write_text("")
     for path in (str(make_file(ppo_run, tmp_path, "numpy")), str(header)):
         for words in (["play", path], ["compress", path, "--steps", "int8"]):
-            assert f"{path} is an exported file, which only rlab eval takes;" in one_line(words, 2, capsys)
+            assert f"{path} is an exported file, which eval, compare, report and serve take;" in one_line(
+                words, 2, capsys
+            )
 
 
 def test_files_are_timed_in_turn(ppo_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

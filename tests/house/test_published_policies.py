@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +218,8 @@ def test_the_list_shows_versions_and_why_one_cannot_be_used(
         (["run", "pole", "--episodes", "0"], "--episodes 0 must be 1 or more."),
         (["run", "pole", "--member", "9"], "9"),
         (["pole@9", "pole"], "pole has no version 9; it has 1, 2, 3."),
-        (["nowhere", "pole"], "nowhere"),
+        (["nowhere", "pole"], "nowhere is not a folder. `rlab list runs` shows the runs"),
+        (["gone.onnx", "pole"], "gone.onnx is not a folder"),
     ],
 )
 def test_what_cannot_be_published_is_one_line_and_makes_no_version(
@@ -227,6 +229,16 @@ def test_what_cannot_be_published_is_one_line_and_makes_no_version(
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert registry.numbers_of(Path("models/pole")) == [1, 2, 3]
+
+
+def test_a_run_that_saves_anew_while_it_is_published_is_told_so(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = replace(read_evidence("run"), weights_sha256="0" * 64)
+    monkeypatch.setattr("rlab.jobs.publish.read_evidence", lambda path, trust: before)
+    with pytest.raises(RlabError, match=r"run/policy was saved anew while it was being published.* Publish again\."):
+        api.publish("run", "pole", models=tmp_path)
+    assert registry.names_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["policy.json", "version.json", "evaluation.json"])
