@@ -21,6 +21,7 @@ from rlab.serving.models import Place, ServedModel, place_of
 from rlab.serving.observers import AnsweredBatch, Observer
 from rlab.serving.options import ServeOptions
 from rlab.serving.web import AGAIN, Refused, Request, Response, Route, Table, to_json
+from rlab.serving.worker import end_with_parent
 from rlab.version import VERSION
 
 Scope = MutableMapping[str, Any]
@@ -152,6 +153,8 @@ class App:
     async def _live(self, receive: Receive, send: Send) -> None:
         """Load the models, and follow them until the server stops."""
         await receive()
+        if self.options.workers > 1:
+            end_with_parent()
         loading = asyncio.get_running_loop().create_task(self._load())
         if not self.options.listens_first and not await loading:
             await send({"type": "lifespan.startup.failed", "message": "the models cannot be loaded"})

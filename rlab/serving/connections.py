@@ -25,6 +25,9 @@ LINGER = 2.0  # seconds that the bytes of a refused client are thrown away for, 
 HEALTH = 60  # seconds without a sign of life after which a worker is replaced: a busy machine takes some to start one
 STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+VERSIONS = ("1.0", "1.1")
+SMALL = 2**16  # bytes of a body that finds room at any time
+FRAMING = 8  # bytes that a chunk may take to bring one
 USUAL = STATUS[200] + b"content-type: application/json\r\ncontent-length: "
 
 
@@ -80,7 +83,9 @@ class Connection(asyncio.Protocol):
         self._fires, self._until = 0.0, math.inf  # when the timer does, and until when the client has time
         # the request that is being read
         self._in_headers = self._in_request = self._begins = False
-        self._url, self._size, self._started = b"", 0, 0.0
+        self._url, self._started = b"", 0.0
+        self._read = 0  # bytes of it, without those that came together with its first one
+        self._size = 0  # bytes of its body
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
         # those that are whole: the first is being answered where `_busy`
@@ -114,7 +119,6 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        in_headers = self._in_headers
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -123,14 +127,15 @@ class Connection(asyncio.Protocol):
             refusal = error.__context__ if isinstance(error.__context__, Refused) else None
             self._refuse(refusal or Refused(400, "this is not a valid HTTP request"))
             return
-        if in_headers and self._in_headers:
-            self._size += len(data)
-            if self._size > self._limits.max_header_bytes:
-                self._refuse(_long_headers())
-                return
-        if self._begins and self._in_request:
+        if not self._in_request:
+            return
+        if self._begins:
             self._begins = False
             self._expect(self._limits.request_seconds)
+        else:
+            self._read += len(data)
+            if self._read > self._limits.max_header_bytes + FRAMING * self._size:
+                self._refuse(_long_headers())
 
     def eof_received(self) -> bool:
         """The client sends nothing more, and may still read its answer."""
@@ -152,13 +157,14 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._in_headers = self._in_request = self._begins = True
-        self._url, self._size, self._headers, self._body = b"", 0, {}, []
+        self._url, self._read, self._size, self._headers, self._body = b"", 0, 0, {}, []
 
     def on_url(self, url: bytes) -> None:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.lower()] = value
+        if self._in_headers:  # and not behind the body
+            self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         """Refuse what will not be read. What is raised here comes out of `feed_data` as the parser's error."""
@@ -166,7 +172,8 @@ class Connection(asyncio.Protocol):
         headers = self._headers
         if sum(map(len, headers)) + sum(map(len, headers.values())) + len(self._url) > self._limits.max_header_bytes:
             raise _long_headers()
-        self._size = 0
+        if self._parser.get_http_version() not in VERSIONS:
+            raise Refused(400, "this server speaks HTTP/1.1 and HTTP/1.0")
         self._app.admit(headers)
         if b"expect" in headers and not self._busy:
             self._transport.write(CONTINUE)
@@ -177,7 +184,7 @@ class Connection(asyncio.Protocol):
             raise self._app.too_long()
         self._body.append(body)
         self._app.arriving += len(body)
-        if self._app.arriving > BODIES * self._limits.max_body_bytes:
+        if self._size > SMALL and self._app.arriving > BODIES * self._limits.max_body_bytes:
             raise Refused(503, "the server is busy: too many long bodies are arriving", AGAIN)
 
     def on_message_complete(self) -> None:
@@ -234,6 +241,7 @@ class Connection(asyncio.Protocol):
         self._busy = False
         if closes:
             self._transport.close()
+            self._expect(self._limits.request_seconds)  # for the client to read it
         elif self._waiting:
             self._loop.call_soon(self._next)  # not from here, which may be inside the last one's call
         elif self._refusal is not None:
@@ -295,7 +303,7 @@ class Connection(asyncio.Protocol):
             self._arm()
 
     def _late(self) -> None:
-        if self._unread:
+        if self._unread or self._transport.is_closing():
             self._transport.abort()
         elif self._in_request and not self._refused:
             self._refuse(Refused(408, "the request took too long to arrive"))

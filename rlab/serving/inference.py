@@ -16,6 +16,7 @@ from rlab.serving.ports import Port
 from rlab.serving.web import Refused, Response, to_json
 
 MOST_TEXT = 256  # characters of a request's id
+NOT_NUMBERS = re.compile(rb"[:,\[]\s*-?(?:NaN|Infinity)")
 NESTED = re.compile(rb"\s*\[\s*\[")
 KINDS: dict[str, Any] = {"b": bool, "i": int, "u": int, "f": float}  # of dtypes -> of numbers in JSON
 NO_DATA, NOTHING = msgspec.Raw(), memoryview(b"")
@@ -82,7 +83,8 @@ def parse(
     except RecursionError:
         raise Refused(400, "the body is nested too deeply") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refused(400, f"the body is not an inference request: {error}"[:300]) from None
+        hint = "; NaN and Infinity are not numbers in JSON" if NOT_NUMBERS.search(json) else ""
+        raise Refused(400, f"the body is not an inference request: {error}"[:300] + hint) from None
     if len(found.id) > MOST_TEXT:
         raise Refused(400, f"the id has {len(found.id)} characters; at most {MOST_TEXT} are taken")
     arrays: dict[str, np.ndarray] = {}
@@ -133,7 +135,8 @@ def _rows(tensor: Tensor, port: Port, rows: int | None, most: int) -> int:
         expected = ", ".join(["rows", *map(str, port.shape)])
         raise Refused(400, f"the input {port.name} has shape {tensor.shape!s:.80}, expected [{expected}]")
     if not 1 <= tensor.shape[0] <= most:
-        raise Refused(400, f"the input {port.name} has {tensor.shape[0]:.12g} rows; 1 to {most} are taken")
+        told = min(max(tensor.shape[0], -1e300), 1e300)  # a float may not hold it
+        raise Refused(400, f"the input {port.name} has {told:.12g} rows; 1 to {most} are taken")
     if rows not in (None, tensor.shape[0]):
         raise Refused(400, f"the inputs differ in their rows: {rows} and {tensor.shape[0]}")
     return tensor.shape[0]

@@ -48,7 +48,8 @@ class Sequences:
         if found is not None and found.busy:
             raise Refused(409, f"the last request of sequence {id!r:.80} has no answer yet: its steps come one by one")
         if start:
-            if found is None and len(self._kept) >= self._limits.max_sequences:
+            others = sum(len(each.state) for each in self._kept.values() if each is not found)
+            if others + rows > self._limits.max_sequences:
                 message = "the server keeps too many sequences already: end some, or send the state yourself"
                 raise Refused(503, message, AGAIN)
             found = Sequence(batcher, np.zeros((rows, batcher.model.state_size), np.float32), now)

@@ -5,12 +5,12 @@ What the extra `serve` brings is imported where it is needed, so that the Python
 
 import contextlib
 import functools
-import importlib
 import socket
 import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -188,10 +188,8 @@ def url_of(host: str, port: int) -> str:
 def check_packages() -> None:
     """Raise UsageError where a package is missing."""
     for name in NEEDED:
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            raise UsageError(f"rlab serve needs the package {name}: {pip_install('serve')}") from None
+        if find_spec(name) is None:
+            raise UsageError(f"rlab serve needs the package {name}: {pip_install('serve')}")
 
 
 def _listening(options: ServeOptions) -> socket.socket:

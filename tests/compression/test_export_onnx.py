@@ -1,6 +1,8 @@
 """ONNX files: they say what their member says, hold what they should, and nothing of the machine that made them."""
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -200,6 +202,26 @@ def test_a_layer_of_somebody_else_goes_through_torch(plain, exports, tmp_path):
     assert str(Path(__file__).parent.parent).encode() not in content
     with pytest.raises(UsageError, match=r"onnx cannot express the layer Swish; exporter torch \(torch.onnx\) can"):
         export(foreign, obs, "onnx", tmp_path / "p.onnx", exporter="own")
+
+
+IMPORTS_IT = """
+import os, sys
+from pathlib import Path
+class Watch:
+    def find_spec(self, name, path, target=None):
+        if name == "onnxruntime":
+            print(os.environ.get("ORT_DISABLE_TELEMETRY"))
+sys.meta_path.insert(0, Watch())
+from rlab.compression.export.sessions import onnxruntime
+onnxruntime(Path("policy.onnx"))
+"""
+
+
+@pytest.mark.parametrize(("own", "expected"), [({}, "1"), ({"ORT_DISABLE_TELEMETRY": "0"}, "0")])
+def test_onnxruntime_is_told_to_report_to_nobody_before_it_is_imported_unless_the_user_wants_it(own, expected):
+    env = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"} | own
+    done = subprocess.run([sys.executable, "-c", IMPORTS_IT], capture_output=True, text=True, env=env, check=True)
+    assert done.stdout.split() == [expected]
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])

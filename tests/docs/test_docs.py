@@ -30,6 +30,8 @@ ONLY_READ = (
     "tensorboard ",
     "rlab report --live",
     "rlab serve ",
+    "curl ",
+    "openssl ",
 )  # how the lines begin that are not run
 MOST_SEEDS = 4
 TINY: dict[str, Any] = {"env_steps": 320, "eval_every": 320, "eval_episodes": 1, "final_eval_episodes": 2}

@@ -17,7 +17,10 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="uvicorn is not installed: pip install 'rlab-agents[serve]'")
 pytest.importorskip("httptools", reason="httptools is not installed: pip install 'rlab-agents[serve]'")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'rlab-agents[serve]'")
 
+from rlab.compression.export.member_file import export
+from rlab.compression.export.parity import MIN_ROWS
 from rlab.envs import EnvSpec, make_episodes
 from rlab.networks.bodies import BodySettings, actor_network_spec, q_network_spec
 from rlab.networks.heads import build_head, stochastic_head_json
@@ -25,6 +28,7 @@ from rlab.networks.memory_bodies import MemorySettings
 from rlab.networks.policy import MemberPolicy, PolicySpec, build_policy
 from rlab.networks.spaces import Box, Dict, Discrete, Masked, MultiDiscrete, Space
 from rlab.runs.policies import load_policy, save_policy
+from rlab.serving.probes import probes
 
 sys.path.append(str(Path(__file__).parent))
 from wire import PATIENCE, Answer, Wire  # type: ignore[import-not-found, unused-ignore]
@@ -38,11 +42,11 @@ ARM = Box((2,), "float32", (-2.0, -1.0), (1.0, 3.0))
 # name -> spaces and memory of the policies that tests serve
 POLICIES: dict[str, dict[str, Any]] = {
     "cartpole": {},
-    "arm": {"actions": ARM},
+    "arm": {"actions": ARM, "scale": 1.5},
     "parts": {"obs": PARTS, "actions": MultiDiscrete((3, 2), (0, 1), (2,))},
     "masked": {"obs": Masked(VECTOR, 3), "actions": Discrete(3, start=-1)},
     "memory": {"memory": MemorySettings("gru", 8, 1)},
-    "pixels": {"obs": Box((8, 9, 3), "uint8", 0.0, 255.0)},
+    "pixels": {"obs": Box((8, 9, 3), "uint8", 0.0, 255.0), "scale": 20.0},
 }
 
 
@@ -51,18 +55,18 @@ def save(
     obs: Space | None = None,
     actions: Space | None = None,
     memory: MemorySettings | None = None,
-    scale: float = 3.0,
+    scale: float = 2.0,
     hidden: tuple[int, ...] = (16, 8),
     seeds: tuple[int, ...] = (3, 4),
 ) -> Path:
-    """A policy folder with untrained members of these seeds. Weights are large, so that observations decide.
+    """A policy folder with untrained members of these seeds, whose actions depend on what they observe.
 
     Without spaces it is for CartPole-v1.
     """
     cartpole = make_episodes(CARTPOLE, 1)
     obs, actions = obs or cartpole.obs_space, actions or cartpole.action_space
     cartpole.close()
-    body = BodySettings(hidden, memory=memory)
+    body = BodySettings(hidden, "tanh", memory=memory)
     if isinstance(actions, Discrete):
         head: dict[str, Any] = {"kind": "q"}
         network = q_network_spec(obs, actions.n, body)
@@ -71,8 +75,8 @@ def save(
         log_std = -0.5 if isinstance(actions, Box) else None
         network = actor_network_spec(obs, build_head(head, actions).width, body, output_gain=1.0, log_std=log_std)
     policy = build_policy(PolicySpec(obs, actions, {"scaling": "none", "scale": None}, network, head), seeds)
-    for parameter in policy.network.parameters():
-        parameter.data *= scale
+    for name, parameter in policy.network.named_parameters():
+        parameter.data *= 0.0 if "bias" in name else scale  # with tanh, an odd function: no action is always the best
     save_policy(folder, policy, {"agent": "dqn", "env": CARTPOLE.to_json()})
     return folder
 
@@ -82,11 +86,13 @@ class Server:
 
     def __init__(self, words: tuple[str, ...], log: Path, under: tuple[str, ...] = ()) -> None:
         self.host, self.port, self.log = "127.0.0.1", free_port(), log
+        # What this process told onnxruntime must not hide what the server does not.
+        inherited = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
         command = [*under, sys.executable, "-m", "rlab", "serve", *words, "--port", str(self.port)]
-        with log.open("wb") as file:
+        with log.open("wb") as file, log.with_suffix(".out").open("wb") as out:
             self.process = subprocess.Popen(
-                command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                command, stdout=out, stderr=file, stdin=subprocess.DEVNULL, start_new_session=True,
+                env={**inherited, "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
 
     def wait_until_ready(self, token: str | None = None, seconds: float = START) -> None:
@@ -106,7 +112,7 @@ class Server:
 
     @property
     def log_lines(self) -> list[str]:
-        """What it has written so far to standard output and standard error."""
+        """What it has written so far to standard error."""
         return self.log.read_text().splitlines()
 
     def handles(self) -> int:
@@ -195,10 +201,12 @@ def served(*words: Any, log: Path, token: str | None = None, under: tuple[str, .
 
 @pytest.fixture(scope="session")
 def policies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a policy folder for each row of `POLICIES`."""
+    """A folder with a policy folder for each row of `POLICIES`, such as `cartpole`, and its first member as an exported
+    file, `cartpole.onnx`: a server opens it at once, while a policy folder takes it the seconds of importing torch."""
     folder = tmp_path_factory.mktemp("policies")
     for name, settings in POLICIES.items():
-        save(folder / name, **settings)
+        member = load_policy(save(folder / name, **settings)).policy.member()
+        export(member, probes(member.spec.obs_space, MIN_ROWS), "onnx", folder / f"{name}.onnx")
     return folder
 
 
@@ -214,8 +222,8 @@ def member(policies: Path) -> Callable[..., MemberPolicy]:
 
 @pytest.fixture(scope="session")
 def server(policies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of all `POLICIES`, each by the name of its folder. For tests that leave it as it was."""
-    words = [policies / name for name in POLICIES]
+    """A server of all `POLICIES`, each by its name. For tests that leave it as it was."""
+    words = [policies / f"{name}.onnx" for name in POLICIES]
     with served(*words, log=tmp_path_factory.mktemp("server") / "log") as running:
         yield running
 

@@ -2,6 +2,7 @@
 `limited` begin quickly."""
 
 import importlib
+import os
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,9 +37,14 @@ def open_session(path: Path) -> Session:
 def onnxruntime(path: Path) -> Any:
     """The package, for this file.
 
+    It is told to send nothing to anybody, unless the user has set this variable otherwise: from 1.29 on its packages
+    report the models and the machine that run them to Microsoft, and decide on it when they are first imported
+    (microsoft/onnxruntime, docs/Privacy.md and pull request 27379).
+
     Raises:
         UsageError: it is not installed.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return importlib.import_module("onnxruntime")
     except ImportError:
