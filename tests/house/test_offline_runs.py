@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +16,9 @@ import rlab
 from rlab import api
 from rlab.agents.dqn import DQN
 from rlab.cli.main import main
-from rlab.experience.dataset import Dataset
+from rlab.experience.dataset import Dataset, Episode
 from rlab.experience.minari_files import read_dataset
+from rlab.experience.recording_lines import Answers, Header, Told, segment_name
 from rlab.learning.contract import Batch
 from rlab.runs.folder import RunFolder
 
@@ -208,6 +210,37 @@ def test_a_run_on_a_dataset_goes_on_only_with_the_same_one(
     api.collect_random("CartPole-v1", data, episodes=12)
     assert main(["resume", str(out)]) == 1
     assert "a run can only be resumed with the same episodes" in one_line(capsys)
+
+
+@pytest.mark.parametrize("agent", ["bc", "cql", "iql"])
+def test_learners_take_the_recording_of_a_server_and_go_on_only_while_it_stays_as_it_was(
+    tmp_path: Path, road: SimpleNamespace, dataset: Path, agent: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = read_dataset(dataset)
+    folder = tmp_path / "recordings" / "cartpole"
+    folder.mkdir(parents=True)
+    header = Header("cartpole", "1", found.obs_space, found.action_space)
+    lines = [line for number, episode in enumerate(found.episodes) for line in as_asked(f"e{number}", episode)]
+    segment = folder / segment_name(1, 1)
+    segment.write_bytes(header.to_line() + b"".join(lines))
+    request = road.asked("train", agent, "CartPole-v1", **run_settings(road, agent, folder.parent))
+    assert road.begin(request, tmp_path / "run", [road.StopAt(20)])[2].time == 20
+    assert main(["resume", str(tmp_path / "run")]) == 0
+    road.begin(request, tmp_path / "stopped", [road.StopAt(20)])
+    segment.write_bytes(header.to_line() + b"".join(lines[: len(lines) // 2]))
+    capsys.readouterr()
+    assert main(["resume", str(tmp_path / "stopped")]) == 1
+    assert "a run can only be resumed with the same episodes" in one_line(capsys)
+
+
+def as_asked(sequence: str, episode: Episode) -> Iterator[bytes]:
+    """The lines that a server writes of an episode whose every step is asked of it."""
+    for step in range(episode.length):
+        id, last = f"{sequence}-{step}", step == episode.length - 1
+        obs, action = episode.obs[step : step + 1], episode.action[step : step + 1]
+        yield Answers(step, (id,), (1,), (sequence,), (False,), obs, action).to_line()
+        ends = [np.array([last and end]) for end in (episode.terminated, not episode.terminated)]
+        yield Told(step, id, episode.reward[step : step + 1], *ends, episode.obs[-1:] if last else obs[:0]).to_line()
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
