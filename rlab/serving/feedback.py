@@ -8,7 +8,7 @@ import numpy as np
 
 from rlab.compression.export.graph import ACTION, OBS
 from rlab.errors import DiskError
-from rlab.experience.dataset import action_from_env, outside
+from rlab.experience.dataset import action_from_env, action_to_env, outside
 from rlab.experience.recording_lines import Told
 from rlab.serving import openapi
 from rlab.serving.app import App, observed
@@ -162,8 +162,10 @@ def _action(found: Became, model: ServedModel, rows: int, single: bool) -> np.nd
     """The actions that were taken, `[rows, *action]`, as datasets store them."""
     space = model.runner.action_space
     array = _array("action", found.action, model.outputs[ACTION], rows, single)
-    stored = action_from_env(space, array)
-    if not np.isfinite(stored).all() or outside(space, stored).any():
+    with np.errstate(invalid="ignore", over="ignore"):  # of numbers far outside, which are found below
+        stored = action_from_env(space, array)
+    kept = np.isfinite(stored) if stored.dtype.kind == "f" else action_to_env(space, stored) == array
+    if not kept.all() or outside(space, stored).any():
         raise Refused(400, f"the action of {found.id!r:.80} is not one of {space}")
     return stored
 

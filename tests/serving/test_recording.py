@@ -15,7 +15,7 @@ from rlab.experience.minari_files import read_dataset
 from rlab.experience.recording_lines import SEGMENTS
 from rlab.experience.recordings import read_recording
 from rlab.networks.obs_look import ObsLook
-from rlab.networks.spaces import Box, Discrete, MultiDiscrete
+from rlab.networks.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from rlab.serving.feedback import parse
 from rlab.serving.observers import AnsweredBatch
 from rlab.serving.ports import Port
@@ -31,7 +31,7 @@ SMALL = Room(most_bytes=4_000, segment_bytes=1_000)
 def served(obs_space=CART, action_space=PUSH, version="1", name="cart"):
     """A model as far as recording looks at it."""
     runner = SimpleNamespace(obs_space=obs_space, action_space=action_space)
-    dtype = np.dtype("float32" if isinstance(action_space, Box) else "int64")
+    dtype = np.dtype(action_space.dtype)
     return SimpleNamespace(
         name=name,
         version=version,
@@ -259,6 +259,24 @@ def test_feedback_that_does_not_fit_is_refused_with_one_line(name):
         parse(json.dumps(body).encode(), served(), 100, 1)
     assert caught.value.status == 400
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("space", "action"),
+    [
+        (PUSH, 2**63),
+        (PUSH, -(2**63)),
+        (MultiBinary((2,)), [256, 0]),
+        (MultiDiscrete((2, 3), (0, 1), (2,)), [1, 2**32]),
+        (Box((1,), "uint8", 0.0, 255.0), [256]),
+        (Box((1,), "float32", -1.0, 1.0), [1e308]),
+        (Box((1,), "float32", -1.0, 1.0), [1.1]),
+    ],
+    ids=str,
+)
+def test_an_action_that_its_space_does_not_have_is_refused_however_large_it_is(space, action):
+    with pytest.raises(Refused, match="action"):
+        parsed(served(action_space=space), {**STEP, "action": action})
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"feedback": [{"id": "a", "reward": NaN}]}', b"[" * 100_000])
