@@ -22,7 +22,6 @@ from rlab.networks.spaces import Space, space_from_json
 
 FORMAT = 1
 SEGMENTS = "recorded-*.jsonl"
-MOST_ID = 128  # characters of the id of a request or a sequence
 
 
 def segment_name(time: int, process: int) -> str:

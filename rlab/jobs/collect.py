@@ -123,8 +123,9 @@ def collect_random(
 
 
 def merge_datasets(paths: Sequence[str | PathLike[str]], out: str | Path) -> Collected:
-    """Write the episodes of several datasets, one after the other, as one. The recording of a server may stand alone:
-    what it holds by now is written as a dataset that stays as it is.
+    """Write the episodes of several datasets, one after the other, as one.
+
+    The recording of a server may stand alone: what it holds by now is written as a dataset that stays as it is.
 
     Raises:
         UsageError: their spaces differ, or there is something at `out`.
