@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rlab.errors import RlabError, UsageError
+from rlab.runs import files
 from rlab.trust import Trust
 
 SECONDS = 300.0  # that a conversion may take, on a machine that is busy
@@ -52,7 +53,7 @@ def converted(folders: Sequence[Path], member: int | None, trust: Trust) -> Iter
         )
         refusal = Path(name) / REFUSAL
         if refusal.exists():
-            found = json.loads(refusal.read_text())
+            found = files.read_json(refusal)
             raise ERRORS[found["kind"]](found["error"])
         if done.returncode:
             reason = next(iter(reversed(done.stderr.splitlines())), f"exit code {done.returncode}")
@@ -79,4 +80,4 @@ def convert(folders: list[str], member: int | None, trust: Trust, into: str) -> 
             export(alone, obs, "onnx", Path(into) / f"{number}.onnx", origin=Origin(loaded.extra.get("agent")))
     except RlabError as error:
         kind = "UsageError" if isinstance(error, UsageError) else "RlabError"
-        (Path(into) / REFUSAL).write_text(json.dumps({"kind": kind, "error": str(error)}))
+        files.write_json(Path(into) / REFUSAL, {"kind": kind, "error": str(error)})

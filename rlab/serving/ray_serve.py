@@ -19,6 +19,7 @@ from typing import Any
 
 from rlab.engines import ray_cluster
 from rlab.errors import RlabError, UsageError, pip_install
+from rlab.runs import files
 from rlab.serving.app import App
 from rlab.serving.assembly import build_app
 from rlab.serving.catalog import check_sources
@@ -156,8 +157,10 @@ def packed(source: str, options: ServeOptions) -> Parcel:
     (model,) = open_models([place], options.member, options.trust)
     folder = model.folder
     if folder is None:
-        return Parcel(place, False, {place.path.name: place.path.read_bytes()})
-    return Parcel(place, True, {each.name: each.read_bytes() for each in sorted(folder.iterdir()) if each.is_file()})
+        return Parcel(place, False, {place.path.name: files.read_bytes(place.path)})
+    return Parcel(
+        place, True, {each.name: files.read_bytes(each) for each in sorted(folder.iterdir()) if each.is_file()}
+    )
 
 
 def application(options: ServeOptions, parcels: Sequence[Parcel], exchange: Any = None) -> App:

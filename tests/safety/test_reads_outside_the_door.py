@@ -43,6 +43,9 @@ ALLOWED: dict[str, dict[str, str]] = {
     "rlab/evaluation/report/document.py": dict.fromkeys(
         ("(HERE / 'page.css').read_text", "(HERE / 'page.js').read_text"), "files of rlab's own"
     ),
+    "rlab/serving/page.py": {"(HERE / name).read_bytes": "files of rlab's own"},
+    "rlab/serving/shared.py": {"path.read_bytes": "numbers that the processes of this server have just written"},
+    "rlab/serving/ray_numbers.py": {"own[0].read_bytes": "numbers that this process has just written"},
     "rlab/jobs/varied.py": {"ast.literal_eval": "words of the user's own"},
     "rlab/search/study.py": {"json.loads": "what this process has made"},
     "rlab/jobs/play.py": {"self.video.read_bytes": "the film that it has just written"},
@@ -63,6 +66,7 @@ NOT_READ = {
     "rlab/runs/appending.py": {"os.open"},
     "rlab/runs/files.py": {"os.open"},
     "rlab/runs/locks.py": {"os.open"},
+    "rlab/serving/recording.py": {"os.open"},
 }
 THE_DOOR = {"files.read_bytes", "read_bytes", "RunFolder.open", "Run.open", "door.opened"}
 
