@@ -24,7 +24,8 @@ from rlab.networks.policy import Policy
 from rlab.runs import files
 from rlab.runs.folder import ROOT, check_free, claim_folder, fresh_folder, is_run
 from rlab.runs.observed import save_observed
-from rlab.runs.policies import POLICY, save_policy
+from rlab.runs.policies import save_policy
+from rlab.runs.policy_folder import POLICY
 from rlab.runs.versions import read_version
 from rlab.trust import Trust
 

@@ -22,7 +22,7 @@ from rlab.networks.obs_features import MOST_FEATURES, can_be_watched
 from rlab.networks.own import Builder, standing_in
 from rlab.runs.folder import RunFolder, is_run
 from rlab.runs.observed import LEAST_EPISODES, save_observed
-from rlab.runs.policies import check_can_change
+from rlab.runs.policy_folder import check_can_change
 from rlab.runs.registry import policy_path
 from rlab.trust import Trust
 

@@ -29,7 +29,7 @@ from rlab.runs import files
 from rlab.runs.folder import PARTS, RunFolder, is_run, read_vouched
 from rlab.runs.listing import clock_unit, policy_facts, saved_time
 from rlab.runs.logs import read_json_lines
-from rlab.runs.policies import POLICY
+from rlab.runs.policy_folder import POLICY
 from rlab.runs.reading import curve
 from rlab.runs.registry import policy_path
 from rlab.runs.schema import MOST_MEMBERS, check_config

@@ -25,7 +25,8 @@ from rlab.runs import files
 from rlab.runs.folder import RunFolder, path_of
 from rlab.runs.model_card import card
 from rlab.runs.observed import ObsReference, load_observed, save_observed
-from rlab.runs.policies import POLICY, save_policy
+from rlab.runs.policies import save_policy
+from rlab.runs.policy_folder import POLICY
 from rlab.runs.registry import (
     HUB,
     add_version,

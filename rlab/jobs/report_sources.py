@@ -24,7 +24,7 @@ from rlab.jobs.varied import paths_of
 from rlab.runs.folder import PARTS, RunFolder, is_run, path_of
 from rlab.runs.listing import reached, whole_steps
 from rlab.runs.logs import read_json_lines
-from rlab.runs.policies import POLICY
+from rlab.runs.policy_folder import POLICY
 from rlab.runs.reading import Series, series
 from rlab.runs.registry import policy_path
 from rlab.runs.status import RUNNING

@@ -14,7 +14,8 @@ from rlab.jobs.foreign_code import check_trust
 from rlab.learning.dropping import Dropped
 from rlab.networks.own import Builder, standing_in
 from rlab.networks.policy import MemberPolicy, Policy
-from rlab.runs.policies import POLICY, LoadedPolicy, load_policy
+from rlab.runs.policies import LoadedPolicy, load_policy
+from rlab.runs.policy_folder import POLICY
 from rlab.runs.registry import policy_path
 from rlab.trust import Trust, in_force
 

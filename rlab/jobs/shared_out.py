@@ -41,7 +41,8 @@ from rlab.runs.folder import PARTS, RESULT, RunFolder, is_run
 from rlab.runs.listing import saved_time
 from rlab.runs.logs import CLOCK_TAGS, MetricsLog, read_json_lines
 from rlab.runs.observed import load_observed, save_observed
-from rlab.runs.policies import POLICY, load_policy, save_policy
+from rlab.runs.policies import load_policy, save_policy
+from rlab.runs.policy_folder import POLICY
 from rlab.types import LOCAL
 
 ALL = "all"

@@ -16,7 +16,7 @@ from typing import Any
 from rlab.door import MOST_BYTES, clean
 from rlab.errors import RlabError, UsageError, pip_install
 from rlab.runs import files
-from rlab.runs.policies import POLICY
+from rlab.runs.policy_folder import POLICY
 from rlab.runs.versions import OWN
 
 PULLED = ".hub"

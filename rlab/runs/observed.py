@@ -18,7 +18,7 @@ from rlab.errors import RlabError
 from rlab.networks.obs_features import MOST_FEATURES
 from rlab.runs import files
 from rlab.runs.folder import MANIFEST, check_against_manifest
-from rlab.runs.policies import OBSERVED, POLICY, announced, vouched_by
+from rlab.runs.policy_folder import OBSERVED, POLICY, announced, vouched_by
 
 EDGES = 33  # quantiles: of 0, 1/32, 2/32 ... 1
 LEAST_EPISODES = 5  # fewer say nothing about how much episodes differ

@@ -17,7 +17,7 @@ from rlab.networks.obs_look import ObsLook
 from rlab.runs import registry
 from rlab.runs.folder import POLICY_FOLDERS
 from rlab.runs.observed import ObsReference, load_observed
-from rlab.runs.policies import OBSERVED
+from rlab.runs.policy_folder import OBSERVED, POLICY
 from rlab.serving.conversion import converted
 from rlab.serving.limits import BATCH_ROWS
 from rlab.serving.ports import Port, ports_of
@@ -26,7 +26,6 @@ from rlab.trust import Trust
 
 NAMED = re.compile(rf"({registry.NAME.pattern})=(.+)")
 FIRST = "1"  # the version of what has no number
-POLICY = "policy.json"  # of a policy folder
 TRIED_ROWS, TRIED_BATCHES = 64, (2, 3, 7, 16, 32, 64)
 LONG, LONG_ROWS = 0.002, 32  # seconds that so many rows may keep the event loop; what is slower gets a thread
 

@@ -13,6 +13,7 @@ from rlab.compression.export.member_file import export
 from rlab.errors import RlabError
 from rlab.serving.app import App
 from rlab.serving.limits import Limits
+from rlab.serving.models import place_of
 from rlab.serving.observers import AnsweredBatch
 from rlab.serving.options import ServeOptions
 from rlab.serving.web import Request, Response, Route
@@ -28,7 +29,9 @@ def file(member: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -
 
 
 def options(*sources: Path, **more: Any) -> ServeOptions:
-    return ServeOptions(sources=tuple(map(str, sources)), host=None, trust=True, **more)
+    """As a replica on a cluster has them, which is loaded before it is asked."""
+    places = {str(source): place_of(str(source)) for source in sources}
+    return ServeOptions(sources=tuple(places), places=places, host="0.0.0.0", trust=True, **more)
 
 
 async def asked(app: App, method: str, path: str, *chunks: bytes, **headers: str) -> tuple[int, Any]:
