@@ -29,6 +29,7 @@ RECENT = 4  # the newest of them alone, so that a change from many episodes to o
 LAGS = 128  # how far back an observation is compared with others
 OVER = 0.8  # drift has ended once scores have been below this for `NEWEST` blocks
 NOT_CHANCE = 4.5  # standard deviations of a mean closeness or of an autocorrelation
+TURN = 0.6  # share of the closeness of neighbours, above which those at one lag are of one episode
 LEAST_LIKENESS = 0.05  # how much closer neighbours must be than strangers, to be told apart
 BARS = 16  # of the drawn histograms, each with as many observations on record
 
@@ -220,9 +221,14 @@ def interleaved(closeness: Closeness, blocks: Sequence[np.ndarray]) -> tuple[flo
         possible = excess + 2.0 * np.sqrt(variance) >= likeness / episodes
         if possible.any():
             found = min(found, float(episodes[possible.argmax()]))
-        variance = 4.0 * closeness.row_variance / (BLOCK * len(newest)) + closeness.variance / pairs
-        seen |= bool((excess > np.maximum(NOT_CHANCE * np.sqrt(variance), 2.0 * likeness / LAGS)).any())
-    return found, seen
+        # Less closeness may come of a small store of observations, from which somebody draws.
+        rows = 4.0 * closeness.row_variance / (BLOCK * len(newest))
+        chance = NOT_CHANCE * np.sqrt(rows + closeness.variance / pairs)
+        seen |= bool((excess > np.maximum(chance, 2.0 * likeness / LAGS)).any())
+    # In a fixed order all the closeness is at one lag; strangers that are in the same phase are a little close, too.
+    sums, pairs = np.sum(blocks, axis=0)
+    at_lag = sums / np.maximum(pairs, 1.0) - closeness.of_strangers > TURN * likeness
+    return (float(episodes[at_lag.argmax()]), True) if at_lag.any() else (found, seen)
 
 
 def autocovariance(block: np.ndarray) -> np.ndarray:

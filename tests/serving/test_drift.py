@@ -130,9 +130,9 @@ def test_nothing_is_told_of_observations_like_those_on_record(record: ObsReferen
     assert detector.alarms == 0
 
 
-@pytest.mark.parametrize("at_once", [2, 16, 48])
+@pytest.mark.parametrize("at_once", [2, 16, 48, 120])
 def test_nothing_is_told_of_envs_that_begin_together_and_act_in_turn(record: ObsReference, at_once: int) -> None:
-    episodes = [episode[:100] for episode in wandering(3, 160)]
+    episodes = [episode[:100] for episode in wandering(3, 340)]
     for episode in episodes:
         episode[:, 2] = np.linspace(-1, 1, 100)  # all are in the same phase
     assert watched(recorded(episodes[:100]), in_step(episodes[100:], at_once)).alarms == 0
@@ -239,7 +239,8 @@ def test_in_100_000_observations_of_real_episodes_there_is_no_alarm_and_a_shift_
     record = recorded(first, tuple(f"obs[{i}]" for i in range(first[0].shape[1])))
     rng = np.random.default_rng(0)
     streams = {"independent": independent(later, 100_000), "consecutive": np.concatenate(later)[:100_000]}
-    streams |= {f"{at_once} at once": mixed(later, at_once, rng)[:100_000] for at_once in (2, 8, 32)}
+    streams |= {f"{at_once} in any order": mixed(later, at_once, rng)[:100_000] for at_once in (2, 8, 32)}
+    streams |= {f"{at_once} in step": in_step(later, at_once)[:100_000] for at_once in (16, 100)}
     for stream, observations in streams.items():
         assert watched(record, observations).alarms == 0, stream
     for feature in range(len(record.features)):
