@@ -99,9 +99,10 @@ class Client:
     def _ask(self) -> tuple[str, np.ndarray]:
         """The id of a request, and what the poles do."""
         self.asked += 1
+        id = f"{self.seed}-{self.asked}"
         data = {"name": "obs", "shape": [POLES, 4], "datatype": "FP32", "data": self._obs.ravel().tolist()}
         request = {
-            "id": f"{self.seed}-{self.asked}",
+            "id": id,
             "parameters": {"sequence_id": f"poles-{self.seed}"},
             "inputs": [data],
         }
@@ -110,7 +111,7 @@ class Client:
             self.versions.append(answer["model_version"])
         actions = np.array(answer["outputs"][0]["data"])
         by_chance = self._chance.random(POLES) < self.noise
-        return request["id"], np.where(by_chance, self._chance.integers(2, size=POLES), actions)
+        return id, np.where(by_chance, self._chance.integers(2, size=POLES), actions)
 
     def until_answered_by(self, version: str, steps: int = 2_000) -> None:
         """Play on until that version answers; raises RuntimeError where it does not within so many steps."""

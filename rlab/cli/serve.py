@@ -53,6 +53,8 @@ def run(argv: list[str]) -> int:
     else:
         server = Server(options)
     print(f"serving on {server.url}   stop it with Ctrl+C", flush=True)
+    if options.record is not None:
+        print(f"recording what is asked, answered and told in {options.record}", flush=True)
     server.run()
     print("stopped", file=sys.stderr)
     return 0
