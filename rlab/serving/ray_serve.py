@@ -98,9 +98,15 @@ class RayServer:
                 self._ray.shutdown()
 
     def _listen(self) -> None:
-        """Have Ray's proxies listen."""
+        """Have Ray's proxies listen.
+
+        Raises:
+            UsageError: they listen to another port already.
+            RlabError: they do not start.
+        """
         host, port = self.options.host, self.options.port
-        self._serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
+        with _failures():
+            self._serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
         found = self._serve.context._get_global_client().http_config
         if (found.host, found.port) != (host, port):
             raise UsageError(
@@ -126,10 +132,8 @@ class RayServer:
             graceful_shutdown_timeout_s=options.limits.stop_seconds,
             ray_actor_options={"num_cpus": 1},
         )(self._serve.ingress(build)())
-        try:
+        with _failures():
             self._serve.run(deployment.bind(), name=NAME, route_prefix="/")
-        except Exception as error:  # Ray has many error classes without a common base
-            raise RlabError(f"Ray Serve cannot serve this: {str(error).splitlines()[0]}") from error
 
     def _follow(self) -> None:
         """Look for new versions, and serve them."""
@@ -195,6 +199,16 @@ def _imported() -> Any:
             return importlib.import_module("ray.serve")
     except ImportError as error:
         raise UsageError(f"--engine ray needs Ray Serve: {pip_install('ray')}") from error
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[None]:
+    """Whatever goes wrong in Ray Serve is said in a line."""
+    try:
+        yield
+    except Exception as error:  # Ray has many error classes without a common base
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise RlabError(f"Ray Serve cannot serve this: {reason.rstrip('.')}; the logs of Ray say more") from error
 
 
 @contextlib.contextmanager

@@ -1,7 +1,10 @@
 """`rlab serve --engine ray`: the same application in replicas that see nothing but what has travelled."""
 
 import asyncio
+import contextlib
 import json
+import os
+import signal
 import sys
 import threading
 import time
@@ -22,7 +25,7 @@ from rlab.serving.app import App
 from rlab.serving.options import ServeOptions
 from rlab.serving.ray_serve import RayServer, application, packed
 
-START = 120.0  # seconds until Ray's processes are up, on a busy machine
+START = 240.0  # seconds until Ray's processes are up, on a busy machine
 TOKEN = "a-token-of-twenty-four"
 BEARER = {"authorization": f"Bearer {TOKEN}"}
 OBS = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
@@ -45,6 +48,16 @@ def address() -> Iterator[str]:
 
 def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def replicas() -> set[int]:
+    """The processes of the deployment's replicas."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if b"ServeReplica:rlab:policies" in path.read_bytes():
+                found.add(int(path.parent.name))
+    return found
 
 
 async def answered(app: App, path: str, body: bytes) -> tuple[int, Any]:
@@ -171,4 +184,12 @@ def test_on_a_cluster_replicas_answer_as_the_policy_and_take_up_a_new_version_wi
         if [float(lines.get(each, 0)) for each in (of_two, count)] == [answers["1"], answers["2"]]:
             break
         assert time.monotonic() < until, (answers, lines)
+    before = replicas()
+    os.kill(min(before), signal.SIGKILL)
+    until = time.monotonic() + START
+    while len(now := replicas()) < 2 or min(before) in now:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert server.post("/v2/models/pole/infer", {"inputs": [input_tensor("obs", OBS)]}, **BEARER).status == 200
     assert server.stop(60.0) == 0
+    assert not replicas()
