@@ -313,7 +313,8 @@ def test_a_served_policy_s_episodes_come_back_from_its_recording_whoever_answere
     time.sleep(2 * EVERY)  # after which a worker knows what the other one has counted
     counted = server.get("/metrics").body.decode().splitlines()
     assert {f"rlab_recorded_observations_total {step}.0", f"rlab_recorded_feedback_total {step}.0"} < set(counted)
-    assert f"recording what is asked, answered and told in {tmp_path / 'in'}" in server.log_lines
+    said = server.log.with_suffix(".out").read_text().splitlines()
+    assert f"recording what is asked, answered and told in {tmp_path / 'in'}" in said
     assert server.stop() == 0
     assert np.array_equal(episode.obs, np.array(seen, np.float32))
     assert episode.action.tolist() == taken
