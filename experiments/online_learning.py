@@ -68,14 +68,14 @@ class Client:
 
     def watch(self, steps: int) -> dict[str, Any]:
         """Play so many steps, looking now and then what the server says of drift: the mean return of the episodes that
-        ended, how many observations it took until it said so, and the features that it named."""
+        ended, how many requests it took until it said so, and the features that it named."""
         returns, named, after = [], set[str](), None
         for played in range(LOOK, steps + 1, LOOK):
             returns += self.play(LOOK)
             named |= set(self.drifting())
-            after = played * POLES if named and after is None else after
+            after = played if named and after is None else after
         mean = float(np.mean(returns)) if returns else None
-        return {"return": mean, "observations_until_drift": after, "drift": sorted(named)}
+        return {"return": mean, "requests_until_drift": after, "drift": sorted(named)}
 
     def play(self, steps: int) -> list[float]:
         """So many steps of every pole; the returns of the episodes that ended."""
@@ -178,8 +178,8 @@ def study(first: Path, folder: Path, sizes: Sizes) -> dict[str, Any]:
             published = rlab.publish(newcomer, NAME, alias="best", models=models)
             client.until_answered_by(str(published.version.version))
             with closing(Client(server.port, (CHANGED,), seed=2, tells=True)) as other:
-                found["newcomer_returns"] = other.play(sizes.usual)
-            say(f"asked about {CHANGED} again, by others: {np.mean(found['newcomer_returns']):.1f}")
+                found["newcomer"] = other.watch(sizes.usual)
+            say(f"asked about {CHANGED} again, by others: {found['newcomer']}")
     recorded = data.dataset.facts["joined"][0]["recorded"]
     return {**found, "recorded": recorded, "compared": pair.to_json(), "versions": client.versions}
 
@@ -191,10 +191,10 @@ def main() -> None:
     folder = run_folder("online-learning")
     folder.mkdir()
     found = study(first.path, folder, sizes)
-    after = found["changed"]["observations_until_drift"] or math.inf
+    after = found["changed"]["requests_until_drift"] or math.inf
     goals = [
         goal("features that drift in the env that the policy is for", len(found["usual"]["drift"]), at_most=0),
-        goal("observations until drift is told in the changed one", after, at_most=1_000),
+        goal("requests until drift is told in the changed one", after, at_most=1_000),
         goal("return of the newcomer less that of the served: lower end", found["compared"]["difference"]["low"], 0),
         goal("versions that have answered one client", len(found["versions"]), at_least=2),
     ]
