@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -n 2
 # The tests of a file stay in one process: what they share is made once.
 BY_FILE := --dist loadfile
 
-STUDIES := coverage overestimation digits text_task cloning value_pretraining no_dip head_start strategies bodies offline kickstarting quantization distillation pruning return_against_size switches sparse_rewards tuning population
+STUDIES := coverage overestimation digits text_task cloning value_pretraining no_dip head_start strategies bodies offline kickstarting quantization distillation pruning return_against_size switches sparse_rewards tuning population online_learning
 
 # Quick tests of every room, one training among them.
 SMOKE := $(addprefix tests/,networks/test_spaces.py networks/test_stacked_layers.py learning/test_returns.py \
@@ -74,7 +74,7 @@ prove: $(READY)
 
 bench: $(READY)
 	$(BIN)/pip install -q -c constraints.txt -e ".[bench]" --no-build-isolation
-	for name in speed_against_sb3 ppo_speed main_job cost_of_seeds export border draws tensor_envs engine checkpoints sac_against_sb3 bootstrap data_parallel ray_study vectorised_search; do $(BIN)/python -m rlab.experiments.benchmarks.$$name || exit 1; done
+	for name in speed_against_sb3 ppo_speed main_job cost_of_seeds export border draws tensor_envs engine checkpoints sac_against_sb3 bootstrap data_parallel ray_study vectorised_search serving; do $(BIN)/python -m rlab.experiments.benchmarks.$$name || exit 1; done
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
