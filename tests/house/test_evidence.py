@@ -176,7 +176,7 @@ def test_a_result_that_was_edited_is_refused_in_one_line(tmp_path: Path, change:
 
 
 def test_what_is_none_of_these_is_refused_with_what_is_taken(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="'nowhere' is not there, or is not a run or policy folder, an exported file"):
+    with pytest.raises(UsageError, match=r"'nowhere' is not there, or is not a run .*, a published policy"):
         read_evidence("nowhere")
     (tmp_path / "my.toml").write_text("")
     with pytest.raises(UsageError, match=r"my\.toml has no recorded result yet: rlab bench .*my\.toml records one"):

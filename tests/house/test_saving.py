@@ -147,7 +147,13 @@ def test_a_checkpoint_folder_that_is_deleted_is_made_again_with_all_that_belongs
 ) -> None:
     monkeypatch.setattr(storage_chunks, "CHUNK_BYTES", 2000)  # several chunks
     out = tmp_path / "run"
-    listeners = [At(320, lambda: shutil.rmtree(out / "checkpoint"))]
+
+    def delete() -> None:
+        while load_checkpoint(RunFolder.open(out))[0]["loop"]["env_steps"] < 300:  # that save is under way
+            time.sleep(0.01)
+        shutil.rmtree(out / "checkpoint")
+
+    listeners = [At(320, delete)]
     run = rlab.train("dqn", "CartPole-v1", out=out, listeners=listeners, **SMALL)
     assert run.finished
     _, chunks = load_checkpoint(RunFolder.open(out))
