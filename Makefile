@@ -27,7 +27,7 @@ COMPUTING := tests/agents tests/compression tests/evaluation tests/learning test
 
 help:
 	@echo "make train      set up, then train DQN on CartPole-v1"
-	@echo "make test       set up, then run the tests: about 14 minutes of CPU time, 8 on two cores"
+	@echo "make test       set up, then run the tests: about 13 minutes of CPU time, 8 on two cores"
 	@echo "make smoke      a quick test of every room: an answer in under a minute"
 	@echo "make test-cpus  the tests under six settings that round as other CPUs do (the time of six make test)"
 	@echo "make floors     the tests with the lowest versions that pyproject.toml allows, in a venv of its own"
@@ -42,7 +42,7 @@ train: $(READY)
 	$(BIN)/python -m rlab train dqn CartPole-v1
 
 test: $(READY)
-	@echo "About 14 minutes of CPU time, 8 on two cores; make smoke answers in under one."
+	@echo "About 13 minutes of CPU time, 8 on two cores; make smoke answers in under one."
 	$(PYTEST) $(BY_FILE)
 
 smoke: $(READY)

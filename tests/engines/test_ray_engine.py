@@ -54,6 +54,7 @@ def cluster() -> Iterator[Any]:
             found.shutdown()
 
 
+@pytest.mark.prove
 def test_with_a_node_killed_in_the_middle_the_results_are_those_of_one_machine(
     cluster: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -147,6 +147,7 @@ def rows_of(records: dict[str, list[Any]]) -> list[dict[str, float]]:
     return [{name(item): float(item.value_json) for item in each.history.item} for each in records["history"]]
 
 
+@pytest.mark.prove
 def test_a_killed_run_goes_on_in_mlflow_wandb_and_tables_with_every_point_once(
     mlflow_client: Any, tmp_path: Path, road: SimpleNamespace
 ) -> None:

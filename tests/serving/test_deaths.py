@@ -177,6 +177,7 @@ def test_thousands_of_requests_leave_no_open_file_and_little_memory_behind(
     assert server.memory() < memory * 1.05
 
 
+@pytest.mark.prove
 def test_nothing_but_the_loopback_is_spoken_to(policies: Path, served: Any, tmp_path: Path) -> None:
     if shutil.which("strace") is None:
         pytest.skip("needs strace")
