@@ -27,16 +27,17 @@ Settings = Mapping[str, Any]
 class Explore:
     """How the settings of a member change that took another one over.
 
-    With probability `resample` a setting is drawn anew from its range, else it is multiplied by one of the `factors`
-    (Jaderberg et al. 2017, section 4.1: 0.8 and 1.2); on the scale `one_minus`, of discounts, 1 - value is.
+    Each is multiplied by one of the `factors` (Jaderberg et al. 2017, section 4.1, `perturb`: 0.8 and 1.2); on the
+    scale `one_minus`, of discounts, 1 - value is. Nothing is drawn anew, as others do with probability 1/4: selection
+    is greedy, and a learning rate that falls at once is a gain that the rest of the training pays for (PPO on
+    LunarLander, ten members of a million env steps: an IQM of 228 with it, of 266 without, on other seeds).
     """
 
     ranges: Mapping[str, Mapping[str, Any]]  # by setting: low, high, scale
     factors: tuple[float, float] = (0.8, 1.2)
-    resample: float = 0.25
 
     def changed(self, settings: Settings, draw: np.random.Generator) -> dict[str, Any]:
-        """These settings, each changed a little or drawn anew."""
+        """These settings, each changed a little."""
         return {name: self._changed(name, settings[name], draw) for name in sorted(settings)}
 
     def drawn(self, draw: np.random.Generator) -> dict[str, Any]:
@@ -44,11 +45,7 @@ class Explore:
         return {name: self._drawn(name, draw) for name in sorted(self.ranges)}
 
     def _changed(self, name: str, value: float, draw: np.random.Generator) -> float:
-        anew, factor = draw.random() < self.resample, self.factors[int(draw.integers(2))]
-        fresh = self._drawn(name, draw)
-        if anew:
-            return fresh
-        range_ = self.ranges[name]
+        range_, factor = self.ranges[name], self.factors[int(draw.integers(2))]
         found = 1.0 - (1.0 - value) * factor if range_["scale"] == "one_minus" else value * factor
         return float(min(max(found, range_["low"]), range_["high"]))
 
@@ -82,7 +79,7 @@ class Evolution:
     Args:
         request: has an `evolution`: the `population`, settings of each member at first; and either a `schedule`, pairs
             of a time and the settings of all from then on, or what population-based training goes by: `share`,
-            `factors`, `resample` and `ranges`.
+            `factors` and `ranges`.
         agent: of the run; its config is `apart`.
         resume_at: where the run goes on.
         due: whether the policy of that time is judged again.
@@ -129,7 +126,7 @@ class Evolution:
 
     def _evolved(self, time: int, scores: np.ndarray) -> list[dict[str, Any]]:
         about, draw = self._about, np.random.default_rng([self._request.run.seed, time])
-        explore = Explore(about["ranges"], tuple(about["factors"]), about["resample"])
+        explore = Explore(about["ranges"], tuple(about["factors"]))
         parents = selected(scores, about["share"], draw)
         inherit(self._agent, parents)
         return [

@@ -39,7 +39,7 @@ FACTS = "population.json"  # what was found
 MEMBERS = 10  # unless the user says otherwise
 ROUNDS = 20  # evaluations, behind each of which the worst take over the best, unless the user says how often
 SHARE = 0.2  # of the members that do; Jaderberg et al. 2017, section 4.1
-BY = "Jaderberg et al. 2017: truncation selection, factors 0.8 and 1.2 or drawn anew"
+BY = "Jaderberg et al. 2017: truncation selection, factors 0.8 and 1.2"
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def population_of(plan: Plan) -> tuple[Request, dict[str, Any]]:
     explore = Explore(ranges)
     defaults = {name: getattr(request.settings, name) for name in ranges}
     drawn = (explore.drawn(np.random.default_rng([run.seed, member])) for member in range(1, run.seeds))
-    how = {"share": SHARE, "factors": list(explore.factors), "resample": explore.resample}
+    how = {"share": SHARE, "factors": list(explore.factors)}
     return replace(request, run=run), {"population": [defaults, *drawn], **how, "ranges": ranges}
 
 
