@@ -128,10 +128,13 @@ def merge_datasets(paths: Sequence[str | PathLike[str]], out: str | Path) -> Col
     The recording of a server may stand alone: what it holds by now is written as a dataset that stays as it is.
 
     Raises:
-        UsageError: their spaces differ, or there is something at `out`.
+        UsageError: one of them is missing, their spaces differ, or there is something at `out`.
         RlabError: one of them is broken.
     """
     folders = [path_of(path, A_DATASET) for path in paths]
+    for folder in folders:
+        if not Path(folder).exists():
+            raise UsageError(f"there is no dataset {folder}; `rlab list datasets` shows those that are here.")
     if len(folders) < 2 and not any(recording_at(Path(folder)) for folder in folders):
         raise UsageError("to merge takes two datasets or more, or the recording of a server.")
     datasets = [read_dataset(folder) for folder in folders]

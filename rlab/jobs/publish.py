@@ -13,6 +13,7 @@ from rlab.errors import RlabError, UsageError
 from rlab.evaluation.evaluate import Evaluation
 from rlab.evaluation.evaluate import evaluate as judge_episodes
 from rlab.jobs.aliases import answering
+from rlab.jobs.comparable import in_words
 from rlab.jobs.evidence import RUN, Evidence, read_evidence
 from rlab.jobs.judging import FINAL_EPISODE_SEED
 from rlab.jobs.observing import ObsRecorder
@@ -21,6 +22,7 @@ from rlab.jobs.saved import SavedPolicy, open_policy
 from rlab.jobs.versions import evaluation_of, evaluation_to_json, returned_of
 from rlab.learning.runtime import own_surroundings
 from rlab.machine import computed_with
+from rlab.places import warn
 from rlab.runs import files
 from rlab.runs.folder import RunFolder, path_of
 from rlab.runs.model_card import card
@@ -81,7 +83,16 @@ class Published:
         ]
         lines += [f"{version.name}@{alias} is version {version.version} now" for alias in self.aliases]
         lines += [f"on the hub: {self.hub}"] if self.hub else []
-        return "\n".join([*lines, f"use it: rlab serve {version.label}"])
+        named = f"{version.name}@{self.aliases[0]}" if self.aliases else version.label
+        return "\n".join([*lines, f"use it: rlab serve {named}"])
+
+
+def _warn_of_unfinished(evidence: Evidence) -> None:
+    """Say that a run was to learn on, which its return alone does not show."""
+    total = evidence.settings.get(evidence.unit)
+    if evidence.kind == RUN and evidence.time is not None and isinstance(total, int) and evidence.time < total:
+        done = f"{evidence.time:,} of {total:,} {in_words(evidence.unit)}"
+        warn(f"{evidence.path} is {evidence.status}, after {done}; what is published is its policy of then")
 
 
 @answering
@@ -190,6 +201,7 @@ def _prepared(
     """What version.json will say but for the number, and what makes the files of a version of its number."""
     saved = open_policy(path, trust, env)
     evidence = read_evidence(path, trust)
+    _warn_of_unfinished(evidence)
     before = read_version(path)
     chosen = saved if member is None else replace(saved, policy=saved.policy.only(member))
     judged, observed = _judged(evidence, chosen, before, episodes, envs)

@@ -35,6 +35,7 @@ class Catalog:
         self._find, self._member, self._trust = find, member, trust
         self._places: dict[str, Place] = {}  # source -> what it is served from
         self._versions: dict[str, dict[str, Batcher]] = {}
+        self._told: dict[str, str] = {}  # source -> the last reason why it stays as it is
         self._failed: dict[str, Path] = {}  # source -> a version that could not be opened, and is not tried again
 
     async def load(self) -> None:
@@ -66,8 +67,11 @@ class Catalog:
             (model,) = await asyncio.to_thread(open_models, [place], self._member, self._trust)
             self._put(source, place, model)
             del self._failed[source]
+            self._told.pop(source, None)
         except RlabError as error:
-            log("error", "a new version is not served", error=error, source=source, version=served.version)
+            if self._told.get(source) != str(error):  # once, not at every look
+                log("error", "a new version is not served", error=error, source=source, version=served.version)
+            self._told[source] = str(error)
 
     def _put(self, source: str, place: Place, model: ServedModel) -> None:
         """Serve this version from now on, and no longer the one that the source was served from."""

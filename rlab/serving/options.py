@@ -20,6 +20,8 @@ SOURCES = "a run, a policy folder, an exported file or a model"  # for messages
 LEAST, MOST = 16, 4096  # characters of a token
 TOKEN = re.compile(r"[!-~]+")  # what a header can hold
 
+MOST_PORT = 65_535
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
@@ -45,6 +47,8 @@ class ServeOptions:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise UsageError(f"--workers must be at least 1, not {self.workers}.")
+        if not 0 <= self.port <= MOST_PORT:
+            raise UsageError(f"--port must be 1 to {MOST_PORT}, or 0 for a free one, not {self.port}.")
 
     @property
     def listens_first(self) -> bool:

@@ -303,6 +303,8 @@ def test_a_recording_is_listed_and_can_be_written_as_a_dataset_that_stays(tmp_pa
     assert {row["state"] for row in rows.values()} == {"whole"}
     with pytest.raises(UsageError, match="two datasets or more, or the recording of a server"):
         merge_datasets([tmp_path / "fixed"], tmp_path / "again")
+    with pytest.raises(UsageError, match=r"there is no dataset .*nowhere; `rlab list datasets` shows"):
+        merge_datasets([tmp_path / "nowhere"], tmp_path / "again")
 
 
 def test_counts_in_words_leave_out_what_did_not_happen():

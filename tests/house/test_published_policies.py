@@ -13,7 +13,7 @@ import torch
 import rlab
 from rlab import api
 from rlab.cli.main import main
-from rlab.errors import RlabError, UsageError
+from rlab.errors import RlabError, RlabWarning, UsageError
 from rlab.jobs.evidence import read_evidence
 from rlab.jobs.saved import open_policy
 from rlab.runs import registry
@@ -229,6 +229,15 @@ def test_what_cannot_be_published_is_one_line_and_makes_no_version(
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert registry.numbers_of(Path("models/pole")) == [1, 2, 3]
+
+
+def test_a_run_that_was_to_learn_on_is_named(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = read_evidence("run")
+    whole = {**run.settings, "env_steps": 1_000_000}
+    cut = replace(run, status="stopped", settings=whole)
+    monkeypatch.setattr("rlab.jobs.publish.read_evidence", lambda path, trust: cut)
+    with pytest.warns(RlabWarning, match=rf"is stopped, after {run.time:,} of 1,000,000 env steps; what is published"):
+        api.publish("run", "pole", models=tmp_path)
 
 
 def test_a_run_that_saves_anew_while_it_is_published_is_told_so(

@@ -216,6 +216,8 @@ def test_a_worker_that_is_killed_comes_back(serve: Callable[..., Any], file: Pat
         (["{cartpole}", "--host", "192.0.2.1"], "cannot listen on port 8080 of 192.0.2.1"),
         (["{cartpole}", "--max-rows", "0"], "the limit max_rows must be above 0"),
         (["{cartpole}", "--workers", "0"], "--workers must be at least 1"),
+        (["{cartpole}", "--port", "80000"], "--port must be 1 to 65535, or 0 for a free one, not 80000"),
+        (["{cartpole}", "--port", "-1"], "--port must be 1 to 65535, or 0 for a free one, not -1"),
         (["{cartpole}", "--token-file", "{short}"], "must hold one token of 16 to 4096 letters"),
     ],
 )
