@@ -7,6 +7,7 @@ import traceback
 from typing import Any, Literal
 
 from rlab.door import clean
+from rlab.errors import RlabError
 from rlab.serving.observers import AnsweredBatch
 
 NAME = "rlab.serving"
@@ -16,8 +17,11 @@ _logger = logging.getLogger(NAME)
 def log(
     level: Literal["info", "warning", "error"], event: str, error: BaseException | None = None, **facts: Any
 ) -> None:
-    """Write a line: what happened, and facts about it; of an error what it is and where it was raised."""
-    if error is not None:
+    """Write a line: what happened, and facts about it; of an error what it is and, where rlab has no words for it, the
+    place that raised it."""
+    if isinstance(error, RlabError):
+        facts = {**facts, "error": str(error)}
+    elif error is not None:
         facts = {**facts, "error": f"{type(error).__name__}: {error}", "where": _where(error)}
     _logger.log(logging.getLevelNamesMapping()[level.upper()], event, extra={"facts": facts})
 

@@ -13,6 +13,7 @@ import rlab
 from rlab.cli.main import main
 from rlab.errors import UsageError
 from rlab.evaluation.explanation.pictures import overlay, png
+from rlab.evaluation.report.numbers import plain
 from rlab.jobs.explain import Explained
 
 SMALL = ["--episodes", "3", "--states", "6", "--background", "3"]
@@ -94,6 +95,11 @@ def test_values_of_a_map_are_read_with_the_arrow_keys(browser: Any, explained: E
     browser.value("document.querySelector('svg[id$=map-0-large]').focus()")
     browser.press("Home")
     assert "greedy action: push" in browser.value("document.querySelector('.tip').textContent")
+
+
+def test_the_page_says_what_the_explained_episodes_returned(runs: Path, explained: Explained) -> None:
+    judged = rlab.evaluate(runs / "ppo", member=0, episodes=3)
+    assert f"which returned {plain(float(judged.returns.mean()))} on average." in explained.page.read_text()
 
 
 def test_names_of_anybody_are_shown_as_they_are(browser: Any, runs: Path, tmp_path: Path) -> None:

@@ -94,10 +94,10 @@ def _meaning(test: Deletion) -> str:
 
 def _explained(found: Explanation) -> str:
     target, count = found.question.target, len(found.states)
-    episodes = len(np.unique(found.states.episode))
+    episodes, mean = len(np.unique(found.states.episode)), float(found.states.returns.mean())
     text = (
         f"Explained is {target.about} ({target.unit}), in {count} states of {episodes} "
-        f"episode{'s' if episodes != 1 else ''} with greedy actions."
+        f"episode{'s' if episodes != 1 else ''} with greedy actions, which returned {plain(mean)} on average."
     )
     if found.question.policy.has_memory:
         text += (

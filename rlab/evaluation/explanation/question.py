@@ -29,6 +29,7 @@ class States:
     scores: Tensor  # [N, W]
     episode: np.ndarray  # [N] seed
     step: np.ndarray  # [N] env steps since it began
+    returns: np.ndarray  # [E] of all episodes that were played to find them
 
     def __len__(self) -> int:
         return len(self.obs)
@@ -39,7 +40,7 @@ class States:
         contrast = Contrast(*(each[index] for each in self.contrast))
         obs, features, scores = (each[index] for each in (self.obs, self.features, self.scores))
         state = memory.take(self.state, index)
-        return States(obs, features, state, contrast, scores, self.episode[rows], self.step[rows])
+        return States(obs, features, state, contrast, scores, self.episode[rows], self.step[rows], self.returns)
 
 
 @dataclass(frozen=True, eq=False)

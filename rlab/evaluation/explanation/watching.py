@@ -111,6 +111,7 @@ def visit(
         UsageError: the envs have other spaces than the policy's.
         RlabError: as `watch`.
     """
+    returns = np.zeros(len(seeds))
     kept = [_Kept(stream(seed, "states to explain"), most) for seed in seeds]
     at_once = envs_at_once(make_envs, 1)
     for first in range(0, len(seeds), at_once):
@@ -118,10 +119,20 @@ def visit(
         envs = make_envs(len(some))
         try:
             check_spaces(policy, envs)
-            watch(policy, envs, seeds[first : first + at_once], _keeping(some))
+            block = slice(first, first + at_once)
+            watch(policy, envs, seeds[block], _keeping(some), _adding(returns[block]))
         finally:
             envs.close()
-    return _states(policy, target, seeds, [each.rows for each in kept])
+    return _states(policy, target, seeds, [each.rows for each in kept], returns)
+
+
+def _adding(returns: np.ndarray) -> Callable[[EpisodeStep], None]:
+    """Hears of every step, and adds its rewards to the returns `[B]` of the episodes."""
+
+    def add(step: EpisodeStep) -> None:
+        returns[:] += np.where(step.active[0], step.reward[0], 0.0)
+
+    return add
 
 
 def _keeping(kept: Sequence[_Kept]) -> Callable[[Said, np.ndarray], None]:
@@ -141,7 +152,11 @@ def _keeping(kept: Sequence[_Kept]) -> Callable[[Said, np.ndarray], None]:
 
 @torch.no_grad()
 def _states(
-    policy: MemberPolicy, target: Target, seeds: Sequence[int], kept: list[list[tuple[Tensor, State, int]]]
+    policy: MemberPolicy,
+    target: Target,
+    seeds: Sequence[int],
+    kept: list[list[tuple[Tensor, State, int]]],
+    returns: np.ndarray,
 ) -> States:
     rows = [row for each in kept for row in each]
     episode = np.repeat(np.asarray(seeds), [len(each) for each in kept])
@@ -151,4 +166,4 @@ def _states(
     outputs = memory.step(policy.network, features, state)[0] if policy.has_memory else policy.network(features)
     scores = target.scores(outputs)
     contrast: Contrast = target.contrast(scores, policy.preprocess.mask(obs))
-    return States(obs, features, state, contrast, scores, episode, np.array([row[2] for row in rows]))
+    return States(obs, features, state, contrast, scores, episode, np.array([row[2] for row in rows]), returns)
