@@ -12,7 +12,7 @@ from rlab.experience.dataset import action_from_env, action_to_env, outside
 from rlab.experience.recording_lines import Told
 from rlab.serving import openapi
 from rlab.serving.app import App, observed
-from rlab.serving.inference import MOST_TEXT, numbers
+from rlab.serving.inference import MOST_TEXT, decoded, numbers
 from rlab.serving.models import ServedModel
 from rlab.serving.ports import Port
 from rlab.serving.recording import Recorder
@@ -105,12 +105,7 @@ def parse(body: bytes, model: ServedModel, most_rows: int, time: int) -> list[To
     Raises:
         Refused: with one line about the first thing that does not fit.
     """
-    try:
-        found = _body.decode(body)
-    except RecursionError:
-        raise Refused(400, "the body is nested too deeply") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refused(400, f"the body is not feedback: {error}"[:300]) from None
+    found = decoded(_body, body, "feedback")
     rows = sum(len(each.reward) if isinstance(each.reward, list) else 1 for each in found.feedback)
     if not 1 <= rows <= most_rows:
         raise Refused(400, f"the body tells of {rows} observations; 1 to {most_rows} are taken at once")

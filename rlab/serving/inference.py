@@ -6,7 +6,7 @@ https://github.com/kserve/open-inference-protocol, `specification/protocol/infer
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -16,6 +16,7 @@ from rlab.serving.ports import Port
 from rlab.serving.web import Refused, Response, to_json
 
 MOST_TEXT = 256  # characters of a request's id
+T = TypeVar("T")
 NOT_NUMBERS = re.compile(rb"[:,\[]\s*-?(?:NaN|Infinity)")
 NESTED = re.compile(rb"\s*\[\s*\[")
 KINDS: dict[str, Any] = {"b": bool, "i": int, "u": int, "f": float}  # of dtypes -> of numbers in JSON
@@ -63,6 +64,17 @@ _body = msgspec.json.Decoder(Body)
 _decoders: dict[tuple[type, int], msgspec.json.Decoder[Any]] = {}
 
 
+def decoded(decoder: msgspec.json.Decoder[T], json: bytes, what: str) -> T:
+    """A body that is to be `what`; raises Refused where it is not."""
+    try:
+        return decoder.decode(json)
+    except RecursionError:
+        raise Refused(400, "the body is nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        hint = "; NaN and Infinity are not numbers in JSON" if NOT_NUMBERS.search(json) else ""
+        raise Refused(400, f"the body is not {what}: {error}"[:300] + hint) from None
+
+
 def parse(
     json: bytes,
     inputs: Mapping[str, Port],
@@ -78,13 +90,7 @@ def parse(
     Raises:
         Refused: with one line about the first thing that does not fit.
     """
-    try:
-        found = _body.decode(json)
-    except RecursionError:
-        raise Refused(400, "the body is nested too deeply") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        hint = "; NaN and Infinity are not numbers in JSON" if NOT_NUMBERS.search(json) else ""
-        raise Refused(400, f"the body is not an inference request: {error}"[:300] + hint) from None
+    found = decoded(_body, json, "an inference request")
     if len(found.id) > MOST_TEXT:
         raise Refused(400, f"the id has {len(found.id)} characters; at most {MOST_TEXT} are taken")
     arrays: dict[str, np.ndarray] = {}

@@ -236,6 +236,7 @@ REFUSED = {
     "an empty id": ({"feedback": [{**STEP, "id": ""}]}, "an id has 1 to 256 characters, not 0"),
     "no reward": ({"feedback": [{"id": "a"}]}, "missing required field `reward`"),
     "a text for a reward": ({"feedback": [{**STEP, "reward": "1"}]}, "not feedback"),
+    "no number for a reward": ({"feedback": [{**STEP, "reward": float("nan")}]}, "NaN and Infinity are not numbers"),
     "an empty list among others": ({"feedback": [STEP, {**STEP, "reward": []}]}, "feedback on 'a' has no reward"),
     "a large reward": ({"feedback": [{**STEP, "reward": 1e39}]}, "reward 1e\\+39 of 'a' is one that float32 does not"),
     "too many": ({"feedback": [{**STEP, "reward": [1] * 101}]}, "tells of 101 observations; 1 to 100"),
