@@ -28,8 +28,9 @@ class Explore:
     """How the settings of a member change that took another one over.
 
     Each is multiplied by one of the `factors` (Jaderberg et al. 2017, section 4.1, `perturb`: 0.8 and 1.2); on the
-    scale `one_minus`, of discounts, 1 - value is. Nothing is drawn anew, as others do with probability 1/4: selection
-    is greedy, and a learning rate that falls at once is a gain that the rest of the training pays for (PPO on
+    scale `one_minus`, of discounts, 1 - value is. On a linear scale a value moves by such a share of its range: 0.95 of
+    0.8 .. 1.0 would only ever become one of the ends. Nothing is drawn anew, as others do with probability 1/4:
+    selection is greedy, and a learning rate that falls at once is a gain that the rest of the training pays for (PPO on
     LunarLander, ten members of a million env steps: an IQM of 228 with it, of 266 without, on other seeds).
     """
 
@@ -46,8 +47,12 @@ class Explore:
 
     def _changed(self, name: str, value: float, draw: np.random.Generator) -> float:
         range_, factor = self.ranges[name], self.factors[int(draw.integers(2))]
-        found = 1.0 - (1.0 - value) * factor if range_["scale"] == "one_minus" else value * factor
-        return float(min(max(found, range_["low"]), range_["high"]))
+        low, high, scale = range_["low"], range_["high"], range_["scale"]
+        if scale == "linear":
+            found = value + (factor - 1.0) * (high - low)
+        else:
+            found = 1.0 - (1.0 - value) * factor if scale == "one_minus" else value * factor
+        return float(min(max(found, low), high))
 
     def _drawn(self, name: str, draw: np.random.Generator) -> float:
         range_, share = self.ranges[name], draw.random()

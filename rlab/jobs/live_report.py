@@ -12,8 +12,8 @@ from rlab.errors import RlabError, UsageError
 from rlab.evaluation.report.document import content_policy
 from rlab.evaluation.report.model import Report
 from rlab.evaluation.report.page import page
-from rlab.jobs.report_sources import WINNER, Source, find, tasks_of
-from rlab.jobs.report_studies import HISTORY, STUDY
+from rlab.jobs.report_sources import Source, find, tasks_of
+from rlab.jobs.report_studies import BRED, HISTORY, RUNS, STUDY
 from rlab.runs import files
 from rlab.runs.folder import PARTS, SETTINGS, RunFolder, is_run, path_of
 from rlab.trust import Trust
@@ -30,6 +30,7 @@ WATCHED = (
     "eval.jsonl",
     "policy/policy.json",
     STUDY,
+    BRED,
     HISTORY,
 )
 HEADERS = {
@@ -160,7 +161,7 @@ def _places(place: Path) -> list[Path]:
     inside = [] if is_run(place) or not place.is_dir() else sorted(place.iterdir())
     found = [place, *(each for each in inside if each.is_dir())]
     deeper = (sorted((each / name).glob("*")) for each in found for name in (PARTS, SETTINGS))
-    return [*found, *(each / WINNER for each in found), *(run for runs in deeper for run in runs)]
+    return [*found, *(each / name for each in found for name in RUNS), *(run for runs in deeper for run in runs)]
 
 
 class _Server(ThreadingHTTPServer):

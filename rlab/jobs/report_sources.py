@@ -19,7 +19,7 @@ from rlab.evaluation.report.model import Side, Study, Task
 from rlab.jobs.comparable import lost
 from rlab.jobs.compare import Compared, comparison_of
 from rlab.jobs.evidence import FILE, POLICY_FOLDER, RUN, Evidence, Protocol, read_evidence
-from rlab.jobs.report_studies import is_study, read_study
+from rlab.jobs.report_studies import RUNS, is_study, read_study
 from rlab.jobs.varied import paths_of
 from rlab.runs.folder import PARTS, RunFolder, is_run, path_of
 from rlab.runs.listing import reached, whole_steps
@@ -31,7 +31,6 @@ from rlab.runs.status import RUNNING
 from rlab.trust import Trust
 
 Source = str | PathLike[str]
-WINNER = "winner"  # the run of a study, in its folder
 RESULTS = "*.result.json"
 TRAINING = "train/episode_return"  # a tag of what training reports
 MOST_COMPARED = 12  # sides; more are shown and not compared
@@ -69,9 +68,10 @@ def find(sources: Sequence[Source], trust: Trust = False) -> Found:
             found.setdefault(str(path.absolute()), read_evidence(source, trust))
             return
         studies.setdefault(str(path.absolute()), read_study(path))
-        winner = path / WINNER
-        if is_run(winner):
-            found[str(winner.absolute())] = replace(read_evidence(winner, trust), name=f"winner of {path.name}")
+        for folder, name in RUNS.items():
+            run = path / folder
+            if is_run(run):
+                found[str(run.absolute())] = replace(read_evidence(run, trust), name=f"{name} of {path.name}")
 
     for source in sources:
         inside = _inside(Path(policy_path(source, what=WHAT)))

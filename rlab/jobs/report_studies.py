@@ -8,28 +8,32 @@ from typing import Any
 from rlab.door import parse_json, read_file, whole_lines
 from rlab.envs import EnvSpec
 from rlab.errors import RlabError
-from rlab.evaluation.report.model import Finalist, Study, Trial
+from rlab.evaluation.report.model import Finalist, Lineage, Study, Trial
 from rlab.evaluation.report.numbers import counted
 from rlab.evaluation.stats import Interval
 
 STUDY, HISTORY = "study.json", "history.jsonl"
+BRED = "population.json"  # of a study that was one population, once all of it is there
+# The runs in a study's folder that a report shows beside it, and how they are called.
+WINNER, POPULATION, REPLAY = "winner", "population", "replay"
+RUNS = {WINNER: "winner", REPLAY: "schedule", POPULATION: "population"}
 
 
 def is_study(path: Path) -> bool:
     """Whether a folder claims to be one."""
-    return (path / STUDY).is_file()
+    return any((path / name).is_file() for name in (STUDY, BRED))
 
 
 def read_study(folder: Path) -> Study:
-    """The trials, what mattered, the finalists and the winner.
+    """The trials, what mattered, the finalists and the winner; or how the settings of a population changed.
 
     Raises:
         RlabError: it is missing or damaged.
     """
-    path = folder / STUDY
-    facts, rows = parse_json(read_file(path), path), read_history(folder)
+    path = folder / (STUDY if (folder / STUDY).is_file() else BRED)
+    facts = parse_json(read_file(path), path)
     try:
-        return _study(folder, facts, rows)
+        return _bred(folder, facts) if path.name == BRED else _study(folder, facts, read_history(folder))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RlabError(f"{path} is not a whole study ({type(error).__name__}: {error}). Was it edited?") from error
 
@@ -70,6 +74,40 @@ def _study(folder: Path, facts: Mapping[str, Any], rows: Sequence[Mapping[str, A
     )
 
 
+def _bred(folder: Path, facts: Mapping[str, Any]) -> Study:
+    env, seeds, winner = EnvSpec.from_json(facts["env"]), facts["seeds"], facts["winner"]
+    path = folder / str(facts["lineage"])
+    rows = parse_json(read_file(path), path)["rows"] if path.is_file() else []
+    changes = [(int(row["member"]), (int(row["time"]), dict(row["settings"]))) for row in rows]
+    firsts = [dict(each) for each in facts["evolution"]["population"]]
+    lineage = Lineage(
+        unit=str(facts["unit"]),
+        until=int(facts["budget"]),
+        exploits=int(facts["exploits"]),
+        scales={str(name): str(each["scale"]) for name, each in facts["evolution"]["ranges"].items()},
+        members=[[(0, first), *(e for m, e in changes if m == member)] for member, first in enumerate(firsts)],
+        best=[(int(when), dict(settings)) for when, settings in winner["schedule"]],
+    )
+    known = {
+        "state": str(facts["status"]),
+        "method": f"{facts['method']}: {facts['how']}",
+        "training seeds": f"{_span(seeds['search'])} (population), {_span(seeds['report'])} (schedule)",
+        "best member": f"seed {int(winner['seed'])}, which returned {float(winner['population_return']):.4g}",
+        "versions": _listed(facts["versions"]),
+        "hardware": _listed(facts["hardware"]),
+    }
+    return Study(
+        name=f"{facts['agent']} on {env.label}: {folder.name}",
+        objective="mean return",
+        trials=(),
+        importance={},
+        facts={name: value for name, value in known.items() if value},
+        winner=f"The best member's schedule of settings has {_on_fresh_seeds(winner['evaluation'])}",
+        made_by=None if facts["command"] is None else str(facts["command"]),
+        lineage=lineage,
+    )
+
+
 def _trial(row: Mapping[str, Any]) -> Trial:
     value = None if row["value"] is None else float(row["value"])
     state = f"{row['state']}, the defaults" if row["start"] else str(row["state"])
@@ -84,12 +122,17 @@ def _finalist(row: Mapping[str, Any], winner: Mapping[str, Any] | None) -> Final
 
 
 def _winner(winner: Mapping[str, Any]) -> str:
-    found = winner["evaluation"]
-    ends = found["ci95"]
-    value = f"{float(found['iqm']):.4g}" + ("" if ends is None else f" [{float(ends[0]):.4g}, {float(ends[1]):.4g}]")
     who = "The defaults won" if winner["start"] else f"Trial {int(winner['trial'])} won"
-    of = counted(len(found["per_seed"]), "training seed")
-    return f"{who}, with {value}: the IQM of {of} that chose nothing, and its 95 % interval for other seeds."
+    return f"{who}, with {_on_fresh_seeds(winner['evaluation'])}"
+
+
+def _on_fresh_seeds(found: Mapping[str, Any]) -> str:
+    ends = found["ci95"]
+    value, of = f"{float(found['iqm']):.4g}", counted(len(found["per_seed"]), "training seed")
+    if ends is None:
+        return f"{value}: the IQM of {of} that chose nothing."
+    value += f" [{float(ends[0]):.4g}, {float(ends[1]):.4g}]"
+    return f"{value}: the IQM of {of} that chose nothing, and its 95 % interval for other seeds."
 
 
 def _use(folder: Path, facts: Mapping[str, Any], winner: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from rlab.evaluation.report.numbers import counted
 from rlab.evaluation.stats import too_narrow
 from rlab.jobs.defaults import DEFAULT
 from rlab.jobs.evolution import LINEAGE, Explore, schedule_of
+from rlab.jobs.report_studies import BRED, POPULATION, REPLAY
 from rlab.jobs.request import Request
 from rlab.jobs.resume import continue_run
 from rlab.jobs.running import Run, start
@@ -34,8 +35,6 @@ from rlab.search.space import Space
 from rlab.search_ranges import Range
 from rlab.trust import Trust
 
-POPULATION, REPLAY = "population", "replay"  # run folders in the study's
-FACTS = "population.json"  # what was found
 MEMBERS = 10  # unless the user says otherwise
 ROUNDS = 20  # evaluations, behind each of which the worst take over the best, unless the user says how often
 SHARE = 0.2  # of the members that do; Jaderberg et al. 2017, section 4.1
@@ -213,7 +212,7 @@ def _written(
             "evaluation": found,
         },
     }
-    files.write_json(plan.folder / FACTS, facts)
+    files.write_json(plan.folder / BRED, facts)
     return facts
 
 

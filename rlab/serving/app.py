@@ -217,7 +217,7 @@ class App:
     async def _description(self, request: Request) -> Response:
         infer = openapi.inference(self.options.limits)
         entries: list[openapi.Operation] = [("POST", f"{each}/infer", infer) for each in (MODEL, MODEL_VERSION)]
-        entries += [(route.method, route.path, route.about) for route in self._routes]
+        entries += [(route.method, route.path, route.about) for route in self._routes if route.about]
         return Response(to_json(openapi.described(entries, self.catalog.names(), self.options.token is not None)))
 
     async def _server(self, request: Request) -> Response:

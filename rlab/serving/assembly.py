@@ -37,9 +37,8 @@ def build_app(
     log_of_requests = RequestLog() if options.log_requests else None
     observers: list[Observer | None] = [log_of_requests, recorder, counts, watch, numbers]
     routes: list[Callable[[App], Sequence[Route]]] = [
-        lambda app: Pages(app.catalog.all, lambda: app.catalog.ready, numbers.all).routes()
+        lambda app: Pages(app.catalog.all, lambda: app.catalog.ready, numbers.all).routes(),
+        lambda app: feedback.routes(app, recorder),
     ]
-    if recorder is not None:
-        routes.append(lambda app: feedback.routes(app, recorder))
     heard = [each for each in observers if each is not None]
     return App(options, heard, lambda app: [each for part in routes for each in part(app)], ready, failed)

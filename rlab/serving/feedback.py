@@ -80,8 +80,10 @@ ABOUT = openapi.operation(
 )
 
 
-def routes(app: App, recorder: Recorder) -> Sequence[Route]:
-    """Where the server is told."""
+def routes(app: App, recorder: Recorder | None) -> Sequence[Route]:
+    """Where the server is told; None: it records nothing, and says so to who tells it."""
+    if recorder is None:
+        return [Route("POST", PATH, _refuse)]
 
     async def take(request: Request) -> Response:
         model = app.catalog.find(request.values["model"]).model
@@ -93,6 +95,10 @@ def routes(app: App, recorder: Recorder) -> Sequence[Route]:
         return Response(to_json({"recorded": len(told)}))
 
     return [Route("POST", PATH, take, ABOUT)]
+
+
+async def _refuse(request: Request) -> Response:
+    raise Refused(404, "this server records nothing; start it with --record FOLDER to tell it what actions led to")
 
 
 def parse(body: bytes, model: ServedModel, most_rows: int, time: int) -> list[Told]:

@@ -95,7 +95,7 @@ def read_token(path: Path | str) -> str:
     token = door.read_file(Path(path), 4 * MOST, follow=True).decode("utf-8", "replace").strip()
     if not LEAST <= len(token) <= MOST or not TOKEN.fullmatch(token):
         raise UsageError(
-            f"{path} must hold one token of {LEAST} to {MOST} letters, digits and signs without spaces, such as "
-            "`openssl rand -hex 32` writes."
+            f"--token-file {path} must hold one token of {LEAST} to {MOST} letters, digits and signs without spaces, "
+            "such as `openssl rand -hex 32` writes."
         )
     return token

@@ -121,7 +121,7 @@ function show(model) {
   place.numbers.replaceChildren(
     number("answered", model.answered.toLocaleString("en")), number("refused", model.refused.toLocaleString("en")),
     number("mean time", model.answered ? `${short(1000 * model.mean_seconds)} ms` : "–"),
-    number("together", model.answered ? `${short(model.mean_rows)} rows` : "–"));
+    number("together", model.answered ? `${short(model.mean_rows)} ${short(model.mean_rows) === "1" ? "row" : "rows"}` : "–"));
   if (model.why_not) place.about.textContent = model.why_not;
   else if (!drift.features.length) place.about.textContent = `${drift.observations} observations so far; from 256 on they are compared.`;
   else if (moved.length) place.about.textContent = `${moved.length} of ${drift.features.length} features ${moved.length === 1 ? "drifts" : "drift"}, after ${drift.observations.toLocaleString("en")} observations.`;

@@ -4,6 +4,7 @@ What the extra `serve` brings is imported where it is needed, so that the Python
 """
 
 import contextlib
+import errno
 import functools
 import socket
 import tempfile
@@ -213,4 +214,8 @@ def _listening(options: ServeOptions) -> socket.socket:
         return found
     except (OSError, OverflowError) as error:
         reason = (getattr(error, "strerror", None) or str(error)).rstrip(".")
-        raise UsageError(f"cannot listen on port {port} of {host}: {reason}. --port 0 takes a free one") from error
+        of_host = isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL
+        advice = (
+            "--host takes an address of this machine, such as 127.0.0.1" if of_host else "--port 0 takes a free one"
+        )
+        raise UsageError(f"cannot listen on port {port} of {host}: {reason}. {advice}.") from error

@@ -55,7 +55,7 @@ class Route:
         path: such as `/v2/models/{model}`; a part in braces stands for any text without a slash, which `Request.values`
             then has.
         handler: gets the request with its body read, and raises `Refused` where it cannot be answered.
-        about: the operation's entry in the OpenAPI description.
+        about: the operation's entry in the OpenAPI description; empty: it has none.
     """
 
     method: str

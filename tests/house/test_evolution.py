@@ -71,6 +71,9 @@ def test_settings_change_by_a_factor_within_their_range() -> None:
     assert seen == {0.8e-3, 1.2e-3}
     seen = {round(explore.changed({"gamma": 0.99}, draw)["gamma"], 9) for _ in range(50)}
     assert seen == {0.992, 0.988}  # 1 - gamma by 0.8 and 1.2
+    narrow = Explore({"gae_lambda": {"low": 0.8, "high": 1.0, "scale": "linear"}})
+    seen = {round(narrow.changed({"gae_lambda": 0.95}, draw)["gae_lambda"], 9) for _ in range(50)}
+    assert seen == {0.91, 0.99}  # a fifth of the range away, and not at its ends
     assert explore.changed({"learning_rate": 1e-2}, np.random.default_rng(3))["learning_rate"] <= 1e-2
     drawn = [explore.drawn(draw)["learning_rate"] for _ in range(200)]
     assert 1e-4 <= min(drawn) < 2e-4

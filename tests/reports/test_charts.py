@@ -105,6 +105,9 @@ def test_ticks_are_round_and_alike(low: float, high: float, most: int, found: li
 def test_logarithmic_ticks_are_1_2_5_or_all_round_values_of_a_short_range() -> None:
     assert log_ticks(400, 6000) == [500, 1000, 2000, 5000]
     assert log_ticks(5.6, 6.4) == pytest.approx([5.6, 5.8, 6.0, 6.2, 6.4])
+    assert log_ticks(0.004, 0.4, most=6) == pytest.approx([0.005, 0.01, 0.02, 0.05, 0.1, 0.2])
+    assert log_ticks(3e-7, 0.2, most=6) == pytest.approx([1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1])
+    assert log_ticks(3e-9, 0.2, most=4) == pytest.approx([1e-8, 1e-6, 1e-4, 1e-2])
 
 
 def test_labels_move_apart_as_little_as_possible_and_stay_inside() -> None:

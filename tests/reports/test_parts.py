@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 import rlab
+from rlab.evaluation.charts.marks import Line
 from rlab.evaluation.report.efficiency import efficiency
 from rlab.evaluation.report.escaping import slug
 from rlab.evaluation.report.model import Report, Side, Task
 from rlab.evaluation.report.numbers import joined, setting_text
 from rlab.evaluation.report.page import page
+from rlab.evaluation.report.studies import study_figures
 from rlab.evaluation.report.words import lede, title_of
 from rlab.evaluation.stats import Interval
 from rlab.jobs.report_studies import read_study
@@ -106,6 +108,62 @@ def test_a_study_under_way_has_what_there_is(study: Path) -> None:
     assert (found.trials, found.finalists, found.winner, found.used_by) == ([], [], "", "")
     assert found.facts["trials"] == "0 of 3"
     assert "0 trials of a search for settings" in page(Report("", [], [found]))
+
+
+BRED: dict[str, Any] = {
+    **{name: STUDY[name] for name in ("format", "status", "agent", "env", "hardware", "versions")},
+    "method": "pbt",
+    "how": "truncation",
+    "unit": "env steps",
+    "budget": 400,
+    "exploits": 2,
+    "command": None,
+    "seeds": {"search": [0, 1, 2], "report": [13, 14]},
+    "lineage": "population/lineage.json",
+    "evolution": {
+        "population": [{"gamma": 0.9, "clip": 0.2}, {"gamma": 0.99, "clip": 0.1}, {"gamma": 0.999, "clip": 0.4}],
+        "ranges": {"gamma": {"scale": "one_minus"}, "clip": {"scale": "linear"}},
+    },
+    "winner": {
+        "seed": 0,
+        "population_return": 321.5,
+        "schedule": [[0, {"gamma": 0.99, "clip": 0.1}], [100, {"gamma": 0.992, "clip": 0.12}]],
+        "evaluation": {"iqm": 300.0, "ci95": None, "per_seed": [{}]},
+    },
+}
+LINEAGE = [
+    {"member": 0, "parent": 1, "time": 100, "settings": {"gamma": 0.992, "clip": 0.12}},
+    {"member": 2, "parent": 0, "time": 200, "settings": {"gamma": 0.99, "clip": 0.1}},
+]
+
+
+def test_the_lineage_of_a_population_is_drawn_with_what_its_best_member_came_from(tmp_path: Path) -> None:
+    (tmp_path / "population").mkdir()
+    (tmp_path / "population" / "lineage.json").write_text(json.dumps({"format": 1, "rows": LINEAGE}))
+    (tmp_path / "population.json").write_text(json.dumps(BRED))
+    found = read_study(tmp_path)
+    lineage = found.lineage
+    assert lineage is not None
+    assert lineage.members[0] == [(0, {"gamma": 0.9, "clip": 0.2}), (100, {"gamma": 0.992, "clip": 0.12})]
+    assert [when for when, _ in lineage.members[2]] == [0, 200]
+    assert (
+        found.winner == "The best member's schedule of settings has 300: the IQM of 1 training seed that chose nothing."
+    )
+    (figure,) = study_figures(found)
+    assert figure.columns == ["from env steps", "gamma", "clip"]
+    assert figure.rows == [["0", "0.99", "0.1"], ["100", "0.992", "0.12"]]
+    chart = figure.draw(880.0)
+    (best, _) = (mark for mark in chart.marks if isinstance(mark, Line) and mark.color == "side0")
+    thin = [mark for mark in chart.marks if isinstance(mark, Line) and mark.color == "muted"]
+    assert (len(best.points), len(thin)) == (4, 6)  # two corners for each time; three members, two settings
+    low, high = (y for _, y in best.points[1:3])
+    assert low < high  # gamma grew, and what is drawn is what it lacks to 1, upwards
+    assert best.points[1][0] == best.points[2][0]  # at once
+    assert [reading.heading for reading in chart.readings] == ["from 0 env steps", "from 100 env steps"]
+    assert chart.readings[1].rows[0] == (None, f"1 {MINUS} gamma", "0.008")
+    shown = page(Report("", [], [found]))
+    assert "A population of 3 whose worst members took over the best while they trained." in shown
+    assert "2 times a member took over the weights" in shown
 
 
 @pytest.mark.parametrize("missing", ["env", "seeds", "winner", "method"])

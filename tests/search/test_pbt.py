@@ -50,6 +50,10 @@ def test_a_population_is_trained_once_and_its_schedule_again_on_seeds_that_chose
     assert again.facts == bred.facts
     assert "IQM of its schedule on 2 training seeds that chose nothing, 13 to 14" in bred.report()
     assert "settings of the best member" in bred.report()
+    done = rlab.report(tmp_path / "study", out=tmp_path / "page", png=False)
+    assert "lineage.svg" in done.files
+    sides = [side.name for task in done.report.tasks for side in task.sides]
+    assert sorted(sides) == ["population of study", "schedule of study"]
 
 
 @pytest.mark.parametrize(

@@ -323,9 +323,10 @@ def test_a_served_policy_s_episodes_come_back_from_its_recording_whoever_answere
     assert episode.terminated
 
 
-def test_feedback_to_a_server_that_does_not_record_finds_nothing(server):
+def test_a_server_that_does_not_record_says_so_to_feedback(server):
     found = server.post("/v2/models/cartpole/feedback", {"feedback": [{"id": "a", "reward": 1}]})
-    assert (found.status, "nothing at this path" in found.error) == (404, True)
+    assert (found.status, "this server records nothing; start it with --record" in found.error) == (404, True)
+    assert not [path for path in server.get("/openapi.json").json["paths"] if "feedback" in path]
 
 
 def tensor_of(obs):

@@ -47,6 +47,7 @@ def frame(
     counts: bool = False,
     top: float = 0.0,
     left: float = 0.0,
+    logarithmic_y: bool = False,
 ) -> tuple[Frame, list[Mark]]:
     """The axes: hairlines across for the values of y, which are named at the left, and ticks below for those of x.
 
@@ -59,12 +60,15 @@ def frame(
         counts: x is a whole number.
         top: where the frame begins; `height` is its own.
         left: pixels to the left of the data, at least: frames below each other line up.
+        logarithmic_y: y is, and above 0.
     """
-    values_y = ticks(*y, most=6)
+    values_y = log_ticks(*y, most=6) if logarithmic_y else ticks(*y, most=6)
     texts_y = [f"{text} %" for text in tick_texts([100 * v for v in values_y])] if percent else tick_texts(values_y)
+    texts_y = [f"{value:g}" for value in values_y] if logarithmic_y else texts_y
     left = max([left, *(text_width(text, SIZE) + 12.0 for text in texts_y)])
     box = (left, top + 28.0, width - right, top + height - 46.0)
-    to_x, to_y = (LogScale if logarithmic else Scale)(*x, box[0], box[2]), Scale(*y, box[3], box[1])
+    to_x = (LogScale if logarithmic else Scale)(*x, box[0], box[2])
+    to_y = (LogScale if logarithmic_y else Scale)(*y, box[3], box[1])
     marks: list[Mark] = [Text(0.0, top + 14.0, titles[1], "muted", SIZE)]
     for value, text in zip(values_y, texts_y, strict=True):
         marks.append(Line([(box[0], to_y(value)), (box[2], to_y(value))], "grid"))

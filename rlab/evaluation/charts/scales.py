@@ -47,12 +47,16 @@ def ticks(low: float, high: float, most: int) -> list[float]:
     return [index * step for index in range(first, last + 1)]
 
 
-def log_ticks(low: float, high: float) -> list[float]:
-    """Round values of a logarithmic axis: 1, 2 and 5 times powers of ten, or all round values of a short range."""
+def log_ticks(low: float, high: float, most: int = 30) -> list[float]:
+    """Round values of a logarithmic axis: 1, 2 and 5 times powers of ten, or all round values of a short range; of more
+    than `most` some powers of ten."""
     powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
     found = [factor * 10.0**power for power in powers for factor in (1.0, 2.0, 5.0)]
     inside = [value for value in found if low <= value <= high]
-    return inside if len(inside) > 2 else ticks(low, high, 5)
+    if len(inside) <= 2:
+        return ticks(low, high, 5)
+    tens = [value for value in found[::3] if low <= value <= high]
+    return inside if len(inside) <= most else tens[:: math.ceil(len(tens) / most)]
 
 
 def tick_texts(values: Sequence[float]) -> list[str]:

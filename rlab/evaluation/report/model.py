@@ -108,6 +108,19 @@ class Finalist:
     settings: Mapping[str, Any]
 
 
+@dataclass(frozen=True, eq=False)
+class Lineage:
+    """How the settings of a population changed while it trained. Paths are pairs of a time and the settings from then
+    on."""
+
+    unit: str  # of times, such as env steps
+    until: int  # the time at which training ended
+    exploits: int  # how often a member took over another one
+    scales: Mapping[str, str]  # of each setting: linear, log or one_minus
+    members: Sequence[Sequence[tuple[int, Mapping[str, float]]]]  # of each member, whomever it took over
+    best: Sequence[tuple[int, Mapping[str, float]]]  # of the best member's weights, through all that they came from
+
+
 @dataclass(frozen=True)
 class Study:
     """A search for settings."""
@@ -121,6 +134,7 @@ class Study:
     winner: str = ""  # what became of the best settings, in words
     made_by: str | None = None  # the command
     used_by: str = ""  # the command that trains with what was found
+    lineage: Lineage | None = None  # where it was one population, which has no trials
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ GENERATOR = "rlab report"
 def page(report: Report) -> str:
     """The whole document."""
     headings = len(report.tasks) > 1 or bool(report.studies)
-    body = "".join(_study(study) for study in report.studies)
+    body = "".join(_study(study, alone=len(report.studies) == 1) for study in report.studies)
     body += "".join(_task(name, task, headings) for name, task in _named(report.tasks))
     body += "".join(f'<p class="note">{in_html(note)}</p>' for note in report.notes)
     footer = footer_of(report.made_by, [MEANING], report.version)
@@ -51,13 +51,19 @@ def _task(name: str, task: Task, with_heading: bool) -> str:
     return f'<section class="task" id="{name}">{"".join(parts)}</section>'
 
 
-def _study(study: Study) -> str:
+def _study(study: Study, alone: bool) -> str:
+    """`alone`: the head of the page has its name and its winner already."""
     name = f"study-{slug(study.name)}"
     facts = "".join(f"<dt>{in_html(key)}</dt><dd>{in_html(value)}</dd>" for key, value in study.facts.items())
     about = f"{counted(len(study.trials), 'trial')} of a search for settings; objective: {study.objective}."
+    if study.lineage is not None:
+        about = (
+            f"A population of {len(study.lineage.members)} whose worst members took over the best while they trained."
+        )
     about = f'<p class="about">{in_html(about)}</p>'
-    winner = f'<p class="verdict">{in_html(study.winner)}</p>' if study.winner else ""
+    winner = f'<p class="verdict">{in_html(study.winner)}</p>' if study.winner and not alone else ""
+    heading = study.name if not alone else "The search" if study.lineage is None else "The population"
     drawn = "".join(figure_html(each, name) for each in study_figures(study))
     how = "".join(command(each) for each in (study.made_by, study.used_by) if each)
     parts = f"{about}{winner}{drawn}{study_table(study, name)}<dl>{facts}</dl>{how}"
-    return f'<section class="task" id="{name}"><h2>{in_html(study.name)}</h2>{parts}</section>'
+    return f'<section class="task" id="{name}"><h2>{in_html(heading)}</h2>{parts}</section>'

@@ -1,15 +1,17 @@
 """The charts and the table of a search for settings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from rlab.evaluation.charts.bars import BarOf, bars_chart
+from rlab.evaluation.charts.lineage import SettingOf, lineage_chart
 from rlab.evaluation.charts.marks import Chart
+from rlab.evaluation.charts.scales import MINUS, whole
 from rlab.evaluation.charts.trials import TrialOf, trials_chart
 from rlab.evaluation.report.figures import Figure
-from rlab.evaluation.report.model import Study, Trial
-from rlab.evaluation.report.numbers import joined, plain, setting_text
+from rlab.evaluation.report.model import Lineage, Study, Trial
+from rlab.evaluation.report.numbers import counted, joined, plain, setting_text
 from rlab.evaluation.report.sections import MISSING, details, table
 
 BEST = 10  # trials in the table that is open
@@ -17,8 +19,8 @@ MOST_BARS = 12
 
 
 def study_figures(study: Study) -> list[Figure]:
-    """The history of the search, and which settings mattered."""
-    found = [_history(study), _importance(study)]
+    """The history of the search and which settings mattered, or how those of a population changed."""
+    found = [_history(study), _importance(study), _lineage(study)]
     return [each for each in found if each is not None]
 
 
@@ -53,6 +55,36 @@ def _importance(study: Study) -> Figure | None:
         return bars_chart(bars, f"Importance of settings in the study {study.name}", width)
 
     return Figure("importance", "Which settings mattered", about, draw)
+
+
+def _lineage(study: Study) -> Figure | None:
+    lineage = study.lineage
+    if lineage is None:
+        return None
+    shown = [_setting(name, scale, lineage) for name, scale in lineage.scales.items()]
+    about = (
+        "What every member was trained with, and in the thick line what the best one was, through all that it took "
+        f"over: {counted(lineage.exploits, 'time')} a member took over the weights of another one, with settings that "
+        "were changed a little."
+    )
+
+    def draw(width: float) -> Chart:
+        return lineage_chart(shown, lineage.unit, lineage.until, f"Settings in the study {study.name}", width)
+
+    rows = [[whole(when), *(setting_text(own[name]) for name in lineage.scales)] for when, own in lineage.best]
+    return Figure("lineage", "Settings over time", about, draw, [f"from {lineage.unit}", *lineage.scales], rows)
+
+
+def _setting(name: str, scale: str, lineage: Lineage) -> SettingOf:
+    """One setting as it is drawn: a discount as what is missing to 1."""
+    apart = scale == "one_minus"
+
+    def steps(path: Sequence[tuple[int, Mapping[str, float]]]) -> list[tuple[float, float]]:
+        return [(float(when), 1.0 - own[name] if apart else own[name]) for when, own in path]
+
+    members, best = [steps(path) for path in lineage.members], steps(lineage.best)
+    above = all(value > 0.0 for path in (*members, best) for _, value in path)
+    return SettingOf(f"1 {MINUS} {name}" if apart else name, members, best, above and scale != "linear")
 
 
 def study_table(study: Study, name: str) -> str:
