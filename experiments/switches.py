@@ -4,11 +4,12 @@ double DQN, and Rainbow with each of its parts taken away, as in Hessel et al. 2
     python -m rlab.experiments.switches
 """
 
+from functools import partial
 from typing import Any
 
 import rlab
 from rlab.evaluation.charts.curves import Series
-from rlab.experiments.studies import judged, picture, record, run_folder, say
+from rlab.experiments.studies import control, judged, picture, record, say
 
 ENV, SEEDS = "CartPole-v1", 10
 FILE, RAINBOW_FILE = "dqn-CartPole-v1-25k", "rainbow-CartPole-v1"
@@ -34,18 +35,17 @@ WITHOUT: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    """Train, judge, record."""
+    """Train, judge, record; what an interrupted study has trained is not trained again."""
     results: dict[str, Any] = {}
     curves: dict[str, Series] = {}
     cases = [("double_dqn", FILE, *case) for case in ALONE.items()]
     cases += [("rainbow", RAINBOW_FILE, *case) for case in WITHOUT.items()]
     for agent, file, name, settings in cases:
-        run = rlab.train(
-            agent, ENV, out=run_folder(f"switches-{name.replace(' ', '-')}"), experiment=file, seeds=SEEDS, **settings
-        )
+        train = partial(rlab.train, agent, ENV, experiment=file, seeds=SEEDS, **settings)
+        run = control(f"switches-{name.replace(' ', '-')}", lambda out, train=train: train(out=out))  # type: ignore[misc]
         results[name], curves[name] = judged(run), run.curve()
         say(f"{name}: IQM {results[name]['iqm']:.1f}")
-    record("switches", {"env": ENV, "results": results})
+        record("switches", {"env": ENV, "results": results})
     picture("switches", curves, "env steps", "greedy return")
 
 

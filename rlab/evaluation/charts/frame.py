@@ -62,7 +62,7 @@ def frame(
         left: pixels to the left of the data, at least: frames below each other line up.
         logarithmic_y: y is, and above 0.
     """
-    values_y = log_ticks(*y, most=6) if logarithmic_y else ticks(*y, most=6)
+    values_y = log_ticks(*y, most=4) if logarithmic_y else ticks(*y, most=6)
     texts_y = [f"{text} %" for text in tick_texts([100 * v for v in values_y])] if percent else tick_texts(values_y)
     texts_y = [f"{value:g}" for value in values_y] if logarithmic_y else texts_y
     left = max([left, *(text_width(text, SIZE) + 12.0 for text in texts_y)])
