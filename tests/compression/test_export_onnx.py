@@ -147,6 +147,8 @@ def test_rounded_inputs_are_those_of_the_fake_quantized_member(method, space, ex
     }[method]
     small = exports.with_network(member, make(member.network))
     path = export(small, obs, "onnx", tmp_path / "p.onnx").path
+    # onnxruntime multiplies u8 by int8 in 16 bits where a CPU has no VNNI, and those are too few
+    assert "INT8" not in kinds_of_tensors(path)
     runner = OnnxRunner(path, optimise=False)
     _, outputs = answers(small, obs, 250)
     found = np.concatenate([runner.run(obs[i : i + 250])[1] for i in range(0, 1000, 250)])

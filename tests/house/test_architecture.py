@@ -60,10 +60,16 @@ def room_of_import(name: str) -> str | None:
     return room if room in ROOMS | PORCH else "api"
 
 
+@functools.cache
+def nodes_of(source: str) -> list[ast.AST]:
+    """All of a file; files are parsed once for all that is asked of them."""
+    return list(ast.walk(ast.parse(source)))
+
+
 def imports_of(source: str, path: Path) -> Iterator[str]:
     """The dotted name of everything that a file imports, at its top or inside a function."""
     package = ("rlab", *path.parts[:-1]) if path.parts[0] != "rlab" else path.parts[:-1]
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_of(source):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name != "rlab")
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "rlab":
@@ -76,7 +82,7 @@ def imports_of(source: str, path: Path) -> Iterator[str]:
 
 def named_modules(source: str) -> Iterator[str]:
     """The modules that strings name, such as those of a table of what is imported by name when it is needed."""
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_of(source):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and MODULE_NAME.fullmatch(node.value):
             yield node.value.partition(":")[0]
 
@@ -232,7 +238,7 @@ def talk(source: str, path: Path) -> set[str]:
     """What in a file reads the words of a command line, or reads and writes the terminal, where it may not."""
     if path.parts[:2] == ("rlab", "cli") or path.parts[0] == "experiments" or path.as_posix() in WRITERS:
         return set()
-    nodes = list(ast.walk(ast.parse(source)))
+    nodes = nodes_of(source)
     calls = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     reads = {dotted(node) for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)}
     return (calls & {"print", "input"}) | (reads & {"sys.argv", "sys.stdout", "sys.stderr"})
@@ -251,7 +257,7 @@ def test_the_command_line_alone_reads_argv_and_writes_to_the_terminal() -> None:
 
 def long_functions(source: str, most: int) -> list[str]:
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
+    functions = [node for node in nodes_of(source) if isinstance(node, kinds)]
     return [node.name for node in functions if (node.end_lineno or 0) - node.lineno + 1 > most]
 
 
@@ -269,8 +275,7 @@ def test_the_length_of_a_function_counts_from_def_to_its_last_line() -> None:
 @functools.cache
 def attributes_read() -> set[str]:
     """Every name that is read as an attribute, `config.gamma`, anywhere in the source."""
-    trees = [ast.parse((ROOT / path).read_text()) for path in FILES]
-    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    nodes = [node for path in FILES for node in nodes_of((ROOT / path).read_text()) if isinstance(node, ast.Attribute)]
     return {node.attr for node in nodes if isinstance(node.ctx, ast.Load)}
 
 

@@ -17,6 +17,9 @@ from rlab.errors import UsageError, pip_install
 OPSET, OPSET_INT2 = (21, 10), (25, 13)
 BATCH = "batch"
 METADATA = "rlab"  # the key of our metadata
+# Weights of 8 bits that meet rounded inputs are uint8 around this. As int8 they would give other numbers on x86 without
+# VNNI: onnxruntime 1.32 adds two products there in 16 bits, which 2 * 255 * 127 does not fit. uint8 goes another way.
+OFFSET = 128
 
 
 def write_onnx(graph: Graph, metadata: str) -> bytes:
@@ -94,6 +97,9 @@ class _Writer:
         self._tensor_names: set[str] = set()
         self.has_int2 = False
         self.rounded: dict[str, tuple[str, str, str]] = {}  # a rounded value -> its integers, scale and zero point
+        rounded = {op.output for op in graph.operations if op.kind in ("round_static", "round_dynamic")}
+        # The constants that rounded values meet: in onnxruntime integers multiply integers there.
+        self.beside_rounded = {name for op in graph.operations if rounded & {*op.inputs} for name in op.inputs}
 
     def node(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         """Note one node; its inputs are tensors or what other nodes give."""
@@ -117,20 +123,25 @@ class _Writer:
         constant = self.graph.constants[name]
         if constant.kind in INTEGER_BITS:
             assert constant.scale is not None
-            stored = self.tensor(f"{name}_integers", constant.values, self._integers(constant.kind))
             scale = self.tensor(f"{name}_scale", constant.scale)
+            if name in self.beside_rounded and constant.kind == "int8":
+                stored = self.tensor(f"{name}_integers", _unsigned(constant.values))
+                offsets = self.tensor(f"{name}_offsets", np.full(constant.scale.shape, OFFSET, np.uint8))
+                return self._once("DequantizeLinear", (stored, scale, offsets), name, axis=0)
+            stored = self.tensor(f"{name}_integers", constant.values, self._integers(constant.kind))
             return self._once("DequantizeLinear", (stored, scale), name, axis=0)
         if constant.kind in ("float16", "bfloat16"):
             stored = self.tensor(f"{name}_half", constant.values, constant.kind.upper())
             return self._once("Cast", (stored,), name, to=self.types.FLOAT)
         return self.tensor(name, constant.values)
 
-    def int8(self, name: str, values: np.ndarray, kind: str) -> str:
-        """A tensor of integers that nodes read as int8; in the file they take the bits that their kind has."""
+    def factors(self, name: str, values: np.ndarray, kind: str) -> list[str]:
+        """A tensor of integers that rounded inputs are multiplied by, and its zero point where it is not 0; in the file
+        they take the bits that their kind has."""
         if kind == "int8":
-            return self.tensor(name, values, "INT8")
+            return [self.tensor(name, _unsigned(values)), self.scalar("offset", OFFSET, "uint8")]
         stored = self.tensor(f"{name}_stored", values, self._integers(kind))
-        return self._once("Cast", (stored,), name, to=self.types.INT8)
+        return [self._once("Cast", (stored,), name, to=self.types.INT8)]
 
     def _integers(self, kind: str) -> str:
         """ONNX's name of a kind of integers."""
@@ -166,6 +177,11 @@ class _Writer:
             self._tensor_names.add(output)
             self.node(kind, inputs, output, **attributes)
         return output
+
+
+def _unsigned(values: np.ndarray) -> np.ndarray:
+    """int8 as uint8 around `OFFSET`."""
+    return (values.astype(np.int16) + OFFSET).astype(np.uint8)
 
 
 def _bits(dtype: str) -> int:
@@ -275,8 +291,8 @@ def _linear_of_integers(writer: _Writer, op: Operation) -> None:
     constant = writer.graph.constants[weight]
     assert constant.scale is not None
     integers, scale, zero_point = writer.rounded[x]
-    weights = writer.int8(f"{weight}_transposed", constant.values.T, constant.kind)
-    product = writer.node("MatMulInteger", (integers, weights, zero_point), f"{op.output}_integers")
+    weights, *offset = writer.factors(f"{weight}_transposed", constant.values.T, constant.kind)
+    product = writer.node("MatMulInteger", (integers, weights, zero_point, *offset), f"{op.output}_integers")
     floats = writer.node("Cast", (product,), f"{op.output}_floats", to=writer.types.FLOAT)
     scales = writer.node("Mul", (scale, writer.tensor(f"{weight}_scale", constant.scale)), f"{op.output}_scales")
     scaled = writer.node("Mul", (floats, scales), f"{op.output}_scaled")
