@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlab.compression.export.bit_packing import packed
+from rlab.compression.export.bit_packing import OFFSET, packed, unsigned
 from rlab.compression.export.graph import INTEGER_BITS, Graph, Operation
 from rlab.compression.export.onnx_attention import attend
 from rlab.errors import UsageError, pip_install
@@ -17,9 +17,6 @@ from rlab.errors import UsageError, pip_install
 OPSET, OPSET_INT2 = (21, 10), (25, 13)
 BATCH = "batch"
 METADATA = "rlab"  # the key of our metadata
-# Weights of 8 bits that meet rounded inputs are uint8 around this. As int8 they would give other numbers on x86 without
-# VNNI: onnxruntime 1.32 adds two products there in 16 bits, which 2 * 255 * 127 does not fit. uint8 goes another way.
-OFFSET = 128
 
 
 def write_onnx(graph: Graph, metadata: str) -> bytes:
@@ -125,7 +122,7 @@ class _Writer:
             assert constant.scale is not None
             scale = self.tensor(f"{name}_scale", constant.scale)
             if name in self.beside_rounded and constant.kind == "int8":
-                stored = self.tensor(f"{name}_integers", _unsigned(constant.values))
+                stored = self.tensor(f"{name}_integers", unsigned(constant.values))
                 offsets = self.tensor(f"{name}_offsets", np.full(constant.scale.shape, OFFSET, np.uint8))
                 return self._once("DequantizeLinear", (stored, scale, offsets), name, axis=0)
             stored = self.tensor(f"{name}_integers", constant.values, self._integers(constant.kind))
@@ -139,7 +136,7 @@ class _Writer:
         """A tensor of integers that rounded inputs are multiplied by, and its zero point where it is not 0; in the file
         they take the bits that their kind has."""
         if kind == "int8":
-            return [self.tensor(name, _unsigned(values)), self.scalar("offset", OFFSET, "uint8")]
+            return [self.tensor(name, unsigned(values)), self.scalar("offset", OFFSET, "uint8")]
         stored = self.tensor(f"{name}_stored", values, self._integers(kind))
         return [self._once("Cast", (stored,), name, to=self.types.INT8)]
 
@@ -177,11 +174,6 @@ class _Writer:
             self._tensor_names.add(output)
             self.node(kind, inputs, output, **attributes)
         return output
-
-
-def _unsigned(values: np.ndarray) -> np.ndarray:
-    """int8 as uint8 around `OFFSET`."""
-    return (values.astype(np.int16) + OFFSET).astype(np.uint8)
 
 
 def _bits(dtype: str) -> int:
