@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rlab.experiments.benchmarks.timing import record
+from rlab.experiments.benchmarks.timing import record, seconds_per_env_step
 
 STEPS = 50_000  # env steps that a result is stated for
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
@@ -70,9 +70,7 @@ def measure(agent: str, device: str, seeds: int, engine: Mapping[str, Any], env_
             **SETTINGS[agent],
             **engine,
         )
-    rows = Watch.rows[len(Watch.rows) // 2 :]
-    (first, before), (last, after) = rows[0], rows[-1]
-    seconds = (after - before) / (last - first) * STEPS
+    seconds = seconds_per_env_step(Watch.rows) * STEPS
     whole = time.perf_counter() - began
     return {"seconds": seconds, "start": max(0.0, whole - seconds * env_steps / STEPS), "env_steps": env_steps}
 

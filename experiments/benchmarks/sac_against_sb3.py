@@ -6,7 +6,7 @@ timed and counted ten times). What is timed is the second half of every run, so 
 both are left out: seconds of the processor on a CPU, which other work on the machine changes less, and elapsed ones on
 a GPU. Needs the extra `bench`.
 
-    python -m rlab.experiments.benchmarks.sac_against_sb3 [--device cuda] [--rounds 5] [--env-steps 2000] [--nets 64]
+    python -m rlab.experiments.benchmarks.sac_against_sb3 [--device cuda] [--engines compiled] [--nets 64]
 """
 
 import argparse
@@ -22,7 +22,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 import rlab
-from rlab.experiments.benchmarks.timing import ROUNDS, ratio, record
+from rlab.experiments.benchmarks.timing import ROUNDS, Moments, ratio, record, seconds_per_env_step
 
 ENV_STEPS = 1_200
 LEARNING_STARTS = 100  # env steps; SB3's default
@@ -32,14 +32,6 @@ ENGINES: Mapping[str, Mapping[str, Any]] = {
     "compiled": {"vector": "sync", "compile": "on"},
     "compiled, tensor envs": {"vector": "tensor", "compile": "on"},
 }
-Moments = list[tuple[int, float]]  # env steps, and the time when they were done
-
-
-def per_thousand(moments: Moments) -> float:
-    """Seconds of a thousand env steps in the second half."""
-    half = moments[len(moments) // 2 :]
-    (first, before), (last, after) = half[0], half[-1]
-    return (after - before) / (last - first) * 1_000
 
 
 def clock(device: str) -> Callable[[], float]:
@@ -55,7 +47,7 @@ def rlab_moments(hidden: tuple[int, ...], seeds: int, engine: str, device: str, 
         def on_metrics(self, env_steps: int, metrics: Mapping[str, Any]) -> None:
             moments.append((env_steps, now()))
 
-    moments: Moments = []
+    moments: list[tuple[int, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         rlab.train(
             "sac",
@@ -91,7 +83,7 @@ def sb3_moments(hidden: tuple[int, ...], device: str, env_steps: int) -> Moments
                 moments.append((self.num_timesteps, now()))
             return True
 
-    moments: Moments = []
+    moments: list[tuple[int, float]] = []
     model = stable_baselines3.SAC(
         "MlpPolicy",
         gymnasium.make("Pendulum-v1"),
@@ -113,10 +105,10 @@ def measure(
     sb3: list[float] = []
     ours: dict[str, list[float]] = {f"{engine}, {seeds} seeds": [] for engine, seeds in ways}
     for _ in range(rounds):
-        sb3.append(per_thousand(sb3_moments(hidden, device, env_steps)))
+        sb3.append(1_000 * seconds_per_env_step(sb3_moments(hidden, device, env_steps)))
         for engine, seeds in ways:
-            found = per_thousand(rlab_moments(hidden, seeds, engine, device, env_steps))
-            ours[f"{engine}, {seeds} seeds"].append(found)
+            found = seconds_per_env_step(rlab_moments(hidden, seeds, engine, device, env_steps))
+            ours[f"{engine}, {seeds} seeds"].append(1_000 * found)
     faster = {
         f"{engine}, {seeds} seeds": ratio([seeds * each for each in sb3], ours[f"{engine}, {seeds} seeds"])
         for engine, seeds in ways

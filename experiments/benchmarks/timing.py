@@ -3,7 +3,7 @@
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,16 @@ def seconds_of_training(run: Path) -> float:
         seconds += (row["env_steps"] - before) / row["time/env_steps_per_second"]
         before = row["env_steps"]
     return seconds
+
+
+Moments = Sequence[tuple[int, float]]  # env steps of a seed, and the time at which they were done
+
+
+def seconds_per_env_step(moments: Moments) -> float:
+    """In the second half of a training, so that what comes before all is running is left out."""
+    half = moments[len(moments) // 2 :]
+    (first, before), (last, after) = half[0], half[-1]
+    return (after - before) / (last - first)
 
 
 def record(script: str, result: dict[str, Any], kind: str = "", out: Path | None = None) -> None:

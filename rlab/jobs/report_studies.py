@@ -1,7 +1,7 @@
 """What `rlab tune` left in the folder of a study, as a report has it."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from rlab.errors import RlabError
 from rlab.evaluation.report.model import Finalist, Lineage, Study, Trial
 from rlab.evaluation.report.numbers import counted
 from rlab.evaluation.stats import Interval
+from rlab.jobs.evolution import LINEAGE
 
 STUDY, HISTORY = "study.json", "history.jsonl"
 BRED = "population.json"  # of a study that was one population, once all of it is there
@@ -76,17 +77,18 @@ def _study(folder: Path, facts: Mapping[str, Any], rows: Sequence[Mapping[str, A
 
 def _bred(folder: Path, facts: Mapping[str, Any]) -> Study:
     env, seeds, winner = EnvSpec.from_json(facts["env"]), facts["seeds"], facts["winner"]
-    path = folder / str(facts["lineage"])
+    path = folder / POPULATION / LINEAGE
     rows = parse_json(read_file(path), path)["rows"] if path.is_file() else []
-    changes = [(int(row["member"]), (int(row["time"]), dict(row["settings"]))) for row in rows]
-    firsts = [dict(each) for each in facts["evolution"]["population"]]
+    scales = {str(name): str(each["scale"]) for name, each in facts["evolution"]["ranges"].items()}
+    changes = [(int(row["member"]), (int(row["time"]), _numbers(row["settings"], scales))) for row in rows]
+    firsts = [(0, _numbers(each, scales)) for each in facts["evolution"]["population"]]
     lineage = Lineage(
         unit=str(facts["unit"]),
         until=int(facts["budget"]),
         exploits=int(facts["exploits"]),
-        scales={str(name): str(each["scale"]) for name, each in facts["evolution"]["ranges"].items()},
-        members=[[(0, first), *(e for m, e in changes if m == member)] for member, first in enumerate(firsts)],
-        best=[(int(when), dict(settings)) for when, settings in winner["schedule"]],
+        scales=scales,
+        members=[[first, *(e for m, e in changes if m == member)] for member, first in enumerate(firsts)],
+        best=[(int(when), _numbers(settings, scales)) for when, settings in winner["schedule"]],
     )
     known = {
         "state": str(facts["status"]),
@@ -106,6 +108,10 @@ def _bred(folder: Path, facts: Mapping[str, Any]) -> Study:
         made_by=None if facts["command"] is None else str(facts["command"]),
         lineage=lineage,
     )
+
+
+def _numbers(settings: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
+    return {name: float(settings[name]) for name in names}
 
 
 def _trial(row: Mapping[str, Any]) -> Trial:

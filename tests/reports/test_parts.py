@@ -162,8 +162,17 @@ def test_the_lineage_of_a_population_is_drawn_with_what_its_best_member_came_fro
     assert [reading.heading for reading in chart.readings] == ["from 0 env steps", "from 100 env steps"]
     assert chart.readings[1].rows[0] == (None, f"1 {MINUS} gamma", "0.008")
     shown = page(Report("", [], [found]))
-    assert "A population of 3 whose worst members took over the best while they trained." in shown
+    assert "3 members, the worst of which took over the best while they trained." in shown
     assert "2 times a member took over the weights" in shown
+
+
+@pytest.mark.parametrize("value", [None, "large"])
+def test_a_population_whose_settings_are_no_numbers_is_one_line(value: Any, tmp_path: Path) -> None:
+    edited = json.loads(json.dumps(BRED))
+    edited["evolution"]["population"][1]["clip"] = value
+    (tmp_path / "population.json").write_text(json.dumps(edited))
+    with pytest.raises(rlab.RlabError, match=r"population\.json is not a whole study .* Was it edited"):
+        read_study(tmp_path)
 
 
 @pytest.mark.parametrize("missing", ["env", "seeds", "winner", "method"])

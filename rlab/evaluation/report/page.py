@@ -55,14 +55,19 @@ def _study(study: Study, alone: bool) -> str:
     """`alone`: the head of the page has its name and its winner already."""
     name = f"study-{slug(study.name)}"
     facts = "".join(f"<dt>{in_html(key)}</dt><dd>{in_html(value)}</dd>" for key, value in study.facts.items())
-    about = f"{counted(len(study.trials), 'trial')} of a search for settings; objective: {study.objective}."
-    if study.lineage is not None:
-        about = (
-            f"A population of {len(study.lineage.members)} whose worst members took over the best while they trained."
+    if study.lineage is None:
+        own, about = (
+            "The search",
+            f"{counted(len(study.trials), 'trial')} of a search for settings; objective: {study.objective}.",
+        )
+    else:
+        own, about = (
+            "The population",
+            f"{len(study.lineage.members)} members, the worst of which took over the best while they trained.",
         )
     about = f'<p class="about">{in_html(about)}</p>'
     winner = f'<p class="verdict">{in_html(study.winner)}</p>' if study.winner and not alone else ""
-    heading = study.name if not alone else "The search" if study.lineage is None else "The population"
+    heading = own if alone else study.name
     drawn = "".join(figure_html(each, name) for each in study_figures(study))
     how = "".join(command(each) for each in (study.made_by, study.used_by) if each)
     parts = f"{about}{winner}{drawn}{study_table(study, name)}<dl>{facts}</dl>{how}"
