@@ -15,9 +15,10 @@ from rlab.jobs.evolution import LINEAGE
 
 STUDY, HISTORY = "study.json", "history.jsonl"
 BRED = "population.json"  # of a study that was one population, once all of it is there
-# The runs in a study's folder that a report shows beside it, and how they are called.
-WINNER, POPULATION, REPLAY = "winner", "population", "replay"
-RUNS = {WINNER: "winner", REPLAY: "schedule", POPULATION: "population"}
+WINNER, POPULATION, REPLAY = "winner", "population", "replay"  # runs in a study's folder
+# Those that a report shows beside it, and how they are called. A population is none of them: its members are relatives,
+# for which intervals over seeds would claim too much.
+RUNS = {WINNER: "winner", REPLAY: "schedule"}
 
 
 def is_study(path: Path) -> bool:
@@ -77,13 +78,14 @@ def _study(folder: Path, facts: Mapping[str, Any], rows: Sequence[Mapping[str, A
 
 def _bred(folder: Path, facts: Mapping[str, Any]) -> Study:
     env, seeds, winner = EnvSpec.from_json(facts["env"]), facts["seeds"], facts["winner"]
+    returns = [float(each) for each in facts["population_returns"]]
     path = folder / POPULATION / LINEAGE
     rows = parse_json(read_file(path), path)["rows"] if path.is_file() else []
     scales = {str(name): str(each["scale"]) for name, each in facts["evolution"]["ranges"].items()}
     changes = [(int(row["member"]), (int(row["time"]), _numbers(row["settings"], scales))) for row in rows]
     firsts = [(0, _numbers(each, scales)) for each in facts["evolution"]["population"]]
     lineage = Lineage(
-        unit=str(facts["unit"]),
+        unit=str(facts["unit"]).replace("_", " "),
         until=int(facts["budget"]),
         exploits=int(facts["exploits"]),
         scales=scales,
@@ -94,6 +96,7 @@ def _bred(folder: Path, facts: Mapping[str, Any]) -> Study:
         "state": str(facts["status"]),
         "method": f"{facts['method']}: {facts['how']}",
         "training seeds": f"{_span(seeds['search'])} (population), {_span(seeds['report'])} (schedule)",
+        "members returned": f"{min(returns):.4g} to {max(returns):.4g}",
         "best member": f"seed {int(winner['seed'])}, which returned {float(winner['population_return']):.4g}",
         "versions": _listed(facts["versions"]),
         "hardware": _listed(facts["hardware"]),

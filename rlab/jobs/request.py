@@ -312,9 +312,14 @@ def complete(
     elsewhere = [*(f.name for kind in others for f in fields(kind)), *CALL, *([] if verb == "pretrain" else OF_ENV)]
     settings = merge(defaults.settings, rest, where, elsewhere)
     env = replace(env, max_episode_steps=run.max_episode_steps or env.max_episode_steps)
-    call = f"{where}({', '.join([*words, *(f'{k}={v!r}' for k, v in keywords.items())])})"
+    call = call_text(where, words, keywords)
     origins = defaults.origins(keywords, (sources,) if start is None else (sources, start.config))
     return Request(agent, env, run, settings, origins, command or call, sources, start)
+
+
+def call_text(where: str, words: Sequence[str], keywords: Mapping[str, Any]) -> str:
+    """`rlab.train('dqn', 'CartPole-v1', seeds=10)`: what a run records that was begun from Python."""
+    return f"{where}({', '.join([*words, *(f'{k}={v!r}' for k, v in keywords.items())])})"
 
 
 def _paths(keywords: Mapping[str, Any]) -> dict[str, str]:

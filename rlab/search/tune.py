@@ -3,7 +3,7 @@ reported is not the luck of the search."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from rlab.engines.choice import job_engine
 from rlab.envs import EnvLike
 from rlab.errors import UsageError, pip_install
 from rlab.jobs.own_networks import named_network
-from rlab.jobs.request import train_request
+from rlab.jobs.request import call_text, train_request
 from rlab.jobs.settings import merge
 from rlab.search.executors import InProcesses, OneByOne
 from rlab.search.pbt import Bred
@@ -65,6 +65,8 @@ def tune(
     how = merge(TuneSettings(), {n: v for n, v in settings.items() if n in of_search}, "rlab.tune")
     rest = named_network({n: v for n, v in settings.items() if n not in of_search})
     request = train_request(agent, env, env_kwargs or {}, wrappers, experiment, rest, trust=trust)
+    call = call_text("rlab.tune", (repr(agent), repr(request.env.env_id)), settings)
+    request = replace(request, command=call)
     return search(plan(request, how, ranges, out, storage, trust), progress, trust)
 
 

@@ -114,12 +114,12 @@ BRED: dict[str, Any] = {
     **{name: STUDY[name] for name in ("format", "status", "agent", "env", "hardware", "versions")},
     "method": "pbt",
     "how": "truncation",
-    "unit": "env steps",
+    "unit": "env_steps",
     "budget": 400,
     "exploits": 2,
     "command": None,
     "seeds": {"search": [0, 1, 2], "report": [13, 14]},
-    "lineage": "population/lineage.json",
+    "population_returns": [321.5, 12.25, 300.0],
     "evolution": {
         "population": [{"gamma": 0.9, "clip": 0.2}, {"gamma": 0.99, "clip": 0.1}, {"gamma": 0.999, "clip": 0.4}],
         "ranges": {"gamma": {"scale": "one_minus"}, "clip": {"scale": "linear"}},
@@ -149,6 +149,7 @@ def test_the_lineage_of_a_population_is_drawn_with_what_its_best_member_came_fro
     assert (
         found.winner == "The best member's schedule of settings has 300: the IQM of 1 training seed that chose nothing."
     )
+    assert found.facts["members returned"] == "12.25 to 321.5"
     (figure,) = study_figures(found)
     assert figure.columns == ["from env steps", "gamma", "clip"]
     assert figure.rows == [["0", "0.99", "0.1"], ["100", "0.992", "0.12"]]
