@@ -5,15 +5,11 @@ Ten seeds of each shipped experiment of the sparse probe worlds, and ten with it
     python -m rlab.experiments.sparse_rewards
 """
 
-import json
-import tempfile
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-import numpy as np
-
 import rlab
-from rlab.evaluation.stats import stratified_bootstrap
+from rlab.experiments.studies import control, goal, judged, record, say
 
 SEEDS = 10
 # Agent, env, the switch, and from which mean return on a seed has solved the world.
@@ -24,32 +20,21 @@ CASES = (
 )
 
 
-def returns(agent: str, env: str, **settings: Any) -> np.ndarray:
-    """The mean return of each seed, `[S]`."""
-    with tempfile.TemporaryDirectory() as folder:
-        run = rlab.train(agent, env, out=Path(folder) / "run", seeds=SEEDS, progress=True, **settings)
-    assert run.evaluation is not None
-    mean: np.ndarray = run.evaluation.returns.mean(axis=1)
-    return mean
-
-
-def compared(agent: str, env: str, switch: str, solved: float) -> dict[str, Any]:
-    """Both sets of seeds, and how many of each solved the world."""
-    found = {"with": returns(agent, env), "without": returns(agent, env, **{switch: "none"})}
-    for name, values in found.items():
-        print(f"{agent} on {env} {name} {switch}: {stratified_bootstrap(values)}")
-    rows = {
-        name: {"per_seed": values.tolist(), "solved": int((values >= solved).sum())} for name, values in found.items()
-    }
-    return {"agent": agent, "env_id": env, "switch": switch, "solved_from": solved, **rows}
-
-
 def main() -> None:
-    """Measure, print, record."""
-    rows = [compared(*case) for case in CASES]
-    holds = all(row["with"]["solved"] >= 0.9 * SEEDS and row["without"]["solved"] <= 0.1 * SEEDS for row in rows)
-    result = {"format": 1, "seeds": SEEDS, "cases": rows, "holds": holds}
-    Path(__file__).with_suffix(".result.json").write_text(json.dumps(result, indent=2) + "\n")
+    """Train, judge, record; what an interrupted study has trained is not trained again."""
+    results: list[dict[str, Any]] = []
+    goals: list[dict[str, Any]] = []
+    for agent, env, switch, solved_from in CASES:
+        for words, settings in (("with", {}), ("without", {switch: "none"})):
+            train = partial(rlab.train, agent, env, seeds=SEEDS, progress=True, **settings)
+            name = f"sparse-{agent}-{env.partition('/')[2]}-{words}-{switch}"
+            found = judged(control(name, lambda out, train=train: train(out=out)))  # type: ignore[misc]
+            solved = sum(value >= solved_from for value in found["per_seed"])
+            what = f"{agent} on {env} {words} {switch}: seeds that solve it"
+            goals.append(goal(what, solved, at_least=9) if words == "with" else goal(what, solved, at_most=1))
+            results.append({"agent": agent, "env": env, "switch": switch, words: found, "solved_from": solved_from})
+    say(f"{sum(each['holds'] for each in goals)} of {len(goals)} goals met")
+    record("sparse_rewards", {"goals": goals, "results": results})
 
 
 if __name__ == "__main__":
