@@ -158,7 +158,7 @@ class DQN:
         share = per_member(config, lambda each: share_due(clock, each.target_every, each.target_tau))
         rates = {**self.optimizer.scheduled(clock), **self.terms.scheduled(clock), **replay_schedule(config, clock)}
         uniform = self._begins_fresh and config.begins_uniformly(clock.env_steps)
-        epsilon = 1.0 if uniform else per_member(config, lambda each: each.epsilon(clock.progress))
+        epsilon = per_member(config, lambda each: 1.0 if uniform else each.epsilon(clock.progress))
         return {"explore/epsilon": epsilon, "target share": share, **rates}
 
     def act(self, obs: Tensor, now: Now, state: State) -> Acted:

@@ -25,7 +25,8 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     goals: list[dict[str, Any]] = []
     for agent, env, switch, solved_from in CASES:
-        for words, settings in (("with", {}), ("without", {switch: "none"})):
+        ways: dict[str, dict[str, Any]] = {"with": {}, "without": {switch: "none"}}
+        for words, settings in ways.items():
             train = partial(rlab.train, agent, env, seeds=SEEDS, progress=True, **settings)
             name = f"sparse-{agent}-{env.partition('/')[2]}-{words}-{switch}"
             found = judged(control(name, lambda out, train=train: train(out=out)))  # type: ignore[misc]

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 
+from rlab.errors import UsageError
 from rlab.learning.capture import CapturedCycle
 from rlab.learning.contract import Now, Scheduled
 from rlab.learning.program import NotTraceable, Program
@@ -83,6 +84,7 @@ class CompiledPrograms(Programs):
         self._programs: dict[str, Program] = {}
         self._as_it_is: set[str] = set()
         self._tables: dict[int, tuple[torch.Tensor, Sequence[Now]]] = {}  # by the number of times
+        self._scheduled: Scheduled = {}  # the first numbers, whose sizes all others have
         self._cycles: dict[Hashable, CapturedCycle] = {}
         self._called: Callable[[], Any] | None = None  # what is being captured, or repeated
 
@@ -102,6 +104,11 @@ class CompiledPrograms(Programs):
 
     def scalars(self, values: Sequence[Scheduled]) -> Sequence[Now]:
         rows_of_numbers = [np.concatenate([np.atleast_1d(value) for value in each.values()]) for each in values]
+        self._scheduled = self._scheduled or values[0]
+        size = sum(map(np.size, self._scheduled.values()))
+        for each, row in zip(values, rows_of_numbers, strict=True):
+            if len(row) != size:
+                raise _changed(self._scheduled, each)
         numbers = torch.from_numpy(np.stack(rows_of_numbers)).float()
         if len(values) not in self._tables:
             table = torch.empty_like(numbers, device=self._device)
@@ -136,6 +143,18 @@ class CompiledPrograms(Programs):
         assert self._called is not None
         self._ran = True
         return self._called()
+
+
+def _changed(first: Scheduled, later: Scheduled) -> UsageError:
+    """What to say of an agent whose numbers have not the names and sizes that they began with."""
+    before, now = ({name: np.shape(value) for name, value in each.items()} for each in (first, later))
+    name = next(name for name in (*before, *now) if before.get(name) != now.get(name))
+    was, became = (f"of shape {each[name]}" if name in each else "missing" for each in (before, now))
+    return UsageError(
+        f"what scheduled() of the agent gives as {name!r} was {was} at first and is {became} later; a compiled run "
+        "needs the same names and shapes throughout: give a number, or always one for each member (per_member), or "
+        "train with --compile off"
+    )
 
 
 def _named(values: Scheduled, row: torch.Tensor) -> Now:

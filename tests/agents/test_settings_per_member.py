@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -107,22 +108,37 @@ def compare(lab: SimpleNamespace, name: str, env_steps: int, each: list[dict[str
             assert any(not torch.allclose(together[t][i], together[t][0], atol=1e-3) for t in together), own
 
 
+@pytest.mark.parametrize(
+    "more", [{}, {"noisy": True, "learn_every": 16, "updates_per_learn": 2}], ids=["epsilon", "noise"]
+)
 def test_in_programs_members_learn_with_settings_of_their_own_what_they_learn_without(
-    lab: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    more: dict[str, Any], lab: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With noise exploration changes its kind where learning starts, in the middle of a cycle."""
     monkeypatch.setattr("rlab.learning.program.compiled", lambda graph, arguments: graph)  # without compiler's time
     notes: list[str] = []
-    env_id, settings = "CartPole-v1", {"hidden": (8,), "learning_starts": 64, "learn_every": 8, "updates_per_learn": 1}
+    env_id = "CartPole-v1"
+    settings = {"hidden": (8,), "learning_starts": 64, "learn_every": 8, "updates_per_learn": 1, **more}
     own = {"learning_rate": 1e-2, "gamma": 0.5, "epsilon_end": 0.6, "target_tau": 0.3, "n_step": 2}
     each: list[dict[str, Any]] = [{}, own]
     programs = CompiledPrograms(torch.device("cpu"), notes.append)
     found = [
-        learned(lab.train_members("dqn", env_id, [SEED] * 2, 104, each=each, **more, **settings))
-        for more in ({}, {"programs": programs})
+        learned(lab.train_members("dqn", env_id, [SEED] * 2, 104, each=each, **how, **settings))
+        for how in ({}, {"programs": programs})
     ]
     assert not notes
     for tensor, value in found[0].items():
         torch.testing.assert_close(found[1][tensor], value, rtol=1e-3, atol=1e-4, msg=tensor)
+
+
+def test_in_programs_a_scheduled_number_that_changes_its_shape_is_named() -> None:
+    programs = CompiledPrograms(torch.device("cpu"), print)
+    one: dict[str, Any] = {"rate": 0.5, "epsilon": 1.0}
+    programs.scalars([one, one])
+    with pytest.raises(UsageError, match=r"gives as 'epsilon' was of shape \(\) at first and is of shape \(3,\) later"):
+        programs.scalars([one, {**one, "epsilon": np.ones(3)}])
+    with pytest.raises(UsageError, match=r"gives as 'beta' was missing at first and is of shape \(\) later"):
+        programs.scalars([{**one, "beta": 0.4}])
 
 
 def test_a_setting_that_an_agent_has_once_for_all_members_is_refused_by_name() -> None:
