@@ -7,6 +7,8 @@ READY := .venv/ready
 EXTRAS := dev,box2d,minigrid,minatar,atari,video,minari,sklearn,plot,onnx,pandas,notebook,docs,tune,postgres,mlflow,wandb,ray,serve,hub
 # One torch thread per process: more cost time at this size, and the results would depend on the machine.
 export OMP_NUM_THREADS ?= 1
+# Containers set it: every process that the tests start would compile all of rlab again.
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest -n 2
 # The tests of a file stay in one process: what they share is made once.
 BY_FILE := --dist loadfile

@@ -155,9 +155,9 @@ class Case:
     mode: str  # async, sync or judging
     start: str = "fork"  # how worker processes are started
 
-    def line(self) -> re.Pattern[str]:
-        """What a line that names it has in it, in this order."""
-        cause = CAUSES.get(self.kind, rf"no answer for {LIMIT:g} s")
+    def line(self, limit: float) -> re.Pattern[str]:
+        """What a line that names it has in it, in this order; `limit`: seconds, --env-timeout."""
+        cause = CAUSES.get(self.kind, rf"no answer for {limit:g} s")
         where = WHERE.get((self.mode, self.place), "failed in close")
         if self.kind == "hang in C" and self.mode != "async":
             where = IN_C
@@ -199,16 +199,17 @@ def train(folder: Path) -> None:
     (folder / "pids").unlink()
 
 
-def play(case: Case, folder: Path) -> Outcome:
-    """Run the program of a case in an empty folder; one that judges in a folder with a run."""
+def play(case: Case, folder: Path, limit: float = LIMIT) -> Outcome:
+    """Run the program of a case in an empty folder, one that judges in a folder with a run; `limit`: seconds,
+    --env-timeout."""
     (folder / "failing.py").write_text(ENV)
-    wanted, named = case.line(), None
+    wanted, named = case.line(limit), None
     if case.mode == "async":
-        program = started(folder, case.start, [str(LIMIT), "10"], case, PLAYER)
+        program = started(folder, case.start, [str(limit), "10"], case, PLAYER)
     else:
         words = [*TRAIN, "--vector", "sync", "--final-eval-episodes", "0"]
         words = words if case.mode == "sync" else ["eval", "run", "--episodes", "2", "--trust"]
-        program = started(folder, case.start, [*words, "--env-timeout", str(LIMIT)], case)
+        program = started(folder, case.start, [*words, "--env-timeout", str(limit)], case)
     assert program.stderr is not None
     with program.stderr as lines:
         for line in lines:

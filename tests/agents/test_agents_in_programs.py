@@ -34,7 +34,7 @@ from rlab.runs.encoding import decode, encode
 from rlab.types import Clock
 
 OUTSIDE = Path(__file__).parent / "outside"
-SEEDS, ENVS, STEPS, ROUNDS = (3, 5), 3, 4, 6
+SEEDS, ENVS, STEPS, ROUNDS = (3, 5), 3, 4, 4
 VECTOR, ROOM = Box((3,), "float32", -1.0, 1.0), Masked(Discrete(3), 4)
 PLACE = Dict((("at", VECTOR), ("in", Discrete(2))))  # of which one part is scaled
 FOUR, PUSH = Discrete(4), Box((2,), "float32", -2.0, 2.0)

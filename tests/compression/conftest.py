@@ -179,12 +179,20 @@ def case(request):
     return member_and_obs(request.param)
 
 
-@pytest.fixture(
-    scope="session",
-    params=[pytest.param(name, marks=pytest.mark.prove if at % 4 else ()) for at, name in enumerate(CASES)],
-)
+def each_day(every):
+    """One kind in so many, and all of them in `make prove`."""
+    return [pytest.param(name, marks=pytest.mark.prove if at % every else ()) for at, name in enumerate(CASES)]
+
+
+@pytest.fixture(scope="session", params=each_day(2))
+def second_case(request):
+    """As `case`, for what takes a compiler's time for each kind: of every second one every day."""
+    return member_and_obs(request.param)
+
+
+@pytest.fixture(scope="session", params=each_day(4))
 def fourth_case(request):
-    """As `case`, for what knows nothing of kinds: of every fourth kind every day, of all of them in `make prove`."""
+    """As `case`, for what knows nothing of kinds: of every fourth one every day."""
     return member_and_obs(request.param)
 
 

@@ -38,8 +38,8 @@ def plain(exports):
     return exports.member(), exports.obs(exports.vector, 1000)
 
 
-def test_a_header_says_what_its_member_says(case, tmp_path):
-    member, obs = case
+def test_a_header_says_what_its_member_says(second_case, tmp_path):
+    member, obs = second_case
     done = export(member, obs, "c", tmp_path / "p.h")
     assert done.parity.relative_error < 1e-6
     assert done.parity.agreement == 1.0

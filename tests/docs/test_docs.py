@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 
 import rlab
@@ -118,7 +119,17 @@ def small_api(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(api, name, smaller(getattr(api, name), sizes))
 
 
-@pytest.mark.usefixtures("small_api", "few_visits", "own_modules")
+@pytest.fixture(scope="module")
+def short_episodes() -> Iterator[None]:
+    """No episode takes more than 50 steps: policies that learned nothing would play to the limits."""
+    with pytest.MonkeyPatch.context() as patch:
+        for spec in gym.registry.values():
+            if spec.max_episode_steps is not None and spec.max_episode_steps > 50:
+                patch.setattr(spec, "max_episode_steps", 50)
+        yield
+
+
+@pytest.mark.usefixtures("small_api", "few_visits", "own_modules", "short_episodes", "quick_disk")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_what_a_page_shows_runs(page: Path, first_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(first_run, tmp_path, dirs_exist_ok=True)

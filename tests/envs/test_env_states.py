@@ -412,7 +412,7 @@ def test_native_cart_poles_go_on_wherever_they_are_stopped(stops):
 def test_known_envs_go_on_wherever_they_are_stopped(env_id):
     limit = None if env_id.startswith("rlab") else 30
     make = lambda: make_vec(EnvSpec(env_id, max_episode_steps=limit), (3, 4), 2, "sync")  # noqa: E731
-    check_goes_on(make, stops=(0, 1, 15, 33, 99))
+    check_goes_on(make, stops=(0, 15, 99))
     env = make()
     env.reset()
     assert all("pair" in one for one in env.state()["envs"]["state"]["sub_envs"])  # no journal is kept
@@ -423,7 +423,7 @@ def test_known_envs_go_on_wherever_they_are_stopped(env_id):
 def test_envs_in_known_wrappers_go_on(name):
     env_id, wrappers = WRAPPED[name]
     spec = EnvSpec(env_id, max_episode_steps=30, wrappers=wrappers)
-    check_goes_on(lambda: make_vec(spec, (3,), 3, "sync"), stops=(0, 1, 15, 33, 99))
+    check_goes_on(lambda: make_vec(spec, (3,), 3, "sync"), stops=(0, 15, 99))
 
 
 def test_pictures_go_on():
@@ -445,7 +445,7 @@ def test_mini_grids_go_on():
     check_goes_on(lambda: make_vec(spec, (3,), 2, "sync"), stops=(7, 70, 111))
 
 
-@pytest.mark.parametrize("stops", [(0, 15, 16, 60, 150), pytest.param(STOPS, marks=pytest.mark.prove)], ids=len)
+@pytest.mark.parametrize("stops", [(0, 16, 150), pytest.param(STOPS, marks=pytest.mark.prove)], ids=len)
 @pytest.mark.parametrize("make", OWN)
 def test_envs_of_your_own_go_on_whatever_they_hold(make, stops):
     check_goes_on(lambda: vector_env(make, "sync"), stops)

@@ -20,6 +20,8 @@ from rlab.experiments.reliability.env_failures import (
     train,
 )
 
+LIMIT = 3.0  # seconds: on a loaded machine an env that does not hang may take a tenth of it
+
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc, which is on Linux alone")
 
 
@@ -39,12 +41,12 @@ def test_every_kind_fails_in_every_place_in_training_and_judging():
     ],
     ids=str,
 )
-def test_a_program_names_what_failed_in_time_and_leaves_no_process(case, exit_code, tmp_path):
+def test_a_program_names_what_failed_and_leaves_no_process(case, exit_code, tmp_path):
     if case.mode == "judging":
         train(tmp_path)
-    outcome = play(case, tmp_path)
-    assert outcome.good, outcome
-    assert outcome.exit_code == exit_code
+    outcome = play(case, tmp_path, LIMIT)
+    assert outcome.named_after is not None
+    assert (outcome.exit_code, outcome.left) == (exit_code, 0)
 
 
 @pytest.mark.parametrize("start", ["fork", "forkserver"])

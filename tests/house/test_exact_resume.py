@@ -90,7 +90,8 @@ WAYS: dict[str, tuple[str, str | EnvSpec, dict[str, Any]]] = {
 OF_OTHER_WAYS = {
     *("dqn, envs as tensors", "ppo, envs as tensors", "a2c", "sac of choices, envs as tensors", "ppo, novelty"),
     *("dqn, goals in hindsight, n steps, envs as tensors", "dqn, goals in hindsight, one env after another"),
-    *("ppo that remembers", "reinforce", "double_dqn"),
+    *("ppo that remembers", "reinforce", "double_dqn", "ppo, one env after another", "td3"),
+    "a2c that remembers, envs as tensors",
 }
 
 
@@ -147,7 +148,7 @@ FURTHER: dict[str, Callable[..., Any]] = {
 }
 
 
-MORE_OF_A_KIND = ("finetune, full", "finetune, head", "finetune, last-2", "finetune, discriminative", "bc", "iql")
+MORE_OF_A_KIND = {f"finetune, {strategy}" for strategy in STRATEGIES if strategy != "lora"} | {"bc", "iql"}
 
 
 @pytest.mark.parametrize(
