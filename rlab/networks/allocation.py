@@ -27,14 +27,17 @@ class AtMost(TorchDispatchMode):
         super().__init__()
         self._most, self._asked = most, 0
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def _call(self, func: Any, types: Any, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         if func.overloadpacket.__name__ in MAKERS:
             self._asked += LARGEST_NUMBER // 2 * max(_elements(args), 0)
             if self._asked > self._most:
                 raise RlabError(f"it asks for more than {self._most:,} bytes, which its weights do not have")
         return func(*args, **(kwargs or {}))
+
+
+# torch keeps its tracer away from a method that the class is made with, and imports the whole compiler to do so: more
+# than a second for every program that opens a policy. Nothing is traced here.
+AtMost.__torch_dispatch__ = AtMost._call  # type: ignore[assignment, method-assign]
 
 
 def _elements(args: Iterable[Any]) -> int:

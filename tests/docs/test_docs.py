@@ -78,6 +78,7 @@ def small(argv: list[str]) -> list[str]:
         "resume": {"env_steps": 640} if {"--env-steps", "--verify"} & set(argv) else {},
     }
     fewer = {"seeds": MOST_SEEDS} if "--seeds" in argv and int(argv[argv.index("--seeds") + 1]) > MOST_SEEDS else {}
+    fewer |= {"jobs": 1} if "--jobs" in argv else {}
     wanted = {**sizes.get(argv[0], {}), **fewer}
     flags = [(f"--{name.replace('_', '-')}", str(value)) for name, value in wanted.items()]
     return [*argv, *(word for flag in flags for word in flag)]

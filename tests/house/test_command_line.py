@@ -186,6 +186,16 @@ def test_wrong_words_and_usage_do_not_wait_for_torch(words: list[str]) -> None:
     assert done.stderr.splitlines()[-1] == "False"
 
 
+def test_who_judges_a_policy_does_not_wait_for_the_compiler_of_torch(ppo_run: Path) -> None:
+    code = (
+        "import sys; from rlab.cli.main import main\n"
+        "main(['eval', sys.argv[1], '--episodes', '1'])\n"
+        "print('torch' in sys.modules, 'torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(ppo_run)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True False"
+
+
 @pytest.mark.parametrize(
     ("job", "words"),
     [
