@@ -116,6 +116,18 @@ def coverage() -> str:
     return table([*columns, "equal groups"], rows)
 
 
+def switches() -> str:
+    """What double DQN reaches with each switch of its family, and Rainbow without each of its parts."""
+    result = json.loads((EXPERIMENTS / "switches.result.json").read_text())
+    rows = []
+    for name, found in result["results"].items():
+        low, high = found["ci95"]
+        solved = sum(value >= 475.0 for value in found["per_seed"])
+        interval = f"{found['iqm']:.1f} [{low:.1f}, {high:.1f}]"
+        rows.append([name, interval, f"{min(found['per_seed']):.1f}", f"{solved} of {len(found['per_seed'])}"])
+    return table(["agent", "IQM", "worst seed", "seeds at 475 or more"], rows)
+
+
 def benchmarks() -> str:
     """Which speed comparisons are recorded, and on what machine."""
     rows = []
@@ -339,5 +351,6 @@ PARTS: dict[str, Callable[[], str]] = {
     "road": road,
     "sb3-names": sb3_names,
     "studies": studies,
+    "switches": switches,
     "wrappers": wrappers,
 }

@@ -33,6 +33,10 @@ def test_no_page_fetches_anything_from_another_machine(site: Path) -> None:
     assert {page.name: found for page in pages if (found := FETCHED.findall(page.read_text()))} == {}
 
 
+def test_what_python_leaves_beside_the_hooks_is_no_part_of_it(site: Path) -> None:
+    assert [path for path in site.rglob("*") if path.suffix in (".py", ".pyc") or path.name == "__pycache__"] == []
+
+
 def test_generated_parts_are_filled_in(site: Path) -> None:
     names = "command-line", "evidence", "from-sb3", "house", "tensorboard", "your-agent"
     text = {name: (site / f"{name}.html").read_text() for name in names}
