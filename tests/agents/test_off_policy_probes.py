@@ -23,7 +23,7 @@ ENDLESS = {"crossq": 4_000, "ddpg": 10_000, "sac": 10_000, "td3": 20_000}
 # Every day with small networks that learn in fewer env steps.
 SMALL = {"hidden": (16,), "batch_size": 32, "learning_starts": 100, "learning_rate": 5e-3, "target_tau": 0.1}
 DAILY = [("sac", "rlab/ProbeContinuous-v0"), ("crossq", "rlab/ProbeBoxEndless-v0")]
-DAILY += [("td3", "rlab/ProbeBoxCredit-v0")]
+DAILY += [(agent, "rlab/ProbeBoxCredit-v0") for agent in ("ddpg", "td3")]
 
 
 def check_solved(

@@ -38,7 +38,7 @@ from rlab.runs.registry import list_models, resolve
 from rlab.runs.tables import read_episodes
 from rlab.trust import read_list
 
-IN_CI, IN_PROVE = 500, 100_000  # cases in all
+IN_CI, IN_PROVE = 1_000, 100_000  # cases in all
 Reader = Callable[[Path], Any]
 
 JSON = st.recursive(
