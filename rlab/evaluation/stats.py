@@ -234,6 +234,11 @@ def between(estimate: Any, values: np.ndarray, level: float, widening: Widening 
 
 
 def checked_level(level: float) -> float:
+    """The level of an interval, as it is.
+
+    Raises:
+        UsageError: it is not a share between 0 and 1.
+    """
     if not 0 < level < 1:
         raise UsageError(f"the level of an interval lies between 0 and 1, such as 0.95, not {level}")
     return level
@@ -251,5 +256,6 @@ def as_table(scores: Any) -> np.ndarray:
 
 
 def refuse_nan(scores: np.ndarray) -> None:
+    """Raise RlabError where a score of `scores` is NaN."""
     if np.isnan(scores).any():
         raise RlabError("a score is NaN: that run failed, and no statistic of it would be true")

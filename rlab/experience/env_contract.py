@@ -122,7 +122,9 @@ class VectorEnv(Protocol):
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of what the envs hold, such as processes; nothing is called after it."""
+        ...
 
 
 class DeviceEnv(Protocol):
@@ -162,7 +164,9 @@ class DeviceEnv(Protocol):
         """Close the envs, as `close` does, but for the state that they had: `state` still gives it."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of what the envs hold, such as processes; nothing is called after it."""
+        ...
 
 
 class EpisodeEnvs(Protocol):
@@ -184,4 +188,6 @@ class EpisodeEnvs(Protocol):
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of what the envs hold, such as processes; nothing is called after it."""
+        ...

@@ -38,7 +38,9 @@ class Sampler(Protocol):
         """All that the next draws depend on besides the storage."""
         ...
 
-    def load_state(self, state: dict[str, Any]) -> None: ...
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave: the next draw is the one that would have followed."""
+        ...
 
 
 class RandomSampler:

@@ -183,7 +183,9 @@ class Agent(Protocol):
         is not is neither saved nor gone on from."""
         ...
 
-    def load_state(self, state: dict[str, Any]) -> None: ...
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave, in an agent that was built of the same config and spaces."""
+        ...
 
 
 PARTS = (

@@ -16,7 +16,7 @@ from torch import Tensor
 from rlab.draws import Draws
 from rlab.errors import UsageError
 from rlab.experience.fields import Field
-from rlab.experience.prioritised_sampler import PrioritisedSequences
+from rlab.experience.prioritised_sequences import PrioritisedSequences
 from rlab.experience.samplers import Sampler
 from rlab.experience.sequence_samplers import SequenceSampler
 from rlab.experience.storage import Storage

@@ -76,6 +76,7 @@ def hidden_layers(
 
 
 def linear_layer(in_features: int, out_features: int, init: str = "pytorch", gain: float = 1.0) -> LayerSpec:
+    """A linear layer whose weights are drawn as `init` says, orthogonal ones with this gain."""
     return LayerSpec("linear", {"in_features": in_features, "out_features": out_features, **_weights(init, gain)})
 
 
@@ -239,6 +240,11 @@ def _weights(init: str, gain: float) -> dict[str, str | float]:
 
 
 def check_settings(body: BodySettings) -> None:
+    """Refuse settings that no body can be built of.
+
+    Raises:
+        UsageError: one is out of its range, or names an activation that is not there.
+    """
     if body.activation not in ACTIVATIONS:
         raise unknown("activation", body.activation, ACTIVATIONS)
     if not 0.0 <= body.dropout < 1.0:

@@ -25,6 +25,7 @@ def integer_bounds(leaf: Leaf) -> Bounds | None:
 
 
 def all_integer_bounds(leaf: Leaf) -> Bounds:
+    """The least and the greatest value of an integer leaf's elements, both of them allowed."""
     if isinstance(leaf, Discrete):
         return leaf.start, leaf.start + leaf.n - 1
     if isinstance(leaf, MultiBinary):

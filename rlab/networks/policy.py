@@ -49,6 +49,7 @@ class PolicySpec:
     head: dict[str, Any] = field(default_factory=lambda: {"kind": "q"})
 
     def to_json(self) -> dict[str, Any]:
+        """What `policy.json` holds of it; `from_json` gives it back."""
         return {
             "obs_space": self.obs_space.to_json(),
             "action_space": self.action_space.to_json(),
@@ -59,6 +60,7 @@ class PolicySpec:
 
     @classmethod
     def from_json(cls, data: Json) -> "PolicySpec":
+        """The spec that `to_json` wrote."""
         return cls(
             space_from_json(data["obs_space"]),
             space_from_json(data["action_space"]),

@@ -35,6 +35,7 @@ class _Kind:
     kind: ClassVar[str]
 
     def to_json(self) -> dict[str, Any]:
+        """What files hold of it; `space_from_json` gives it back."""
         return {"kind": self.kind, **{f.name: _to_json(getattr(self, f.name)) for f in fields(cast(Any, self))}}
 
 

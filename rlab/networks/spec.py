@@ -37,10 +37,12 @@ class LayerSpec:
     args: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
+        """What files hold of it; `from_json` gives it back."""
         return {"kind": self.kind, **{name: _to_json(value) for name, value in self.args.items()}}
 
     @classmethod
     def from_json(cls, data: Json) -> "LayerSpec":
+        """The layer that `to_json` wrote."""
         return cls(data["kind"], {name: _from_json(value) for name, value in data.items() if name != "kind"})
 
 
@@ -58,10 +60,16 @@ class NetworkSpec:
     )
 
     def to_json(self) -> dict[str, Any]:
+        """What files hold of it; `from_json` gives it back."""
         return {"layers": _to_json(self.layers)}
 
     @classmethod
     def from_json(cls, data: Json) -> "NetworkSpec":
+        """The network that `to_json` wrote.
+
+        Raises:
+            RlabError: as `check_layers`.
+        """
         check_layers(data)
         return cls(_from_json(data["layers"]))
 

@@ -14,7 +14,8 @@ from rlab.draws import Draws
 from rlab.experience.dataset import Dataset, Episode
 from rlab.experience.demonstrations import demonstrations_of
 from rlab.experience.mixture_sampler import MixtureSampler
-from rlab.experience.prioritised_sampler import FLOOR, PrioritisedSampler, PrioritisedSequences
+from rlab.experience.prioritised_sampler import FLOOR, PrioritisedSampler
+from rlab.experience.prioritised_sequences import PrioritisedSequences
 from rlab.experience.sum_tree import FAN_OUT, SumTree
 from rlab.learning.returns import weighted_mean
 from rlab.networks.spaces import Box, Discrete
