@@ -37,16 +37,15 @@ WITHOUT: dict[str, dict[str, Any]] = {
 def main() -> None:
     """Train, judge, record; what an interrupted study has trained is not trained again."""
     results: dict[str, Any] = {}
-    curves: dict[str, Series] = {}
-    cases = [("double_dqn", FILE, *case) for case in ALONE.items()]
-    cases += [("rainbow", RAINBOW_FILE, *case) for case in WITHOUT.items()]
-    for agent, file, name, settings in cases:
-        train = partial(rlab.train, agent, ENV, experiment=file, seeds=SEEDS, **settings)
-        run = control(f"switches-{name.replace(' ', '-')}", lambda out, train=train: train(out=out))  # type: ignore[misc]
-        results[name], curves[name] = judged(run), run.curve()
-        say(f"{name}: IQM {results[name]['iqm']:.1f}")
-        record("switches", {"env": ENV, "results": results})
-    picture("switches", curves, "env steps", "greedy return")
+    for agent, file, cases in (("double_dqn", FILE, ALONE), ("rainbow", RAINBOW_FILE, WITHOUT)):
+        curves: dict[str, Series] = {}
+        for name, settings in cases.items():
+            train = partial(rlab.train, agent, ENV, experiment=file, seeds=SEEDS, **settings)
+            run = control(f"switches-{name.replace(' ', '-')}", lambda out, train=train: train(out=out))  # type: ignore[misc]
+            results[name], curves[name.removeprefix("rainbow ")] = judged(run), run.curve()
+            say(f"{name}: IQM {results[name]['iqm']:.1f}")
+            record("switches", {"env": ENV, "results": results})
+        picture(f"switches-{agent}", curves, "env steps", "greedy return")
 
 
 if __name__ == "__main__":
