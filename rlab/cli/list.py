@@ -54,6 +54,8 @@ def run(argv: list[str]) -> int:
         raise UsageError("--status chooses among runs: rlab list runs --status failed.")
     if wanted and options.what not in ("runs", "models"):
         raise UsageError("--agent and --env choose among runs and models: rlab list runs --agent ppo.")
+    if options.root is not None and options.what not in ("runs", "models", "datasets"):
+        raise UsageError("--root is where runs, models or datasets are: rlab list runs --root DIR.")
     if options.root is not None and not os.path.isdir(options.root):
         raise UsageError(f"--root {options.root} is not a folder.")
     from rlab.jobs.list import rows_of

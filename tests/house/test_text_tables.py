@@ -45,3 +45,17 @@ def test_lists_fit_into_eighty_columns_and_a_pipe_gets_one_line_a_row(
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["list", what]) == 0
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["agents", "--root", "here"], "--root is where runs, models or datasets are: rlab list runs --root DIR."),
+        (["runs", "--root", "gone"], "--root gone is not a folder."),
+        (["models", "--status", "failed"], "--status chooses among runs: rlab list runs --status failed."),
+        (["envs", "--agent", "ppo"], "--agent and --env choose among runs and models: rlab list runs --agent ppo."),
+    ],
+)
+def test_what_narrows_nothing_is_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", *words]) == 2
+    assert said in capsys.readouterr().err
