@@ -128,6 +128,19 @@ def switches() -> str:
     return table(["agent", "IQM", "worst seed", "seeds at 475 or more"], rows)
 
 
+def minatar() -> str:
+    """What agents reached in MinAtar's games, beside what was read off the paper's figure."""
+    result = json.loads((EXPERIMENTS / "minatar.result.json").read_text())
+    rows = []
+    for found in result["results"]:
+        low, high = found["ci95"]
+        interval = f"{found['iqm']:.1f} [{low:.1f}, {high:.1f}]"
+        per_seed = found["per_seed"]
+        beside = [len(per_seed), interval, f"{min(per_seed):.1f}", f"{found['young_and_tian_dqn']:g}"]
+        rows.append([found["game"], f"`{found['agent']}`", f"{found['env_steps']:,}", *beside])
+    return table(["game", "agent", "env steps", "seeds", "IQM", "worst seed", "Young and Tian's DQN"], rows)
+
+
 def benchmarks() -> str:
     """Which speed comparisons are recorded, and on what machine."""
     rows = []
@@ -352,5 +365,6 @@ PARTS: dict[str, Callable[[], str]] = {
     "sb3-names": sb3_names,
     "studies": studies,
     "switches": switches,
+    "minatar": minatar,
     "wrappers": wrappers,
 }

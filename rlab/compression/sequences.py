@@ -51,7 +51,7 @@ def outputs(policy: Policy, visits: Visits) -> Tensor:
     said: Tensor | None = None
     for some in rows.split(ROWS_AT_ONCE, dim=1):
         state = policy.initial_state(some.shape[1])
-        for part in some.split(max(1, ROWS_AT_ONCE // some.shape[1]), dim=2):
+        for part in _parts(some):
             found, state = policy.unroll(visits.obs[member, part], state, visits.begins[member, part])
             said = found.new_empty(*visits.begins.shape, found.shape[-1]) if said is None else said
             said[member, part] = found
@@ -74,9 +74,24 @@ def run(network: nn.Module, features: Features, initial_state: Callable[[int], S
     lead = (torch.arange(len(begins)).view(-1, 1, 1),) if stacked else ()
     rows, axis = (rows, 1) if stacked else (rows[0], 0)
     state = initial_state(rows.shape[axis])
-    for part in rows.split(max(1, ROWS_AT_ONCE // rows.shape[axis]), dim=-1):
+    for part in _parts(rows):
         at = (*lead, part)
         _, state = memory.unroll(network, x[at].flatten(axis, axis + 1), state, begins[at])
+
+
+def by_row(found: Tensor, begins: Tensor) -> Tensor:
+    """What a layer of a stack was given while `run` processed states in order, `[S, ...]` in the order of its calls, as
+    `[S, R, ...]`."""
+    order = torch.cat([part.flatten(1) for part in _parts(lanes(begins))], dim=1).to(found.device)
+    member = torch.arange(len(found), device=found.device).unsqueeze(-1)
+    rows = found.new_empty(*begins.shape, *found.shape[2:])
+    rows[member, order] = found  # a row that is there twice has the same both times
+    return rows
+
+
+def _parts(rows: Tensor) -> tuple[Tensor, ...]:
+    """Lanes `[..., L, T]` in parts that are processed one behind the other."""
+    return rows.split(max(1, ROWS_AT_ONCE // rows.shape[-2]), dim=-1)
 
 
 def lanes(begins: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from rlab.compression.agreement import outputs_of
 from rlab.compression.quantized_layers import CompressedLayer
 from rlab.compression.rounding_correction import entering, fitted
-from rlab.compression.sequences import Visits, features_of
+from rlab.compression.sequences import Visits, by_row, features_of
 from rlab.networks.layers import StackedLinear
 from rlab.networks.policy import Policy
 
@@ -37,6 +37,8 @@ def give_values(student: Policy, teacher: Policy, visits: Visits) -> None:
         last.bias.add_(gap.mean(dim=1, keepdim=True))
         return
     features = torch.cat(entering(student.network, last, features_of(student, visits)), dim=1)  # [S, R, H]
+    if student.has_memory:
+        features = by_row(features, visits.begins)
     for member, (rows, wanted) in enumerate(zip(features, gap.unsqueeze(-1), strict=True)):
         slope = fitted(rows.new_zeros(1, rows.shape[-1]), rows, wanted)[0]  # [1, H]
         last.weight[member].add_(slope.T)

@@ -1,15 +1,19 @@
 """Students of Q values get back what a softmax does not see, and decide as before."""
 
+import copy
+
 import pytest
 import torch
 
 from rlab.compression.distil import DistilSettings
+from rlab.compression.rounding_correction import DAMPING
 from rlab.compression.sequences import Visits
 from rlab.compression.steps import compress
 from rlab.compression.student_values import give_values
 from rlab.envs import EnvSpec, make_episodes
 from rlab.networks.bodies import BodySettings, q_network_spec
 from rlab.networks.describe import with_network
+from rlab.networks.memory_bodies import KINDS, MemorySettings
 from rlab.networks.policy import PolicySpec, build_policy
 from rlab.networks.spaces import Box, Discrete
 
@@ -21,8 +25,8 @@ def make_envs(n):
     return make_episodes(EnvSpec("CartPole-v1", max_episode_steps=30), n)
 
 
-def q_policy(hidden=(16, 8), offset=0.0):
-    network = q_network_spec(CARTPOLE, 2, BodySettings(hidden), dueling=False)
+def q_policy(hidden=(16, 8), offset=0.0, memory=None):
+    network = q_network_spec(CARTPOLE, 2, BodySettings(hidden, memory=memory), dueling=False)
     spec = PolicySpec(CARTPOLE, Discrete(2), {"scaling": "none", "scale": None}, network, {"kind": "q", "epsilon": 0.0})
     policy = build_policy(spec, (3, 4)).eval()
     with torch.no_grad():
@@ -68,3 +72,41 @@ def test_other_heads_are_left_alone():
     give_values(kept, teacher, Visits(torch.randn(2, 50, 4), torch.ones(2, 50, dtype=torch.bool)))
     for ours, theirs in zip(kept.network.parameters(), teacher.network.parameters(), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def entered_last(policy, obs, begins):
+    """What the last layer is given in each state `[S, R, H]`, one member's episode after the other."""
+    found = []
+    handle = policy.network[-1].register_forward_pre_hook(lambda _, x: found.append(x[0]))
+    first = begins.nonzero().flatten().tolist()
+    for start, end in zip(first, [*first[1:], len(begins)], strict=True):
+        policy.unroll(obs[:, None, start:end], policy.initial_state(1), begins[start:end].expand(len(obs), 1, -1))
+    handle.remove()
+    return torch.cat(found, dim=1)
+
+
+# Equal ones, which are cut into parts; and others, which are laid side by side in lanes that hold some states twice.
+@pytest.mark.parametrize("lengths", [[100] * 4, [7, 120, 3, 60, 1, 90, 33]])
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_what_states_in_order_are_worth_is_given_to_each_of_them(kind, lengths):
+    student = q_policy((8,), memory=MemorySettings(kind, 8, 6))
+    teacher = copy.deepcopy(student)
+    begins = torch.zeros(sum(lengths), dtype=torch.bool)
+    begins[torch.tensor([0, *lengths[:-1]]).cumsum(0)] = True
+    obs = torch.randn(2, len(begins), 4)
+    features = entered_last(student, obs, begins)
+    centred = features - features.mean(dim=1, keepdim=True)
+    largest = torch.linalg.svd(centred, full_matrices=False)[2][:, 0]  # [S, H], the direction of most variance
+    teacher.network[-1].weight.add_(5.0 * largest.unsqueeze(-1))
+    teacher.network[-1].bias.add_(50.0)
+    give_values(student, teacher, Visits(obs, begins.expand(2, -1)))
+    # In the direction of most variance damping leaves DAMPING of what was to be given at most.
+    lacking = DAMPING * (5.0 * centred @ largest.unsqueeze(-1)).abs().max().item()
+    rounding = 1e-4  # of values near 50 in float32
+    torch.testing.assert_close(
+        features @ student.network[-1].weight + student.network[-1].bias.unsqueeze(1),
+        features @ teacher.network[-1].weight + teacher.network[-1].bias.unsqueeze(1),
+        rtol=0.0,
+        atol=lacking + rounding,
+    )
