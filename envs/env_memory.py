@@ -295,7 +295,7 @@ def _is_now(holder: Any, key: str | int, value: Any) -> bool:
 def look_through(env: gym.Env, untouched: Untouched) -> Found:
     """All that an env holds, sorted: attributes may be in another order after a replay. The generators of spaces that
     it has never drawn from are left out."""
-    packages = {_package(type(layer)) for layer in layers(env)}
+    packages = {_package(kind) for layer in layers(env) for kind in _env_classes(layer)}
     waiting: deque[tuple[Path, Any]] = deque([((), env)])
     seen: set[int] = set()
     found = Found([], {}, [])
@@ -326,13 +326,19 @@ def _by_path(item: tuple[Path, Any]) -> list[str]:
     return [str(key) for key in item[0]]
 
 
+def _env_classes(layer: gym.Env) -> list[type]:
+    """The class of an env or wrapper and those that it extends, which may be of another package, but for Gymnasium's
+    own beginning of all."""
+    return [kind for kind in type(layer).__mro__ if issubclass(kind, gym.Env) and kind is not gym.Env]
+
+
 def _package(kind: type) -> str:
     return str(getattr(kind, "__module__", "")).partition(".")[0]  # types of some extensions have none
 
 
 def _attributes(value: Any, packages: set[str]) -> list[tuple[str, Any]]:
-    """Of an object that is the env's own: those of other packages may lead out of the env, and others may share an
-    Enum or something frozen."""
+    """Of an object that is the env's own, by the packages of its classes: those of others may lead out of the env, and
+    others may share an Enum or something frozen."""
     kind = type(value)  # not isinstance, which asks a proxy for the class of what it stands for
     if issubclass(kind, gym.Space | type | Registered | Enum) or _package(kind) not in packages:
         return []

@@ -97,6 +97,31 @@ class Nested(Walk):
         return self.game.dice.gauss(0, 1) + self.game.parts["legacy"][0].normal()
 
 
+class TheirGame(Game):
+    __module__ = "elsewhere.games"
+
+
+class TheirWalk(Walk):
+    """An env of another package with two games, which draw from one generator once it is seeded."""
+
+    __module__ = "elsewhere.envs"
+
+    def __init__(self):
+        self.games = TheirGame(), TheirGame()
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            self.games[0].dice = self.games[1].dice = random.Random(seed)
+        return super().reset(seed=seed, options=options)
+
+    def noise(self):
+        return self.games[0].dice.gauss(0, 1) + self.games[1].dice.random()
+
+
+class Extended(TheirWalk):
+    """Extends it, as rlab's own class extends MinAtar's: what is of that package is the env's own, too."""
+
+
 class ActionSpace(Walk):
     """Draws from its action space."""
 
@@ -329,7 +354,7 @@ GYMNASIUM = [
     *("FrozenLake-v1", "CliffWalking-v1", "CliffWalkingSlippery-v1", "Taxi-v4", "Blackjack-v1"),
 ]
 OWN = [
-    *(Walk, Continuous, OwnGenerator, Nested, ActionSpace, GlobalNumpy, GlobalPython, GlobalTorch, Settings),
+    *(Walk, Continuous, OwnGenerator, Nested, Extended, ActionSpace, GlobalNumpy, GlobalPython, GlobalTorch, Settings),
     *(Remembers, OwnState, MaskMethod, MaskInInfo, Aliased, UnseededSpaces, RemembersInside, HoldsOddThings),
 ]
 WRAPPED = {
@@ -437,6 +462,13 @@ def test_pictures_go_on():
 def test_lunar_landers_go_on(env_id):
     pytest.importorskip("Box2D")
     check_goes_on(lambda: make_vec(EnvSpec(env_id, max_episode_steps=60), (3,), 2, "sync"), stops=(7, 70, 111))
+
+
+@pytest.mark.parametrize("game", ["Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders"])
+def test_games_of_minatar_go_on(game):
+    pytest.importorskip("minatar")
+    spec = EnvSpec(f"MinAtar/{game}-v1", max_episode_steps=60)
+    check_goes_on(lambda: make_vec(spec, (3,), 2, "sync"), stops=(7, 70, 111), steps=140)
 
 
 def test_mini_grids_go_on():
