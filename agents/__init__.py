@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from rlab.errors import RlabError, UsageError, unknown
+from rlab.networks.bounds import is_bound
 from rlab.networks.spaces import Box, Space
 
 if __name__ != "rlab.agents":
@@ -101,9 +102,9 @@ def check_action_space(name: str, agent: type, space: Space, env_id: str) -> Non
     Raises:
         UsageError: naming the space and the registered agents that choose such actions.
     """
-    if _chooses(agent, space):
+    if _is_kind(agent, space):  # one that needs bounds says itself which number has none
         return
-    able: dict[str, Any] = {other: found for other in AGENTS if _chooses(found := load_agent(other), space)}
+    able = choosers(space)
     acting = [other for other, found in able.items() if found.data != "dataset"]
     taught = ", ".join(other for other in able if other not in acting)
     from_data = f"; from a dataset: {taught}" if taught else ""
@@ -115,7 +116,19 @@ def check_action_space(name: str, agent: type, space: Space, env_id: str) -> Non
     raise UsageError(f"{name} cannot choose the actions {space} of {env_id}; {hint}")
 
 
-def _chooses(agent: Any, space: Space) -> bool:
+def choosers(space: Space) -> dict[str, Any]:
+    """The registered agents that can choose such actions, by name."""
+    able = {name: agent for name in sorted(AGENTS) if _is_kind(agent := load_agent(name), space)}
+    if isinstance(space, Box) and not (is_bound(space.low, space.dtype) & is_bound(space.high, space.dtype)).all():
+        from rlab.learning.contract import NeedsBounds  # torch takes its time; the agents' modules have it already
+
+        return {
+            name: agent for name, agent in able.items() if not (isinstance(agent, NeedsBounds) and agent.needs_bounds)
+        }
+    return able
+
+
+def _is_kind(agent: Any, space: Space) -> bool:
     if isinstance(space, Box) and np.dtype(space.dtype).kind != "f":
         return False
     return isinstance(space, agent.action_spaces)

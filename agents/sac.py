@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from rlab.errors import unknown
+from rlab.errors import UsageError, unknown
 from rlab.learning.action_values import soft_value, temperature_loss
 from rlab.learning.choices import Noise
 from rlab.learning.common_config import Unread
@@ -77,6 +77,7 @@ class SAC(OffPolicy):
     ) -> None:
         super().__init__(config, obs_space, action_space, seeds, device, start)
         self._choices = isinstance(action_space, Discrete)
+        self._check_target()
         first = torch.full((len(seeds), 1), config.temperature or 1.0).log()
         self._log_temperature = nn.Parameter(first.to(device))
         if config.temperature is None:
@@ -91,6 +92,21 @@ class SAC(OffPolicy):
             else ExplorationNoise(kind, width, seeds, device)
         )
         self._samples = ActionNoise("normal", width, seeds, device, "sampled actions")  # for updates
+
+    def _check_target(self) -> None:
+        """Refuse a target that no policy of this space can have: the temperature would rise or fall without end."""
+        target = self.config.target_entropy
+        if target is None:
+            return
+        # A uniform policy has the most: of n choices, or of k numbers within [-1, 1].
+        most = math.log(self.head.width) if self._choices else self.head.size * math.log(2)
+        least = 0.0 if self._choices else -math.inf
+        if not (least <= target <= most and math.isfinite(target)):
+            within = f"0 to {most:.4g} nats" if self._choices else f"{most:.4g} nats or less"
+            raise UsageError(
+                f"target_entropy {target:g} is out of reach: a policy for {self._action_space} has an entropy of "
+                f"{within}. Leave it out for the default."
+            )
 
     @staticmethod
     def head_json(config: Any, action_space: Space) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rlab.agents import AGENTS, check_action_space, load_agent
+from rlab.agents import choosers
 from rlab.envs import Checkup, EnvLike, Finding, check_env, env_spec
 from rlab.envs.linter import STEPS
 from rlab.envs.watch import ENV_TIMEOUT
@@ -51,7 +51,7 @@ def check(
         return found
     actions = found.packing.action_space
     why = nothing_to_choose(actions)
-    able = agents_for(actions, spec.env_id) if why is None else ()
+    able = tuple(choosers(actions)) if why is None else ()
     if any(data_of(agent) != "dataset" for agent in able):
         return replace(found, agents=able)
     fix = "change the action space, or use a wrapper that does: --wrapper DiscretizeAction"
@@ -70,15 +70,3 @@ def nothing_to_choose(space: Leaf) -> str | None:
     except UsageError as error:
         return str(error)
     return None
-
-
-def agents_for(space: Leaf, env_id: str) -> tuple[str, ...]:
-    """The registered agents that choose such actions."""
-    able = []
-    for name in sorted(AGENTS):
-        try:
-            check_action_space(name, load_agent(name), space, env_id)
-        except UsageError:
-            continue
-        able.append(name)
-    return tuple(able)

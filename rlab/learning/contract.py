@@ -260,6 +260,13 @@ class NeedsHost(Protocol):
 
 
 @runtime_checkable
+class NeedsBounds(Protocol):
+    """Of actions in a Box it chooses those alone whose numbers have two finite bounds each."""
+
+    needs_bounds: ClassVar[bool]
+
+
+@runtime_checkable
 class UpdatesInTurn(Protocol):
     """Every so many updates one does more than the others, such as moving the policy too: there are two kinds.
 

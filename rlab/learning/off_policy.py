@@ -104,6 +104,7 @@ class OffPolicy:
     Config: ClassVar[type] = OffPolicyConfig
     data: ClassVar[str] = "replay"
     action_spaces: ClassVar[tuple[type, ...]] = (Box,)
+    needs_bounds: ClassVar[bool] = True
     heads: ClassVar[tuple[str, ...]]
     num_critics: int = 2
     slow_copies: ClassVar[bool] = True  # whether the critics learn from copies of themselves that follow them
@@ -159,9 +160,11 @@ class OffPolicy:
         if not head.bounded.all():
             first = int(np.flatnonzero(~head.bounded)[0])
             low, high = (np.broadcast_to(bound, head.size)[first] for bound in (space.low, space.high))
+            limits = ", the limits of float numbers, which stand for no bound" if np.isfinite([low, high]).all() else ""
             raise UsageError(
                 f"{type(self).__name__} needs two finite bounds for each number of an action, and number {first} of "
-                f"{space} has {low:g} to {high:g}: use ppo or a2c, or bound the env's actions in a wrapper of your own."
+                f"{space} has {low:g} to {high:g}{limits}: use ppo or a2c, or bound the env's actions in a wrapper of "
+                "your own."
             )
 
     @staticmethod

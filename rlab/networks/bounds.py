@@ -102,9 +102,13 @@ def inner_bounds(low: np.ndarray, high: np.ndarray, what: str) -> tuple[np.ndarr
         first = np.flatnonzero(narrow)[0]
         least, most = float(low[first]), float(high[first])
         if not least < most:
-            raise UsageError(f"{what} leave nothing to choose: a lower bound is not below its upper one.")
+            raise UsageError(
+                f"{what} leave nothing to choose in number {first}: its lower bound, {least!r}, is not below its upper "
+                f"one, {most!r}. Take it out of the space, and let a wrapper of your own add it to what the env gets."
+            )
         raise UsageError(
-            f"{what} leave nothing to choose: float32, in which networks compute, cannot tell the bounds {least!r} and "
-            f"{most!r} apart. Let the env take actions around 0, in [-1, 1] say, and shift and scale them itself."
+            f"{what} leave nothing to choose in number {first}: float32, in which networks compute, cannot tell the "
+            f"bounds {least!r} and {most!r} apart. Let the env take actions around 0, in [-1, 1] say, and "
+            "shift and scale them itself."
         )
     return inner

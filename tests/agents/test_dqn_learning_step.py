@@ -311,6 +311,10 @@ def test_a_setting_that_belongs_to_a_part_is_refused_before_training(
             Box((1,), "float32", -2.0, 2.0),
             "agents that can: a2c, crossq, ddpg, droq, ppo, reinforce, sac, td3; from a dataset: bc, encoder, iql.",
         ),
+        (
+            Box((2,), "float32", (-2.0, -2.0), (2.0, float("inf"))),
+            "agents that can: a2c, ppo, reinforce; from a dataset: bc, encoder, iql.",
+        ),
         (MultiDiscrete((2, 3), (0, 0), (2,)), "agents that can: a2c, ppo, reinforce; from a dataset: bc, encoder."),
         (MultiBinary((2,)), "agents that can: a2c, ppo, reinforce; from a dataset: bc, encoder."),
         (

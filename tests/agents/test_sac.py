@@ -206,5 +206,21 @@ def test_settings_out_of_range_are_refused() -> None:
             SACConfig(**settings)
 
 
+@pytest.mark.parametrize(
+    ("actions", "target", "said"),
+    [
+        (THREE, 1.2, "0 to 1.099 nats"),  # ln 3
+        (THREE, -0.1, "0 to 1.099 nats"),
+        (NUMBER, 1.5, "1.386 nats or less"),  # two numbers of [-1, 1]: 2 ln 2
+        (WIDE, 0.7, "0.6931 nats or less"),  # in half ranges
+        (WIDE, float("-inf"), "0.6931 nats or less"),
+        (WIDE, float("nan"), "0.6931 nats or less"),
+    ],
+)
+def test_a_target_that_no_policy_can_have_is_refused(actions: Space, target: float, said: str) -> None:
+    with pytest.raises(UsageError, match=rf"target_entropy {target:g} is out of reach: .* has an entropy of {said}\."):
+        sac(actions, target_entropy=target)
+
+
 def test_its_class_is_the_registered_one() -> None:
     assert load_agent("sac") is SAC

@@ -91,7 +91,13 @@ def test_check_says_that_a_box_of_equal_bounds_leaves_nothing_to_choose():
     assert found.agents == ()
     error = found.findings[0]
     assert (error.code, error.severity) == ("no-agent", "error")
-    assert "leave nothing to choose" in error.what
+    assert "leave nothing to choose in number 0: its lower bound, 1.0, is not below its upper one, 1.0." in error.what
+
+
+@pytest.mark.parametrize("bound", [np.inf, np.finfo(np.float32).max])
+def test_check_names_for_a_box_without_bounds_those_alone_that_need_none(bound):
+    found = rlab.check(lambda: Plain(action_space=Box(-1.0, bound, (2,))), steps=20)
+    assert found.agents == ("a2c", "bc", "encoder", "iql", "ppo", "reinforce")
 
 
 @pytest.mark.parametrize("bound", [LARGEST, 1e308])

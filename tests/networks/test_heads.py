@@ -469,7 +469,11 @@ def test_a_mask_for_actions_that_take_none_is_refused(kind):
         ("squashed_gaussian", Discrete(2), "the policy head 'squashed_gaussian' is for Box actions, not Discrete("),
         ("gaussian", Box((1,), "int64", 0.0, 3.0), "actions Box((1,), int64) have no policy head: a Box of floats"),
         ("squashed_gaussian", Box((1,), "float32", 0.0, INF), "each element needs two finite bounds."),
-        ("gaussian", Box((2,), "float32", (0.0, 1.0), (1.0, 1.0)), "leave nothing to choose: a lower bound is not"),
+        (
+            "gaussian",
+            Box((2,), "float32", (0.0, 1.0), (1.0, 1.0)),
+            "in number 1: its lower bound, 1.0, is not below its upper one, 1.0.",
+        ),
         (
             "gaussian",
             Box((2,), "float64", (0.0, 1.7e9), (1.0, 1.7e9 + 100)),  # float32 steps by 128 there
