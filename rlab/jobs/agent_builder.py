@@ -19,6 +19,7 @@ from rlab.learning.contract_checks import check_agent
 from rlab.learning.distillation import Teacher
 from rlab.learning.finetuning import Refit, members_of, parameter_groups, refit, trainable_share, transfer
 from rlab.learning.finite import check_saved
+from rlab.learning.hindsight_config import asks_for_hindsight
 from rlab.learning.novel_agent import with_novelty
 from rlab.learning.parameter_groups import ParameterGroup
 from rlab.learning.per_member import apart, check_per_member
@@ -117,6 +118,11 @@ def _from_policy(agent_class: Any, arguments: Any, start: Start, saved: SavedPol
             f"{agent_class.__name__} cannot begin from a policy: it needs `heads`, `head_json`, `load_weights` and a "
             "constructor that takes `start` (rlab.learning.contract.Adaptable)."
         )
+    if start.config.strategy == "lora" and getattr(settings, "noisy", False):
+        raise UsageError(
+            "strategy lora puts adapters in the place of noisy layers, without which nothing would explore: fine-tune "
+            "with another strategy, or with epsilon in place of the noise, --no-noisy."
+        )
     head = agent_class.head_json(settings, action_space)
     fitted = refit(
         saved.policy.spec,
@@ -206,6 +212,11 @@ def _teacher(agent: Any, request: Request, spaces: tuple[Space, Space], saved: S
         raise UsageError(
             f"the teacher {saved.folder} acts on {spec.obs_space} with {spec.action_space}, and {request.env.env_id} "
             f"has {spaces[0]} and {spaces[1]}; a teacher needs the same spaces."
+        )
+    if saved.policy.has_memory and asks_for_hindsight(agent.config):
+        raise UsageError(
+            f"--hindsight {agent.config.hindsight} gives transitions other goals, and what the teacher {saved.folder} "
+            "says of them depends on the goals that it saw before: it has memory. Take one without, or no --hindsight."
         )
     sources, seeds = request.sources, request.training_seeds
     known = set(saved.policy.seeds)

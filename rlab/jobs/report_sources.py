@@ -75,6 +75,8 @@ def find(sources: Sequence[Source], trust: Trust = False) -> Found:
 
     for source in sources:
         inside = _inside(Path(policy_path(source, what=WHAT)))
+        if inside == []:
+            raise UsageError(f"there is nothing to report in {path_of(source)}: name {WHAT}.")
         for each in [source] if inside is None else inside:
             try:
                 read(each)

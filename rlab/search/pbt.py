@@ -85,8 +85,8 @@ def carry_out(plan: Plan, progress: bool, trust: Trust) -> Bred:
         UsageError: nothing that is searched can differ from member to member.
         RlabError: a run failed.
     """
-    plan.folder.mkdir(parents=True, exist_ok=True)
     request, evolution = population_of(plan)
+    plan.folder.mkdir(parents=True, exist_ok=True)
     population = _run(replace(request, evolution=evolution), plan.folder / POPULATION, progress, trust)
     rows = _lineage(population.path)
     winner = best_member(population)

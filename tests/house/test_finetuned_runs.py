@@ -282,6 +282,8 @@ WRONG = [
     (2, "{ppo} --strategy last-9", "strategy last-9: the network has 3 layers; last-3 is all of them."),
     (2, "{ppo} --strategy last-0", "last-1, the head alone, is the least"),
     (2, "{ppo} --strategy lora --lora-rank 99", "LoRA rank 99 does not fit"),
+    (2, "{dqn} --noisy --strategy lora", "strategy lora puts adapters in the place of noisy layers"),
+    (2, "{dqn} --agent rainbow --strategy lora", "or with epsilon in place of the noise, --no-noisy."),
     (2, "{ppo} --strategy discriminative --layer-decay 0", "layer_decay 0.0 must be in (0, 1]"),
     (2, "{ppo} --hidden 8 8", "--hidden: the network is that of {ppo}. Leave it out, or train from scratch."),
     (2, "{ppo} --activation relu --no-layer-norm", "--activation, --layer-norm: the network is that of"),

@@ -174,3 +174,15 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(
     assert main(["train", *argv, "--out", str(tmp_path / "run")]) == code
     assert said in one_line(capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_teacher_that_remembers_other_goals_is_refused_with_hindsight(
+    tmp_path: Path, road: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = {**road.TINY, **BUDGET, "max_episode_steps": road.LIMIT}
+    teacher = rlab.train("ppo", "rlab/ProbeBitFlip-v0", out=tmp_path / "teacher", **quick, **ROLLOUTS, memory="gru")
+    out = tmp_path / "student"
+    words = ["train", "dqn", "rlab/ProbeBitFlip-v0", "--hindsight", "future", "--teacher", str(teacher.path)]
+    assert main([*words, "--out", str(out), *road.flags(**quick, **REPLAY)]) == 2
+    assert "depends on the goals that it saw before: it has memory. Take one without, or" in one_line(capsys)
+    assert not out.exists()

@@ -12,7 +12,7 @@ import pytest
 
 import rlab
 from rlab.cli.main import main
-from rlab.errors import DiskError
+from rlab.errors import DiskError, UsageError
 from rlab.evaluation.stats import stratified_bootstrap
 from rlab.runs import files
 
@@ -184,6 +184,13 @@ def test_wrong_words_are_one_line(
     assert main(["report", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_a_folder_with_nothing_in_it_is_named_though_another_source_has_something(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"there is nothing to report in .*empty: name a run"):
+        rlab.report(runs / "ppo", tmp_path / "empty", out=tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 

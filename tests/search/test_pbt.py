@@ -71,6 +71,7 @@ def test_what_a_population_cannot_have_is_refused_in_one_line(
     out = ["--out", str(tmp_path / "study"), "--env-steps", "1000"]
     assert main(["tune", "ppo", "CartPole-v1", "--method", "pbt", *out, *words]) == 2
     assert message in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
 
 
 def test_only_settings_that_may_differ_are_bred(tmp_path: Path) -> None:
