@@ -15,6 +15,7 @@ from rlab.jobs.listeners import Audience
 from rlab.jobs.request import Request
 from rlab.jobs.resume import continue_run
 from rlab.jobs.running import start, unless_interrupted
+from rlab.jobs.varied import paths_of
 from rlab.randomness import stream
 from rlab.runs.checkpoint import load_checkpoint
 from rlab.runs.folder import RunFolder
@@ -132,16 +133,24 @@ def saved_differences(first: RunFolder, second: RunFolder) -> Iterator[str]:
     else:
         for one, other in zip(*chunks, strict=True):
             yield from (f"storage {where} of chunk {one.index}" for where in different(one.arrays(), other.arrays()))
+    sets = paths_of(first)  # of settings, each of which has logs of its own
+    yield from logged_differences(first.path, second.path) if not sets else ()
+    for one in sets:
+        place = one.relative_to(first.path)
+        yield from (f"{where} of {place}" for where in logged_differences(one, second.path / place))
+
+
+def logged_differences(first: Path, second: Path) -> Iterator[str]:
+    """Where the logs and the curves in two run folders are not equal to the bit."""
     for name in ("metrics.jsonl", "eval.jsonl"):
-        if (first.path / name).read_bytes() != (second.path / name).read_bytes():
+        if (first / name).read_bytes() != (second / name).read_bytes():
             yield name
-    if (first.path / EPISODE_LOG).exists():
-        episodes = [read_episodes(run.path) for run in (first, second)]
+    if (first / EPISODE_LOG).exists():
+        episodes = [read_episodes(path) for path in (first, second)]
         columns = [name for name in episodes[0].dtype.names or () if name != "time"]
         if not np.array_equal(episodes[0][columns], episodes[1][columns]):
             yield EPISODE_LOG
-    curves = different(drawn(first.path), drawn(second.path))
-    yield from (f"the curve {where}" for where in curves)
+    yield from (f"the curve {where}" for where in different(drawn(first), drawn(second)))
 
 
 def different(first: Any, second: Any, where: str = "") -> Iterator[str]:

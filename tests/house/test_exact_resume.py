@@ -196,6 +196,20 @@ def test_the_command_says_whether_it_is_exact(capsys: pytest.CaptureFixture[str]
     assert main(["resume", "--verify", "dqn"]) == 2
 
 
+@pytest.mark.parametrize("broken", [False, True])
+def test_sets_of_settings_are_compared_one_by_one(
+    broken: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if broken:
+        leave_out_finished_episodes(monkeypatch)
+    words = ["--env-steps", "400", "--final-eval-episodes", "1", "--eval-every", "0", "--vary", "gamma=0.9,0.99"]
+    main(["resume", "--verify", "a2c", "CartPole-v1", *words, "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert said["exact"] is not broken
+    logs = {each for each in said["differences"] if each.startswith("metrics.jsonl")}
+    assert logs == ({f"metrics.jsonl of settings/gamma={gamma}" for gamma in ("0.9", "0.99")} if broken else set())
+
+
 def test_places_that_differ_are_named_and_nan_equals_nan() -> None:
     one = {"a": [1, np.array([1.0, np.nan])], "b": {"c": torch.tensor([1.0])}, "d": float("nan")}
     other = {"a": [1, np.array([1.0, np.nan])], "b": {"c": torch.tensor([1.0])}, "d": float("nan")}
