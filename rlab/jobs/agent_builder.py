@@ -17,7 +17,15 @@ from rlab.learning.common_config import StochasticPolicyConfig, patience_of
 from rlab.learning.contract import LearnsWithMemory, LoadsCritic, heads_of
 from rlab.learning.contract_checks import check_agent
 from rlab.learning.distillation import Teacher
-from rlab.learning.finetuning import Refit, members_of, parameter_groups, refit, trainable_share, transfer
+from rlab.learning.finetuning import (
+    Refit,
+    freeze_statistics,
+    members_of,
+    parameter_groups,
+    refit,
+    trainable_share,
+    transfer,
+)
 from rlab.learning.finite import check_saved
 from rlab.learning.hindsight_config import asks_for_hindsight
 from rlab.learning.novel_agent import with_novelty
@@ -145,6 +153,7 @@ def _from_policy(agent_class: Any, arguments: Any, start: Start, saved: SavedPol
     first = next(iter(agent.networks))
     groups = parameter_groups(agent.networks, first, fitted, start.config)
     regroup(agent.optimizers, groups)
+    freeze_statistics(agent.networks[first], groups)
     share = trainable_share(groups, agent.networks[first])
     notes = [*_transfer_notes(fitted, saved), *unrounded, *critic, *_timetable(groups, start, share, budget)]
     return BuiltAgent(agent, notes, start, share)

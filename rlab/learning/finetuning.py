@@ -11,6 +11,7 @@ from rlab.learning.adapters import LORA_LAYERS, with_lora
 from rlab.learning.finetune_config import FinetuneConfig
 from rlab.learning.layer_transfer import NORMS, WEIGHTLESS, Refit, refit_policy
 from rlab.learning.parameter_groups import ParameterGroup
+from rlab.networks.batch_renorm import BatchRenorm
 from rlab.networks.merging import merge_policy
 from rlab.networks.policy import Policy, PolicySpec
 from rlab.networks.spaces import Space
@@ -141,6 +142,15 @@ def parameter_groups(
         begins_at = None if plan.begins_at is None else max(plan.begins_at, config.critic_warmup or 0)
         groups.append(ParameterGroup(name, tuple(found), plan.factor, begins_at))
     return [*groups, *(ParameterGroup(name, tuple(network.parameters())) for name, network in others.items())]
+
+
+def freeze_statistics(network: nn.Module, groups: Sequence[ParameterGroup]) -> None:
+    """Let batch renormalisation in layers that never learn keep the statistics that it has. Those in layers that begin
+    later follow from the start."""
+    never = {id(parameter) for group in groups if group.begins_at is None for parameter in group.parameters}
+    for layer in network.modules():
+        if isinstance(layer, BatchRenorm):
+            layer.frozen = id(layer.weight) in never
 
 
 def trainable_share(groups: Sequence[ParameterGroup], network: nn.Module) -> float:

@@ -28,6 +28,7 @@ class BatchRenorm(nn.Module):
     mean: Tensor
     variance: Tensor
     batches: Tensor  # int64, how many there have been in training mode
+    frozen = False  # in training mode, too, it normalises by its running statistics, and these stay
 
     def __init__(self, features: int, warm_up: int = WARM_UP) -> None:
         super().__init__()
@@ -41,8 +42,8 @@ class BatchRenorm(nn.Module):
         self.register_buffer("batches", torch.zeros(lead, dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """In training mode the running statistics follow."""
-        if not self.training:
+        """In training mode the running statistics follow, but where they are frozen."""
+        if self.frozen or not self.training:
             return torch.addcmul(self.bias, x - self.mean, self.scale())
         variance, mean = torch.var_mean(x, dim=-2, correction=0, keepdim=True)  # over the rows of each member
         deviation = (variance + EPSILON).sqrt()

@@ -272,6 +272,29 @@ def test_code_of_others_that_a_policy_names_runs_only_where_it_is_trusted(
     assert json.loads((out / "config.json").read_text())["agent"] == "agent_of_a_stranger:Own"
 
 
+@pytest.mark.parametrize(
+    ("strategy", "learn"), [("head", {7}), ("last-2", {4, 6, 7}), ("lora", set()), ("full", {0, 1, 3, 4, 6, 7})]
+)
+def test_batch_renormalisation_of_layers_that_never_learn_stays_to_the_bit(
+    strategy: str, learn: set[int], tmp_path: Path, road: SimpleNamespace
+) -> None:
+    """Of CrossQ's policy: linear layers at 1, 4 and 7, each with the normalisation behind it, the first with both."""
+    quick = {**road.TINY, "env_steps": 96, "learning_starts": 32, "batch_size": 8, "learn_every": 8, "log_every": 32}
+    start = rlab.train("crossq", "Pendulum-v1", out=tmp_path / "start", **{**quick, "hidden": (8, 8)})
+    quick = {name: value for name, value in quick.items() if name != "hidden"} | {"critic_warmup": 0}
+    quick |= {"lora_rank": 1} if strategy == "lora" else {}
+    tuned = rlab.finetune(start, out=tmp_path / "tuned", strategy=strategy, **quick)
+    before, after = (load_policy(run.path).policy for run in (start, tuned))
+    kinds = [layer.kind for layer in before.spec.network.layers]
+    assert [i for i, kind in enumerate(kinds) if kind == "batch_renorm"] == [0, 3, 6]
+    changed = {
+        int(name.split(".")[1])
+        for name, tensor in after.state_dict().items()
+        if name.startswith("network.") and name in before.state_dict() and not tensor.equal(before.state_dict()[name])
+    }
+    assert changed == learn
+
+
 WRONG = [
     (2, "", "finetune needs a run first: rlab finetune RUN"),
     (2, "--env-steps 9", "finetune needs a run first"),
