@@ -18,7 +18,7 @@ from rlab.envs import EnvLike
 from rlab.errors import UsageError
 from rlab.jobs.observing import Observed, ObsRecorder
 from rlab.jobs.progress import line_writer
-from rlab.jobs.saved import SavedPolicy, open_policy
+from rlab.jobs.saved import SavedPolicy, open_policy, trained_with
 from rlab.learning.runtime import own_surroundings
 from rlab.networks.policy import Policy
 from rlab.runs import files
@@ -216,6 +216,7 @@ def _facts(saved: SavedPolicy, done: Compressed) -> dict[str, Any]:
         "agent": saved.agent,
         "env": saved.env.to_json(),
         "parent": {"folder": name_of(saved), "weights_sha256": weights_sha256(saved)},
+        "trained_with": trained_with(saved),
         **done.request(),
         "report": done.report.to_json(),
     }

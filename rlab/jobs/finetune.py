@@ -13,18 +13,12 @@ from rlab.jobs.defaults import FROM_START, NETWORK_SETTINGS, Defaults, data_of, 
 from rlab.jobs.foreign_code import check_trust, foreign_agent_module, foreign_network_module
 from rlab.jobs.request import Request, Start, complete, stated
 from rlab.jobs.running import Run, start, unless_interrupted
-from rlab.jobs.saved import SavedPolicy, open_policy
+from rlab.jobs.saved import TRAINED_WITH, SavedPolicy, config_of, open_policy
 from rlab.networks.own import Builder, standing_in
-from rlab.runs.folder import RunFolder, is_run, path_of
+from rlab.runs.folder import path_of
 from rlab.runs.registry import pinned
-from rlab.runs.versions import read_version
 from rlab.trust import Trust
 
-# Settings that decide what the values of a pretrained network mean, and the loss on demonstrations where it has one.
-PRETRAINED_WITH = (
-    *("gamma", "demonstration_loss", "demonstration_weight", "margin"),
-    *("munchausen", "munchausen_alpha", "munchausen_temperature", "munchausen_clip"),
-)
 # Of the learning rate from scratch: with the whole of it PPO of CartPole-v1 fell from 500 to an IQM of 203 in 20 000
 # env steps after cloning, with this share no seed of 20 fell at all.
 RATE = 0.3
@@ -107,7 +101,7 @@ def next_agent(saved: SavedPolicy, trust: Trust) -> str:
     check_trust(str(saved.folder), foreign_agent_module(saved.agent), trust)
     if data_of(saved.agent) != "dataset":
         return saved.agent
-    pretrained_for = _config_of(saved).get("for_agent")
+    pretrained_for = config_of(saved).get("for_agent")
     if pretrained_for is not None:
         check_trust(str(saved.folder), foreign_agent_module(str(pretrained_for)), trust)
         return str(pretrained_for)
@@ -127,11 +121,11 @@ def finetuning_defaults(
     from rlab.learning.contract import heads_of  # torch takes its time; the policy has it already
 
     start = defaults_for(agent, env.env_id, experiment, trust)
-    config = _config_of(saved)
-    copied = stated(config, "settings")
+    config = config_of(saved)
+    copied = stated(config, "settings") or saved.trained_with
     check_trust(str(saved.folder), foreign_network_module(copied), trust)
     every = config.get("agent") == agent and experiment is None
-    start = start.copying(copied, copied if every else PRETRAINED_WITH, FROM_START)
+    start = start.copying(copied, copied if every else TRAINED_WITH, FROM_START)
     share = stated(config, "run").get("sparsity", 0.0)
     if every and share:  # zeros stay zeros
         origins = {**start.copied, "sparsity": FROM_START}
@@ -158,12 +152,3 @@ def refuse_network_settings(named: frozenset[str], source: str) -> None:
     if wrong:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
         raise UsageError(f"{flags}: the network is that of {source}. Leave it out, or train from scratch.")
-
-
-def _config_of(saved: SavedPolicy) -> dict[str, Any]:
-    """The config of the run that a policy belongs to or was published from; empty where that is not known."""
-    version = read_version(saved.folder)
-    if version is not None:
-        return dict(version.config or {})
-    run = saved.folder.parent
-    return RunFolder.open(run).config if is_run(run) else {}

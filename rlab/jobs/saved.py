@@ -1,7 +1,7 @@
 """Opening what was saved: `rlab.load`, and a policy with the env that it was trained in."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,22 @@ from rlab.envs import EnvLike, EnvSpec, EpisodeMaker, given_again
 from rlab.errors import RlabError, UsageError
 from rlab.jobs.aliases import answering
 from rlab.jobs.foreign_code import check_trust
+from rlab.jobs.request import stated
 from rlab.learning.dropping import Dropped
 from rlab.networks.own import Builder, standing_in
 from rlab.networks.policy import MemberPolicy, Policy
+from rlab.runs.folder import RunFolder, is_run
 from rlab.runs.policies import LoadedPolicy, load_policy
 from rlab.runs.policy_folder import POLICY
 from rlab.runs.registry import policy_path
+from rlab.runs.versions import read_version
 from rlab.trust import Trust, in_force
+
+# Settings that decide what the values of a trained network mean, and the loss on demonstrations where it has one.
+TRAINED_WITH = (
+    *("gamma", "demonstration_loss", "demonstration_weight", "margin"),
+    *("munchausen", "munchausen_alpha", "munchausen_temperature", "munchausen_clip"),
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,7 @@ class SavedPolicy:
     where: Path  # the same, absolute: an env may change the working folder
     envs: int | None = None  # instances of the env at once, in all; None: as many as serve
     dropped: tuple[Dropped, ...] = ()  # members that its run went on without, which are not in it
+    trained_with: dict[str, Any] = field(default_factory=dict)  # of a compressed one: see `trained_with`
 
     @property
     def acts(self) -> bool:
@@ -102,7 +112,23 @@ def open_policy(run: Any, trust: Trust, env: EnvLike | None = None) -> SavedPoli
     _check_parent(loaded)
     agent = loaded.extra.get("agent", "unknown")
     dropped = Dropped.from_json(loaded.extra.get("dropped", []), loaded.folder / POLICY)
-    return SavedPolicy(loaded.policy, agent, spec, loaded.folder, loaded.folder.absolute(), dropped=dropped)
+    recorded = _recorded_settings(loaded)
+    return SavedPolicy(loaded.policy, agent, spec, loaded.folder, loaded.folder.absolute(), None, dropped, recorded)
+
+
+def config_of(saved: SavedPolicy) -> dict[str, Any]:
+    """The config of the run that a policy belongs to or was published from; empty where that is not known."""
+    version = read_version(saved.folder)
+    if version is not None:
+        return dict(version.config or {})
+    run = saved.folder.parent
+    return RunFolder.open(run).config if is_run(run) else {}
+
+
+def trained_with(saved: SavedPolicy) -> dict[str, Any]:
+    """Those of `TRAINED_WITH` that a policy was trained with, which one that is made of it records."""
+    known = stated(config_of(saved), "settings") or saved.trained_with
+    return {name: known[name] for name in TRAINED_WITH if name in known}
 
 
 def check_can_sample(policy: Any) -> None:
@@ -123,6 +149,20 @@ def check_can_sample(policy: Any) -> None:
 def has_exported_name(path: str) -> bool:
     """Whether the name ends as those of exported files do."""
     return Path(path).suffix in SUFFIXES.values()
+
+
+def _recorded_settings(loaded: LoadedPolicy) -> dict[str, Any]:
+    recorded = loaded.extra.get("trained_with", {})
+    plain = isinstance(recorded, dict) and all(
+        type(value) is str if name == "demonstration_loss" else type(value) in (bool, int, float)
+        for name, value in recorded.items()
+    )
+    if not plain or not recorded.keys() <= set(TRAINED_WITH):
+        raise RlabError(
+            f"{loaded.folder / POLICY}: 'trained_with' must be settings among {', '.join(TRAINED_WITH)}, not "
+            f"{recorded!r:.80}. Was it edited?"
+        )
+    return dict(recorded)
 
 
 def _check_parent(loaded: LoadedPolicy) -> None:

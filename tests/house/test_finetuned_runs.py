@@ -295,6 +295,26 @@ def test_batch_renormalisation_of_layers_that_never_learn_stays_to_the_bit(
     assert changed == learn
 
 
+def test_what_is_made_of_a_policy_goes_on_with_what_its_values_mean(
+    tmp_path: Path, road: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = {**road.TINY, "env_steps": 96, "learning_starts": 32, "batch_size": 8, "max_episode_steps": road.LIMIT}
+    run = rlab.train("dqn", "CartPole-v1", out=tmp_path / "run", **quick, munchausen=True, gamma=0.97)
+    made = rlab.compress(run.path, "distil:4", episodes=2, updates=4, min_return_ratio=0.0, out=tmp_path / "small")
+    again = rlab.compress(made.path, "int8", episodes=2, min_return_ratio=0.0, out=tmp_path / "smaller")
+    published = rlab.publish(again.path, "small", models=tmp_path / "models", episodes=2)
+    quick = {name: value for name, value in quick.items() if name != "hidden"}
+    for number, source in enumerate((again.path, published.path)):
+        tuned = rlab.finetune(source, out=tmp_path / f"tuned-{number}", **quick)
+        assert (tuned.config["settings"]["munchausen"], tuned.config["settings"]["gamma"]) == (True, 0.97)
+    file = made.path / "policy.json"
+    whole = json.loads(file.read_text())
+    for wrong in ([], {"gamma": "high"}, {"learning_rate": 0.1}, {"munchausen": [True]}):
+        file.write_text(json.dumps({**whole, "extra": {**whole["extra"], "trained_with": wrong}}))
+        assert main(["finetune", str(made.path), "--out", str(tmp_path / "none")]) == 1
+        assert "'trained_with' must be settings among gamma, " in one_line(capsys)
+
+
 WRONG = [
     (2, "", "finetune needs a run first: rlab finetune RUN"),
     (2, "--env-steps 9", "finetune needs a run first"),
