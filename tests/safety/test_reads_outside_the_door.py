@@ -50,7 +50,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "rlab/search/study.py": {"json.loads": "what this process has made"},
     "rlab/jobs/play.py": {"self.video.read_bytes": "the film that it has just written"},
     "rlab/jobs/verify.py": dict.fromkeys(
-        ("(first.path / name).read_bytes", "(second.path / name).read_bytes"), "runs that it has just made"
+        ("(first / name).read_bytes", "(second / name).read_bytes"), "runs that it has just made"
     ),
     "rlab/jobs/settings.py": {"ast.literal_eval": "a docstring of a config in the source"},
     "rlab/runs/tables.py": {"np.loadtxt": "lines from the door"},
