@@ -40,7 +40,6 @@ class Sampler(Protocol):
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave: the next draw is the one that would have followed."""
-        ...
 
 
 class RandomSampler:

@@ -185,7 +185,6 @@ class Agent(Protocol):
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave, in an agent that was built of the same config and spaces."""
-        ...
 
 
 PARTS = (
