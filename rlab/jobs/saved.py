@@ -128,7 +128,7 @@ def config_of(saved: SavedPolicy) -> dict[str, Any]:
 def trained_with(saved: SavedPolicy) -> dict[str, Any]:
     """Those of `TRAINED_WITH` that a policy was trained with, which one that is made of it records."""
     known = stated(config_of(saved), "settings") or saved.trained_with
-    return {name: known[name] for name in TRAINED_WITH if name in known}
+    return {name: known[name] for name in TRAINED_WITH if name in known and _is_recorded(name, known[name])}
 
 
 def check_can_sample(policy: Any) -> None:
@@ -151,13 +151,15 @@ def has_exported_name(path: str) -> bool:
     return Path(path).suffix in SUFFIXES.values()
 
 
+def _is_recorded(name: str, value: Any) -> bool:
+    """Whether this is one of `TRAINED_WITH`, of the kind that rlab's own agents have; others may have another."""
+    kinds = (str,) if name == "demonstration_loss" else (bool, int, float)
+    return name in TRAINED_WITH and type(value) in kinds
+
+
 def _recorded_settings(loaded: LoadedPolicy) -> dict[str, Any]:
     recorded = loaded.extra.get("trained_with", {})
-    plain = isinstance(recorded, dict) and all(
-        type(value) is str if name == "demonstration_loss" else type(value) in (bool, int, float)
-        for name, value in recorded.items()
-    )
-    if not plain or not recorded.keys() <= set(TRAINED_WITH):
+    if not isinstance(recorded, dict) or not all(_is_recorded(*item) for item in recorded.items()):
         raise RlabError(
             f"{loaded.folder / POLICY}: 'trained_with' must be settings among {', '.join(TRAINED_WITH)}, not "
             f"{recorded!r:.80}. Was it edited?"

@@ -133,11 +133,10 @@ def saved_differences(first: RunFolder, second: RunFolder) -> Iterator[str]:
     else:
         for one, other in zip(*chunks, strict=True):
             yield from (f"storage {where} of chunk {one.index}" for where in different(one.arrays(), other.arrays()))
-    sets = paths_of(first)  # of settings, each of which has logs of its own
-    yield from logged_differences(first.path, second.path) if not sets else ()
-    for one in sets:
+    for one in paths_of(first) or [first.path]:  # each set of settings has logs of its own
         place = one.relative_to(first.path)
-        yield from (f"{where} of {place}" for where in logged_differences(one, second.path / place))
+        of_set = "" if one == first.path else f" of {place}"
+        yield from (f"{where}{of_set}" for where in logged_differences(one, second.path / place))
 
 
 def logged_differences(first: Path, second: Path) -> Iterator[str]:
