@@ -44,18 +44,20 @@ class Found:
     evidence: tuple[Evidence, ...]
     studies: tuple[Study, ...]
     unreadable: tuple[str, ...]  # what lies in a folder and is broken, a line each
+    empty: tuple[str, ...]  # folders that hold nothing of it yet
 
 
 def find(sources: Sequence[Source], trust: Trust = False) -> Found:
     """Everything that the sources name, in their order and each once; of a folder what is directly in it, by name.
 
     Raises:
-        UsageError: a source is not `WHAT`, or a folder holds nothing of it.
+        UsageError: a source is not `WHAT`.
         RlabError: what a source names itself is broken.
     """
     found: dict[str, Evidence] = {}
     studies: dict[str, Study] = {}
     unreadable: list[str] = []
+    empty: list[str] = []
 
     def read(source: Source) -> None:
         path = Path(policy_path(source, what=WHAT))
@@ -76,7 +78,7 @@ def find(sources: Sequence[Source], trust: Trust = False) -> Found:
     for source in sources:
         inside = _inside(Path(policy_path(source, what=WHAT)))
         if inside == []:
-            raise UsageError(f"there is nothing to report in {path_of(source)}: name {WHAT}.")
+            empty.append(path_of(source))
         for each in [source] if inside is None else inside:
             try:
                 read(each)
@@ -84,7 +86,7 @@ def find(sources: Sequence[Source], trust: Trust = False) -> Found:
                 if inside is None:
                     raise
                 unreadable.append(f"{each} is left out: {error}")
-    return Found(tuple(found.values()), tuple(studies.values()), tuple(unreadable))
+    return Found(tuple(found.values()), tuple(studies.values()), tuple(unreadable), tuple(empty))
 
 
 def _inside(path: Path) -> list[Path] | None:
@@ -253,8 +255,9 @@ def _training(run: RunFolder, evidence: Evidence) -> Series | None:
 
 
 def check_any(found: Found, sources: Sequence[Source]) -> None:
-    """Raise UsageError where there is nothing to report."""
-    if not found.evidence and not found.studies:
-        broken = f" ({found.unreadable[0]})" if found.unreadable else ""
-        where = ", ".join(path_of(source) for source in sources)
+    """Raise UsageError where there is nothing to report, or nothing in one of the folders."""
+    nothing = not found.evidence and not found.studies
+    if nothing or found.empty:
+        broken = f" ({found.unreadable[0]})" if nothing and found.unreadable else ""
+        where = ", ".join(map(path_of, sources) if nothing else found.empty)
         raise UsageError(f"there is nothing to report in {where}{broken}: name {WHAT}.")

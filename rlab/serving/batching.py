@@ -115,7 +115,7 @@ class Batcher:
         if not all(np.isfinite(part).all() for part in answer if part.dtype.kind == "f"):
             self._apart(batch)
             return
-        first, now = 0, time.perf_counter()
+        first, now, answered_at = 0, time.perf_counter(), time.time_ns()
         for request in batch:
             last = first + len(request.obs)
             request.done(answer if len(batch) == 1 else tuple(part[first:last] for part in answer))
@@ -126,6 +126,7 @@ class Batcher:
             sequences=[request.sequence for request in batch],
             starts=[request.starts for request in batch],
             seconds=[now - request.started for request in batch],
+            time=answered_at,
             obs=given[0],
             actions=answer[0],
             outputs=answer[1],

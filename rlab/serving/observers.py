@@ -22,6 +22,7 @@ class AnsweredBatch:
     sequences: Sequence[str | None]  # [R], the episode that the request belongs to, where it names one
     starts: Sequence[bool]  # [R], whether it says that this episode begins with it
     seconds: Sequence[float]  # [R], from the request's headers to its answer
+    time: int  # ns since 1970, before the first of the answers left: whatever a client asks next came later
     obs: np.ndarray  # [B, *obs] in array form
     actions: np.ndarray  # [B, *action]
     outputs: np.ndarray  # [B, width], of the network

@@ -144,7 +144,7 @@ class Recorder:
         requests = tuple(batch.ids), tuple(batch.rows), tuple(batch.sequences), tuple(batch.starts)
         action = action_from_env(model.runner.action_space, batch.actions)
         with contextlib.suppress(DiskError):  # `_write` has said so
-            self._write(model, Answers(self.time(), *requests, batch.obs, action).to_line())
+            self._write(model, Answers(self._later(batch.time), *requests, batch.obs, action).to_line())
             self.counts.observations += len(action)
 
     def refused(self, model: str | None, status: int, message: str) -> None:
@@ -166,7 +166,10 @@ class Recorder:
 
     def time(self) -> int:
         """ns since 1970, later than every time before."""
-        self._last = max(self._last + 1, self._now())
+        return self._later(self._now())
+
+    def _later(self, time: int) -> int:
+        self._last = max(self._last + 1, time)
         return self._last
 
     def _write(self, model: ServedModel, lines: bytes) -> None:

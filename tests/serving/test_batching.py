@@ -83,6 +83,20 @@ def test_requests_of_one_moment_are_one_batch_and_get_their_own_rows(in_thread: 
     assert min(told.seconds) > 0
 
 
+def test_the_time_of_an_answer_is_before_it_leaves() -> None:
+    """Else its client's next request, which another process answers, could have the earlier time of the two."""
+    left: list[int] = []
+
+    def asked(batcher: Batcher, found: dict[str, Any]) -> None:
+        obs = np.ones((1, 1), np.float32)
+        for id in ("a", "b"):
+            waiting = Waiting(id, None, False, time.perf_counter(), obs, None, lambda _: left.append(time.time_ns()))
+            batcher.ask(waiting)
+
+    _, (told,) = played(Doubler(), asked)
+    assert 0 < told.time <= min(left)
+
+
 def test_what_arrives_during_a_batch_is_the_next_one() -> None:
     model = Doubler(in_thread=True)
     model.begin.clear()

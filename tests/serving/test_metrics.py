@@ -43,7 +43,7 @@ def batch(actions: np.ndarray, seconds: list[float]) -> AnsweredBatch:
     shapes = np.zeros((len(actions), 1))
     of_each = {"ids": ["id"], "rows": [rows], "sequences": [None], "starts": [False]}
     facts: Any = {name: value * spare for name, value in of_each.items()}
-    return AnsweredBatch(**facts, seconds=seconds, obs=shapes, actions=actions, outputs=shapes)
+    return AnsweredBatch(**facts, seconds=seconds, time=1, obs=shapes, actions=actions, outputs=shapes)
 
 
 def drift(name: str, score: float = 0.5, drifting: bool = False) -> FeatureDrift:
