@@ -29,6 +29,7 @@ from rlab.learning.finetuning import (
 from rlab.learning.finite import check_saved
 from rlab.learning.hindsight_config import asks_for_hindsight
 from rlab.learning.novel_agent import with_novelty
+from rlab.learning.off_policy import OffPolicy
 from rlab.learning.parameter_groups import ParameterGroup
 from rlab.learning.per_member import apart, check_per_member
 from rlab.learning.regrouping import regroup
@@ -155,7 +156,8 @@ def _from_policy(agent_class: Any, arguments: Any, start: Start, saved: SavedPol
     regroup(agent.optimizers, groups)
     freeze_statistics(agent.networks[first], groups)
     share = trainable_share(groups, agent.networks[first])
-    notes = [*_transfer_notes(fitted, saved), *unrounded, *critic, *_timetable(groups, start, share, budget)]
+    kept = [*_transfer_notes(fitted, saved), *_without_renormalisation(agent_class, settings, fitted)]
+    notes = [*kept, *unrounded, *critic, *_timetable(groups, start, share, budget)]
     return BuiltAgent(agent, notes, start, share)
 
 
@@ -192,6 +194,14 @@ def _transfer_notes(fitted: Refit, saved: SavedPolicy) -> list[str]:
     kept = ", ".join(fitted.kept) if fitted.kept else "nothing"
     untrained = [] if saved.acts else ["its head was never trained: it is of an encoder"]
     return [f"begins from {saved.folder}: kept {kept}; replaced {replaced}", *untrained]
+
+
+def _without_renormalisation(agent_class: Any, settings: Any, fitted: Refit) -> list[str]:
+    """A note where the agent's own policies have batch renormalisation, and the one that it begins from has not."""
+    own = issubclass(agent_class, OffPolicy) and agent_class.actor_body(settings).batch_renorm
+    if not own or any(layer.kind == "batch_renorm" for layer in fitted.spec.network.layers):
+        return []
+    return [f"the policy has no batch renormalisation, as those of {agent_class.__name__} have, and goes on without"]
 
 
 def _load_critic(agent: Any, saved: SavedPolicy, members: Sequence[int]) -> tuple[list[str], bool]:

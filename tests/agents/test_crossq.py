@@ -1,17 +1,20 @@
 """CrossQ's rules on small numbers: one batch of both ends, running statistics, no targets, Adam's first moment."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import tensor
 
+import rlab
 from rlab.agents import load_agent
 from rlab.agents.crossq import CrossQ, CrossQConfig
 from rlab.errors import UsageError
 from rlab.networks.batch_renorm import BatchRenorm, StackedBatchRenorm
 from rlab.networks.spaces import Box
+from rlab.runs.policies import load_policy
 from rlab.types import Clock
 
 CPU = torch.device("cpu")
@@ -116,6 +119,21 @@ def test_a_member_beside_others_learns_what_it_learns_alone() -> None:
         found = alone.networks[network].state_dict()
         for name, value in together.networks[network].state_dict().items():
             torch.testing.assert_close(value[1:], found[name], rtol=1e-4, atol=1e-4)
+
+
+def test_a_policy_that_another_agent_has_made_goes_on_as_it_is_and_a_line_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny: dict[str, Any] = {"env_steps": 16, "learning_starts": 4, "batch_size": 4, "final_eval_episodes": 0}
+    for agent in ("sac", "crossq"):
+        own = {"experiment": "none", "num_envs": 1, "hidden": (4,)}
+        run = rlab.train(agent, "Pendulum-v1", out=tmp_path / agent, **own, **tiny)
+        capsys.readouterr()
+        rlab.finetune(run.path, agent="crossq", out=tmp_path / f"{agent}-on", progress=True, **tiny)
+        said = "the policy has no batch renormalisation, as those of CrossQ have, and goes on without"
+        assert (said in capsys.readouterr().out.splitlines()) == (agent == "sac")
+        went_on = load_policy(tmp_path / f"{agent}-on").policy
+        assert bool(renormalising(went_on.network)) == (agent == "crossq")
 
 
 def test_it_is_registered_and_what_belongs_to_target_networks_is_not_read() -> None:
