@@ -18,6 +18,7 @@ from rlab.errors import UsageError
 from rlab.jobs.defaults import COMMAND_LINE
 from rlab.jobs.request import Request
 from rlab.jobs.settings import merge
+from rlab.learning.novelty_config import pays_for_novelty
 from rlab.networks.policy import Policy
 from rlab.runs.config import RunConfig, SourceConfig
 from rlab.runs.folder import SETTINGS, RunFolder, is_run
@@ -76,7 +77,8 @@ def with_points(request: Request, vary: Mapping[str, Sequence[Any]] | Sequence[P
     points = grid(vary) if isinstance(vary, Mapping) else [dict(each) for each in vary]
     if not points:
         return request
-    from rlab.learning.per_member import check_per_member  # torch takes its time; the agent's module has it already
+    from rlab.learning.novel_agent import with_novelty  # torch takes its time; the agent's module has it already
+    from rlab.learning.per_member import check_per_member
 
     names = tuple(points[0])
     whole = {field.name for kind in (RunConfig, SourceConfig) for field in fields(kind)}
@@ -89,7 +91,9 @@ def with_points(request: Request, vary: Mapping[str, Sequence[Any]] | Sequence[P
             flag = f"--{twice[0].replace('_', '-')}"
             raise UsageError(f"{where}: {twice[0]} has values for the members and one for all: leave out {flag}.")
     known = {field.name for field in fields(request.settings)}
-    check_per_member(request.agent, load_agent(request.agent), [name for name in names if name in known])
+    learner = with_novelty(load_agent(request.agent), request.settings)
+    words = request.agent + (" with novelty" if pays_for_novelty(request.settings) else "")
+    check_per_member(words, learner, [name for name in names if name in known])
     configs = [merge(request.settings, point, where) for point in points]
     values = tuple({name: getattr(config, name) for name in names} for config in configs)
     if len({tuple(each.values()) for each in values}) < len(values):

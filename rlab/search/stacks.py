@@ -19,6 +19,7 @@ from rlab.jobs.request import Request
 from rlab.jobs.resume import continue_run
 from rlab.jobs.running import Run, start
 from rlab.jobs.varied import folders_of
+from rlab.learning.novel_agent import with_novelty
 from rlab.learning.per_member import settings_per_member
 from rlab.runs import files
 from rlab.runs.folder import SETTINGS, RunFolder, is_run
@@ -119,7 +120,7 @@ def request_of(requests: Sequence[Request]) -> Request:
 
 def _shared(request: Request) -> str:
     """What members of one stack have in common, in words."""
-    free = settings_per_member(load_agent(request.agent))
+    free = settings_per_member(with_novelty(load_agent(request.agent), request.settings))
     settings = {name: value for name, value in asdict(request.settings).items() if name not in free}
     whole = [request.agent, request.env.to_json(), asdict(request.run), asdict(request.sources), settings]
     return json.dumps(whole, sort_keys=True, default=str)

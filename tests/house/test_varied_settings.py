@@ -137,6 +137,7 @@ def test_the_command_line_takes_sets_and_reports_each(tmp_path: Path, capsys: py
         (["--vary", "gama=0.9,0.8"], r"--vary: unknown setting gama. Did you mean gamma\?"),
         (["--vary", "gamma=0.9,2"], r"gamma 2.0 must be in \[0, 1\]"),
         (["--vary", "batch_size=8,16"], r"dqn has one batch_size for all members; what may differ: learning_rate"),
+        (["--vary", "gamma=0.9,0.8", "--novelty", "rnd"], r"dqn with novelty has one gamma for all members; what may"),
         (["--vary", "num_envs=2,4"], r"--vary: num_envs belongs to the whole run"),
         (["--vary", "gamma=0.9,0.9"], r"--vary: two sets of settings are equal"),
         (["--vary", "hidden=64,128"], r"dqn has one hidden for all members; what may differ: learning_rate"),

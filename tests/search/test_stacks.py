@@ -48,6 +48,13 @@ def test_what_must_be_equal_splits_tasks_into_stacks(tmp_path: Path) -> None:
     assert found == [["0", "1", "5"], ["2", "4"], ["3"], ["6"]]  # 3 has the settings of 1
 
 
+def test_what_novelty_needs_equal_splits_tasks_too(tmp_path: Path) -> None:
+    own: list[dict[str, Any]] = [{}, {"gamma": 0.9}, {"epsilon_end": 0.1}]
+    tasks = [task(tmp_path, number, novelty="rnd", **each) for number, each in enumerate(own)]
+    found = sorted([each.label[-1] for each in stack] for stack in stacks_of(tasks))
+    assert found == [["0", "2"], ["1"]]  # dqn alone may have a gamma for each member
+
+
 def test_a_stack_gives_what_its_tasks_give_one_by_one(tmp_path: Path) -> None:
     def some(folder: Path) -> list[Task]:
         return [task(folder, 0), task(folder, 1, gamma=0.9, epsilon_end=0.5), task(folder, 2, hidden=(16,))]
