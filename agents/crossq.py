@@ -23,7 +23,7 @@ class CrossQConfig(SACConfig):
 
     learning_rate: float = 1e-3  # of all networks; Bhatt et al. 2024, appendix A.1
     beta1: float = 0.5  # share of the past in Adam's mean gradient, not of the temperature's; appendix A.1
-    policy_delay: int = 3  # updates of the critics for each of the policy; appendix A.1
+    policy_delay: int | None = 3  # updates of the critics for each of the policy; appendix A.1
 
     def __post_init__(self) -> None:
         super().__post_init__()

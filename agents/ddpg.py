@@ -11,7 +11,7 @@ from rlab.agents.td3 import TD3, TD3Config
 class DDPGConfig(TD3Config):
     """Settings of DDPG; numbers as TD3's authors compared the two with (Fujimoto et al. 2018, section 6.1)."""
 
-    policy_delay: int = 1  # updates of the critic for each of the policy and the targets
+    policy_delay: int | None = 1  # updates of the critic for each of the policy and the targets
     target_noise: float = 0.0  # standard deviation of the noise of target actions; TD3 has 0.2
 
 

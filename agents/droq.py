@@ -25,8 +25,8 @@ class DroQConfig(SACConfig):
     """Settings of DroQ. REDQ is critics 10, target_critics 2, dropout 0, layer_norm off."""
 
     utd: int | None = 20  # Hiraoka et al. 2022, section 4: updates per env step, learn_every times as many in a round
-    policy_delay: int = 20  # updates of the critics for each of the policy; Hiraoka et al. 2022, algorithm 2
-    layer_norm: bool = True  # after every hidden layer of the critics; Hiraoka et al. 2022, figure 1
+    policy_delay: int | None = None  # updates of the critics for each of the policy; Hiraoka et al. 2022, algorithm 2
+    layer_norm: bool = True  # behind the dropout of every hidden layer of the critics; Hiraoka et al. 2022, figure 1
     # share of the critics' hidden units set to zero, in their targets too; appendix
     dropout: float = searched(0.01, 1e-4, 0.1, "log", source="Hiraoka et al. 2022")
     critics: int = 2  # of each member; Hiraoka et al. 2022, section 4
@@ -65,7 +65,7 @@ class DroQ(SAC):
 
     @staticmethod
     def critic_body(config: Any) -> BodySettings:
-        return replace(OffPolicy.critic_body(config), dropout=config.dropout)
+        return replace(OffPolicy.critic_body(config), dropout=config.dropout, dropout_first=True)
 
     def q_values(self, critics: Callable[..., Tensor], obs: Tensor, action: Tensor | None = None) -> Tensor:
         """With dropout on, in targets and for the policy too (Hiraoka et al. 2022, algorithm 2)."""

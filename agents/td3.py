@@ -27,7 +27,7 @@ from rlab.search_ranges import searched
 class TD3Config(OffPolicyConfig):
     """Settings of TD3. Noise is in half ranges of the actions."""
 
-    policy_delay: int = 2  # updates of the critics for each of the policy and the targets; Fujimoto et al. 2018
+    policy_delay: int | None = 2  # updates of the critics for each of the policy and the targets; Fujimoto et al. 2018
     exploration_noise: Noise = "normal"  # how the noise of one step resembles that of those before
     # standard deviation of that noise; Fujimoto et al. 2018, section 6.1
     exploration_scale: float = searched(0.1, 0.0, 1.0)

@@ -5,9 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlab.experience.env_contract import NO_STATE, DeviceEnv
+from rlab.errors import UsageError
+from rlab.experience.env_contract import NO_STATE, DeviceEnv, Step
 from rlab.experience.episode_counts import EpisodeCounts
 from rlab.networks.memory import State
+
+LIVES_WITH_MEMORY = (
+    "life_loss: a lost life would end an episode in what is learned, and not for the memory of the policy that plays "
+    "on; leave it out, as in --wrapper Atari, or use a policy without memory."
+)
 
 
 class UnderWay(EpisodeCounts):
@@ -44,6 +50,16 @@ class UnderWay(EpisodeCounts):
         if goes_on:
             self._initial = copied(initial)
         return goes_on
+
+    def count(self, step: Step) -> None:
+        """Also that no life was lost that is learned from as an ending, where the agent has memory.
+
+        Raises:
+            UsageError: one was.
+        """
+        if self.carried and step.life_lost is not None:
+            raise UsageError(LIVES_WITH_MEMORY)
+        super().count(step)
 
     def move_to(self, env: DeviceEnv) -> str | None:
         """Go on in other envs of the same kind, in the middle of the episodes under way.

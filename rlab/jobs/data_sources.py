@@ -16,6 +16,7 @@ from rlab.experience.hindsight_sampler import HindsightSampler
 from rlab.experience.mixture_sampler import MixtureSampler
 from rlab.experience.samplers import Sampler
 from rlab.experience.storage import Storage
+from rlab.experience.under_way import LIVES_WITH_MEMORY
 from rlab.learning.contract import Agent, RolloutConfig, updates_due
 from rlab.learning.contract_checks import check_sampler
 from rlab.learning.dataset_loop import DatasetLoop
@@ -77,10 +78,7 @@ def check_training_only(run: RunConfig, env: EnvSpec, agent: Agent, demonstratio
         )
     lives = any(name == "AtariFrames" and args.get("life_loss") for name, args in env.wrappers)
     if lives and agent.policy().has_memory:
-        raise UsageError(
-            "life_loss: a lost life would end an episode in what is learned, and not for the memory of the policy that "
-            "plays on; leave it out, as in --wrapper Atari, or use a policy without memory."
-        )
+        raise UsageError(LIVES_WITH_MEMORY)  # before anything is trained; other envs that do so are found when they do
 
 
 def make_storage(

@@ -103,7 +103,7 @@ class ProgressListener:
             return
         far = f"{env_steps:,}/{self._total:,} {self._words}  {rate:,.0f}/s  {self._shown}"
         if env_steps > first:
-            far += f"  {(self._total - env_steps) * (now - began) / (env_steps - first):.0f} s left"
+            far += f"  {max(0, self._total - env_steps) * (now - began) / (env_steps - first):.0f} s left"
         self._drawn = Bar(min(env_steps / self._total, 1.0), far)
         if self._redraw is not None and now - self._written_at >= REDRAW_EVERY:
             self._written_at = now

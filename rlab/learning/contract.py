@@ -73,14 +73,20 @@ class ReplayConfig(Protocol):
     @property
     def learn_every(self) -> int: ...  # env steps
     @property
-    def updates_per_learn(self) -> int: ...
+    def updates_per_learn(self) -> int: ...  # where a setting `utd`, updates per env step, says nothing else
+
+
+def updates_in_round(config: ReplayConfig) -> int:
+    """How many updates follow on every multiple of `learn_every`."""
+    utd: int | None = getattr(config, "utd", None)
+    return config.updates_per_learn if utd is None else utd * config.learn_every
 
 
 def updates_due(config: ReplayConfig, before: int, now: int) -> int:
-    """Updates between two env-step counts: `updates_per_learn` for each multiple of `learn_every` from
-    `learning_starts` on that was passed, also where one vector step passes several."""
+    """Updates between two env-step counts: a round of them for each multiple of `learn_every` from `learning_starts`
+    on that was passed, also where one vector step passes several."""
     start = max(before, config.learning_starts - 1)
-    return max(0, now // config.learn_every - start // config.learn_every) * config.updates_per_learn
+    return max(0, now // config.learn_every - start // config.learn_every) * updates_in_round(config)
 
 
 class RolloutConfig(Protocol):

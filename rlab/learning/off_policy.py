@@ -18,7 +18,7 @@ from rlab.experience.storage import Storage
 from rlab.learning.action_values import critic_errors
 from rlab.learning.choices import Activation, Init
 from rlab.learning.common_config import Unread
-from rlab.learning.contract import Batch, Now, Scheduled
+from rlab.learning.contract import Batch, Now, Scheduled, updates_in_round
 from rlab.learning.demonstration_losses import CloningTerm
 from rlab.learning.exploration import UniformActions
 from rlab.learning.optimizer_settings import OptimizerSettings
@@ -68,7 +68,8 @@ class OffPolicyConfig(ReplaySettings):
     n_step: int = 1  # transitions per return; Sutton and Barto 2018, chapter 7
     # share of the networks that their targets take over each time; Haarnoja et al. 2018b
     target_tau: float = searched(0.005, 0.001, 0.08, "log")
-    policy_delay: int = 1  # updates of the critics for each of the policy; Fujimoto et al. 2018, section 5.2
+    # updates of the critics for each of the policy; None: those of one env step; Fujimoto et al. 2018, section 5.2
+    policy_delay: int | None = 1
     # of hidden layers, behind convolutions; Haarnoja et al. 2018b, table 1
     hidden: tuple[int, ...] | None = chosen((256, 256), (64, 64), (400, 300))
     critic_hidden: tuple[int, ...] | None = None  # of those of the critics; None: as wide as the policy's
@@ -83,8 +84,6 @@ class OffPolicyConfig(ReplaySettings):
         check_not_negative(self, "cloning_weight")
         check_counts(self, "batch_size", "utd", "n_step", "policy_delay")
         check_positive_shares(self, "target_tau")
-        if self.utd is not None:  # one mechanism: how many updates a round has
-            object.__setattr__(self, "updates_per_learn", self.utd * self.learn_every)
 
     def unread(self, action_space: Space) -> Unread:
         """Also the updates of a round, where utd says how many there are."""
@@ -265,19 +264,22 @@ class OffPolicy:
         return rows | self.terms.prepare(batch)
 
     def moves_policy(self) -> bool:
-        """Whether the present update is one that moves the policy too: every `policy_delay`-th is. Called once in it.
+        """Whether the present update is one that moves the policy too: every `update_period`-th is. Called once in it.
 
         Called as it is an update counts itself; in a program it is of a known kind, and the loop counts.
         """
         number = self.updates + 1
         if not torch.compiler.is_compiling():
             self.updates = number
-        return number % self.config.policy_delay == 0
+        return number % self.update_period == 0
 
     @property
     def update_period(self) -> int:
         """Every so many updates one moves the policy too."""
-        return int(self.config.policy_delay)
+        config = self.config
+        if config.policy_delay is not None:
+            return config.policy_delay
+        return max(1, round(updates_in_round(config) / config.learn_every))
 
     def q_values(self, critics: Callable[..., Tensor], obs: Tensor, action: Tensor | None = None) -> Tensor:
         """What each critic of a member says of continuous actions `[S, B, d]`: `[S, C, B]`; of all choices, where no

@@ -28,7 +28,8 @@ class BodySettings:
     activation: str = "relu"
     layer_norm: bool = False  # after every hidden linear layer, before the activation
     batch_renorm: bool = False  # before every linear layer, the first and the last among them; as in CrossQ
-    dropout: float = 0.0  # share of hidden units set to zero in training
+    dropout: float = 0.0  # share of hidden units set to zero in training, behind the activation
+    dropout_first: bool = False  # before layer_norm and the activation instead; as in DroQ
     init: str = "pytorch"
     gain: float = 1.0  # of the initial weights of hidden layers
     own: Own | None = None  # a function of the user's makes the body; its layers stand in the place of all the above
@@ -64,11 +65,12 @@ def hidden_layers(
     layers: list[LayerSpec] = [LayerSpec("batch_renorm", {"features": features})] if fresh else []
     for width in widths:
         layers.append(linear_layer(features, width, body.init, body.gain))
+        dropout = [LayerSpec("dropout", {"p": body.dropout})] if body.dropout else []
+        layers += dropout if body.dropout_first else []
         if body.layer_norm:
             layers.append(LayerSpec("layer_norm", {"features": width}))
         layers.append(LayerSpec(body.activation))
-        if body.dropout:
-            layers.append(LayerSpec("dropout", {"p": body.dropout}))
+        layers += [] if body.dropout_first else dropout
         if body.batch_renorm:
             layers.append(LayerSpec("batch_renorm", {"features": width}))
         features = width
@@ -183,7 +185,7 @@ def entrance(obs_space: Space, body: BodySettings) -> tuple[Body, tuple[int, ...
     """What comes before the hidden layers, convolutions or a body of the user's own; and the widths of those layers."""
     check_settings(body)
     if body.own is not None:
-        return own_body(obs_space, body.own), ()
+        return own_body(obs_space, body.own, body.batch_renorm), ()
     shape = feature_shape(obs_space)
     if len(shape) == 1:
         images, widths = image_parts(obs_space), VECTOR_HIDDEN if body.hidden is None else body.hidden

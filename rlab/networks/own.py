@@ -154,19 +154,25 @@ def _checked(found: Any, name: str, shape: tuple[int, ...]) -> Any:
         return found
     if any(nn.parameter.is_lazy(p) for _, p in _places(found)):
         _find_sizes(found, name, shape)
+    check_without_batches(found, name)
     for layer in found.modules():
-        batch_norm = isinstance(layer, nn.modules.batchnorm._BatchNorm | BatchRenorm)
-        if batch_norm or getattr(layer, "track_running_stats", False):
-            raise UsageError(
-                f"{whose(name)} has a {type(layer).__name__}, and statistics of a batch would let rows and "
-                "members depend on each other. Use nn.LayerNorm, or nn.GroupNorm for images."
-            )
         if isinstance(layer, torch.jit.ScriptModule):
             raise UsageError(
                 f"{whose(name)} was compiled with torch.jit, and rlab cannot put weights of each member into "
                 "it. Give the plain module, without torch.jit.script or torch.jit.trace."
             )
     return found.float()
+
+
+def check_without_batches(network: nn.Module, name: str) -> None:
+    """Raise UsageError where a layer of the user's network works with statistics of batches."""
+    for layer in network.modules():
+        batch_norm = isinstance(layer, nn.modules.batchnorm._BatchNorm | BatchRenorm)
+        if batch_norm or getattr(layer, "track_running_stats", False):
+            raise UsageError(
+                f"{whose(name)} has a {type(layer).__name__}, and statistics of a batch would let rows and "
+                "members depend on each other. Use nn.LayerNorm, or nn.GroupNorm for images."
+            )
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rlab.errors import RlabError, UsageError
 from rlab.networks import memory
 from rlab.networks.describe import spec_of
-from rlab.networks.own import OwnBody, first_line, made, plain_name, whose
+from rlab.networks.own import OwnBody, check_without_batches, first_line, made, plain_name, whose
 from rlab.networks.policy import Policy
 from rlab.networks.spaces import Space, feature_shape
 from rlab.networks.spec import LayerSpec, NetworkSpec, build
@@ -59,8 +59,11 @@ class Drawn:
             ours.get_parameter(name).copy_(theirs)
 
 
-def own_body(obs_space: Space, own: Own) -> Body:
+def own_body(obs_space: Space, own: Own, renormalised: bool = False) -> Body:
     """The body that the user's function makes for these observations, tried on a few of them.
+
+    Args:
+        renormalised: the agent's own bodies have batch renormalisation, and a `NetworkSpec` may have it.
 
     Raises:
         UsageError: it is neither a module nor a `NetworkSpec`, does not take the observations, or cannot be one body of
@@ -70,7 +73,7 @@ def own_body(obs_space: Space, own: Own) -> Body:
     given = {"obs_space": obs_space.to_json(), "shape": list(shape), "settings": _plain(own.settings)}
     found = made(own.name, given, 0)
     if isinstance(found, NetworkSpec):
-        return _of_spec(found, own.name, shape)
+        return _of_spec(found, own.name, shape, renormalised)
     if not isinstance(found, nn.Module):
         raise UsageError(
             f"the network's function {own.name!r} returned a {type(found).__name__}; it must return a torch.nn.Module "
@@ -103,12 +106,14 @@ def network_notes(policy: Policy, name: str | None) -> list[str]:
     return lines
 
 
-def _of_spec(spec: NetworkSpec, name: str, shape: tuple[int, ...]) -> Body:
+def _of_spec(spec: NetworkSpec, name: str, shape: tuple[int, ...], renormalised: bool) -> Body:
     try:
         network = build(spec, [0], trust=True).eval()
         y, _ = memory.step(network, torch.zeros(1, ROWS, *shape), memory.initial_state(network, ROWS))
     except Exception as error:
         raise UsageError(f"{whose(name)} does not take features {shape}: {first_line(error)}") from error
+    if not renormalised:
+        check_without_batches(network, name)
     if y.dim() < 3 or y.shape[:2] != (1, ROWS):
         raise UsageError(
             f"{whose(name)} gave {tuple(y.shape)} for {ROWS} observations of one member; expected "

@@ -31,6 +31,8 @@ def test_critics_have_dropout_and_layer_norm_and_the_policy_has_neither() -> Non
     for kind in (StackedDropout, StackedLayerNorm):
         assert layers(agent.critics, kind) == layers(agent.target_critics, kind) == 1
         assert layers(agent.actor, kind) == 0
+    top = [type(layer).__name__ for layer in agent.critics.network.top]
+    assert top == ["StackedLinear", "StackedDropout", "StackedLayerNorm", "ReLU", "StackedLinear"]  # figure 1
 
 
 def test_dropout_is_on_in_targets_and_critics_alike_and_each_draws_its_own() -> None:
@@ -65,8 +67,16 @@ def test_redq_s_targets_take_the_smallest_of_a_few_critics_drawn_for_each_member
 def test_there_are_twenty_updates_for_each_env_step_and_one_of_them_moves_the_policy() -> None:
     config = DroQConfig(learning_starts=0)
     assert [updates_due(config, step, step + 1) for step in range(3)] == [20] * 3
-    assert config.policy_delay == 20
     assert updates_due(DroQConfig(learning_starts=0, utd=3, learn_every=4), 3, 4) == 12
+    for settings, period in (
+        ({}, 20),
+        ({"utd": 3, "learn_every": 4}, 3),
+        ({"utd": None, "updates_per_learn": 8, "learn_every": 2}, 4),
+        ({"utd": None, "learn_every": 4}, 1),  # one update in four env steps moves the policy too
+        ({"utd": 3, "policy_delay": 2}, 2),
+    ):
+        agent = droq(**settings)
+        assert [agent.moves_policy() for _ in range(2 * period)] == [*[False] * (period - 1), True] * 2
 
 
 def test_a_member_beside_others_learns_what_it_learns_alone() -> None:

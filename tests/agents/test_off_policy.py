@@ -34,12 +34,18 @@ SHORT = ("--max-episode-steps", "20")
 pytestmark = pytest.mark.usefixtures("few_visits", "quick_disk")
 
 
-@pytest.fixture(scope="module", params=["crossq", "sac", pytest.param("td3", marks=pytest.mark.prove)])
+def daily_and(daily: list[str], proofs: list[str]) -> Any:
+    """Those of `make test` and those that `make prove` adds."""
+    return [*daily, *(pytest.param(each, marks=pytest.mark.prove) for each in proofs)]
+
+
+@pytest.fixture(scope="module", params=daily_and(["crossq", "sac"], ["ddpg", "droq", "td3"]))
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run of two members, by the command line."""
     out = tmp_path_factory.mktemp("off_policy") / "run"
     words = ["--env-steps", "160", "--seeds", "2", "--hidden", "8", "8", "--batch-size", "8", "--learning-starts", "16"]
-    words += ["--updates-per-learn", "3", "--experiment", "none", "--sparsity", "0.25"]
+    words += ["--utd" if request.param == "droq" else "--updates-per-learn", "3"]
+    words += ["--experiment", "none", "--sparsity", "0.25"]
     assert main(["train", request.param, "Pendulum-v1", *words, *JUDGED, *SHORT, "--out", str(out)]) == 0
     return out
 
@@ -105,11 +111,6 @@ def test_its_state_is_all_that_training_needs_to_go_on(agent: str) -> None:
     assert len(expected) == len(found)
     for a, b in zip(expected, found, strict=True):
         np.testing.assert_array_equal(a, b)
-
-
-def daily_and(daily: list[str], proofs: list[str]) -> Any:
-    """Those of `make test` and those that `make prove` adds."""
-    return [*daily, *(pytest.param(each, marks=pytest.mark.prove) for each in proofs)]
 
 
 @pytest.mark.parametrize("strategy", daily_and(["last-1", "lora"], ["full", "gradual", "discriminative"]))
@@ -227,9 +228,10 @@ def test_what_is_stored_is_the_env_s_action_and_what_critics_see_is_in_half_rang
 def test_updates_per_env_step_are_one_setting_or_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kind: Any = load_agent("sac")
     config = kind.Config(utd=3, learn_every=4)
-    assert (config.updates_per_learn, updates_due(config, 1_003, 1_004)) == (12, 12)
+    assert updates_due(config, 1_003, 1_004) == 12
     assert sum(updates_due(config, t, t + 1) for t in range(1_000, 1_100)) == 300
-    assert dataclasses.replace(config, learn_every=2).updates_per_learn == 6
+    assert updates_due(dataclasses.replace(config, learn_every=2), 1_001, 1_002) == 6
+    assert updates_due(dataclasses.replace(config, utd=None), 1_003, 1_004) == 1  # as if utd had never been given
     words = ["train", "sac", "Pendulum-v1", "--utd", "2", "--updates-per-learn", "3", "--out", str(tmp_path / "run")]
     assert main(words) == 2
     assert "utd 2 says how many updates there are" in capsys.readouterr().err

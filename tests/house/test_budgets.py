@@ -1,10 +1,12 @@
 """The road of one transition stays short enough to read, and a variant of an agent stays small."""
 
 import ast
+import sys
 import tomllib
 from pathlib import Path
 
 import rlab
+from rlab.agents import AGENTS, load_agent
 
 ROOT = Path(rlab.__file__).parent.parent
 ROAD = [step["file"] for step in tomllib.loads((ROOT / "tests/house/house.toml").read_text())["road"]]
@@ -34,6 +36,13 @@ def test_one_transition_is_followed_to_its_gradient_in_six_files_and_600_lines()
 
 def test_double_dqn_costs_at_most_25_lines() -> None:
     assert code_lines((ROOT / "agents/double_dqn.py").read_text()) <= 25
+
+
+def test_each_agent_is_one_file_of_at_most_250_lines() -> None:
+    for name in AGENTS:
+        file = Path(sys.modules[load_agent(name).__module__].__file__ or "")
+        assert file.parent == ROOT / "agents"
+        assert len(file.read_text().splitlines()) <= 250, file
 
 
 def test_lines_are_counted_without_comments_and_docstrings() -> None:

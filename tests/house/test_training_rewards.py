@@ -7,6 +7,7 @@ import torch
 
 import rlab
 from rlab.envs.atari import AtariFrames
+from rlab.errors import UsageError
 from rlab.experience.env_contract import Step
 from rlab.experience.fields import Field
 from rlab.experience.samplers import read_windows
@@ -105,6 +106,15 @@ def test_a_lost_life_is_learned_from_as_an_ending_and_counted_as_none(tmp_path):
     assert run.curve("train/episodes")[1].tolist() == [[16.0]]  # 48 steps of each of two envs
     assert run.curve("train/episode_return")[1].tolist() == [[24.0]]
     assert run.evaluation.returns.tolist() == [[24.0]]
+
+
+@pytest.mark.parametrize("agent", ["dqn", "ppo"])
+def test_lost_lives_and_a_policy_with_memory_are_refused_whatever_env_loses_them(tmp_path, agent):
+    own = {"rollout_steps": 8, "minibatches": 2} if agent == "ppo" else {"learning_starts": 48}
+    settings = {name: value for name, value in SETTINGS.items() if name != "learning_starts"} | own
+    settings |= {"memory": "gru", "memory_size": 4}
+    with pytest.raises(UsageError, match="life_loss: a lost life would end an episode in what is learned"):
+        rlab.train(agent, lambda: LivesCount(ThreeLives()), out=tmp_path / "run", **settings)
 
 
 def test_a_lost_life_bootstraps_nothing_and_leaves_the_stack_of_frames_whole():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import rlab
 from rlab.errors import RlabError, UsageError
 from rlab.networks.batch_renorm import BatchRenorm
 from rlab.networks.bodies import BodySettings, actor_network_spec, critic_like, q_network_spec
@@ -157,6 +158,20 @@ def test_what_cannot_be_a_body_is_refused_in_one_line(function, message):
     with pytest.raises(UsageError, match=message) as caught:
         own(function)
     assert "\n" not in str(caught.value)
+
+
+def test_a_spec_has_batch_renormalisation_for_the_agent_that_keeps_its_statistics_alone(tmp_path):
+    def body(shape):
+        renorm = LayerSpec("batch_renorm", {"features": shape[0]})
+        return NetworkSpec((renorm, LayerSpec("linear", {"in_features": shape[0], "out_features": 8})))
+
+    tiny = {"env_steps": 8, "learning_starts": 4, "batch_size": 4, "final_eval_episodes": 0, "experiment": "none"}
+    run = rlab.train("crossq", "Pendulum-v1", network=body, out=tmp_path / "run", **tiny)
+    assert any(isinstance(layer, BatchRenorm) for layer in rlab.load(run.path, network=body).network.modules())
+    for agent in ("sac", "dqn", "ppo"):
+        with pytest.raises(UsageError, match=r"has a StackedBatchRenorm, .*Use nn\.LayerNorm"):
+            rlab.train(agent, "Pendulum-v1" if agent == "sac" else "CartPole-v1", network=body, out=tmp_path / agent)
+        assert not (tmp_path / agent).exists()
 
 
 def test_rows_that_lean_on_each_other_and_idle_parameters_are_refused():
