@@ -34,8 +34,8 @@ def main() -> None:
             what = f"{agent} on {env} {words} {switch}: seeds that solve it"
             goals.append(goal(what, solved, at_least=9) if words == "with" else goal(what, solved, at_most=1))
             results.append({"agent": agent, "env": env, "switch": switch, words: found, "solved_from": solved_from})
+            record("sparse_rewards", {"goals": goals, "results": results})
     say(f"{sum(each['holds'] for each in goals)} of {len(goals)} goals met")
-    record("sparse_rewards", {"goals": goals, "results": results})
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """Which switches of DQN's family hold together? CartPole-v1 in the budget of its experiment file: each switch alone on
-double DQN, and Rainbow with each of its parts taken away, as in Hessel et al. 2018, figure 3.
+double DQN, every two of five of them together, and Rainbow with each of its parts taken away, as in Hessel et al. 2018,
+figure 3.
 
     python -m rlab.experiments.switches
 """
 
+from collections.abc import Mapping
 from functools import partial
+from itertools import combinations
 from typing import Any
 
 import rlab
@@ -16,6 +19,7 @@ FILE, RAINBOW_FILE = "dqn-CartPole-v1-25k", "rainbow-CartPole-v1"
 SUPPORT: dict[str, Any] = {"value_head": "c51", "value_min": 0.0, "value_max": 100.0}
 ALONE: dict[str, dict[str, Any]] = {
     "double_dqn": {},
+    "double_dqn with one step": {"n_step": 1},
     "dueling": {"dueling": True},
     "prioritised": {"replay": "prioritised"},
     "noisy": {"noisy": True},
@@ -23,6 +27,10 @@ ALONE: dict[str, dict[str, Any]] = {
     "qr": {"value_head": "qr"},
     "iqn": {"value_head": "iqn"},
     "munchausen": {"munchausen": True},
+}
+PAIRS = {
+    f"{one} and {other}": ALONE[one] | ALONE[other]
+    for one, other in combinations(("dueling", "prioritised", "noisy", "c51", "munchausen"), 2)
 }
 WITHOUT: dict[str, dict[str, Any]] = {
     "rainbow": {},
@@ -37,15 +45,23 @@ WITHOUT: dict[str, dict[str, Any]] = {
 def main() -> None:
     """Train, judge, record; what an interrupted study has trained is not trained again."""
     results: dict[str, Any] = {}
-    for agent, file, cases in (("double_dqn", FILE, ALONE), ("rainbow", RAINBOW_FILE, WITHOUT)):
-        curves: dict[str, Series] = {}
-        for name, settings in cases.items():
-            train = partial(rlab.train, agent, ENV, experiment=file, seeds=SEEDS, **settings)
-            run = control(f"switches-{name.replace(' ', '-')}", lambda out, train=train: train(out=out))  # type: ignore[misc]
-            results[name], curves[name.removeprefix("rainbow ")] = judged(run), run.curve()
-            say(f"{name}: IQM {results[name]['iqm']:.1f}")
-            record("switches", {"env": ENV, "results": results})
-        picture(f"switches-{agent}", curves, "env steps", "greedy return")
+    alone = family(results, "double_dqn", FILE, ALONE)
+    family(results, "double_dqn", FILE, PAIRS)
+    without = family(results, "rainbow", RAINBOW_FILE, WITHOUT)
+    picture("switches-double_dqn", alone, "env steps", "greedy return")
+    picture("switches-rainbow", without, "env steps", "greedy return")
+
+
+def family(results: dict[str, Any], agent: str, file: str, cases: Mapping[str, Mapping[str, Any]]) -> dict[str, Series]:
+    """The curves of an agent with each of several settings over its file's; `results` takes what they reach."""
+    curves: dict[str, Series] = {}
+    for name, settings in cases.items():
+        train = partial(rlab.train, agent, ENV, experiment=file, seeds=SEEDS, **settings)
+        run = control(f"switches-{name.replace(' ', '-')}", lambda out, train=train: train(out=out))  # type: ignore[misc]
+        results[name], curves[name.removeprefix("rainbow ")] = judged(run), run.curve()
+        say(f"{name}: IQM {results[name]['iqm']:.1f}")
+        record("switches", {"env": ENV, "results": results})
+    return curves
 
 
 if __name__ == "__main__":
