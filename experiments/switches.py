@@ -46,10 +46,10 @@ def main() -> None:
     """Train, judge, record; what an interrupted study has trained is not trained again."""
     results: dict[str, Any] = {}
     alone = family(results, "double_dqn", FILE, ALONE)
-    family(results, "double_dqn", FILE, PAIRS)
-    without = family(results, "rainbow", RAINBOW_FILE, WITHOUT)
     picture("switches-double_dqn", alone, "env steps", "greedy return")
+    without = family(results, "rainbow", RAINBOW_FILE, WITHOUT)
     picture("switches-rainbow", without, "env steps", "greedy return")
+    family(results, "double_dqn", FILE, PAIRS)
 
 
 def family(results: dict[str, Any], agent: str, file: str, cases: Mapping[str, Mapping[str, Any]]) -> dict[str, Series]:
