@@ -19,7 +19,7 @@ from rlab.networks.spec import in_training
 
 @dataclass(frozen=True, kw_only=True)
 class CrossQConfig(SACConfig):
-    """Settings of CrossQ. The paper's critics are 2048 2048, which takes 64 times as long as 256 256."""
+    """Settings of CrossQ. The paper's critics are 2048 2048: 64 times the products of 256 256."""
 
     learning_rate: float = 1e-3  # of all networks; Bhatt et al. 2024, appendix A.1
     beta1: float = 0.5  # share of the past in Adam's mean gradient, not of the temperature's; appendix A.1
