@@ -5,7 +5,7 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -27,7 +27,7 @@ from rlab.search.executors import OneByOne, OnEnd, OnPoint, Result, Task, result
 from rlab.trust import Trust
 
 STACKS = "stacks"  # the folder beside those of tasks, with a folder for each stack:
-RUN, TASKS = "run", "tasks.json"  # its run, and whose it is
+RUN, TASKS, STOPPED = "run", "tasks.json", "stopped.json"  # its run, whose it is, and which of those count no more
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class InStacks:
                     self._train(stack, on_point, on_end)
 
     def _train(self, stack: Sequence[Task], on_point: OnPoint, on_end: OnEnd) -> None:
-        began, hearing = time.perf_counter(), _Hearing(stack, on_point)
-        place = _place_of(stack)
+        began, place = time.perf_counter(), _place_of(stack)
+        hearing = _Hearing(stack, on_point, place)
         try:
             run = self._carry_out(stack, place, hearing)
         except RlabError:  # of one of them, perhaps: each by itself says which
@@ -63,7 +63,7 @@ class InStacks:
         if run.interrupted:
             raise KeyboardInterrupt(f"{stack[0].label} and those beside it are saved")
         seconds = (time.perf_counter() - began) / len(stack)
-        folder, names = RunFolder.open(run.path), _tasks_of(place)
+        folder, names = RunFolder.open(run.path), _named(place / TASKS)
         sets = dict(zip(names, folders_of(folder), strict=True))
         for task in stack:
             path = folder.path / SETTINGS / sets[task.folder.name]
@@ -82,7 +82,7 @@ class InStacks:
             return continue_run(folder, {}, False, self.trust, [hearing], allow_version_change=True)
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
-        files.write_json(place / TASKS, {"tasks": [task.folder.name for task in stack]})
+        _name(place / TASKS, stack)
         return start(request_of([task.request for task in stack]), folder, False, self.trust, [hearing])
 
 
@@ -91,7 +91,7 @@ def stacks_of(tasks: Sequence[Task]) -> list[list[Task]]:
     that is trained some may have been told of already."""
     left, found = {task.folder.name: task for task in tasks}, []
     for place in sorted((tasks[0].folder.parent / STACKS).glob("*")) if tasks else []:
-        names = _tasks_of(place)
+        names = _named(place / TASKS)
         here = [name for name in names if name in left]
         if here and (len(here) == len(names) or (is_run(place / RUN) and Run.open(place / RUN).finished)):
             found.append([left.pop(name) for name in here])
@@ -129,13 +129,17 @@ def _shared(request: Request) -> str:
 def _place_of(stack: Sequence[Task]) -> Path:
     """The folder of a stack: the one that an interrupted search left, or that of a new one."""
     root, names = stack[0].folder.parent / STACKS, {task.folder.name for task in stack}
-    left = (place for place in sorted(root.glob("*")) if names <= set(_tasks_of(place)))
+    left = (place for place in sorted(root.glob("*")) if names <= set(_named(place / TASKS)))
     return next(left, root / f"{stack[0].folder.name}-{len(stack)}")
 
 
-def _tasks_of(place: Path) -> list[str]:
-    """The names of the tasks that are trained there, in order."""
-    return list(files.read_json(place / TASKS)["tasks"]) if (place / TASKS).is_file() else []
+def _name(path: Path, tasks: Iterable[Task]) -> None:
+    files.write_json(path, {"tasks": [task.folder.name for task in tasks]})
+
+
+def _named(path: Path) -> list[str]:
+    """The names of the tasks that such a file holds, in order."""
+    return list(files.read_json(path)["tasks"]) if path.is_file() else []
 
 
 def _moved(path: Path, folder: Path) -> Run:
@@ -157,11 +161,15 @@ def _result_of(run: Run, task: Task, goes_on: bool, seconds: float) -> Result:
 
 
 class _Hearing(Listener):
-    """Passes the evaluations of a stack on to each of its tasks, and its own failures to whoever carries it out."""
+    """Passes the evaluations of a stack on to each of its tasks, and its own failures to whoever carries it out.
 
-    def __init__(self, stack: Sequence[Task], on_point: OnPoint) -> None:
-        self._stack, self._on_point = stack, on_point
-        self._stopped: set[Task] = set()
+    A task that was to stop stays stopped when the stack goes on later: its points would be judged anew.
+    """
+
+    def __init__(self, stack: Sequence[Task], on_point: OnPoint, place: Path) -> None:
+        self._stack, self._on_point, self._place = stack, on_point, place
+        stopped = set(_named(place / STOPPED))
+        self._stopped = [task for task in stack if task.folder.name in stopped]
         self._error: Exception | None = None
 
     def goes_on(self, task: Task) -> bool:
@@ -171,7 +179,8 @@ class _Hearing(Listener):
         try:
             for task, own in zip(self._stack, np.split(returns, len(self._stack)), strict=True):
                 if task not in self._stopped and not self._on_point(task, env_steps, own):
-                    self._stopped.add(task)
+                    self._stopped.append(task)
+                    _name(self._place / STOPPED, self._stopped)
         except Exception as error:  # of the search, such as a database that is away
             self._error = error
             return False

@@ -115,6 +115,22 @@ def test_an_interrupted_stack_goes_on_with_those_that_it_was_made_of(
     assert seen.count(240) == 3
 
 
+def test_a_task_that_was_to_stop_stays_stopped_where_its_stack_was_interrupted(tmp_path: Path) -> None:
+    tasks = [task(tmp_path, 0), task(tmp_path, 1, gamma=0.9)]
+
+    def once(task: Task, when: int, returns: np.ndarray) -> bool:
+        if task.label == "trial 1":
+            raise KeyError("the database is away")
+        return False
+
+    with pytest.raises(KeyError):
+        results(InStacks(2), tasks, once)
+    heard: list[str] = []
+    found = results(InStacks(2), tasks, lambda task, when, returns: heard.append(task.label) or True)
+    assert {label: result.status for label, result in found.items()} == {"trial 0": "stopped", "trial 1": "done"}
+    assert set(heard) == {"trial 1"}
+
+
 @pytest.mark.parametrize("told", [True, False], ids=["one told", "one moved"])
 def test_a_stack_that_is_trained_is_not_trained_again_where_its_end_was_cut_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool
