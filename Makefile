@@ -29,7 +29,7 @@ COMPUTING := tests/agents tests/compression tests/evaluation tests/learning test
 
 help:
 	@echo "make train      set up, then train DQN on CartPole-v1"
-	@echo "make test       set up, then run the tests: about 13 minutes of CPU time, 8 on two cores"
+	@echo "make test       set up, then run the tests: about 22 minutes of CPU time, 12 on two cores"
 	@echo "make smoke      a quick test of every room: an answer in under a minute"
 	@echo "make test-cpus  the tests under six settings that round as other CPUs do (the time of six make test)"
 	@echo "make floors     the tests with the lowest versions that pyproject.toml allows, in a venv of its own"
@@ -44,14 +44,14 @@ train: $(READY)
 	$(BIN)/python -m rlab train dqn CartPole-v1
 
 test: $(READY)
-	@echo "About 13 minutes of CPU time, 8 on two cores; make smoke answers in under one."
+	@echo "About 22 minutes of CPU time, 12 on two cores; make smoke answers in under one."
 	$(PYTEST) $(BY_FILE)
 
 smoke: $(READY)
 	$(PYTEST) -q $(SMOKE)
 
 test-cpus: $(READY)
-	@echo "Six times the tests: almost an hour and a half of CPU time, 50 minutes on two cores."
+	@echo "Six times the tests: more than two hours of CPU time, 70 minutes on two cores."
 	$(BIN)/python .ci/cpus -n 2 $(BY_FILE)
 
 test-two-cpus: $(READY)
