@@ -79,6 +79,15 @@ def evidence() -> str:
     return table(["`rlab bench` name", "env steps", "seeds", "IQM", "worst seed", "claims"], rows)
 
 
+def unrecorded() -> str:
+    """The experiment files whose result is neither in a file beside them nor in the table of MinAtar."""
+    played = json.loads((EXPERIMENTS / "minatar.result.json").read_text())["results"]
+    known = {f"{found['agent']}-MinAtar-{found['game']}-v1" for found in played}
+    names = [path.stem for path in sorted(EXPERIMENTS.glob("*.toml"))]
+    left = [f"`{name}`" for name in names if name not in known and not (EXPERIMENTS / f"{name}.result.json").exists()]
+    return f"No result is recorded yet of: {', '.join(left)}." if left else "Every experiment file has its result."
+
+
 def claim(held: dict[str, Any]) -> str:
     """One claim with its verdict: `seeds at or above 475: 20 of 20, claimed 19`."""
     what = held["measure"].replace("_", " ") + ("" if held["threshold"] is None else f" {held['threshold']:g}")
@@ -354,6 +363,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "command-line": command_line,
     "coverage": coverage,
     "evidence": evidence,
+    "unrecorded": unrecorded,
     "extras": extras,
     "glossary": glossary,
     "house-picture": house_picture,

@@ -52,6 +52,13 @@ def test_generated_parts_are_filled_in(site: Path) -> None:
     assert [room for room in rooms if f"<code>{room}</code>" not in text["house"]] == []  # picture and table agree
 
 
+def test_every_experiment_file_has_its_result_on_the_page_of_evidence_or_is_said_to_have_none(site: Path) -> None:
+    page = (site / "evidence.html").read_text()
+    names = {path.stem for path in (ROOT / "experiments").glob("*.toml")}
+    missing = {name for name in names if f"<code>{name}</code>" not in page}
+    assert {name for name in missing if "-MinAtar-" not in name} == set()  # a table of their own has those
+
+
 def test_the_python_page_documents_every_public_name() -> None:
     page = (ROOT / "docs/python.md").read_text()
     documented = {name.rpartition(".")[2] for name in re.findall(r"^::: (\S+)$", page, re.MULTILINE)}
