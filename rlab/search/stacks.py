@@ -57,7 +57,10 @@ class InStacks:
         except RlabError:  # of one of them, perhaps: each by itself says which
             hearing.check()
             shutil.rmtree(place, ignore_errors=True)
-            OneByOne(self.trust).run(iter(stack), on_point, on_end)
+            for task in stack:
+                if not hearing.goes_on(task):
+                    on_end(task, Result("stopped"))
+            OneByOne(self.trust).run(filter(hearing.goes_on, stack), on_point, on_end)
             return
         hearing.check()
         if run.interrupted:

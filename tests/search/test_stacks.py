@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlab.errors import RlabError
 from rlab.jobs.request import train_request
 from rlab.runs.folder import RunFolder
 from rlab.search import stacks
@@ -129,6 +130,21 @@ def test_a_task_that_was_to_stop_stays_stopped_where_its_stack_was_interrupted(t
     found = results(InStacks(2), tasks, lambda task, when, returns: heard.append(task.label) or True)
     assert {label: result.status for label, result in found.items()} == {"trial 0": "stopped", "trial 1": "done"}
     assert set(heard) == {"trial 1"}
+
+
+def test_a_task_that_was_to_stop_stays_stopped_where_its_stack_falls_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [task(tmp_path, 0), task(tmp_path, 1, gamma=0.9)]
+
+    def breaks(request: Any, folder: Path, progress: bool, trust: Any, listeners: Any) -> Any:
+        listeners[0].on_evaluation(120, np.zeros((4, 2)), np.ones((4, 2)))
+        raise RlabError("an env broke")
+
+    monkeypatch.setattr(stacks, "start", breaks)
+    found = results(InStacks(2), tasks, lambda task, when, returns: task.label != "trial 1")
+    assert {label: result.status for label, result in found.items()} == {"trial 0": "done", "trial 1": "stopped"}
+    assert not (tmp_path / "0001").exists()
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["one told", "one moved"])
